@@ -1,0 +1,57 @@
+# make demo      set up .venv and run the demonstration
+# make test      set up .venv and run every check of `make check`
+# make test-all  the same, and the slow tests
+# make check     formatting, linting, types, layers, tests
+
+PYTHON  ?= python3
+VENV    ?= .venv
+BIN     := $(VENV)/bin
+STAMP   := $(VENV)/.installed
+SOURCES ?= src tests $(wildcard benchmarks examples scripts)
+
+# Small matrices and several test processes: one thread each is fastest.
+export OMP_NUM_THREADS ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+
+# At most 4 workers: each imports torch.
+PYTEST ?= $(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal
+
+.PHONY: demo setup test test-all test-slow check format clean
+
+demo: $(STAMP)
+	$(BIN)/tracenas demo
+
+test: check
+
+test-all: check test-slow
+
+setup: $(STAMP)
+
+check: $(STAMP)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(PYTEST)
+
+# Exit status 5: there is no slow test (yet), which is no failure.
+test-slow: $(STAMP)
+	$(PYTEST) -m "slow and not gpu" || [ $$? -eq 5 ]
+
+format: $(STAMP)
+	$(BIN)/ruff format $(SOURCES)
+	$(BIN)/ruff check --fix $(SOURCES)
+
+# Redone only when what is to be installed has changed.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "tracenas needs Python 3.11 or later as '$(PYTHON)' (another one: make PYTHON=python3.12)" >&2; exit 1; }
+	@[ -x $(BIN)/pip ] || $(PYTHON) -m venv $(VENV) || \
+	  { echo "no virtual environment: on Debian and Ubuntu, apt-get install python3-venv python3-pip" >&2; \
+	    rm -rf $(VENV); exit 1; }
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[dev]"
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,38 @@
+"""Make large language models smaller: training-free search for a sub-network, and a checkpoint that loads anywhere.
+
+    import tracenas
+    run = tracenas.search("path/or/hub-id", data="text.jsonl", params="60%", out="run", seed=0)
+    pruned = tracenas.prune("path/or/hub-id", arch=run.best, out="pruned")
+    print(tracenas.evaluate(["path/or/hub-id", pruned.path], text="held-out.txt").table())
+
+Every function takes the settings of the command of the same name as keywords (`tracenas search --help`) and
+raises `tracenas.UserError` for what the command line would refuse with exit status 2.
+"""
+
+from tracenas.api import (
+    Architecture,
+    UserError,
+    __version__,
+    evaluate,
+    load,
+    plan,
+    prune,
+    report,
+    run,
+    score,
+    search,
+)
+
+__all__ = [
+    "Architecture",
+    "UserError",
+    "__version__",
+    "evaluate",
+    "load",
+    "plan",
+    "prune",
+    "report",
+    "run",
+    "score",
+    "search",
+]

@@ -1,0 +1,110 @@
+"""The stages as functions with plain arguments: what the commands do, for Python."""
+
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tracenas.errors import UserError
+from tracenas.space.architecture import Architecture
+
+if TYPE_CHECKING:
+    from tracenas.models.loading import LoadedModel
+    from tracenas.stages.evaluate import Evaluation
+    from tracenas.stages.plan import Plan
+    from tracenas.stages.prune import Pruned
+    from tracenas.stages.report import Reported
+    from tracenas.stages.run import RunOutcome
+    from tracenas.stages.score import Scored
+    from tracenas.stages.search import SearchOutcome
+
+__all__ = [
+    "Architecture",
+    "UserError",
+    "__version__",
+    "evaluate",
+    "load",
+    "plan",
+    "prune",
+    "report",
+    "run",
+    "score",
+    "search",
+]
+
+__version__ = version("tracenas")
+
+
+def load(model: str | Path, *, device: str = "auto", dtype: str = "auto", trust_remote_code: bool = False) -> "LoadedModel":
+    """A model and its tokenizer from a directory or the hub; our pruned checkpoints need no remote code."""
+    from tracenas.models.loading import load as load_model
+
+    return load_model(str(model), device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+
+
+def plan(model: str | Path, **settings: Any) -> "Plan":
+    """Feasible budgets, evaluations, memory and time, before any work (`tracenas plan`)."""
+    from tracenas.config import PlanConfig, build
+    from tracenas.stages.plan import plan as stage
+
+    return stage(build(PlanConfig, {"model": str(model), **settings}))
+
+
+def search(model: str | Path, *, data: str | Path, params: str, out: str | Path, **settings: Any) -> "SearchOutcome":
+    """Find the architecture with the highest proxy score under a budget (`tracenas search`).
+
+    Args:
+        model: directory or hub id.
+        data: calibration text or tokens.
+        params: budget for all parameters, `"60%"` or `"2.7B"`.
+        out: run directory.
+        settings: as the options of the command, with underscores.
+    """
+    from tracenas.config import SearchConfig, build
+    from tracenas.stages.search import search as stage
+
+    values = {"model": str(model), "data": str(data), "params": params, "out": out, **settings}
+    return stage(build(SearchConfig, values))
+
+
+def score(model: str | Path, *, arch: str | Path, data: str | Path, **settings: Any) -> "Scored":
+    """Score one architecture (`tracenas score`)."""
+    from tracenas.config import ScoreConfig, build
+    from tracenas.stages.score import score as stage
+
+    return stage(build(ScoreConfig, {"model": str(model), "arch": arch, "data": str(data), **settings}))
+
+
+def prune(model: str | Path, *, arch: str | Path, out: str | Path, **settings: Any) -> "Pruned":
+    """Write the smaller checkpoint of an architecture (`tracenas prune`)."""
+    from tracenas.config import PruneConfig, build
+    from tracenas.stages.prune import prune as stage
+
+    return stage(build(PruneConfig, {"model": str(model), "arch": arch, "out": out, **settings}))
+
+
+def evaluate(models: Sequence[str | Path], **settings: Any) -> "Evaluation":
+    """Measure one or more models on the same data (`tracenas eval`)."""
+    from tracenas.config import EvalConfig, build
+    from tracenas.stages.evaluate import evaluate as stage
+
+    return stage(build(EvalConfig, {"models": tuple(str(m) for m in models), **settings}))
+
+
+def run(
+    model: str | Path, *, data: str | Path, eval_text: str | Path, params: str, out: str | Path, **settings: Any
+) -> "RunOutcome":
+    """Search, prune, compare and report, resumable (`tracenas run`)."""
+    from tracenas.config import RunConfig, build
+    from tracenas.stages.run import run as stage
+
+    values = {"model": str(model), "data": str(data), "eval_text": str(eval_text), "params": params, "out": out}
+    return stage(build(RunConfig, {**values, **settings}))
+
+
+def report(run: str | Path, **settings: Any) -> "Reported":
+    """Draw a run's report.html again (`tracenas report`)."""
+    from tracenas.config import ReportConfig, build
+    from tracenas.stages.report import report as stage
+
+    return stage(build(ReportConfig, {"run": run, **settings}))

@@ -1,0 +1,105 @@
+"""What this machine manages in under a second of trying: matrix products, memory traffic and attention.
+
+Numbers for an estimate, not a benchmark: other work on the machine counts as part of it.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional
+
+__all__ = ["Rates", "measure_rates"]
+
+_PRODUCT_FLOPS = {"cpu": 2e9, "cuda": 5e11}
+_TRAFFIC_ELEMENTS = {"cpu": 1 << 22, "cuda": 1 << 26}
+_ATTENTION_LENGTH = 512
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Sustained rates of one device.
+
+    Args:
+        flops: of a matrix product [tokens, hidden] × [hidden, width], per second.
+        thin_flops: of a product with a rank-64 side, per second.
+        bytes: moved by elementwise work, reads and writes, per second.
+        score_seconds: forward and backward of causal attention, per head and pair of tokens.
+        score_seconds_forward: forward alone.
+    """
+
+    flops: float
+    thin_flops: float
+    bytes: float
+    score_seconds: float
+    score_seconds_forward: float
+
+
+def measure_rates(
+    device: torch.device, dtype: torch.dtype, *, tokens: int, hidden: int, width: int, head_dim: int, rank: int = 64
+) -> Rates:
+    """Measure the device with products and attention of a model's shape.
+
+    Args:
+        tokens: of a micro-batch; fewer are used where that many would take too long.
+        hidden, width: of the MLP's products.
+        head_dim: of the attention heads.
+        rank: of the thin product.
+    """
+    fits = int(_PRODUCT_FLOPS[device.type] / (2.0 * hidden * width))
+    rows = max(16, min(tokens, fits))
+    x = torch.randn(rows, hidden, device=device, dtype=dtype)
+    weight = torch.randn(width, hidden, device=device, dtype=dtype)
+    thin = torch.randn(max(1, rank), hidden, device=device, dtype=dtype)
+    product = _seconds(lambda: x @ weight.T, device, 0.15)
+    thin_product = _seconds(lambda: x @ thin.T, device, 0.1)
+    long = max(1, min(tokens, _TRAFFIC_ELEMENTS[device.type] // width))
+    a = torch.randn(long, width, device=device, dtype=dtype)
+    traffic = _seconds(lambda: functional.silu(a) * a, device, 0.1)
+    forward, both = _attention(device, dtype, min(tokens, _ATTENTION_LENGTH), head_dim)
+    return Rates(
+        flops=2.0 * rows * hidden * width / product,
+        thin_flops=2.0 * rows * hidden * thin.shape[0] / thin_product,
+        bytes=5.0 * a.numel() * a.element_size() / traffic,
+        score_seconds=both,
+        score_seconds_forward=forward,
+    )
+
+
+def _attention(device: torch.device, dtype: torch.dtype, length: int, head_dim: int) -> tuple[float, float]:
+    """Seconds per head and pair of tokens of causal attention: forward, and forward with backward."""
+    heads = 4
+    q, k, v = (torch.randn(1, heads, length, head_dim, device=device, dtype=dtype) for _ in range(3))
+
+    def forward() -> torch.Tensor:
+        return functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+    def both() -> None:
+        forward().backward(v)
+
+    with torch.no_grad():
+        alone = _seconds(forward, device, 0.05)
+    for tensor in (q, k, v):
+        tensor.requires_grad_(True)
+    pairs = heads * length * length
+    return alone / pairs, _seconds(both, device, 0.15) / pairs
+
+
+def _seconds(work: Callable[[], object], device: torch.device, budget: float) -> float:
+    """Seconds of one call: the lower quartile of as many as fit into `budget` seconds, after one to warm up."""
+    times: list[float] = []
+    work()
+    _wait(device)
+    started = time.perf_counter()
+    while len(times) < 5 or (time.perf_counter() - started < budget and len(times) < 100):
+        begin = time.perf_counter()
+        work()
+        _wait(device)
+        times.append(time.perf_counter() - begin)
+    return sorted(times)[len(times) // 4]
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,195 @@
+"""The command line: a command reads its settings, calls its stage and prints what comes back; nothing else."""
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tracenas.errors import UserError
+from tracenas.registry import did_you_mean
+
+__all__ = ["COMMANDS", "main"]
+
+
+@dataclass(frozen=True)
+class Command:
+    """Where a command's stage and settings are, and which settings stand without an option name."""
+
+    stage: str
+    config: str
+    help: str
+    positional: tuple[str, ...] = ()
+    variadic: bool = False
+
+
+COMMANDS: dict[str, Command] = {
+    "demo": Command("demo:demo", "DemoConfig", "Search, prune and check the model that ships with the package."),
+    "run": Command("run:run", "RunConfig", "Search, prune, measure perplexity and report, resumable.", ("model",)),
+    "plan": Command(
+        "plan:plan",
+        "PlanConfig",
+        "Feasible budgets, evaluations, memory and time, before any work.",
+        ("model",),
+    ),
+    "search": Command("search:search", "SearchConfig", "Find a sub-network under a budget.", ("model",)),
+    "score": Command("score:score", "ScoreConfig", "Score one architecture.", ("model",)),
+    "prune": Command("prune:prune", "PruneConfig", "Write the smaller checkpoint.", ("model",)),
+    "eval": Command("evaluate:evaluate", "EvalConfig", "Perplexity of one or more models.", ("models",), variadic=True),
+    "report": Command("report:report", "ReportConfig", "Draw a run's report.html again.", ("run",)),
+}
+
+_SHARED = ("config", "json_output")
+
+
+class _Commands(click.Group):
+    """Commands whose settings are imported when they are asked for, so that `--help` is quick."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            raise click.UsageError(f"no command '{cmd_name}': {did_you_mean(cmd_name, list(COMMANDS))}")
+        return _command(cmd_name, COMMANDS[cmd_name])
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, command.help) for name, command in COMMANDS.items()])
+
+
+def _command(name: str, command: Command) -> click.Command:
+    from tracenas import config as configs
+
+    kind = getattr(configs, command.config)
+    params: list[click.Parameter] = [
+        click.Argument(["arguments"], nargs=-1, metavar=_metavar(command)),
+        click.Option(
+            ["--config"],
+            type=click.Path(path_type=Path),
+            help="YAML file with settings; options override it.",
+        ),
+        click.Option(["--json", "json_output"], is_flag=True, help="One JSON object on stdout."),
+    ]
+    for field, info in kind.model_fields.items():
+        if field in command.positional:
+            continue
+        flag = "--" + field.replace("_", "-")
+        default = "" if info.is_required() or info.default in (None, "", False) else f" [{info.default}]"
+        text = (info.description or "") + default + (" [required]" if info.is_required() else "")
+        if info.annotation is bool:
+            params.append(click.Option([flag, field], is_flag=True, default=None, flag_value=True, help=text))
+        else:
+            params.append(click.Option([flag, field], default=None, metavar="VALUE", help=text))
+
+    def call(arguments: tuple[str, ...], config: Path | None, json_output: bool, **options: Any) -> None:
+        values = _values(kind, command, arguments, config, options)
+        settings = configs.build(kind, values)
+        module, _, function = command.stage.partition(":")
+        result = getattr(import_module(f"tracenas.stages.{module}"), function)(settings)
+        if json_output:
+            click.echo(json.dumps(result.to_json(), allow_nan=False))
+        else:
+            result.show()
+
+    return click.Command(name, callback=call, params=params, help=command.help)
+
+
+def _metavar(command: Command) -> str:
+    names = [p.upper().removesuffix("S") if command.variadic else p.upper() for p in command.positional]
+    return " ".join([n + "..." if command.variadic else n for n in names] + ["[KEY=VALUE]..."])
+
+
+def _values(
+    kind: Any, command: Command, arguments: Sequence[str], config: Path | None, options: dict[str, Any]
+) -> dict[str, Any]:
+    """Settings from the YAML file, then `key=value`, then options; later ones win."""
+    values: dict[str, Any] = _yaml(config) if config is not None else {}
+    plain: list[str] = []
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if equals and key.replace("-", "_").isidentifier() and not Path(argument).exists():
+            values[key.replace("-", "_")] = _scalar(value)
+        else:
+            plain.append(argument)
+    if command.variadic and plain:
+        values[command.positional[0]] = tuple(plain)
+    elif not command.variadic:
+        for name, argument in zip(command.positional, plain, strict=False):
+            values[name] = argument
+        if len(plain) > len(command.positional):
+            raise UserError(f"unexpected argument '{plain[len(command.positional)]}'; settings have the form key=value")
+    values.update({k: v for k, v in options.items() if v is not None})
+    return values
+
+
+def _scalar(text: str) -> Any:
+    """`true`, `null` and lists as YAML reads them; everything else as it stands, for the settings to check."""
+    return {"true": True, "false": False, "null": None, "none": None}.get(text.lower(), text)
+
+
+def _yaml(path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"config {path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"config {path}: not UTF-8 (byte {error.start})") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" at line {mark.line + 1}" if mark is not None else ""
+        raise UserError(f"config {path}: not YAML{where}") from error
+    if not isinstance(data, dict):
+        raise UserError(f"config {path}: expected settings of the form key: value")
+    return {str(k).replace("-", "_"): v for k, v in data.items()}
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="tracenas")
+def app() -> None:
+    """Make large language models smaller: training-free search for a sub-network, a checkpoint that loads anywhere."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point. Exit status: 0 done, 2 wrong input, 130 interrupted, 1 anything else."""
+    sys.exit(invoke(list(sys.argv[1:] if argv is None else argv)))
+
+
+def invoke(argv: list[str]) -> int:
+    """Run one command line and return its exit status."""
+    try:
+        result = app.main(args=argv, prog_name="tracenas", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.ClickException as error:
+        click.echo(f"tracenas: {error.format_message()}", err=True)
+        return 2
+    except UserError as error:
+        click.echo(f"tracenas: {error}", err=True)
+        return 2
+    except (KeyboardInterrupt, click.Abort):
+        resumable = argv and argv[0] in ("search", "run", "demo")
+        again = " ".join([*argv, "" if "--resume" in argv else "--resume"]).strip()
+        click.echo("\ntracenas: interrupted" + (f"; go on with: tracenas {again}" if resumable else ""), err=True)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if os.environ.get("TRACENAS_TRACEBACK"):
+            raise
+        click.echo(
+            f"tracenas: unexpected {type(error).__name__}: {str(error)[:300]} (set TRACENAS_TRACEBACK=1 to see where)",
+            err=True,
+        )
+        return 1
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""More text of the same source: for what must not be fitted on the text that candidates are scored on."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from tracenas.data.calibration import calibration
+from tracenas.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["further_calibration", "overlaps"]
+
+_RUN = 32
+_SHARE = 0.125
+
+
+def overlaps(rows: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+    """Which rows repeat text of `known`: more than 1/8 of their runs of 32 tokens stand there, too.
+
+    Args:
+        rows: int64 [N, L].
+        known: int64 [M, K].
+
+    Returns:
+        bool [N].
+    """
+    length = min(_RUN, rows.shape[1], known.shape[1])
+    return torch.isin(_hashes(rows, length), _hashes(known, length)).float().mean(dim=1) > _SHARE
+
+
+def further_calibration(
+    source: str,
+    tokenizer: "PreTrainedTokenizerBase",
+    *,
+    known: torch.Tensor,
+    samples: int,
+    fewer: bool = False,
+    seed: int = 0,
+    eos: int | Sequence[int] | None = None,
+    vocab_size: int | None = None,
+    text_field: str | None = None,
+) -> torch.Tensor:
+    """Windows of `source` that share no text with `known`, int64 [samples, L], L as in `known`.
+
+    Drawn as `calibration` draws them; windows that overlap with `known` are left out (`overlaps`).
+
+    Args:
+        known: int64 [M, L], windows of the same source or of another one.
+        samples: how many are wanted.
+        fewer: accept fewer, if the source holds no more.
+
+    Raises:
+        UserError: if the source cannot be read or holds too few such windows (with `fewer`: none).
+    """
+    # A window of `known` overlaps with at most two of the same grid laid elsewhere.
+    drawn = calibration(
+        source,
+        tokenizer,
+        samples=samples + 2 * known.shape[0],
+        seq_len=known.shape[1],
+        seed=seed,
+        eos=eos,
+        vocab_size=vocab_size,
+        text_field=text_field,
+        fewer=True,
+    )
+    found = drawn[~overlaps(drawn, known)][:samples]
+    if found.shape[0] < (1 if fewer else samples):
+        raise UserError(
+            f"'{source}' holds {found.shape[0]} sequences of {known.shape[1]} tokens beside the {known.shape[0]} that "
+            f"candidates are scored on, {samples} were asked for (compensate-samples): use more text or fewer samples"
+        )
+    return found
+
+
+def _hashes(rows: torch.Tensor, length: int) -> torch.Tensor:
+    """A number per run of `length` tokens, int64 [N, L - length + 1] (arithmetic modulo 2⁶⁴)."""
+    generator = torch.Generator().manual_seed(length)
+    factors = torch.randint(-(1 << 62), 1 << 62, (length,), generator=generator)
+    ids = rows.cpu() + 1
+    total = torch.zeros(rows.shape[0], rows.shape[1] - length + 1, dtype=torch.int64)
+    for i in range(length):
+        total += ids[:, i : i + total.shape[1]] * factors[i]
+    return total

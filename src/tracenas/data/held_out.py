@@ -1,0 +1,113 @@
+"""Held-out text in fixed windows, for perplexity."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from tracenas.data import hub
+from tracenas.data.files import split_documents
+from tracenas.data.packing import encode, eos_id
+from tracenas.data.sources import documents, is_tokens, parse_source
+from tracenas.data.tokens import load_tokens
+from tracenas.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["text_windows", "windows"]
+
+
+def windows(
+    source: str | Path,
+    tokenizer: "PreTrainedTokenizerBase",
+    seq_len: int,
+    *,
+    limit: int | None = None,
+    eos: int | Sequence[int] | None = None,
+    text_field: str | None = None,
+) -> torch.Tensor:
+    """The whole of a text in non-overlapping windows, [N, L] int64.
+
+    The protocol: documents in their order, no special tokens but one EOS between two documents (in a text
+    file, where `<|endoftext|>` stands); the tokens cut every `seq_len`; a last partial window is dropped
+    unless it is the only one (then L is its length). `wikitext2` is its test split, the rows joined by blank
+    lines, as is usual in the literature on pruning; other known data sets are their evaluation split, too,
+    unless one is named.
+
+    Args:
+        source: a file, a data set's name, or a `.safetensors` file of windows, which is used as it is.
+        tokenizer: the model's.
+        seq_len: L; tokens per window.
+        limit: read no more than this many windows.
+        eos: the model config's `eos_token_id`, for tokenizers that name none; needed between documents only.
+        text_field: the field of JSON lines, Parquet and hub data sets that holds the text.
+
+    Raises:
+        UserError: the source cannot be read, is a mixture, or has fewer than two tokens.
+    """
+    source = str(source)
+    if len(parse_source(source).names) > 1:
+        raise UserError(f"held-out text '{source}' is a mixture: name one source")
+    if is_tokens(source):
+        rows = load_tokens(source)[:limit].contiguous()
+        if rows.shape[1] != seq_len:
+            raise UserError(
+                f"'{source}' holds windows of {rows.shape[1]} tokens, {seq_len} were asked for (seq_len)"
+            )
+        return rows
+    return _cut(_held_out(source, text_field), tokenizer, seq_len, limit, eos, source)
+
+
+def text_windows(
+    text: str,
+    tokenizer: "PreTrainedTokenizerBase",
+    seq_len: int,
+    *,
+    eos: int | Sequence[int] | None = None,
+) -> torch.Tensor:
+    """`windows` of a text in memory, [N, L] int64."""
+    found = (document for document in split_documents(iter([text])) if document.strip())
+    return _cut(found, tokenizer, seq_len, None, eos, "the text")
+
+
+def _held_out(source: str, text_field: str | None) -> Iterator[str]:
+    if Path(source).exists():
+        return documents(source, text_field=text_field)
+    data = hub.parse(source, held_out=True)
+    rows = hub.rows(data, text_field=text_field)
+    return iter(["\n\n".join(rows)]) if data.articles else rows
+
+
+def _cut(
+    texts: Iterable[str],
+    tokenizer: "PreTrainedTokenizerBase",
+    seq_len: int,
+    limit: int | None,
+    eos: int | Sequence[int] | None,
+    source: str,
+) -> torch.Tensor:
+    if seq_len < 2:
+        raise UserError(f"seq_len is {seq_len}, accepted: at least 2")
+    enough = None if limit is None else limit * seq_len
+    parts: list[np.ndarray] = []
+    count = 0
+    # One document at a time: a stream is read no further than `limit` windows need.
+    for text in texts:
+        ids = next(encode([text], tokenizer))
+        if parts:
+            parts.append(np.array([eos_id(tokenizer, eos)], dtype=np.int64))
+            count += 1
+        parts.append(ids)
+        count += len(ids)
+        if enough is not None and count >= enough:
+            break
+    tokens = torch.from_numpy(np.concatenate(parts)) if parts else torch.empty(0, dtype=torch.int64)
+    if len(tokens) < 2:
+        raise UserError(f"{source} holds {len(tokens)} tokens, at least two are needed for a perplexity")
+    if len(tokens) < seq_len:
+        return tokens.unsqueeze(0)
+    cut = tokens[: len(tokens) // seq_len * seq_len].view(-1, seq_len)
+    return cut[:limit].clone()

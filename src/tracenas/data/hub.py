@@ -1,0 +1,118 @@
+"""Documents from data sets on the Hugging Face hub, streamed; nothing is fetched that was not named."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tracenas.data.files import text_of
+from tracenas.errors import UserError
+from tracenas.registry import did_you_mean
+
+__all__ = ["KNOWN", "HubData", "articles", "parse", "rows"]
+
+
+@dataclass(frozen=True)
+class HubData:
+    """One split of one data set.
+
+    Attributes:
+        path: the hub id.
+        config: its configuration (subset), None for the default one.
+        split: its split.
+        held_out: the split meant for evaluation, if it is known.
+        articles: its rows are lines of articles that begin with ` = Title = `.
+    """
+
+    path: str
+    config: str | None = None
+    split: str = "train"
+    held_out: str | None = None
+    articles: bool = False
+
+    def __str__(self) -> str:
+        config = f":{self.config}" if self.config else ""
+        return f"{self.path}{config}@{self.split}"
+
+
+KNOWN = {
+    "fineweb-edu": HubData("HuggingFaceFW/fineweb-edu", "sample-100BT"),
+    "wikitext2": HubData("Salesforce/wikitext", "wikitext-2-raw-v1", held_out="test", articles=True),
+    "c4": HubData("allenai/c4", "en", held_out="validation"),
+}
+"""Data sets that have a short name; `:config` and `@split` may follow it as they may follow a hub id."""
+
+_NAME = re.compile(r"(?P<path>[\w.-]+(/[\w.-]+)?)(:(?P<config>[\w.-]+))?(@(?P<split>[\w.\[\]:%-]+))?")
+_TITLE = re.compile(r" = [^=\s](.*[^=\s])? = \n?")
+
+
+def parse(name: str, *, held_out: bool = False) -> HubData:
+    """`fineweb-edu`, `org/name`, `org/name:config`, `org/name@split` … → what to load.
+
+    Args:
+        name: as above.
+        held_out: prefer a known data set's evaluation split where none is named.
+
+    Raises:
+        UserError: it is neither a known name nor a hub id.
+    """
+    match = _NAME.fullmatch(name)
+    known = KNOWN.get(match["path"]) if match else None
+    if match is None or (known is None and "/" not in match["path"]):
+        raise UserError(
+            f"data '{name}' is neither an existing file nor a known data set: "
+            f"{did_you_mean(name, list(KNOWN))}, or a hub data set 'org/name[:config][@split]'"
+        )
+    data = known or HubData(match["path"])
+    if held_out and data.held_out:
+        data = replace(data, split=data.held_out)
+    if match["config"]:
+        data = replace(data, config=match["config"])
+    if match["split"]:
+        data = replace(data, split=match["split"])
+    return data
+
+
+def rows(
+    data: HubData, *, text_field: str | None = None, seed: int | None = None, buffer: int = 10_000
+) -> Iterator[str]:
+    """The text of every row, in order or, with a seed, shuffled through a buffer (shards shuffled, too).
+
+    Raises:
+        UserError: the data set cannot be had, or its rows lack the field; with the data set's name.
+    """
+    field = text_field or "text"
+    for row in _streamed(data, seed=seed, buffer=buffer):
+        text = text_of(row, field, f"data set '{data}'")
+        if text.strip() or data.articles:
+            yield text
+
+
+def articles(data: HubData, *, text_field: str | None = None) -> Iterator[str]:
+    """WikiText's rows are lines: joined here into articles, which begin with a line ` = Title = `."""
+    lines: list[str] = []
+    for line in rows(data, text_field=text_field):
+        if _TITLE.fullmatch(line) and lines:
+            article, lines = "".join(lines), []
+            if article.strip():
+                yield article
+        lines.append(line)
+    if (article := "".join(lines)).strip():
+        yield article
+
+
+def _streamed(data: HubData, *, seed: int | None, buffer: int) -> Iterator[dict[str, Any]]:
+    import datasets
+
+    # What goes wrong here (no network, no such data set, configuration or split, a broken shard) has dozens
+    # of exception types, across three libraries, and one meaning.
+    try:
+        stream = datasets.load_dataset(data.path, name=data.config, split=data.split, streaming=True)
+        if seed is not None:
+            stream = stream.shuffle(seed=seed, buffer_size=buffer)
+        yield from stream
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(
+            f"data set '{data}' cannot be read from the hub, and is no file here: {lines[0][:300]}"
+        ) from error

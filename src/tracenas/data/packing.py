@@ -1,0 +1,158 @@
+"""Documents → windows of a fixed length: tokenised, joined by EOS, packed without padding.
+
+Shapes: T tokens of a document, L tokens of a window.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tracenas.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["Packed", "encode", "eos_id", "interleave", "pack", "pieces"]
+
+_PIECE = 4_000_000
+"""Characters tokenised at once; tokenizers take some hundred bytes per token while they work."""
+
+_BATCH = 64
+"""Documents tokenised at once at most."""
+
+_BATCH_CHARACTERS = 1_000_000
+"""Characters of a batch at most: the first windows should not wait for what nobody will ask for."""
+
+
+class Packed(NamedTuple):
+    """One window.
+
+    Attributes:
+        input_ids: [L] int64.
+        position_ids: [L] int64, 0 at the start of the window and of each document in it. Given to a model
+            without an attention mask, they keep its documents from seeing each other.
+    """
+
+    input_ids: NDArray[np.int64]
+    position_ids: NDArray[np.int64]
+
+
+def eos_id(tokenizer: "PreTrainedTokenizerBase", eos: int | Sequence[int] | None = None) -> int:
+    """The token that ends documents.
+
+    Args:
+        tokenizer: its `eos_token_id` is taken if it has one.
+        eos: otherwise this: the model config's `eos_token_id`, the first if there are several.
+
+    Raises:
+        UserError: neither is known.
+    """
+    own = tokenizer.eos_token_id
+    if own is None:
+        own = eos if eos is None or isinstance(eos, int) else next(iter(eos), None)
+    if own is None:
+        raise UserError(
+            "the tokenizer has no EOS token to join documents with, nor has the model's config: "
+            "set 'eos_token' in tokenizer_config.json or 'eos_token_id' in config.json"
+        )
+    return int(own)
+
+
+def encode(documents: Iterable[str], tokenizer: "PreTrainedTokenizerBase") -> Iterator[NDArray[np.int64]]:
+    """Each document's token ids, [T] int64, without special tokens.
+
+    A document of more than four million characters is tokenised in pieces, cut at the end of a line or word.
+    """
+    for batch in _batches(documents):
+        parts = [pieces(document, _PIECE) for document in batch]
+        encoded = iter(_token_ids([part for document in parts for part in document], tokenizer))
+        for document in parts:
+            yield np.concatenate([next(encoded) for _ in document])
+
+
+def pieces(text: str, size: int) -> list[str]:
+    """Cut a text after at most `size` characters, at the end of a line or word where there is one."""
+    found = []
+    at = 0
+    while len(text) - at > size:
+        cut = max(text.rfind("\n", at, at + size), text.rfind(" ", at, at + size)) + 1
+        end = cut if cut > at else at + size
+        found.append(text[at:end])
+        at = end
+    return [*found, text[at:]]
+
+
+def pack(
+    documents: Iterable[str], tokenizer: "PreTrainedTokenizerBase", seq_len: int, *, eos: int
+) -> Iterator[Packed]:
+    """Documents joined by EOS, cut into windows of `seq_len` tokens; a last partial window is dropped.
+
+    Args:
+        documents: read no further than the windows that are asked for need.
+        tokenizer: called without special tokens.
+        seq_len: L, the tokens of a window.
+        eos: put after every document (`eos_id`).
+    """
+    if seq_len < 1:
+        raise ValueError(f"seq_len must be at least 1, not {seq_len}")
+    rest = np.empty(0, dtype=np.int64)
+    rest_starts = np.empty(0, dtype=np.bool_)
+    end = np.array([eos], dtype=np.int64)
+    for ids in encode(documents, tokenizer):
+        if not len(ids):
+            continue
+        starts = np.zeros(len(ids) + 1, dtype=np.bool_)
+        starts[0] = True
+        tokens = np.concatenate([rest, ids, end])
+        starts = np.concatenate([rest_starts, starts])
+        full = len(tokens) // seq_len * seq_len
+        for at in range(0, full, seq_len):
+            window = slice(at, at + seq_len)
+            yield Packed(tokens[window].copy(), _positions(starts[window]))
+        rest, rest_starts = tokens[full:], starts[full:]
+
+
+def interleave(streams: Sequence[Iterator[Packed]], weights: Sequence[float]) -> Iterator[Packed]:
+    """Windows of several sources in proportion to their weights, which are shares of the tokens.
+
+    The next window is the one of the source that is furthest behind its share (the first of several), so
+    that the order depends on nothing else, and the shares hold at any point, to the window. It ends when the
+    source whose turn it is has no more windows.
+    """
+    if len(streams) != len(weights) or not streams or min(weights) <= 0:
+        raise ValueError(f"{len(streams)} streams need as many positive weights, not {list(weights)}")
+    shares = np.asarray(weights, dtype=np.float64) / np.sum(weights)
+    taken = np.zeros(len(streams))
+    while True:
+        source = int(np.argmax(shares * (taken.sum() + 1) - taken))
+        window = next(streams[source], None)
+        if window is None:
+            return
+        taken[source] += 1
+        yield window
+
+
+def _positions(starts: NDArray[np.bool_]) -> NDArray[np.int64]:
+    places = np.arange(len(starts), dtype=np.int64)
+    return places - np.maximum.accumulate(np.where(starts, places, 0))
+
+
+def _batches(documents: Iterable[str]) -> Iterator[list[str]]:
+    batch: list[str] = []
+    characters = 0
+    for document in documents:
+        batch.append(document)
+        characters += len(document)
+        if len(batch) >= _BATCH or characters >= _BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
+
+
+def _token_ids(texts: list[str], tokenizer: "PreTrainedTokenizerBase") -> list[NDArray[np.int64]]:
+    # verbose=False: no warning that a text is longer than the model's window, which is what packing is for.
+    encoded = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
+    return [np.asarray(ids, dtype=np.int64) for ids in encoded["input_ids"]]

@@ -1,0 +1,161 @@
+"""Where text comes from: files, named data sets streamed from the Hugging Face hub, and mixtures of them.
+
+Needs nothing but the standard library and numpy until a Parquet file or a hub data set is read.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tracenas.data import files, hub
+from tracenas.errors import UserError
+
+__all__ = ["SHUFFLE_BUFFER", "Mixture", "documents", "is_tokens", "parse_source"]
+
+SHUFFLE_BUFFER = 10_000
+"""Documents held at a time when a stream is shuffled."""
+
+_WHOLE_FILE_BYTES = 2**30
+"""Local files up to this size are shuffled as a whole."""
+
+_FILE_SUFFIX = re.compile(
+    r"\.(txt|text|md|raw|jsonl?|ndjson|parquet|safetensors|csv|tsv|gz|zst|zip|py|html?)$", re.I
+)
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Sources and their shares of the tokens.
+
+    Attributes:
+        parts: (source, weight) in the order given; the weights are positive and sum to 1.
+    """
+
+    parts: tuple[tuple[str, float], ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The sources without their weights."""
+        return tuple(name for name, _ in self.parts)
+
+
+def parse_source(source: str) -> Mixture:
+    """Parse and check `--data` without reading it: a file, a data set's name, or `a.jsonl=0.7,b.txt=0.3`.
+
+    An existing file is taken as such, whatever characters its name has. A single source is a mixture of one.
+
+    Raises:
+        UserError: a file is missing or a directory, a name is unknown, a mixture's weights are not positive
+            numbers, or a source occurs twice.
+    """
+    if not source.strip():
+        raise UserError(f"no data named: accepted are {_ACCEPTED}")
+    if Path(source).exists() or ("=" not in source and "," not in source):
+        _check_single(source)
+        return Mixture(((source, 1.0),))
+
+    parts: dict[str, float] = {}
+    for part in source.split(","):
+        name, _, number = (text.strip() for text in part.rpartition("="))
+        weight = _weight(number)
+        if not name or weight is None:
+            raise UserError(
+                f"data mixture '{source}': '{part.strip()}' is no source with a positive weight; "
+                "accepted: a.jsonl=0.7,b.txt=0.3"
+            )
+        if name in parts:
+            raise UserError(f"data mixture '{source}': '{name}' occurs twice")
+        _check_single(name)
+        if is_tokens(name):
+            raise UserError(f"data mixture '{source}': '{name}' holds token ids, only text can be mixed")
+        parts[name] = weight
+    total = sum(parts.values())
+    return Mixture(tuple((name, weight / total) for name, weight in parts.items()))
+
+
+def documents(source: str, *, seed: int | None = None, text_field: str | None = None) -> Iterator[str]:
+    """The documents of one source (not a mixture); empty ones are left out.
+
+    Text files hold documents separated by `<|endoftext|>`; without it, the file is one document. JSON lines
+    and Parquet files hold one document per row, in the field `text` or `text_field`, and so do data sets on
+    the hub (`wikitext2`, whose rows are lines, is joined into articles).
+
+    Args:
+        source: a text, `.jsonl` or `.parquet` file; `fineweb-edu`, `wikitext2`, `c4`; or a hub data set,
+            `org/name[:config][@split]`.
+        seed: None keeps the source's order. A number shuffles, the same way each time: files up to 1 GiB as a
+            whole, anything larger and streams through a buffer of `SHUFFLE_BUFFER` documents.
+        text_field: the field that holds the text.
+
+    Raises:
+        UserError: when the first document is asked for, or one that cannot be read: what is wrong and where.
+    """
+    if Path(source).exists():
+        path = Path(source)
+        _check_single(source)
+        found = files.read(path, text_field=text_field)
+        if seed is not None:
+            buffer = None if path.stat().st_size <= _WHOLE_FILE_BYTES else SHUFFLE_BUFFER
+            found = _shuffled(found, np.random.default_rng(seed), buffer)
+        yield from found
+        return
+    mixture = parse_source(source)
+    if mixture.names != (source,):
+        raise ValueError(f"'{source}' is a mixture: its parts are read one by one")
+    data = hub.parse(source)
+    if data.articles:
+        found = hub.articles(data, text_field=text_field)
+        if seed is not None:
+            found = _shuffled(found, np.random.default_rng(seed), SHUFFLE_BUFFER)
+        yield from found
+    else:
+        yield from hub.rows(data, text_field=text_field, seed=seed, buffer=SHUFFLE_BUFFER)
+
+
+def is_tokens(source: str) -> bool:
+    """Whether `source` names a file of token ids (`.safetensors`) and not text."""
+    return source.lower().endswith(".safetensors")
+
+
+_ACCEPTED = (
+    "a text, .jsonl, .parquet or .safetensors (token ids) file, "
+    f"{', '.join(hub.KNOWN)}, a hub data set 'org/name[:config][@split]', "
+    "or a mixture 'a.jsonl=0.7,b.txt=0.3'"
+)
+
+
+def _check_single(source: str) -> None:
+    path = Path(source)
+    if path.is_dir():
+        raise UserError(f"data '{source}' is a directory: name a file in it")
+    if path.exists():
+        return
+    looks_like_a_path = source.startswith(("/", "./", "../", "~")) or source.count("/") > 1
+    if looks_like_a_path or _FILE_SUFFIX.search(source):
+        raise UserError(f"data file '{source}' does not exist")
+    hub.parse(source)
+
+
+def _weight(text: str) -> float | None:
+    try:
+        weight = float(text)
+    except ValueError:
+        return None
+    return weight if 0.0 < weight < float("inf") else None
+
+
+def _shuffled(found: Iterator[str], rng: np.random.Generator, buffer: int | None) -> Iterator[str]:
+    """`found` in random order; with a buffer, each document drawn from the `buffer` next ones."""
+    held: list[str] = []
+    for document in found:
+        if buffer is not None and len(held) >= buffer:
+            place = int(rng.integers(len(held)))
+            yield held[place]
+            held[place] = document
+        else:
+            held.append(document)
+    for place in rng.permutation(len(held)):
+        yield held[place]

@@ -1,0 +1,74 @@
+"""Token ids on disk: a safetensors file with `input_ids` [N, L]: a run scores the same tokens again."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from tracenas.errors import UserError
+from tracenas.rundir import atomic_path
+
+__all__ = ["check_vocabulary", "load_tokens", "save_tokens"]
+
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.uint8)
+
+
+def save_tokens(path: str | Path, input_ids: torch.Tensor, metadata: Mapping[str, str] | None = None) -> None:
+    """Write token ids, atomically.
+
+    Args:
+        path: the `.safetensors` file.
+        input_ids: [N, L] integers, stored as int64.
+        metadata: strings for the file's header (where the tokens come from).
+    """
+    if input_ids.ndim != 2:
+        raise ValueError(f"input_ids must be [N, L], not {list(input_ids.shape)}")
+    tensors = {"input_ids": input_ids.to("cpu", torch.int64).contiguous()}
+    with atomic_path(Path(path)) as temporary:
+        save_file(tensors, temporary, metadata=dict(metadata or {}))
+
+
+def load_tokens(path: str | Path) -> torch.Tensor:
+    """Read token ids [N, L], int64.
+
+    Raises:
+        UserError: no such file, no readable safetensors, no `input_ids`, or these are no [N, L] integers ≥ 0.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"token file '{path}' does not exist")
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = list(file.keys())
+            input_ids: torch.Tensor | None = file.get_tensor("input_ids") if "input_ids" in names else None
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"'{path}' is no readable safetensors file: {str(error).splitlines()[0]}") from error
+    if input_ids is None:
+        raise UserError(f"'{path}' has no tensor 'input_ids': it has {', '.join(sorted(names)) or 'none'}")
+    shape = list(input_ids.shape)
+    if input_ids.ndim != 2 or input_ids.dtype not in _INTEGERS:
+        kind = str(input_ids.dtype).removeprefix("torch.")
+        raise UserError(f"'{path}': input_ids are {kind} {shape}, expected integers [samples, seq_len]")
+    if shape[0] < 1 or shape[1] < 2:
+        raise UserError(
+            f"'{path}': input_ids are {shape}, expected at least one sample of at least two tokens"
+        )
+    if int(input_ids.min()) < 0:
+        raise UserError(f"'{path}': input_ids hold a negative id, {int(input_ids.min())}")
+    return input_ids.long()
+
+
+def check_vocabulary(input_ids: torch.Tensor, vocab_size: int, source: str) -> None:
+    """Check that a model with `vocab_size` embeddings can read the tokens.
+
+    Raises:
+        UserError: an id is too large: the tokens are another tokenizer's.
+    """
+    largest = int(input_ids.max()) if input_ids.numel() else -1
+    if largest >= vocab_size:
+        raise UserError(
+            f"'{source}' holds token id {largest}, the model's vocabulary ends at {vocab_size - 1}: "
+            "the tokens are another tokenizer's"
+        )

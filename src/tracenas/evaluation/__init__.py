@@ -1,0 +1,1 @@
+"""Quality of a model: perplexity, and tasks through lm-eval."""

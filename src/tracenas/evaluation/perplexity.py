@@ -1,0 +1,49 @@
+"""Perplexity on held-out text, in fixed windows."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tracenas.models.loss import next_token_nll
+
+__all__ = ["Perplexity", "perplexity"]
+
+
+@dataclass(frozen=True)
+class Perplexity:
+    """exp of the mean negative log-likelihood over all predicted tokens.
+
+    Args:
+        nll: mean, nats per token.
+        tokens: predicted tokens: L - 1 of every window of L.
+        windows: how many windows of how many tokens.
+    """
+
+    nll: float
+    tokens: int
+    windows: tuple[int, int]
+
+    @property
+    def perplexity(self) -> float:
+        """exp(nll); infinite where that overflows."""
+        return math.exp(self.nll) if self.nll < 700 else math.inf
+
+
+def perplexity(model: Any, windows: Tensor, micro_batch: int) -> Perplexity:
+    """Mean -log p(x_t | x_<t) within every window; the first token of a window is context only.
+
+    Args:
+        model: a causal language model.
+        windows: token ids, int64 [N, L], on any device.
+        micro_batch: windows per forward pass.
+    """
+    device = next(iter(model.parameters())).device
+    total = torch.zeros((), dtype=torch.float64)
+    with torch.no_grad():
+        for batch in windows.split(micro_batch):
+            total += next_token_nll(model, batch.to(device)).sum(dtype=torch.float64).cpu()
+    count, length = windows.shape
+    return Perplexity(float(total) / (count * (length - 1)), count * (length - 1), (count, length))

@@ -1,0 +1,44 @@
+"""Model families: one file per `model_type`, saying where the units live. No torch is imported here."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from tracenas.errors import UserError
+from tracenas.families.description import Block, Family, Options, Projection, Segment, SubBlock, kept_in_order
+from tracenas.registry import Registry, did_you_mean
+
+__all__ = [
+    "FAMILIES",
+    "Block",
+    "Family",
+    "Options",
+    "Projection",
+    "Segment",
+    "SubBlock",
+    "family_of",
+    "kept_in_order",
+]
+
+FAMILIES: Registry[Family] = Registry(
+    "family",
+    {
+        "llama": "tracenas.families.llama:FAMILY",
+        "mistral": "tracenas.families.mistral:FAMILY",
+        "qwen2": "tracenas.families.qwen2:FAMILY",
+        "qwen3": "tracenas.families.qwen3:FAMILY",
+    },
+)
+
+
+def family_of(config: Mapping[str, Any]) -> Family:
+    """The family of a `config.json`; our own pruned checkpoints name theirs in `base_model_type`.
+
+    Raises:
+        UserError: for a family that is not supported.
+    """
+    name = config.get("base_model_type") or config.get("model_type")
+    if not isinstance(name, str):
+        raise UserError("the model's config.json names no model_type")
+    if name not in FAMILIES:
+        raise UserError(f"model family '{name}' is not supported; {did_you_mean(name, FAMILIES.names())}")
+    return FAMILIES.get(name)

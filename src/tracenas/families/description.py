@@ -1,0 +1,210 @@
+"""How a family says where its units live: which rows and columns of which matrices go with a unit.
+
+Everything that supernet, masking, saliency, checkpoint and cost counting know about a model comes from these
+records, so that fused projections, biases and grouped queries need no special case anywhere else. No torch.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from tracenas.space.architecture import Layer
+from tracenas.space.sub_block import LayerSpec, SubBlockSpec
+
+__all__ = [
+    "Attribute",
+    "Block",
+    "Family",
+    "IntArray",
+    "Options",
+    "Projection",
+    "Segment",
+    "SubBlock",
+    "kept_in_order",
+]
+
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Unit j occupies `size` consecutive indices from `offset + j · stride` on."""
+
+    size: int
+    offset: int = 0
+    stride: int | None = None
+
+
+@dataclass(frozen=True)
+class Projection:
+    """One weight matrix of a sub-block, [rows = outputs, columns = inputs], and how units lie in it."""
+
+    path: str
+    """Module path below the block (`self_attn.q_proj`)."""
+    rows: int
+    columns: int
+    row_units: tuple[Segment, ...] = ()
+    """Where units lie among the rows; rows in no segment are fixed (they stay with every width)."""
+    column_units: tuple[Segment, ...] = ()
+    bias: bool = False
+    source: str = ""
+    """Projections with the same source read the same input tensor (q, k and v: the block's normed input)."""
+
+    def unit_of(self, axis: int, units: int) -> IntArray:
+        """Per row (axis 0) or column (axis 1): the unit it belongs to, -1 where it is fixed."""
+        owner = np.full(self.rows if axis == 0 else self.columns, -1, dtype=np.int64)
+        for segment in self.row_units if axis == 0 else self.column_units:
+            stride = segment.size if segment.stride is None else segment.stride
+            start = segment.offset + np.arange(units)[:, None] * stride + np.arange(segment.size)
+            owner[start] = np.arange(units)[:, None]
+        return owner
+
+    def parameters(self, units: int) -> tuple[int, int, int, int]:
+        """`(per unit, fixed, weights per unit, fixed weights)`: parameters with, weights without biases."""
+        unit_rows = int((self.unit_of(0, units) == 0).sum()) if self.row_units else 0
+        unit_columns = int((self.unit_of(1, units) == 0).sum()) if self.column_units else 0
+        fixed_rows = self.rows - units * unit_rows
+        fixed_columns = self.columns - units * unit_columns
+        weights = unit_rows * fixed_columns + unit_columns * fixed_rows
+        fixed = fixed_rows * fixed_columns
+        return weights + unit_rows * self.bias, fixed + fixed_rows * self.bias, weights, fixed
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """A number that transformers' module keeps beside its weights: `path` = kept units // `divisor`."""
+
+    path: str
+    divisor: int
+
+
+@dataclass(frozen=True)
+class SubBlock:
+    """One sub-block of one block: its matrices, its output projection, and what a bypass removes."""
+
+    spec: SubBlockSpec
+    projections: tuple[Projection, ...]
+    module: str
+    """Path of the module that is replaced by a stub when the sub-block is bypassed."""
+    output: str
+    """Path of the projection whose inputs carry the units (o_proj, down_proj): saliency is taken there."""
+    norms: tuple[str, ...] = ()
+    """Modules outside `module` that a checkpoint drops with the bypassed sub-block."""
+    groups: int = 1
+    """Units are pruned equally in each of `groups` equal, consecutive ranges (KV groups)."""
+    attributes: tuple[Attribute, ...] = ()
+    outputs: int = 1
+    """How many values `module` returns (attention: the hidden states and the weights)."""
+
+    def projection(self, path: str) -> Projection:
+        """The projection at `path`."""
+        return next(p for p in self.projections if p.path == path)
+
+
+@dataclass(frozen=True)
+class Block:
+    """One block of the model: where it is and its sub-blocks (a bypassed one has 0 units in its spec)."""
+
+    path: str
+    sub_blocks: tuple[SubBlock, ...]
+    stack: str = ""
+
+    @property
+    def spec(self) -> LayerSpec:
+        """The block as the search space sees it."""
+        return LayerSpec(tuple(s.spec for s in self.sub_blocks), self.stack)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How the user wants units to be cut."""
+
+    channel_quantum: int = 32
+    head_quantum: int = 1
+    kv_groups: bool = False
+    """Whole KV groups are the attention units, instead of query heads within every group."""
+
+
+class Family(Protocol):
+    """What one `model_type` must say about itself; one file in this package and one line in its registry."""
+
+    model_type: str
+
+    def blocks(self, config: Mapping[str, Any], options: Options) -> tuple[Block, ...]:
+        """Every block of the model, from `config.json` (per-layer overrides of pruned models included)."""
+        ...
+
+    def outside(self, config: Mapping[str, Any]) -> int:
+        """Parameters outside the blocks: embeddings, head (once if tied), final norm."""
+        ...
+
+    def head_weights(self, config: Mapping[str, Any]) -> int:
+        """Entries of the language-model head's matrix."""
+        ...
+
+    def layer_overrides(self, config: Mapping[str, Any], index: int, block: Block, layer: Layer) -> dict[str, Any]:
+        """The `per_layer_config` entry of block `index` cut to `layer`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Extra cost facts a family gives `sub_block` beside the matrices."""
+
+    norm_parameters: int = 0
+    score_width: int = 0
+    cache_per_unit: int = 0
+    fixed_cache: int = 0
+    heads_per_unit: int = 1
+
+
+def sub_block(
+    name: str,
+    unit: str,
+    units: int,
+    projections: Sequence[Projection],
+    *,
+    module: str,
+    output: str,
+    quantum: int,
+    minimum: int | None = None,
+    norms: Sequence[str] = (),
+    groups: int = 1,
+    attributes: Sequence[Attribute] = (),
+    outputs: int = 1,
+    costs: Costs | None = None,
+    present: bool = True,
+) -> SubBlock:
+    """A sub-block with its costs counted from its matrices; `present=False` for one the base has bypassed."""
+    costs = costs or Costs()
+    counts = [p.parameters(units) for p in projections]
+    per_unit, fixed, weights, fixed_weights = (sum(c[i] for c in counts) for i in range(4))
+    spec = SubBlockSpec(
+        name=name,
+        unit=unit,
+        units=units if present else 0,
+        quantum=quantum,
+        minimum=minimum if minimum is not None else quantum,
+        parameters_per_unit=per_unit,
+        fixed_parameters=fixed + costs.norm_parameters,
+        weights_per_unit=weights,
+        fixed_weights=fixed_weights,
+        score_width=costs.score_width,
+        cache_per_unit=costs.cache_per_unit,
+        fixed_cache=costs.fixed_cache,
+        heads_per_unit=costs.heads_per_unit,
+    )
+    return SubBlock(spec, tuple(projections), module, output, tuple(norms), groups, tuple(attributes), outputs)
+
+
+def kept_in_order(ranking: IntArray, groups: int, kept: int) -> IntArray:
+    """The `kept` best units: the first `kept / groups` of the ranking within each group, ids ascending.
+
+    Args:
+        ranking: unit ids in the base, best first within each of `groups` consecutive ranges, [units].
+    """
+    per_group = ranking.reshape(groups, -1)
+    return np.sort(per_group[:, : kept // groups].reshape(-1))

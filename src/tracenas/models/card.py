@@ -1,0 +1,133 @@
+"""The README.md of a pruned checkpoint: what it is, what was kept where, what it costs and how to load it."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tracenas.families import Block
+from tracenas.space.architecture import Layer
+
+__all__ = ["license_of", "model_card"]
+
+_LOAD = """```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("{name}"{remote})
+tokenizer = AutoTokenizer.from_pretrained("{name}")
+```"""
+
+
+def model_card(
+    name: str,
+    base: str,
+    blocks: Sequence[Block],
+    layers: Sequence[Layer],
+    *,
+    stock: bool,
+    parameters: tuple[int, int],
+    command: str = "",
+    numbers: Mapping[str, object] | None = None,
+    license: str | None = None,
+    provenance: Mapping[str, Any] | None = None,
+) -> str:
+    """Markdown with the hub's YAML front matter.
+
+    Args:
+        name: of the checkpoint, as its directory is called.
+        base: the pruned model, a hub id or a directory (only a hub id becomes `base_model`).
+        blocks: the base's blocks.
+        layers: the kept counts, one per block of the base.
+        stock: whether transformers loads it without custom code.
+        parameters: before and after, embeddings and head included, tied ones once.
+        command: what made it.
+        numbers: shown as a table, in order (`{"perplexity, WikiText-2": 12.3}`).
+        license: the base's, if known.
+        provenance: `rundir.provenance(…)`.
+    """
+    before, after = parameters
+    skipped = sum(layer.skip for layer in layers)
+    body = [
+        _front_matter(base, license),
+        f"# {name}",
+        f"`{base}`, pruned by tracenas: {after:,} of {before:,} parameters ({after / before:.1%}), "
+        f"{len(layers) - skipped} of {len(layers)} blocks.",
+        "## Architecture",
+        _table(blocks, layers),
+        "Kept units of the base's. A skipped block is left out, and those behind it are renumbered (now).",
+        "## Numbers",
+        _numbers({"parameters": after, "parameters of the base": before, **(numbers or {})}),
+        "## Use",
+        _LOAD.format(name=name, remote="" if stock else ", trust_remote_code=True"),
+        "A stock checkpoint: no custom code is needed."
+        if stock
+        else "Its layers differ from each other. The code that builds them is in this directory "
+        "(`modeling_tracenas.py`): read it before you trust it. Where tracenas is installed, "
+        "`tracenas.models.heterogeneous.register()` makes `trust_remote_code` unnecessary.",
+        "## How it was made",
+    ]
+    if command:
+        body.append(f"```sh\n{command}\n```")
+    if provenance:
+        facts = yaml.safe_dump(dict(provenance), sort_keys=False, allow_unicode=True).strip()
+        body.append(f"```yaml\n{facts}\n```")
+    if not command and not provenance:
+        body.append("Not recorded.")
+    return "\n\n".join(body) + "\n"
+
+
+def license_of(model: Path | None) -> str | None:
+    """The `license` that a model directory's README.md names in its front matter, if there is one."""
+    if model is None or not (model / "README.md").is_file():
+        return None
+    parts = (model / "README.md").read_text(encoding="utf-8", errors="replace").split("---\n", 2)
+    if len(parts) < 3 or parts[0].strip():
+        return None
+    try:
+        front = yaml.safe_load(parts[1])
+    except yaml.YAMLError:
+        return None
+    found = front.get("license") if isinstance(front, dict) else None
+    return found if isinstance(found, str) else None
+
+
+def _front_matter(base: str, license: str | None) -> str:
+    front: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "text-generation"}
+    if base.count("/") == 1 and not base.startswith((".", "/", "~")) and not Path(base).exists():
+        front["base_model"] = base
+    if license:
+        front["license"] = license
+    front["tags"] = ["tracenas", "pruned"]
+    return f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---"
+
+
+def _table(blocks: Sequence[Block], layers: Sequence[Layer]) -> str:
+    names = [s.spec.unit.replace("_", " ") for s in blocks[0].sub_blocks]
+    rows = [["block", *names, "now"], ["--:"] * (len(names) + 2)]
+    place = 0
+    for index, (block, layer) in enumerate(zip(blocks, layers, strict=True)):
+        if layer.skip:
+            rows.append([str(index), *["–"] * len(names), "skipped"])
+            continue
+        counts = [
+            f"{kept:,} of {sub.spec.units:,}" if kept else "bypassed"
+            for sub, (_, kept) in zip(block.sub_blocks, layer.kept, strict=True)
+        ]
+        rows.append([str(index), *counts, str(place)])
+        place += 1
+    return _lines(rows)
+
+
+def _numbers(numbers: Mapping[str, object]) -> str:
+    return _lines([["", "value"], ["---", "--:"], *([key, _number(value)] for key, value in numbers.items())])
+
+
+def _number(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def _lines(rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)

@@ -1,0 +1,278 @@
+"""Writing a pruned model as a Hugging Face directory, and checking one before it is loaded."""
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tracenas.errors import UserError
+from tracenas.families import Block, Family, Projection, SubBlock
+from tracenas.families.description import IntArray
+from tracenas.models import heterogeneous
+from tracenas.models.configuration import built_shapes, pruned_config, tensors_of
+from tracenas.models.shards import INDEX_FILE, Entry, atomic_directory, read_header, write_shards
+from tracenas.rundir import read_json
+from tracenas.space.architecture import Layer
+
+__all__ = ["Draft", "Kept", "check_checkpoint", "save_pruned"]
+
+Kept = Mapping[tuple[int, str], IntArray | None]
+"""(block, sub-block name) → kept unit ids in the model, ascending, int64; None where it is bypassed."""
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A checkpoint that is written but not yet in its place."""
+
+    path: Path
+    """The temporary directory: complete but for its README.md, it can be loaded."""
+    config: Mapping[str, Any]
+    layers: tuple[Layer, ...]
+    """One per block of the model that was pruned, skipped ones included."""
+    stock: bool
+    """Whether transformers loads it without custom code."""
+    parameters: int
+
+
+def save_pruned(
+    model: Any,
+    tokenizer: Any,
+    family: Family,
+    blocks: Sequence[Block],
+    kept: Kept,
+    out: Path,
+    *,
+    outputs: Mapping[tuple[int, str], torch.Tensor] | None = None,
+    dtype: torch.dtype | None = None,
+    max_shard_size: int | str = "5GB",
+    card: Callable[[Draft], str] | str = "",
+) -> Draft:
+    """Cut `model` to the kept units and write the result; one cut tensor is in memory at a time.
+
+    Rows and columns stay whose unit is kept or that belong to no unit, in their order. A block without units
+    is left out and the blocks behind it are renumbered. The result is a stock checkpoint of the family where
+    its configuration can say so (equal widths in all remaining blocks, none with one sub-block only), else
+    one with `modeling_tracenas.py` beside it.
+
+    Args:
+        model: a transformers causal language model; may itself be heterogeneous (pruning again).
+        tokenizer: carried over; None if there is none.
+        blocks: the family's description of `model`.
+        outputs: output projections that replace the cut ones, [rows, kept columns] (compensation).
+        dtype: of the written floating-point tensors; the model's own if None.
+        max_shard_size: bytes, or text such as `5GB`.
+        card: the text of README.md, or what makes it from the draft; an error raised there leaves nothing.
+
+    Returns:
+        The draft, with `path` set to `out`.
+
+    Raises:
+        UserError: if `out` is not free or cannot be written.
+        ValueError: for kept ids that do not fit the blocks.
+    """
+    dtype = dtype or next(iter(model.parameters())).dtype
+    layers = tuple(_layer(block, index, kept) for index, block in enumerate(blocks))
+    entries = list(_entries(model, blocks, layers, kept, outputs or {}, dtype))
+    shapes = {entry.name: entry.shape for entry in entries}
+    config, stock = pruned_config(model.config.to_diff_dict(), family, blocks, layers, shapes)
+    config["dtype"] = str(dtype).removeprefix("torch.")
+    with atomic_directory(out) as directory:
+        text = json.dumps(model.config._encode_special_floats(config), indent=2, sort_keys=True) + "\n"
+        (directory / "config.json").write_text(text, encoding="utf-8")
+        if not stock:
+            code = heterogeneous.shipped_code(family.model_type)
+            (directory / heterogeneous.CODE_FILE).write_text(code, encoding="utf-8")
+        if tokenizer is not None:
+            tokenizer.save_pretrained(directory)
+        if getattr(model, "generation_config", None) is not None:
+            model.generation_config.to_json_file(directory / "generation_config.json")
+        write_shards(directory, entries, max_shard_size)
+        count = sum(torch.Size(e.shape).numel() for e in entries if e.dtype.is_floating_point)
+        draft = Draft(directory, config, layers, stock, count)
+        readme = card if isinstance(card, str) else card(draft)
+        if readme:
+            (directory / "README.md").write_text(readme, encoding="utf-8")
+    return Draft(out, config, layers, stock, count)
+
+
+def _layer(block: Block, index: int, kept: Kept) -> Layer:
+    """Counts of one block, after checking its ids."""
+    counts = []
+    for sub in block.sub_blocks:
+        ids = kept.get((index, sub.spec.name))
+        counts.append((sub.spec.unit, 0 if ids is None else len(ids)))
+        if ids is None:
+            continue
+        if not len(ids) or ids[0] < 0 or ids[-1] >= sub.spec.units or (ids[1:] <= ids[:-1]).any():
+            where = f"block {index}, {sub.spec.name}"
+            raise ValueError(f"{where}: ids must be some of 0…{sub.spec.units - 1}, ascending, found {ids}")
+    return Layer(tuple(counts), block.stack)
+
+
+# --- tensors --------------------------------------------------------------------------------------
+
+
+def _entries(
+    model: Any,
+    blocks: Sequence[Block],
+    layers: Sequence[Layer],
+    kept: Kept,
+    outputs: Mapping[tuple[int, str], torch.Tensor],
+    dtype: torch.dtype,
+) -> Iterator[Entry]:
+    """What is to be written, in the model's order; tied tensors once, under the first of their names."""
+    remaining: dict[str, int] = {}
+    places: list[str | None] = []
+    for block, layer in zip(blocks, layers, strict=True):
+        stack = block.path.rpartition(".")[0]
+        places.append(None if layer.skip else f"{stack}.{remaining.get(stack, 0)}")
+        remaining[stack] = remaining.get(stack, 0) + (not layer.skip)
+    owner = {block.path: index for index, block in enumerate(blocks)}
+    for name, tensor in tensors_of(model):
+        index = next((owner[p] for p in _prefixes(name) if p in owner), None)
+        if index is None:
+            yield _entry(name, tensor, None, None, dtype)
+            continue
+        block, place = blocks[index], places[index]
+        inner = name.removeprefix(block.path + ".")
+        sub = next((s for s in block.sub_blocks if _belongs(inner, s)), None)
+        ids = kept.get((index, sub.spec.name)) if sub is not None else None
+        if place is None or (sub is not None and ids is None):
+            continue
+        rows = columns = None
+        if sub is not None and ids is not None:
+            path, _, kind = inner.rpartition(".")
+            projection = next((p for p in sub.projections if p.path == path), None)
+            if projection is not None:
+                rows = _selected(projection, 0, sub.spec.units, ids)
+                columns = _selected(projection, 1, sub.spec.units, ids) if kind == "weight" else None
+            replacement = outputs.get((index, sub.spec.name))
+            if replacement is not None and inner == f"{sub.output}.weight":
+                tensor, rows, columns = replacement, None, None
+        yield _entry(f"{place}.{inner}", tensor, rows, columns, dtype)
+
+
+def _prefixes(name: str) -> Iterator[str]:
+    parts = name.split(".")
+    return (".".join(parts[:n]) for n in range(1, len(parts)))
+
+
+def _belongs(inner: str, sub: SubBlock) -> bool:
+    """Whether a tensor, named from the block on, goes with this sub-block."""
+    paths = (sub.module, *sub.norms, *(p.path for p in sub.projections))
+    return any(inner.startswith(path + ".") for path in paths)
+
+
+def _selected(projection: Projection, axis: int, units: int, ids: IntArray) -> torch.Tensor | None:
+    """Indices of the rows (0) or columns (1) that stay, None if all do."""
+    if not (projection.row_units if axis == 0 else projection.column_units):
+        return None
+    unit_of = projection.unit_of(axis, units)
+    stays = torch.zeros(units + 1, dtype=torch.bool)
+    stays[torch.from_numpy(ids)] = True
+    stays[-1] = True  # unit -1: fixed
+    return stays[torch.from_numpy(unit_of)].nonzero()[:, 0]
+
+
+def _entry(
+    name: str,
+    tensor: torch.Tensor,
+    rows: torch.Tensor | None,
+    columns: torch.Tensor | None,
+    dtype: torch.dtype,
+) -> Entry:
+    shape = list(tensor.shape)
+    for axis, index in enumerate((rows, columns)):
+        if index is not None:
+            shape[axis] = len(index)
+    target = dtype if tensor.is_floating_point() else tensor.dtype
+
+    def make() -> torch.Tensor:
+        cut = tensor.detach()
+        for axis, index in enumerate((rows, columns)):
+            if index is not None:
+                cut = cut.index_select(axis, index.to(cut.device))
+        return cut.to(target)
+
+    return Entry(name, tuple(shape), target, make)
+
+
+# --- checking -------------------------------------------------------------------------------------
+
+
+def check_checkpoint(path: Path) -> None:
+    """Refuse a directory that would not load, or load with tensors missing, before anything is read.
+
+    Checks that there is a config.json, that all shards are there and whole, and that they hold every tensor
+    (in the right shape) of the model that config.json builds, where transformers itself would not rename any.
+
+    Raises:
+        UserError: naming the first thing that is wrong.
+    """
+    if not (path / "config.json").is_file():
+        raise UserError(f"model {path}: the directory holds no config.json")
+    config = read_json(path / "config.json")
+    if not isinstance(config, dict):
+        raise UserError(f"model {path}: config.json holds no object")
+    found = _stored_shapes(path)
+    expected = _expected_shapes(config)
+    if expected is None:
+        return
+    missing = [name for name in expected if name not in found]
+    if missing:
+        raise UserError(f"model {path}: {_some(missing, 'is missing', 'are missing')}")
+    wrong = [name for name, shape in expected.items() if found[name] != shape]
+    if wrong:
+        shapes = f"{list(found[wrong[0]])} in the file, {list(expected[wrong[0]])} by config.json"
+        raise UserError(f"model {path}: tensor {wrong[0]} has another shape ({shapes})")
+
+
+def _stored_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes of all tensors in the directory's safetensors files."""
+    if (path / INDEX_FILE).is_file():
+        index = read_json(path / INDEX_FILE)
+        places = index.get("weight_map") if isinstance(index, dict) else None
+        if not isinstance(places, dict) or not all(isinstance(v, str) for v in places.values()):
+            raise UserError(f"model {path}: {INDEX_FILE} holds no weight_map")
+    elif (path / "model.safetensors").is_file():
+        return dict(read_header(path / "model.safetensors"))
+    else:
+        pickled = sorted(p.name for pattern in ("*.bin", "*.pt", "*.pth") for p in path.glob(pattern))
+        also = f" ({pickled[0]} is a pickle, which is never read; convert it)" if pickled else ""
+        raise UserError(f"model {path}: no model.safetensors; only safetensors is accepted{also}")
+    files = sorted(set(places.values()))
+    if absent := [name for name in files if not (path / name).is_file()]:
+        raise UserError(f"model {path}: {len(absent)} of {len(files)} shards are missing, first: {absent[0]}")
+    stored = {file: read_header(path / file) for file in files}
+    if lost := [name for name, file in places.items() if name not in stored[file]]:
+        raise UserError(f"model {path}: {_some(lost, 'is not in its shard', 'are not in their shards')}")
+    return {name: shape for shapes in stored.values() for name, shape in shapes.items()}
+
+
+def _some(names: list[str], one: str, many: str) -> str:
+    if len(names) == 1:
+        return f"tensor {names[0]} {one}"
+    return f"{len(names)} tensors {many}, first: {names[0]}"
+
+
+def _expected_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]] | None:
+    """Shapes of the tensors that must be there; None where the names in files may be others."""
+    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    base = str(config.get("base_model_type") or config.get("model_type"))
+    if base not in CONFIG_MAPPING or CONFIG_MAPPING[base] not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return None
+    if "quantization_config" in config or get_checkpoint_conversion_mapping(config.get("model_type")):
+        return None
+    shapes = built_shapes(config)
+    if shapes is None:
+        raise UserError(f"config.json: not a configuration of '{base}' that transformers accepts")
+    causal: Any = MODEL_FOR_CAUSAL_LM_MAPPING[CONFIG_MAPPING[base]]
+    ignored = causal._keys_to_ignore_on_load_missing or ()
+    return {name: s for name, s in shapes.items() if not any(re.search(pattern, name) for pattern in ignored)}

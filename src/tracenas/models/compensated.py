@@ -1,0 +1,153 @@
+"""The compensated realisation: prefix views, with output projections refitted to the dense sub-blocks' outputs.
+
+Every candidate's refit comes from one Cholesky factor per sub-block. Columns are put into prefix order: those of
+no unit, then the best unit of every group, then the second of every group, …, so that every width keeps a prefix
+k of them. With G + λI = L Lᵀ the factor of the kept block is the leading block of L, and
+
+    W_kᵀ = W⁰_kᵀ + L_kk⁻ᵀ (L_Rkᵀ W_Rᵀ),
+
+because G_kk + λI = L_kk L_kkᵀ and G_kR = L_kk L_Rkᵀ (R the removed columns). One triangular solve per sub-block
+and width, k² D multiply-adds, and the product with W_R, k (n - k) D. Remembered by width.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tracenas.families import Projection, SubBlock
+from tracenas.families.description import IntArray
+from tracenas.models.ordering import Key, permutation
+from tracenas.models.refit import strength
+from tracenas.models.supernet import PlainRealisation, Supernet
+
+__all__ = ["CompensatedRealisation", "prefix_order"]
+
+MEMO_BYTES = 1 << 30
+"""What the remembered output projections may take, by default."""
+
+FACTOR_BYTES = 4 << 30
+"""Factors are kept in float64 up to this much in all, above it in float32."""
+
+
+def prefix_order(sub: SubBlock) -> IntArray:
+    """Columns of the output projection, in saliency order, such that every width keeps a prefix, int64 [n].
+
+    The width k keeps the first k / groups units of every group; so columns are sorted by their unit's rank
+    within its group, columns of no unit first.
+    """
+    owner = sub.projection(sub.output).unit_of(1, sub.spec.units)
+    rank = np.where(owner < 0, -1, owner % (sub.spec.units // sub.groups))
+    return np.argsort(rank, kind="stable").astype(np.int64)
+
+
+@dataclass(frozen=True)
+class _Factor:
+    """L of one sub-block, [n, n] lower triangular in prefix order, and where the prefix order's columns lie."""
+
+    lower: Tensor
+    order: Tensor
+
+
+class CompensatedRealisation(PlainRealisation):
+    """Prefix views, but output projections are refitted on the dense model's statistics (one pass, all candidates).
+
+    At full width, and in everything but the output projections' weights, it equals the plain realisation; biases
+    stay as they are. Factors live in host memory: 8 n² bytes per sub-block (4 n² if they would take more than
+    `factor_bytes` in all); solves are in float64 on the model's device.
+
+    Args:
+        net: the super-network; its weights are read, never written.
+        grams: float64 [n, n] per (block, sub-block); used one after the other and not kept.
+        ridge: λ relative to the mean diagonal of each Gram matrix; positive.
+        ordered: whether Gram matrices have their columns in the super-network's (saliency) order, as
+            `gram_matrices` of `net.model` has them; False: in the base's own.
+        memo_bytes: refitted projections of the widths used last that are remembered.
+        factor_bytes: see above.
+
+    Raises:
+        ValueError: if a Gram matrix is missing or has another shape.
+    """
+
+    def __init__(
+        self,
+        net: Supernet,
+        grams: Iterable[tuple[Key, Tensor]],
+        ridge: float,
+        *,
+        ordered: bool = True,
+        memo_bytes: int = MEMO_BYTES,
+        factor_bytes: int = FACTOR_BYTES,
+    ) -> None:
+        self.ridge, self.memo_bytes = ridge, memo_bytes
+        self.memo_used = 0
+        self._memo: OrderedDict[tuple[Key, int], Tensor] = OrderedDict()
+        self._factors: dict[Key, _Factor] = {}
+        subs = {(i, s.spec.name): s for i, b in enumerate(net.blocks) for s in b.sub_blocks if s.spec.units}
+        entries = sum(s.projection(s.output).columns ** 2 for s in subs.values())
+        stored = torch.float64 if 8 * entries <= factor_bytes else torch.float32
+        for key, gram in grams:
+            self._factors[key] = _factor(net, key, subs[key], gram, ridge, stored, ordered)
+        if missing := [key for key in subs if key not in self._factors]:
+            raise ValueError(f"no Gram matrix of block {missing[0][0]}, {missing[0][1]}")
+
+    @property
+    def factor_bytes(self) -> int:
+        """Host memory that the factors take."""
+        return sum(f.lower.numel() * f.lower.element_size() for f in self._factors.values())
+
+    def weight(self, net: Supernet, key: Key, sub: SubBlock, projection: Projection, kept: int) -> Tensor:
+        """The refitted output projection, [rows, kept columns]; any other projection as in the plain realisation."""
+        if projection.path != sub.output or kept == sub.spec.units:
+            return super().weight(net, key, sub, projection, kept)
+        name = (key, kept)
+        if name in self._memo:
+            self._memo.move_to_end(name)
+            return self._memo[name]
+        weight = net.linear(key, projection).weight
+        stays = net.cut(sub, projection, 1, kept).length
+        fitted = _fit(self._factors[key], weight, stays).to(weight.dtype)
+        self._remember(name, fitted)
+        return fitted
+
+    def _remember(self, name: tuple[Key, int], weight: Tensor) -> None:
+        size = weight.numel() * weight.element_size()
+        if size > self.memo_bytes:
+            return
+        while self.memo_used + size > self.memo_bytes:
+            _, oldest = self._memo.popitem(last=False)
+            self.memo_used -= oldest.numel() * oldest.element_size()
+        self._memo[name] = weight
+        self.memo_used += size
+
+
+def _factor(
+    net: Supernet, key: Key, sub: SubBlock, gram: Tensor, ridge: float, stored: torch.dtype, ordered: bool
+) -> _Factor:
+    projection = sub.projection(sub.output)
+    if gram.shape != (projection.columns, projection.columns):
+        raise ValueError(f"block {key[0]}, {key[1]}: {projection.columns} columns, Gram matrix {list(gram.shape)}")
+    order = prefix_order(sub)
+    rows = order
+    if not ordered:
+        base = permutation(projection, 1, net.ordering.ranking[key])
+        rows = order if base is None else base[order]
+    index = torch.from_numpy(rows).to(gram.device)
+    shifted = gram.double()[index][:, index]
+    shifted.diagonal().add_(strength(gram, ridge))
+    lower = torch.linalg.cholesky(shifted)
+    return _Factor(lower.to("cpu", stored), torch.from_numpy(order))
+
+
+def _fit(factor: _Factor, weight: Tensor, stays: int) -> Tensor:
+    """W_k [D, k] in float64, columns in ascending (saliency) order."""
+    order = factor.order.to(weight.device)
+    lower = factor.lower[:, :stays].to(weight.device, torch.float64)
+    removed = weight[:, order[stays:]].double()
+    right = lower[stays:].T @ removed.T
+    change = torch.linalg.solve_triangular(lower[:stays].T, right, upper=True).T
+    columns, position = order[:stays].sort()
+    return weight[:, columns].double() + change[:, position]

@@ -1,0 +1,149 @@
+"""Loading a causal language model with its tokenizer, from a directory or the hub, safetensors only."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from tracenas.errors import UserError
+from tracenas.families import Block, Options
+from tracenas.models.source import ModelSource, open_source
+
+__all__ = ["LoadedModel", "load", "pick_device", "pick_dtype"]
+
+_DTYPES = {
+    "fp32": torch.float32,
+    "float32": torch.float32,
+    "bf16": torch.bfloat16,
+    "bfloat16": torch.bfloat16,
+}
+
+
+@dataclass
+class LoadedModel:
+    """A model in memory and everything the stages ask of it."""
+
+    source: ModelSource
+    model: Any
+    """A transformers `PreTrainedModel` with a language-model head, in eval mode, weights frozen."""
+    tokenizer: Any
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        device: torch.device = next(iter(self.model.parameters())).device
+        return device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The weights' dtype."""
+        dtype: torch.dtype = next(iter(self.model.parameters())).dtype
+        return dtype
+
+    def blocks(self, options: Options | None = None) -> tuple[Block, ...]:
+        """The model's blocks."""
+        return self.source.blocks(options)
+
+    @property
+    def eos(self) -> int:
+        """The end-of-document token.
+
+        Raises:
+            UserError: if neither tokenizer nor configuration names one.
+        """
+        token = self.tokenizer.eos_token_id if self.tokenizer is not None else None
+        if token is None:
+            token = self.source.config.get("eos_token_id")
+        if isinstance(token, list):
+            token = token[0]
+        if token is None:
+            raise UserError(f"model {self.source.name}: neither tokenizer nor config.json names an EOS token")
+        return int(token)
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` (CUDA if there is one), `cpu`, `cuda`, `cuda:1`.
+
+    Raises:
+        UserError: for a device that is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"device '{name}': accepted: auto, cpu, cuda, cuda:N") from error
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"device '{name}': accepted: auto, cpu, cuda, cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"device '{name}': this machine has {torch.cuda.device_count()} CUDA devices")
+    return device
+
+
+def pick_dtype(name: str, device: torch.device) -> torch.dtype:
+    """`fp32`, `bf16`, or `auto`: bf16 on CUDA, fp32 on the CPU."""
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    if name not in _DTYPES:
+        raise UserError(f"dtype '{name}': accepted: auto, fp32, bf16")
+    return _DTYPES[name]
+
+
+def load(
+    name: str | ModelSource, *, device: str = "auto", dtype: str = "auto", trust_remote_code: bool = False
+) -> LoadedModel:
+    """Load model and tokenizer, frozen and in eval mode.
+
+    Our own pruned checkpoints load without remote code: their classes live in this package.
+
+    Raises:
+        UserError: for a model that is not there, is damaged or has no safetensors.
+    """
+    source = name if isinstance(name, ModelSource) else open_source(name)
+    target = pick_device(device)
+    model = _load_model(source, pick_dtype(dtype, target), trust_remote_code)
+    model.to(target).eval().requires_grad_(False)
+    return LoadedModel(source, model, _load_tokenizer(source, trust_remote_code))
+
+
+def _load_model(source: ModelSource, dtype: torch.dtype, trust_remote_code: bool) -> nn.Module:
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    from tracenas.models.checkpoint import check_checkpoint
+    from tracenas.models.heterogeneous import register
+
+    register()
+    logging.disable_progress_bar()
+    if source.path is not None:
+        check_checkpoint(source.path)
+    remote = trust_remote_code and not str(source.config.get("model_type", "")).startswith("tracenas_")
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            str(source.path or source.name),
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=remote,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"model {source.name}: cannot be loaded: {line[:240]}") from error
+    model: nn.Module = loaded[0]
+    info = loaded[1]
+    problems = [*info["missing_keys"], *(str(k) for k in info.get("mismatched_keys", ()))]
+    if problems:
+        raise UserError(
+            f"model {source.name}: {len(problems)} tensors are missing or of another shape, first: {problems[0]}"
+        )
+    return model
+
+
+def _load_tokenizer(source: ModelSource, trust_remote_code: bool) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(str(source.path or source.name), trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError):
+        return None

@@ -1,0 +1,110 @@
+"""Masking: the published way to realise a candidate, and this project's independent reference.
+
+The base's weights are multiplied by 0/1 masks in the base's own coordinates (TraceNAS §3.3). Nothing here uses
+the saliency order, views or hooks, so agreement with the super-network is evidence.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tracenas.families import Block, Projection
+from tracenas.families.description import IntArray
+
+__all__ = ["Kept", "MaskedGradients", "masked", "masks"]
+
+Kept = Mapping[tuple[int, str], IntArray | None]
+"""Base ids of kept units per (block, sub-block); None where it is bypassed."""
+
+
+def masks(projection: Projection, units: int, kept: IntArray) -> tuple[Tensor, Tensor]:
+    """Row mask [rows] and column mask [columns], 1.0 where kept."""
+    out = []
+    for axis in (0, 1):
+        owner = projection.unit_of(axis, units)
+        out.append(torch.from_numpy((owner < 0) | np.isin(owner, kept)).float())
+    return out[0], out[1]
+
+
+class _Zero(nn.Module):
+    """A sub-block that contributes nothing."""
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__()
+        self.outputs = outputs
+
+    def forward(self, hidden_states: Tensor, *_: Any, **__: Any) -> Any:
+        """Zeros."""
+        zero = hidden_states * 0
+        return zero if self.outputs == 1 else (zero, *([None] * (self.outputs - 1)))
+
+
+@contextmanager
+def masked(model: nn.Module, blocks: Sequence[Block], kept: Kept) -> Iterator[dict[tuple[int, str, str], nn.Parameter]]:
+    """The model with masked weights until the block ends; yields the masked weights, which require gradients.
+
+    A bypassed sub-block is masked by replacing its module with one that returns zeros.
+    """
+    weights: dict[tuple[int, str, str], nn.Parameter] = {}
+    with ExitStack() as undo:
+        for index, block in enumerate(blocks):
+            for sub in block.sub_blocks:
+                if not sub.spec.units:
+                    continue
+                ids = kept[index, sub.spec.name]
+                if ids is None:
+                    parent = model.get_submodule(block.path)
+                    undo.callback(setattr, parent, sub.module, getattr(parent, sub.module))
+                    setattr(parent, sub.module, _Zero(sub.outputs))
+                    continue
+                for projection in sub.projections:
+                    module = model.get_submodule(f"{block.path}.{projection.path}")
+                    rows, columns = masks(projection, sub.spec.units, ids)
+                    weight = module.weight
+                    assert isinstance(weight, nn.Parameter)
+                    rows, columns = rows.to(weight), columns.to(weight)
+                    masked_weight = nn.Parameter(weight.detach() * rows[:, None] * columns[None, :])
+                    undo.callback(setattr, module, "weight", weight)
+                    module.weight = masked_weight
+                    weights[index, sub.spec.name, projection.path] = masked_weight
+                    bias = module.bias
+                    if isinstance(bias, nn.Parameter):
+                        undo.callback(setattr, module, "bias", bias)
+                        module.bias = nn.Parameter(bias.detach() * rows, requires_grad=False)
+        yield weights
+
+
+class MaskedGradients:
+    """Dense gradients of the mean next-token loss through the masks: the definition of the trace (§3.4).
+
+    Args:
+        model: an unpermuted transformers model.
+        blocks: where its units live.
+    """
+
+    def __init__(self, model: Any, blocks: Sequence[Block]) -> None:
+        self.model, self.blocks = model, blocks
+
+    def __call__(self, tokens: Tensor, kept: Kept) -> tuple[float, dict[tuple[int, str, str], Tensor]]:
+        """`(loss, gradient per projection)`, the gradients masked, [rows, columns], in base coordinates."""
+        with masked(self.model, self.blocks, kept) as weights, torch.enable_grad():
+            loss = self.model(input_ids=tokens, labels=tokens, use_cache=False).loss
+            gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
+        out: dict[tuple[int, str, str], Tensor] = {}
+        by_key = dict(zip(weights, gradients, strict=True))
+        for index, block in enumerate(self.blocks):
+            for sub in block.sub_blocks:
+                ids = kept.get((index, sub.spec.name))
+                if ids is None:
+                    continue
+                for projection in sub.projections:
+                    key = (index, sub.spec.name, projection.path)
+                    gradient = by_key[key]
+                    rows, columns = masks(projection, sub.spec.units, ids)
+                    dense = torch.zeros(projection.rows, projection.columns) if gradient is None else gradient
+                    out[key] = dense * rows.to(dense)[:, None] * columns.to(dense)[None, :]
+        return float(loss.detach()), out

@@ -1,0 +1,177 @@
+"""Safetensors files written tensor by tensor, and directories that appear whole or not at all."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tracenas.errors import UserError
+from tracenas.rundir import require_free
+
+__all__ = ["INDEX_FILE", "Entry", "atomic_directory", "read_header", "write_shards"]
+
+INDEX_FILE = "model.safetensors.index.json"
+_NAMES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A tensor that is yet to be made: what the file's header must know of it, and how to make it."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    make: Callable[[], torch.Tensor]
+
+    @property
+    def size(self) -> int:
+        """Bytes in the file."""
+        return prod(self.shape) * self.dtype.itemsize
+
+
+def write_shards(directory: Path, entries: Sequence[Entry], max_shard_size: int | str) -> None:
+    """Write `model.safetensors`, or numbered shards with an index; one tensor is in memory at a time.
+
+    Args:
+        max_shard_size: bytes, or text such as `5GB`; a larger tensor gets a shard of its own.
+
+    Raises:
+        OSError: if the disk is full.
+    """
+    from huggingface_hub import split_state_dict_into_shards_factory
+
+    by_name = {entry.name: entry for entry in entries}
+    split = split_state_dict_into_shards_factory(
+        by_name,
+        get_storage_size=lambda entry: entry.size,
+        filename_pattern="model{suffix}.safetensors",
+        max_shard_size=max_shard_size,
+    )
+    for file, names in split.filename_to_tensors.items():
+        _write_file(directory / file, [by_name[name] for name in names])
+    if split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+        text = json.dumps(index, indent=2, sort_keys=True) + "\n"
+        (directory / INDEX_FILE).write_text(text, encoding="utf-8")
+
+
+def _write_file(path: Path, entries: list[Entry]) -> None:
+    entries = sorted(entries, key=lambda e: -e.dtype.itemsize)  # keeps every tensor aligned to its elements
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for entry in entries:
+        start, end = end, end + entry.size
+        place = {"shape": list(entry.shape), "data_offsets": [start, end]}
+        header[entry.name] = {"dtype": _NAMES[entry.dtype], **place}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for entry in entries:
+            tensor = entry.make()
+            if tuple(tensor.shape) != entry.shape or tensor.dtype != entry.dtype:
+                found = f"{tuple(tensor.shape)} {tensor.dtype}"
+                raise RuntimeError(f"{entry.name}: announced as {entry.shape} {entry.dtype}, made as {found}")
+            file.write(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+
+
+def read_header(path: Path) -> Mapping[str, tuple[int, ...]]:
+    """Shapes by name of the tensors in a safetensors file, without reading them.
+
+    Raises:
+        UserError: if the file is cut short or is no safetensors file.
+    """
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            total = path.stat().st_size
+            if length > total:
+                raise ValueError("its header is cut short")
+            header = json.loads(file.read(length))
+        header.pop("__metadata__", None)
+        end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
+        if 8 + length + end != total:
+            raise ValueError(f"{8 + length + end} bytes announced, {total} found")
+        return {name: tuple(entry["shape"]) for name, entry in header.items()}
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: damaged safetensors file ({error})") from error
+
+
+@contextmanager
+def atomic_directory(out: Path) -> Iterator[Path]:
+    """A temporary directory beside `out` that takes its place when the block ends without an error.
+
+    Every file is on disk before the rename. After an error nothing is left.
+
+    Raises:
+        UserError: if `out` holds something already, cannot be written, or the disk is full.
+    """
+    existed = out.exists()
+    require_free(out)
+    temporary: Path | None = None
+    done = False
+    try:
+        temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+        yield temporary
+        _settle(temporary)
+        temporary.replace(out)
+        _fsync(out.parent)
+        done = True
+    except Exception as error:
+        if reason := _disk_trouble(error):
+            raise UserError(f"cannot write {out}: {reason}") from error
+        raise
+    finally:
+        if not done:
+            if temporary is not None:
+                shutil.rmtree(temporary, ignore_errors=True)
+            if not existed and out.is_dir():
+                out.rmdir()
+
+
+def _settle(directory: Path) -> None:
+    """Usual permissions, and everything flushed to disk."""
+    umask = os.umask(0)
+    os.umask(umask)
+    directory.chmod(0o777 & ~umask)
+    for path in directory.rglob("*"):
+        _fsync(path)
+    _fsync(directory)
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _disk_trouble(error: Exception) -> str:
+    """The system's words if the file system failed; tokenizers passes them on as text."""
+    if isinstance(error, UserError):
+        return ""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return str(error) if "os error" in str(error) else ""

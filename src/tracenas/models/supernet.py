@@ -1,0 +1,220 @@
+"""The super-network: candidates are prefix views of saliency-ordered weights, run by the family's own forward.
+
+No mask, no copy, nothing to restore but module attributes: the base's tensors are never written.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tracenas.families import Block, Projection, SubBlock
+from tracenas.models.ordering import Key, Ordering
+from tracenas.space.architecture import Architecture, Layer
+
+__all__ = ["Cut", "PlainRealisation", "Realisation", "Supernet", "bypass"]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Which indices of an axis a candidate keeps: a prefix (a view) or an index (a gather)."""
+
+    length: int
+    index: Tensor | None = None
+
+    def take(self, tensor: Tensor, axis: int) -> Tensor:
+        """The kept part of `tensor` along `axis`."""
+        if self.index is not None:
+            return tensor.index_select(axis, self.index)
+        return tensor if tensor.shape[axis] == self.length else tensor.narrow(axis, 0, self.length)
+
+
+class Realisation(Protocol):
+    """How the weights of an architecture are obtained; a strategy, so that other realisations can be added."""
+
+    def weight(self, net: "Supernet", key: Key, sub: SubBlock, projection: Projection, kept: int) -> Tensor:
+        """The projection's weight at `kept` units, [kept rows, kept columns]."""
+        ...
+
+
+class PlainRealisation:
+    """Views of the base's weights: the published method."""
+
+    def weight(self, net: "Supernet", key: Key, sub: SubBlock, projection: Projection, kept: int) -> Tensor:
+        """`W[rows, columns]` of the kept units."""
+        weight = net.linear(key, projection).weight
+        return net.cut(sub, projection, 1, kept).take(net.cut(sub, projection, 0, kept).take(weight, 0), 1)
+
+
+class Supernet:
+    """A model whose units are in saliency order, and the candidates inside it.
+
+    Args:
+        model: a transformers causal language model; its weights are permuted in place, once.
+        blocks: where its units live.
+        ordering: the ranking to permute by.
+    """
+
+    def __init__(self, model: Any, blocks: Sequence[Block], ordering: Ordering) -> None:
+        self.model = model
+        self.blocks = tuple(blocks)
+        self.ordering = ordering
+        ordering.apply(model, blocks)
+        model.eval().requires_grad_(False)
+        self._cuts: dict[tuple[SubBlock, str, int, int], Cut] = {}
+        self._linears = {
+            (i, p.path): model.get_submodule(f"{b.path}.{p.path}")
+            for i, b in enumerate(blocks)
+            for s in b.sub_blocks
+            if s.spec.units
+            for p in s.projections
+        }
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        device: torch.device = next(iter(self.model.parameters())).device
+        return device
+
+    def restore(self) -> None:
+        """Put the model's units back into the base's order, bit for bit; the super-network is of no use afterwards."""
+        self.ordering.inverse().apply(self.model, self.blocks)
+
+    def linear(self, key: Key, projection: Projection) -> nn.Linear:
+        """The module of a projection."""
+        return cast(nn.Linear, self._linears[key[0], projection.path])
+
+    def cut(self, sub: SubBlock, projection: Projection, axis: int, kept: int) -> Cut:
+        """Which rows (axis 0) or columns (axis 1) of the ordered weight a width keeps."""
+        name = (sub, projection.path, axis, kept)
+        if name not in self._cuts:
+            self._cuts[name] = self._make_cut(sub, projection, axis, kept)
+        return self._cuts[name]
+
+    def _make_cut(self, sub: SubBlock, projection: Projection, axis: int, kept: int) -> Cut:
+        length = projection.rows if axis == 0 else projection.columns
+        segments = projection.row_units if axis == 0 else projection.column_units
+        if not segments or kept == sub.spec.units:
+            return Cut(length)
+        owner = projection.unit_of(axis, sub.spec.units)
+        in_group = sub.spec.units // sub.groups
+        stays = np.flatnonzero((owner < 0) | (owner % in_group < kept // sub.groups))
+        if stays[-1] == len(stays) - 1:
+            return Cut(len(stays))
+        return Cut(len(stays), torch.from_numpy(stays).to(self.device))
+
+    @contextmanager
+    def realise(self, arch: Architecture, realisation: Realisation | None = None) -> Iterator[Any]:
+        """The model as `arch`, until the block ends (also by an exception); base tensors are never written.
+
+        Yields the transformers model itself: its own forward runs, with sliced weights, stubs for bypassed
+        sub-blocks and pass-through modules for skipped blocks.
+        """
+        how = realisation or PlainRealisation()
+        with ExitStack() as undo:
+            for index, layer in enumerate(arch.layers):
+                self._realise_block(index, layer, how, undo)
+            yield self.model
+
+    @contextmanager
+    def realise_block(self, index: int, layer: Layer, realisation: Realisation | None = None) -> Iterator[nn.Module]:
+        """One block as `layer`, the others as they are, until the context ends; yields the block's module."""
+        with ExitStack() as undo:
+            self._realise_block(index, layer, realisation or PlainRealisation(), undo)
+            yield self.model.get_submodule(self.blocks[index].path)
+
+    def _realise_block(self, index: int, layer: Layer, how: Realisation, undo: ExitStack) -> None:
+        block = self.blocks[index]
+        if layer.skip:
+            bypass(self.model, block, None, undo)
+            return
+        for sub, (_, kept) in zip(block.sub_blocks, layer.kept, strict=True):
+            if not sub.spec.units:
+                continue
+            if kept == 0:
+                bypass(self.model, block, sub, undo)
+            else:
+                self._slice((index, sub.spec.name), sub, kept, how, undo)
+
+    def _slice(self, key: Key, sub: SubBlock, kept: int, how: Realisation, undo: ExitStack) -> None:
+        if not sub.spec.feasible(kept):
+            raise ValueError(f"block {key[0]}, {sub.spec.name}: {kept} of {sub.spec.units} {sub.spec.unit} cannot be kept")
+        plain_full = kept == sub.spec.units and isinstance(how, PlainRealisation)
+        if plain_full:
+            return
+        for projection in sub.projections:
+            module = self.linear(key, projection)
+            weight = how.weight(self, key, sub, projection, kept)
+            if weight is not module.weight:
+                _replace_parameter(module, "weight", weight, undo)
+            if module.bias is not None:
+                bias = self.cut(sub, projection, 0, kept).take(module.bias, 0)
+                _replace_parameter(module, "bias", bias, undo)
+        block = self.blocks[key[0]]
+        for attribute in sub.attributes:
+            path, _, name = f"{block.path}.{attribute.path}".rpartition(".")
+            _set_attribute(self.model.get_submodule(path), name, kept // attribute.divisor, undo)
+
+
+class _PassThrough(nn.Module):
+    """A skipped block: the residual stream passes; other attributes are the block's own."""
+
+    def __init__(self, original: nn.Module) -> None:
+        super().__init__()
+        self.__dict__["_original"] = original
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["_original"], name)
+
+    def forward(self, hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
+        """The hidden states as they came."""
+        return hidden_states
+
+
+class _Nothing(nn.Module):
+    """A bypassed sub-block: adds zero to the residual stream; its norm is bypassed with it.
+
+    Args:
+        outputs: how many values the replaced module returns (attention: hidden states and weights).
+    """
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__()
+        self.outputs = outputs
+
+    def forward(self, hidden_states: Tensor, *_: Any, **__: Any) -> Any:
+        """Zeros in the shape of the input."""
+        zeros = torch.zeros_like(hidden_states)
+        return zeros if self.outputs == 1 else (zeros, *([None] * (self.outputs - 1)))
+
+
+def bypass(model: nn.Module, block: Block, sub: SubBlock | None, undo: ExitStack) -> None:
+    """Replace a block (`sub` None) or a sub-block by nothing until `undo` closes."""
+    path = block.path if sub is None else f"{block.path}.{sub.module}"
+    original = model.get_submodule(path)
+    stub = _PassThrough(original) if sub is None else _Nothing(sub.outputs)
+    _replace_module(model, path, stub, undo)
+    for norm in sub.norms if sub is not None else ():
+        _replace_module(model, f"{block.path}.{norm}", nn.Identity(), undo)
+
+
+def _replace_module(model: nn.Module, path: str, stub: nn.Module, undo: ExitStack) -> None:
+    parent_path, _, name = path.rpartition(".")
+    modules: dict[str, nn.Module | None] = model.get_submodule(parent_path)._modules
+    undo.callback(modules.__setitem__, name, modules[name])
+    modules[name] = stub
+
+
+def _replace_parameter(module: nn.Module, name: str, value: Tensor, undo: ExitStack) -> None:
+    parameters: dict[str, nn.Parameter | None] = module._parameters
+    undo.callback(parameters.__setitem__, name, parameters[name])
+    parameters[name] = nn.Parameter(value, requires_grad=False)
+
+
+def _set_attribute(module: nn.Module, name: str, value: Any, undo: ExitStack) -> None:
+    undo.callback(setattr, module, name, getattr(module, name))
+    setattr(module, name, value)

@@ -1,0 +1,242 @@
+"""Instruction data: prompts and responses or chats, from JSON lines, Parquet or the hub; labels on responses only."""
+
+import itertools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from tracenas.data import hub
+from tracenas.errors import UserError
+from tracenas.recovery.datasets import Example, Examples, Rows
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["Message", "encode_chat", "instruction_examples", "messages_of"]
+
+Message = tuple[str, str]
+"""(role, text); the role is `system`, `user` or `assistant`."""
+
+_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+_PROMPTS = ("prompt", "instruction", "question", "query")
+_CONTEXTS = ("input", "context")
+_RESPONSES = ("response", "output", "completion", "answer")
+_SYSTEMS = ("system", "system_prompt")
+_ACCEPTED = (
+    "prompt/response, instruction/input/output, system_prompt/question/response, question/answer, "
+    "or messages (role, content) and conversations (from, value)"
+)
+# Of Stanford Alpaca, shortened to what carries meaning.
+_TURNS = {"system": "{}\n\n", "user": "### Instruction:\n{}\n\n", "assistant": "### Response:\n"}
+_ROWS_IN_MEMORY = 2_000_000
+_BUFFER = 10_000
+
+
+def messages_of(row: Mapping[str, Any], where: str) -> list[Message]:
+    """The chat that a row holds, whichever of the usual fields it has.
+
+    Raises:
+        UserError: if it has none of them, or no response.
+    """
+    for field, role, text in (("messages", "role", "content"), ("conversations", "from", "value")):
+        if field in row:
+            return _chat(row[field], role, text, where)
+    prompt, response = _first(row, _PROMPTS), _first(row, _RESPONSES)
+    if prompt is None or response is None:
+        raise UserError(f"{where}: fields {', '.join(row) or 'none'}; accepted: {_ACCEPTED}")
+    system, context = _first(row, _SYSTEMS), _first(row, _CONTEXTS)
+    asked = f"{prompt}\n\n{context}" if context else prompt
+    return [*([("system", system)] if system else []), ("user", asked), ("assistant", response)]
+
+
+def encode_chat(
+    messages: Sequence[Message], tokenizer: "PreTrainedTokenizerBase", eos: int
+) -> tuple[list[int], list[bool]]:
+    """Token ids, and which of them the model is to learn: what the assistant says and the token that ends it.
+
+    The tokenizer's chat template is used where it has one, else Alpaca's headings.
+    """
+    if getattr(tokenizer, "chat_template", None):
+        return _templated(messages, tokenizer, eos)
+    ids: list[int] = []
+    learned: list[bool] = []
+
+    def add(text: str, learn: bool) -> None:
+        new = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        ids.extend(new)
+        learned.extend([learn] * len(new))
+
+    for role, text in messages:
+        add(_TURNS[role].format(text) if role != "assistant" else _TURNS[role], learn=False)
+        if role == "assistant":
+            add(text, learn=True)
+            ids.append(eos)
+            learned.append(True)
+    return ids, learned
+
+
+def instruction_examples(
+    source: str,
+    tokenizer: "PreTrainedTokenizerBase | None",
+    seq_len: int,
+    *,
+    seed: int,
+    vocab_size: int,
+    eos: int,
+) -> Examples:
+    """Examples with labels on responses; those longer than `seq_len` are cut, those without a response left out.
+
+    Local files are read as a whole; data sets on the hub are streamed and shuffled through a buffer.
+
+    Raises:
+        UserError: if the source cannot be read or holds nothing to learn.
+    """
+    if tokenizer is None:
+        raise UserError("the model has no tokenizer: instruction tuning needs one")
+    if Path(source).exists():
+        return _in_memory(source, tokenizer, seq_len, seed, vocab_size, eos)
+    return _Streamed(hub.parse(source), tokenizer, seq_len, seed, vocab_size, eos)
+
+
+def _in_memory(
+    source: str, tokenizer: "PreTrainedTokenizerBase", seq_len: int, seed: int, vocab_size: int, eos: int
+) -> Rows:
+    rows: list[Example] = []
+    for where, row in itertools.islice(_rows_of(Path(source)), _ROWS_IN_MEMORY):
+        example = _example(messages_of(row, where), tokenizer, seq_len, vocab_size, eos, source)
+        if example is not None:
+            rows.append(example)
+    if not rows:
+        raise UserError(f"data '{source}' holds no response within {seq_len} tokens (seq_len)")
+    return Rows(rows, seed)
+
+
+class _Streamed(Examples):
+    def __init__(
+        self, data: hub.HubData, tokenizer: Any, seq_len: int, seed: int, vocab_size: int, eos: int
+    ) -> None:
+        super().__init__()
+        self._data, self._tokenizer, self._seq_len = data, tokenizer, seq_len
+        self._seed, self._vocab_size, self._eos = seed, vocab_size, eos
+
+    def from_start(self) -> Iterator[Example]:
+        for epoch in itertools.count():
+            seed = int(np.random.SeedSequence([self._seed, epoch]).generate_state(1)[0])
+            nothing = True
+            for row in _hub_rows(self._data, seed):
+                chat = messages_of(row, f"data set '{self._data}'")
+                example = _example(
+                    chat, self._tokenizer, self._seq_len, self._vocab_size, self._eos, str(self._data)
+                )
+                if example is not None:
+                    nothing = False
+                    yield example
+            if nothing:
+                raise UserError(f"data set '{self._data}' holds no response within {self._seq_len} tokens (seq_len)")
+
+
+def _hub_rows(data: hub.HubData, seed: int) -> Iterator[dict[str, Any]]:
+    import datasets
+
+    try:  # any failure here has one meaning, as in `tracenas.data.hub`
+        stream = datasets.load_dataset(data.path, name=data.config, split=data.split, streaming=True)
+        yield from stream.shuffle(seed=seed, buffer_size=_BUFFER)
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(f"data set '{data}' cannot be read from the hub: {lines[0][:300]}") from error
+
+
+def _example(
+    chat: Sequence[Message], tokenizer: Any, seq_len: int, vocab_size: int, eos: int, source: str
+) -> Example | None:
+    ids, learned = encode_chat(chat, tokenizer, eos)
+    if ids and max(ids) >= vocab_size:
+        raise UserError(f"'{source}': token id {max(ids)}, the model's vocabulary ends at {vocab_size - 1}")
+    input_ids, learn = torch.tensor(ids[:seq_len]), torch.tensor(learned[:seq_len])
+    labels = torch.where(learn, input_ids, -100)
+    return {"input_ids": input_ids, "labels": labels} if bool((labels[1:] != -100).any()) else None
+
+
+def _templated(messages: Sequence[Message], tokenizer: Any, eos: int) -> tuple[list[int], list[bool]]:
+    chat = [{"role": role, "content": text} for role, text in messages]
+    ids: list[int] = []
+    learned: list[bool] = []
+    for end, (role, _) in enumerate(messages, start=1):
+        if role != "assistant":
+            continue
+        before = _ids(tokenizer.apply_chat_template(chat[: end - 1], add_generation_prompt=True))
+        after = _ids(tokenizer.apply_chat_template(chat[:end]))
+        if before[: len(ids)] != ids or after[: len(before)] != before:
+            raise UserError("the tokenizer's chat template rewrites earlier turns: labels cannot be told from it")
+        learned += [False] * (len(before) - len(ids)) + [True] * (len(after) - len(before))
+        ids = after
+    if ids and eos not in ids[-3:]:
+        ids, learned = [*ids, eos], [*learned, True]
+    return ids, learned
+
+
+def _ids(encoded: Any) -> list[int]:
+    """`apply_chat_template` gives ids or, in newer versions, an encoding."""
+    found = encoded["input_ids"] if hasattr(encoded, "keys") else encoded
+    return [int(token) for token in found]
+
+
+def _rows_of(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    if path.suffix.lower() == ".parquet":
+        import pyarrow
+        import pyarrow.parquet
+
+        try:
+            table = pyarrow.parquet.read_table(path)
+        except (pyarrow.ArrowException, OSError) as error:
+            raise UserError(f"'{path}' is no readable Parquet file: {str(error).splitlines()[0]}") from error
+        yield from ((f"'{path}', row {number}", row) for number, row in enumerate(table.to_pylist()))
+        return
+    if path.suffix.lower() not in (".jsonl", ".ndjson", ".json"):
+        raise UserError(f"'{path}': instruction data is JSON lines, Parquet or a hub data set with {_ACCEPTED}")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UserError(f"'{path}' cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"'{path}' is not UTF-8 text: invalid byte at offset {error.start}") from error
+    yield from _json_rows(path, text)
+
+
+def _json_rows(path: Path, text: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """An object per line, or one list of objects (Alpaca's own file)."""
+    if text.lstrip().startswith("["):
+        numbered = [(1, text)]
+    else:
+        numbered = [(n, line) for n, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    for number, line in numbered:
+        where = f"'{path}', line {number}"
+        try:
+            found = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{where} is not JSON; expected one object per line, or one list of objects") from error
+        for row in found if isinstance(found, list) else [found]:
+            if not isinstance(row, dict):
+                raise UserError(f"{where}: expected objects with {_ACCEPTED}")
+            yield where, row
+
+
+def _chat(turns: Any, role_field: str, text_field: str, where: str) -> list[Message]:
+    chat: list[Message] = []
+    for turn in turns if isinstance(turns, list) else []:
+        role = _ROLES.get(str(turn.get(role_field))) if isinstance(turn, dict) else None
+        text = turn.get(text_field) if isinstance(turn, dict) else None
+        if role is None or not isinstance(text, str):
+            raise UserError(f"{where}: a turn needs '{role_field}' (one of {', '.join(_ROLES)}) and '{text_field}'")
+        chat.append((role, text))
+    if not any(role == "assistant" for role, _ in chat):
+        raise UserError(f"{where}: the chat holds no turn of the assistant")
+    return chat
+
+
+def _first(row: Mapping[str, Any], names: Sequence[str]) -> str | None:
+    return next((row[name] for name in names if isinstance(row.get(name), str)), None)

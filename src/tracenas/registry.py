@@ -1,0 +1,73 @@
+"""Named, lazily imported components: one file and one line here per family, proxy, saliency or strategy."""
+
+import difflib
+from collections.abc import Iterator
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Generic, TypeVar
+
+from tracenas.errors import UserError
+
+__all__ = ["Registry", "did_you_mean"]
+
+T = TypeVar("T")
+
+
+def did_you_mean(name: str, known: list[str]) -> str:
+    """`"; did you mean 'x'?"`, or the list of what is known."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    hint = f"did you mean '{close[0]}'? " if close else ""
+    return f"{hint}accepted: {', '.join(sorted(known))}"
+
+
+class Registry(Generic[T]):
+    """Names to components, `"module:attribute"` imported on first use.
+
+    Other packages add to it through the entry-point group `tracenas.<kind>`.
+
+    Args:
+        kind: what the components are, in the singular (`proxy`); used in messages.
+        builtin: name → `"module:attribute"`.
+    """
+
+    def __init__(self, kind: str, builtin: dict[str, str]) -> None:
+        self.kind = kind
+        self._targets = dict(builtin)
+        self._loaded: dict[str, T] = {}
+        self._plugins_seen = False
+
+    def names(self) -> list[str]:
+        """All known names, sorted."""
+        self._plugins()
+        return sorted({*self._targets, *self._loaded})
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names())
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.names()
+
+    def add(self, name: str, component: T) -> None:
+        """Register an object in this process."""
+        self._loaded[name] = component
+
+    def get(self, name: str) -> T:
+        """The component called `name`.
+
+        Raises:
+            UserError: for an unknown name, with a suggestion.
+        """
+        if name not in self._loaded:
+            if name not in self._targets:
+                self._plugins()
+            if name not in self._targets:
+                raise UserError(f"unknown {self.kind} '{name}': {did_you_mean(name, self.names())}")
+            module, _, attribute = self._targets[name].partition(":")
+            self._loaded[name] = getattr(import_module(module), attribute)
+        return self._loaded[name]
+
+    def _plugins(self) -> None:
+        if not self._plugins_seen:
+            self._plugins_seen = True
+            for point in entry_points(group=f"tracenas.{self.kind}"):
+                self._targets.setdefault(point.name, point.value)

@@ -1,0 +1,296 @@
+"""One self-contained page per run: no library, no external file, readable without JavaScript and on paper."""
+
+from importlib.resources import files
+
+from tracenas.report import charts, tables
+from tracenas.report.drawing import UNIT_NAMES, architecture_drawing
+from tracenas.report.dynamics import Generation, generations
+from tracenas.report.formats import count, data_size, decimal, duration, percent, plural, proxy_label
+from tracenas.report.markup import Markup, el, join
+from tracenas.report.run_data import RunData
+from tracenas.report.verdict import Verdict, judge
+
+__all__ = ["render"]
+
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
+
+
+def render(run: RunData) -> str:
+    """The page as text."""
+    history = generations(run)
+    verdict = judge(run)
+    sections = [
+        ("comparison", "Comparison", _comparison(run, verdict)),
+        ("architecture", "Architecture", _architecture(run)),
+        ("search", "Search", _search(run, history)),
+        ("candidates", "Candidates", _candidates(run)),
+        ("settings", "Settings", _settings(run)),
+    ]
+    shown = [(key, name, body) for key, name, body in sections if body]
+    links = el("nav", *(el("a", name, href=f"#{key}") for key, name, _ in shown), aria_label="Sections")
+    main = el(
+        "main",
+        _cards(run, verdict),
+        *(el("section", body, id=key) for key, _, body in shown),
+    )
+    body = el("body", _header(run, links), main, _footer(run), el("script", Markup(_asset("page.js"))))
+    head = el(
+        "head",
+        el("meta", charset="utf-8"),
+        el("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        el("meta", http_equiv="Content-Security-Policy", content=POLICY),
+        el("meta", name="color-scheme", content="light dark"),
+        el("title", f"{run.model}: tracenas search report"),
+        el("style", Markup(_asset("page.css"))),
+    )
+    return f"<!doctype html>\n{el('html', head, body, lang='en')}\n"
+
+
+def _asset(name: str) -> str:
+    return files("tracenas.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _header(run: RunData, links: Markup) -> Markup:
+    _, limit = run.budget
+    facts: list[str] = []
+    if limit and run.base_params:
+        facts.append(f"Budget {count(limit)} parameters ({percent(limit / run.base_params)} of base)")
+    elif limit:
+        facts.append(f"Budget {count(limit)} parameters")
+    strategy = run.setting("strategy")
+    facts += [f"Strategy {strategy}"] if strategy else []
+    facts.append(f"Proxy {run.proxy}" + (" (Φ)" if run.proxy == "phi" else ""))
+    seed = run.setting("seed")
+    facts += [] if seed is None else [f"Seed {seed}"]
+    chips = [el("li", fact) for fact in facts]
+    if not run.finished:
+        chips.append(el("li", "Search not finished: what the journal holds so far", class_="warn"))
+    brand = el("p", el("b", "tracenas"), " search report", class_="brand")
+    name = run.model.rstrip("/")
+    folder, _, last = name.rpartition("/")
+    heading = el("h1", el("span", f"{folder}/", class_="folder") if folder else None, last or name)
+    return el("header", el("div", brand, links, class_="bar-top"), heading, el("ul", *chips, class_="chips"))
+
+
+def _card(label: str, value: str | Markup, note: str | Markup | None = None, class_: str = "") -> Markup:
+    return el(
+        "div",
+        el("p", label, class_="label"),
+        el("p", value, class_="value"),
+        el("p", note, class_="note") if note else None,
+        class_=f"card stat {class_}".strip(),
+    )
+
+
+def _cards(run: RunData, verdict: Verdict) -> Markup:
+    cards = [_params_card(run), _perplexity_card(run, verdict), _score_card(run), _depth_card(run)]
+    failed = sum(number for _, number in run.failures)
+    evaluations = run.number("evaluations")
+    number = len(run.candidates) if evaluations is None else round(evaluations)
+    duplicates = run.number("duplicates")
+    notes = [f"{failed:,} failed"] if failed else []
+    notes += [plural(round(duplicates), "duplicate") + " redrawn"] if duplicates else []
+    cards.append(_card("Candidates evaluated", f"{number:,}", ", ".join(notes) or "none failed"))
+    if run.seconds is not None:
+        memory = run.number("peak_memory_bytes")
+        per = f"{duration(run.seconds / number)} per candidate" if number else None
+        peak = f"peak memory {data_size(memory)}" if memory else None
+        cards.append(
+            _card("Search time", duration(run.seconds), ", ".join(filter(None, [per, peak])) or None)
+        )
+    shown = [card for card in cards if card]
+    return el("div", *shown, class_="cards two" if len(shown) == 4 else "cards")
+
+
+def _params_card(run: RunData) -> Markup | None:
+    found = run.compared("found")
+    params = found.params if found and found.params else (run.best.params if run.best else None)
+    if params is None:
+        return _card("Parameters of the base", count(run.base_params)) if run.base_params else None
+    if not run.base_params:
+        return _card("Parameters found", count(params))
+    share = params / run.base_params
+    value = join(
+        el("span", count(run.base_params), class_="from"), el("span", "→", class_="arrow"), count(params)
+    )
+    gauge = el(
+        "svg",
+        el("rect", width="100%", height="100%", rx=3, class_="track"),
+        el("rect", width=f"{100 * share:.1f}%", height="100%", rx=3, class_="fill accent"),
+        class_="gauge",
+        aria_hidden="true",
+    )
+    return _card("Parameters, base to found", value, join(gauge, f"{percent(share)} of base"))
+
+
+def _perplexity_card(run: RunData, verdict: Verdict) -> Markup | None:
+    base, found = run.compared("base"), run.compared("found")
+    if found is None or found.perplexity is None:
+        return None
+    before = base.perplexity if base else None
+    parts = [el("span", decimal(before, 3), class_="from"), el("span", "→", class_="arrow")] if before else []
+    notes = {
+        "won": "lower than uniform and random",
+        "tied": "as good as the best rival",
+        "lost": f"{verdict.winner.name if verdict.winner else 'a rival'} is better",
+        "unknown": "no rival measured",
+    }
+    return _card(
+        "Perplexity, base to found",
+        join(*parts, decimal(found.perplexity, 3)),
+        notes[verdict.outcome],
+        verdict.outcome,
+    )
+
+
+def _score_card(run: RunData) -> Markup:
+    label = proxy_label(run.proxy)
+    if run.best is None or run.best.score is None:
+        return _card(f"Best {label}", "none", "no candidate got a score", "lost")
+    if run.proxy != "phi":
+        return _card(f"Best {label}", decimal(run.best.score))
+    blocks = sum(any(u > 0 for u in units) for units in zip(*run.base_units.values(), strict=True))
+    keys = sum(1 for key in run.base_units if key != "kv_heads")
+    limit = blocks * keys if keys == 2 else None
+    return _card(f"Best {label}", decimal(run.best.score), f"the base model's is {limit}" if limit else None)
+
+
+def _depth_card(run: RunData) -> Markup | None:
+    if run.best is None:
+        return None
+    layers = run.best.architecture.layers
+    active = sum(not layer.skip for layer in layers)
+    notes = []
+    for key in run.base_units:
+        if key != "kv_heads":
+            kept = sum(dict(layer.kept).get(key, 0) for layer in layers)
+            units = UNIT_NAMES[key].removeprefix("attention ").removeprefix("MLP ")
+            notes.append(f"{percent(kept / max(sum(run.base_units[key]), 1), 0)} of {units}")
+    return _card(
+        "Blocks kept", join(f"{active}", el("span", f" of {len(layers)}", class_="from")), ", ".join(notes)
+    )
+
+
+def _section_head(name: str, lead: str | Markup | None = None) -> Markup:
+    return join(el("h2", name), el("p", lead, class_="lead") if lead else None)
+
+
+def _comparison(run: RunData, verdict: Verdict) -> Markup | None:
+    if not run.comparison:
+        return None
+    icon = {"won": "✓", "tied": "=", "lost": "!", "unknown": "?"}[verdict.outcome]
+    remarks = [el("p", remark) for remark in verdict.remarks]
+    note = el(
+        "div",
+        el("span", icon, class_="icon", aria_hidden="true"),
+        el("div", el("p", el("b", verdict.sentence)), *remarks),
+        class_=f"verdict {verdict.outcome}",
+    )
+    measured = any(row.perplexity is not None and row.perplexity > 0 for row in run.comparison)
+    if measured:
+        picture = el("div", charts.perplexity_chart(run.comparison, verdict.winner), class_="card")
+        note = el("div", note, picture, class_="split")
+    table = el("div", tables.comparison_table(run, verdict), class_="card flush")
+    lead = f"{_measured_on(run)}; the pruned models right after pruning, within the same budget."
+    return join(_section_head("Found against base, uniform and random", lead), note, table)
+
+
+def _measured_on(run: RunData) -> str:
+    texts = {(row.text, row.tokens) for row in run.comparison if row.perplexity is not None and row.text}
+    if len(texts) > 1:
+        return "Attention: the models were not measured on the same text"
+    if not texts:
+        return "Base, uniform, random and found side by side"
+    ((text, tokens),) = texts
+    return f"Perplexity on {text}" + (f" ({tokens:,} tokens)" if tokens else "")
+
+
+def _architecture(run: RunData) -> Markup | None:
+    if run.best is None:
+        return None
+    lead = "What each layer keeps. Hatched: the sub-block is bypassed through the residual stream."
+    if run.best.rho:
+        lead += " ρ is the trace correlation with the base model."
+    if not run.base_units_known:
+        lead += " The base model's widths are not recorded; widths are relative to the widest candidate."
+    drawing = el("div", architecture_drawing(run, run.best), class_="card")
+    return join(_section_head("The found architecture", lead), drawing)
+
+
+def _figure(name: str, note: str, *content: Markup | None) -> Markup:
+    caption = el("figcaption", el("b", name), el("span", note))
+    return el("figure", caption, *content, class_="card")
+
+
+def _search(run: RunData, history: list[Generation]) -> Markup | None:
+    if not any(g.elites for g in history):
+        return None
+    label = proxy_label(run.proxy)
+    picture, remark = charts.score_chart(history, run.best, label)
+    keys = el(
+        "div",
+        *(
+            el("span", el("i", class_=f"swatch-{kind}"), name, class_="key")
+            for kind, name in (("best", "best so far"), ("mean", "elites’ mean"), ("band", "elites’ range"))
+        ),
+        el("span", el("i", class_="swatch-dot"), "candidate", class_="key"),
+        el("span", el("i", "★", class_="swatch-star"), "found", class_="key"),
+        class_="legend",
+    )
+    note = f"The {run.elites} best so far are the elites." + (f" {remark}." if remark else "")
+    figures = [_figure(f"{label} per generation", note, picture, keys)]
+    for key in charts.NAMES:
+        if key in run.base_units:
+            chart = charts.width_chart(history, run, key)
+            explained = (
+                f"Share of {UNIT_NAMES[key]} kept, elites’ mean. Hatched: elites’ share that skips the layer."
+            )
+            figures.append(
+                _figure(f"{charts.NAMES[key]} width", explained, chart, charts.heat_legend(history, run, key))
+            )
+    lines = el(
+        "div",
+        *(
+            el("span", el("i", class_=f"swatch-line {k}"), charts.NAMES[k], class_="key")
+            for k in run.base_units
+        ),
+        class_="legend",
+    )
+    spread_note = "Of the retention ratios over the population, averaged over layers."
+    figures.append(_figure("Population variance", spread_note, charts.variance_chart(history), lines))
+    lead = f"{plural(len(run.candidates), 'candidate')} over {plural(len(history), 'generation')}."
+    if len(history) > charts.COLUMNS:
+        lead += f" The width maps show every {-(-len(history) // charts.COLUMNS)}th generation."
+    return join(_section_head("How the search went", lead), el("div", *figures, class_="figures"))
+
+
+def _candidates(run: RunData) -> Markup | None:
+    if not run.candidates:
+        return None
+    parts: list[Markup] = []
+    if run.scored:
+        head = _section_head("Best candidates", f"The highest {proxy_label(run.proxy)} of the journal.")
+        parts += [head, el("div", tables.candidates_table(run), class_="card flush")]
+    if run.failures:
+        parts += [el("h2", "Failed candidates"), el("div", tables.failures_table(run), class_="card")]
+    return join(*parts)
+
+
+def _settings(run: RunData) -> Markup | None:
+    groups = [
+        ("Settings", run.config),
+        ("Checkpoint", run.summary.get("checkpoint")),
+        ("Provenance", run.provenance),
+    ]
+    cards = [
+        el("div", el("h3", name), tables.settings_table(values), class_="card")
+        for name, values in groups
+        if isinstance(values, dict) and values
+    ]
+    return join(el("h2", "Settings and provenance"), *cards) if cards else None
+
+
+def _footer(run: RunData) -> Markup:
+    return el(
+        "footer", f"Made by tracenas from {run.path}. Φ and ρ are defined in TraceNAS, equations 1 and 2."
+    )

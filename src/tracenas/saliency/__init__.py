@@ -1,0 +1,21 @@
+"""Saliency of units: what they are ranked by; one file each."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from tracenas.registry import Registry
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tracenas.families import Block
+
+__all__ = ["SALIENCIES", "Saliency"]
+
+Saliency = Callable[
+    [Any, "Sequence[Block]", "Tensor", int],
+    "tuple[dict[tuple[int, str], Tensor], dict[tuple[int, str], float]]",
+]
+"""(model, blocks, tokens [N, L], micro-batch) → per unit [units] and per sub-block, by (block, sub-block)."""
+
+SALIENCIES: Registry[Saliency] = Registry("saliency", {"wanda": "tracenas.saliency.wanda:saliency"})

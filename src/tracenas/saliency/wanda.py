@@ -1,0 +1,62 @@
+"""Activation-weighted saliency (TraceNAS §3.3, after Wanda, arXiv:2306.11695), and the layer prior (A.1)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tracenas.families import Block, SubBlock
+from tracenas.models.ordering import Key
+from tracenas.saliency.statistics import ColumnNorms, column_norms
+
+__all__ = ["importance", "per_unit", "saliency"]
+
+
+def per_unit(sub: SubBlock, columns: Tensor) -> Tensor:
+    """Sum of a per-column score of the output projection over each unit's columns, float64 [units]."""
+    owner = sub.projection(sub.output).unit_of(1, sub.spec.units)
+    total = torch.zeros(sub.spec.units, dtype=torch.float64)
+    stays = np.flatnonzero(owner >= 0)
+    total.index_add_(0, torch.from_numpy(owner[stays]), columns.double().cpu()[torch.from_numpy(stays)])
+    return total
+
+
+def saliency(
+    model: Any, blocks: Sequence[Block], tokens: Tensor, micro_batch: int
+) -> tuple[dict[Key, Tensor], dict[Key, float]]:
+    """I_{l,j} = Σ_i |W_ij| · ‖X_j‖₂ per unit, and I_l = E[|W| ⊙ ‖X‖] per sub-block.
+
+    Returns:
+        `(per unit, per sub-block)`: float64 [units] and a float per (block, sub-block).
+    """
+    statistics = column_norms(model, blocks, tokens, micro_batch)
+    return _scores(model, blocks, statistics), importance(model, blocks, statistics)
+
+
+def _column_scores(model: Any, block: Block, sub: SubBlock, norms: Tensor) -> Tensor:
+    weight = model.get_submodule(f"{block.path}.{sub.output}").weight.detach()
+    total: Tensor = weight.float().abs().sum(dim=0, dtype=torch.float64).cpu() * norms
+    return total
+
+
+def _scores(model: Any, blocks: Sequence[Block], statistics: ColumnNorms) -> dict[Key, Tensor]:
+    return {
+        (i, s.spec.name): per_unit(s, _column_scores(model, b, s, statistics.norms[i, s.spec.name]))
+        for i, b in enumerate(blocks)
+        for s in b.sub_blocks
+        if s.spec.units
+    }
+
+
+def importance(model: Any, blocks: Sequence[Block], statistics: ColumnNorms) -> dict[Key, float]:
+    """I_l = mean over i, j of |W_ij| · ‖X_j‖₂ of every sub-block (TraceNAS A.1)."""
+    return {
+        (i, s.spec.name): float(
+            _column_scores(model, b, s, statistics.norms[i, s.spec.name]).mean() / s.projection(s.output).rows
+        )
+        for i, b in enumerate(blocks)
+        for s in b.sub_blocks
+        if s.spec.units
+    }

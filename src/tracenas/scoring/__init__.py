@@ -1,0 +1,1 @@
+"""From an architecture to a score: super-network, calibration and proxy together."""

@@ -1,0 +1,86 @@
+"""Sizes and rates of a search (TraceNAS Table 5), as plain data."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tracenas.errors import UserError
+from tracenas.registry import did_you_mean
+
+__all__ = ["INITS", "Prior", "Settings"]
+
+INITS = ("importance", "uniform", "random")
+
+
+@dataclass(frozen=True)
+class Prior:
+    """Layer importance I_l as a width profile (TraceNAS A.1).
+
+    Args:
+        ratios: per layer and sub-block, I_l over its mean within attention and within MLP; any scale.
+        drop_order: layers in the order in which they go where the minimum widths exceed the budget
+            (least important first); None for an evenly spread order.
+    """
+
+    ratios: Sequence[Sequence[float]]
+    drop_order: Sequence[int] | None = None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Table 5, with decision 8 where the paper is silent.
+
+    Args:
+        population: candidates in generation 0, and in every population with the elites among them.
+        elites: candidates that are carried over and are the parents of the next generation.
+        iterations: populations in all; generation 0 is the first.
+        crossover: probability that a child has two parents.
+        depth_mutation, width_mutation: probabilities, per child, of a depth flip and of a width jitter.
+        sigma: standard deviation of the width jitter's factor N(1, σ).
+        init: `importance`, `uniform` or `random` (TraceNAS A.1, Table 4).
+        redraws: how often a child that was seen before is drawn again.
+        seed: of the run; a generation's randomness derives from (seed, generation).
+    """
+
+    population: int = 30
+    elites: int = 10
+    iterations: int = 50
+    crossover: float = 0.7
+    depth_mutation: float = 0.2
+    width_mutation: float = 0.2
+    sigma: float = 0.3
+    init: str = "importance"
+    redraws: int = 20
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.population < 2:
+            raise UserError(f"population {self.population}: accepted: 2 or more")
+        if not 1 <= self.elites < self.population:
+            raise UserError(f"elites {self.elites}: accepted: 1 to {self.population - 1} (population - 1)")
+        if self.iterations < 1:
+            raise UserError(f"iterations {self.iterations}: accepted: 1 or more")
+        for name in ("crossover", "depth_mutation", "width_mutation"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise UserError(f"{name} {getattr(self, name)}: a probability; accepted: 0 to 1")
+        if not 0.0 <= self.sigma < float("inf"):
+            raise UserError(f"sigma {self.sigma}: accepted: 0 or more")
+        if self.redraws < 0:
+            raise UserError(f"redraws {self.redraws}: accepted: 0 or more")
+        if self.seed < 0:
+            raise UserError(f"seed {self.seed}: accepted: 0 or more")
+        if self.init not in INITS:
+            raise UserError(f"unknown init '{self.init}': {did_you_mean(self.init, list(INITS))}")
+
+    @property
+    def children(self) -> int:
+        """New candidates per generation after the first."""
+        return self.population - self.elites
+
+    def size(self, generation: int) -> int:
+        """Places for new candidates in a generation."""
+        return self.population if generation == 0 else self.children
+
+    @property
+    def planned(self) -> int:
+        """Evaluations at most: 30 + 49 · 20 = 1,010 at the paper's settings (decision 8)."""
+        return self.population + (self.iterations - 1) * self.children

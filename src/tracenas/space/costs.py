@@ -1,0 +1,34 @@
+"""Exact counts of an architecture: parameters, FLOPs and KV-cache, equal to the materialised model's."""
+
+from collections.abc import Iterator, Sequence
+
+from tracenas.space.architecture import Architecture
+from tracenas.space.sub_block import LayerSpec, SubBlockSpec
+
+__all__ = ["flops_per_token", "kv_cache_per_token", "parameters", "sub_blocks"]
+
+
+def sub_blocks(layers: Sequence[LayerSpec], arch: Architecture) -> Iterator[tuple[int, SubBlockSpec, int]]:
+    """`(layer, spec, kept units)` for every sub-block, in order."""
+    for index, (spec_layer, layer) in enumerate(zip(layers, arch.layers, strict=True)):
+        for spec, (_, kept) in zip(spec_layer.sub_blocks, layer.kept, strict=True):
+            yield index, spec, kept
+
+
+def parameters(layers: Sequence[LayerSpec], outside: int, arch: Architecture) -> int:
+    """All parameters: `outside` (embeddings, head, final norm; tied weights once) plus every sub-block's."""
+    return outside + sum(spec.parameters(kept) for _, spec, kept in sub_blocks(layers, arch))
+
+
+def flops_per_token(layers: Sequence[LayerSpec], head_weights: int, arch: Architecture, context: int) -> float:
+    """Forward FLOPs per token, averaged over the positions of a causal context of `context` tokens.
+
+    2 per multiply–add; 2 · `head_weights` for the language-model head; norms, activations and the softmax are
+    left out.
+    """
+    return 2.0 * head_weights + sum(spec.flops(kept, context) for _, spec, kept in sub_blocks(layers, arch))
+
+
+def kv_cache_per_token(layers: Sequence[LayerSpec], arch: Architecture) -> int:
+    """KV-cache elements per token (K and V); multiply by the element size for bytes."""
+    return sum(spec.cache(kept) for _, spec, kept in sub_blocks(layers, arch))

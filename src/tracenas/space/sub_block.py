@@ -1,0 +1,106 @@
+"""The prunable half of a transformer block, as numbers: how many units it has and what each one costs."""
+
+from bisect import bisect_right
+from dataclasses import dataclass
+from functools import cached_property
+
+__all__ = ["LayerSpec", "SubBlockSpec"]
+
+
+@dataclass(frozen=True)
+class SubBlockSpec:
+    """One sub-block (`attention`, `mlp`, …) of one block of the base model.
+
+    `kept` units are feasible if `kept` is 0 (bypassed), the base's own `units`, or a multiple of
+    `quantum` between `minimum` and `units` (decisions 1 and 2 of the method: equal query heads in every
+    KV group make the quantum of grouped-query attention its number of KV groups).
+
+    Costs are linear in the kept units, with a part that only goes away when the sub-block is bypassed
+    (norms, output biases, K and V under grouped-query attention):
+
+        parameters = fixed_parameters + kept · parameters_per_unit            (kept > 0; else 0)
+        FLOPs/token at context T = 2 · (fixed_weights + kept · weights_per_unit) + kept · 4 · T · score_width
+        KV cache/token = fixed_cache + kept · cache_per_unit                   (elements, both K and V)
+    """
+
+    name: str
+    """Sub-block name: `attention`, `mlp` or `cross_attention`."""
+    unit: str
+    """Key of the count in an architecture: `heads`, `kv_heads`, `channels`, `cross_heads`."""
+    units: int
+    """Units in the base; 0 when the base itself has this sub-block bypassed."""
+    quantum: int = 1
+    minimum: int = 1
+    parameters_per_unit: int = 0
+    fixed_parameters: int = 0
+    weights_per_unit: int = 0
+    """Matrix entries that multiply every token, per unit (equals the parameters without biases)."""
+    fixed_weights: int = 0
+    score_width: int = 0
+    """Width of a unit's attention scores (head_dim × heads in the unit); 0 for an MLP."""
+    cache_per_unit: int = 0
+    fixed_cache: int = 0
+    heads_per_unit: int = 1
+    """Query heads in one unit: the group size where whole KV groups are the units."""
+
+    def feasible(self, kept: int) -> bool:
+        """Whether `kept` units can be realised."""
+        if kept in (0, self.units):
+            return True
+        return self.minimum <= kept < self.units and kept % self.quantum == 0
+
+    def choices(self) -> tuple[int, ...]:
+        """Feasible non-zero widths, ascending; empty if the base has no such sub-block."""
+        return self._choices
+
+    @cached_property
+    def _choices(self) -> tuple[int, ...]:
+        if self.units == 0:
+            return ()
+        first = -(-self.minimum // self.quantum) * self.quantum
+        widths = [k for k in range(max(first, self.quantum), self.units, self.quantum)]
+        return (*widths, self.units)
+
+    def round(self, kept: float) -> int:
+        """The feasible non-zero width nearest to `kept` (the smaller one on a tie)."""
+        choices = self.choices()
+        if not choices:
+            return 0
+        at = self.position(kept)
+        return choices[at + (at + 1 < len(choices) and choices[at + 1] - kept < abs(kept - choices[at]))]
+
+    def floor(self, kept: float) -> int:
+        """The largest feasible non-zero width not above `kept`, or the smallest one."""
+        choices = self.choices()
+        return choices[self.position(kept)] if choices else 0
+
+    def position(self, kept: float) -> int:
+        """Index among `choices()` of the largest width not above `kept`; 0 where there is none."""
+        return max(0, bisect_right(self.choices(), kept) - 1)
+
+    def parameters(self, kept: int) -> int:
+        """Parameters of the sub-block at `kept` units."""
+        return 0 if kept == 0 else self.fixed_parameters + kept * self.parameters_per_unit
+
+    def flops(self, kept: int, context: int) -> float:
+        """Forward FLOPs per token, averaged over a causal context of `context` tokens."""
+        if kept == 0:
+            return 0.0
+        products = 2.0 * (self.fixed_weights + kept * self.weights_per_unit)
+        return products + 2.0 * (context + 1) * kept * self.score_width
+
+    def cache(self, kept: int) -> int:
+        """KV-cache elements per token."""
+        return 0 if kept == 0 else self.fixed_cache + kept * self.cache_per_unit
+
+
+@dataclass(frozen=True)
+class LayerSpec:
+    """One block of the base: its sub-blocks and the stack it stands in ('' for decoder-only models)."""
+
+    sub_blocks: tuple[SubBlockSpec, ...]
+    stack: str = ""
+
+    def names(self) -> tuple[str, ...]:
+        """Unit keys in order."""
+        return tuple(s.unit for s in self.sub_blocks)

@@ -1,0 +1,1 @@
+"""One plain function per command, from its settings to a directory or a result."""

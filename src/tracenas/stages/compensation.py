@@ -1,0 +1,247 @@
+"""Compensation in the stages: its text, its strength, the realisation that scores use, the refit that prune writes."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tracenas.errors import UserError
+from tracenas.space.architecture import Architecture
+
+if TYPE_CHECKING:
+    import torch
+
+    from tracenas.models.compensated import CompensatedRealisation
+    from tracenas.models.ordering import Key
+    from tracenas.models.supernet import Realisation, Supernet
+    from tracenas.stages.session import Session
+
+    Outputs = Mapping[Key, torch.Tensor]
+
+__all__ = ["Compensation", "Text", "compensate", "compensated_realisation", "loss_of", "realisation_facts", "scored_as"]
+
+COMPENSATION = "compensation.safetensors"
+DEFAULT_SAMPLES = 48
+DEFAULT_RIDGE = 0.01
+RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)
+_HELD_OUT = 6
+"""Every sixth sequence (at least one) is held out when the ridge is chosen."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """What a compensation is fitted on.
+
+    Args:
+        tokens: int64 [N, L].
+        separate: whether it is other text than the one that losses are measured on.
+    """
+
+    tokens: "torch.Tensor"
+    separate: bool
+
+
+@dataclass(frozen=True)
+class Compensation:
+    """A candidate's refitted output projections, and what became of its loss.
+
+    Args:
+        method: `ridge` or `sequential`.
+        ridge: λ relative to the mean diagonal of the Gram matrix.
+        trials: loss on held-out sequences by ridge, if it was chosen among several.
+        text: what it was fitted on.
+        outputs: [rows, kept columns] per (block, sub-block), in the super-network's order, as they are stored.
+        plain_loss, loss: calibration loss before and after, nats per token.
+    """
+
+    method: str
+    ridge: float
+    trials: Mapping[float, float]
+    text: Text
+    outputs: "Outputs"
+    plain_loss: float
+    loss: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but the tensors."""
+        return {
+            "method": self.method,
+            "ridge": self.ridge,
+            "ridge_trials": {f"{ridge:g}": value for ridge, value in self.trials.items()},
+            "sequences": self.text.tokens.shape[0],
+            "tokens": self.text.tokens.numel(),
+            "separate_text": self.text.separate,
+            "plain_loss": self.plain_loss,
+            "loss": self.loss,
+        }
+
+    def facts(self) -> dict[str, str]:
+        """Lines of the model card."""
+        count, length = self.text.tokens.shape
+        other = "other text than the calibration loss's" if self.text.separate else "the calibration loss's own text"
+        trials = ", ".join(f"{ridge:g}: {value:.4f}" for ridge, value in self.trials.items())
+        chosen = f" (held-out loss by strength: {trials})" if trials else ""
+        return {
+            "compensation": f"{self.method}: output projections refitted to the base's sub-block outputs, no training",
+            "compensation's ridge, relative to the mean diagonal": f"{self.ridge:g}{chosen}",
+            "compensation's text": f"{count * length:,} tokens ({count} × {length}), {other}",
+            "calibration loss before compensation, nats per token": f"{self.plain_loss:.6f}",
+        }
+
+
+def realisation_facts(proxy: str, ridge: float | None) -> dict[str, Any]:
+    """How a proxy's candidates are realised, as best.json records it."""
+    from tracenas.proxies import PROXIES
+
+    if "compensated" not in PROXIES.get(proxy).needs:
+        return {"realisation": "plain"}
+    return {"realisation": "ridge", "ridge": ridge or DEFAULT_RIDGE}
+
+
+def scored_as(record: object) -> tuple[str, float]:
+    """The realisation that a best.json was scored with, `plain` or `ridge`, and its ridge.
+
+    Raises:
+        UserError: for a realisation that this version does not know.
+    """
+    found = record.get("provenance") if isinstance(record, dict) else None
+    facts = found if isinstance(found, dict) else {}
+    name, ridge = facts.get("realisation", "plain"), facts.get("ridge", DEFAULT_RIDGE)
+    if name not in ("plain", "ridge") or not isinstance(ridge, int | float) or not ridge > 0:
+        raise UserError(f"best.json: unknown realisation '{name}' (ridge {ridge}); accepted: plain, ridge")
+    return name, float(ridge)
+
+
+def compensated_realisation(session: "Session", net: "Supernet") -> "CompensatedRealisation":
+    """The realisation of proxies that need `compensated`: one pass of statistics over separate text.
+
+    Raises:
+        UserError: if the data holds no text beside the calibration.
+    """
+    from tracenas.models.compensated import CompensatedRealisation
+    from tracenas.saliency.gram import gram_matrices
+
+    tokens = text_of(session, required=True).tokens
+    grams = gram_matrices(net.model, net.blocks, tokens, session.micro_batch)
+    return CompensatedRealisation(net, grams, session.config.ridge or DEFAULT_RIDGE)
+
+
+def text_of(session: "Session", *, required: bool = False) -> Text:
+    """The run's stored compensation text, else further text of its data, else (unless `required`) the calibration.
+
+    A run's text is written beside its calibration when it is drawn, so that a resumed search and `prune` fit on
+    the same. The calibration itself is used only where the data cannot be had or holds no other text, and the
+    number of sequences was not asked for.
+    """
+    from tracenas.data.further import further_calibration
+    from tracenas.data.tokens import load_tokens, save_tokens
+
+    config, source = session.config, session.loaded.source
+    asked = config.compensate_samples
+    stored = session.run / COMPENSATION if session.run is not None else None
+    if stored is not None and stored.is_file():
+        tokens = load_tokens(stored)
+        if asked in (None, tokens.shape[0]):
+            return Text(tokens, separate=True)
+    try:
+        if session.data is None:
+            raise UserError("'data' is required: text to fit the compensation on")
+        tokens = further_calibration(
+            session.data,
+            session.loaded.tokenizer,
+            known=session.tokens,
+            samples=asked or DEFAULT_SAMPLES,
+            fewer=asked is None,
+            seed=config.seed,
+            eos=source.config.get("eos_token_id"),
+            vocab_size=int(source.config["vocab_size"]),
+            text_field=config.text_field,
+        )
+    except UserError:
+        if required or asked is not None:
+            raise
+        return Text(session.tokens, separate=False)
+    if required and stored is not None:
+        save_tokens(stored, tokens, {"source": session.data, "model": source.name})
+    return Text(tokens, separate=True)
+
+
+def loss_of(session: "Session", net: "Supernet", arch: Architecture, how: "Realisation | None" = None) -> float:
+    """Calibration loss of a candidate in the super-network, nats per token."""
+    from tracenas.evaluation.perplexity import perplexity
+
+    with net.realise(arch, how) as model:
+        return perplexity(model, session.tokens, session.micro_batch).nll
+
+
+def compensate(
+    session: "Session",
+    net: "Supernet",
+    arch: Architecture,
+    method: str,
+    *,
+    ridge: float | None,
+    stored: "torch.dtype",
+) -> Compensation:
+    """Refit a candidate's output projections.
+
+    Args:
+        method: `ridge` (the dense model's statistics) or `sequential` (layer by layer on refitted inputs).
+        ridge: relative strength; None: the one of `RIDGES` with the lowest loss on held-out sequences of the
+            compensation's text, fitted on the others; the final fit uses all of them.
+        stored: dtype of the checkpoint; the outputs are rounded to it.
+
+    Raises:
+        UserError: if there is no text to fit on, or the dense model's activations are not finite.
+    """
+    from tracenas.models.refit import FittedRealisation
+    from tracenas.report.progress import stage_progress
+
+    text = text_of(session)
+    fit = _Fit(session, net, arch, method)
+    trials: dict[float, float] = {}
+    count = text.tokens.shape[0]
+    searched = ridge is None and count > 1
+    with stage_progress(f"compensation ({method})", (len(RIDGES) if searched else 0) + 1) as advance:
+        if searched:
+            held = max(1, count // _HELD_OUT)
+            trials = fit.trials(text.tokens[:-held], text.tokens[-held:], advance)
+        chosen = ridge or (min(trials, key=lambda r: trials[r]) if trials else DEFAULT_RIDGE)
+        fitted = fit(text.tokens, (chosen,))[chosen]
+        advance()
+    outputs = {key: weight.to(stored).to(weight.dtype) for key, weight in fitted.items()}
+    after = loss_of(session, net, arch, FittedRealisation(outputs))
+    return Compensation(method, chosen, trials, text, outputs, loss_of(session, net, arch), after)
+
+
+@dataclass(frozen=True)
+class _Fit:
+    session: "Session"
+    net: "Supernet"
+    arch: Architecture
+    method: str
+
+    def __call__(self, tokens: "torch.Tensor", ridges: tuple[float, ...]) -> "dict[float, dict[Key, torch.Tensor]]":
+        from tracenas.models.refit import ridge_outputs
+        from tracenas.models.sequential import sequential_outputs
+        from tracenas.saliency.gram import gram_matrices
+
+        net, batch = self.net, self.session.micro_batch
+        if self.method == "ridge":
+            return ridge_outputs(net, self.arch, gram_matrices(net.model, net.blocks, tokens, batch), ridges)
+        return {ridge: sequential_outputs(net, self.arch, tokens, batch, ridge) for ridge in ridges}
+
+    def trials(self, tokens: "torch.Tensor", held: "torch.Tensor", advance: Callable[[], None]) -> dict[float, float]:
+        """Loss on `held` by ridge, fitted on `tokens`; infinite where it is not finite."""
+        from tracenas.evaluation.perplexity import perplexity
+        from tracenas.models.refit import FittedRealisation
+
+        out: dict[float, float] = {}
+        together = self(tokens, RIDGES) if self.method == "ridge" else {}
+        for ridge in RIDGES:
+            outputs = together.get(ridge) or self(tokens, (ridge,))[ridge]
+            with self.net.realise(self.arch, FittedRealisation(outputs)) as model:
+                loss = perplexity(model, held, self.session.micro_batch).nll
+            out[ridge] = loss if math.isfinite(loss) else math.inf
+            advance()
+        return out

@@ -1,0 +1,202 @@
+"""`tracenas prune`: write the checkpoint of an architecture, exactly as it was scored, and check it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tracenas.config import PruneConfig
+from tracenas.errors import UserError
+from tracenas.models.source import ModelSource, open_source
+from tracenas.rundir import provenance, read_json, require_free
+from tracenas.space.architecture import Architecture
+from tracenas.stages.results import Table, print_table, to_plain
+from tracenas.stages.session import CALIBRATION, ORDERING, Session, open_session, options_of, space_of
+
+if TYPE_CHECKING:
+    from tracenas.models.checkpoint import Draft
+
+__all__ = ["Pruned", "prune"]
+
+_OF_THE_RUN = ("channel_quantum", "head_quantum", "kv_groups", "saliency", "dtype", "seed")
+_TOLERANCE = {"float32": 1e-4, "bfloat16": 3e-2}
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """A written checkpoint.
+
+    Args:
+        path: its directory.
+        params, base_params: parameters of the checkpoint and of the model it was cut from.
+        stock: whether transformers loads it without custom code.
+        loss: of the reloaded checkpoint on the calibration, nats per token.
+        scored_loss: of the candidate as it was scored.
+    """
+
+    path: Path
+    params: int
+    base_params: int
+    stock: bool
+    loss: float
+    scored_loss: float
+
+    def to_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        plain: dict[str, Any] = to_plain(vars(self))
+        return plain
+
+    def show(self) -> None:
+        """A summary on stdout."""
+        form = "stock configuration" if self.stock else "heterogeneous, with its code"
+        rows = [
+            ("checkpoint", str(self.path)),
+            ("form", form),
+            (
+                "parameters",
+                f"{self.params:,} of {self.base_params:,} ({100 * self.params / self.base_params:.1f}%)",
+            ),
+            ("calibration loss, reloaded", f"{self.loss:.6f}"),
+            ("calibration loss, as scored", f"{self.scored_loss:.6f}"),
+        ]
+        print_table(Table("pruned", ("", "value"), rows))
+
+
+def prune(config: PruneConfig) -> Pruned:
+    """Cut the model to the architecture and write it, in `config.out`, as a Hugging Face checkpoint.
+
+    With a run's best.json, the run's calibration and unit order are used: what was scored is what is pruned.
+    Before the directory appears, the checkpoint is reloaded and its calibration loss compared with the score's.
+
+    Raises:
+        UserError: for wrong input; RuntimeError if the checkpoint does not reproduce the scored loss.
+    """
+    source = open_source(config.model)
+    record = read_json(config.arch)
+    run = _run_of(config.arch, record)
+    if run is not None:
+        config = _as_searched(config, run)
+    space = space_of(source, config, params=None)
+    arch = space.validate(Architecture.from_json(record, where=str(config.arch)), where=str(config.arch))
+    require_free(config.out, what="checkpoint directory")
+    session = open_session(source, space, config, data=config.data, run=run)
+    expected = record.get("loss") if run is not None else None
+    return _write(config, source, session, arch, None if expected is None else float(expected))
+
+
+def _write(
+    config: PruneConfig, source: ModelSource, session: Session, arch: Architecture, expected: float | None
+) -> Pruned:
+    from tracenas.models.checkpoint import save_pruned
+
+    blocks = session.loaded.blocks(options_of(config))
+    kept = session.ordering.kept(blocks, arch)
+    losses: dict[str, float] = {}
+
+    def card(draft: "Draft") -> str:
+        losses["reloaded"] = _loss_of(draft.path, config, session)
+        losses["scored"] = expected if expected is not None else _loss_in_supernet(session, arch)
+        _compare(losses["reloaded"], losses["scored"], _dtype_name(session))
+        return _card(config, source, session, draft, losses)
+
+    draft = save_pruned(
+        session.loaded.model,
+        session.loaded.tokenizer,
+        source.family,
+        blocks,
+        kept,
+        config.out,
+        dtype=_save_dtype(config, source, session),
+        max_shard_size=config.shard_size,
+        card=card,
+    )
+    base = session.space.parameters(session.space.base)
+    predicted = session.space.parameters(arch)
+    if draft.parameters != predicted:
+        raise RuntimeError(f"the checkpoint has {draft.parameters:,} parameters, {predicted:,} were predicted")
+    return Pruned(config.out, draft.parameters, base, draft.stock, losses["reloaded"], losses["scored"])
+
+
+def _run_of(arch: Path, record: object) -> Path | None:
+    """The run directory that `arch` is the best.json of, None for an architecture from elsewhere."""
+    directory = arch.parent
+    is_best = isinstance(record, dict) and "architecture" in record
+    if is_best and (directory / CALIBRATION).is_file() and (directory / ORDERING).is_file():
+        return directory
+    return None
+
+
+def _as_searched(config: PruneConfig, run: Path) -> PruneConfig:
+    """The settings that decide which units are kept, from the run's config.yaml."""
+    import yaml
+
+    path = run / "config.yaml"
+    try:
+        stored = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from error
+    if not isinstance(stored, dict):
+        raise UserError(f"{path}: holds no settings")
+    return config.model_copy(update={key: stored[key] for key in _OF_THE_RUN if key in stored})
+
+
+def _dtype_name(session: Session) -> str:
+    return str(session.loaded.dtype).removeprefix("torch.")
+
+
+def _save_dtype(config: PruneConfig, source: ModelSource, session: Session) -> Any:
+    """The checkpoint's dtype: as asked, or the base's own."""
+    import torch
+
+    if config.save_dtype != "auto":
+        return torch.float32 if config.save_dtype == "fp32" else torch.bfloat16
+    name = source.config.get("dtype") or source.config.get("torch_dtype")
+    stored = getattr(torch, str(name), None) if name else None
+    return stored if isinstance(stored, torch.dtype) else session.loaded.dtype
+
+
+def _loss_of(path: Path, config: PruneConfig, session: Session) -> float:
+    """Calibration loss of the written checkpoint, loaded again from disk."""
+    from tracenas.evaluation.perplexity import perplexity
+    from tracenas.models.loading import load
+
+    dtype = "bf16" if _dtype_name(session) == "bfloat16" else "fp32"
+    again = load(str(path), device=str(session.loaded.device), dtype=dtype)
+    return perplexity(again.model, session.tokens, session.micro_batch).nll
+
+
+def _loss_in_supernet(session: Session, arch: Architecture) -> float:
+    """Calibration loss of the candidate as a score would measure it (permutes the loaded model: the last use)."""
+    return session.evaluator("loss", "full").measure(arch).loss
+
+
+def _compare(reloaded: float, scored: float, dtype: str) -> None:
+    tolerance = _TOLERANCE.get(dtype, 1e-4) * max(1.0, abs(scored))
+    if not abs(reloaded - scored) <= tolerance:
+        raise UserError(
+            f"the checkpoint's calibration loss is {reloaded:.6f}, the scored candidate's {scored:.6f}: not the model that "
+            f"was scored (has the base model changed since the search?); nothing was written"
+        )
+
+
+def _card(config: PruneConfig, source: ModelSource, session: Session, draft: "Draft", losses: dict[str, float]) -> str:
+    from tracenas.models.card import license_of, model_card
+
+    command = ["tracenas", "prune", config.model, "--arch", str(config.arch), "--out", str(config.out)]
+    if config.data is not None:
+        command += ["--data", config.data]
+    before = session.space.parameters(session.space.base)
+    return model_card(
+        config.out.name,
+        source.name,
+        session.loaded.blocks(options_of(config)),
+        draft.layers,
+        stock=draft.stock,
+        parameters=(before, draft.parameters),
+        command=" ".join(command),
+        numbers={
+            "calibration loss as scored, nats per token": f"{losses['scored']:.6f}",
+            "calibration loss of this checkpoint, reloaded": f"{losses['reloaded']:.6f}",
+        },
+        license=license_of(source.path) if source.path is not None else None,
+        provenance=provenance(seed=config.seed),
+    )

@@ -1,0 +1,40 @@
+"""What commands return: plain data with `to_json()` for scripts and `show()` for people."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["Table", "print_table"]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows for a terminal."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: Sequence[Sequence[str]]
+
+
+def print_table(table: Table) -> None:
+    """Draw a table on stdout; plain text where stdout is no terminal."""
+    from rich.console import Console
+    from rich.table import Table as RichTable
+
+    drawn = RichTable(title=table.title or None, title_justify="left", header_style="bold")
+    for i, name in enumerate(table.columns):
+        drawn.add_column(name, justify="left" if i == 0 else "right")
+    for row in table.rows:
+        drawn.add_row(*row)
+    Console().print(drawn)
+
+
+def to_plain(value: Any) -> Any:
+    """Paths as strings, tuples as lists, recursively."""
+    from pathlib import Path
+
+    if isinstance(value, dict):
+        return {str(k): to_plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_plain(v) for v in value]
+    return str(value) if isinstance(value, Path) else value

@@ -1,0 +1,86 @@
+"""`tracenas score`: the proxy score of one architecture, with every ρ."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from tracenas.config import ScoreConfig
+from tracenas.errors import UserError
+from tracenas.models.source import open_source
+from tracenas.rundir import read_json
+from tracenas.space.architecture import Architecture
+from tracenas.stages.results import Table, print_table
+from tracenas.stages.search import kept_by_unit
+from tracenas.stages.session import open_session, options_of, space_of
+
+__all__ = ["Scored", "score"]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One architecture's score.
+
+    Args:
+        proxy: what it was scored by.
+        value: the score.
+        rho: trace correlations per sub-block name and layer; None where it is bypassed.
+        loss: calibration loss, nats per token.
+        params: parameters of the materialised model.
+        kept: base ids of the kept units per unit name and layer.
+    """
+
+    proxy: str
+    value: float
+    rho: dict[str, list[float | None]]
+    loss: float
+    params: int
+    kept: dict[str, list[list[int] | None]]
+
+    def to_json(self) -> dict[str, Any]:
+        """For `--json`: the score stands under the proxy's name."""
+        return {
+            self.proxy: self.value,
+            "rho": self.rho,
+            "loss": self.loss,
+            "params": self.params,
+            "kept": self.kept,
+        }
+
+    def show(self) -> None:
+        """Score, loss and every ρ on stdout."""
+        depth = max((len(v) for v in self.kept.values()), default=0)
+        names = list(self.rho)
+        rows = []
+        for i in range(depth):
+            kept = [f"{u} {len(ids)}" if (ids := v[i]) is not None else f"{u} –" for u, v in self.kept.items()]
+            rho = ["–" if (r := self.rho[n][i]) is None else f"{r:.4f}" for n in names]
+            rows.append((str(i), ", ".join(kept), *rho))
+        print_table(Table("", ("layer", "kept", *(f"ρ {n}" for n in names)), rows))
+        print(f"{self.proxy} {self.value:.6f}   loss {self.loss:.6f}   parameters {self.params:,}")
+
+
+def score(config: ScoreConfig) -> Scored:
+    """Score one architecture of a model (TraceNAS §3.4).
+
+    Raises:
+        UserError: for wrong input, or if the candidate could not be scored.
+    """
+    source = open_source(config.model)
+    space = space_of(source, config, params=None)
+    arch = space.validate(
+        Architecture.from_json(read_json(config.arch), where=str(config.arch)), where=str(config.arch)
+    )
+    _ = config.trace_rank
+    session = open_session(source, space, config, data=config.data)
+    evaluator = session.evaluator(config.proxy, config.rank)
+    result = evaluator.score(arch)
+    if not result.ok or result.loss is None:
+        raise UserError(f"{config.arch}: cannot be scored: {result.reason}")
+    kept = session.ordering.kept(session.loaded.blocks(options_of(config)), arch)
+    return Scored(
+        config.proxy,
+        result.score,
+        result.extra.get("rho", {}),
+        result.loss,
+        space.parameters(arch),
+        kept_by_unit(space, kept),
+    )

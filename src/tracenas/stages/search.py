@@ -1,0 +1,286 @@
+"""`tracenas search`: find the architecture with the highest proxy score under the budget."""
+
+import resource
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tracenas.config import SearchConfig
+from tracenas.errors import UserError
+from tracenas.models.source import ModelSource, open_source
+from tracenas.rundir import Journal, provenance, read_json, require_free, write_json
+from tracenas.search import STRATEGIES, Progress, SearchResult, Settings, run_search
+from tracenas.space.architecture import Architecture
+from tracenas.space.search_space import SearchSpace
+from tracenas.stages.compensation import realisation_facts
+from tracenas.stages.results import Table, print_table, to_plain
+from tracenas.stages.session import Session, open_session, options_of, space_of
+
+__all__ = ["SearchOutcome", "check_out", "search"]
+
+CONFIG, JOURNAL, BEST, SUMMARY = "config.yaml", "journal.jsonl", "best.json", "summary.json"
+_NOT_RESULTS = ("resume", "out")
+
+
+@dataclass(frozen=True)
+class SearchOutcome:
+    """Where a finished search is and what it found.
+
+    Args:
+        path: the run directory.
+        best: its best.json, as `prune` takes it.
+        architecture: the best candidate.
+        score: its proxy score.
+        summary: what summary.json says.
+    """
+
+    path: Path
+    best: Path
+    architecture: Architecture
+    score: float
+    summary: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {
+            "run": str(self.path),
+            "best": str(self.best),
+            "architecture": self.architecture.to_json(),
+            **self.summary,
+        }
+
+    def show(self) -> None:
+        """A summary on stdout."""
+        s = self.summary
+        print_table(
+            Table(
+                f"search of {s['model']}",
+                ("", "value"),
+                [
+                    (f"best {s['proxy']}", f"{self.score:.4f}"),
+                    (
+                        "parameters",
+                        f"{s['params']:,} of {s['base']['params']:,} ({100 * s['params'] / s['base']['params']:.1f}%)",
+                    ),
+                    (
+                        "blocks kept",
+                        f"{sum(not la.skip for la in self.architecture.layers)} of {len(self.architecture.layers)}",
+                    ),
+                    ("calibration loss", f"{s['loss']:.4f} (base {s['base']['loss']:.4f})"),
+                    ("evaluations", f"{s['evaluations']:,} in {s['seconds']:.1f} s"),
+                    ("best architecture", str(self.best)),
+                ],
+            )
+        )
+
+
+def check_out(out: Path, resume: bool) -> bool:
+    """Whether `out` holds a run to go on with.
+
+    Raises:
+        UserError: if there is a run and `--resume` was not given, or something that is no run.
+    """
+    if (out / CONFIG).is_file():
+        if not resume:
+            raise UserError(f"run directory {out} holds a run; go on with --resume, or choose another")
+        return True
+    require_free(out, what="run directory")
+    return False
+
+
+def search(config: SearchConfig) -> SearchOutcome:
+    """Run or resume a search (TraceNAS Algorithm 1) into the run directory `config.out`.
+
+    Raises:
+        UserError: for wrong input, before any work is done.
+    """
+    from tracenas.proxies import PROXIES
+    from tracenas.saliency import SALIENCIES
+
+    source = open_source(config.model)
+    space = space_of(source, config, params=config.params, tolerance=config.tolerance)
+    settings = _settings(config)
+    make_strategy = STRATEGIES.get(config.strategy)
+    for registry, name in ((PROXIES, config.proxy), (SALIENCIES, config.saliency)):
+        if name not in registry:
+            registry.get(name)
+    _ = config.trace_rank, config.protected
+    known = check_out(config.out, config.resume)
+    if known:
+        _same_settings(config)
+    session = open_session(source, space, config, data=config.data, run=config.out)
+    if not known:
+        _write_config(config, session)
+    evaluator = session.evaluator(config.proxy, config.rank)
+    _same_model(config.out, evaluator.base_loss)
+    strategy = make_strategy(space, settings, prior=session.prior() if config.init == "importance" else None)
+    with _display(space, config.proxy, strategy.generations) as on_event:
+        result = run_search(strategy, evaluator, Journal(config.out / JOURNAL), on_event=on_event)
+    summary = _summary(config, source, session, evaluator.base_loss, result)
+    write_json(
+        config.out / BEST,
+        {
+            "architecture": result.best.to_json(),
+            "score": result.score,
+            "loss": result.record["loss"],
+            "id": result.best.id,
+            "provenance": provenance(
+                model=config.model,
+                seed=config.seed,
+                proxy=config.proxy,
+                dtype=_dtype(session),
+                **realisation_facts(config.proxy, config.ridge),
+            ),
+        },
+    )
+    write_json(config.out / SUMMARY, summary)
+    return SearchOutcome(config.out, config.out / BEST, result.best, result.score, summary)
+
+
+def _settings(config: SearchConfig) -> Settings:
+    return Settings(
+        population=config.population,
+        elites=config.elites,
+        iterations=config.iterations,
+        crossover=config.crossover,
+        depth_mutation=config.mutation_depth,
+        width_mutation=config.mutation_width,
+        sigma=config.sigma,
+        init=config.init,
+        seed=config.seed,
+    )
+
+
+def _dtype(session: Session) -> str:
+    return str(session.loaded.dtype).removeprefix("torch.")
+
+
+def _resolved(config: SearchConfig, session: Session) -> dict[str, Any]:
+    """The settings with what `auto` came to, as config.yaml keeps them."""
+    chosen = {
+        "device": str(session.loaded.device),
+        "dtype": "bf16" if _dtype(session) == "bfloat16" else "fp32",
+        "threads": session.threads,
+        "micro_batch": session.micro_batch,
+        "samples": session.tokens.shape[0],
+        "seq_len": session.tokens.shape[1],
+    }
+    return {**to_plain(config.model_dump()), **chosen}
+
+
+def _write_config(config: SearchConfig, session: Session) -> None:
+    import yaml
+
+    from tracenas.rundir import atomic_path
+
+    text = yaml.safe_dump(_resolved(config, session), sort_keys=False)
+    with atomic_path(config.out / CONFIG) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _same_settings(config: SearchConfig) -> None:
+    """Refuse to resume with settings other than the run's; `None` and `auto` stand for the run's own."""
+    import yaml
+
+    path = config.out / CONFIG
+    try:
+        stored = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from error
+    if not isinstance(stored, dict):
+        raise UserError(f"{path}: holds no settings")
+    for key, value in to_plain(config.model_dump()).items():
+        if key in _NOT_RESULTS or value in (None, "auto"):
+            continue
+        if stored.get(key) != value:
+            raise UserError(
+                f"--resume with another {key.replace('_', '-')}: the run has {stored.get(key)!r}, not {value!r}"
+            )
+
+
+def _same_model(out: Path, base_loss: float) -> None:
+    """Record the base's loss, or compare it with the recorded one: the model must not have changed."""
+    path = out / "base.json"
+    if path.is_file():
+        recorded = float(read_json(path)["loss"])
+        if abs(recorded - base_loss) > 1e-4 * max(1.0, abs(recorded)):
+            raise UserError(
+                f"--resume with another model: its calibration loss is {base_loss:.6f}, the run's is {recorded:.6f}"
+            )
+    else:
+        write_json(path, {"loss": base_loss})
+
+
+@contextmanager
+def _display(space: SearchSpace, proxy: str, generations: int) -> Iterator[Callable[[Progress], None]]:
+    """The live progress display; yields the search's event handler."""
+    from tracenas.report.progress import SearchProgress
+
+    params: list[int | None] = [None]
+    label = "Φ" if proxy == "phi" else proxy
+    base = space.parameters(space.base)
+    with SearchProgress(generations, budget=space.window[1], base_params=base, label=label) as display:
+
+        def on_event(event: Progress) -> None:
+            if event.record is not None and event.record["id"] == event.best_id:
+                params[0] = event.record["params"]
+            total = event.planned - event.duplicates
+            display.update(event.generation, event.done, total, event.best, params[0], event.duplicates)
+
+        yield on_event
+
+
+def _summary(
+    config: SearchConfig,
+    source: ModelSource,
+    session: Session,
+    base_loss: float,
+    result: SearchResult[Architecture],
+) -> dict[str, Any]:
+    space = session.space
+    kept = session.ordering.kept(session.loaded.blocks(options_of(config)), result.best)
+    units: dict[str, list[int]] = {}
+    for layer in space.layers:
+        for s in layer.sub_blocks:
+            units.setdefault(s.unit, []).append(s.units)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return {
+        "model": config.model,
+        "family": source.family.model_type,
+        "base": {
+            "params": space.parameters(space.base),
+            "units": units,
+            "layers": len(space.layers),
+            "loss": base_loss,
+        },
+        "params": space.parameters(result.best),
+        "budget": {"limit": space.window[1], "lower": space.window[0]},
+        "score": result.score,
+        "loss": result.record["loss"],
+        "proxy": config.proxy,
+        "strategy": config.strategy,
+        "seed": config.seed,
+        "population": config.population,
+        "elites": config.elites,
+        "evaluations": result.evaluated,
+        "duplicates": result.duplicates,
+        "seconds": sum(float(r["seconds"]) for r in result.records),
+        "overhead_seconds": result.seconds - result.evaluation_seconds,
+        "calibration_tokens": session.tokens.numel(),
+        "peak_memory_bytes": peak,
+        "kept": kept_by_unit(space, kept),
+        "generations": [g.to_json() for g in result.generations],
+    }
+
+
+def kept_by_unit(space: SearchSpace, kept: Any) -> dict[str, list[list[int] | None]]:
+    """Base ids of kept units per layer, under `heads`, `channels`, …; null where a sub-block is bypassed."""
+    out: dict[str, list[list[int] | None]] = {}
+    for i, layer in enumerate(space.layers):
+        for s in layer.sub_blocks:
+            ids = kept.get((i, s.name))
+            out.setdefault(s.unit, []).append(None if ids is None else ids.tolist())
+    return out

@@ -1,0 +1,208 @@
+"""What search, score and prune share: model, calibration tokens, unit order, importance and super-network."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tracenas.config import CalibrationConfig, SpaceConfig, parse_rank
+from tracenas.errors import UserError
+from tracenas.families import Options
+from tracenas.models.source import ModelSource
+from tracenas.search import Prior
+from tracenas.space.constraints import Budget, parse_size
+from tracenas.space.search_space import SearchSpace
+
+if TYPE_CHECKING:
+    import torch
+
+    from tracenas.models.loading import LoadedModel
+    from tracenas.models.ordering import Ordering
+    from tracenas.models.supernet import Supernet
+    from tracenas.scoring.evaluator import Evaluator
+
+__all__ = ["CALIBRATION", "ORDERING", "Session", "open_session", "options_of", "set_threads", "space_of"]
+
+CALIBRATION = "calibration.safetensors"
+ORDERING = "ordering.safetensors"
+_TOKENS_PER_BATCH = 4096
+
+
+def options_of(config: SpaceConfig) -> Options:
+    """How units are cut."""
+    return Options(config.channel_quantum, config.head_quantum, config.kv_groups)
+
+
+def space_of(source: ModelSource, config: SpaceConfig, *, params: str | None, tolerance: float = 0.01) -> SearchSpace:
+    """The search space under the budget, refused here if it is infeasible (no torch is needed).
+
+    Raises:
+        UserError: for a budget or settings that the model cannot meet.
+    """
+    blocks = source.blocks(options_of(config))
+    depth = len(blocks)
+    kwargs: dict[str, Any] = {
+        "granularity": config.depth_granularity,
+        "min_depth": config.min_depth if config.min_depth is not None else max(1, depth // 2),
+        "keep_layers": config.protected,
+    }
+    free = source.space(options_of(config), **kwargs)
+    if params is None:
+        return free
+    limit = parse_size(params, free.parameters(free.base))
+    space = source.space(options_of(config), budget=Budget(limit, tolerance), **kwargs)
+    space.check_budget()
+    return space
+
+
+def set_threads(threads: int | None) -> int:
+    """Fix torch's CPU threads for this process; returns how many there are."""
+    import torch
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return torch.get_num_threads()
+
+
+@dataclass
+class Session:
+    """A loaded model, ready to be cut.
+
+    Args:
+        importance: I_l per (block, sub-block) (TraceNAS A.1).
+        micro_batch: sequences per forward pass.
+        data: where the calibration text comes from, if known.
+        run: the run directory, if there is one.
+    """
+
+    config: CalibrationConfig
+    loaded: "LoadedModel"
+    space: SearchSpace
+    tokens: "torch.Tensor"
+    ordering: "Ordering"
+    importance: Mapping[tuple[int, str], float]
+    micro_batch: int
+    threads: int
+    data: str | None = None
+    run: Path | None = None
+
+    def supernet(self) -> "Supernet":
+        """The super-network; permutes the model's weights in place."""
+        from tracenas.models.supernet import Supernet
+
+        return Supernet(self.loaded.model, self.loaded.blocks(options_of(self.config)), self.ordering)
+
+    def evaluator(self, proxy: str, rank: str, net: "Supernet | None" = None) -> "Evaluator":
+        """Scores candidates of this session by a proxy."""
+        from tracenas.proxies import PROXIES
+        from tracenas.scoring.evaluator import Evaluator, Settings
+
+        settings = Settings(parse_rank(rank), self.config.seed, self.micro_batch)
+        net, chosen = net or self.supernet(), PROXIES.get(proxy)
+        how = None
+        if "compensated" in chosen.needs:
+            from tracenas.stages.compensation import compensated_realisation
+
+            how = compensated_realisation(self, net)
+        return Evaluator(net, self.space, self.tokens, chosen, settings, how)
+
+    def prior(self) -> Prior:
+        """Layer importance as a width profile: I_l over its mean within attention and within MLP (decision 9)."""
+        names = {name for _, name in self.importance}
+        means = {n: _mean([v for (_, m), v in self.importance.items() if m == n]) for n in names}
+        ratios = [
+            [
+                self.importance[i, s.name] / means[s.name] if s.units and means[s.name] > 0 else 0.0
+                for s in layer.sub_blocks
+            ]
+            for i, layer in enumerate(self.space.layers)
+        ]
+        order = sorted(range(len(ratios)), key=lambda i: (sum(ratios[i]), i))
+        return Prior(ratios, order)
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+def open_session(
+    source: ModelSource,
+    space: SearchSpace,
+    config: CalibrationConfig,
+    *,
+    data: str | None,
+    run: Path | None = None,
+) -> Session:
+    """Load the model and its calibration; read `run`'s tokens and unit order where they are there, else make them.
+
+    Args:
+        data: where calibration text comes from; None if `run` holds the tokens.
+        run: run directory to read `calibration.safetensors` and `ordering.safetensors` from, and to write to.
+    """
+    from tracenas.models.loading import load
+
+    threads = set_threads(config.threads)
+    if data is None and (run is None or not (run / CALIBRATION).is_file()):
+        raise UserError("'data' is required: calibration text or tokens (the architecture is not a run's best.json)")
+    loaded = load(source, device=config.device, dtype=config.dtype, trust_remote_code=config.trust_remote_code)
+    tokens = _tokens(loaded, config, data, run)
+    micro_batch = config.micro_batch or max(1, _TOKENS_PER_BATCH // tokens.shape[1])
+    ordering, importance = _ordering(loaded, config, tokens, micro_batch, run)
+    return Session(config, loaded, space, tokens, ordering, importance, micro_batch, threads, data, run)
+
+
+def _tokens(loaded: "LoadedModel", config: CalibrationConfig, data: str | None, run: Path | None) -> "torch.Tensor":
+    from tracenas.data.calibration import calibration
+    from tracenas.data.tokens import load_tokens, save_tokens
+
+    if run is not None and (run / CALIBRATION).is_file():
+        return load_tokens(str(run / CALIBRATION))
+    assert data is not None
+    if loaded.tokenizer is None and not data.endswith(".safetensors"):
+        raise UserError(f"model {loaded.source.name} has no tokenizer; give token ids (.safetensors) as data")
+    if config.seq_len is not None and config.seq_len > loaded.source.positions:
+        raise UserError(f"seq-len {config.seq_len}: the model has {loaded.source.positions} positions")
+    tokens = calibration(
+        data,
+        loaded.tokenizer,
+        samples=config.samples,
+        seq_len=config.seq_len,
+        seed=config.seed,
+        default_seq_len=min(4096, loaded.source.positions),
+        eos=loaded.source.config.get("eos_token_id"),
+        vocab_size=int(loaded.source.config["vocab_size"]),
+        text_field=config.text_field,
+    )
+    if tokens.shape[1] > loaded.source.positions:
+        raise UserError(
+            f"data {data}: sequences of {tokens.shape[1]} tokens, the model has {loaded.source.positions} positions"
+        )
+    if run is not None:
+        save_tokens(run / CALIBRATION, tokens, {"source": data, "model": loaded.source.name})
+    return tokens
+
+
+def _ordering(
+    loaded: "LoadedModel",
+    config: CalibrationConfig,
+    tokens: "torch.Tensor",
+    micro_batch: int,
+    run: Path | None,
+) -> tuple["Ordering", dict[tuple[int, str], float]]:
+    from tracenas.models.ordering import Ordering
+    from tracenas.saliency import SALIENCIES
+
+    blocks = loaded.blocks(options_of(config))
+    if run is not None and (run / ORDERING).is_file():
+        ordering, metadata = Ordering.load(run / ORDERING, blocks)
+        raw = json.loads(metadata.get("importance", "{}"))
+        importance = {(int(k.split(".")[0]), k.split(".")[1]): float(v) for k, v in raw.items()}
+        return ordering, importance
+    saliency = SALIENCIES.get(config.saliency)
+    per_unit, importance = saliency(loaded.model, blocks, tokens.to(loaded.device), micro_batch)
+    ordering = Ordering.from_saliency(blocks, per_unit)
+    if run is not None:
+        written = {f"{i}.{name}": v for (i, name), v in importance.items()}
+        ordering.save(run / ORDERING, {"saliency": config.saliency, "importance": json.dumps(written)})
+    return ordering, importance

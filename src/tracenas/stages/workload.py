@@ -1,0 +1,199 @@
+"""What one evaluation of a candidate computes and keeps in memory, counted from the configuration (no torch).
+
+An evaluation is a forward pass, a backward pass for the inputs' gradients alone, and the products of the
+gradient traces (TraceNAS §3.4): no weight gradient of the base is formed.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from tracenas.families import Block, Projection, SubBlock
+from tracenas.space.architecture import Architecture
+
+__all__ = ["Memory", "Shape", "Workload", "memory", "workload"]
+
+# Tensor reads and writes per token of the elementwise work, forward and backward, in multiples of a width:
+# two norms and two residual additions of the hidden state; rotary positions of q and k; layout copies of the
+# heads; SiLU and product in the MLP. Counted from transformers' Llama, eager.
+_HIDDEN, _ROTARY, _HEADS, _CHANNELS = 30.0, 24.0, 8.0, 14.0
+_FORWARD_SHARE = 0.4
+_VOCABULARY = 12.0
+# torch and transformers in memory before there is a model; temporary buffers beside what is kept.
+_LIBRARIES = 350 * 2**20
+_CHUNK_ELEMENTS = {"cpu": 1 << 23, "cuda": 1 << 27}
+_SLACK = 1.15
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The calibration as candidates see it.
+
+    Args:
+        samples, seq_len: N sequences of L tokens.
+        micro_batch: sequences per forward pass.
+        rank: of the traces, 0 for full; None where no trace is taken.
+        element: bytes of a number in the model's dtype.
+        device: `cpu` or `cuda`.
+    """
+
+    samples: int
+    seq_len: int
+    micro_batch: int
+    rank: int | None
+    element: int
+    device: str
+
+    @property
+    def tokens(self) -> int:
+        """Calibration tokens."""
+        return self.samples * self.seq_len
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One evaluation.
+
+    Args:
+        flops: of the model's and the head's products, forward and (with traces) input gradients.
+        trace_flops: of the traces' own products.
+        elements: read and written by elementwise work.
+        score_pairs: heads × pairs of tokens in attention.
+    """
+
+    flops: float
+    trace_flops: float
+    elements: float
+    score_pairs: float
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes at the peak, by what they are for."""
+
+    weights: int
+    traces: int
+    activations: int
+    head: int
+    libraries: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.weights + self.traces + self.activations + self.head + self.libraries
+
+
+def _active(blocks: tuple[Block, ...], arch: Architecture) -> Iterator[tuple[SubBlock, int]]:
+    for block, layer in zip(blocks, arch.layers, strict=True):
+        for sub, (_, kept) in zip(block.sub_blocks, layer.kept, strict=True):
+            if kept:
+                yield sub, kept
+
+
+def _sides(projection: Projection, units: int, kept: int) -> tuple[int, int]:
+    """Rows and columns of a projection at `kept` units."""
+    gone = units - kept
+    rows = projection.rows - gone * sum(s.size for s in projection.row_units)
+    return rows, projection.columns - gone * sum(s.size for s in projection.column_units)
+
+
+def _sources(sub: SubBlock, kept: int) -> dict[str, int]:
+    """Distinct inputs of a sub-block's projections and their widths: x Aᵀ is computed once for each."""
+    return {p.source: _sides(p, sub.spec.units, kept)[1] for p in sub.projections}
+
+
+def workload(blocks: tuple[Block, ...], arch: Architecture, head: int, hidden: int, shape: Shape) -> Workload:
+    """What one evaluation of `arch` computes.
+
+    Args:
+        head: entries of the language-model head's matrix.
+        hidden: width of the residual stream.
+    """
+    backward = shape.rank is not None
+    products = 2.0 * head * (2 if backward else 1)
+    trace = pairs = 0.0
+    elements = _VOCABULARY * head / hidden
+    for sub, kept in _active(blocks, arch):
+        spec = sub.spec
+        products += 2.0 * (spec.fixed_weights + kept * spec.weights_per_unit) * (2 if backward else 1)
+        pairs += spec.heads_per_unit * kept * shape.seq_len if spec.score_width else 0.0
+        elements += _elementwise(sub, kept, hidden) * (1.0 if backward else _FORWARD_SHARE)
+        if shape.rank is not None:
+            trace += _trace_flops(sub, kept, shape.rank)
+    n = shape.tokens
+    return Workload(products * n, trace * n, elements * n, pairs * n)
+
+
+def _elementwise(sub: SubBlock, kept: int, hidden: int) -> float:
+    """Elements read and written per token, forward and backward."""
+    sides = {p.path: _sides(p, sub.spec.units, kept) for p in sub.projections}
+    inner = sides[sub.output][1]
+    if not sub.spec.score_width:
+        return _HIDDEN * hidden + _CHANNELS * inner
+    into = sum(rows for path, (rows, _) in sides.items() if path != sub.output)
+    return _HIDDEN * hidden + _ROTARY * into * 0.75 + _HEADS * inner
+
+
+def _trace_flops(sub: SubBlock, kept: int, rank: int) -> float:
+    total = 0.0
+    for projection in sub.projections:
+        rows, columns = _sides(projection, sub.spec.units, kept)
+        total += 2.0 * rows * (rank or columns)
+    return total + (2.0 * rank * sum(_sources(sub, kept).values()) if rank else 0.0)
+
+
+def memory(
+    blocks: tuple[Block, ...],
+    base: Architecture,
+    arch: Architecture,
+    parameters: int,
+    vocabulary: int,
+    hidden: int,
+    shape: Shape,
+) -> Memory:
+    """The peak of a search: the base's weights, both traces, a micro-batch's activations, a chunk of logits.
+
+    Args:
+        base, arch: the whole model and a candidate of the budget.
+        parameters: of the base.
+        vocabulary: entries of the vocabulary.
+    """
+    tokens = shape.micro_batch * shape.seq_len
+    traces = 0
+    if shape.rank is not None:
+        traces = _trace_bytes(blocks, base, shape) + _trace_bytes(blocks, arch, shape)
+        traces += sum(_subspace_bytes(sub, kept, shape) for sub, kept in _active(blocks, base))
+    # The base itself is evaluated once, as the anchor: its activations are the largest.
+    kept_per_token = sum(_activations(s, k, hidden, shape.rank) for s, k in _active(blocks, base))
+    if shape.rank is None:
+        kept_per_token = max((_activations(s, k, hidden, None) for s, k in _active(blocks, base)), default=0)
+    chunk = min(_CHUNK_ELEMENTS[shape.device], tokens * vocabulary)
+    return Memory(
+        weights=parameters * shape.element,
+        traces=traces,
+        activations=int(_SLACK * tokens * kept_per_token * shape.element),
+        head=3 * chunk * 4 + 2 * tokens * hidden * shape.element,
+        libraries=_LIBRARIES if shape.device == "cpu" else 0,
+    )
+
+
+def _trace_bytes(blocks: tuple[Block, ...], arch: Architecture, shape: Shape) -> int:
+    total = 0
+    for sub, kept in _active(blocks, arch):
+        for projection in sub.projections:
+            rows, columns = _sides(projection, sub.spec.units, kept)
+            total += 4 * rows * (shape.rank or columns)
+    return total
+
+
+def _subspace_bytes(sub: SubBlock, kept: int, shape: Shape) -> int:
+    return (shape.rank or 0) * sum(_sources(sub, kept).values()) * shape.element
+
+
+def _activations(sub: SubBlock, kept: int, hidden: int, rank: int | None) -> int:
+    """Numbers kept per token for the backward pass: residual and normed input, heads or channels, x Aᵀ."""
+    sides = {p.path: _sides(p, sub.spec.units, kept) for p in sub.projections}
+    inner = sides[sub.output][1]
+    of_trace = 0 if rank is None else (rank * len(_sources(sub, kept)) if rank else sum(_sources(sub, kept).values()))
+    if not sub.spec.score_width:
+        return 2 * hidden + 3 * inner + of_trace
+    return 2 * hidden + 4 * inner + of_trace

@@ -1,0 +1,145 @@
+"""Tiny dense models of every family, cut at random, beside the masked models that the cuts must equal."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from tracenas.families import FAMILIES, Options, family_of
+from tracenas.models.checkpoint import Draft, save_pruned
+
+TINY: dict[str, Any] = {
+    "vocab_size": 257,
+    "hidden_size": 32,
+    "intermediate_size": 96,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "bos_token_id": None,
+    "eos_token_id": 0,
+    "pad_token_id": 0,
+    "initializer_range": 0.2,
+}
+# What a family needs to be tiny, beside TINY; families that are not named here need nothing.
+OWN: dict[str, dict[str, Any]] = {
+    "llama": {"attention_bias": True, "mlp_bias": True},
+    "mistral": {"sliding_window": 6},
+    "qwen2": {
+        "use_sliding_window": True,
+        "sliding_window": 6,
+        "max_window_layers": 2,
+        "tie_word_embeddings": True,
+    },
+    "qwen3": {"head_dim": 16, "attention_bias": True, "tie_word_embeddings": True},
+}
+
+# Per block: kept heads per KV group (fraction), kept channels (fraction); 0 is bypassed.
+SHAPES = {
+    "first_block_skipped": [(0, 0), (0.5, 0.7), (1, 0.4), (0.5, 1)],
+    "last_block_skipped": [(0.5, 0.4), (1, 0.7), (0.5, 0.7), (0, 0)],
+    "no_attention_in_layer_0": [(0, 0.7), (0.5, 0.4), (0, 1), (1, 0)],
+    "no_mlp_in_layer_0": [(0, 0), (0.5, 0), (0, 0.4), (1, 0.7)],
+    "uniform": [(0.5, 0.7), (0, 0), (0.5, 0.7), (0.5, 0.7)],
+}
+UNEVEN = [(0.75, 0.7), (0, 0), (0.75, 0.7), (0.75, 0.7)]
+
+
+@dataclass
+class Case:
+    """A pruned checkpoint on disk beside what it must equal."""
+
+    draft: Draft
+    dense: Any
+    family: Any
+    blocks: Any
+    kept: dict[tuple[int, str], Any]
+    reference: Any
+
+    def load(self, **kwargs: Any) -> Any:
+        return AutoModelForCausalLM.from_pretrained(self.draft.path, **kwargs).eval()
+
+
+def dense_model(model_type: str, **changes: Any) -> Any:
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(model_type, **{**TINY, **OWN.get(model_type, {}), **changes})
+    model = AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():  # biases and norms too, which start constant
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+def random_kept(blocks: Any, shape: list[tuple[float, float]], seed: int) -> dict[tuple[int, str], Any]:
+    rng = np.random.default_rng(seed)
+    kept: dict[tuple[int, str], Any] = {}
+    for index, (block, fractions) in enumerate(zip(blocks, shape, strict=True)):
+        for sub, fraction in zip(block.sub_blocks, fractions, strict=True):
+            if not fraction:
+                kept[index, sub.spec.name] = None
+                continue
+            count = sub.spec.round(fraction * sub.spec.units) // sub.groups
+            groups = np.arange(sub.spec.units).reshape(sub.groups, -1)
+            ids = np.concatenate([np.sort(rng.permutation(group)[:count]) for group in groups])
+            kept[index, sub.spec.name] = ids
+    return kept
+
+
+def masked(dense: Any, blocks: Any, kept: dict[tuple[int, str], Any]) -> Any:
+    """The dense model with the removed units' columns of the output projections at zero, by hand."""
+    model = type(dense)(dense.config).eval()
+    model.load_state_dict(dense.state_dict())
+    for index, block in enumerate(blocks):
+        layer = model.get_submodule(block.path)
+        for sub in block.sub_blocks:
+            if sub.spec.units == 0:  # the base has it bypassed
+                continue
+            output, ids = layer.get_submodule(sub.output), kept[index, sub.spec.name]
+            stays = torch.zeros(sub.spec.units, dtype=torch.bool)
+            if ids is None:
+                output.bias = None
+            else:
+                stays[ids] = True
+            per_unit = output.weight.shape[1] // sub.spec.units
+            with torch.no_grad():
+                output.weight[:, ~stays.repeat_interleave(per_unit)] = 0
+    return model
+
+
+def cut(model: Any, shape: list[tuple[float, float]], out: Path, *, options: Options | None = None, **kw: Any) -> Case:
+    config = json.loads(model.config.to_json_string())
+    family = family_of(config)
+    blocks = family.blocks(config, options or Options())
+    kept = random_kept(blocks, shape, sum(map(ord, out.name)))
+    draft = save_pruned(model, None, family, blocks, kept, out, **kw)
+    return Case(draft, model, family, blocks, kept, masked(model, blocks, kept))
+
+
+@dataclass
+class Variant:
+    """A dense model, and how it is cut."""
+
+    of: str
+    shape: list[tuple[float, float]]
+    changes: dict[str, Any] = field(default_factory=dict)
+    options: Options = field(default_factory=Options)
+
+
+VARIANTS = {
+    **{f"{name}_{label}": Variant(name, shape) for name in FAMILIES for label, shape in SHAPES.items()},
+    "llama_mha": Variant("llama", SHAPES["no_attention_in_layer_0"], {"num_key_value_heads": 4}),
+    "llama_mha_tied": Variant(
+        "llama", SHAPES["first_block_skipped"], {"num_key_value_heads": 4, "tie_word_embeddings": True}
+    ),
+    "qwen2_mha": Variant("qwen2", SHAPES["last_block_skipped"], {"num_key_value_heads": 4}),
+    "llama_kv_groups": Variant("llama", SHAPES["no_mlp_in_layer_0"], options=Options(kv_groups=True)),
+    # 6 of 8 heads in a stream of 32: no LlamaConfig can say so
+    "llama_uneven": Variant("llama", UNEVEN, {"num_attention_heads": 8}),
+    "qwen3_uneven": Variant("qwen3", UNEVEN, {"num_attention_heads": 8}),
+}
+STOCK = {"qwen3_uneven", *(f"{name}_uniform" for name in FAMILIES)}
+HETEROGENEOUS = [name for name in VARIANTS if name not in STOCK]

@@ -1,0 +1,45 @@
+"""Tiny random models of every registered family, in memory or on disk."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+SHAPE: dict[str, Any] = {
+    "vocab_size": 257,
+    "hidden_size": 32,
+    "intermediate_size": 96,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "bos_token_id": None,
+    "eos_token_id": 0,
+    "pad_token_id": 0,
+    "initializer_range": 0.2,
+}
+OWN: dict[str, dict[str, Any]] = {
+    "llama": {"attention_bias": True, "mlp_bias": True},
+    "mistral": {"sliding_window": 6},
+    "qwen2": {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 2, "tie_word_embeddings": True},
+    "qwen3": {"head_dim": 16, "attention_bias": True, "tie_word_embeddings": True},
+}
+
+
+def tiny_model(model_type: str, *, seed: int = 0, **changes: Any) -> Any:
+    """A frozen random model whose biases and norms are random, too."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        config = AutoConfig.for_model(model_type, **{**SHAPE, **OWN.get(model_type, {}), **changes})
+        model = AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+def save_tiny(directory: Path, model_type: str, tokenizer: Any, **changes: Any) -> Path:
+    """A tiny model with a tokenizer as a Hugging Face directory."""
+    tiny_model(model_type, **changes).save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return directory

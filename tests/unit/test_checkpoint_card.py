@@ -1,0 +1,91 @@
+"""The model card: valid front matter, the architecture layer by layer, how to load it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tracenas.families import Block, Options, family_of
+from tracenas.models.card import license_of, model_card
+from tracenas.space.architecture import Architecture
+
+CONFIG: dict[str, Any] = {
+    "model_type": "llama",
+    "vocab_size": 300,
+    "hidden_size": 32,
+    "intermediate_size": 2048,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+}
+LAYERS = [{"heads": 2, "channels": 1024}, {"skip": True}, {"heads": 0, "channels": 2048}]
+
+
+def blocks() -> tuple[Block, ...]:
+    return family_of(CONFIG).blocks(CONFIG, Options())
+
+
+def card(**changes: Any) -> str:
+    arguments: dict[str, Any] = {"stock": False, "parameters": (1000, 600), **changes}
+    base = arguments.pop("base", "org/model")
+    return model_card("pruned", base, blocks(), Architecture.from_json({"layers": LAYERS}).layers, **arguments)
+
+
+def front(text: str) -> dict[str, Any]:
+    opening, matter, _ = text.split("---\n", 2)
+    assert opening == ""
+    return dict(yaml.safe_load(matter))
+
+
+def test_front_matter() -> None:
+    found = front(card(license="apache-2.0"))
+    assert found["base_model"] == "org/model" and found["license"] == "apache-2.0"
+    assert found["library_name"] == "transformers" and found["tags"] == ["tracenas", "pruned"]
+    assert "license" not in front(card())
+
+
+@pytest.mark.parametrize("base", ["/models/llama", "./a", "a/b/c", "llama"])
+def test_a_directory_is_no_base_model(base: str) -> None:
+    assert "base_model" not in front(card(base=base))
+
+
+def test_architecture_layer_by_layer() -> None:
+    rows = [line for line in card().splitlines() if line.startswith("| ")]
+    assert rows[:5] == [
+        "| block | heads | channels | now |",
+        "| --: | --: | --: | --: |",
+        "| 0 | 2 of 4 | 1,024 of 2,048 | 0 |",
+        "| 1 | – | – | skipped |",
+        "| 2 | bypassed | 2,048 of 2,048 | 1 |",
+    ]
+
+
+def test_numbers_command_and_provenance() -> None:
+    numbers = {"perplexity": 12.345678, "tokens": 65536, "protocol": "windows"}
+    text = card(numbers=numbers, command="tracenas prune org/model", provenance={"seed": 3})
+    for part in (
+        "600 of 1,000 parameters (60.0%)",
+        "2 of 3 blocks",
+        "| perplexity | 12.3457 |",
+        "| tokens | 65,536 |",
+    ):
+        assert part in text
+    assert "tracenas prune org/model" in text and "seed: 3" in text
+
+
+def test_trust_is_asked_for_only_where_needed() -> None:
+    assert "trust_remote_code=True" in card()
+    assert "trust_remote_code" not in card(stock=True)
+
+
+def test_license_of_the_base(tmp_path: Path) -> None:
+    assert license_of(None) is None and license_of(tmp_path) is None
+    readme = tmp_path / "README.md"
+    for text, expected in {
+        "---\nlicense: mit\ntags: [a]\n---\n# Model\n": "mit",
+        "# Model\n---\nlicense: mit\n---\n": None,
+        "---\nlicense: [mit\n---\n": None,
+        "---\nlicense: mit\n": None,
+    }.items():
+        readme.write_text(text)
+        assert license_of(tmp_path) == expected

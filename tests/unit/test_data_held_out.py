@@ -1,0 +1,71 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from tracenas.data.held_out import text_windows, windows
+from tracenas.data.tokens import save_tokens
+from tracenas.errors import UserError
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def test_whole_text_in_order(tmp_path: Path, tokenizer) -> None:
+    text = "".join(map(str, range(100)))  # 190 tokens
+    path = write(tmp_path / "a.txt", text)
+    found = windows(path, tokenizer, 20)
+    assert found.shape == (9, 20) and found.dtype == torch.int64
+    assert tokenizer.decode(found.flatten()) == text[:180]
+    assert torch.equal(found, text_windows(text, tokenizer, 20))
+
+
+def test_separators_become_eos(tmp_path: Path, tokenizer) -> None:
+    text = "one\n<|endoftext|>\ntwo<|endoftext|>three\n<|endoftext|>\n"
+    found = windows(write(tmp_path / "a.txt", text), tokenizer, 100)
+    assert tokenizer.decode(found[0]) == "one</s>two</s>three"
+    assert torch.equal(found, text_windows(text, tokenizer, 100))
+
+
+def test_rows_are_joined_by_eos(tmp_path: Path, tokenizer) -> None:
+    path = write(tmp_path / "a.jsonl", '{"body": "one"}\n{"body": "two"}\n')
+    assert tokenizer.decode(windows(path, tokenizer, 7, text_field="body")[0]) == "one</s>two"
+
+
+@pytest.mark.parametrize(("length", "shape"), [(9, (1, 9)), (10, (1, 10)), (19, (1, 10)), (20, (2, 10))])
+def test_last_window(tokenizer, length: int, shape: tuple[int, int]) -> None:
+    assert text_windows("x" * length, tokenizer, 10).shape == shape
+
+
+def test_limit(tmp_path: Path, tokenizer) -> None:
+    path = write(tmp_path / "a.txt", "0123456789" * 10)
+    assert torch.equal(windows(path, tokenizer, 10, limit=3), windows(path, tokenizer, 10)[:3])
+
+
+def test_tokens_as_they_are(tmp_path: Path, tokenizer) -> None:
+    ids = torch.arange(12).view(3, 4)
+    save_tokens(tmp_path / "a.safetensors", ids)
+    assert torch.equal(windows(tmp_path / "a.safetensors", tokenizer, 4), ids)
+    assert torch.equal(windows(tmp_path / "a.safetensors", tokenizer, 4, limit=2), ids[:2])
+    with pytest.raises(UserError, match="holds windows of 4 tokens, 8 were asked for"):
+        windows(tmp_path / "a.safetensors", tokenizer, 8)
+
+
+@pytest.mark.parametrize("text", ["x", "x<|endoftext|>\n"])
+def test_too_short(tmp_path: Path, tokenizer, text: str) -> None:
+    with pytest.raises(UserError, match="holds 1 tokens, at least two are needed"):
+        windows(write(tmp_path / "a.txt", text), tokenizer, 8)
+
+
+def test_nothing(tokenizer) -> None:
+    with pytest.raises(UserError, match="holds 0 tokens"):
+        text_windows(" \n", tokenizer, 8)
+
+
+def test_mixture_and_length(tokenizer) -> None:
+    with pytest.raises(UserError, match="is a mixture: name one source"):
+        windows("c4=1,wikitext2=1", tokenizer, 8)
+    with pytest.raises(UserError, match="seq_len is 1"):
+        text_windows("abc", tokenizer, 1)

@@ -1,0 +1,117 @@
+import itertools
+import logging
+
+import numpy as np
+import pytest
+
+from tracenas.data import packing
+from tracenas.data.packing import encode, eos_id, interleave, pack
+from tracenas.errors import UserError
+
+
+def ids(text: str, tokenizer) -> list[int]:
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def test_documents_are_joined_by_eos_and_cut(tokenizer) -> None:
+    texts = ["abcde", "f", "", "ghijklmnopq", "rs"]
+    windows = list(pack(texts, tokenizer, 4, eos=0))
+    stream = [token for text in texts if text for token in [*ids(text, tokenizer), 0]]
+    assert np.concatenate([window.input_ids for window in windows]).tolist() == stream[: len(stream) // 4 * 4]
+    assert all(window.input_ids.shape == (4,) and window.input_ids.dtype == np.int64 for window in windows)
+
+
+def test_positions_restart_with_documents_and_windows(tokenizer) -> None:
+    windows = list(pack(["abcde", "f", "ghijkl"], tokenizer, 5, eos=0))
+    #         a b c d e | 0 f 0 g h | i j k l 0
+    expected = [[0, 1, 2, 3, 4], [0, 0, 1, 0, 1], [0, 1, 2, 3, 4]]
+    assert [window.position_ids.tolist() for window in windows] == expected
+
+
+def test_positions_equal_a_slow_reference(tokenizer) -> None:
+    rng = np.random.default_rng(0)
+    texts = ["x" * int(length) for length in rng.integers(1, 30, size=50)]
+    places: list[int] = []
+    for text in texts:
+        places += range(len(text) + 1)
+    for number, window in enumerate(pack(texts, tokenizer, 16, eos=0)):
+        expected, last = [], 0
+        for at in range(16):
+            last = 0 if at == 0 or places[number * 16 + at] == 0 else last + 1
+            expected.append(last)
+        assert window.position_ids.tolist() == expected
+
+
+def test_windows_are_independent_copies(tokenizer) -> None:
+    first, second = pack(["abcdefgh"], tokenizer, 4, eos=0)
+    first.input_ids[:] = -1
+    assert second.input_ids.tolist() == ids("efgh", tokenizer)
+
+
+def test_stops_reading_once_windows_suffice(tokenizer) -> None:
+    windows = pack(itertools.repeat("abc"), tokenizer, 8, eos=0)
+    assert len(list(itertools.islice(windows, 5))) == 5
+
+
+def test_no_warning_about_length(tokenizer, caplog: pytest.LogCaptureFixture) -> None:
+    transformers_log = logging.getLogger("transformers")
+    transformers_log.addHandler(caplog.handler)
+    try:
+        next(pack(["x" * (tokenizer.model_max_length * 3)], tokenizer, 8, eos=0))
+    finally:
+        transformers_log.removeHandler(caplog.handler)
+    assert not caplog.records
+
+
+def test_long_documents_in_pieces(tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = ["aa bb\nccc dddddddddddd eé", "f", "", "0123456789" * 3]
+    whole = [part.tolist() for part in encode(texts, tokenizer)]
+    monkeypatch.setattr(packing, "_PIECE", 7)
+    assert packing.pieces(texts[0], 7) == ["aa bb\n", "ccc ", "ddddddd", "ddddd ", "eé"]
+    assert [part.tolist() for part in encode(texts, tokenizer)] == whole
+
+
+def test_no_tokens_of_length_zero_windows(tokenizer) -> None:
+    with pytest.raises(ValueError, match="seq_len"):
+        next(pack(["a"], tokenizer, 0, eos=0))
+
+
+class TestInterleave:
+    def test_shares_at_every_point(self, tokenizer) -> None:
+        weights = [0.7, 0.2, 0.1]
+        streams = [pack(itertools.repeat(letter * 7), tokenizer, 8, eos=0) for letter in "abc"]
+        taken = np.zeros(3)
+        for number, window in enumerate(itertools.islice(interleave(streams, weights), 200), start=1):
+            taken[[ids(letter, tokenizer)[0] for letter in "abc"].index(window.input_ids[0])] += 1
+            assert np.abs(taken - number * np.array(weights)).max() <= 1
+        assert taken.tolist() == [140, 40, 20]
+
+    def test_ends_with_the_source_whose_turn_it_is(self, tokenizer) -> None:
+        streams = [pack(["a" * 7] * count, tokenizer, 8, eos=0) for count in (3, 100)]
+        assert len(list(interleave(streams, [1, 1]))) == 6
+
+    def test_arguments(self) -> None:
+        for streams, weights in (([], []), ([iter([])], [0.0]), ([iter([])], [1, 1])):
+            with pytest.raises(ValueError, match="positive weights"):
+                next(interleave(streams, weights))
+
+
+class TestEos:
+    def test_of_the_tokenizer_first(self, tokenizer) -> None:
+        assert eos_id(tokenizer) == eos_id(tokenizer, 5) == 0
+
+    @pytest.mark.parametrize(("config", "expected"), [(5, 5), ([7, 8], 7), (0, 0)])
+    def test_of_the_config(self, without_eos, config, expected: int) -> None:
+        assert eos_id(without_eos, config) == expected
+
+    @pytest.mark.parametrize("config", [None, []])
+    def test_none(self, without_eos, config) -> None:
+        with pytest.raises(UserError, match="no EOS token"):
+            eos_id(without_eos, config)
+
+
+@pytest.fixture
+def without_eos(tokenizer):
+    from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer)

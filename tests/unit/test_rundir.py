@@ -1,0 +1,197 @@
+import errno
+import hashlib
+import json
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from tracenas import rundir
+from tracenas.errors import UserError
+from tracenas.rundir import (
+    Journal,
+    atomic_path,
+    provenance,
+    read_json,
+    require_free,
+    sha256,
+    write_json,
+)
+
+
+def full_disk(_: int) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_json_round_trip(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "a.json"
+    write_json(path, {"Φ": [1.5, None]})
+    assert read_json(path) == {"Φ": [1.5, None]}
+    assert os.listdir(path.parent) == ["a.json"]
+    umask = os.umask(0)
+    os.umask(umask)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~umask
+
+
+def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    write_json(path, 1)
+    with pytest.raises(KeyboardInterrupt), atomic_path(path) as temporary:
+        temporary.write_text("half")
+        raise KeyboardInterrupt
+    assert read_json(path) == 1
+    assert os.listdir(tmp_path) == ["a.json"]
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.json"
+    write_json(path, 1)
+    monkeypatch.setattr(rundir.os, "fsync", full_disk)
+    with pytest.raises(UserError, match=r"cannot write .*a\.json: No space left"):
+        write_json(path, 2)
+    assert read_json(path) == 1
+    assert os.listdir(tmp_path) == ["a.json"]
+
+
+def test_what_is_not_json_is_not_written(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "a.json", float("nan"))
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_file_in_the_way_of_a_directory(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write"):
+        write_json(tmp_path / "file" / "a.json", 1)
+    with pytest.raises(UserError, match="is a file"):
+        require_free(tmp_path / "file")
+    with pytest.raises(UserError, match="output directory"):
+        require_free(tmp_path / "file" / "below")
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [(b'{"a": 1,\n ]', "not JSON: .* at line 2, column 2"), (b"\xff\xfe\xfa", r"not UTF-8 \(byte 0\)")],
+)
+def test_unreadable_json_is_named(raw: bytes, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_bytes(raw)
+    with pytest.raises(UserError, match=message):
+        read_json(path)
+
+
+def test_missing_json(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such file"):
+        read_json(tmp_path / "a.json")
+    with pytest.raises(UserError, match="directory"):
+        read_json(tmp_path)
+
+
+def test_sha256_of_a_file(tmp_path: Path) -> None:
+    data = os.urandom((1 << 20) + 17)
+    (tmp_path / "a").write_bytes(data)
+    assert sha256(tmp_path / "a") == hashlib.sha256(data).hexdigest()
+
+
+def test_provenance_has_versions_and_facts() -> None:
+    import numpy
+
+    facts = provenance(seed=3, model="x")
+    assert facts["versions"]["numpy"] == numpy.__version__
+    assert (facts["seed"], facts["model"]) == (3, "x")
+    json.dumps(facts)
+
+
+def test_require_free(tmp_path: Path) -> None:
+    require_free(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b").is_dir()
+    require_free(tmp_path / "a" / "b")
+    with pytest.raises(UserError, match="exists and is not empty"):
+        require_free(tmp_path / "a", what="run directory")
+
+
+# ---- journal ---------------------------------------------------------------------------------------------
+
+
+def journal(tmp_path: Path, *lines: str) -> Journal:
+    path = tmp_path / "journal.jsonl"
+    path.write_bytes("".join(lines).encode())
+    return Journal(path)
+
+
+def test_journal_appends_lines(tmp_path: Path) -> None:
+    log = Journal(tmp_path / "run" / "journal.jsonl")
+    assert log.read() == []
+    log.append({"a": 1})
+    log.append({"b": None})
+    assert log.read() == Journal(log.path).read() == [{"a": 1}, {"b": None}]
+    assert log.path.read_text() == '{"a": 1}\n{"b": null}\n'
+
+
+def test_journal_is_on_disk_before_append_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced = []
+    monkeypatch.setattr(rundir.os, "fsync", lambda fd: synced.append(os.fstat(fd).st_size))
+    log = Journal(tmp_path / "journal.jsonl")
+    log.append({"a": 1})
+    log.append({"a": 2})
+    assert synced == [9, 18]
+
+
+@pytest.mark.parametrize("rest", ['{"a": 2', "{", '{"a": 2}', "nonsense"])
+def test_journal_drops_a_last_line_without_its_end(rest: str, tmp_path: Path) -> None:
+    log = journal(tmp_path, '{"a": 1}\n', rest)
+    assert log.read() == [{"a": 1}]
+    assert log.path.read_text() == '{"a": 1}\n' + rest  # reading changes nothing
+    log.append({"a": 3})
+    assert log.path.read_text() == '{"a": 1}\n{"a": 3}\n'
+
+
+def test_journal_truncates_without_having_been_read(tmp_path: Path) -> None:
+    log = journal(tmp_path, '{"a": 1}\n', '{"a":')
+    log.append({"a": 3})
+    assert log.read() == [{"a": 1}, {"a": 3}]
+
+
+@pytest.mark.parametrize("bad", ["{", "", "[1]", "3", "\x00\x00"])
+def test_journal_names_a_corrupt_line(bad: str, tmp_path: Path) -> None:
+    log = journal(tmp_path, '{"a": 1}\n', f"{bad}\n", '{"a": 3}\n')
+    with pytest.raises(UserError, match=r"journal\.jsonl: line 2 is corrupt"):
+        log.read()
+    with pytest.raises(UserError, match="line 2 is corrupt"):
+        log.append({"a": 4})
+
+
+def test_journal_names_a_corrupt_complete_last_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="line 2 is corrupt"):
+        journal(tmp_path, '{"a": 1}\n', '{"a": \n').read()
+
+
+def test_journal_names_bytes_that_are_not_utf8(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    path.write_bytes(b'{"a": "\xff"}\n{"a": 1}\n')
+    with pytest.raises(UserError, match="line 1 is corrupt"):
+        Journal(path).read()
+
+
+def test_journal_on_a_full_disk_keeps_what_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = Journal(tmp_path / "journal.jsonl")
+    log.append({"a": 1})
+    with monkeypatch.context() as patched:
+        patched.setattr(rundir.os, "fsync", full_disk)
+        with pytest.raises(UserError, match="cannot write .*journal.jsonl: No space left"):
+            log.append({"a": 2})
+    log.append({"a": 3})
+    assert Journal(log.path).read() == [{"a": 1}, {"a": 3}]
+
+
+def test_journal_refuses_what_is_not_json(tmp_path: Path) -> None:
+    log = Journal(tmp_path / "journal.jsonl")
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        log.append({"a": float("inf")})
+    assert log.read() == []
+
+
+def test_a_directory_is_no_journal(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="directory"):
+        Journal(tmp_path).read()
