@@ -24,14 +24,39 @@ OWN: dict[str, dict[str, Any]] = {
     "mistral": {"sliding_window": 6},
     "qwen2": {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 2, "tie_word_embeddings": True},
     "qwen3": {"head_dim": 16, "attention_bias": True, "tie_word_embeddings": True},
+    "gemma2": {
+        "head_dim": 16,
+        "query_pre_attn_scalar": 16,
+        "sliding_window": 6,
+        "attn_logit_softcapping": 3.0,
+        "final_logit_softcapping": 5.0,
+        "attention_bias": True,
+    },
+    "gemma3_text": {
+        "head_dim": 16,
+        "query_pre_attn_scalar": 16,
+        "sliding_window": 6,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention", "full_attention"],
+    },
+    "olmo2": {"attention_bias": True},
+    "gpt_neox": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}},
+    "phi3": {"sliding_window": 6},
 }
+
+
+def tiny_config(model_type: str, **changes: Any) -> Any:
+    """The configuration of a tiny model; what a family has no such setting for is left out."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    known = {key: value for key, value in SHAPE.items() if hasattr(CONFIG_MAPPING[model_type], key)}
+    return AutoConfig.for_model(model_type, **{**known, **OWN.get(model_type, {}), **changes})
 
 
 def tiny_model(model_type: str, *, seed: int = 0, **changes: Any) -> Any:
     """A frozen random model whose biases and norms are random, too."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        config = AutoConfig.for_model(model_type, **{**SHAPE, **OWN.get(model_type, {}), **changes})
+        config = tiny_config(model_type, **changes)
         model = AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))

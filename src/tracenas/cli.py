@@ -40,7 +40,20 @@ COMMANDS: dict[str, Command] = {
     "search": Command("search:search", "SearchConfig", "Find a sub-network under a budget.", ("model",)),
     "score": Command("score:score", "ScoreConfig", "Score one architecture.", ("model",)),
     "prune": Command("prune:prune", "PruneConfig", "Write the smaller checkpoint.", ("model",)),
-    "eval": Command("evaluate:evaluate", "EvalConfig", "Perplexity of one or more models.", ("models",), variadic=True),
+    "recover": Command("recover:recover", "RecoverConfig", "Train a pruned checkpoint to recover.", ("model",)),
+    "eval": Command("evaluate:evaluate", "EvalConfig", "Perplexity and task accuracy of models.", ("models",), variadic=True),
+    "sparsify": Command("sparsify:sparsify", "SparsifyConfig", "Set weights to zero: unstructured or N:M.", ("model",)),
+    "metric search": Command(
+        "metric:search", "MetricSearchConfig", "Discover pruning metrics by genetic programming.", ("model",)
+    ),
+    "metric show": Command("metric:show", "MetricShowConfig", "Parse and simplify a metric's expression.", ("metric",)),
+    "bench": Command(
+        "bench:bench",
+        "BenchConfig",
+        "Latency, throughput and memory of models.",
+        ("models",),
+        variadic=True,
+    ),
     "report": Command("report:report", "ReportConfig", "Draw a run's report.html again.", ("run",)),
 }
 
@@ -50,17 +63,31 @@ _SHARED = ("config", "json_output")
 class _Commands(click.Group):
     """Commands whose settings are imported when they are asked for, so that `--help` is quick."""
 
+    prefix = ""
+    """The words before this group's commands: `metric ` for `metric search`."""
+
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
+        words = [name.removeprefix(self.prefix).split()[0] for name in COMMANDS if name.startswith(self.prefix)]
+        return list(dict.fromkeys(words))
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
-            raise click.UsageError(f"no command '{cmd_name}': {did_you_mean(cmd_name, list(COMMANDS))}")
-        return _command(cmd_name, COMMANDS[cmd_name])
+        name = self.prefix + cmd_name
+        if name in COMMANDS:
+            return _command(name, COMMANDS[name])
+        known = self.list_commands(ctx)
+        if cmd_name not in known:
+            raise click.UsageError(f"no command '{name}': {did_you_mean(cmd_name, known)}")
+        group = _Commands(cmd_name, help=f"Accepted: {name} {{{','.join(_words(name))}}}.")
+        group.prefix = f"{name} "
+        return group
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, command.help) for name, command in COMMANDS.items()])
+            formatter.write_dl([(n, command.help) for n, command in COMMANDS.items() if n.startswith(self.prefix)])
+
+
+def _words(group: str) -> list[str]:
+    return [name.split()[-1] for name in COMMANDS if name.startswith(f"{group} ")]
 
 
 def _command(name: str, command: Command) -> click.Command:
@@ -92,6 +119,8 @@ def _command(name: str, command: Command) -> click.Command:
         settings = configs.build(kind, values)
         module, _, function = command.stage.partition(":")
         result = getattr(import_module(f"tracenas.stages.{module}"), function)(settings)
+        if os.environ.get("RANK", "0") != "0":  # of several processes (torchrun), the first one prints
+            return
         if json_output:
             click.echo(json.dumps(result.to_json(), allow_nan=False))
         else:
@@ -174,7 +203,7 @@ def invoke(argv: list[str]) -> int:
         click.echo(f"tracenas: {error}", err=True)
         return 2
     except (KeyboardInterrupt, click.Abort):
-        resumable = argv and argv[0] in ("search", "run", "demo")
+        resumable = argv and argv[0] in ("search", "run", "demo", "metric", "recover")
         again = " ".join([*argv, "" if "--resume" in argv else "--resume"]).strip()
         click.echo("\ntracenas: interrupted" + (f"; go on with: tracenas {again}" if resumable else ""), err=True)
         return 130

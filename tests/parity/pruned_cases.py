@@ -7,36 +7,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from tiny import SHAPE, tiny_config
+from transformers import AutoModelForCausalLM
 
 from tracenas.families import FAMILIES, Options, family_of
 from tracenas.models.checkpoint import Draft, save_pruned
+from tracenas.models.masked import KeptWidth
 
-TINY: dict[str, Any] = {
-    "vocab_size": 257,
-    "hidden_size": 32,
-    "intermediate_size": 96,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 64,
-    "bos_token_id": None,
-    "eos_token_id": 0,
-    "pad_token_id": 0,
-    "initializer_range": 0.2,
-}
-# What a family needs to be tiny, beside TINY; families that are not named here need nothing.
-OWN: dict[str, dict[str, Any]] = {
-    "llama": {"attention_bias": True, "mlp_bias": True},
-    "mistral": {"sliding_window": 6},
-    "qwen2": {
-        "use_sliding_window": True,
-        "sliding_window": 6,
-        "max_window_layers": 2,
-        "tie_word_embeddings": True,
-    },
-    "qwen3": {"head_dim": 16, "attention_bias": True, "tie_word_embeddings": True},
-}
+TINY = SHAPE
+# Families whose own configuration cannot say another number of heads.
+FIXED_HEADS = {"gpt_neox"}
 
 # Per block: kept heads per KV group (fraction), kept channels (fraction); 0 is bypassed.
 SHAPES = {
@@ -66,8 +46,7 @@ class Case:
 
 def dense_model(model_type: str, **changes: Any) -> Any:
     torch.manual_seed(0)
-    config = AutoConfig.for_model(model_type, **{**TINY, **OWN.get(model_type, {}), **changes})
-    model = AutoModelForCausalLM.from_config(config).eval()
+    model = AutoModelForCausalLM.from_config(tiny_config(model_type, **changes)).eval()
     with torch.no_grad():
         for parameter in model.parameters():  # biases and norms too, which start constant
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -107,6 +86,10 @@ def masked(dense: Any, blocks: Any, kept: dict[tuple[int, str], Any]) -> Any:
             per_unit = output.weight.shape[1] // sub.spec.units
             with torch.no_grad():
                 output.weight[:, ~stays.repeat_interleave(per_unit)] = 0
+            for norm in sub.width_norms if ids is not None and len(ids) < sub.spec.units else ():
+                if norm.row_units:  # of every head: not over those that are gone
+                    width = stays.repeat_interleave(norm.rows // sub.spec.units).nonzero()[:, 0]
+                    layer.set_submodule(norm.path, KeptWidth(layer.get_submodule(norm.path), width))
     return model
 
 
@@ -140,6 +123,12 @@ VARIANTS = {
     # 6 of 8 heads in a stream of 32: no LlamaConfig can say so
     "llama_uneven": Variant("llama", UNEVEN, {"num_attention_heads": 8}),
     "qwen3_uneven": Variant("qwen3", UNEVEN, {"num_attention_heads": 8}),
+    "olmo2_mha": Variant("olmo2", SHAPES["first_block_skipped"], {"num_key_value_heads": 4}),
+    "olmo2_kv_groups": Variant("olmo2", SHAPES["no_mlp_in_layer_0"], options=Options(kv_groups=True)),
+    "phi3_mha": Variant("phi3", SHAPES["no_attention_in_layer_0"], {"num_key_value_heads": 4}),
+    "phi3_kv_groups": Variant("phi3", SHAPES["last_block_skipped"], options=Options(kv_groups=True)),
+    "gpt_neox_sequential": Variant("gpt_neox", SHAPES["no_mlp_in_layer_0"], {"use_parallel_residual": False}),
+    "gpt_neox_channels": Variant("gpt_neox", [(1, 0.4), (0, 0), (1, 0.4), (1, 0.4)]),
 }
-STOCK = {"qwen3_uneven", *(f"{name}_uniform" for name in FAMILIES)}
+STOCK = {"qwen3_uneven", "gpt_neox_channels", *(f"{name}_uniform" for name in set(FAMILIES) - FIXED_HEADS)}
 HETEROGENEOUS = [name for name in VARIANTS if name not in STOCK]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from pruned_cases import HETEROGENEOUS, STOCK, TINY, VARIANTS, Case, cut, dense_model
+from pruned_cases import FIXED_HEADS, HETEROGENEOUS, STOCK, TINY, VARIANTS, Case, cut, dense_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, StaticCache
 
@@ -52,7 +52,7 @@ def test_logits_are_those_of_the_masked_model(name: str, cases: dict[str, Case])
     check_checkpoint(case.draft.path)
     expected = logits(case.reference, tokens())
     assert (expected - logits(case.dense, tokens())).abs().max() > 0.1  # the cut is not a small one
-    for attention in ("eager", "sdpa"):
+    for attention in ("eager", *(["sdpa"] if case.dense._supports_sdpa else [])):
         model = case.load(attn_implementation=attention)
         assert_same(logits(model, tokens()), expected)
     model.set_attn_implementation("eager")
@@ -161,6 +161,8 @@ for path in sorted(root.iterdir()):
         found[path.name + "/cached"] = torch.cat(steps, dim=1)
         hidden = AutoModel.from_pretrained(path, trust_remote_code=remote).eval()(ids).last_hidden_state
         found[path.name + "/hidden"] = model.lm_head(hidden)
+        if cap := getattr(model.config, "final_logit_softcapping", None):
+            found[path.name + "/hidden"] = torch.tanh(found[path.name + "/hidden"] / cap) * cap
         model.save_pretrained(again / path.name)
         copy = AutoModelForCausalLM.from_pretrained(again / path.name, trust_remote_code=remote).eval()
         found[path.name + "/again"] = copy(ids).logits
@@ -223,7 +225,7 @@ AGAIN = {
 def test_pruned_again(family: str, outcome: str, cases: dict[str, Case], tmp_path: Path) -> None:
     first = cases[f"{family}_no_attention_in_layer_0"]
     second = cut(first.load(), AGAIN[outcome], tmp_path / "second")
-    assert second.draft.stock == (outcome == "stock")
+    assert second.draft.stock == (outcome == "stock" and family not in FIXED_HEADS)
     check_checkpoint(second.draft.path)
     model = second.load()
     assert_same(logits(model, tokens()), logits(second.reference, tokens()))

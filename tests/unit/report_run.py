@@ -58,8 +58,7 @@ def make_record(rng: random.Random, layers: int, generation: int, failing: float
         "loss": 6.2 - 0.15 * score + rng.gauss(0, 0.05),
         "seconds": rng.uniform(1.4, 1.9),
         "rho": {
-            name: [None if s else min(1.0, rng.gauss(0.7, 0.18)) for s in skipped]
-            for name in ("attention", "mlp")
+            name: [None if s else min(1.0, rng.gauss(0.7, 0.18)) for s in skipped] for name in ("attention", "mlp")
         },
     }
     if rng.random() < failing:

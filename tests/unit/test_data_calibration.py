@@ -28,9 +28,7 @@ class TestText:
         assert calibration(stories, tokenizer, default_seq_len=24).shape == (16, 24)
 
     def test_same_arguments_same_ids(self, stories: str, tokenizer) -> None:
-        first, again, other = (
-            calibration(stories, tokenizer, samples=5, seq_len=32, seed=seed) for seed in (0, 0, 1)
-        )
+        first, again, other = (calibration(stories, tokenizer, samples=5, seq_len=32, seed=seed) for seed in (0, 0, 1))
         assert torch.equal(first, again) and not torch.equal(first, other)
 
     def test_fewer_samples_are_the_first_ones(self, stories: str, tokenizer) -> None:
@@ -124,9 +122,7 @@ class TestMixture:
         (tmp_path / "a.txt").write_text("a" * 1000)
         (tmp_path / "b.txt").write_text("b" * 40)
         source = f"{tmp_path}/a.txt=1,{tmp_path}/b.txt=1"
-        with pytest.raises(
-            UserError, match="gives 5 samples of 16 tokens in these shares, 16 were asked for"
-        ):
+        with pytest.raises(UserError, match="gives 5 samples of 16 tokens in these shares, 16 were asked for"):
             calibration(source, tokenizer, seq_len=16)
 
 

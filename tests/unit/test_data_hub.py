@@ -64,9 +64,7 @@ def test_shuffled_reproducibly(calls: list[tuple]) -> None:
 
 
 def test_missing_field(calls: list[tuple]) -> None:
-    with pytest.raises(
-        UserError, match="data set 'allenai/c4:en@train' has no field 'body': its fields are text, url"
-    ):
+    with pytest.raises(UserError, match="data set 'allenai/c4:en@train' has no field 'body': its fields are text, url"):
         next(documents("c4", text_field="body"))
 
 
@@ -77,9 +75,7 @@ def test_wikitext_rows_become_articles(calls: list[tuple], monkeypatch: pytest.M
     assert sorted(documents("wikitext2", seed=0)) == sorted([one, two])
 
 
-def test_held_out_is_the_evaluation_split(
-    calls: list[tuple], monkeypatch: pytest.MonkeyPatch, tokenizer
-) -> None:
+def test_held_out_is_the_evaluation_split(calls: list[tuple], monkeypatch: pytest.MonkeyPatch, tokenizer) -> None:
     monkeypatch.setattr(f"{__name__}.ROWS", [{"text": line} for line in WIKITEXT])
     text = "\n\n".join(WIKITEXT)
     assert tokenizer.decode(windows("wikitext2", tokenizer, len(text))[0]) == text
@@ -97,9 +93,7 @@ def test_held_out_reads_a_stream_no_further_than_needed(monkeypatch: pytest.Monk
     assert windows("c4", tokenizer, 8, limit=5).shape == (5, 8)
 
 
-@pytest.mark.parametrize(
-    "error", [ConnectionError("no route\nto host"), ValueError("Bad split: x"), RuntimeError()]
-)
+@pytest.mark.parametrize("error", [ConnectionError("no route\nto host"), ValueError("Bad split: x"), RuntimeError()])
 def test_failure_is_one_line_with_the_name(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     def load_dataset(*_, **__):
         raise error

@@ -55,9 +55,7 @@ def test_one_plain_line_per_generation() -> None:
         progress.finish()
     lines = plain(out)
     assert len(lines) == 4
-    assert (
-        lines[0] == "Generation 1/3: 4/12 evaluations, best Φ 4.000, 598K of 600K (59.8 %), 0.50/s, ETA 16 s"
-    )
+    assert lines[0] == "Generation 1/3: 4/12 evaluations, best Φ 4.000, 598K of 600K (59.8 %), 0.50/s, ETA 16 s"
     assert lines[1].startswith("Generation 2/3: 8/12") and "1 duplicate" in lines[1]
     assert lines[2].startswith("Generation 3/3: 12/12") and "ETA" not in lines[2]
     assert lines[3] == "Search done: 12 evaluations in 24 s"

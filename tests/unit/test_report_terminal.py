@@ -16,9 +16,7 @@ from tracenas.space.architecture import Architecture
 
 def test_terminal_tables_in_plain_text(tmp_path: Path) -> None:
     out = io.StringIO()
-    print_run(
-        RunData.read(make_run(tmp_path / "run[red]", layers=6, iterations=3)), Console(file=out, width=40)
-    )
+    print_run(RunData.read(make_run(tmp_path / "run[red]", layers=6, iterations=3)), Console(file=out, width=40))
     text = out.getvalue().replace("\N{NARROW NO-BREAK SPACE}", " ")
     assert "\x1b" not in text and "─" not in text
     for expected in ("84.31", "216.6 ± 69.3", "found (best)", "134,515,008 to 80,655,552 (60.0 %)"):

@@ -17,9 +17,7 @@ from tracenas.space import Architecture, SearchSpace
 SMALL = Settings(population=8, elites=3, iterations=6, init="uniform")
 
 
-def search(
-    name: str, space: SearchSpace, settings: Settings, toy: Toy | None = None
-) -> SearchResult[Architecture]:
+def search(name: str, space: SearchSpace, settings: Settings, toy: Toy | None = None) -> SearchResult[Architecture]:
     strategy = STRATEGIES.get(name)(space, settings)
     return run_search(strategy, toy or Toy(space), Memory())
 
@@ -85,10 +83,7 @@ GOLDEN = ("c7aac38a0a28f026", 7.024461751, 33)
 
 def test_seed_decides_the_run() -> None:
     space = toys.space(0.6)
-    ids = [
-        [r["id"] for r in search("evolution", space, dataclasses.replace(SMALL, seed=s)).records]
-        for s in (0, 0, 1)
-    ]
+    ids = [[r["id"] for r in search("evolution", space, dataclasses.replace(SMALL, seed=s)).records] for s in (0, 0, 1)]
     assert ids[0] == ids[1]
     assert ids[0][1:] != ids[2][1:]
 
@@ -302,9 +297,7 @@ class DensitySpace:
     def uniform(self) -> Densities:
         return Densities((0.5,) * 4)
 
-    def profile(
-        self, ratios: Sequence[Sequence[float]], drop_order: Sequence[int] | None = None
-    ) -> Densities | None:
+    def profile(self, ratios: Sequence[Sequence[float]], drop_order: Sequence[int] | None = None) -> Densities | None:
         return self.repair(Densities(tuple(r[0] for r in ratios)), np.random.default_rng(0))
 
     def sample(self, rng: np.random.Generator) -> Densities | None:
@@ -328,11 +321,7 @@ class DensitySpace:
         values = np.clip(arch.values, 0.01, 1.0)
         values = np.round(values * 2.0 / values.sum(), 2)
         values[0] += 2.0 - values.sum()
-        return (
-            Densities(tuple(np.round(values, 2).tolist()))
-            if 0 < values[0] <= 1 and values.max() <= 1
-            else None
-        )
+        return Densities(tuple(np.round(values, 2).tolist())) if 0 < values[0] <= 1 and values.max() <= 1 else None
 
     def parameters(self, arch: Densities) -> int:
         return round(1000 * sum(arch.values))

@@ -51,9 +51,7 @@ def run(
     return run_search(STRATEGIES.get(name)(space, settings), evaluate, journal)
 
 
-@pytest.mark.parametrize(
-    ("name", "kind"), [("evolution", "plain"), ("evolution", "flaky"), ("random", "plain")]
-)
+@pytest.mark.parametrize(("name", "kind"), [("evolution", "plain"), ("evolution", "flaky"), ("random", "plain")])
 def test_a_run_interrupted_anywhere_resumes_to_the_same_journal(name: str, kind: str, tmp_path: Path) -> None:
     space = flaky(SPACE) if kind == "flaky" else SPACE
     whole = Memory()
@@ -169,9 +167,7 @@ def test_record_fields() -> None:
 
 def test_the_evaluators_own_seconds_are_recorded() -> None:
     memory = Memory()
-    run_search(
-        Evolution(SPACE, SMALL), lambda cs: [Score(float(i), seconds=7.5) for i, _ in enumerate(cs)], memory
-    )
+    run_search(Evolution(SPACE, SMALL), lambda cs: [Score(float(i), seconds=7.5) for i, _ in enumerate(cs)], memory)
     assert {r["seconds"] for r in memory.records} == {7.5}
 
 
@@ -231,9 +227,7 @@ def test_a_failed_candidate_costs_that_candidate_only() -> None:
 
 def test_a_run_in_which_nothing_can_be_scored_says_why() -> None:
     with pytest.raises(UserError, match="none of the first 6 candidates .* CUDA out of memory"):
-        run_search(
-            Evolution(SPACE, SMALL), lambda cs: [Score.failed("CUDA out of memory") for _ in cs], Memory()
-        )
+        run_search(Evolution(SPACE, SMALL), lambda cs: [Score.failed("CUDA out of memory") for _ in cs], Memory())
 
 
 @pytest.mark.parametrize(("extra", "message"), [(-1, "5 scores for 6 candidates"), (1, "more scores")])
@@ -256,9 +250,10 @@ def test_the_evaluators_generator_is_closed_when_the_journal_cannot_be_written()
         def append(self, record: Any) -> None:
             raise UserError("cannot write journal.jsonl: No space left on device")
 
-    with pytest.raises(UserError, match="No space left"):
+    with pytest.raises(UserError, match="No space left") as error:
         run_search(Evolution(SPACE, SMALL), evaluate, Full())
-    assert closed == [True]
+    assert closed == [True]  # now, not when the traceback lets go of the generator
+    assert error.traceback
 
 
 def test_progress_events() -> None:
@@ -324,6 +319,24 @@ def test_generations_of_nothing_and_of_failures() -> None:
     (only,) = generations(failed, 6, 2)
     assert (only.best, only.mean, only.variance, only.mean_elites) == (None, None, None, None)
     assert (only.failed, only.new, only.duplicates, only.elites) == (1, 1, 5, ())
+
+
+def test_the_earlier_candidate_stays_an_elite_on_a_tie() -> None:
+    records = [
+        {"id": name, "generation": g, "score": 1.0, "status": "ok"}
+        for g, names in enumerate(["abc", "d"])
+        for name in names
+    ]
+    assert [g.elites for g in generations(records, 3, 2)] == [("a", "b"), ("a", "b")]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_scores_that_are_not_finite_are_failures(value: float) -> None:
+    score = Score(value, loss=float("nan"))
+    assert (score.score, score.loss, score.ok) == (float("-inf"), None, False)
+    assert score.reason == "the score is not finite"
+    assert Score(value, reason="overflow").reason == "overflow"
+    assert Score(1).ok
 
 
 def test_score_refuses_the_journals_own_fields() -> None:

@@ -12,9 +12,7 @@ COUNTS = st.integers(0, 10_000)
 @st.composite
 def architectures(draw: st.DrawFn) -> Architecture:
     keys = draw(st.sampled_from([("heads", "channels"), ("kv_heads", "channels")]))
-    rows = draw(
-        st.lists(st.tuples(COUNTS, COUNTS), min_size=1, max_size=6).filter(lambda r: any(map(any, r)))
-    )
+    rows = draw(st.lists(st.tuples(COUNTS, COUNTS), min_size=1, max_size=6).filter(lambda r: any(map(any, r))))
     return Architecture(tuple(Layer(tuple(zip(keys, row, strict=True))) for row in rows))
 
 

@@ -31,12 +31,16 @@ def test_every_candidate_meets_budget_and_depth_constraints(space: SearchSpace, 
 @given(toys.spaces(), SEEDS)
 @settings(max_examples=80, deadline=None)
 def test_budgets_that_widths_alone_can_meet_are_met(space: SearchSpace, seed: int) -> None:
-    """Where every block fits at minimum width, uniform exists and a random draw seldom fails."""
-    narrow = [[s.choices()[0] for s in layer.sub_blocks] for layer in space.layers]
-    assume(any(len(s.choices()) > 1 for layer in space.layers for s in layer.sub_blocks))
+    """Where some choice of widths costs what the window asks for, uniform exists and a draw seldom fails."""
     assert space.budget is not None
+    narrow = [[s.choices()[0] for s in layer.sub_blocks] for layer in space.layers]
     limit = max(space.budget.limit, space.cost(space.build(narrow)))
     space = replace(space, budget=Budget(limit))
+    reachable = {space.outside}
+    for table in (table for row in space.tables for table in row):
+        reachable = {have + more for have in reachable for more in table}
+        assume(len(reachable) < 20_000)
+    assume(any(space.window[0] <= cost <= limit for cost in reachable))
     space.check_budget()
     uniform = space.uniform()
     assert uniform is not None

@@ -33,9 +33,7 @@ def test_crossover_interpolates_widths_between_20_and_80_percent() -> None:
     space = toys.space(None, layers=4, channels=2000, quantum=1, heads=1)
     a, b = space.build([[1, 1000]] * 4), space.build([[1, 2000]] * 4)
     rng = np.random.default_rng(1)
-    beta = np.array(
-        [2 - layer["channels"] / 1000 for _ in range(300) for layer in space.crossover(a, b, rng).layers]
-    )
+    beta = np.array([2 - layer["channels"] / 1000 for _ in range(300) for layer in space.crossover(a, b, rng).layers])
     assert beta.min() >= 0.2 - 1e-3
     assert beta.max() <= 0.8 + 1e-3
     assert beta.min() < 0.22
@@ -154,9 +152,7 @@ def test_a_ratio_of_zero_in_a_profile_is_narrow_and_not_skipped() -> None:
     assert 0 < zero.layers[0]["channels"] < zero.layers[1]["channels"] / 4
 
 
-@pytest.mark.parametrize(
-    "ratios", [[[1.0, 1.0]] * 3, [[1.0]] * 4, [[1.0, float("nan")]] * 4, [[1.0, -1.0]] * 4]
-)
+@pytest.mark.parametrize("ratios", [[[1.0, 1.0]] * 3, [[1.0]] * 4, [[1.0, float("nan")]] * 4, [[1.0, -1.0]] * 4])
 def test_malformed_profiles(ratios: list[list[float]]) -> None:
     space: SearchSpace = toys.space(0.5, layers=4)
     with pytest.raises(ValueError, match="profile"):

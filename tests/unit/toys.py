@@ -12,9 +12,7 @@ from tracenas.search import Score
 from tracenas.space import Architecture, Budget, LayerSpec, SearchSpace, SubBlockSpec
 
 
-def layer(
-    *, heads: int = 8, groups: int = 1, channels: int = 256, hidden: int = 64, quantum: int = 32
-) -> LayerSpec:
+def layer(*, heads: int = 8, groups: int = 1, channels: int = 256, hidden: int = 64, quantum: int = 32) -> LayerSpec:
     """A Llama-like block: 8-wide heads in `groups` KV groups (1: MHA), a gated MLP, two norms."""
     dim = 8
     grouped = groups > 1

@@ -32,18 +32,26 @@ class Perplexity:
         return math.exp(self.nll) if self.nll < 700 else math.inf
 
 
-def perplexity(model: Any, windows: Tensor, micro_batch: int) -> Perplexity:
+def perplexity(model: Any, windows: Tensor, micro_batch: int, *, shard: bool = False) -> Perplexity:
     """Mean -log p(x_t | x_<t) within every window; the first token of a window is context only.
 
     Args:
         model: a causal language model.
-        windows: token ids, int64 [N, L], on any device.
+        windows: token ids, int64 [N, L], on any device; the same in every process.
         micro_batch: windows per forward pass.
+        shard: whether the windows are shared out over the processes of torch.distributed, all of which must
+            call this; every process gets the whole result.
     """
     device = next(iter(model.parameters())).device
     total = torch.zeros((), dtype=torch.float64)
+    own = windows
+    if shard:
+        own = windows[torch.distributed.get_rank() :: torch.distributed.get_world_size()]
     with torch.no_grad():
-        for batch in windows.split(micro_batch):
+        for batch in own.split(micro_batch):
             total += next_token_nll(model, batch.to(device)).sum(dtype=torch.float64).cpu()
+    if shard:
+        total = total.to(device)
+        torch.distributed.all_reduce(total)
     count, length = windows.shape
     return Perplexity(float(total) / (count * (length - 1)), count * (length - 1), (count, length))

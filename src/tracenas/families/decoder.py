@@ -1,8 +1,11 @@
-"""Decoder blocks in the Llama manner: separate q, k, v, o and a gated MLP, pre-norm, rotary positions."""
+"""Decoder blocks in the Llama manner: attention with separate q, k, v, o, and a gated MLP.
+
+A family that differs says so in the fields of `LlamaLike`, or replaces one of its methods.
+"""
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from tracenas.families.description import (
@@ -17,7 +20,7 @@ from tracenas.families.description import (
 )
 from tracenas.space.architecture import Layer
 
-__all__ = ["Biases", "LlamaLike", "layer_config"]
+__all__ = ["Biases", "Heads", "LlamaLike", "layer_config"]
 
 
 def layer_config(config: Mapping[str, Any], index: int) -> dict[str, Any]:
@@ -37,6 +40,72 @@ class Biases:
 
 
 @dataclass(frozen=True)
+class Heads:
+    """The heads of one attention module, and which of their rows and columns go with a unit (decision 1).
+
+    Args:
+        hidden: width of the residual stream.
+        count: query heads.
+        kv: key and value heads.
+        dim: width of a head.
+        whole_groups: whether KV groups are the units where queries are grouped.
+    """
+
+    hidden: int
+    count: int
+    kv: int
+    dim: int
+    whole_groups: bool = False
+
+    @property
+    def shared_kv(self) -> bool:
+        """Whether K and V stay with every width: query heads are the units, and several share a KV head."""
+        return self.kv < self.count and not self.whole_groups
+
+    @property
+    def unit(self) -> str:
+        """Key in an architecture."""
+        return "kv_heads" if self.kv < self.count and self.whole_groups else "heads"
+
+    @property
+    def units(self) -> int:
+        """How many there are."""
+        return self.kv if self.unit == "kv_heads" else self.count
+
+    @property
+    def groups(self) -> int:
+        """KV groups that must keep the same number of query heads; 1 where that is no constraint."""
+        return self.kv if self.shared_kv else 1
+
+    @property
+    def per_unit(self) -> int:
+        """Query heads of one unit."""
+        return self.count // self.units
+
+    def q(self, offset: int = 0) -> tuple[Segment, ...]:
+        """Units among query rows, or among the columns of the output projection."""
+        return (Segment(self.per_unit * self.dim, offset),)
+
+    def k(self, offset: int = 0) -> tuple[Segment, ...]:
+        """Units among key rows, or among value rows."""
+        return () if self.shared_kv else (Segment(self.dim, offset),)
+
+    def quantum(self, options: Options) -> int:
+        """Equal query heads in every KV group, and the user's wish."""
+        return math.lcm(self.groups, options.head_quantum) if self.unit == "heads" else 1
+
+    def costs(self, norm_parameters: int) -> Costs:
+        """What attention costs beside its matrices."""
+        return Costs(
+            norm_parameters=norm_parameters,
+            score_width=self.per_unit * self.dim,
+            cache_per_unit=0 if self.shared_kv else 2 * self.dim,
+            fixed_cache=2 * self.kv * self.dim if self.shared_kv else 0,
+            heads_per_unit=self.per_unit,
+        )
+
+
+@dataclass(frozen=True)
 class LlamaLike:
     """A family whose blocks are `model.layers[i]` with `self_attn` and `mlp` as in Llama.
 
@@ -44,37 +113,78 @@ class LlamaLike:
         model_type: of transformers.
         qk_norm: whether q and k pass an RMSNorm of `head_dim` per head (Qwen3).
         attention_norms, mlp_norms: norms of a block that belong to each sub-block.
+        layers_path: of the list of blocks.
+        attention: path of the attention module in a block; the MLP's is `mlp`.
+        norm_vectors: parameters per feature of a norm: 1, or 2 with a bias (LayerNorm).
+        tied: whether head and embeddings are one tensor where config.json does not say.
     """
 
     model_type: str
     qk_norm: bool = False
     attention_norms: tuple[str, ...] = ("input_layernorm",)
     mlp_norms: tuple[str, ...] = ("post_attention_layernorm",)
-    layers_path: str = field(default="model.layers")
+    layers_path: str = "model.layers"
+    attention: str = "self_attn"
+    norm_vectors: int = 1
+    tied: bool = False
+
+    # --- what families replace --------------------------------------------------------------------
 
     def biases(self, config: Mapping[str, Any]) -> Biases:
         """Which projections have biases under this configuration."""
         attention = bool(config.get("attention_bias", False))
         return Biases(qkv=attention, o=attention, mlp=bool(config.get("mlp_bias", False)))
 
+    def heads(self, config: Mapping[str, Any], options: Options) -> Heads:
+        """The heads of a block with this configuration."""
+        hidden, count = int(config["hidden_size"]), int(config["num_attention_heads"])
+        kv = int(config.get("num_key_value_heads") or count)
+        return Heads(hidden, count, kv, int(config.get("head_dim") or hidden // count), options.kv_groups)
+
+    def attention_projections(self, config: Mapping[str, Any], heads: Heads) -> tuple[Projection, ...]:
+        """The matrices of attention; the last one is its output projection."""
+        at, bias = self.attention + ".", self.biases(config)
+        queries, keys = heads.count * heads.dim, heads.kv * heads.dim
+        return (
+            Projection(at + "q_proj", queries, heads.hidden, heads.q(), bias=bias.qkv, source="attention_in"),
+            Projection(at + "k_proj", keys, heads.hidden, heads.k(), bias=bias.qkv, source="attention_in"),
+            Projection(at + "v_proj", keys, heads.hidden, heads.k(), bias=bias.qkv, source="attention_in"),
+            Projection(at + "o_proj", heads.hidden, queries, (), heads.q(), bias=bias.o, source="attention_out"),
+        )
+
+    def width_norms(self, heads: Heads) -> tuple[Projection, ...]:
+        """Norms in attention over the width of all heads: none."""
+        return ()
+
+    def attributes(self, heads: Heads) -> tuple[Attribute, ...]:
+        """Numbers that the attention module keeps and that depend on its width."""
+        return (Attribute(f"{self.attention}.num_key_value_groups", heads.kv),) if heads.groups > 1 else ()
+
+    def mlp_projections(self, config: Mapping[str, Any]) -> tuple[Projection, ...]:
+        """The matrices of the MLP; the last one is its output projection."""
+        hidden, width = int(config["hidden_size"]), int(config["intermediate_size"])
+        bias, channel = self.biases(config).mlp, (Segment(1),)
+        return (
+            Projection("mlp.gate_proj", width, hidden, channel, bias=bias, source="mlp_in"),
+            Projection("mlp.up_proj", width, hidden, channel, bias=bias, source="mlp_in"),
+            Projection("mlp.down_proj", hidden, width, (), channel, bias=bias, source="mlp_out"),
+        )
+
+    # --- the protocol -----------------------------------------------------------------------------
+
     def blocks(self, config: Mapping[str, Any], options: Options) -> tuple[Block, ...]:
         """Every block, from `config.json`."""
+        locals_ = [layer_config(config, i) for i in range(int(config["num_hidden_layers"]))]
         return tuple(
-            Block(
-                f"{self.layers_path}.{i}",
-                (
-                    self._attention(layer_config(config, i), options),
-                    self._mlp(layer_config(config, i), options),
-                ),
-            )
-            for i in range(int(config["num_hidden_layers"]))
+            Block(f"{self.layers_path}.{i}", (self._attention(own, options), self._mlp(own, options)))
+            for i, own in enumerate(locals_)
         )
 
     def outside(self, config: Mapping[str, Any]) -> int:
         """Embeddings, head (once if tied) and final norm."""
-        embedding = int(config["vocab_size"]) * int(config["hidden_size"])
-        tied = bool(config.get("tie_word_embeddings", False))
-        return embedding * (1 if tied else 2) + int(config["hidden_size"])
+        tied = config.get("tie_word_embeddings")
+        matrices = 1 if (self.tied if tied is None else tied) else 2
+        return self.head_weights(config) * matrices + int(config["hidden_size"]) * self.norm_vectors
 
     def head_weights(self, config: Mapping[str, Any]) -> int:
         """Entries of the language-model head's matrix."""
@@ -83,95 +193,59 @@ class LlamaLike:
     def layer_overrides(self, config: Mapping[str, Any], index: int, block: Block, layer: Layer) -> dict[str, Any]:
         """Head counts and MLP width of a cut block, and which of its sub-blocks are skipped."""
         local = layer_config(config, index)
-        heads, kv_heads = int(local["num_attention_heads"]), int(local["num_key_value_heads"])
-        kept = dict(layer.kept)
-        if kept.get("kv_heads"):
-            heads, kv_heads = kept["kv_heads"] * (heads // kv_heads), kept["kv_heads"]
-        elif kept.get("heads"):
-            kv_heads = kept["heads"] if kv_heads == heads else kv_heads
-            heads = kept["heads"]
-        overrides: dict[str, Any] = {"num_attention_heads": heads, "num_key_value_heads": kv_heads}
-        overrides["intermediate_size"] = kept["channels"] or int(local["intermediate_size"])
         names = [s.spec.name for s, (_, count) in zip(block.sub_blocks, layer.kept, strict=True) if count == 0]
+        overrides = {**self.head_overrides(local, dict(layer.kept)), **self.width_overrides(local, layer["channels"])}
         return {**overrides, "skip": names} if names else overrides
 
+    def head_overrides(self, local: Mapping[str, Any], kept: Mapping[str, int]) -> dict[str, Any]:
+        """Head counts of a cut block; those of the base where attention is bypassed."""
+        heads = self.heads(local, Options())
+        count, kv = heads.count, heads.kv
+        if kept.get("kv_heads"):
+            count, kv = kept["kv_heads"] * (count // kv), kept["kv_heads"]
+        elif kept.get("heads"):
+            count, kv = kept["heads"], kept["heads"] if kv == count else kv
+        return {"num_attention_heads": count, "num_key_value_heads": kv}
+
+    def width_overrides(self, local: Mapping[str, Any], channels: int) -> dict[str, Any]:
+        """MLP width of a cut block; the base's where the MLP is bypassed."""
+        return {"intermediate_size": channels or int(local["intermediate_size"])}
+
+    # --- sub-blocks -------------------------------------------------------------------------------
+
     def _attention(self, config: Mapping[str, Any], options: Options) -> SubBlock:
-        hidden = int(config["hidden_size"])
-        heads = int(config["num_attention_heads"])
-        kv_heads = int(config.get("num_key_value_heads") or heads)
-        dim = int(config.get("head_dim") or hidden // heads)
-        per_group = heads // kv_heads
-        grouped = kv_heads < heads
-        bias = self.biases(config)
-        if options.kv_groups and grouped:
-            unit, units, q_rows, quantum, groups = "kv_heads", kv_heads, per_group * dim, 1, 1
-        else:
-            unit, units, q_rows, quantum, groups = (
-                "heads",
-                heads,
-                dim,
-                kv_heads if grouped else 1,
-                kv_heads if grouped else 1,
-            )
-        kv_units = () if grouped and not options.kv_groups else (Segment(dim),)
-        at = "self_attn."
-        if unit == "heads" and options.head_quantum > 1:
-            quantum = math.lcm(quantum, options.head_quantum)
-        projections = (
-            Projection(at + "q_proj", heads * dim, hidden, (Segment(q_rows),), bias=bias.qkv, source="attention_in"),
-            Projection(at + "k_proj", kv_heads * dim, hidden, kv_units, bias=bias.qkv, source="attention_in"),
-            Projection(at + "v_proj", kv_heads * dim, hidden, kv_units, bias=bias.qkv, source="attention_in"),
-            Projection(
-                at + "o_proj",
-                hidden,
-                heads * dim,
-                (),
-                (Segment(q_rows),),
-                bias=bias.o,
-                source="attention_out",
-            ),
-        )
-        cache = 2 * kv_heads * dim
+        heads = self.heads(config, options)
+        projections = self.attention_projections(config, heads)
+        norms = heads.hidden * self.norm_vectors * len(self.attention_norms)
         return sub_block(
             "attention",
-            unit,
-            units,
+            heads.unit,
+            heads.units,
             projections,
-            module="self_attn",
-            output=at + "o_proj",
-            quantum=quantum,
+            module=self.attention,
+            output=projections[-1].path,
+            quantum=heads.quantum(options),
             norms=self.attention_norms,
-            groups=groups,
-            attributes=(Attribute(at + "num_key_value_groups", kv_heads),) if groups > 1 else (),
+            groups=heads.groups,
+            attributes=self.attributes(heads),
             outputs=2,
-            costs=Costs(
-                norm_parameters=hidden * len(self.attention_norms) + (2 * dim if self.qk_norm else 0),
-                score_width=q_rows,
-                cache_per_unit=2 * dim if kv_units else 0,
-                fixed_cache=0 if kv_units else cache,
-                heads_per_unit=q_rows // dim,
-            ),
+            width_norms=self.width_norms(heads),
+            costs=heads.costs(norms + (2 * heads.dim if self.qk_norm else 0)),
             present="attention" not in config.get("skip", ()),
         )
 
     def _mlp(self, config: Mapping[str, Any], options: Options) -> SubBlock:
-        hidden, width = int(config["hidden_size"]), int(config["intermediate_size"])
-        bias = self.biases(config).mlp
-        channel = (Segment(1),)
-        projections = (
-            Projection("mlp.gate_proj", width, hidden, channel, bias=bias, source="mlp_in"),
-            Projection("mlp.up_proj", width, hidden, channel, bias=bias, source="mlp_in"),
-            Projection("mlp.down_proj", hidden, width, (), channel, bias=bias, source="mlp_out"),
-        )
+        projections = self.mlp_projections(config)
+        norms = int(config["hidden_size"]) * self.norm_vectors * len(self.mlp_norms)
         return sub_block(
             "mlp",
             "channels",
-            width,
+            projections[-1].columns,
             projections,
             module="mlp",
-            output="mlp.down_proj",
+            output=projections[-1].path,
             quantum=options.channel_quantum,
             norms=self.mlp_norms,
-            costs=Costs(norm_parameters=hidden * len(self.mlp_norms)),
+            costs=Costs(norm_parameters=norms),
             present="mlp" not in config.get("skip", ()),
         )

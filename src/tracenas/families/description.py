@@ -75,10 +75,19 @@ class Projection:
 
 @dataclass(frozen=True)
 class Attribute:
-    """A number that transformers' module keeps beside its weights: `path` = kept units // `divisor`."""
+    """A number that transformers' module keeps beside its weights: `path` = kept units · `factor` // `divisor`.
+
+    The path may lead through an object that blocks share (`self_attn.config.num_attention_heads`): the candidate's
+    block gets its own copy of it.
+    """
 
     path: str
-    divisor: int
+    divisor: int = 1
+    factor: int = 1
+
+    def value(self, kept: int) -> int:
+        """The number at `kept` units."""
+        return kept * self.factor // self.divisor
 
 
 @dataclass(frozen=True)
@@ -98,6 +107,9 @@ class SubBlock:
     attributes: tuple[Attribute, ...] = ()
     outputs: int = 1
     """How many values `module` returns (attention: the hidden states and the weights)."""
+    width_norms: tuple[Projection, ...] = ()
+    """Norms inside `module` that run over the width of all units (OLMo 2's q and k norms), not per unit: their
+    weight, as a matrix of one column, is ordered and cut with the units, and they then run over the kept ones."""
 
     def projection(self, path: str) -> Projection:
         """The projection at `path`."""
@@ -175,13 +187,15 @@ def sub_block(
     groups: int = 1,
     attributes: Sequence[Attribute] = (),
     outputs: int = 1,
+    width_norms: Sequence[Projection] = (),
     costs: Costs | None = None,
     present: bool = True,
 ) -> SubBlock:
     """A sub-block with its costs counted from its matrices; `present=False` for one the base has bypassed."""
     costs = costs or Costs()
-    counts = [p.parameters(units) for p in projections]
-    per_unit, fixed, weights, fixed_weights = (sum(c[i] for c in counts) for i in range(4))
+    counts = [p.parameters(units) for p in (*projections, *width_norms)]
+    per_unit, fixed = (sum(c[i] for c in counts) for i in (0, 1))
+    weights, fixed_weights = (sum(c[i] for c in counts[: len(projections)]) for i in (2, 3))
     spec = SubBlockSpec(
         name=name,
         unit=unit,
@@ -197,7 +211,17 @@ def sub_block(
         fixed_cache=costs.fixed_cache,
         heads_per_unit=costs.heads_per_unit,
     )
-    return SubBlock(spec, tuple(projections), module, output, tuple(norms), groups, tuple(attributes), outputs)
+    return SubBlock(
+        spec,
+        tuple(projections),
+        module,
+        output,
+        tuple(norms),
+        groups,
+        tuple(attributes),
+        outputs,
+        tuple(width_norms),
+    )
 
 
 def kept_in_order(ranking: IntArray, groups: int, kept: int) -> IntArray:

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from tracenas.errors import UserError
 from tracenas.families import Block, Family, Projection, SubBlock
 from tracenas.families.description import IntArray
 from tracenas.models import heterogeneous
-from tracenas.models.configuration import built_shapes, pruned_config, tensors_of
+from tracenas.models.configuration import built_shapes, pruned_config, stored_names, tensors_of
 from tracenas.models.shards import INDEX_FILE, Entry, atomic_directory, read_header, write_shards
 from tracenas.rundir import read_json
 from tracenas.space.architecture import Layer
@@ -79,6 +79,9 @@ def save_pruned(
     entries = list(_entries(model, blocks, layers, kept, outputs or {}, dtype))
     shapes = {entry.name: entry.shape for entry in entries}
     config, stock = pruned_config(model.config.to_diff_dict(), family, blocks, layers, shapes)
+    if stock:
+        names = stored_names(config, shapes)
+        entries = [replace(entry, name=names[entry.name]) for entry in entries]
     config["dtype"] = str(dtype).removeprefix("torch.")
     with atomic_directory(out) as directory:
         text = json.dumps(model.config._encode_special_floats(config), indent=2, sort_keys=True) + "\n"
@@ -146,7 +149,7 @@ def _entries(
         rows = columns = None
         if sub is not None and ids is not None:
             path, _, kind = inner.rpartition(".")
-            projection = next((p for p in sub.projections if p.path == path), None)
+            projection = next((p for p in (*sub.projections, *sub.width_norms) if p.path == path), None)
             if projection is not None:
                 rows = _selected(projection, 0, sub.spec.units, ids)
                 columns = _selected(projection, 1, sub.spec.units, ids) if kind == "weight" else None
@@ -268,11 +271,12 @@ def _expected_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]] | 
     base = str(config.get("base_model_type") or config.get("model_type"))
     if base not in CONFIG_MAPPING or CONFIG_MAPPING[base] not in MODEL_FOR_CAUSAL_LM_MAPPING:
         return None
-    if "quantization_config" in config or get_checkpoint_conversion_mapping(config.get("model_type")):
+    causal: Any = MODEL_FOR_CAUSAL_LM_MAPPING[CONFIG_MAPPING[base]]
+    names = () if "base_model_type" in config else (base, causal.__name__)
+    if "quantization_config" in config or any(get_checkpoint_conversion_mapping(name) for name in names):
         return None
     shapes = built_shapes(config)
     if shapes is None:
         raise UserError(f"config.json: not a configuration of '{base}' that transformers accepts")
-    causal: Any = MODEL_FOR_CAUSAL_LM_MAPPING[CONFIG_MAPPING[base]]
     ignored = causal._keys_to_ignore_on_load_missing or ()
     return {name: s for name, s in shapes.items() if not any(re.search(pattern, name) for pattern in ignored)}

@@ -148,6 +148,6 @@ def _fit(factor: _Factor, weight: Tensor, stays: int) -> Tensor:
     lower = factor.lower[:, :stays].to(weight.device, torch.float64)
     removed = weight[:, order[stays:]].double()
     right = lower[stays:].T @ removed.T
-    change = torch.linalg.solve_triangular(lower[:stays].T, right, upper=True).T
+    change: Tensor = torch.linalg.solve_triangular(lower[:stays].T, right, upper=True).T
     columns, position = order[:stays].sort()
     return weight[:, columns].double() + change[:, position]

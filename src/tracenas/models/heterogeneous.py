@@ -8,7 +8,8 @@ the sub-block is replaced by a stub that adds nothing to the residual stream, an
 What the configuration has beside the family's own keys:
 
     base_model_type   the family (`llama`); `model_type` is `tracenas_llama`
-    per_layer_config  {layer: {attribute: value, …, "skip": ["attention" | "mlp" | …]}}
+    per_layer_config  {layer: {attribute: value, …, "skip": ["attention" | "mlp" | …]}}; where no attribute says
+                      how wide a matrix is, "tracenas_shapes": {its path in the layer: [rows, columns]}
     tracenas_bypass   {sub-block: {"module": path in the layer, "norms": [paths]}}, read for what `skip` names
 """
 
@@ -123,6 +124,9 @@ def _rebuild_layers(model: Any) -> None:
             own = copy.copy(config)
         own.__dict__["_root"] = config
         layer = type(stock)(own, index)
+        for path, (rows, columns) in (own.tracenas_shapes or {}).items():
+            linear = nn.Linear(columns, rows, bias=layer.get_submodule(path).bias is not None)
+            _replace(layer, path, linear)
         for name in getattr(own, "skip", ()):
             where = config.tracenas_bypass[name]
             _replace(layer, where["module"], _Bypassed(layer.get_submodule(where["module"]), index))
@@ -154,10 +158,11 @@ def build(base_model_type: str) -> tuple[Any, Any, Any]:
         (_LayeredConfig, stock),
         {
             **module,
-            "__annotations__": {"base_model_type": str, "tracenas_bypass": dict | None},
+            "__annotations__": {"base_model_type": str, "tracenas_bypass": dict | None, "tracenas_shapes": dict | None},
             "model_type": f"tracenas_{base_model_type}",
             "base_model_type": base_model_type,
             "tracenas_bypass": None,
+            "tracenas_shapes": None,
         },
     )
     model = type(names[1], (_Rebuilt, base), {**module, "config_class": config, "_stock": base})

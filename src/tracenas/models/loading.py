@@ -114,7 +114,7 @@ def _load_model(source: ModelSource, dtype: torch.dtype, trust_remote_code: bool
     from tracenas.models.checkpoint import check_checkpoint
     from tracenas.models.heterogeneous import register
 
-    register()
+    register(source.family.model_type)
     logging.disable_progress_bar()
     if source.path is not None:
         check_checkpoint(source.path)

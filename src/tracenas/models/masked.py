@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tracenas.families import Block, Projection
 from tracenas.families.description import IntArray
 
-__all__ = ["Kept", "MaskedGradients", "masked", "masks"]
+__all__ = ["Kept", "KeptWidth", "MaskedGradients", "masked", "masks"]
 
 Kept = Mapping[tuple[int, str], IntArray | None]
 """Base ids of kept units per (block, sub-block); None where it is bypassed."""
@@ -41,6 +41,23 @@ class _Zero(nn.Module):
         """Zeros."""
         zero = hidden_states * 0
         return zero if self.outputs == 1 else (zero, *([None] * (self.outputs - 1)))
+
+
+class KeptWidth(nn.Module):
+    """A norm over the width of all units, run over the kept coordinates [kept] of [width]; the others are zero.
+
+    What the cut model computes: zeros in the mean of squares would shrink it.
+    """
+
+    def __init__(self, norm: nn.Module, kept: Tensor) -> None:
+        super().__init__()
+        self.norm, self.kept = norm, kept
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The norm of the kept coordinates, in their places."""
+        own = {name: p[self.kept] for name, p in self.norm.named_parameters()}
+        inner: Tensor = torch.func.functional_call(self.norm, own, (x[..., self.kept],))
+        return torch.zeros_like(x).index_copy(-1, self.kept, inner)
 
 
 @contextmanager
@@ -75,6 +92,12 @@ def masked(model: nn.Module, blocks: Sequence[Block], kept: Kept) -> Iterator[di
                     if isinstance(bias, nn.Parameter):
                         undo.callback(setattr, module, "bias", bias)
                         module.bias = nn.Parameter(bias.detach() * rows, requires_grad=False)
+                for norm in sub.width_norms:
+                    path, _, name = f"{block.path}.{norm.path}".rpartition(".")
+                    parent, stays = model.get_submodule(path), masks(norm, sub.spec.units, ids)[0].nonzero()[:, 0]
+                    module = getattr(parent, name)
+                    undo.callback(setattr, parent, name, module)
+                    setattr(parent, name, KeptWidth(module, stays.to(module.weight.device)))
         yield weights
 
 

@@ -107,7 +107,7 @@ class Ordering:
 
 
 def parameter_of(model: nn.Module, block: Block, projection: Projection) -> nn.Module:
-    """The linear module of a projection."""
+    """The linear module of a projection, or the norm module."""
     return model.get_submodule(f"{block.path}.{projection.path}")
 
 
@@ -125,7 +125,7 @@ def permutation(projection: Projection, axis: int, ranking: IntArray) -> IntArra
 
 
 def _permute(model: nn.Module, block: Block, sub: SubBlock, ranking: IntArray) -> None:
-    for projection in sub.projections:
+    for projection in (*sub.projections, *sub.width_norms):
         module = parameter_of(model, block, projection)
         weight = module.weight
         assert isinstance(weight, torch.Tensor)

@@ -3,6 +3,7 @@
 No mask, no copy, nothing to restore but module attributes: the base's tensors are never written.
 """
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -71,7 +72,7 @@ class Supernet:
             for i, b in enumerate(blocks)
             for s in b.sub_blocks
             if s.spec.units
-            for p in s.projections
+            for p in (*s.projections, *s.width_norms)
         }
 
     @property
@@ -142,9 +143,10 @@ class Supernet:
 
     def _slice(self, key: Key, sub: SubBlock, kept: int, how: Realisation, undo: ExitStack) -> None:
         if not sub.spec.feasible(kept):
-            raise ValueError(f"block {key[0]}, {sub.spec.name}: {kept} of {sub.spec.units} {sub.spec.unit} cannot be kept")
-        plain_full = kept == sub.spec.units and isinstance(how, PlainRealisation)
-        if plain_full:
+            raise ValueError(
+                f"block {key[0]}, {sub.spec.name}: {kept} of {sub.spec.units} {sub.spec.unit} cannot be kept"
+            )
+        if kept == sub.spec.units and type(how) is PlainRealisation:
             return
         for projection in sub.projections:
             module = self.linear(key, projection)
@@ -154,10 +156,12 @@ class Supernet:
             if module.bias is not None:
                 bias = self.cut(sub, projection, 0, kept).take(module.bias, 0)
                 _replace_parameter(module, "bias", bias, undo)
-        block = self.blocks[key[0]]
+        for norm in sub.width_norms:
+            module = self.linear(key, norm)
+            _replace_parameter(module, "weight", self.cut(sub, norm, 0, kept).take(module.weight, 0), undo)
+        block = self.model.get_submodule(self.blocks[key[0]].path)
         for attribute in sub.attributes:
-            path, _, name = f"{block.path}.{attribute.path}".rpartition(".")
-            _set_attribute(self.model.get_submodule(path), name, kept // attribute.divisor, undo)
+            _set_attribute(block, attribute.path, attribute.value(kept), undo)
 
 
 class _PassThrough(nn.Module):
@@ -215,6 +219,15 @@ def _replace_parameter(module: nn.Module, name: str, value: Tensor, undo: ExitSt
     parameters[name] = nn.Parameter(value, requires_grad=False)
 
 
-def _set_attribute(module: nn.Module, name: str, value: Any, undo: ExitStack) -> None:
-    undo.callback(setattr, module, name, getattr(module, name))
-    setattr(module, name, value)
+def _set_attribute(owner: Any, path: str, value: Any, undo: ExitStack) -> None:
+    """Set what `path` leads to from `owner` on; what is no module (a configuration) is shared: it is copied first."""
+    *way, name = path.split(".")
+    for part in way:
+        inner = getattr(owner, part)
+        if not isinstance(inner, nn.Module):
+            undo.callback(setattr, owner, part, inner)
+            inner = copy.copy(inner)
+            setattr(owner, part, inner)
+        owner = inner
+    undo.callback(setattr, owner, name, getattr(owner, name))
+    setattr(owner, name, value)

@@ -5,4 +5,6 @@ from tracenas.proxies.measurement import Proxy
 
 __all__ = ["PROXY"]
 
-PROXY = Proxy("loss_compensated", negative_loss, needs=frozenset({"compensated"}), reference="tracenas, docs/compensation.md")
+PROXY = Proxy(
+    "loss_compensated", negative_loss, needs=frozenset({"compensated"}), reference="tracenas, docs/compensation.md"
+)

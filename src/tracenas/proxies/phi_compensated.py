@@ -5,4 +5,6 @@ from tracenas.proxies.phi import phi
 
 __all__ = ["PROXY"]
 
-PROXY = Proxy("phi_compensated", phi, needs=frozenset({"trace", "compensated"}), reference="tracenas, docs/compensation.md")
+PROXY = Proxy(
+    "phi_compensated", phi, needs=frozenset({"trace", "compensated"}), reference="tracenas, docs/compensation.md"
+)

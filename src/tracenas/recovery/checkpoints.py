@@ -9,7 +9,17 @@ from pathlib import Path
 
 from tracenas.errors import UserError
 
-__all__ = ["checkpoint_path", "clear_unfinished", "disk_trouble", "last_checkpoint", "publish", "rotate", "steps", "writing"]
+__all__ = [
+    "checkpoint_path",
+    "clear_unfinished",
+    "disk_trouble",
+    "last_checkpoint",
+    "publish",
+    "rotate",
+    "steps",
+    "unfinished_path",
+    "writing",
+]
 
 _NAME = re.compile(r"checkpoint-(\d+)")
 _UNFINISHED = ".unfinished-"
@@ -67,7 +77,11 @@ def writing(path: Path, kept: Path | None) -> Iterator[None]:
 
 def publish(temporary: Path, path: Path) -> None:
     """Flush a directory to disk and give it its name, in the place of an older one of that name."""
+    umask = os.umask(0)
+    os.umask(umask)
     for file in sorted(temporary.rglob("*")):
+        if file.is_file():
+            file.chmod(0o666 & ~umask)
         _fsync(file)
     _fsync(temporary)
     if path.exists():

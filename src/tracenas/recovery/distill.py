@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from tracenas.models.loss import hidden_states
 from tracenas.recovery.trainer import RecoveryTrainer
 
-__all__ = ["Distillation", "DistillTrainer", "Targets", "kl_sum", "teacher_targets"]
+__all__ = ["DistillTrainer", "Distillation", "Targets", "kl_sum", "teacher_targets"]
 
 _CHUNK_ELEMENTS = {"cpu": 1 << 22, "cuda": 1 << 26}
 
@@ -81,14 +81,10 @@ def kl_sum(logits: Tensor, targets: Targets, temperature: float) -> Tensor:
     """
     size = _chunk(logits.device, logits.shape[1])
     places: tuple[Tensor | None, ...] = (
-        targets.indices.split(size)
-        if targets.indices is not None
-        else (None,) * len(logits.split(size))
+        targets.indices.split(size) if targets.indices is not None else (None,) * len(logits.split(size))
     )
     total = logits.new_zeros((), dtype=torch.float32)
-    for student, teacher, place in zip(
-        logits.split(size), targets.log_probabilities.split(size), places, strict=True
-    ):
+    for student, teacher, place in zip(logits.split(size), targets.log_probabilities.split(size), places, strict=True):
         # Recomputed in the backward pass: no float32 copy of the logits outlives its chunk.
         total = total + checkpoint(_chunk_kl, student, teacher, place, temperature, use_reentrant=False)
     return total * temperature**2

@@ -116,9 +116,7 @@ def _in_memory(
 
 
 class _Streamed(Examples):
-    def __init__(
-        self, data: hub.HubData, tokenizer: Any, seq_len: int, seed: int, vocab_size: int, eos: int
-    ) -> None:
+    def __init__(self, data: hub.HubData, tokenizer: Any, seq_len: int, seed: int, vocab_size: int, eos: int) -> None:
         super().__init__()
         self._data, self._tokenizer, self._seq_len = data, tokenizer, seq_len
         self._seed, self._vocab_size, self._eos = seed, vocab_size, eos
@@ -129,9 +127,7 @@ class _Streamed(Examples):
             nothing = True
             for row in _hub_rows(self._data, seed):
                 chat = messages_of(row, f"data set '{self._data}'")
-                example = _example(
-                    chat, self._tokenizer, self._seq_len, self._vocab_size, self._eos, str(self._data)
-                )
+                example = _example(chat, self._tokenizer, self._seq_len, self._vocab_size, self._eos, str(self._data))
                 if example is not None:
                     nothing = False
                     yield example

@@ -1,6 +1,7 @@
 """Low-rank adapters on all linear layers but the head, merged into a plain model when training has ended."""
 
 import math
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,7 @@ from tracenas.recovery.zeros import linear_weights
 __all__ = ["add_adapters", "merged"]
 
 
-def add_adapters(
-    model: Any, *, rank: int, alpha: float, dropout: float, seed: int, keep_zeros: bool = False
-) -> Any:
+def add_adapters(model: Any, *, rank: int, alpha: float, dropout: float, seed: int, keep_zeros: bool = False) -> Any:
     """A peft model: W + (α / r) B A on every linear layer but the head; only A and B train.
 
     B starts at zero, A by Kaiming's rule from its own generator. With `keep_zeros`, B A counts only where W is
@@ -34,7 +33,10 @@ def add_adapters(
     config = LoraConfig(
         r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=names, task_type="CAUSAL_LM", bias="none"
     )
-    adapted = get_peft_model(model, config)
+    with warnings.catch_warnings():
+        # peft 0.21 asks transformers 5.23 by a deprecated name whether it checkpoints activations.
+        warnings.simplefilter("ignore", FutureWarning)
+        adapted = get_peft_model(model, config)
     generator = torch.Generator().manual_seed(seed)
     for _, layer in _layers(adapted):
         a, b = _matrices(layer)

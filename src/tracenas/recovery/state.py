@@ -85,7 +85,8 @@ def load_optimizer(directory: Path, model: Any, optimizer: Any, scheduler: Any, 
 
 def save_random_state(directory: Path, rank: int) -> None:
     """Write this process's random state: Python, NumPy, torch on CPU and on its CUDA devices."""
-    name, keys, place, has_gauss, gauss = np.random.get_state(legacy=True)
+    legacy: Any = np.random.get_state(legacy=True)
+    name, keys, place, has_gauss, gauss = legacy
     version, numbers, following = random.getstate()
     plain = {
         "python": json.dumps([version, list(numbers), following]),
@@ -106,7 +107,7 @@ def load_random_state(directory: Path, rank: int) -> None:
         return
     with safe_open(path, framework="pt") as file:
         plain = file.metadata()
-        tensors = {name: file.get_tensor(name) for name in file.keys()}
+        tensors = {name: file.get_tensor(name) for name in list(file.keys())}
     version, numbers, following = json.loads(plain["python"])
     random.setstate((version, tuple(numbers), following))
     name, place, has_gauss, gauss = json.loads(plain["numpy"])

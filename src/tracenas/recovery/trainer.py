@@ -90,9 +90,8 @@ def held_out_nll(model: Any, windows: Tensor, micro_batch: int) -> float:
             ids = batch.to(device)
             logits = model(input_ids=ids, use_cache=False).logits[:, :-1].flatten(0, 1)
             labels = ids[:, 1:].flatten()
-            for part, wanted in zip(logits.split(max(1, _CHUNK // logits.shape[1])), labels.split(
-                max(1, _CHUNK // logits.shape[1])
-            ), strict=True):
+            size = max(1, _CHUNK // logits.shape[1])
+            for part, wanted in zip(logits.split(size), labels.split(size), strict=True):
                 total += torch.nn.functional.cross_entropy(part.float(), wanted, reduction="sum").double().cpu()
     model.train(training)
     count, length = windows.shape
@@ -154,6 +153,7 @@ class RecoveryTrainer(Trainer):  # type: ignore[misc, unused-ignore]
         self.zeros: Zeros | None = None
         self._since, self._away = time.monotonic(), 0.0
         self._new_tokens: Any = 0
+        self._random_state: Path | None = None
         super().__init__(
             model=model,
             args=arguments(settings, directory),
@@ -172,7 +172,8 @@ class RecoveryTrainer(Trainer):  # type: ignore[misc, unused-ignore]
         Raises:
             UserError: if the loss is not finite, or a checkpoint cannot be written.
         """
-        checkpoints.clear_unfinished(self.directory) if self.is_world_process_zero() else None
+        if self.is_world_process_zero():
+            checkpoints.clear_unfinished(self.directory)
         last = checkpoints.last_checkpoint(self.directory)
         if last is not None:
             done = int(last.name.rpartition("-")[2])
@@ -198,12 +199,16 @@ class RecoveryTrainer(Trainer):  # type: ignore[misc, unused-ignore]
         """Warmup, stable, decay."""
         if self.lr_scheduler is None:
             factor = learning_rate_factor(self.settings)
-            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
+            own: Any = optimizer or self.optimizer
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(own, factor)
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         """One forward and backward pass, its tokens counted."""
+        if self._random_state is not None:
+            state.load_random_state(self._random_state, self.args.process_index)
+            self._random_state = None
         mask = inputs.get("attention_mask")
         self._new_tokens = self._new_tokens + (inputs["input_ids"].numel() if mask is None else mask.sum())
         loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
@@ -211,13 +216,13 @@ class RecoveryTrainer(Trainer):  # type: ignore[misc, unused-ignore]
 
     def _clip_grad_norm(self, model: Any) -> Any:
         self._mask_gradients()
-        return super()._clip_grad_norm(model)
+        return super()._clip_grad_norm(model)  # type: ignore[no-untyped-call]
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         """The gradient's norm, which must be finite, as must the loss: called before every optimizer step."""
         if grad_norm is None:
             self._mask_gradients()
-        norm = float(super()._get_grad_norm(model, grad_norm=grad_norm))
+        norm = float(super()._get_grad_norm(model, grad_norm=grad_norm))  # type: ignore[no-untyped-call]
         loss = float(self._tr_loss)
         if not (math.isfinite(norm) and math.isfinite(loss)):
             raise self._diverged(f"the loss is {loss:.4g}, the gradient's norm {norm:.4g}", self.state.global_step + 1)
@@ -253,6 +258,7 @@ class RecoveryTrainer(Trainer):  # type: ignore[misc, unused-ignore]
     def _evaluate(self, trial: Any, ignore_keys_for_eval: Any, skip_scheduler: bool = False) -> dict[str, float]:
         assert self.windows is not None
         started = time.monotonic()
+        self.control.should_evaluate = False
         nll = held_out_nll(self.model_wrapped, self.windows, self.settings.micro_batch)
         self._away += time.monotonic() - started
         if not math.isfinite(nll):
@@ -293,10 +299,10 @@ class RecoveryTrainer(Trainer):  # type: ignore[misc, unused-ignore]
         self._away += time.monotonic() - started
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        weights: dict[str, Tensor] = {}
+        weights: dict[str, Any] = {}
         for file in sorted(Path(resume_from_checkpoint).glob("*model*.safetensors")):
             weights |= state.load_weights(file)
-        target = self.model if model is None else model
+        target: Any = self.model if model is None else model
         if self.is_fsdp_enabled:
             from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 
@@ -307,7 +313,9 @@ class RecoveryTrainer(Trainer):  # type: ignore[misc, unused-ignore]
             set_peft_model_state_dict(target, weights)
         else:
             missing, unexpected = target.load_state_dict(weights, strict=False)
-            tied = set(getattr(target, "all_tied_weights_keys", None) or getattr(target, "_tied_weights_keys", None) or ())
+            tied = set(
+                getattr(target, "all_tied_weights_keys", None) or getattr(target, "_tied_weights_keys", None) or ()
+            )
             if unexpected or set(missing) - tied:
                 first = [*unexpected, *sorted(set(missing) - tied)][0]
                 raise UserError(f"checkpoint {resume_from_checkpoint}: tensor {first} is missing or of no use")
@@ -319,8 +327,8 @@ class RecoveryTrainer(Trainer):  # type: ignore[misc, unused-ignore]
             )
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        if checkpoint is not None:
-            state.load_random_state(Path(checkpoint), self.args.process_index)
+        """Later: the data loader that is set up in between draws a random number."""
+        self._random_state = None if checkpoint is None else Path(checkpoint)
 
     def _load_scaler(self, checkpoint: str | None) -> None:
         """There is none: bf16 needs no gradient scaling."""

@@ -18,7 +18,17 @@ if TYPE_CHECKING:
 
     Outputs = Mapping[Key, torch.Tensor]
 
-__all__ = ["Compensation", "Text", "compensate", "compensated_realisation", "loss_of", "realisation_facts", "scored_as"]
+__all__ = [
+    "Compensation",
+    "Text",
+    "compensate",
+    "compensated_realisation",
+    "realisation_facts",
+    "scored_as",
+    "scored_loss",
+    "scored_text",
+    "text_of",
+]
 
 COMPENSATION = "compensation.safetensors"
 DEFAULT_SAMPLES = 48
@@ -67,7 +77,7 @@ class Compensation:
         return {
             "method": self.method,
             "ridge": self.ridge,
-            "ridge_trials": {f"{ridge:g}": value for ridge, value in self.trials.items()},
+            "ridge_trials": {f"{r:g}": v if math.isfinite(v) else None for r, v in self.trials.items()},
             "sequences": self.text.tokens.shape[0],
             "tokens": self.text.tokens.numel(),
             "separate_text": self.text.separate,
@@ -121,17 +131,22 @@ def compensated_realisation(session: "Session", net: "Supernet") -> "Compensated
     from tracenas.models.compensated import CompensatedRealisation
     from tracenas.saliency.gram import gram_matrices
 
-    tokens = text_of(session, required=True).tokens
+    tokens = text_of(session, required=True, keep=True).tokens
     grams = gram_matrices(net.model, net.blocks, tokens, session.micro_batch)
     return CompensatedRealisation(net, grams, session.config.ridge or DEFAULT_RIDGE)
 
 
-def text_of(session: "Session", *, required: bool = False) -> Text:
-    """The run's stored compensation text, else further text of its data, else (unless `required`) the calibration.
+def text_of(session: "Session", *, required: bool = False, reuse: bool = True, keep: bool = False) -> Text:
+    """What to fit a compensation on: further text of the calibration's source, none of which losses are measured on.
 
-    A run's text is written beside its calibration when it is drawn, so that a resumed search and `prune` fit on
-    the same. The calibration itself is used only where the data cannot be had or holds no other text, and the
-    number of sequences was not asked for.
+    Args:
+        required: it must be other text. Otherwise the calibration is used where its source cannot be read or
+            holds no more, and the number of sequences was not asked for.
+        reuse: the text that a search stored in the run directory.
+        keep: store it there, so that a resumed search and `prune` fit on the same.
+
+    Raises:
+        UserError: if there is no such text.
     """
     from tracenas.data.further import further_calibration
     from tracenas.data.tokens import load_tokens, save_tokens
@@ -139,7 +154,7 @@ def text_of(session: "Session", *, required: bool = False) -> Text:
     config, source = session.config, session.loaded.source
     asked = config.compensate_samples
     stored = session.run / COMPENSATION if session.run is not None else None
-    if stored is not None and stored.is_file():
+    if reuse and stored is not None and stored.is_file():
         tokens = load_tokens(stored)
         if asked in (None, tokens.shape[0]):
             return Text(tokens, separate=True)
@@ -161,12 +176,36 @@ def text_of(session: "Session", *, required: bool = False) -> Text:
         if required or asked is not None:
             raise
         return Text(session.tokens, separate=False)
-    if required and stored is not None:
+    if keep and stored is not None:
         save_tokens(stored, tokens, {"source": session.data, "model": source.name})
     return Text(tokens, separate=True)
 
 
-def loss_of(session: "Session", net: "Supernet", arch: Architecture, how: "Realisation | None" = None) -> float:
+def scored_text(session: "Session") -> Text:
+    """The text that a search compensated its candidates on.
+
+    Raises:
+        UserError: if the run does not hold it.
+    """
+    from tracenas.data.tokens import load_tokens
+
+    if session.run is None:
+        raise ValueError("only a run's candidates are scored compensated")
+    return Text(load_tokens(session.run / COMPENSATION), separate=True)
+
+
+def scored_loss(session: "Session", net: "Supernet", arch: Architecture, scored: tuple[str, float]) -> float:
+    """Calibration loss of a candidate as its search realised it (`scored_as`), nats per token."""
+    from tracenas.models.refit import FittedRealisation
+
+    name, ridge = scored
+    if name == "plain":
+        return _loss(session, net, arch)
+    outputs = _Fit(session, net, arch, name)(scored_text(session).tokens, (ridge,))[ridge]
+    return _loss(session, net, arch, FittedRealisation(outputs))
+
+
+def _loss(session: "Session", net: "Supernet", arch: Architecture, how: "Realisation | None" = None) -> float:
     """Calibration loss of a candidate in the super-network, nats per token."""
     from tracenas.evaluation.perplexity import perplexity
 
@@ -179,6 +218,7 @@ def compensate(
     net: "Supernet",
     arch: Architecture,
     method: str,
+    text: Text,
     *,
     ridge: float | None,
     stored: "torch.dtype",
@@ -192,12 +232,11 @@ def compensate(
         stored: dtype of the checkpoint; the outputs are rounded to it.
 
     Raises:
-        UserError: if there is no text to fit on, or the dense model's activations are not finite.
+        UserError: if the dense model's activations are not finite.
     """
     from tracenas.models.refit import FittedRealisation
     from tracenas.report.progress import stage_progress
 
-    text = text_of(session)
     fit = _Fit(session, net, arch, method)
     trials: dict[float, float] = {}
     count = text.tokens.shape[0]
@@ -210,8 +249,8 @@ def compensate(
         fitted = fit(text.tokens, (chosen,))[chosen]
         advance()
     outputs = {key: weight.to(stored).to(weight.dtype) for key, weight in fitted.items()}
-    after = loss_of(session, net, arch, FittedRealisation(outputs))
-    return Compensation(method, chosen, trials, text, outputs, loss_of(session, net, arch), after)
+    after = _loss(session, net, arch, FittedRealisation(outputs))
+    return Compensation(method, chosen, trials, text, outputs, _loss(session, net, arch), after)
 
 
 @dataclass(frozen=True)
@@ -237,9 +276,9 @@ class _Fit:
         from tracenas.models.refit import FittedRealisation
 
         out: dict[float, float] = {}
-        together = self(tokens, RIDGES) if self.method == "ridge" else {}
+        together = self(tokens, RIDGES) if self.method == "ridge" else None
         for ridge in RIDGES:
-            outputs = together.get(ridge) or self(tokens, (ridge,))[ridge]
+            outputs = (together or self(tokens, (ridge,)))[ridge]
             with self.net.realise(self.arch, FittedRealisation(outputs)) as model:
                 loss = perplexity(model, held, self.session.micro_batch).nll
             out[ridge] = loss if math.isfinite(loss) else math.inf

@@ -1,15 +1,18 @@
-"""`tracenas eval`: perplexity of one or more models on the same windows of held-out text."""
+"""`tracenas eval`: perplexity and task accuracy of one or more models on the same data."""
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 from tracenas.config import EvalConfig
 from tracenas.errors import UserError
 from tracenas.evaluation.perplexity import Perplexity, perplexity
+from tracenas.evaluation.suites import TaskResult, paper_average, requests
 from tracenas.models.loading import LoadedModel, load
-from tracenas.models.source import open_source
-from tracenas.stages.results import Table, print_table
+from tracenas.models.source import ModelSource, open_source
+from tracenas.rundir import provenance, write_json
+from tracenas.stages.evaluation_tables import evaluation_rows, finite
+from tracenas.stages.processes import Processes, join_processes
+from tracenas.stages.results import Table, print_table, to_plain
 from tracenas.stages.session import set_threads
 
 __all__ = ["Evaluation", "evaluate", "held_out"]
@@ -17,59 +20,91 @@ __all__ = ["Evaluation", "evaluate", "held_out"]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Perplexities of several models.
+    """Perplexities and accuracies of several models.
 
     Args:
         models: as they were named.
-        results: one per model.
         parameters: of every model.
-        text: the held-out source.
+        results: perplexities, one per model; empty if no text was given.
+        tasks: per model, results by task; empty if no tasks were asked for.
+        text: the held-out source, None without one.
+        limit: questions per task, None for all.
     """
 
     models: tuple[str, ...]
-    results: tuple[Perplexity, ...]
     parameters: tuple[int, ...]
-    text: str
+    results: tuple[Perplexity, ...] = ()
+    tasks: tuple[dict[str, TaskResult], ...] = ()
+    text: str | None = None
+    limit: int | None = None
 
     def to_json(self) -> Any:
         """One object, or a list of them for several models."""
-        rows = [
-            {
-                "model": m,
-                "perplexity": r.perplexity if math.isfinite(r.perplexity) else None,
-                "nll": r.nll,
-                "tokens": r.tokens,
-                "params": p,
-                "protocol": self.protocol,
-            }
-            for m, r, p in zip(self.models, self.results, self.parameters, strict=True)
-        ]
+        rows = [self._row(i) for i in range(len(self.models))]
         return rows[0] if len(rows) == 1 else rows
+
+    def _row(self, index: int) -> dict[str, Any]:
+        row: dict[str, Any] = {"model": self.models[index], "params": self.parameters[index]}
+        if self.results:
+            r = self.results[index]
+            row |= {"perplexity": finite(r.perplexity), "nll": finite(r.nll), "tokens": r.tokens}
+            row["protocol"] = self.protocol
+        if self.tasks:
+            row["tasks"] = {name: result.to_json() for name, result in self.tasks[index].items()}
+            row["limit"] = self.limit
+            average = paper_average(self.tasks[index])
+            row["average"] = None if average is None else average.to_json()
+        return row
 
     @property
     def protocol(self) -> str:
-        """How the perplexity was measured, in one line."""
+        """How the perplexity was measured, in one line; empty without a text."""
+        if not self.results:
+            return ""
         count, length = self.results[0].windows
         return f"{self.text}: documents joined by EOS, {count} windows of {length} tokens, first token of a window not scored"
 
+    def _tables(self) -> list[Table]:
+        tables = []
+        if self.results:
+            rows = [
+                (m, f"{p:,}", f"{r.perplexity:.4f}", f"{r.nll:.4f}")
+                for m, r, p in zip(self.models, self.results, self.parameters, strict=True)
+            ]
+            tables.append(Table("", ("model", "parameters", "perplexity", "nll"), rows))
+        if self.tasks:
+            tables.append(evaluation_rows(self.models, self.parameters, self.tasks))
+        return tables
+
+    def _notes(self) -> list[str]:
+        notes = [self.protocol] if self.results else []
+        if self.tasks:
+            limited = "" if self.limit is None else f"; {self.limit} questions per task only: not comparable with full results"
+            notes.append(f"tasks: lm-evaluation-harness, ± standard error{limited}")
+            for model, of in zip(self.models, self.tasks, strict=True):
+                cut = {name: r.truncated for name, r in of.items() if r.truncated}
+                if cut:
+                    listed = ", ".join(f"{name} {count:,}" for name, count in cut.items())
+                    notes.append(f"{model}: prompts longer than its positions lost their beginning (answers): {listed}")
+        return notes
+
     def table(self) -> str:
-        """A plain-text table."""
-        width = max(len(m) for m in self.models)
-        head = f"{'model':<{width}}  {'parameters':>14}  {'perplexity':>12}  {'nll':>8}"
-        rows = [
-            f"{m:<{width}}  {p:>14,}  {r.perplexity:>12.4f}  {r.nll:>8.4f}"
-            for m, r, p in zip(self.models, self.results, self.parameters, strict=True)
-        ]
-        return "\n".join([head, *rows, self.protocol])
+        """Plain-text tables."""
+        parts = []
+        for table in self._tables():
+            rows = [table.columns, *table.rows]
+            widths = [max(len(str(row[i])) for row in rows) for i in range(len(table.columns))]
+            for row in rows:
+                cells = [c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
+                parts.append("  ".join(cells).rstrip())
+        return "\n".join([*parts, *self._notes()])
 
     def show(self) -> None:
-        """The table on stdout."""
-        rows = [
-            (m, f"{p:,}", f"{r.perplexity:.4f}", f"{r.nll:.4f}")
-            for m, r, p in zip(self.models, self.results, self.parameters, strict=True)
-        ]
-        print_table(Table("", ("model", "parameters", "perplexity", "nll"), rows))
-        print(self.protocol)
+        """The tables on stdout."""
+        for table in self._tables():
+            print_table(table)
+        for note in self._notes():
+            print(note)
 
 
 def held_out(loaded: LoadedModel, text: str, seq_len: int, limit: int | None, text_field: str | None = None) -> Any:
@@ -79,36 +114,85 @@ def held_out(loaded: LoadedModel, text: str, seq_len: int, limit: int | None, te
 
     if loaded.tokenizer is None and not text.endswith(".safetensors"):
         raise UserError(f"model {loaded.source.name} has no tokenizer; give token ids (.safetensors) as text")
-    found = windows(
-        text,
-        loaded.tokenizer,
-        seq_len,
-        limit=limit,
-        eos=loaded.source.config.get("eos_token_id"),
-        text_field=text_field,
-    )
+    found = windows(text, loaded.tokenizer, seq_len, limit=limit, eos=loaded.source.config.get("eos_token_id"), text_field=text_field)
     check_vocabulary(found, int(loaded.source.config["vocab_size"]), text)
     return found
 
 
 def evaluate(config: EvalConfig) -> Evaluation:
-    """Perplexity of every model on the same text, one model in memory at a time.
+    """Perplexity and accuracy of every model on the same data, one model in memory at a time.
+
+    Launched by torchrun or `accelerate launch`, every process holds the model and takes a share of the windows
+    and questions.
 
     Raises:
-        UserError: for models or text that cannot be read.
+        UserError: for models, text or tasks that cannot be read, before any model is loaded where possible.
     """
+    wanted = requests(config.tasks, config.suite, config.shots)
+    if config.text is None and not wanted:
+        raise UserError("nothing to measure: give text (for a perplexity), tasks or suite")
+    if config.task_data is not None and not wanted:
+        raise UserError("task-data without tasks: name them with tasks or suite")
     sources = [open_source(name) for name in config.models]
+    length = _window(config, sources)
+    harness = None
+    if wanted:
+        from tracenas.evaluation.harness import Harness
+
+        harness = Harness(wanted, config.task_data)
+    set_threads(config.threads)
+    processes = join_processes(config.device)
+    results, tasks, parameters = [], [], []
+    for source in sources:
+        loaded = load(source, device=processes.device, dtype=config.dtype, trust_remote_code=config.trust_remote_code)
+        parameters.append(sum(p.numel() for p in loaded.model.parameters()))
+        if config.text is not None:
+            results.append(_perplexity(config, loaded, length, processes))
+        if harness is not None:
+            if loaded.tokenizer is None:
+                raise UserError(f"model {source.name} has no tokenizer: tasks are text")
+            tasks.append(
+                harness.run(
+                    loaded.model, loaded.tokenizer, limit=config.limit, batch_size=config.batch_size, shard=processes.many
+                )
+            )
+        del loaded
+    found = Evaluation(
+        tuple(config.models), tuple(parameters), tuple(results), tuple(tasks), config.text, config.limit if wanted else None
+    )
+    if config.out is not None and processes.first:
+        write_json(config.out, _record(config, found))
+    return found
+
+
+def _window(config: EvalConfig, sources: list[ModelSource]) -> int:
     shortest = min(s.positions for s in sources)
     if config.seq_len is not None and config.seq_len > shortest:
         raise UserError(f"seq-len {config.seq_len}: the models have {shortest} positions")
-    length = config.seq_len or min(4096, shortest)
-    set_threads(config.threads)
-    results, parameters = [], []
-    for source in sources:
-        loaded = load(source, device=config.device, dtype=config.dtype, trust_remote_code=config.trust_remote_code)
-        tokens = held_out(loaded, config.text, length, config.max_windows, config.text_field)
-        batch = config.micro_batch or max(1, 4096 // tokens.shape[1])
-        results.append(perplexity(loaded.model, tokens, batch))
-        parameters.append(sum(p.numel() for p in loaded.model.parameters()))
-        del loaded
-    return Evaluation(tuple(config.models), tuple(results), tuple(parameters), config.text)
+    return config.seq_len or min(4096, shortest)
+
+
+def _perplexity(config: EvalConfig, loaded: LoadedModel, length: int, processes: Processes) -> Perplexity:
+    assert config.text is not None
+    tokens = held_out(loaded, config.text, length, config.max_windows, config.text_field)
+    batch = config.micro_batch or max(1, 4096 // tokens.shape[1])
+    return perplexity(loaded.model, tokens, batch, shard=processes.many)
+
+
+def _record(config: EvalConfig, found: Evaluation) -> dict[str, Any]:
+    """What `out` holds: the results and where they are from."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        harness = version("lm-eval")
+    except PackageNotFoundError:
+        harness = None
+    rows = found.to_json()
+    plain: dict[str, Any] = to_plain(
+        {
+            "results": rows if isinstance(rows, list) else [rows],
+            "settings": config.model_dump(exclude={"out"}),
+            "provenance": provenance(lm_eval=harness if config.tasks or config.suite else None),
+        }
+    )
+    return plain

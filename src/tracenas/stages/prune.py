@@ -9,11 +9,19 @@ from tracenas.errors import UserError
 from tracenas.models.source import ModelSource, open_source
 from tracenas.rundir import provenance, read_json, require_free
 from tracenas.space.architecture import Architecture
+from tracenas.stages.compensation import compensate, scored_as, scored_loss, scored_text, text_of
 from tracenas.stages.results import Table, print_table, to_plain
 from tracenas.stages.session import CALIBRATION, ORDERING, Session, open_session, options_of, space_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import torch
+
     from tracenas.models.checkpoint import Draft
+    from tracenas.models.ordering import Key
+    from tracenas.models.supernet import Supernet
+    from tracenas.stages.compensation import Compensation
 
 __all__ = ["Pruned", "prune"]
 
@@ -31,6 +39,7 @@ class Pruned:
         stock: whether transformers loads it without custom code.
         loss: of the reloaded checkpoint on the calibration, nats per token.
         scored_loss: of the candidate as it was scored.
+        compensation: method, strength, text and losses of the refit; None if there was none.
     """
 
     path: Path
@@ -39,6 +48,7 @@ class Pruned:
     stock: bool
     loss: float
     scored_loss: float
+    compensation: dict[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """For `--json`."""
@@ -58,6 +68,12 @@ class Pruned:
             ("calibration loss, reloaded", f"{self.loss:.6f}"),
             ("calibration loss, as scored", f"{self.scored_loss:.6f}"),
         ]
+        if (made := self.compensation) is not None:
+            text = "other text" if made["separate_text"] else "the calibration itself"
+            rows += [
+                ("compensation", f"{made['method']}, ridge {made['ridge']:g}, {made['tokens']:,} tokens ({text})"),
+                ("calibration loss without it", f"{made['plain_loss']:.6f}"),
+            ]
         print_table(Table("pruned", ("", "value"), rows))
 
 
@@ -70,33 +86,96 @@ def prune(config: PruneConfig) -> Pruned:
     Raises:
         UserError: for wrong input; RuntimeError if the checkpoint does not reproduce the scored loss.
     """
+    if config.compensate in ("auto", "none") and (config.ridge or config.compensate_samples):
+        raise UserError("ridge and compensate-samples need --compensate ridge or sequential (auto: as it was scored)")
     source = open_source(config.model)
     record = read_json(config.arch)
     run = _run_of(config.arch, record)
+    data = config.data
     if run is not None:
-        config = _as_searched(config, run)
+        config, data = _as_searched(config, run)
     space = space_of(source, config, params=None)
     arch = space.validate(Architecture.from_json(record, where=str(config.arch)), where=str(config.arch))
     require_free(config.out, what="checkpoint directory")
-    session = open_session(source, space, config, data=config.data, run=run)
+    scored = scored_as(record if run is not None else None)
+    session = open_session(source, space, config, data=data, run=run)
     expected = record.get("loss") if run is not None else None
-    return _write(config, source, session, arch, None if expected is None else float(expected))
+    made = _realised(config, source, session, arch, scored, None if expected is None else float(expected))
+    return _write(config, source, session, arch, made)
 
 
-def _write(
-    config: PruneConfig, source: ModelSource, session: Session, arch: Architecture, expected: float | None
-) -> Pruned:
+@dataclass(frozen=True)
+class _Realised:
+    """What is to be written, beside the cut: its loss in memory, the candidate's as scored, refitted outputs."""
+
+    loss: float
+    scored_loss: float
+    compensation: "Compensation | None" = None
+    outputs: "Mapping[Key, torch.Tensor] | None" = None
+
+
+def _realised(
+    config: PruneConfig,
+    source: ModelSource,
+    session: Session,
+    arch: Architecture,
+    scored: tuple[str, float],
+    expected: float | None,
+) -> _Realised:
+    """Realise the candidate as asked, and check that its loss as scored is the journal's.
+
+    Afterwards the loaded model's units are in the base's order again.
+    """
+    method = config.compensate if config.compensate != "auto" else scored[0]
+    if expected is not None and method in ("none", "plain") and scored[0] == "plain":
+        return _Realised(expected, expected)  # the reloaded checkpoint is compared with the journal itself
+    from tracenas.models.refit import in_base_order
+
+    net = session.supernet()
+    again = scored_loss(session, net, arch, scored)
+    if expected is not None:
+        _compare("the candidate's calibration loss", again, "the journal's", expected, _dtype_name(session))
+    if method in ("none", "plain"):
+        plain = scored_loss(session, net, arch, ("plain", 0.0))
+        made, outputs, loss = None, None, plain
+    else:
+        made = _refitted(config, source, session, net, arch, method, scored[1])
+        outputs, loss = in_base_order(net, arch, made.outputs), made.loss
+    net.restore()
+    return _Realised(loss, again if expected is None else expected, made, outputs)
+
+
+def _refitted(
+    config: PruneConfig,
+    source: ModelSource,
+    session: Session,
+    net: "Supernet",
+    arch: Architecture,
+    method: str,
+    scored_ridge: float,
+) -> "Compensation":
+    """The candidate compensated: as it was scored (`auto`), or by the method, text and strength that were asked for."""
+    stored = _save_dtype(config, source, session)
+    if config.compensate == "auto":
+        return compensate(session, net, arch, method, scored_text(session), ridge=scored_ridge, stored=stored)
+    given = config.data is not None
+    text = text_of(session, required=given and session.run is not None, reuse=not given)
+    return compensate(session, net, arch, method, text, ridge=config.ridge, stored=stored)
+
+
+def _write(config: PruneConfig, source: ModelSource, session: Session, arch: Architecture, made: _Realised) -> Pruned:
     from tracenas.models.checkpoint import save_pruned
 
     blocks = session.loaded.blocks(options_of(config))
     kept = session.ordering.kept(blocks, arch)
-    losses: dict[str, float] = {}
+    losses = {"scored": made.scored_loss}
 
     def card(draft: "Draft") -> str:
         losses["reloaded"] = _loss_of(draft.path, config, session)
-        losses["scored"] = expected if expected is not None else _loss_in_supernet(session, arch)
-        _compare(losses["reloaded"], losses["scored"], _dtype_name(session))
-        return _card(config, source, session, draft, losses)
+        what = "the scored candidate's" if made.compensation is None else "the compensated candidate's"
+        name = _dtype_name(session)
+        _compare("the checkpoint's calibration loss", losses["reloaded"], what, made.loss, name)
+        return _card(config, source, session, draft, losses, made)
 
     draft = save_pruned(
         session.loaded.model,
@@ -105,6 +184,7 @@ def _write(
         blocks,
         kept,
         config.out,
+        outputs=made.outputs,
         dtype=_save_dtype(config, source, session),
         max_shard_size=config.shard_size,
         card=card,
@@ -113,7 +193,8 @@ def _write(
     predicted = session.space.parameters(arch)
     if draft.parameters != predicted:
         raise RuntimeError(f"the checkpoint has {draft.parameters:,} parameters, {predicted:,} were predicted")
-    return Pruned(config.out, draft.parameters, base, draft.stock, losses["reloaded"], losses["scored"])
+    facts = made.compensation.to_json() if made.compensation is not None else None
+    return Pruned(config.out, draft.parameters, base, draft.stock, losses["reloaded"], losses["scored"], facts)
 
 
 def _run_of(arch: Path, record: object) -> Path | None:
@@ -125,8 +206,8 @@ def _run_of(arch: Path, record: object) -> Path | None:
     return None
 
 
-def _as_searched(config: PruneConfig, run: Path) -> PruneConfig:
-    """The settings that decide which units are kept, from the run's config.yaml."""
+def _as_searched(config: PruneConfig, run: Path) -> tuple[PruneConfig, str | None]:
+    """The settings that decide which units are kept, and the data (unless given), from the run's config.yaml."""
     import yaml
 
     path = run / "config.yaml"
@@ -136,7 +217,10 @@ def _as_searched(config: PruneConfig, run: Path) -> PruneConfig:
         raise UserError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from error
     if not isinstance(stored, dict):
         raise UserError(f"{path}: holds no settings")
-    return config.model_copy(update={key: stored[key] for key in _OF_THE_RUN if key in stored})
+    update = {key: stored[key] for key in _OF_THE_RUN if key in stored}
+    if config.data is None:
+        update["text_field"] = config.text_field or stored.get("text_field")
+    return config.model_copy(update=update), config.data or stored.get("data")
 
 
 def _dtype_name(session: Session) -> str:
@@ -164,26 +248,34 @@ def _loss_of(path: Path, config: PruneConfig, session: Session) -> float:
     return perplexity(again.model, session.tokens, session.micro_batch).nll
 
 
-def _loss_in_supernet(session: Session, arch: Architecture) -> float:
-    """Calibration loss of the candidate as a score would measure it (permutes the loaded model: the last use)."""
-    return session.evaluator("loss", "full").measure(arch).loss
-
-
-def _compare(reloaded: float, scored: float, dtype: str) -> None:
-    tolerance = _TOLERANCE.get(dtype, 1e-4) * max(1.0, abs(scored))
-    if not abs(reloaded - scored) <= tolerance:
+def _compare(what: str, found: float, whose: str, expected: float, dtype: str) -> None:
+    tolerance = _TOLERANCE.get(dtype, 1e-4) * max(1.0, abs(expected))
+    if not abs(found - expected) <= tolerance:
         raise UserError(
-            f"the checkpoint's calibration loss is {reloaded:.6f}, the scored candidate's {scored:.6f}: not the model that "
-            f"was scored (has the base model changed since the search?); nothing was written"
+            f"{what} is {found:.6f}, {whose} {expected:.6f}: not the model that was scored (has the base model "
+            f"changed since the search?); nothing was written"
         )
 
 
-def _card(config: PruneConfig, source: ModelSource, session: Session, draft: "Draft", losses: dict[str, float]) -> str:
+def _card(
+    config: PruneConfig,
+    source: ModelSource,
+    session: Session,
+    draft: "Draft",
+    losses: dict[str, float],
+    made: _Realised,
+) -> str:
     from tracenas.models.card import license_of, model_card
 
     command = ["tracenas", "prune", config.model, "--arch", str(config.arch), "--out", str(config.out)]
     if config.data is not None:
         command += ["--data", config.data]
+    if config.compensate != "auto":
+        command += ["--compensate", config.compensate]
+    if config.compensate_samples is not None:
+        command += ["--compensate-samples", str(config.compensate_samples)]
+    if config.ridge is not None:
+        command += ["--ridge", f"{config.ridge:g}"]
     before = session.space.parameters(session.space.base)
     return model_card(
         config.out.name,
@@ -196,6 +288,7 @@ def _card(config: PruneConfig, source: ModelSource, session: Session, draft: "Dr
         numbers={
             "calibration loss as scored, nats per token": f"{losses['scored']:.6f}",
             "calibration loss of this checkpoint, reloaded": f"{losses['reloaded']:.6f}",
+            **(made.compensation.facts() if made.compensation is not None else {"compensation": "none"}),
         },
         license=license_of(source.path) if source.path is not None else None,
         provenance=provenance(seed=config.seed),

@@ -1,0 +1,95 @@
+"""Does the search choose well? Perplexity right after pruning of the found, the uniform and random architectures.
+
+    python benchmarks/chooses.py MODEL --data TEXT --eval-text TEXT [--params 60% 50%] [--seeds 0 1 2] [--out FILE]
+
+One `tracenas run` per budget and seed (the seed moves the calibration set, the search and the random rivals),
+resumable: finished runs are read, an interrupted one goes on.
+"""
+
+import argparse
+import math
+import statistics
+from pathlib import Path
+from typing import Any
+
+from machine import facts, publish
+
+import tracenas
+
+
+def rows_of(comparison: list[dict[str, Any]]) -> dict[str, float]:
+    """NLL of base, uniform, the random ones' mean and best, and found."""
+    by_name = {r["name"]: float(r["nll"]) for r in comparison}
+    rivals = [v for k, v in by_name.items() if k.startswith("random")]
+    return {
+        "base": by_name["base"],
+        "uniform": by_name["uniform"],
+        "random, mean": statistics.mean(rivals),
+        "random, best": min(rivals),
+        "found": by_name["found"],
+    }
+
+
+def main() -> None:
+    """Run and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--eval-text", required=True)
+    parser.add_argument("--params", nargs="+", default=["60%", "50%"])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--proxy", default="phi")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="further settings of the run")
+    parser.add_argument("--work", type=Path, required=True, help="directory of the runs")
+    parser.add_argument("--out")
+    args = parser.parse_args()
+    settings = {"seq_len": 256, "eval_windows": 128, "population": 20, "elites": 6, "iterations": 12}
+    settings |= {"random_architectures": 5, **dict(s.split("=", 1) for s in args.set)}
+    table, raw = [], []
+    for params in args.params:
+        seeds = []
+        for seed in args.seeds:
+            out = args.work / f"{Path(args.model).name}-{args.proxy}-{params.rstrip('%')}-{seed}"
+            outcome = tracenas.run(
+                args.model,
+                data=args.data,
+                eval_text=args.eval_text,
+                params=params,
+                out=out,
+                seed=seed,
+                proxy=args.proxy,
+                resume=True,
+                **settings,
+            )
+            seeds.append(rows_of(outcome.comparison))
+            raw.append(
+                {"params": params, "seed": seed, "evaluations": outcome.search.summary["evaluations"], **seeds[-1]}
+            )
+        for name in seeds[0]:
+            values = [s[name] for s in seeds]
+            table.append(
+                {
+                    "params": params,
+                    "architecture": name,
+                    "nll": round(statistics.mean(values), 4),
+                    "spread": round(statistics.stdev(values), 4) if len(values) > 1 else None,
+                    "perplexity": round(math.exp(statistics.mean(values)), 2),
+                }
+            )
+    model = Path(args.model).name
+    publish(
+        {
+            "benchmark": "chooses",
+            "model": model,
+            "proxy": args.proxy,
+            "machine": facts(),
+            "settings": settings,
+            "table": table,
+            "seeds": raw,
+        },
+        args.out,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""Memory of a search: peak above the base weights, and growth over many evaluations.
+
+    python benchmarks/memory.py MODEL --data TEXT [--evaluations 500] [--samples 4 --seq-len 256] [--out FILE]
+
+Resident memory is read after every tenth evaluation; growth is the last reading over the one after a tenth of the run.
+"""
+
+import argparse
+import resource
+from pathlib import Path
+
+import numpy as np
+import torch
+from machine import facts, publish
+
+from tracenas.config import ScoreConfig
+from tracenas.models.source import open_source
+from tracenas.stages.session import open_session, space_of
+
+
+def resident() -> int:
+    """Resident set size, bytes."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
+def main() -> None:
+    """Run and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--evaluations", type=int, default=500)
+    parser.add_argument("--samples", type=int, default=4)
+    parser.add_argument("--seq-len", type=int, default=256)
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--out")
+    args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    config = ScoreConfig(model=args.model, arch=Path("-"), data=args.data, samples=args.samples, seq_len=args.seq_len)
+    source = open_source(args.model)
+    space = space_of(source, config, params="60%")
+    before = resident()
+    session = open_session(source, space, config, data=args.data)
+    weights = sum(p.numel() * p.element_size() for p in session.loaded.model.parameters())
+    evaluator = session.evaluator("phi", "64")
+    rng = np.random.default_rng(0)
+    readings = []
+    for i in range(args.evaluations):
+        arch = space.sample(rng)
+        assert arch is not None
+        evaluator.score(arch)
+        if i % 10 == 9:
+            readings.append(resident())
+    first = readings[len(readings) // 10]
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    publish(
+        {
+            "benchmark": "memory",
+            "model": Path(args.model).name,
+            "machine": facts(),
+            "evaluations": args.evaluations,
+            "tokens": args.samples * args.seq_len,
+            "base weights, MiB": round(weights / 2**20, 1),
+            "process before the model, MiB": round(before / 2**20, 1),
+            "resident after a tenth, MiB": round(first / 2**20, 1),
+            "resident at the end, MiB": round(readings[-1] / 2**20, 1),
+            "growth": round(readings[-1] / first - 1, 4),
+            "peak above base weights and process, MiB": round((peak - before - weights) / 2**20, 1),
+        },
+        args.out,
+    )
+
+
+if __name__ == "__main__":
+    main()

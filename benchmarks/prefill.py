@@ -1,0 +1,115 @@
+"""Is a materialised model as fast as its FLOPs promise? Prefill of a 110M Llama, dense against pruned.
+
+    python benchmarks/prefill.py [--params 50%] [--threads 1] [--trials 10] [--out FILE]
+
+Prints JSON: the measured prefill speed-up of the pruned checkpoint over the dense model (interleaved trials,
+median of the ratios), the FLOP ratio, and their quotient, which should be at least 0.9. Weights are random: only
+shapes matter here.
+"""
+
+import argparse
+import json
+import platform
+import sys
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from tracenas.config import BenchConfig, PruneConfig
+from tracenas.models.source import open_source
+from tracenas.rundir import write_json
+from tracenas.space.constraints import Budget, parse_size
+from tracenas.stages.bench import bench
+from tracenas.stages.prune import prune
+
+TARGET = 0.9
+
+
+def dense(directory: Path) -> Path:
+    """Write a random Llama: 12 blocks, 768 wide, 12 heads, MLP 2,048, vocabulary 32,000, tied; 109.5M."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=32000,
+        hidden_size=768,
+        intermediate_size=2048,
+        num_hidden_layers=12,
+        num_attention_heads=12,
+        num_key_value_heads=12,
+        max_position_embeddings=4352,
+        tie_word_embeddings=True,
+        bos_token_id=0,
+        eos_token_id=0,
+        pad_token_id=0,
+    )
+    LlamaForCausalLM(config).save_pretrained(directory / "dense")
+    return directory / "dense"
+
+
+def pruned(model: Path, directory: Path, params: str) -> Path:
+    """Write the uniform architecture of a budget as a checkpoint."""
+    source = open_source(str(model))
+    base = source.space().parameters(source.space().base)
+    uniform = source.space(budget=Budget(parse_size(params, base))).uniform()
+    assert uniform is not None
+    (directory / "arch.json").write_text(json.dumps(uniform.to_json()))
+    save_file({"input_ids": torch.randint(0, 32000, (1, 64))}, directory / "tokens.safetensors")
+    out = directory / "pruned"
+    tokens = str(directory / "tokens.safetensors")
+    prune(PruneConfig(model=str(model), arch=directory / "arch.json", data=tokens, out=out, device="cpu"))
+    return out
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--params", default="50%")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--trials", type=int, default=10)
+    parser.add_argument("--prompt", type=int, default=1024)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    with tempfile.TemporaryDirectory() as name:
+        base = dense(Path(name))
+        small = pruned(base, Path(name), options.params)
+        found = bench(
+            BenchConfig(
+                models=(str(base), str(small)),
+                prompt=options.prompt,
+                new_tokens=8,
+                trials=options.trials,
+                threads=options.threads,
+                device="cpu",
+                dtype="fp32",
+                no_memory=True,
+            )
+        )
+    first, second = (m.to_json() for m in found.models)
+    quotient = second["prefill_speedup_over_flop_ratio"]
+    result: dict[str, Any] = {
+        "benchmark": "prefill of a materialised model",
+        "baseline": "the dense model in the same run",
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": f"{platform.machine()}, {options.threads} threads",
+        "setting": found.setting,
+        "params": {"dense": first["params"], "pruned": second["params"]},
+        "dense_ttft_ms": first["ttft_ms"],
+        "pruned_ttft_ms": second["ttft_ms"],
+        "prefill_speedup": second["prefill_speedup"],
+        "flop_ratio": second["prefill_flop_ratio"],
+        "prefill_speedup_over_flop_ratio": quotient,
+        "target": TARGET,
+        "met": quotient >= TARGET,
+    }
+    print(json.dumps(result, indent=2))
+    if options.out is not None:
+        write_json(options.out, result)
+    return 0 if quotient >= TARGET else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

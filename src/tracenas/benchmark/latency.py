@@ -1,0 +1,166 @@
+"""Time to the first token, time per further token, and what they cost in memory (TraceNAS Table 8).
+
+Models take turns trial by trial, so that a machine that slows down or speeds up does so for all of them, and a
+speed-up is the median of the ratios within a turn.
+
+Shapes: B sequences, P prompt tokens, N generated tokens.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+__all__ = ["Settings", "Spread", "Trial", "prompt_ids", "ratios", "run_trial", "spread", "take_turns"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a trial does.
+
+    Args:
+        prompt: P, tokens of the prompt.
+        new_tokens: N, tokens generated greedily, the first one by the prefill.
+        batch_size: B, sequences at once.
+        cache: `dynamic` (grows) or `static` (allocated for P + N tokens before the clock starts).
+    """
+
+    prompt: int
+    new_tokens: int
+    batch_size: int = 1
+    cache: Literal["dynamic", "static"] = "dynamic"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One trial of one model.
+
+    Args:
+        prefill: seconds from the prompt to the first token.
+        decode: seconds for the other N - 1 tokens.
+        extra_bytes: memory allocated at the peak beyond what was allocated before; CUDA only, else 0.
+    """
+
+    prefill: float
+    decode: float
+    extra_bytes: int
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Median and quartiles."""
+
+    median: float
+    q1: float
+    q3: float
+
+    def to_json(self) -> dict[str, float]:
+        """For `--json`."""
+        return {"median": self.median, "q1": self.q1, "q3": self.q3}
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Median and quartiles (inclusive) of at least one value."""
+    if len(values) == 1:
+        return Spread(values[0], values[0], values[0])
+    q1, middle, q3 = statistics.quantiles(values, n=4, method="inclusive")
+    return Spread(middle, q1, q3)
+
+
+def ratios(base: Sequence[float], other: Sequence[float]) -> Spread:
+    """Speed-up of `other` over `base`: the spread of base/other within each turn."""
+    return spread([b / o for b, o in zip(base, other, strict=True)])
+
+
+def prompt_ids(settings: Settings, vocabulary: int, seed: int) -> Tensor:
+    """A random prompt, int64 [B, P], the same for every model with this vocabulary."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, vocabulary, (settings.batch_size, settings.prompt), generator=generator)
+
+
+def run_trial(model: Any, ids_BP: Tensor, settings: Settings) -> Trial:
+    """Prefill the prompt and decode greedily, eager PyTorch, the head on the last token only.
+
+    Args:
+        model: a causal language model of transformers.
+        ids_BP: on the model's device.
+    """
+    device = ids_BP.device
+    cache = _cache(model, settings)
+    before = _reset_peak(device)
+    with torch.inference_mode():
+        clock = _Clock(device)
+        output = model(input_ids=ids_BP, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        token_B1 = output.logits[:, -1].argmax(dim=-1, keepdim=True)
+        prefill = clock.lap()
+        for _ in range(settings.new_tokens - 1):
+            output = model(input_ids=token_B1, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            token_B1 = output.logits[:, -1].argmax(dim=-1, keepdim=True)
+        decode = clock.lap()
+    extra = torch.cuda.max_memory_allocated(device) - before if device.type == "cuda" else 0
+    return Trial(prefill, decode, extra)
+
+
+def take_turns(
+    trials: Sequence[Callable[[], Trial]], count: int, warmup: int, advance: Callable[[int], None]
+) -> list[list[Trial]]:
+    """`count` trials of every model after `warmup` uncounted ones; who begins a turn changes from turn to turn.
+
+    Returns:
+        per model, its trials in the order of the turns.
+    """
+    found: list[list[Trial]] = [[] for _ in trials]
+    for turn in range(warmup + count):
+        for offset in range(len(trials)):
+            index = (turn + offset) % len(trials)
+            result = trials[index]()
+            if turn >= warmup:
+                found[index].append(result)
+            advance(1)
+    return found
+
+
+def _cache(model: Any, settings: Settings) -> Any:
+    from transformers import DynamicCache, StaticCache
+
+    if settings.cache == "static":
+        return StaticCache(config=model.config, max_cache_len=settings.prompt + settings.new_tokens)
+    return DynamicCache(config=model.config)
+
+
+def _reset_peak(device: torch.device) -> int:
+    if device.type != "cuda":
+        return 0
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    return torch.cuda.memory_allocated(device)
+
+
+class _Clock:
+    """Seconds between laps: events on CUDA, the monotonic clock elsewhere."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._last = self._mark()
+
+    def _mark(self) -> Any:
+        if self.device.type != "cuda":
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(self.device))
+        return event
+
+    def lap(self) -> float:
+        """Seconds since the last lap, all work on the device done."""
+        now = self._mark()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+            seconds = float(self._last.elapsed_time(now)) / 1000
+        else:
+            seconds = now - self._last
+        self._last = self._mark()
+        return seconds

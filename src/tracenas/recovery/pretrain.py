@@ -1,0 +1,81 @@
+"""The model side of a recovery run: what is trained, what a checkpoint holds, and the plain model in the end."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tracenas.recovery.checkpoints import publish
+from tracenas.recovery.trainer import Saver
+
+__all__ = ["saver", "trainable", "write_final"]
+
+
+def trainable(model: Any) -> Any:
+    """The model with every parameter trained."""
+    model.requires_grad_(True)
+    return model
+
+
+def saver(model: Any, tokenizer: Any, max_shard_size: str = "5GB") -> Saver:
+    """Writes a Hugging Face directory, or the adapters alone of a peft model."""
+
+    def save(directory: Path, whole: Mapping[str, Tensor] | None, write: bool) -> None:
+        if not write:
+            return
+        extra: dict[str, Any] = {} if whole is None else {"state_dict": dict(whole)}
+        if not hasattr(model, "peft_config"):
+            extra["max_shard_size"] = max_shard_size
+        model.save_pretrained(directory, **extra)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(directory)
+
+    return save
+
+
+def write_final(
+    model: Any,
+    tokenizer: Any,
+    out: Path,
+    *,
+    dtype: torch.dtype,
+    config: Mapping[str, Any],
+    readme: str,
+    copied: Mapping[str, Path],
+    max_shard_size: str,
+) -> None:
+    """Write the recovered model into `out`, beside the run's own files; config.json comes last.
+
+    Args:
+        model: a plain causal language model on the CPU.
+        dtype: of the written weights.
+        config: config.json of what was recovered; only its dtype is changed.
+        copied: further files, name → source.
+
+    Raises:
+        OSError: if the disk is full; what was there is intact.
+    """
+    model.to(dtype)
+    temporary = out / ".final"
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        model.save_pretrained(temporary, max_shard_size=max_shard_size)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(temporary)
+        (temporary / "README.md").write_text(readme, encoding="utf-8")
+        for name, source in copied.items():
+            shutil.copyfile(source, temporary / name)
+        same = {key: value for key, value in config.items() if key != "torch_dtype"}
+        text = json.dumps({**same, "dtype": str(dtype).removeprefix("torch.")}, indent=2, sort_keys=True)
+        (temporary / "config.json").write_text(text + "\n", encoding="utf-8")
+        whole = out / ".whole"
+        publish(temporary, whole)
+        for path in sorted(whole.iterdir(), key=lambda p: (p.name == "config.json", p.name)):
+            path.replace(out / path.name)
+        whole.rmdir()
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

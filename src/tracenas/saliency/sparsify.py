@@ -1,0 +1,225 @@
+"""A model pruned to a share of zeros, or to N:M, by any metric; and per-block shares by OWL."""
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from tracenas.errors import UserError
+from tracenas.families import Block
+from tracenas.models.ordering import Key
+from tracenas.saliency.gradients import GradientStore
+from tracenas.saliency.layerwise import BlockWalk, Layer, Plan, prune_blocks, statistics
+from tracenas.saliency.linear import linear_of, projections
+from tracenas.saliency.masks import COMPARISONS, keep, threshold
+from tracenas.saliency.unstructured import Metric, Statistics
+
+__all__ = ["LayerCount", "Explain", "check", "outlier_shares", "score_of", "sparsify_model"]
+
+Explain = Callable[[Metric, Layer, Statistics], str]
+"""Says why a metric cannot rank a layer, for a message."""
+
+
+@dataclass(frozen=True)
+class LayerCount:
+    """What became of one matrix.
+
+    Args:
+        pruned: weights that the mask removes.
+        zeros: of its entries, pruned or zero before.
+    """
+
+    name: str
+    sub_block: str
+    rows: int
+    columns: int
+    pruned: int
+    zeros: int
+
+    @property
+    def share(self) -> float:
+        """Zeros / entries."""
+        return self.zeros / (self.rows * self.columns)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON."""
+        return {**asdict(self), "sparsity": self.share}
+
+
+def check(model: Any, blocks: Sequence[Block], plan: Plan) -> None:
+    """Refuse what cannot work before any work is done.
+
+    Raises:
+        UserError: an unknown comparison, one that does not go with the target or metric, or N:M where a
+            matrix's inputs are not divisible by M.
+    """
+    name, target = plan.metric.name, plan.target
+    if plan.compare not in COMPARISONS:
+        raise UserError(f"compare '{plan.compare}': accepted: auto, {', '.join(COMPARISONS)}")
+    if target.m and plan.shares:
+        raise UserError(f"sparsity {target} is the same in every layer: ratios must be uniform")
+    if target.m and plan.compare == "global":
+        raise UserError(f"sparsity {target} compares within groups of {target.m}: compare must be row")
+    if plan.compare == "global" and (plan.metric.solve or plan.shares):
+        why = f"metric {name} updates weights" if plan.metric.solve else "ratios other than uniform"
+        raise UserError(f"compare global does not go with {why}")
+    for index, _, p in projections(blocks):
+        linear_of(model, blocks[index], p)
+        target.check_columns(p.columns, f"layer {index} {p.path}")
+
+
+def score_of(metric: Metric, layer: Layer, found: Statistics, explain: Explain | None = None) -> Tensor:
+    """The metric's scores of one layer.
+
+    Raises:
+        UserError: if they are constant or not finite.
+    """
+    score = metric.score(found)
+    low, high = torch.aminmax(score)
+    if not bool(torch.isfinite(low) & torch.isfinite(high)) or bool(low == high):
+        if explain is not None:
+            raise UserError(explain(metric, layer, found))
+        what = "are all equal" if bool(low == high) else "are not finite"
+        raise UserError(f"metric {metric.name}: its scores {what} on {layer.name}")
+    return score
+
+
+def sparsify_model(
+    model: Any,
+    blocks: Sequence[Block],
+    tokens: Tensor,
+    plan: Plan,
+    *,
+    micro_batch: int = 1,
+    gradients: GradientStore | None = None,
+    explain: Explain | None = None,
+    on_block: Callable[[int], None] | None = None,
+) -> list[LayerCount]:
+    """Prune `model` in place; counts per matrix.
+
+    Comparison over all layers scores the dense model first (scores wait on disk) and prunes it afterwards.
+
+    Raises:
+        UserError: see `check` and `score_of`.
+    """
+    check(model, blocks, plan)
+    walk = BlockWalk(model, blocks, tokens, micro_batch)
+    counts: list[LayerCount] = []
+
+    def count(layer: Layer, stays: Tensor) -> None:
+        pruned = int((~stays).sum())
+        rows, columns = stays.shape
+        counts.append(LayerCount(layer.name, layer.key[1], rows, columns, pruned, 0))
+
+    if plan.compare == "global":
+        with tempfile.TemporaryDirectory(prefix="tracenas-scores-") as directory:
+            _prune_globally(walk, plan, Path(directory), gradients, explain, count, on_block)
+    else:
+
+        def decide(layer: Layer, found: Statistics) -> tuple[Tensor | None, Tensor]:
+            target = plan.target_of(layer)
+            if plan.metric.solve is not None:
+                weight, stays = plan.metric.solve(found, target)
+            else:
+                weight = None
+                stays = keep(score_of(plan.metric, layer, found, explain), target, plan.compare)
+            count(layer, stays)
+            return weight, stays
+
+        prune_blocks(walk, plan, decide, gradients=gradients, on_block=on_block)
+    return [_with_zeros(model, blocks, c, place) for c, place in zip(counts, projections(blocks), strict=True)]
+
+
+def _with_zeros(model: Any, blocks: Sequence[Block], c: LayerCount, place: Any) -> LayerCount:
+    index, _, projection = place
+    zeros = int((linear_of(model, blocks[index], projection).weight == 0).sum())
+    return LayerCount(c.name, c.sub_block, c.rows, c.columns, c.pruned, zeros)
+
+
+def _prune_globally(
+    walk: BlockWalk,
+    plan: Plan,
+    directory: Path,
+    gradients: GradientStore | None,
+    explain: Explain | None,
+    count: Callable[[Layer, Tensor], None],
+    on_block: Callable[[int], None] | None,
+) -> None:
+    for index in range(len(walk.blocks)):
+        scores: dict[str, Tensor] = {}
+        for layer, found in statistics(walk, index, plan.metric.needs, gradients=gradients, seed=plan.seed):
+            scores[layer.projection.path] = score_of(plan.metric, layer, found, explain).cpu().contiguous()
+        save_file(scores, directory / f"{index}.safetensors")
+        walk.advance(index)
+        if on_block is not None:
+            on_block(index)
+
+    def stored() -> Iterator[Tensor]:
+        for index in range(len(walk.blocks)):
+            found = load_file(directory / f"{index}.safetensors")
+            yield from (found[layer.projection.path] for layer in walk.layers(index))
+
+    limit = threshold(stored, plan.target.share)
+    layers = (layer for index in range(len(walk.blocks)) for layer in walk.layers(index))
+    for layer, score in zip(layers, stored(), strict=True):
+        module = linear_of(walk.model, walk.blocks[layer.block], layer.projection)
+        stays = limit.keep(score)
+        with torch.no_grad():
+            module.weight.masked_fill_(~stays.to(module.weight.device), 0.0)
+        count(layer, stays)
+
+
+OUTLIER_FACTOR = 5.0
+"""M of OWL: an outlier's score is more than M times the block's mean."""
+
+OUTLIER_SPREAD = 0.08
+"""λ of OWL: no block's share is farther than this from the overall one before they are centred."""
+
+
+def outlier_shares(
+    model: Any,
+    blocks: Sequence[Block],
+    tokens: Tensor,
+    share: float,
+    *,
+    micro_batch: int = 1,
+    factor: float = OUTLIER_FACTOR,
+    spread: float = OUTLIER_SPREAD,
+) -> dict[Key, float]:
+    """Outlier-weighed layerwise sparsity, OWL (Yin et al., arXiv:2310.05175): blocks with more outliers keep more.
+
+    D_l = share of the block's scores |W|·‖X‖ above M times their mean; density_l = 2λ · (D_l - min D) /
+    (max D - min D), shifted so that the mean over all weights is 1 - share.
+
+    Returns:
+        the share of zeros per (block, sub-block).
+    """
+    walk = BlockWalk(model, blocks, tokens, micro_batch)
+    outliers, sizes = [], []
+    for index in range(len(blocks)):
+        scores = [
+            (found.weight.abs() * found.read("inputs")).reshape(-1)
+            for _, found in statistics(walk, index, frozenset({"inputs"}))
+        ]
+        whole = torch.cat(scores) if scores else torch.zeros(1)
+        outliers.append(float((whole > factor * whole.mean()).double().mean()))
+        sizes.append(sum(s.numel() for s in scores))
+        walk.advance(index)
+    low, high = min(outliers), max(outliers)
+    density = [2 * spread * (d - low) / (high - low) if high > low else 0.0 for d in outliers]
+    mean = sum(d * n for d, n in zip(density, sizes, strict=True)) / max(1, sum(sizes))
+    shares = [share - (d - mean) for d in density]
+    if min(shares) < 0 or max(shares) >= 1:
+        raise UserError(f"ratios owl: a share of {share:g} leaves no room for ±{spread:g}; use uniform")
+    return {(i, sub.spec.name): shares[i] for i, sub, _ in projections(blocks)}
+
+
+def total_share(counts: Sequence[LayerCount] | Sequence[Mapping[str, Any]]) -> float:
+    """Zeros of all matrices / entries of all matrices."""
+    rows = [c if isinstance(c, Mapping) else asdict(c) for c in counts]
+    return sum(int(r["zeros"]) for r in rows) / sum(int(r["rows"]) * int(r["columns"]) for r in rows)

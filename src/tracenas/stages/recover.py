@@ -1,0 +1,380 @@
+"""`tracenas recover`: continued pretraining, LoRA instruction tuning or distillation, resumable."""
+
+import json
+import math
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tracenas.config import RecoverConfig
+from tracenas.data.sources import is_tokens
+from tracenas.errors import UserError
+from tracenas.models.source import ModelSource, open_source
+from tracenas.recovery.settings import TrainSettings, World
+from tracenas.rundir import provenance, read_json, write_json
+from tracenas.stages.recover_setup import (
+    SETTINGS,
+    SPARSITY,
+    as_started,
+    check_input,
+    check_out,
+    keeps_zeros,
+    resolved,
+    train_settings,
+    write_settings,
+)
+from tracenas.stages.results import Table, print_table, to_plain
+from tracenas.stages.session import set_threads
+
+if TYPE_CHECKING:
+    import torch
+
+    from tracenas.models.loading import LoadedModel
+    from tracenas.recovery.datasets import Examples
+
+__all__ = ["CHECKPOINTS", "LOG", "RESULT", "SETTINGS", "Recovered", "recover"]
+
+LOG, RESULT, CHECKPOINTS = "log.jsonl", "recovery.json", "checkpoints"
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """A recovered checkpoint.
+
+    Args:
+        path: its directory.
+        step: of the weights that were kept: the one of lowest held-out perplexity, else the last.
+        steps, tokens: trained in all.
+        loss: the last of the log, nats per token (distill: of the distillation loss).
+        perplexity, perplexity_before: held-out, None without `eval_text`.
+        teacher: of distillation.
+    """
+
+    path: Path
+    method: str
+    step: int
+    steps: int
+    tokens: int
+    loss: float
+    perplexity: float | None = None
+    perplexity_before: float | None = None
+    teacher: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        plain: dict[str, Any] = to_plain(vars(self))
+        return plain
+
+    def show(self) -> None:
+        """A summary on stdout."""
+        rows = [("checkpoint", str(self.path)), ("steps", f"{self.steps:,}"), ("tokens", f"{self.tokens:,}")]
+        rows.append(("training loss at the end", f"{self.loss:.4f}"))
+        if self.perplexity is not None and self.perplexity_before is not None:
+            rows.append(("held-out perplexity before", f"{self.perplexity_before:.4f}"))
+            rows.append((f"held-out perplexity, step {self.step}", f"{self.perplexity:.4f}"))
+        print_table(Table(f"recovered by {self.method}", ("", "value"), rows))
+
+
+def recover(config: RecoverConfig) -> Recovered:
+    """Train the checkpoint `config.model` and write the result into `config.out`.
+
+    Under torchrun or `accelerate launch` every process calls it.
+
+    Raises:
+        UserError: for wrong input, before any work is done; for a loss that is not finite; for a full disk.
+    """
+    world = World.from_environment()
+    source = open_source(config.model)
+    check_input(config, source, world)
+    if config.resume and (config.out / RESULT).is_file():
+        stored = read_json(config.out / RESULT)
+        return Recovered(**{**stored, "path": Path(stored["path"])})
+    known = check_out(config) if world.is_main else (config.out / SETTINGS).is_file()
+    config = resolved(config, source, world)
+    set_threads(config.threads)
+    if known:
+        config = as_started(config)
+    from tracenas.models.loading import load
+
+    trained_dtype = config.dtype if config.method == "lora" else "fp32"
+    loaded = load(source, device="cpu", dtype=trained_dtype, trust_remote_code=config.trust_remote_code)
+    examples = _examples(config, loaded)
+    next(iter(examples))  # wrong or too little data is told before anything is written
+    teacher = _load_teacher(config, source)
+    windows = _held_out(config, loaded)
+    if world.is_main:
+        config.out.mkdir(parents=True, exist_ok=True)
+        if not known:
+            write_settings(config)
+    settings = train_settings(config, world, loaded, teacher)
+    _train(config, settings, loaded, examples, teacher, windows)
+    return _finish(config, source, world, teacher)
+
+
+# --- parts ----------------------------------------------------------------------------------------
+
+
+def _examples(config: RecoverConfig, loaded: "LoadedModel") -> "Examples":
+    assert config.seq_len is not None
+    vocabulary = int(loaded.source.config["vocab_size"])
+    if config.method == "lora":
+        from tracenas.recovery.instructions import instruction_examples
+
+        return instruction_examples(
+            config.data, loaded.tokenizer, config.seq_len, seed=config.seed, vocab_size=vocabulary, eos=loaded.eos
+        )
+    from tracenas.recovery.datasets import text_examples
+
+    return text_examples(
+        config.data,
+        loaded.tokenizer,
+        config.seq_len,
+        seed=config.seed,
+        vocab_size=vocabulary,
+        eos=loaded.source.config.get("eos_token_id"),
+        text_field=config.text_field,
+    )
+
+
+def _load_teacher(config: RecoverConfig, source: ModelSource) -> "LoadedModel | None":
+    if config.method != "distill":
+        return None
+    from tracenas.models.loading import load
+
+    assert config.teacher is not None
+    teacher = open_source(config.teacher)
+    own, other = int(source.config["vocab_size"]), int(teacher.config["vocab_size"])
+    if own != other:
+        raise UserError(f"teacher {config.teacher}: its vocabulary has {other} tokens, the model's {own}")
+    if config.top_k >= own:
+        raise UserError(f"top-k {config.top_k}: the vocabulary has {own} tokens")
+    if (config.seq_len or 0) > teacher.positions:
+        raise UserError(f"seq-len {config.seq_len}: the teacher has {teacher.positions} positions")
+    return load(teacher, device="cpu", dtype=config.dtype, trust_remote_code=config.trust_remote_code)
+
+
+def _held_out(config: RecoverConfig, loaded: "LoadedModel") -> "torch.Tensor | None":
+    if config.eval_text is None:
+        return None
+    from tracenas.data.held_out import windows
+    from tracenas.data.tokens import check_vocabulary
+
+    assert config.seq_len is not None
+    if loaded.tokenizer is None and not is_tokens(config.eval_text):
+        raise UserError(f"model {loaded.source.name} has no tokenizer; give token ids (.safetensors) as eval-text")
+    found = windows(
+        config.eval_text,
+        loaded.tokenizer,
+        config.seq_len,
+        limit=config.eval_windows,
+        eos=loaded.source.config.get("eos_token_id"),
+        text_field=config.text_field,
+    )
+    check_vocabulary(found, int(loaded.source.config["vocab_size"]), config.eval_text)
+    return found
+
+
+def _adapted(config: RecoverConfig, loaded: "LoadedModel") -> Any:
+    from tracenas.recovery.lora import add_adapters
+
+    return add_adapters(
+        loaded.model,
+        rank=config.lora_rank,
+        alpha=config.lora_alpha,
+        dropout=config.lora_dropout,
+        seed=config.seed,
+        keep_zeros=keeps_zeros(config, loaded.source),
+    )
+
+
+# --- training -------------------------------------------------------------------------------------
+
+
+def _train(
+    config: RecoverConfig,
+    settings: TrainSettings,
+    loaded: "LoadedModel",
+    examples: "Examples",
+    teacher: "LoadedModel | None",
+    windows: "torch.Tensor | None",
+) -> None:
+    from tracenas.recovery.callbacks import RunLog, cut_log
+    from tracenas.recovery.checkpoints import steps
+    from tracenas.recovery.datasets import collate_padded, collate_windows
+    from tracenas.recovery.distill import Distillation, DistillTrainer
+    from tracenas.recovery.pretrain import saver, trainable
+    from tracenas.recovery.trainer import RecoveryTrainer
+
+    directory, is_lora = config.out / CHECKPOINTS, config.method == "lora"
+    model = _adapted(config, loaded) if is_lora else trainable(loaded.model)
+    done = max(steps(directory), default=0)
+    main = World.from_environment().is_main
+    if main:
+        cut_log(config.out / LOG, done)
+    if "tensorboard" in settings.report_to:
+        os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(config.out / "tensorboard"))
+    parts: dict[str, Any] = {"windows": windows}
+    kind: Callable[..., Any] = RecoveryTrainer
+    if teacher is not None:
+        told = Distillation(teacher.model, config.temperature, config.top_k, config.ce_weight)
+        kind, parts = DistillTrainer, {**parts, "distillation": told}
+    with _progress(config, done, quiet=not main) as (on_step, on_record):
+        log = RunLog(config.out / LOG, on_step=on_step, on_record=on_record)
+        trainer = kind(
+            model,
+            settings,
+            directory,
+            examples,
+            collate_padded(loaded.eos) if is_lora else collate_windows,
+            saver(model, loaded.tokenizer, config.shard_size),
+            callbacks=[log],
+            **parts,
+        )
+        trainer.run()
+
+
+_Reports = tuple[Callable[[int], None], Callable[[Mapping[str, Any]], None]]
+
+
+def _progress(config: RecoverConfig, done: int, *, quiet: bool) -> AbstractContextManager[_Reports]:
+    from contextlib import contextmanager
+
+    if quiet:
+        return nullcontext((lambda step: None, lambda record: None))
+
+    @contextmanager
+    def shown() -> Any:
+        from tracenas.report.progress import stage_progress
+
+        step_now, spoken = done, 0.0
+        with stage_progress(f"recover ({config.method})", config.max_steps) as advance:
+            advance(done)
+
+            def on_step(step: int) -> None:
+                nonlocal step_now
+                advance(step - step_now)
+                step_now = step
+
+            def on_record(record: Mapping[str, Any]) -> None:
+                nonlocal spoken
+                if sys.stderr.isatty() or (time.monotonic() - spoken < 5 and "perplexity" not in record):
+                    return
+                spoken = time.monotonic()
+                values = (f"{k} {v:.6g}" for k, v in record.items() if k != "step" and v is not None)
+                print(f"step {record['step']}: {', '.join(values)}", file=sys.stderr, flush=True)
+
+            yield on_step, on_record
+
+    return shown()
+
+
+# --- the result -----------------------------------------------------------------------------------
+
+
+def _finish(config: RecoverConfig, source: ModelSource, world: World, teacher: "LoadedModel | None") -> Recovered:
+    """Write the plain checkpoint from the best (or last) training checkpoint, and say what came of it."""
+    from tracenas.recovery.checkpoints import checkpoint_path, disk_trouble, last_checkpoint
+
+    directory = config.out / CHECKPOINTS
+    last = last_checkpoint(directory)
+    assert last is not None
+    ended = read_json(last / "trainer_state.json")
+    step = int(ended.get("best_global_step") or ended["global_step"])
+    result = _result(config, step, ended)
+    if not world.is_main:
+        return result
+    try:
+        _write(config, source, checkpoint_path(directory, step), result)
+    except Exception as error:
+        if reason := disk_trouble(error):
+            raise UserError(
+                f"cannot write {config.out}: {reason}; the checkpoint of step {step} is intact: go on with --resume"
+            ) from error
+        raise
+    write_json(config.out / RESULT, result.to_json())
+    if not config.keep_checkpoints:
+        shutil.rmtree(directory, ignore_errors=True)
+    return result
+
+
+def _result(config: RecoverConfig, step: int, ended: Mapping[str, Any]) -> Recovered:
+    from tracenas.rundir import Journal
+
+    records = Journal(config.out / LOG).read()
+    losses = [record["loss"] for record in records if "loss" in record]
+    perplexity = {record["step"]: record["perplexity"] for record in records if "perplexity" in record}
+    return Recovered(
+        path=config.out,
+        method=config.method,
+        step=step,
+        steps=config.max_steps,
+        tokens=int(ended["num_input_tokens_seen"]),
+        loss=losses[-1] if losses else math.nan,
+        perplexity=perplexity.get(step),
+        perplexity_before=perplexity.get(0),
+        teacher=config.teacher if config.method == "distill" else None,
+    )
+
+
+def _write(config: RecoverConfig, source: ModelSource, checkpoint: Path, result: Recovered) -> None:
+    import torch
+
+    from tracenas.models.loading import load
+    from tracenas.recovery.card import recovery_section, with_section
+    from tracenas.recovery.lora import adapter_file, merged
+    from tracenas.recovery.pretrain import write_final
+    from tracenas.recovery.state import load_weights
+
+    name = source.config.get("dtype") or source.config.get("torch_dtype")
+    dtype = getattr(torch, str(name), torch.float32) if config.save_dtype == "auto" else None
+    if dtype is None:
+        dtype = torch.bfloat16 if config.save_dtype == "bf16" else torch.float32
+    if config.method == "lora":
+        loaded = load(source, device="cpu", dtype="fp32", trust_remote_code=config.trust_remote_code)
+        weights = load_weights(adapter_file(checkpoint))
+        model = merged(_adapted(config, loaded), weights, keeps_zeros(config, source))
+    else:
+        loaded = load(str(checkpoint), device="cpu", dtype="fp32", trust_remote_code=config.trust_remote_code)
+        model = loaded.model
+    numbers = {
+        "steps": f"{result.steps:,}",
+        "tokens": f"{result.tokens:,}",
+        "weights of step": f"{result.step:,}",
+        "training loss at the end (nats/token)": f"{result.loss:.6f}",
+    }
+    if result.perplexity is not None and result.perplexity_before is not None:
+        numbers |= {
+            f"perplexity before, {config.eval_text}": f"{result.perplexity_before:.4f}",
+            f"perplexity after, {config.eval_text}": f"{result.perplexity:.4f}",
+        }
+    section = recovery_section(
+        source=config.model,
+        method=config.method,
+        data=config.data,
+        numbers=numbers,
+        settings={k: v for k, v in to_plain(config.model_dump(exclude={"resume", "out"})).items() if v is not None},
+        provenance=json.loads(json.dumps(provenance(seed=config.seed))),
+    )
+    write_final(
+        model,
+        loaded.tokenizer,
+        config.out,
+        dtype=dtype,
+        config=source.config,
+        readme=with_section(source.path, config.out.name, section),
+        copied=_carried(source),
+        max_shard_size=config.shard_size,
+    )
+
+
+def _carried(source: ModelSource) -> dict[str, Path]:
+    """Files of the checkpoint that training leaves as they are."""
+    names = (SPARSITY, "generation_config.json")
+    found = {name: source.path / name for name in names} if source.path is not None else {}
+    return {name: path for name, path in found.items() if path.is_file()}

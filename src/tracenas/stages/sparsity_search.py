@@ -1,0 +1,114 @@
+"""The search for per-sub-block shares of zeros (TraceNAS D.4): the same evolution over another genome."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tracenas.config import SparsifyConfig, parse_rank
+from tracenas.errors import UserError
+from tracenas.models.source import ModelSource
+from tracenas.rundir import Journal, provenance, read_json, write_json
+from tracenas.search import Settings, run_search
+from tracenas.search.evolution import Evolution
+from tracenas.space.sparsity import Shares, SparsitySpace
+from tracenas.stages.run_settings import same_settings, write_settings
+from tracenas.stages.search import BEST, JOURNAL, SUMMARY, check_out
+
+if TYPE_CHECKING:
+    import torch
+
+    from tracenas.models.loading import LoadedModel
+    from tracenas.saliency.gradients import GradientStore
+    from tracenas.saliency.unstructured import Metric
+
+__all__ = ["search_shares", "sparsity_space"]
+
+_NOT_RESULTS = ("out", "run", "resume", "shard_size", "save_dtype", "gradients")
+
+
+def sparsity_space(source: ModelSource, share: float, spread: float) -> SparsitySpace:
+    """The space over a model's sub-blocks; their sizes are the weights of their linear layers."""
+    blocks = source.blocks()
+    sizes = [
+        [(s.spec.name, sum(p.rows * p.columns for p in s.projections)) for s in b.sub_blocks if s.spec.units] for b in blocks
+    ]
+    free = source.space()
+    return SparsitySpace(sizes, share, free.parameters(free.base), spread=spread)
+
+
+def search_shares(
+    config: SparsifyConfig,
+    loaded: "LoadedModel",
+    space: SparsitySpace,
+    metric: "Metric",
+    compare: str,
+    gradients: "GradientStore | None",
+    tokens: "torch.Tensor",
+    batch: int,
+) -> Shares:
+    """Run or resume the search in `config.run`; its best.json can be given to `--ratios`."""
+    from tracenas.proxies import PROXIES
+    from tracenas.report.progress import SearchProgress
+    from tracenas.scoring.evaluator import Settings as Measuring
+    from tracenas.scoring.masked_weights import MaskedWeights, SparsityEvaluator
+
+    run = config.run or config.out.with_name(config.out.name + ".search")
+    settings = Settings(config.population, config.elites, config.iterations, init="uniform", seed=config.seed)
+    plain = config.model_dump()
+    if check_out(run, config.resume):
+        same_settings(run, plain, _NOT_RESULTS)
+    else:
+        write_settings(run, {**plain, "samples": tokens.shape[0], "seq_len": tokens.shape[1], "micro_batch": batch})
+    proxy = PROXIES.get(config.proxy)
+    masked = MaskedWeights(
+        loaded.model,
+        loaded.blocks(),
+        metric,
+        tokens,
+        compare=compare,
+        micro_batch=batch,
+        gradients=gradients,
+        seed=config.seed,
+    )
+    free = loaded.source.space()
+    measuring = Measuring(parse_rank(config.rank), config.seed, batch)
+    evaluator = SparsityEvaluator(masked, free.base, space.parameters, tokens, proxy, measuring)
+    _same_model(run, evaluator.base_loss)
+    strategy: Evolution[Shares] = Evolution(space, settings)
+    label = "Φ" if config.proxy == "phi" else config.proxy
+    with SearchProgress(settings.iterations, label=label) as display:
+        result = run_search(
+            strategy,
+            evaluator,
+            Journal(run / JOURNAL),
+            on_event=lambda e: display.update(e.generation, e.done, e.planned - e.duplicates, e.best, None, e.duplicates),
+        )
+    facts: dict[str, Any] = {"score": result.score, "loss": result.record["loss"], "id": result.best.id}
+    made = provenance(model=config.model, seed=config.seed, proxy=config.proxy, metric=metric.name, sparsity=config.sparsity)
+    write_json(run / BEST, {"architecture": result.best.to_json(), **facts, "provenance": made})
+    uniform = next((r for r in result.records if r["generation"] == 0), None)
+    write_json(
+        run / SUMMARY,
+        {
+            "model": config.model,
+            "metric": metric.name,
+            "sparsity": config.sparsity,
+            "proxy": config.proxy,
+            "base_loss": evaluator.base_loss,
+            "uniform": None if uniform is None else {"score": uniform["score"], "loss": uniform["loss"]},
+            **facts,
+            "evaluations": result.evaluated,
+            "duplicates": result.duplicates,
+            "seconds": sum(float(r["seconds"]) for r in result.records),
+            "generations": [g.to_json() for g in result.generations],
+        },
+    )
+    return result.best
+
+
+def _same_model(run: Path, base_loss: float) -> None:
+    """The base's loss is recorded, and must be the same when a run goes on."""
+    path = run / "base.json"
+    if not path.is_file():
+        write_json(path, {"loss": base_loss})
+    elif abs(float(read_json(path)["loss"]) - base_loss) > 1e-4 * max(1.0, abs(base_loss)):
+        raise UserError(f"{run}: --resume with another model or calibration: its loss on the calibration differs")

@@ -1,0 +1,97 @@
+"""What a metric search teaches: its front, its operators, and what goes along with quality (Pruner-Zero §4)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from tracenas.symbolic.tree import ARITY, VARIABLES, Expression
+
+__all__ = ["Usage", "correlations", "front", "spearman", "usage"]
+
+
+def front(records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Records that no other beats in both loss and complexity (`params`), simplest first."""
+    best: list[Mapping[str, Any]] = []
+    scored = [r for r in records if r["score"] is not None]
+    for record in sorted(scored, key=lambda r: (r["params"], -r["score"])):
+        if not best or record["score"] > best[-1]["score"]:
+            best.append(record)
+    return best
+
+
+@dataclass(frozen=True)
+class Usage:
+    """How often a primitive or variable stands in metrics, and how these do.
+
+    Args:
+        share: of all scored metrics, the share that uses it.
+        share_best: the same among the best quarter.
+        loss_with, loss_without: median loss of the metrics that use it, and that do not; None where there are none.
+    """
+
+    name: str
+    share: float
+    share_best: float
+    loss_with: float | None
+    loss_without: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON."""
+        return asdict(self)
+
+
+def usage(metrics: Sequence[tuple[Expression, float]]) -> list[Usage]:
+    """Operator and variable frequencies over (expression, loss) pairs, most frequent among the best first."""
+    if not metrics:
+        return []
+    ranked = sorted(metrics, key=lambda pair: pair[1])
+    names = [{e.name for _, e in expression.walk()} for expression, _ in ranked]
+    losses = np.array([loss for _, loss in ranked], dtype=np.float64)
+    quarter = max(1, len(ranked) // 4)
+    out = []
+    for name in (*VARIABLES, *ARITY):
+        has = np.array([name in used for used in names])
+        if has.any():
+            out.append(
+                Usage(
+                    name,
+                    float(has.mean()),
+                    float(has[:quarter].mean()),
+                    float(np.median(losses[has])),
+                    float(np.median(losses[~has])) if not has.all() else None,
+                )
+            )
+    return sorted(out, key=lambda u: (-u.share_best, -u.share, u.name))
+
+
+def spearman(x: Sequence[float], y: Sequence[float]) -> float | None:
+    """Rank correlation with average ranks for ties; None where one side is constant or there are fewer than 3."""
+    a, b = _ranks(np.asarray(x, dtype=np.float64)), _ranks(np.asarray(y, dtype=np.float64))
+    if len(a) < 3 or a.std() == 0 or b.std() == 0:
+        return None
+    return float(np.corrcoef(a, b)[0, 1])
+
+
+def _ranks(values: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ends = np.cumsum(counts)
+    ranks: np.ndarray[Any, np.dtype[np.float64]] = (ends - (counts - 1) / 2)[inverse]
+    return ranks
+
+
+def correlations(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Spearman correlation of every figure under a record's `lost`, and of its complexity, with its loss.
+
+    Records without `lost` or loss (failed ones) are left out; a figure that a record lacks, for that figure.
+    """
+    usable = [r for r in records if r.get("loss") is not None and r.get("lost")]
+    names = list(dict.fromkeys(name for r in usable for name in r["lost"]))
+    pairs = {name: [(r["lost"][name], r["loss"]) for r in usable if r["lost"].get(name) is not None] for name in names}
+    pairs["complexity"] = [(r["params"], r["loss"]) for r in usable]
+    return {
+        name: {"spearman": spearman([p for p, _ in rows], [q for _, q in rows]), "metrics": len(rows)}
+        for name, rows in pairs.items()
+        if rows
+    }

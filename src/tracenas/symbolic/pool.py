@@ -1,0 +1,123 @@
+"""Worker processes for evaluations: one pipe per process, results in order, a worker that dies is replaced.
+
+What goes through the pipes is JSON text. The results do not depend on the number of workers, as every task is
+evaluated on its own.
+"""
+
+import json
+import multiprocessing
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from importlib import import_module
+from multiprocessing.connection import Connection, wait
+from types import TracebackType
+from typing import Any
+
+__all__ = ["Pool", "resolve"]
+
+_TRIES = 2
+"""How many workers a task may kill before it counts as failed."""
+
+
+def resolve(target: str) -> Callable[[Any], Callable[[Any], Any]]:
+    """The function behind `module:name`: it makes, from a JSON value, what evaluates one task."""
+    module, _, name = target.partition(":")
+    found: Callable[[Any], Callable[[Any], Any]] = getattr(import_module(module), name)
+    return found
+
+
+def _serve(connection: Connection, target: str, spec: str) -> None:
+    """A worker's life: build, then answer task by task until the pipe closes."""
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
+    try:
+        evaluate = resolve(target)(json.loads(spec))
+        while True:
+            task = json.loads(connection.recv_bytes())
+            try:
+                answer = {"result": evaluate(task)}
+            except Exception as error:
+                answer = {"error": f"{type(error).__name__}: {str(error)[:200]}"}
+            connection.send_bytes(json.dumps(answer).encode())
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return
+
+
+class _Worker:
+    def __init__(self, context: Any, target: str, spec: str) -> None:
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs, target, spec), daemon=True)
+        self.process.start()
+        theirs.close()
+        self.task: int | None = None
+
+    def close(self) -> None:
+        self.connection.close()
+        self.process.join(timeout=5)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join()
+
+
+class Pool:
+    """Evaluates JSON tasks in `workers` processes; a context manager.
+
+    Args:
+        target: `module:function` that makes the evaluating function from `spec` in every worker.
+        spec: JSON value.
+        workers: processes.
+        start: start method; forkserver for the CPU, spawn for CUDA.
+    """
+
+    def __init__(self, target: str, spec: Any, workers: int, *, start: str = "forkserver") -> None:
+        self._context = multiprocessing.get_context(start)
+        self._target, self._spec = target, json.dumps(spec)
+        self._workers = [_Worker(self._context, self._target, self._spec) for _ in range(workers)]
+
+    def __enter__(self) -> "Pool":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for worker in self._workers:
+            worker.close()
+
+    def map(self, tasks: Sequence[Any]) -> Iterator[dict[str, Any]]:
+        """Per task, in order: `{"result": …}`, or `{"error": …}` if it raised or its worker died twice."""
+        waiting = deque(range(len(tasks)))
+        answers: dict[int, dict[str, Any]] = {}
+        deaths = [0] * len(tasks)
+        for place in range(len(tasks)):
+            while place not in answers:
+                self._give(waiting, tasks)
+                self._collect(waiting, answers, deaths)
+            yield answers.pop(place)
+
+    def _give(self, waiting: deque[int], tasks: Sequence[Any]) -> None:
+        for i, worker in enumerate(self._workers):
+            if worker.task is None and waiting:
+                if not worker.process.is_alive():
+                    worker.close()
+                    worker = self._workers[i] = _Worker(self._context, self._target, self._spec)
+                worker.task = waiting.popleft()
+                try:
+                    worker.connection.send_bytes(json.dumps(tasks[worker.task]).encode())
+                except (BrokenPipeError, ConnectionResetError):
+                    continue  # found dead by `_collect`
+
+    def _collect(self, waiting: deque[int], answers: dict[int, dict[str, Any]], deaths: list[int]) -> None:
+        busy = {w.connection: (i, w) for i, w in enumerate(self._workers) if w.task is not None}
+        for ready in wait(list(busy)):
+            i, worker = busy[ready]  # type: ignore[index]
+            task, worker.task = worker.task, None
+            assert task is not None
+            try:
+                answers[task] = json.loads(worker.connection.recv_bytes())
+            except (EOFError, ConnectionResetError):
+                worker.close()
+                self._workers[i] = _Worker(self._context, self._target, self._spec)
+                deaths[task] += 1
+                if deaths[task] < _TRIES:
+                    waiting.appendleft(task)
+                else:
+                    answers[task] = {"error": "the worker process died"}

@@ -1,0 +1,283 @@
+"""`recover` in this process: what comes out, exact resume, and input that is wrong."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from recovery_toys import (
+    log_of,
+    save_dense,
+    save_heterogeneous,
+    save_sparse,
+    settings,
+    weights_of,
+    write_instructions,
+    write_text,
+)
+
+from tracenas.data.tokens import save_tokens
+from tracenas.errors import UserError
+from tracenas.models.loading import load
+from tracenas.recovery.callbacks import RunLog
+from tracenas.stages.recover import recover
+
+pytestmark = pytest.mark.integration
+
+
+@dataclass
+class Toys:
+    dense: Path
+    pruned: Path
+    sparse: Path
+    text: Path
+    held_out: Path
+    tokens: Path
+    instructions: Path
+    short: Path
+
+
+@pytest.fixture(scope="session")
+def toys(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Toys:
+    root = tmp_path_factory.mktemp("recovery")
+    dense = save_dense(root / "dense", tokenizer)
+    tokens = root / "tokens.safetensors"
+    save_tokens(tokens, torch.randint(1, 257, (7, 32), generator=torch.Generator().manual_seed(3)))
+    return Toys(
+        dense,
+        save_heterogeneous(dense, root / "pruned", tokenizer),
+        save_sparse(dense, root / "sparse", tokenizer),
+        write_text(root / "text.txt", 60),
+        write_text(root / "held-out.txt", 10, seed=1),
+        tokens,
+        write_instructions(root / "instructions.jsonl"),
+        write_text(root / "short.txt", 6, seed=2),
+    )
+
+
+class Interrupted(Exception):
+    """Stands for the process's death."""
+
+
+def interrupt(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    original = RunLog.on_step_end
+
+    def dies(self: RunLog, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        original(self, args, state, control, **kwargs)
+        if state.global_step == at:
+            raise Interrupted
+
+    monkeypatch.setattr(RunLog, "on_step_end", dies)
+
+
+def test_pretrain_of_a_heterogeneous_checkpoint(toys: Toys, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    found = recover(
+        settings(
+            toys.pruned, toys.text, out, eval_text=str(toys.held_out), max_steps=30, save_every=10, peak_tflops=1.0
+        )
+    )
+    assert found.perplexity is not None and found.perplexity_before is not None
+    assert found.perplexity < 0.5 * found.perplexity_before
+    assert found.tokens == 30 * 4 * 32
+    again = load(str(out), device="cpu")
+    assert again.tokenizer is not None and type(again.model).__name__.startswith("TraceNAS")
+    same = json.loads((toys.pruned / "config.json").read_text())
+    assert json.loads((out / "config.json").read_text()) == same
+    card = (out / "README.md").read_text()
+    assert "## Architecture" in card and "## Recovery" in card and f"{found.perplexity:.4f}" in card
+    records = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in records if "perplexity" in r] == [0, 10, 20, 30]
+    assert all(r["tokens_per_second"] > 0 and 0 < r["mfu"] < 1 for r in records if "loss" in r)
+    assert not [p for p in out.rglob("*") if p.suffix in (".bin", ".pt", ".pth", ".pkl")]
+    assert recover(settings(toys.pruned, toys.text, out, max_steps=30, resume=True)) == found
+
+
+CASES: dict[str, dict[str, Any]] = {
+    "streaming": {},
+    "tokens": {"data": "tokens"},
+    "mixture": {"data": "mixture"},
+    "lora": {"method": "lora", "data": "instructions", "lora_dropout": 0.1, "seq_len": 96},
+    "distill": {"method": "distill", "temperature": 2.0, "top_k": 9, "ce_weight": 0.25},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_resumed_run_equals_the_undisturbed_one(
+    case: str, toys: Toys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed at step 5 of 6, with step 4 saved: the same log and the same weights, to the last bit."""
+    changes = dict(CASES[case])
+    mixture = f"{toys.text}=0.7,{toys.short}=0.3"
+    data = {"tokens": toys.tokens, "mixture": mixture, "instructions": toys.instructions}.get(
+        changes.pop("data", ""), toys.text
+    )
+    straight = recover(settings(toys.pruned, data, tmp_path / "straight", keep_checkpoints=True, **changes))
+    with monkeypatch.context() as patched:
+        interrupt(patched, at=5)
+        with pytest.raises(Interrupted):
+            recover(settings(toys.pruned, data, tmp_path / "killed", **changes))
+    left = tmp_path / "killed" / "checkpoints"
+    assert sorted(p.name for p in left.iterdir()) == ["checkpoint-2", "checkpoint-4"]
+    (left / ".unfinished-6").mkdir()
+    (left / ".unfinished-6" / "model.safetensors").write_bytes(b"cut off")
+    torch.manual_seed(99)
+    resumed = recover(settings(toys.pruned, data, tmp_path / "killed", resume=True, **changes))
+    assert log_of(tmp_path / "killed") == log_of(tmp_path / "straight")
+    assert len(log_of(tmp_path / "straight")) == 6
+    assert resumed.loss == straight.loss and resumed.tokens == straight.tokens
+    first, second = weights_of(tmp_path / "straight"), weights_of(tmp_path / "killed")
+    assert first.keys() == second.keys() == weights_of(toys.pruned).keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert any(not torch.equal(first[name], weight) for name, weight in weights_of(toys.pruned).items())
+    pickles = [p for p in (tmp_path / "straight").rglob("*") if p.suffix in (".bin", ".pt", ".pth", ".pkl")]
+    assert not pickles and (tmp_path / "straight" / "checkpoints" / "checkpoint-6").is_dir()
+
+
+def test_a_source_that_ends_is_read_again(toys: Toys, tmp_path: Path) -> None:
+    """6 short documents, 24 windows: several epochs, and each step has its whole batch."""
+    found = recover(settings(toys.pruned, toys.short, tmp_path / "out"))
+    assert found.tokens == 6 * 4 * 32
+
+
+@pytest.mark.parametrize("method", ["pretrain", "distill", "lora"])
+def test_zeros_of_a_sparse_checkpoint_stay(method: str, toys: Toys, tmp_path: Path) -> None:
+    data = toys.instructions if method == "lora" else toys.text
+    changes: dict[str, Any] = {"distill": {"teacher": str(toys.dense)}, "lora": {"seq_len": 96}}.get(method, {})
+    recover(settings(toys.sparse, data, tmp_path / "out", method=method, **changes))
+    before, after = weights_of(toys.sparse), weights_of(tmp_path / "out")
+    changed = 0
+    for name, weight in before.items():
+        if "_proj" in name:
+            assert torch.equal(after[name] == 0, weight == 0)
+            changed += not torch.equal(after[name], weight)
+    assert changed and (tmp_path / "out" / "sparsity.json").is_file()
+
+
+def test_zeros_are_free_to_move_when_asked(toys: Toys, tmp_path: Path) -> None:
+    recover(settings(toys.sparse, toys.text, tmp_path / "out", max_steps=1, keep_zeros=False))
+    after = weights_of(tmp_path / "out")["model.layers.0.mlp.down_proj.weight"]
+    assert int((after == 0).sum()) == 0
+
+
+def test_best_checkpoint_is_kept(toys: Toys, tmp_path: Path) -> None:
+    """The rate is so high that the model is worse in the end than in between."""
+    out = tmp_path / "out"
+    found = recover(
+        settings(
+            toys.dense,
+            toys.text,
+            out,
+            eval_text=str(toys.held_out),
+            learning_rate=0.3,
+            warmup=1.0,
+            decay=0.0,
+            max_steps=6,
+            save_every=1,
+            keep_last=1,
+        )
+    )
+    perplexities = {r["step"]: r["perplexity"] for r in log_of(out) if "perplexity" in r}
+    del perplexities[0]
+    assert found.step == min(perplexities, key=lambda step: perplexities[step]) < 6
+    assert found.perplexity == perplexities[found.step]
+
+
+def test_nan_stops_and_keeps_the_last_good_checkpoint(
+    toys: Toys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tracenas.recovery.trainer import RecoveryTrainer
+
+    original = RecoveryTrainer.training_step
+
+    def spoiled(self: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        loss = original(self, *args, **kwargs)
+        return loss * float("nan") if self.state.global_step == 3 else loss
+
+    monkeypatch.setattr(RecoveryTrainer, "training_step", spoiled)
+    out = tmp_path / "out"
+    with pytest.raises(UserError, match=r"diverged at step 4: the loss is nan.*checkpoint-2"):
+        recover(settings(toys.pruned, toys.text, out))
+    assert load(str(out / "checkpoints" / "checkpoint-2"), device="cpu").model is not None
+    monkeypatch.undo()
+    assert recover(settings(toys.pruned, toys.text, out, resume=True)).steps == 6
+
+
+def test_full_disk_while_saving(toys: Toys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tracenas.recovery import state
+
+    original = state.save_optimizer
+
+    def full(directory: Path, *args: Any) -> None:
+        if directory.name.endswith("-4"):
+            raise OSError(28, "No space left on device")
+        original(directory, *args)
+
+    monkeypatch.setattr(state, "save_optimizer", full)
+    out = tmp_path / "out"
+    with pytest.raises(UserError, match=r"No space left on device; .*checkpoint-2 is intact"):
+        recover(settings(toys.pruned, toys.text, out))
+    assert [p.name for p in (out / "checkpoints").iterdir()] == ["checkpoint-2"]
+    monkeypatch.undo()
+    recover(settings(toys.pruned, toys.text, out, resume=True))
+    recover(settings(toys.pruned, toys.text, tmp_path / "straight"))
+    assert log_of(out) == log_of(tmp_path / "straight")
+
+
+def test_wrong_input_is_told_before_anything_is_written(toys: Toys, tmp_path: Path, tokenizer: Any) -> None:
+    out = tmp_path / "out"
+    empty, tiny, other = tmp_path / "empty.txt", tmp_path / "tiny.txt", tmp_path / "other"
+    empty.write_text("")
+    tiny.write_text("too short")
+    other.mkdir()
+    (other / "config.json").write_text('{"model_type": "bert"}')
+    broken = tmp_path / "broken"
+    save_dense(broken, tokenizer)
+    torn = weights_of(broken)
+    del torn["model.norm.weight"]
+    from safetensors.torch import save_file
+
+    save_file(torn, broken / "model.safetensors", metadata={"format": "pt"})
+    big = save_dense(tmp_path / "big", tokenizer, vocab_size=300)
+    wrong: list[tuple[str, dict[str, Any]]] = [
+        ("is empty", {"data": str(empty)}),
+        ("too short for one sequence of 32", {"data": str(tiny)}),
+        ("128 positions", {"seq_len": 129}),
+        ("cannot be reached: 1 process with micro-batch 3.*3 or 6", {"micro_batch": 3}),
+        ("fsdp shards over GPUs", {"fsdp": True}),
+        ("bert", {"model": str(other)}),
+        ("missing", {"model": str(broken)}),
+        ("does not exist", {"data": "no-such.txt"}),
+        ("report-to 'mlflow'", {"report_to": "mlflow"}),
+        ("'teacher' is required", {"method": "distill", "model": str(toys.dense)}),
+        ("vocabulary has 300", {"method": "distill", "teacher": str(big)}),
+        ("top-k 257", {"method": "distill", "teacher": str(toys.dense), "top_k": 257}),
+        ("is not JSON", {"method": "lora", "data": str(write_text(tmp_path / "x.jsonl", 3))}),
+        ("sequences of 32 tokens, 16", {"data": str(toys.tokens), "seq_len": 16}),
+        ("together at most 1", {"warmup": 0.9, "decay": 0.2}),
+    ]
+    for message, changes in wrong:
+        with pytest.raises(UserError, match=message) as told:
+            recover(settings(toys.pruned, toys.text, out).model_copy(update=changes))
+        assert "\n" not in str(told.value)
+        assert not out.exists() or not any(out.iterdir())
+
+
+def test_resume_needs_the_same_settings(toys: Toys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out"
+    with monkeypatch.context() as patched:
+        interrupt(patched, at=1)
+        with pytest.raises(Interrupted):
+            recover(settings(toys.pruned, toys.text, out))
+    with pytest.raises(UserError, match="holds a run; go on with --resume"):
+        recover(settings(toys.pruned, toys.text, out))
+    with pytest.raises(UserError, match=r"--resume with another learning-rate: the run has 0.01, not 0.001"):
+        recover(settings(toys.pruned, toys.text, out, resume=True, learning_rate=1e-3))
+    assert recover(settings(toys.pruned, toys.text, out, resume=True)).steps == 6
+
+
+def test_environment_is_left_alone(toys: Toys) -> None:
+    assert "TENSORBOARD_LOGGING_DIR" not in os.environ

@@ -1,0 +1,180 @@
+"""Every registered family: scores equal masked dense autograd, counts equal the materialised model's."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pruned_cases import FIXED_HEADS
+from test_score import Setup, check_parity
+from tiny import save_tiny, tiny_config, tiny_model
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from tracenas.families import FAMILIES, Options, family_of
+from tracenas.models import heterogeneous, loading
+from tracenas.models.checkpoint import save_pruned
+from tracenas.models.shards import read_header
+from tracenas.space.architecture import Architecture
+from tracenas.space.costs import flops_per_token, kv_cache_per_token, parameters
+
+pytestmark = pytest.mark.parity
+
+MHA: dict[str, Any] = {"num_key_value_heads": 4}
+GROUPS: dict[str, Any] = {"kv_groups": True}
+# name → family, changes to its tiny configuration, options
+CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    **{name: (name, {}, {}) for name in FAMILIES},
+    **{f"{name}-mha": (name, MHA, {}) for name in FAMILIES if name not in FIXED_HEADS},
+    **{f"{name}-groups": (name, {}, GROUPS) for name in FAMILIES if name not in FIXED_HEADS},
+    "gpt_neox-sequential": ("gpt_neox", {"use_parallel_residual": False}, {}),
+    "gpt_neox-unbiased": ("gpt_neox", {"attention_bias": False}, {}),
+}
+CONTEXT = 5  # within the sliding windows, where a cache holds every token
+
+
+def tokens(rows: int = 4, length: int = 20) -> torch.Tensor:
+    return torch.randint(1, 257, (rows, length), generator=torch.Generator().manual_seed(0))
+
+
+def setup_of(case: str, **kwargs: Any) -> Setup:
+    family, changes, options = CASES[case]
+    models = (tiny_model(family, **changes) for _ in range(2))
+    return Setup(*models, tokens(), **options, **kwargs)
+
+
+def architectures(setup: Setup, count: int) -> Iterator[Architecture]:
+    """The base, one with the first block skipped, random ones, and one that lacks a sub-block of either kind."""
+    yield from setup.architectures(count - 1)
+    base = setup.space.counts(setup.space.base)
+    narrow = [s.choices()[0] for s in setup.space.layers[-1].sub_blocks]
+    yield setup.space.build([*base[:-3], [0, *base[-3][1:]], [base[-2][0], 0], narrow])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def registered() -> None:
+    heterogeneous.register()
+
+
+@pytest.fixture(scope="module", params=CASES)
+def case(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def test_scores_equal_masked_dense_autograd(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    setup = setup_of(case)
+    before = {n: p.clone() for n, p in setup.reference.named_parameters()}
+    permuted = (setup.net.model(setup.tokens).logits - setup.logits_before).abs().max()
+    assert permuted <= 1e-5 * max(1.0, float(setup.logits_before.abs().max()))
+    assert any(not p.equal(before[n]) for n, p in setup.net.model.named_parameters())  # units did move
+    archs = list(architectures(setup, 8))
+    monkeypatch.setattr(setup, "architectures", lambda _: iter(archs))
+    check_parity(setup, len(archs))
+    setup.net.restore()
+    for model in (setup.net.model, setup.reference):
+        after = dict(model.named_parameters())
+        assert set(after) == set(before)
+        assert all(p.equal(after[n]) and not after[n].requires_grad for n, p in before.items())
+
+
+@pytest.mark.parametrize("name", FAMILIES.names())
+def test_low_rank_traces_equal_the_projected_dense_gradients(name: str) -> None:
+    setup = setup_of(name, rank=5)
+    _, base = setup.dense(setup.space.base, subspace_seed=3, rank=5)
+    for arch in setup.architectures(3):
+        score = setup.evaluator.score(arch)
+        _, gradients = setup.dense(arch, subspace_seed=3, rank=5)
+        for (i, name), g in gradients.items():
+            rho = float(np.corrcoef(g, base[i, name])[0, 1])
+            assert abs(score.extra["rho"][name][i] - rho) <= 1e-5
+
+
+@torch.no_grad()
+def test_counts_equal_the_materialised_models(case: str, tmp_path: Path) -> None:
+    setup = setup_of(case)
+    config = setup.reference.config.to_dict()
+    outside, head = setup.family.outside(config), setup.family.head_weights(config)
+    for number, arch in enumerate(architectures(setup, 4)):
+        kept = setup.ordering.kept(setup.blocks, arch)
+        out = tmp_path / str(number)
+        draft = save_pruned(setup.reference, None, setup.family, setup.blocks, kept, out)
+        model = AutoModelForCausalLM.from_pretrained(out, attn_implementation="eager").eval()
+        predicted = parameters(setup.space.layers, outside, arch)
+        assert predicted == sum(p.numel() for p in model.parameters()) == draft.parameters
+        ids = tokens(2, CONTEXT)
+        with FlopCounterMode(display=False) as counter:
+            found = model(ids, use_cache=True)
+        # eager attention multiplies every query with every key: the causal mean over twice the context
+        flops = flops_per_token(setup.space.layers, head, arch, 2 * CONTEXT - 1)
+        assert counter.get_total_flops() == flops * ids.numel()
+        assert _cached(found.past_key_values, arch) == kv_cache_per_token(setup.space.layers, arch) * ids.numel()
+
+
+@pytest.mark.parametrize("name", FAMILIES.names())
+def test_a_stock_checkpoint_has_the_familys_own_names(name: str, tmp_path: Path) -> None:
+    """`embed_out` for what transformers calls `lm_head` in memory: other tools read these files, too."""
+    setup = setup_of(name)
+    kept = setup.ordering.kept(setup.blocks, setup.space.base)
+    draft = save_pruned(setup.reference, None, setup.family, setup.blocks, kept, tmp_path / "ours")
+    assert draft.stock
+    setup.reference.save_pretrained(tmp_path / "theirs")
+    ours, theirs = (read_header(tmp_path / which / "model.safetensors") for which in ("ours", "theirs"))
+    assert ours == theirs
+
+
+def _cached(cache: Any, arch: Architecture) -> int:
+    """Elements of K and V in all layers that have attention (a stub keeps one number per token)."""
+    left = [layer for layer in arch.layers if not layer.skip]
+    attends = [layer.kept[0][1] > 0 for layer in left]
+    return sum(c.keys.numel() + c.values.numel() for c, yes in zip(cache.layers, attends, strict=True) if yes)
+
+
+@pytest.mark.parametrize("name", FAMILIES.names())
+def test_the_base_is_described_as_it_is(name: str) -> None:
+    """Shapes, biases and places of everything in the description, against the model itself."""
+    model = tiny_model(name)
+    config = json.loads(model.config.to_json_string())
+    family = family_of(config)
+    blocks = family.blocks(config, Options())
+    total = parameters([b.spec for b in blocks], family.outside(config), Architecture(_full(blocks)))
+    assert total == sum(p.numel() for p in model.parameters())
+    for block in blocks:
+        layer = model.get_submodule(block.path)
+        for sub in block.sub_blocks:
+            assert all(layer.get_submodule(norm).weight.dim() == 1 for norm in sub.norms)
+            assert {p.path for p in sub.projections} >= {sub.output}
+            assert all(p.path.startswith(sub.module + ".") for p in (*sub.projections, *sub.width_norms))
+            for projection in sub.projections:
+                linear = layer.get_submodule(projection.path)
+                assert linear.weight.shape == (projection.rows, projection.columns)
+                assert (linear.bias is not None) == projection.bias
+
+
+def _full(blocks: Any) -> Any:
+    from tracenas.space.architecture import Layer
+
+    return tuple(Layer(tuple((s.spec.unit, s.spec.units) for s in b.sub_blocks)) for b in blocks)
+
+
+@pytest.mark.parametrize("name", FAMILIES.names())
+def test_what_a_configuration_need_not_say(name: str) -> None:
+    """A config.json without `tie_word_embeddings` means what transformers takes it to mean."""
+    family = FAMILIES.get(name)
+    default, config = AutoConfig.for_model(name), tiny_config(name).to_dict()
+    config.pop("tie_word_embeddings", None)
+    said = {**config, "tie_word_embeddings": default.tie_word_embeddings}
+    assert family.outside(config) == family.outside(said)
+
+
+@pytest.mark.parametrize("name", FAMILIES.names())
+def test_loaded_with_an_attention_that_computes_the_model(name: str, tokenizer: Any, tmp_path: Path) -> None:
+    """Where attention scores are soft-capped only eager attention does it (of those on a CPU)."""
+    loaded = loading.load(str(save_tiny(tmp_path / name, name, tokenizer)), device="cpu")
+    capped = getattr(loaded.model.config, "attn_logit_softcapping", None) and not loaded.model._supports_sdpa
+    assert loaded.model.config._attn_implementation == ("eager" if capped else "sdpa")
+    eager = AutoModelForCausalLM.from_pretrained(tmp_path / name, attn_implementation="eager").eval()
+    with torch.no_grad():
+        assert torch.allclose(loaded.model(tokens()).logits, eager(tokens()).logits, rtol=1e-5, atol=1e-5)

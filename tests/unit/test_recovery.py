@@ -1,0 +1,219 @@
+"""Arithmetic of recovery: schedule, batches, distillation loss, instruction labels, data order."""
+
+import itertools
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from tracenas.errors import UserError
+from tracenas.recovery.datasets import Rows, Windows, collate_padded, collate_windows
+from tracenas.recovery.instructions import encode_chat, instruction_examples, messages_of
+from tracenas.recovery.settings import TrainSettings, accumulation, default_micro_batch, learning_rate_factor
+from tracenas.recovery.throughput import flops_per_token
+
+
+def schedule(steps: int, **changes: Any) -> list[float]:
+    factor = learning_rate_factor(TrainSettings(steps, 0, 1, 1, 1e-4, **changes))
+    return [factor(step) for step in range(steps)]
+
+
+def test_warmup_stable_decay_has_the_papers_shares() -> None:
+    """Table 5: 0.05 / 0.65 / 0.30."""
+    rates = schedule(1000)
+    assert rates[:50] == pytest.approx([(i + 1) / 50 for i in range(50)])
+    assert rates[50:700] == [1.0] * 650
+    assert rates[700:] == pytest.approx([(1000 - i) / 301 for i in range(700, 1000)])
+
+
+def test_no_step_has_a_rate_of_zero() -> None:
+    for steps in (1, 2, 3, 7, 20):
+        assert min(schedule(steps)) > 0 and max(schedule(steps)) <= 1
+
+
+def test_decay_ends_at_the_least_rate() -> None:
+    assert schedule(100, min_lr_ratio=0.1)[-1] == pytest.approx(0.1 + 0.9 / 31)
+    cosine = schedule(100, decay_form="cosine")
+    assert cosine[-1] == pytest.approx(0.5 * (1 - math.cos(math.pi / 31)))
+
+
+def test_global_batch() -> None:
+    assert accumulation(1024, 8, 6 // 3) == 64
+    assert default_micro_batch(1024, 2, 4096, 16384) == 4
+    assert default_micro_batch(12, 1, 32, 160) == 4  # 5 would fit but does not divide 12
+    with pytest.raises(UserError, match="6 processes with micro-batch 1 take 6 sequences at once.*1020 or 1026"):
+        default_micro_batch(1024, 6, 4096, 16384)
+
+
+def test_operations_per_token() -> None:
+    """Llama-2-7B at 4,096 tokens: 6 N + 12 · 32 · 4096 · 4096."""
+    assert flops_per_token(6_607_077_376, 32 * 4096, 4096) == 6 * 6_607_077_376 + 12 * 32 * 4096 * 4096
+    assert flops_per_token(100, 0, 8, trained=False, teacher=(10, 1)) == 400 + 20 + 32
+
+
+# --- distillation ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+@pytest.mark.parametrize("chunk", [1 << 22, 40])
+def test_kl_and_its_gradient(temperature: float, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tracenas.recovery import distill
+
+    monkeypatch.setitem(distill._CHUNK_ELEMENTS, "cpu", chunk)
+    generator = torch.Generator().manual_seed(0)
+    student = torch.randn(7, 11, generator=generator, dtype=torch.float32, requires_grad=True)
+    teacher = torch.randn(7, 11, generator=generator)
+    targets = distill.Targets(F.log_softmax(teacher / temperature, -1))
+    loss = distill.kl_sum(student, targets, temperature)
+    loss.backward()
+    p, log_q = (teacher / temperature).softmax(-1), (student.detach() / temperature).log_softmax(-1)
+    assert float(loss.detach()) == pytest.approx(float((p * (p.log() - log_q)).sum()) * temperature**2, rel=1e-5)
+    assert student.grad is not None
+    assert torch.allclose(student.grad, temperature * (log_q.exp() - p), atol=1e-6)
+
+
+def test_top_k_is_the_divergence_over_k_and_the_rest() -> None:
+    from tracenas.recovery.distill import Targets, kl_sum
+
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = torch.randn(5, 9, generator=generator), torch.randn(5, 9, generator=generator)
+    top = teacher.log_softmax(-1).topk(3, dim=-1)
+    p, q = teacher.softmax(-1), student.softmax(-1)
+    kept_p, kept_q = p.gather(1, top.indices), q.gather(1, top.indices)
+    p = torch.cat([kept_p, 1 - kept_p.sum(1, keepdim=True)], 1)
+    q = torch.cat([kept_q, 1 - kept_q.sum(1, keepdim=True)], 1)
+    expected = float((p * (p / q).log()).sum())
+    assert float(kl_sum(student, Targets(top.values, top.indices), 1.0)) == pytest.approx(expected, rel=1e-4)
+    assert expected <= float(kl_sum(student, Targets(teacher.log_softmax(-1)), 1.0))
+    same = float(kl_sum(teacher, Targets(top.values, top.indices), 1.0))
+    assert same == pytest.approx(0, abs=1e-5)
+
+
+# --- instructions ---------------------------------------------------------------------------------
+
+ROWS = [
+    {"prompt": "Q", "response": "A"},
+    {"instruction": "Q", "input": "", "output": "A"},
+    {"question": "Q", "answer": "A"},
+    {"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]},
+    {"conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]},
+]
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_rows_of_all_usual_forms(row: dict[str, Any]) -> None:
+    assert messages_of(row, "row") == [("user", "Q"), ("assistant", "A")]
+
+
+def test_orca_and_alpaca_context() -> None:
+    orca = {"id": "1", "system_prompt": "S", "question": "Q", "response": "A"}
+    assert messages_of(orca, "row") == [("system", "S"), ("user", "Q"), ("assistant", "A")]
+    assert messages_of({"instruction": "Q", "input": "C", "output": "A"}, "row")[0] == ("user", "Q\n\nC")
+
+
+def test_labels_are_the_responses_and_their_end(tokenizer: Any) -> None:
+    chat = [("user", "one"), ("assistant", "two"), ("user", "three"), ("assistant", "four")]
+    ids, learned = encode_chat(chat, tokenizer, eos=0)
+    assert tokenizer.decode([i for i, learn in zip(ids, learned, strict=True) if learn]) == "two</s>four</s>"
+    assert tokenizer.decode(ids).startswith("### Instruction:\none\n\n### Response:\ntwo</s>### Instruction:\nthree")
+
+
+def test_labels_by_a_chat_template(tokenizer: Any) -> None:
+    import copy
+
+    own = copy.deepcopy(tokenizer)
+    own.chat_template = (
+        "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% if m['role'] == 'assistant' %}</s>{% endif %}"
+        "{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    chat = [("user", "one"), ("assistant", "two"), ("user", "three"), ("assistant", "four")]
+    ids, learned = encode_chat(chat, own, eos=0)
+    assert own.decode(ids) == "<user>one<assistant>two</s><user>three<assistant>four</s>"
+    assert own.decode([i for i, learn in zip(ids, learned, strict=True) if learn]) == "two</s>four</s>"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"prompt": "x"}', "line 1: fields prompt; accepted: prompt/response"),
+        ('{"prompt": "x", "response": "y"}\nno', "line 2 is not JSON"),
+        ('{"messages": [{"role": "user", "content": "x"}]}', "no turn of the assistant"),
+        ('{"messages": [{"role": "cat", "content": "x"}]}', "a turn needs 'role'"),
+        ("[1]", "expected objects"),
+        ('{"prompt": "' + 99 * "x" + '", "response": "y"}', "no response within 64 tokens"),
+    ],
+)
+def test_wrong_instructions(text: str, message: str, tmp_path: Path, tokenizer: Any) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message):
+        instruction_examples(str(path), tokenizer, 64, seed=0, vocab_size=257, eos=0)
+
+
+def test_instructions_as_one_list_and_parquet(tmp_path: Path, tokenizer: Any) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    rows = [{"prompt": "x", "response": str(i)} for i in range(3)]
+    (tmp_path / "a.json").write_text(json.dumps(rows))
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
+    found = [
+        list(itertools.islice(instruction_examples(str(path), tokenizer, 64, seed=0, vocab_size=257, eos=0), 3))
+        for path in (tmp_path / "a.json", tmp_path / "a.parquet")
+    ]
+    assert all(torch.equal(a["labels"], b["labels"]) for a, b in zip(*found, strict=True))
+
+
+def test_padding_has_no_label_and_no_attention() -> None:
+    rows = [{"input_ids": torch.tensor(ids), "labels": torch.tensor(ids)} for ids in ([1, 2, 3], [4])]
+    batch = collate_padded(9)(rows)
+    assert batch["input_ids"].tolist() == [[1, 2, 3], [4, 9, 9]]
+    assert batch["labels"].tolist() == [[1, 2, 3], [4, -100, -100]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
+
+
+# --- order of the data ----------------------------------------------------------------------------
+
+
+def first_tokens(examples: Any, count: int) -> list[list[int]]:
+    return [example["input_ids"].tolist() for example in itertools.islice(iter(examples), count)]
+
+
+def test_rows_are_all_seen_once_per_epoch_and_can_be_entered_anywhere() -> None:
+    rows = torch.arange(10).view(5, 2)
+    whole = first_tokens(Rows(rows, seed=1), 17)
+    assert sorted(whole[:5]) == sorted(whole[5:10]) == rows.tolist() and whole[:5] != whole[5:10]
+    for start in (0, 3, 5, 11):
+        late = Rows(rows, seed=1)
+        late.start = start
+        assert first_tokens(late, 17 - start) == whole[start:]
+
+
+def test_windows_go_on_for_ever_in_new_orders(tmp_path: Path, tokenizer: Any) -> None:
+    path = tmp_path / "text.txt"
+    path.write_text("<|endoftext|>".join(f"document {i} is this" for i in range(8)))
+
+    def windows() -> Windows:
+        return Windows(str(path), tokenizer, 16, seed=0, eos=0, vocab_size=257)
+
+    per_epoch = 8 * 19 // 16
+    whole = first_tokens(windows(), 3 * per_epoch)
+    assert whole[:per_epoch] != whole[per_epoch : 2 * per_epoch]
+    late = windows()
+    late.start = per_epoch + 2
+    assert first_tokens(late, 5) == whole[per_epoch + 2 : per_epoch + 7]
+    batch = collate_windows(list(itertools.islice(iter(windows()), 2)))
+    assert set(batch) == {"input_ids", "position_ids", "labels"} and batch["input_ids"].shape == (2, 16)
+
+
+def test_windows_of_a_mixture_keep_their_shares_over_epochs(tmp_path: Path, tokenizer: Any) -> None:
+    for name, letter in (("a.txt", "a"), ("b.txt", "b")):
+        (tmp_path / name).write_text(letter * 40)
+    source = f"{tmp_path / 'a.txt'}=0.75,{tmp_path / 'b.txt'}=0.25"
+    found = first_tokens(Windows(source, tokenizer, 8, seed=0, eos=0, vocab_size=257), 80)
+    share = sum(tokenizer.decode(ids[:1]) == "a" for ids in found) / 80
+    assert share == 0.75
