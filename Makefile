@@ -19,7 +19,7 @@ PYTEST ?= $(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal
 .PHONY: demo setup test test-all test-slow check format clean
 
 demo: $(STAMP)
-	$(BIN)/tracenas demo
+	$(BIN)/tracenas demo --out demo-out --resume
 
 test: check
 

@@ -9,20 +9,18 @@ shapes matter here.
 
 import argparse
 import json
-import platform
 import sys
 import tempfile
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
+from machine import facts, publish
 from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tracenas.config import BenchConfig, PruneConfig
 from tracenas.models.source import open_source
-from tracenas.rundir import write_json
 from tracenas.space.constraints import Budget, parse_size
 from tracenas.stages.bench import bench
 from tracenas.stages.prune import prune
@@ -70,7 +68,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--trials", type=int, default=10)
     parser.add_argument("--prompt", type=int, default=1024)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as name:
@@ -93,8 +91,7 @@ def main() -> int:
     result: dict[str, Any] = {
         "benchmark": "prefill of a materialised model",
         "baseline": "the dense model in the same run",
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": f"{platform.machine()}, {options.threads} threads",
+        "machine": facts(),
         "setting": found.setting,
         "params": {"dense": first["params"], "pruned": second["params"]},
         "dense_ttft_ms": first["ttft_ms"],
@@ -105,9 +102,7 @@ def main() -> int:
         "target": TARGET,
         "met": quotient >= TARGET,
     }
-    print(json.dumps(result, indent=2))
-    if options.out is not None:
-        write_json(options.out, result)
+    publish(result, options.out)
     return 0 if quotient >= TARGET else 1
 
 

@@ -24,6 +24,7 @@ OWN: dict[str, dict[str, Any]] = {
     "mistral": {"sliding_window": 6},
     "qwen2": {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 2, "tie_word_embeddings": True},
     "qwen3": {"head_dim": 16, "attention_bias": True, "tie_word_embeddings": True},
+    "gemma": {"head_dim": 16, "attention_bias": True},
     "gemma2": {
         "head_dim": 16,
         "query_pre_attn_scalar": 16,
@@ -41,6 +42,17 @@ OWN: dict[str, dict[str, Any]] = {
     "olmo2": {"attention_bias": True},
     "gpt_neox": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}},
     "phi3": {"sliding_window": 6},
+    "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 6},
+    # the second block has an ordinary MLP
+    "qwen3_moe": {
+        "head_dim": 16,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 96,
+        "mlp_only_layers": [1],
+        "attention_bias": True,
+        "norm_topk_prob": True,
+    },
 }
 
 

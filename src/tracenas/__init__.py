@@ -3,6 +3,7 @@
     import tracenas
     run = tracenas.search("path/or/hub-id", data="text.jsonl", params="60%", out="run", seed=0)
     pruned = tracenas.prune("path/or/hub-id", arch=run.best, out="pruned")
+    tracenas.recover(pruned.path, method="pretrain", data="fineweb-edu", out="recovered", max_steps=1000)
     print(tracenas.evaluate(["path/or/hub-id", pruned.path], text="held-out.txt").table())
 
 Every function takes the settings of the command of the same name as keywords (`tracenas search --help`) and
@@ -13,26 +14,32 @@ from tracenas.api import (
     Architecture,
     UserError,
     __version__,
+    bench,
     evaluate,
     load,
     plan,
     prune,
+    recover,
     report,
     run,
     score,
     search,
+    sparsify,
 )
 
 __all__ = [
     "Architecture",
     "UserError",
     "__version__",
+    "bench",
     "evaluate",
     "load",
     "plan",
     "prune",
+    "recover",
     "report",
     "run",
     "score",
     "search",
+    "sparsify",
 ]

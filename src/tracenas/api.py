@@ -10,32 +10,40 @@ from tracenas.space.architecture import Architecture
 
 if TYPE_CHECKING:
     from tracenas.models.loading import LoadedModel
+    from tracenas.stages.bench import Bench
     from tracenas.stages.evaluate import Evaluation
     from tracenas.stages.plan import Plan
     from tracenas.stages.prune import Pruned
+    from tracenas.stages.recover import Recovered
     from tracenas.stages.report import Reported
     from tracenas.stages.run import RunOutcome
     from tracenas.stages.score import Scored
     from tracenas.stages.search import SearchOutcome
+    from tracenas.stages.sparsify import Sparsified
 
 __all__ = [
     "Architecture",
     "UserError",
     "__version__",
+    "bench",
     "evaluate",
     "load",
     "plan",
     "prune",
+    "recover",
     "report",
     "run",
     "score",
     "search",
+    "sparsify",
 ]
 
 __version__ = version("tracenas")
 
 
-def load(model: str | Path, *, device: str = "auto", dtype: str = "auto", trust_remote_code: bool = False) -> "LoadedModel":
+def load(
+    model: str | Path, *, device: str = "auto", dtype: str = "auto", trust_remote_code: bool = False
+) -> "LoadedModel":
     """A model and its tokenizer from a directory or the hub; our pruned checkpoints need no remote code."""
     from tracenas.models.loading import load as load_model
 
@@ -108,3 +116,28 @@ def report(run: str | Path, **settings: Any) -> "Reported":
     from tracenas.stages.report import report as stage
 
     return stage(build(ReportConfig, {"run": run, **settings}))
+
+
+def recover(model: str | Path, *, method: str, data: str | Path, out: str | Path, **settings: Any) -> "Recovered":
+    """Train a pruned checkpoint until it is useful again (`tracenas recover`): pretrain, lora or distill."""
+    from tracenas.config import RecoverConfig, build
+    from tracenas.stages.recover import recover as stage
+
+    values = {"model": str(model), "method": method, "data": str(data), "out": out}
+    return stage(build(RecoverConfig, {**values, **settings}))
+
+
+def bench(models: Sequence[str | Path], **settings: Any) -> "Bench":
+    """Latency, throughput and memory of models, interleaved in one run (`tracenas bench`)."""
+    from tracenas.config import BenchConfig, build
+    from tracenas.stages.bench import bench as stage
+
+    return stage(build(BenchConfig, {"models": tuple(str(m) for m in models), **settings}))
+
+
+def sparsify(model: str | Path, *, sparsity: str, out: str | Path, **settings: Any) -> "Sparsified":
+    """Set weights to zero, unstructured or N:M (`tracenas sparsify`)."""
+    from tracenas.config import SparsifyConfig, build
+    from tracenas.stages.sparsify import sparsify as stage
+
+    return stage(build(SparsifyConfig, {"model": str(model), "sparsity": sparsity, "out": out, **settings}))

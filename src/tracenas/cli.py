@@ -41,7 +41,9 @@ COMMANDS: dict[str, Command] = {
     "score": Command("score:score", "ScoreConfig", "Score one architecture.", ("model",)),
     "prune": Command("prune:prune", "PruneConfig", "Write the smaller checkpoint.", ("model",)),
     "recover": Command("recover:recover", "RecoverConfig", "Train a pruned checkpoint to recover.", ("model",)),
-    "eval": Command("evaluate:evaluate", "EvalConfig", "Perplexity and task accuracy of models.", ("models",), variadic=True),
+    "eval": Command(
+        "evaluate:evaluate", "EvalConfig", "Perplexity and task accuracy of models.", ("models",), variadic=True
+    ),
     "sparsify": Command("sparsify:sparsify", "SparsifyConfig", "Set weights to zero: unstructured or N:M.", ("model",)),
     "metric search": Command(
         "metric:search", "MetricSearchConfig", "Discover pruning metrics by genetic programming.", ("model",)

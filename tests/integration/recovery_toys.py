@@ -26,7 +26,7 @@ TINY: dict[str, Any] = {
     "pad_token_id": 0,
     "tie_word_embeddings": True,
 }
-WORDS = "the a small cat dog saw found one big red house and then went home again to sleep".split()
+WORDS = tuple(f"{first}{second}" for first in ("ca", "do", "hou", "sle") for second in ("t", "g", "se", "ep", "re"))
 
 
 def save_dense(path: Path, tokenizer: Any, **changes: Any) -> Path:

@@ -265,7 +265,7 @@ def test_a_truncated_journal_is_resumed_to_the_same_result(finished: Path, tmp_p
 
 def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
     for name in COMMANDS:
-        assert invoke([name, "--help"]) == 0
+        assert invoke([*name.split(), "--help"]) == 0
         assert "Usage: tracenas" in capsys.readouterr().out
 
 

@@ -19,8 +19,10 @@ from recovery_toys import (
     write_text,
 )
 
+from tracenas.data.held_out import windows
 from tracenas.data.tokens import save_tokens
 from tracenas.errors import UserError
+from tracenas.evaluation.perplexity import perplexity
 from tracenas.models.loading import load
 from tracenas.recovery.callbacks import RunLog
 from tracenas.stages.recover import recover
@@ -58,6 +60,17 @@ def toys(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Toys:
     )
 
 
+@pytest.fixture(autouse=True)
+def no_pickles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is pickled, when saving as when resuming."""
+
+    def refused(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("a pickle is written or read")
+
+    monkeypatch.setattr(torch, "save", refused)
+    monkeypatch.setattr(torch, "load", refused)
+
+
 class Interrupted(Exception):
     """Stands for the process's death."""
 
@@ -85,6 +98,9 @@ def test_pretrain_of_a_heterogeneous_checkpoint(toys: Toys, tmp_path: Path) -> N
     assert found.tokens == 30 * 4 * 32
     again = load(str(out), device="cpu")
     assert again.tokenizer is not None and type(again.model).__name__.startswith("TraceNAS")
+    held = windows(str(toys.held_out), again.tokenizer, 32, limit=64)
+    assert found.perplexity == pytest.approx(perplexity(again.model, held, 8).perplexity, rel=1e-5)
+    assert "TENSORBOARD_LOGGING_DIR" not in os.environ
     same = json.loads((toys.pruned / "config.json").read_text())
     assert json.loads((out / "config.json").read_text()) == same
     card = (out / "README.md").read_text()
@@ -227,6 +243,22 @@ def test_full_disk_while_saving(toys: Toys, tmp_path: Path, monkeypatch: pytest.
     assert log_of(out) == log_of(tmp_path / "straight")
 
 
+def test_file_system_that_fails(toys: Toys, tmp_path: Path) -> None:
+    """A limit on the size of files lets the weights pass, but not the optimizer: safetensors' own error."""
+    import resource
+
+    size = (toys.pruned / "model.safetensors").stat().st_size
+    out, limits = tmp_path / "out", resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(1.5 * size), limits[1]))
+    try:
+        with pytest.raises(UserError, match=r"cannot write checkpoint .*: .*File too large.*no earlier checkpoint"):
+            recover(settings(toys.pruned, toys.text, out))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list((out / "checkpoints").iterdir())
+    assert recover(settings(toys.pruned, toys.text, out, resume=True)).steps == 6
+
+
 def test_wrong_input_is_told_before_anything_is_written(toys: Toys, tmp_path: Path, tokenizer: Any) -> None:
     out = tmp_path / "out"
     empty, tiny, other = tmp_path / "empty.txt", tmp_path / "tiny.txt", tmp_path / "other"
@@ -279,5 +311,9 @@ def test_resume_needs_the_same_settings(toys: Toys, tmp_path: Path, monkeypatch:
     assert recover(settings(toys.pruned, toys.text, out, resume=True)).steps == 6
 
 
-def test_environment_is_left_alone(toys: Toys) -> None:
-    assert "TENSORBOARD_LOGGING_DIR" not in os.environ
+def test_prefetch_and_checkpointed_activations_change_nothing(toys: Toys, tmp_path: Path) -> None:
+    recover(settings(toys.pruned, toys.text, tmp_path / "plain", max_steps=2))
+    recover(
+        settings(toys.pruned, toys.text, tmp_path / "other", max_steps=2, prefetch=True, activation_checkpointing=True)
+    )
+    assert log_of(tmp_path / "plain") == log_of(tmp_path / "other")

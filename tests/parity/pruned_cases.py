@@ -77,15 +77,18 @@ def masked(dense: Any, blocks: Any, kept: dict[tuple[int, str], Any]) -> Any:
         for sub in block.sub_blocks:
             if sub.spec.units == 0:  # the base has it bypassed
                 continue
-            output, ids = layer.get_submodule(sub.output), kept[index, sub.spec.name]
+            ids = kept[index, sub.spec.name]
             stays = torch.zeros(sub.spec.units, dtype=torch.bool)
-            if ids is None:
-                output.bias = None
-            else:
+            if ids is not None:
                 stays[ids] = True
-            per_unit = output.weight.shape[1] // sub.spec.units
+            elif not sub.stacked:
+                layer.get_submodule(sub.output).bias = None
             with torch.no_grad():
-                output.weight[:, ~stays.repeat_interleave(per_unit)] = 0
+                if sub.stacked:
+                    layer.get_parameter(sub.output).mul_(stays.view(sub.groups, 1, -1))
+                else:
+                    weight = layer.get_submodule(sub.output).weight
+                    weight[:, ~stays.repeat_interleave(weight.shape[1] // sub.spec.units)] = 0
             for norm in sub.width_norms if ids is not None and len(ids) < sub.spec.units else ():
                 if norm.row_units:  # of every head: not over those that are gone
                     width = stays.repeat_interleave(norm.rows // sub.spec.units).nonzero()[:, 0]

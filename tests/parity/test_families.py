@@ -102,6 +102,8 @@ def test_counts_equal_the_materialised_models(case: str, tmp_path: Path) -> None
         out = tmp_path / str(number)
         draft = save_pruned(setup.reference, None, setup.family, setup.blocks, kept, out)
         model = AutoModelForCausalLM.from_pretrained(out, attn_implementation="eager").eval()
+        if any(sub.stacked for block in setup.blocks for sub in block.sub_blocks):
+            model.set_experts_implementation("eager")  # the counter does not know the others' products
         predicted = parameters(setup.space.layers, outside, arch)
         assert predicted == sum(p.numel() for p in model.parameters()) == draft.parameters
         ids = tokens(2, CONTEXT)
@@ -148,9 +150,11 @@ def test_the_base_is_described_as_it_is(name: str) -> None:
             assert {p.path for p in sub.projections} >= {sub.output}
             assert all(p.path.startswith(sub.module + ".") for p in (*sub.projections, *sub.width_norms))
             for projection in sub.projections:
-                linear = layer.get_submodule(projection.path)
-                assert linear.weight.shape == (projection.rows, projection.columns)
-                assert (linear.bias is not None) == projection.bias
+                path, name = projection.parameter
+                module = layer.get_submodule(path)
+                stack = (projection.stack,) if projection.stack else ()
+                assert getattr(module, name).shape == (*stack, projection.rows, projection.columns)
+                assert (getattr(module, "bias", None) is not None) == projection.bias
 
 
 def _full(blocks: Any) -> Any:

@@ -77,7 +77,7 @@ class Setup:
                         ids = kept[i, sub.spec.name]
                         assert ids is not None
                         columns = masks(p, sub.spec.units, ids)[1]
-                        g = g @ (base_subspace(subspace_seed, i, p, rank) * columns).T
+                        g = g @ (base_subspace(subspace_seed, i, p, rank) * columns[..., None, :]).mT
                     parts.append(g.flatten().double())
                 if parts:
                     out[i, sub.spec.name] = torch.cat(parts).numpy()
@@ -275,6 +275,17 @@ def test_a_proxy_without_a_trace_runs_no_backward_pass(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(torch.Tensor, "backward", forbidden)
     assert evaluator.score(setup.space.base).score == pytest.approx(-setup.evaluator.base_loss, rel=1e-6)
+
+
+def test_bf16_scores_are_close_to_fp32() -> None:
+    exact = tiny_setup("qwen2", rank=8)
+    half = tiny_model("qwen2").to(torch.bfloat16)
+    net = Supernet(half, exact.blocks, exact.ordering)
+    evaluator = Evaluator(net, exact.space, exact.tokens, PROXIES.get("phi"), Settings(8, 3, 2))
+    for arch in exact.architectures(4):
+        score = evaluator.score(arch)
+        assert score.reason is None
+        assert score.score == pytest.approx(exact.evaluator.score(arch).score, abs=0.3)
 
 
 @pytest.mark.parametrize("name", ["stories260k", "babyllama", "demo"])

@@ -1,5 +1,7 @@
 """Unstructured metrics, their statistics and the walk against slow, direct implementations of their definitions."""
 
+import gc
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -125,7 +127,9 @@ def test_gradients_are_those_of_autograd(kinds: tuple[str, ...], buffer: int, tm
     blocks = blocks_of(model)
     groups: list[int] = []
     path = tmp_path / "g.safetensors"
-    write_gradients(model, blocks, TOKENS, path, kinds=kinds, micro_batch=4, buffer_bytes=buffer, on_group=groups.append)
+    write_gradients(
+        model, blocks, TOKENS, path, kinds=kinds, micro_batch=4, buffer_bytes=buffer, on_group=groups.append
+    )
     assert groups == ([1, 2, 3, 4] if buffer == 1 else [4])
     store = GradientStore(path)
     for index, _, p in projections(blocks):
@@ -179,7 +183,10 @@ def test_sparsegpt_without_inputs_in_a_column_prunes_it() -> None:
     assert bool((weight[:, 3] == 0).all()) and bool(torch.isfinite(weight).all())
 
 
-@pytest.mark.parametrize("model_type", sorted(n for n in FAMILIES if n in ("llama", "gemma2", "gemma3_text", "gpt_neox", "phi3", "mistral", "qwen3", "olmo2")))  # fmt: skip
+WALKED = ("llama", "gemma2", "gemma3_text", "gpt_neox", "phi3", "mistral", "qwen3", "olmo2")
+
+
+@pytest.mark.parametrize("model_type", [name for name in WALKED if name in FAMILIES])
 def test_the_walk_sees_the_inputs_of_the_pruned_model(model_type: str) -> None:
     """Every block's statistics are those of a full forward pass with all blocks before it pruned."""
     model = tiny_model(model_type)
@@ -225,6 +232,39 @@ def test_global_comparison_prunes_the_lowest_of_the_whole_model() -> None:
     for (i, _, p), w in zip(projections(blocks), before, strict=True):
         assert torch.equal(linear_of(model, blocks[i], p).weight != 0, w.abs() >= limit)
     assert sum(c.pruned for c in counts) == int(0.4 * len(flat))
+
+
+def live_bytes() -> int:
+    """Memory of all tensors that exist."""
+    gc.collect()
+    found = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for thing in gc.get_objects():
+            if isinstance(thing, torch.Tensor):
+                storage = thing.untyped_storage()
+                found[storage.data_ptr()] = storage.nbytes()
+    return sum(found.values())
+
+
+def test_memory_beside_the_model_does_not_grow_with_its_depth(tmp_path: Path) -> None:
+    beside = []
+    for depth in (2, 8):
+        model = tiny_model("llama", num_hidden_layers=depth)
+        blocks = blocks_of(model)
+        gradients = write_gradients(model, blocks, TOKENS, tmp_path / f"{depth}.safetensors", buffer_bytes=1)
+        before, seen = live_bytes(), []
+
+        def score(s: Statistics, seen: list[int] = seen) -> torch.Tensor:
+            if s.weight.shape == (96, 32):  # gate_proj and up_proj; looking at every object takes its time
+                seen.append(live_bytes())
+            return s.weight.abs() * s.read("inputs") * s.read("gradient")
+
+        metric = Metric("measured", score, frozenset({"inputs", "gram", "gradient"}))
+        sparsify_model(model, blocks, TOKENS, Plan(metric, Target(0.5)), micro_batch=2, gradients=gradients)
+        beside.append(max(seen) - before)
+        del model
+    assert beside[1] <= beside[0]
 
 
 def test_random_masks_depend_on_the_seed_only() -> None:

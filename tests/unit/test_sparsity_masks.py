@@ -8,8 +8,17 @@ from hypothesis import strategies as st
 from tracenas.errors import UserError
 from tracenas.saliency.masks import Target, keep, nm_holds, pruned_count, threshold
 
+TARGETS = {
+    "0.5": Target(0.5),
+    "50%": Target(0.5),
+    "0": Target(0.0),
+    "2:4": Target(0.5, 2, 4),
+    " 4:8 ": Target(0.5, 4, 8),
+    "1:4": Target(0.75, 1, 4),
+}
 
-@pytest.mark.parametrize(("text", "target"), [("0.5", Target(0.5)), ("50%", Target(0.5)), ("2:4", Target(0.5, 2, 4)), ("0", Target(0.0)), (" 4:8 ", Target(0.5, 4, 8)), ("1:4", Target(0.75, 1, 4))])  # fmt: skip
+
+@pytest.mark.parametrize(("text", "target"), TARGETS.items())
 def test_targets_are_read(text: str, target: Target) -> None:
     assert Target.parse(text) == target
 
@@ -30,7 +39,9 @@ def test_counts_of_decimal_shares_are_exact() -> None:
     assert pruned_count(7, 0.5) == 3
 
 
-scores = st.integers(0, 2**31).map(lambda seed: torch.randn(6, 16, generator=torch.Generator().manual_seed(seed)).round(decimals=1))
+scores = st.integers(0, 2**31).map(
+    lambda seed: torch.randn(6, 16, generator=torch.Generator().manual_seed(seed)).round(decimals=1)
+)
 
 
 @settings(deadline=None, max_examples=30)

@@ -45,7 +45,10 @@ def test_json_round_trip_and_best_json() -> None:
     a = space().sample(np.random.default_rng(0))
     assert a is not None
     assert Shares.from_json(a.to_json()) == a == Shares.from_json({"architecture": a.to_json(), "score": 1.0})
-    assert Shares.from_json({"layers": [{"attention": 0.5, "mlp": 0.6}]}).by_key() == {(0, "attention"): 0.5, (0, "mlp"): 0.6}
+    assert Shares.from_json({"layers": [{"attention": 0.5, "mlp": 0.6}]}).by_key() == {
+        (0, "attention"): 0.5,
+        (0, "mlp"): 0.6,
+    }
 
 
 @pytest.mark.parametrize(
@@ -81,4 +84,6 @@ def test_the_strategies_of_the_structured_search_drive_it(name: str) -> None:
     result = run_search(made, toy, Memory())
     uniform = s.uniform()
     assert uniform is not None
-    assert name == "random" or result.score >= -sum(v * (1 if n == "mlp" else 0.1) for (_, n), v in uniform.by_key().items())
+    assert name == "random" or result.score >= -sum(
+        v * (1 if n == "mlp" else 0.1) for (_, n), v in uniform.by_key().items()
+    )

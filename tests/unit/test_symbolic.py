@@ -1,6 +1,7 @@
 """Expressions: text, infix and JSON forms, messages with places, evaluation and its faults."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -45,8 +46,9 @@ def test_infix_has_the_usual_precedence() -> None:
         ("", "found nothing at column 1"),
         ("  ", "found nothing at column 1"),
         ("abs W", "expected '(', found 'W' at column 5"),
-        ("(" * 5000, "nested deeper"),
-        ("-" * 5000, "nested deeper"),
+        ("(" * 300, "nested deeper"),
+        ("-" * 300, "nested deeper"),
+        ("+".join("W" * 5000), "longer than 400 symbols"),
     ],
 )
 def test_messages_name_the_column(text: str, message: str) -> None:
@@ -65,6 +67,14 @@ def test_the_published_tree_files_are_read() -> None:
     assert Expression.from_json(published).text == "div_norm(W, mms(G))"
     with pytest.raises(UserError, match=r"tree.left: unknown name 'foo'"):
         Expression.from_json({"data": "abs", "left": {"data": "foo"}}, where="tree")
+
+
+@pytest.mark.parametrize(
+    "data", [True, None, [], {"op": "abs"}, math.nan, math.inf, {"op": "mul", "args": ["W"]}, {"op": 3, "args": []}]
+)
+def test_other_json_is_refused(data: object) -> None:
+    with pytest.raises(UserError, match="expression"):
+        Expression.from_json(data)
 
 
 def test_primitives_and_arities_name_the_same() -> None:

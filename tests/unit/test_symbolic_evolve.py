@@ -33,7 +33,7 @@ def toy(programs: list[Program]) -> Iterator[Score]:
     for program in programs:
         e = program.expression
         if e.variables == {"G"}:
-            yield Score.failed("reads G only")
+            yield Score.failed("reads G only", seconds=0.0)
             continue
         loss = 5 - 2 * ("W" in e.variables) - ("X" in e.variables) + 0.1 * e.nodes
         yield Score(-loss, loss=loss, seconds=0.0, extra={"lost": {"weight": loss / 10}})
@@ -72,6 +72,17 @@ def test_a_resumed_search_equals_the_undisturbed_one(tmp_path: Path, stop: int) 
     again = run_search(strategy(), toy, Journal(tmp_path / "part.jsonl"))
     assert (tmp_path / "part.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
     assert again.best == whole.best
+
+
+def test_equal_scores_count_as_one_program_the_simplest() -> None:
+    gp = strategy()
+    batch = gp.ask()
+    assert batch is not None
+    gp.tell(batch, [float(i // 3) for i in range(len(batch.proposals))])
+    assert [score for score, _ in gp._population] == [3.0, 2.0, 1.0, 0.0]
+    for i, (_, program) in enumerate(reversed(gp._population)):
+        rivals = [p.candidate.expression.nodes for p in batch.proposals[3 * i : 3 * i + 3]]
+        assert program.expression.nodes == min(rivals)
 
 
 def test_patience_ends_a_stagnating_search() -> None:

@@ -40,6 +40,8 @@ def assert_same(before: Expression, after: Expression, variables: dict[str, torc
         for _, node in e.walk():  # scaling to unit range or deviation magnifies rounding where there is hardly any
             if node.name in ("mms", "zsn"):
                 inner = evaluate(node.args[0], variables)
+                if float(inner.max()) == float(inner.min()):
+                    continue
                 assume(float(inner.max() - inner.min()) > 1e-4 * max(1e-3, float(inner.abs().max())))
                 assume(largest(node.args[0], variables) < 1e4 * max(1e-3, float(inner.max() - inner.min())))
     torch.testing.assert_close(x, y, rtol=1e-9, atol=1e-10 * scale)
@@ -62,7 +64,7 @@ def test_each_rewrite_applies_to_its_pattern(rule: Rule, text: str) -> None:
     assert rule.apply(parse(filled)) is not None
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=120)
 @given(expressions(3), st.integers(0, 10_000))
 def test_simplification_keeps_the_value_and_is_idempotent(expression: Expression, seed: int) -> None:
     canonical = simplify(expression)
@@ -90,7 +92,7 @@ def test_canonical_forms(text: str, expected: str) -> None:
 
 def test_what_looks_opposing_and_is_not_stays() -> None:
     """The guards make these wrong: a zero divisor loses the product, and log adds 0.001."""
-    for text in ("(W * X) / X", "(W * X) / G", "log(exp(W))"):
+    for text in ("(W * X) / X", "(W * X) / G", "log(exp(W))", "W / (-X)"):
         assert simplify(parse(text)) == parse(text)
     zero = {"W": torch.ones(2, 2), "X": torch.tensor([0.0, 1.0])}
     assert not torch.allclose(evaluate(parse("(W * X) / X"), zero), zero["W"])

@@ -26,7 +26,7 @@ class Settings:
         prompt: P, tokens of the prompt.
         new_tokens: N, tokens generated greedily, the first one by the prefill.
         batch_size: B, sequences at once.
-        cache: `dynamic` (grows) or `static` (allocated for P + N tokens before the clock starts).
+        cache: `dynamic` (grows) or `static` (room for P + N tokens, which transformers allocates on first use).
     """
 
     prompt: int

@@ -33,7 +33,10 @@ def peak_bytes(name: str, settings: Settings, *, dtype: str, threads: int, trust
         "seed": seed,
     }
     done = subprocess.run(
-        [sys.executable, "-m", "tracenas.benchmark.memory", json.dumps(request)], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "tracenas.benchmark.memory", json.dumps(request)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode != 0:
         last = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"exit status {done.returncode}"
@@ -86,7 +89,7 @@ def _measure(request: dict[str, Any]) -> int:
     _forget_peak()
     before = _resident("VmRSS") or _peak()
     run_trial(loaded.model, ids, settings)
-    return weights + max(0, _peak() - before)
+    return int(weights) + max(0, _peak() - before)
 
 
 if __name__ == "__main__":

@@ -105,11 +105,7 @@ def _json_lines(path: Path, field: str) -> Iterator[str]:
             try:
                 row = json.loads(line)
             except (ValueError, RecursionError) as error:
-                reason = (
-                    f"{error.msg} at column {error.colno}"
-                    if isinstance(error, json.JSONDecodeError)
-                    else error
-                )
+                reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
                 raise UserError(f"{where} is not JSON: {reason}; expected one object per line") from error
             if not isinstance(row, dict):
                 raise UserError(f"{where} is a JSON {_json_type(row)}, expected one object per line")
@@ -123,9 +119,7 @@ def text_of(row: dict[str, Any], field: str, where: str) -> str:
         UserError: there is no such field, or it holds no string.
     """
     if field not in row:
-        raise UserError(
-            f"{where} has no field '{field}': its fields are {', '.join(map(str, row)) or 'none'}"
-        )
+        raise UserError(f"{where} has no field '{field}': its fields are {', '.join(map(str, row)) or 'none'}")
     text = row[field]
     if not isinstance(text, str):
         raise UserError(f"{where}: field '{field}' holds a {_json_type(text)}, not a string")

@@ -54,9 +54,7 @@ def windows(
     if is_tokens(source):
         rows = load_tokens(source)[:limit].contiguous()
         if rows.shape[1] != seq_len:
-            raise UserError(
-                f"'{source}' holds windows of {rows.shape[1]} tokens, {seq_len} were asked for (seq_len)"
-            )
+            raise UserError(f"'{source}' holds windows of {rows.shape[1]} tokens, {seq_len} were asked for (seq_len)")
         return rows
     return _cut(_held_out(source, text_field), tokenizer, seq_len, limit, eos, source)
 

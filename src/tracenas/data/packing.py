@@ -84,9 +84,7 @@ def pieces(text: str, size: int) -> list[str]:
     return [*found, text[at:]]
 
 
-def pack(
-    documents: Iterable[str], tokenizer: "PreTrainedTokenizerBase", seq_len: int, *, eos: int
-) -> Iterator[Packed]:
+def pack(documents: Iterable[str], tokenizer: "PreTrainedTokenizerBase", seq_len: int, *, eos: int) -> Iterator[Packed]:
     """Documents joined by EOS, cut into windows of `seq_len` tokens; a last partial window is dropped.
 
     Args:

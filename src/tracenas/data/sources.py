@@ -21,9 +21,7 @@ SHUFFLE_BUFFER = 10_000
 _WHOLE_FILE_BYTES = 2**30
 """Local files up to this size are shuffled as a whole."""
 
-_FILE_SUFFIX = re.compile(
-    r"\.(txt|text|md|raw|jsonl?|ndjson|parquet|safetensors|csv|tsv|gz|zst|zip|py|html?)$", re.I
-)
+_FILE_SUFFIX = re.compile(r"\.(txt|text|md|raw|jsonl?|ndjson|parquet|safetensors|csv|tsv|gz|zst|zip|py|html?)$", re.I)
 
 
 @dataclass(frozen=True)

@@ -52,9 +52,7 @@ def load_tokens(path: str | Path) -> torch.Tensor:
         kind = str(input_ids.dtype).removeprefix("torch.")
         raise UserError(f"'{path}': input_ids are {kind} {shape}, expected integers [samples, seq_len]")
     if shape[0] < 1 or shape[1] < 2:
-        raise UserError(
-            f"'{path}': input_ids are {shape}, expected at least one sample of at least two tokens"
-        )
+        raise UserError(f"'{path}': input_ids are {shape}, expected at least one sample of at least two tokens")
     if int(input_ids.min()) < 0:
         raise UserError(f"'{path}': input_ids hold a negative id, {int(input_ids.min())}")
     return input_ids.long()

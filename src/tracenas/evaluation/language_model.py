@@ -1,8 +1,10 @@
-"""A transformers model as lm-eval sees it: counts truncated prompts, shares questions out over processes."""
+"""A transformers model as lm-eval sees it: counts truncated prompts, shares requests out over processes."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
+
+import torch
 
 __all__ = ["language_model", "shared"]
 
@@ -11,7 +13,8 @@ def language_model(model: Any, tokenizer: Any, batch_size: int, shard: bool) -> 
     """An `HFLM` over a model in memory, with `truncated`: answers per task whose prompt lost its beginning.
 
     Args:
-        shard: whether this process answers a share of the questions (torch.distributed is initialised).
+        shard: whether this process answers a share of the requests (torch.distributed is initialised). lm-eval
+            would share out the questions instead; its few-shot examples then depend on the number of processes.
     """
     from lm_eval.models.huggingface import HFLM
 
@@ -23,8 +26,22 @@ def language_model(model: Any, tokenizer: Any, batch_size: int, shard: bool) -> 
 
         def loglikelihood(self, requests: Any, *args: Any, **kwargs: Any) -> Any:
             """As in lm-eval; remembers which task every request is of."""
-            self._tasks = [str(request.task_name) for request in requests]
-            return super().loglikelihood(requests, *args, **kwargs)
+
+            def answer(own: Any) -> Any:
+                self._tasks = [str(request.task_name) for request in own]
+                return super(Counting, self).loglikelihood(own, *args, **kwargs)
+
+            return _divided(answer, requests, shard)
+
+        def loglikelihood_rolling(self, requests: Any, *args: Any, **kwargs: Any) -> Any:
+            """As in lm-eval."""
+            return _divided(
+                lambda own: super(Counting, self).loglikelihood_rolling(own, *args, **kwargs), requests, shard
+            )
+
+        def generate_until(self, requests: Any, *args: Any, **kwargs: Any) -> Any:
+            """As in lm-eval."""
+            return _divided(lambda own: super(Counting, self).generate_until(own, *args, **kwargs), requests, shard)
 
         def _loglikelihood_tokens(self, requests: Any, *args: Any, **kwargs: Any) -> Any:
             for task, (_, context, continuation) in zip(self._tasks, requests, strict=False):
@@ -33,19 +50,25 @@ def language_model(model: Any, tokenizer: Any, batch_size: int, shard: bool) -> 
 
     lm = Counting(pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=batch_size)
     lm.truncated, lm._tasks = Counter(), []
-    if shard:
-        from accelerate import Accelerator
-
-        # lm-eval does this itself only where it loads the model.
-        lm.accelerator = Accelerator(cpu=lm.device.type == "cpu")
-        lm._rank, lm._world_size = lm.accelerator.process_index, lm.accelerator.num_processes
     return lm
 
 
-def shared(raw: Mapping[str, Any] | None, truncated: Mapping[str, int]) -> tuple[Any, Counter[str]]:
-    """The first process's results and everyone's truncations, in every process."""
-    import torch
+def _divided(answer: Callable[[Any], Any], requests: Any, shard: bool) -> Any:
+    """All answers, in order; with `shard` every process works on each n-th request."""
+    if not shard:
+        return answer(requests)
+    count = torch.distributed.get_world_size()
+    own = requests[torch.distributed.get_rank() :: count]
+    parts: list[Any] = [None] * count
+    torch.distributed.all_gather_object(parts, list(answer(own)) if own else [])
+    merged: list[Any] = [None] * len(requests)
+    for rank, part in enumerate(parts):
+        merged[rank::count] = part
+    return merged
 
+
+def shared(raw: Mapping[str, Any] | None, truncated: Mapping[str, int]) -> tuple[Any, Counter[str]]:
+    """The first process's results (lm-eval gives none to the others) and everyone's truncations, everywhere."""
     keys = ("results", "group_subtasks", "n-samples", "n-shot")
     box: list[Any] = [None if raw is None else {k: raw[k] for k in keys if k in raw}]
     torch.distributed.broadcast_object_list(box, src=0)

@@ -94,7 +94,9 @@ def _splits(
     evaluated = splits["test_split"] or splits["validation_split"]
     if evaluated is None:
         wanted = " or ".join(f"{config[k]}.jsonl" for k in ("validation_split", "test_split") if config.get(k))
-        raise UserError(f"task-data: {name} has no {wanted} to evaluate in {local.files[next(iter(local.files))].parent}")
+        raise UserError(
+            f"task-data: {name} has no {wanted} to evaluate in {local.files[next(iter(local.files))].parent}"
+        )
     pool = splits["fewshot_split"] or splits["training_split"] or splits["validation_split"] or evaluated
     if pool == evaluated:
         # lm-eval leaves the question out of its own examples where fewshot_split equals test_split; both may be null.
@@ -110,13 +112,21 @@ def _splits(
     return Source(evaluated, pool + (", without the question itself" if pool == evaluated else "")), splits
 
 
+class _Loader(yaml.SafeLoader):
+    """Reads `!function name` as the name."""
+
+
+def _function(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> str:
+    return str(loader.construct_scalar(node))
+
+
+_Loader.add_constructor("!function", _function)
+
+
 def _plain(path: Path) -> dict[str, Any]:
     """A task's YAML with what it includes; functions stay names."""
-    class Loader(yaml.SafeLoader):
-        pass
 
-    Loader.add_constructor("!function", lambda loader, node: loader.construct_scalar(node))  # type: ignore[no-untyped-call]
-    data = yaml.load(path.read_text(encoding="utf-8"), Loader)
+    data: dict[str, Any] = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     included = data.pop("include", [])
     merged: dict[str, Any] = {}
     for other in included if isinstance(included, list) else [included]:

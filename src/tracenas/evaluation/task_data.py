@@ -134,7 +134,9 @@ def _rows(path: Path, task: str) -> Sequence[Row]:
         raise UserError(f"{path}: holds no rows")
     for number, row in enumerate(rows, start=1):
         if missing := [c for c in _COLUMNS.get(task, ()) if c not in row and "ctx_a" not in row]:
-            raise UserError(f"{path}: row {number} has no '{missing[0]}'; task {task} needs {', '.join(_COLUMNS[task])}")
+            raise UserError(
+                f"{path}: row {number} has no '{missing[0]}'; task {task} needs {', '.join(_COLUMNS[task])}"
+            )
     return rows
 
 

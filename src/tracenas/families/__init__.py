@@ -22,15 +22,18 @@ __all__ = [
 FAMILIES: Registry[Family] = Registry(
     "family",
     {
+        "gemma": "tracenas.families.gemma:FAMILY",
         "gemma2": "tracenas.families.gemma2:FAMILY",
         "gemma3_text": "tracenas.families.gemma3_text:FAMILY",
         "gpt_neox": "tracenas.families.gpt_neox:FAMILY",
         "llama": "tracenas.families.llama:FAMILY",
         "mistral": "tracenas.families.mistral:FAMILY",
+        "mixtral": "tracenas.families.mixtral:FAMILY",
         "olmo2": "tracenas.families.olmo2:FAMILY",
         "phi3": "tracenas.families.phi3:FAMILY",
         "qwen2": "tracenas.families.qwen2:FAMILY",
         "qwen3": "tracenas.families.qwen3:FAMILY",
+        "qwen3_moe": "tracenas.families.qwen3_moe:FAMILY",
     },
 )
 

@@ -4,7 +4,7 @@ A family that differs says so in the fields of `LlamaLike`, or replaces one of i
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -176,7 +176,7 @@ class LlamaLike:
         """Every block, from `config.json`."""
         locals_ = [layer_config(config, i) for i in range(int(config["num_hidden_layers"]))]
         return tuple(
-            Block(f"{self.layers_path}.{i}", (self._attention(own, options), self._mlp(own, options)))
+            Block(f"{self.layers_path}.{i}", (self._attention(own, options), self._mlp(own, i, options)))
             for i, own in enumerate(locals_)
         )
 
@@ -194,8 +194,15 @@ class LlamaLike:
         """Head counts and MLP width of a cut block, and which of its sub-blocks are skipped."""
         local = layer_config(config, index)
         names = [s.spec.name for s, (_, count) in zip(block.sub_blocks, layer.kept, strict=True) if count == 0]
-        overrides = {**self.head_overrides(local, dict(layer.kept)), **self.width_overrides(local, layer["channels"])}
-        return {**overrides, "skip": names} if names else overrides
+        heads, width = (
+            self.head_overrides(local, dict(layer.kept)),
+            self.width_overrides(local, index, layer["channels"]),
+        )
+        return {**heads, **width, "skip": names} if names else {**heads, **width}
+
+    def renumbered(self, config: Mapping[str, Any], remaining: Sequence[int]) -> dict[str, Any]:
+        """Nothing."""
+        return {}
 
     def head_overrides(self, local: Mapping[str, Any], kept: Mapping[str, int]) -> dict[str, Any]:
         """Head counts of a cut block; those of the base where attention is bypassed."""
@@ -207,7 +214,7 @@ class LlamaLike:
             count, kv = kept["heads"], kept["heads"] if kv == count else kv
         return {"num_attention_heads": count, "num_key_value_heads": kv}
 
-    def width_overrides(self, local: Mapping[str, Any], channels: int) -> dict[str, Any]:
+    def width_overrides(self, local: Mapping[str, Any], index: int, channels: int) -> dict[str, Any]:
         """MLP width of a cut block; the base's where the MLP is bypassed."""
         return {"intermediate_size": channels or int(local["intermediate_size"])}
 
@@ -234,7 +241,7 @@ class LlamaLike:
             present="attention" not in config.get("skip", ()),
         )
 
-    def _mlp(self, config: Mapping[str, Any], options: Options) -> SubBlock:
+    def _mlp(self, config: Mapping[str, Any], index: int, options: Options) -> SubBlock:
         projections = self.mlp_projections(config)
         norms = int(config["hidden_size"]) * self.norm_vectors * len(self.mlp_norms)
         return sub_block(

@@ -40,7 +40,11 @@ class Segment:
 
 @dataclass(frozen=True)
 class Projection:
-    """One weight matrix of a sub-block, [rows = outputs, columns = inputs], and how units lie in it."""
+    """One weight matrix of a sub-block, [rows = outputs, columns = inputs], and how units lie in it.
+
+    Where `stack` is not 0 it is the matrices of that many experts in one parameter [stack, rows, columns]: `path` is
+    then the parameter's own, the segments are those of one matrix, and units are numbered expert after expert.
+    """
 
     path: str
     """Module path below the block (`self_attn.q_proj`)."""
@@ -52,9 +56,32 @@ class Projection:
     bias: bool = False
     source: str = ""
     """Projections with the same source read the same input tensor (q, k and v: the block's normed input)."""
+    stack: int = 0
+    active: int = 0
+    """How many of the stacked matrices multiply each token."""
+
+    @property
+    def parameter(self) -> tuple[str, str]:
+        """Module below the block, and the name of the weight in it."""
+        if not self.stack:
+            return self.path, "weight"
+        module, _, name = self.path.rpartition(".")
+        return module, name
 
     def unit_of(self, axis: int, units: int) -> IntArray:
-        """Per row (axis 0) or column (axis 1): the unit it belongs to, -1 where it is fixed."""
+        """Per row (axis 0) or column (axis 1): the unit it belongs to, -1 where it is fixed.
+
+        int64 [n]; [stack, n] where matrices are stacked.
+        """
+        if not self.stack:
+            return self.unit_of_one(axis, units)
+        each = units // self.stack
+        owner = self.unit_of_one(axis, each)
+        first = np.arange(self.stack, dtype=np.int64)[:, None] * each
+        return np.where(owner < 0, owner, owner + first)
+
+    def unit_of_one(self, axis: int, units: int) -> IntArray:
+        """The same in one matrix of `units` units."""
         owner = np.full(self.rows if axis == 0 else self.columns, -1, dtype=np.int64)
         for segment in self.row_units if axis == 0 else self.column_units:
             stride = segment.size if segment.stride is None else segment.stride
@@ -62,15 +89,17 @@ class Projection:
             owner[start] = np.arange(units)[:, None]
         return owner
 
-    def parameters(self, units: int) -> tuple[int, int, int, int]:
-        """`(per unit, fixed, weights per unit, fixed weights)`: parameters with, weights without biases."""
-        unit_rows = int((self.unit_of(0, units) == 0).sum()) if self.row_units else 0
-        unit_columns = int((self.unit_of(1, units) == 0).sum()) if self.column_units else 0
+    def parameters(self, units: int) -> tuple[int, int, float, float]:
+        """`(per unit, fixed, weights per unit, fixed weights)`: parameters, and what multiplies each token."""
+        count, used = (self.stack, self.active / self.stack) if self.stack else (1, 1)
+        units //= count
+        unit_rows = int((self.unit_of_one(0, units) == 0).sum()) if self.row_units else 0
+        unit_columns = int((self.unit_of_one(1, units) == 0).sum()) if self.column_units else 0
         fixed_rows = self.rows - units * unit_rows
         fixed_columns = self.columns - units * unit_columns
         weights = unit_rows * fixed_columns + unit_columns * fixed_rows
-        fixed = fixed_rows * fixed_columns
-        return weights + unit_rows * self.bias, fixed + fixed_rows * self.bias, weights, fixed
+        fixed = fixed_rows * fixed_columns * count
+        return weights + unit_rows * self.bias, fixed + count * fixed_rows * self.bias, weights * used, fixed * used
 
 
 @dataclass(frozen=True)
@@ -103,13 +132,18 @@ class SubBlock:
     norms: tuple[str, ...] = ()
     """Modules outside `module` that a checkpoint drops with the bypassed sub-block."""
     groups: int = 1
-    """Units are pruned equally in each of `groups` equal, consecutive ranges (KV groups)."""
+    """Units are pruned equally in each of `groups` equal, consecutive ranges (KV groups, experts)."""
     attributes: tuple[Attribute, ...] = ()
     outputs: int = 1
     """How many values `module` returns (attention: the hidden states and the weights)."""
     width_norms: tuple[Projection, ...] = ()
     """Norms inside `module` that run over the width of all units (OLMo 2's q and k norms), not per unit: their
     weight, as a matrix of one column, is ordered and cut with the units, and they then run over the kept ones."""
+
+    @property
+    def stacked(self) -> bool:
+        """Whether units lie in the fused matrices of experts, which are no linear modules (and are not refitted)."""
+        return bool(self.projection(self.output).stack)
 
     def projection(self, path: str) -> Projection:
         """The projection at `path`."""
@@ -161,12 +195,18 @@ class Family(Protocol):
         """The `per_layer_config` entry of block `index` cut to `layer`."""
         ...
 
+    def renumbered(self, config: Mapping[str, Any], remaining: Sequence[int]) -> dict[str, Any]:
+        """What config.json says by the blocks' numbers, once only `remaining` are left (lists of all: not here)."""
+        ...
+
 
 @dataclass(frozen=True)
 class Costs:
     """Extra cost facts a family gives `sub_block` beside the matrices."""
 
     norm_parameters: int = 0
+    fixed_weights: int = 0
+    """Entries of matrices that no unit lies in and no trace is taken of (routers)."""
     score_width: int = 0
     cache_per_unit: int = 0
     fixed_cache: int = 0
@@ -194,7 +234,7 @@ def sub_block(
     """A sub-block with its costs counted from its matrices; `present=False` for one the base has bypassed."""
     costs = costs or Costs()
     counts = [p.parameters(units) for p in (*projections, *width_norms)]
-    per_unit, fixed = (sum(c[i] for c in counts) for i in (0, 1))
+    per_unit, fixed = sum(c[0] for c in counts), sum(c[1] for c in counts)
     weights, fixed_weights = (sum(c[i] for c in counts[: len(projections)]) for i in (2, 3))
     spec = SubBlockSpec(
         name=name,
@@ -203,9 +243,9 @@ def sub_block(
         quantum=quantum,
         minimum=minimum if minimum is not None else quantum,
         parameters_per_unit=per_unit,
-        fixed_parameters=fixed + costs.norm_parameters,
+        fixed_parameters=fixed + costs.norm_parameters + costs.fixed_weights,
         weights_per_unit=weights,
-        fixed_weights=fixed_weights,
+        fixed_weights=fixed_weights + costs.fixed_weights,
         score_width=costs.score_width,
         cache_per_unit=costs.cache_per_unit,
         fixed_cache=costs.fixed_cache,

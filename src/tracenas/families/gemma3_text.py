@@ -1,23 +1,10 @@
-"""Gemma 3, text (`model_type: gemma3_text`): Gemma 2's norms, q and k normed per head, no soft-capping by default."""
+"""Gemma 3, text (`model_type: gemma3_text`): Gemma 2's norms, and q and k normed per head."""
 
-from collections.abc import Mapping
-from typing import Any
-
-from tracenas.families.decoder import Biases, LlamaLike
+from tracenas.families.decoder import LlamaLike
 
 __all__ = ["FAMILY"]
 
-
-class Gemma3Text(LlamaLike):
-    """The MLP has no biases; attention has them if the configuration says so."""
-
-    def biases(self, config: Mapping[str, Any]) -> Biases:
-        """By `attention_bias`."""
-        attention = bool(config.get("attention_bias", False))
-        return Biases(qkv=attention, o=attention)
-
-
-FAMILY = Gemma3Text(
+FAMILY = LlamaLike(
     "gemma3_text",
     qk_norm=True,
     attention_norms=("input_layernorm", "post_attention_layernorm"),

@@ -4,10 +4,7 @@ A cut q norm runs over the kept heads, as the cut model's own module does: the m
 the whole width's, where a mask would let the removed heads count as zeros.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
-from tracenas.families.decoder import Biases, Heads, LlamaLike
+from tracenas.families.decoder import Heads, LlamaLike
 from tracenas.families.description import Projection
 
 __all__ = ["FAMILY"]
@@ -15,11 +12,6 @@ __all__ = ["FAMILY"]
 
 class Olmo2(LlamaLike):
     """The norms of q and k have a weight for every coordinate of every head."""
-
-    def biases(self, config: Mapping[str, Any]) -> Biases:
-        """By `attention_bias`, not in the MLP."""
-        attention = bool(config.get("attention_bias", False))
-        return Biases(qkv=attention, o=attention)
 
     def width_norms(self, heads: Heads) -> tuple[Projection, ...]:
         """q's and k's."""

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,10 @@ from tracenas.errors import UserError
 from tracenas.families import Block, Family, Projection, SubBlock
 from tracenas.families.description import IntArray
 from tracenas.models import heterogeneous
-from tracenas.models.configuration import built_shapes, pruned_config, stored_names, tensors_of
+from tracenas.models.configuration import built_shapes, pruned_config, tensors_of
+from tracenas.models.ordering import take
 from tracenas.models.shards import INDEX_FILE, Entry, atomic_directory, read_header, write_shards
+from tracenas.models.stored import as_stored
 from tracenas.rundir import read_json
 from tracenas.space.architecture import Layer
 
@@ -79,9 +81,7 @@ def save_pruned(
     entries = list(_entries(model, blocks, layers, kept, outputs or {}, dtype))
     shapes = {entry.name: entry.shape for entry in entries}
     config, stock = pruned_config(model.config.to_diff_dict(), family, blocks, layers, shapes)
-    if stock:
-        names = stored_names(config, shapes)
-        entries = [replace(entry, name=names[entry.name]) for entry in entries]
+    entries = as_stored(config, entries) if stock else entries
     config["dtype"] = str(dtype).removeprefix("torch.")
     with atomic_directory(out) as directory:
         text = json.dumps(model.config._encode_special_floats(config), indent=2, sort_keys=True) + "\n"
@@ -149,10 +149,11 @@ def _entries(
         rows = columns = None
         if sub is not None and ids is not None:
             path, _, kind = inner.rpartition(".")
-            projection = next((p for p in (*sub.projections, *sub.width_norms) if p.path == path), None)
+            parts = (*sub.projections, *sub.width_norms)
+            projection = next((p for p in parts if p.path == (inner if p.stack else path)), None)
             if projection is not None:
                 rows = _selected(projection, 0, sub.spec.units, ids)
-                columns = _selected(projection, 1, sub.spec.units, ids) if kind == "weight" else None
+                columns = _selected(projection, 1, sub.spec.units, ids) if kind != "bias" else None
             replacement = outputs.get((index, sub.spec.name))
             if replacement is not None and inner == f"{sub.output}.weight":
                 tensor, rows, columns = replacement, None, None
@@ -171,14 +172,15 @@ def _belongs(inner: str, sub: SubBlock) -> bool:
 
 
 def _selected(projection: Projection, axis: int, units: int, ids: IntArray) -> torch.Tensor | None:
-    """Indices of the rows (0) or columns (1) that stay, None if all do."""
+    """Indices of the rows (0) or columns (1) that stay, [k] or [stack, k]; None if all do."""
     if not (projection.row_units if axis == 0 else projection.column_units):
         return None
     unit_of = projection.unit_of(axis, units)
     stays = torch.zeros(units + 1, dtype=torch.bool)
     stays[torch.from_numpy(ids)] = True
     stays[-1] = True  # unit -1: fixed
-    return stays[torch.from_numpy(unit_of)].nonzero()[:, 0]
+    left = stays[torch.from_numpy(unit_of)]
+    return left.nonzero()[:, -1].reshape(*left.shape[:-1], -1)
 
 
 def _entry(
@@ -191,14 +193,14 @@ def _entry(
     shape = list(tensor.shape)
     for axis, index in enumerate((rows, columns)):
         if index is not None:
-            shape[axis] = len(index)
+            shape[axis + max(0, len(shape) - 2)] = index.shape[-1]
     target = dtype if tensor.is_floating_point() else tensor.dtype
 
     def make() -> torch.Tensor:
         cut = tensor.detach()
         for axis, index in enumerate((rows, columns)):
             if index is not None:
-                cut = cut.index_select(axis, index.to(cut.device))
+                cut = take(cut, axis, index.to(cut.device))
         return cut.to(target)
 
     return Entry(name, tuple(shape), target, make)

@@ -4,10 +4,10 @@ Every candidate's refit comes from one Cholesky factor per sub-block. Columns ar
 no unit, then the best unit of every group, then the second of every group, …, so that every width keeps a prefix
 k of them. With G + λI = L Lᵀ the factor of the kept block is the leading block of L, and
 
-    W_kᵀ = W⁰_kᵀ + L_kk⁻ᵀ (L_Rkᵀ W_Rᵀ),
+    W_kᵀ = W⁰_kᵀ + L_kk⁻ᵀ (L_Rkᵀ W_Rᵀ) = L_kk⁻ᵀ (Lᵀ Wᵀ)_k,
 
-because G_kk + λI = L_kk L_kkᵀ and G_kR = L_kk L_Rkᵀ (R the removed columns). One triangular solve per sub-block
-and width, k² D multiply-adds, and the product with W_R, k (n - k) D. Remembered by width.
+because G_kk + λI = L_kk L_kkᵀ, G_kR = L_kk L_Rkᵀ and (Lᵀ Wᵀ)_k = L_kkᵀ W⁰_kᵀ + L_Rkᵀ W_Rᵀ (R the removed columns).
+Lᵀ Wᵀ is made once, so a width costs one triangular solve, k² D / 2 multiply-adds. Remembered by width.
 """
 
 from collections import OrderedDict
@@ -46,18 +46,24 @@ def prefix_order(sub: SubBlock) -> IntArray:
 
 @dataclass(frozen=True)
 class _Factor:
-    """L of one sub-block, [n, n] lower triangular in prefix order, and where the prefix order's columns lie."""
+    """One sub-block's L, lower triangular [n, n], and Lᵀ Wᵀ [n, D] in prefix order; the order's columns [n]."""
 
     lower: Tensor
+    mixed: Tensor
     order: Tensor
+
+    @property
+    def bytes(self) -> int:
+        """Memory taken."""
+        return sum(t.numel() * t.element_size() for t in (self.lower, self.mixed, self.order))
 
 
 class CompensatedRealisation(PlainRealisation):
     """Prefix views, but output projections are refitted on the dense model's statistics (one pass, all candidates).
 
     At full width, and in everything but the output projections' weights, it equals the plain realisation; biases
-    stay as they are. Factors live in host memory: 8 n² bytes per sub-block (4 n² if they would take more than
-    `factor_bytes` in all); solves are in float64 on the model's device.
+    stay as they are. Factors live in host memory: 8 n (n + D) bytes per sub-block (half of it, in float32, if they
+    would take more than `factor_bytes` in all); solves are in float64 on the model's device.
 
     Args:
         net: the super-network; its weights are read, never written.
@@ -86,8 +92,10 @@ class CompensatedRealisation(PlainRealisation):
         self.memo_used = 0
         self._memo: OrderedDict[tuple[Key, int], Tensor] = OrderedDict()
         self._factors: dict[Key, _Factor] = {}
-        subs = {(i, s.spec.name): s for i, b in enumerate(net.blocks) for s in b.sub_blocks if s.spec.units}
-        entries = sum(s.projection(s.output).columns ** 2 for s in subs.values())
+        active = ((i, s) for i, b in enumerate(net.blocks) for s in b.sub_blocks if s.spec.units and not s.stacked)
+        subs = {(i, s.spec.name): s for i, s in active}
+        outputs = [s.projection(s.output) for s in subs.values()]
+        entries = sum(p.columns * (p.columns + p.rows) for p in outputs)
         stored = torch.float64 if 8 * entries <= factor_bytes else torch.float32
         for key, gram in grams:
             self._factors[key] = _factor(net, key, subs[key], gram, ridge, stored, ordered)
@@ -97,11 +105,11 @@ class CompensatedRealisation(PlainRealisation):
     @property
     def factor_bytes(self) -> int:
         """Host memory that the factors take."""
-        return sum(f.lower.numel() * f.lower.element_size() for f in self._factors.values())
+        return sum(f.bytes for f in self._factors.values())
 
     def weight(self, net: Supernet, key: Key, sub: SubBlock, projection: Projection, kept: int) -> Tensor:
         """The refitted output projection, [rows, kept columns]; any other projection as in the plain realisation."""
-        if projection.path != sub.output or kept == sub.spec.units:
+        if projection.path != sub.output or kept == sub.spec.units or projection.stack:
             return super().weight(net, key, sub, projection, kept)
         name = (key, kept)
         if name in self._memo:
@@ -109,7 +117,7 @@ class CompensatedRealisation(PlainRealisation):
             return self._memo[name]
         weight = net.linear(key, projection).weight
         stays = net.cut(sub, projection, 1, kept).length
-        fitted = _fit(self._factors[key], weight, stays).to(weight.dtype)
+        fitted = _fit(self._factors[key], stays, weight.device).to(weight.dtype)
         self._remember(name, fitted)
         return fitted
 
@@ -139,15 +147,15 @@ def _factor(
     shifted = gram.double()[index][:, index]
     shifted.diagonal().add_(strength(gram, ridge))
     lower = torch.linalg.cholesky(shifted)
-    return _Factor(lower.to("cpu", stored), torch.from_numpy(order))
+    columns = torch.from_numpy(order)
+    weight = net.linear(key, projection).weight
+    mixed = lower.T @ weight.to(gram.device)[:, columns.to(gram.device)].double().T
+    return _Factor(lower.to("cpu", stored), mixed.to("cpu", stored), columns)
 
 
-def _fit(factor: _Factor, weight: Tensor, stays: int) -> Tensor:
+def _fit(factor: _Factor, stays: int, device: torch.device) -> Tensor:
     """W_k [D, k] in float64, columns in ascending (saliency) order."""
-    order = factor.order.to(weight.device)
-    lower = factor.lower[:, :stays].to(weight.device, torch.float64)
-    removed = weight[:, order[stays:]].double()
-    right = lower[stays:].T @ removed.T
-    change: Tensor = torch.linalg.solve_triangular(lower[:stays].T, right, upper=True).T
-    columns, position = order[:stays].sort()
-    return weight[:, columns].double() + change[:, position]
+    lower = factor.lower[:stays, :stays].to(device, torch.float64)
+    mixed = factor.mixed[:stays].to(device, torch.float64)
+    fitted: Tensor = torch.linalg.solve_triangular(lower.T, mixed, upper=True).T
+    return fitted[:, factor.order[:stays].argsort().to(device)]

@@ -1,6 +1,6 @@
 """The config.json of a pruned model: the family's own where its keys can say it, else a heterogeneous one."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from tracenas.families import Block, Family
 from tracenas.models import heterogeneous
 from tracenas.space.architecture import Layer
 
-__all__ = ["built_shapes", "pruned_config", "stored_names", "tensors_of"]
+__all__ = ["built_shapes", "pruned_config", "tensors_of"]
 
 # Keys that only heterogeneous checkpoints have.
 _OURS = (
@@ -46,8 +46,9 @@ def pruned_config(
         raise UserError("every block is skipped; at least one must stay")
     overrides = [family.layer_overrides(base, i, blocks[i], layers[i]) for i in remaining]
     common = _without_blocks({k: v for k, v in base.items() if k not in _OURS}, remaining, len(blocks))
-    if all(o == overrides[0] for o in overrides) and not {"skip", "tracenas_shapes"} & set(overrides[0]):
-        stock = _stock_config(common, family.model_type, overrides[0])
+    common |= family.renumbered(base, remaining)
+    if (agreed := _agreed(overrides)) is not None:
+        stock = _stock_config(common, family.model_type, agreed)
         if built_shapes(stock) == shapes:
             return stock, True
     config, _, causal = heterogeneous.class_names(family.model_type)
@@ -67,6 +68,15 @@ def pruned_config(
         difference = sorted(set((built or {}).items()) ^ set(shapes.items()))[:2]
         raise RuntimeError(f"{config} does not build what was cut: {difference}")
     return ours, False
+
+
+def _agreed(overrides: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """What all blocks say together; None if they differ, or if only their own configuration can say it."""
+    agreed: dict[str, Any] = {}
+    for own in overrides:
+        if {"skip", "tracenas_shapes"} & set(own) or any(agreed.setdefault(k, v) != v for k, v in own.items()):
+            return None
+    return agreed
 
 
 def _without_blocks(config: dict[str, Any], remaining: list[int], count: int) -> dict[str, Any]:
@@ -113,28 +123,6 @@ def built_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]] | None
         model = causal(built)
     model.tie_weights()
     return {name: tuple(tensor.shape) for name, tensor in tensors_of(model)}
-
-
-def stored_names(config: Mapping[str, Any], names: Iterable[str]) -> dict[str, str]:
-    """What a stock checkpoint calls the model's tensors: as other tools and older transformers know them.
-
-    Only renamings (`lm_head` is stored as `embed_out`); what is stored in another shape keeps the model's name,
-    which transformers reads just as well.
-    """
-    from transformers.conversion_mapping import get_model_conversion_mapping
-    from transformers.core_model_loading import WeightRenaming, revert_weight_conversion
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
-
-    config_class = CONFIG_MAPPING[config["model_type"]]
-    with torch.device("meta"):
-        model: Any = MODEL_FOR_CAUSAL_LM_MAPPING[config_class](config_class.from_dict(dict(config)))
-        conversions = get_model_conversion_mapping(model, add_legacy=False)
-        if not all(isinstance(c, WeightRenaming) for c in conversions):
-            return {name: name for name in names}
-        stand_ins = {name: torch.empty(0) for name in names}
-    stored = {id(tensor): name for name, tensor in revert_weight_conversion(model, stand_ins).items()}
-    return {name: stored[id(tensor)] for name, tensor in stand_ins.items()}
 
 
 def tensors_of(model: Any) -> Iterator[tuple[str, torch.Tensor]]:

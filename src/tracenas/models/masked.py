@@ -22,7 +22,7 @@ Kept = Mapping[tuple[int, str], IntArray | None]
 
 
 def masks(projection: Projection, units: int, kept: IntArray) -> tuple[Tensor, Tensor]:
-    """Row mask [rows] and column mask [columns], 1.0 where kept."""
+    """Row mask [rows] and column mask [columns], 1.0 where kept; [stack, …] where matrices are stacked."""
     out = []
     for axis in (0, 1):
         owner = projection.unit_of(axis, units)
@@ -79,16 +79,16 @@ def masked(model: nn.Module, blocks: Sequence[Block], kept: Kept) -> Iterator[di
                     setattr(parent, sub.module, _Zero(sub.outputs))
                     continue
                 for projection in sub.projections:
-                    module = model.get_submodule(f"{block.path}.{projection.path}")
+                    path, name = projection.parameter
+                    module = model.get_submodule(f"{block.path}.{path}")
                     rows, columns = masks(projection, sub.spec.units, ids)
-                    weight = module.weight
-                    assert isinstance(weight, nn.Parameter)
+                    weight = getattr(module, name)
                     rows, columns = rows.to(weight), columns.to(weight)
-                    masked_weight = nn.Parameter(weight.detach() * rows[:, None] * columns[None, :])
-                    undo.callback(setattr, module, "weight", weight)
-                    module.weight = masked_weight
+                    masked_weight = nn.Parameter(weight.detach() * rows[..., :, None] * columns[..., None, :])
+                    undo.callback(setattr, module, name, weight)
+                    setattr(module, name, masked_weight)
                     weights[index, sub.spec.name, projection.path] = masked_weight
-                    bias = module.bias
+                    bias = getattr(module, "bias", None)
                     if isinstance(bias, nn.Parameter):
                         undo.callback(setattr, module, "bias", bias)
                         module.bias = nn.Parameter(bias.detach() * rows, requires_grad=False)
@@ -128,6 +128,6 @@ class MaskedGradients:
                     key = (index, sub.spec.name, projection.path)
                     gradient = by_key[key]
                     rows, columns = masks(projection, sub.spec.units, ids)
-                    dense = torch.zeros(projection.rows, projection.columns) if gradient is None else gradient
-                    out[key] = dense * rows.to(dense)[:, None] * columns.to(dense)[None, :]
+                    dense = rows[..., :, None] * columns[..., None, :] * 0 if gradient is None else gradient
+                    out[key] = dense * rows.to(dense)[..., :, None] * columns.to(dense)[..., None, :]
         return float(loss.detach()), out

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from tracenas.errors import UserError
 from tracenas.families import Block, Projection, SubBlock, kept_in_order
@@ -16,7 +16,7 @@ from tracenas.families.description import IntArray
 from tracenas.rundir import atomic_path
 from tracenas.space.architecture import Architecture
 
-__all__ = ["Key", "Ordering", "parameter_of", "permutation"]
+__all__ = ["Key", "Ordering", "holder_of", "permutation", "take"]
 
 Key = tuple[int, str]
 """(block index, sub-block name)."""
@@ -106,16 +106,36 @@ class Ordering:
         return cls(ranking, saliency), metadata
 
 
-def parameter_of(model: nn.Module, block: Block, projection: Projection) -> nn.Module:
-    """The linear module of a projection, or the norm module."""
-    return model.get_submodule(f"{block.path}.{projection.path}")
+def holder_of(model: nn.Module, block: Block, projection: Projection) -> tuple[nn.Module, str]:
+    """The module that holds a projection's weight (a linear one, a norm, the experts), and the weight's name in it."""
+    path, name = projection.parameter
+    return model.get_submodule(f"{block.path}.{path}"), name
+
+
+def take(tensor: Tensor, axis: int, index: Tensor) -> Tensor:
+    """The rows (axis 0) or columns (1) at `index`, [k], or [stack, k] for every matrix of a stack its own."""
+    dim = axis if tensor.dim() < 3 else axis + 1
+    if index.dim() == 1:
+        return tensor.index_select(dim, index)
+    return torch.take_along_dim(tensor, index[:, :, None] if axis == 0 else index[:, None, :], dim)
 
 
 def permutation(projection: Projection, axis: int, ranking: IntArray) -> IntArray | None:
-    """New order of an axis when position p holds unit `ranking[p]`; None where units do not lie on it."""
-    segments = projection.row_units if axis == 0 else projection.column_units
-    if not segments:
+    """New order of an axis when position p holds unit `ranking[p]`; None where units do not lie on it.
+
+    int64 [n]; [stack, n] where matrices are stacked, every one with its own units.
+    """
+    if not (projection.row_units if axis == 0 else projection.column_units):
         return None
+    if projection.stack:
+        ranks = ranking.reshape(projection.stack, -1)
+        first = np.arange(projection.stack, dtype=np.int64)[:, None] * ranks.shape[1]
+        return np.stack([_permutation(projection, axis, own) for own in ranks - first])
+    return _permutation(projection, axis, ranking)
+
+
+def _permutation(projection: Projection, axis: int, ranking: IntArray) -> IntArray:
+    segments = projection.row_units if axis == 0 else projection.column_units
     order = np.arange(projection.rows if axis == 0 else projection.columns, dtype=np.int64)
     for s in segments:
         stride = s.size if s.stride is None else s.stride
@@ -126,15 +146,14 @@ def permutation(projection: Projection, axis: int, ranking: IntArray) -> IntArra
 
 def _permute(model: nn.Module, block: Block, sub: SubBlock, ranking: IntArray) -> None:
     for projection in (*sub.projections, *sub.width_norms):
-        module = parameter_of(model, block, projection)
-        weight = module.weight
-        assert isinstance(weight, torch.Tensor)
+        module, name = holder_of(model, block, projection)
+        weight = getattr(module, name)
         for axis in (0, 1):
             order = permutation(projection, axis, ranking)
             if order is None:
                 continue
             index = torch.from_numpy(order).to(weight.device)
-            weight.copy_(weight.index_select(axis, index))
+            weight.copy_(take(weight, axis, index))
             bias = getattr(module, "bias", None)
-            if axis == 0 and isinstance(bias, torch.Tensor):
+            if axis == 0 and projection.bias and isinstance(bias, torch.Tensor):
                 bias.copy_(bias.index_select(0, index))

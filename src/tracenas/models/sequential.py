@@ -61,7 +61,7 @@ def sequential_outputs(
         if layer.skip:
             continue
         for sub, (_, kept) in zip(net.blocks[index].sub_blocks, layer.kept, strict=True):
-            if sub.spec.units and kept:
+            if sub.spec.units and kept and not sub.stacked:
                 fitted[index, sub.spec.name] = _fit(net, runner, block, sub, layer, fitted, ridge)
         with net.realise_block(index, layer, FittedRealisation(fitted)):
             for i, states in enumerate(pruned):
@@ -90,7 +90,7 @@ def _advance_dense(
     net: Supernet, runner: BlockRunner, index: int, dense: list[Tensor], pruned: list[Tensor], stream: bool
 ) -> _Block:
     """Move the dense stream over block `index`, and note what its sub-blocks gave."""
-    subs = [sub for sub in net.blocks[index].sub_blocks if sub.spec.units]
+    subs = [sub for sub in net.blocks[index].sub_blocks if sub.spec.units and not sub.stacked]
     outputs: dict[str, list[Tensor]] = {sub.spec.name: [] for sub in subs}
     before = list(dense)
     with _watching(net, index, subs, lambda name, output: outputs[name].append(output)):
@@ -119,7 +119,8 @@ def _additive(before: Tensor, after: Tensor, outputs: list[Tensor]) -> bool:
     for output in outputs:
         total += output.float()
         size += output.float().abs()
-    wrong = (end - total).abs() > 4 * torch.finfo(before.dtype).eps * size
+    rounding = max(torch.finfo(before.dtype).eps, torch.finfo(torch.float32).eps)
+    wrong = (end - total).abs() > 4 * rounding * size
     return float(wrong.float().mean()) < 0.01
 
 
@@ -134,7 +135,7 @@ def _fit(
 ) -> Tensor:
     """W_k of one sub-block; before it the block runs as fitted, and it is left behind the output projection."""
     index, name = block.index, sub.spec.name
-    names = [s.spec.name for s in net.blocks[index].sub_blocks if s.spec.units]
+    names = [s.spec.name for s in net.blocks[index].sub_blocks if s.spec.units and not s.stacked]
     earlier = names[: names.index(name)]
     seen: dict[str, Tensor] = {}
     sums: list[Tensor] = []

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tracenas.families import Block, Projection, SubBlock
-from tracenas.models.ordering import Key, Ordering
+from tracenas.models.ordering import Key, Ordering, holder_of
 from tracenas.space.architecture import Architecture, Layer
 
 __all__ = ["Cut", "PlainRealisation", "Realisation", "Supernet", "bypass"]
@@ -28,7 +28,7 @@ class Cut:
     index: Tensor | None = None
 
     def take(self, tensor: Tensor, axis: int) -> Tensor:
-        """The kept part of `tensor` along `axis`."""
+        """The kept part of `tensor` along `axis` (of what may be a stack, rows are -2 and columns -1)."""
         if self.index is not None:
             return tensor.index_select(axis, self.index)
         return tensor if tensor.shape[axis] == self.length else tensor.narrow(axis, 0, self.length)
@@ -47,8 +47,8 @@ class PlainRealisation:
 
     def weight(self, net: "Supernet", key: Key, sub: SubBlock, projection: Projection, kept: int) -> Tensor:
         """`W[rows, columns]` of the kept units."""
-        weight = net.linear(key, projection).weight
-        return net.cut(sub, projection, 1, kept).take(net.cut(sub, projection, 0, kept).take(weight, 0), 1)
+        weight = net.weight(key, projection)
+        return net.cut(sub, projection, 1, kept).take(net.cut(sub, projection, 0, kept).take(weight, -2), -1)
 
 
 class Supernet:
@@ -68,7 +68,7 @@ class Supernet:
         model.eval().requires_grad_(False)
         self._cuts: dict[tuple[SubBlock, str, int, int], Cut] = {}
         self._linears = {
-            (i, p.path): model.get_submodule(f"{b.path}.{p.path}")
+            (i, p.path): holder_of(model, b, p)[0]
             for i, b in enumerate(blocks)
             for s in b.sub_blocks
             if s.spec.units
@@ -86,8 +86,13 @@ class Supernet:
         self.ordering.inverse().apply(self.model, self.blocks)
 
     def linear(self, key: Key, projection: Projection) -> nn.Linear:
-        """The module of a projection."""
+        """The module of a projection (where matrices are stacked: the experts')."""
         return cast(nn.Linear, self._linears[key[0], projection.path])
+
+    def weight(self, key: Key, projection: Projection) -> nn.Parameter:
+        """The weight of a projection as it is now, [rows, columns] or [stack, rows, columns]."""
+        weight: nn.Parameter = getattr(self._linears[key[0], projection.path], projection.parameter[1])
+        return weight
 
     def cut(self, sub: SubBlock, projection: Projection, axis: int, kept: int) -> Cut:
         """Which rows (axis 0) or columns (axis 1) of the ordered weight a width keeps."""
@@ -101,7 +106,7 @@ class Supernet:
         segments = projection.row_units if axis == 0 else projection.column_units
         if not segments or kept == sub.spec.units:
             return Cut(length)
-        owner = projection.unit_of(axis, sub.spec.units)
+        owner = projection.unit_of_one(axis, sub.spec.units // (projection.stack or 1))
         in_group = sub.spec.units // sub.groups
         stays = np.flatnonzero((owner < 0) | (owner % in_group < kept // sub.groups))
         if stays[-1] == len(stays) - 1:
@@ -151,9 +156,9 @@ class Supernet:
         for projection in sub.projections:
             module = self.linear(key, projection)
             weight = how.weight(self, key, sub, projection, kept)
-            if weight is not module.weight:
-                _replace_parameter(module, "weight", weight, undo)
-            if module.bias is not None:
+            if weight is not self.weight(key, projection):
+                _replace_parameter(module, projection.parameter[1], weight, undo)
+            if projection.bias:
                 bias = self.cut(sub, projection, 0, kept).take(module.bias, 0)
                 _replace_parameter(module, "bias", bias, undo)
         for norm in sub.width_norms:

@@ -4,7 +4,10 @@ LoRA with B = 0 leaves the function untouched and has ∂L/∂A = 0 and ∂L/∂
 projected by A. So nothing runs beside the model: z = x Aᵀ is kept in the forward pass and δyᵀ z is added up in
 the backward pass. No weight gradient of the base is ever formed.
 
-Shapes: T tokens of a micro-batch, r rank, [rows, r] one projection's trace (A = I: [rows, columns]).
+The fused matrices of experts are the exception: no module of their own multiplies by them.
+
+Shapes: T tokens of a micro-batch, r rank, [rows, r] one projection's trace (A = I: [rows, columns]), of experts
+[stack, rows, r].
 """
 
 from collections.abc import Iterator
@@ -56,31 +59,37 @@ class TraceRecorder:
                         self._subspaces.setdefault((index, projection.source), self._draw(index, sub, projection))
 
     def _draw(self, index: int, sub: SubBlock, projection: Projection) -> Tensor:
-        """A, [rank, columns], with columns in saliency order where they are units."""
+        """A, [rank, columns], columns in saliency order where they are units; [stack, rank, columns] of experts."""
         a = base_subspace(self.seed, index, projection, self.rank)
         order = permutation(projection, 1, self.net.ordering.ranking[index, sub.spec.name])
         if order is not None:
             a = a[:, torch.from_numpy(order)]
-        linear = self.net.linear((index, sub.spec.name), projection)
-        drawn: Tensor = a.to(device=self.net.device, dtype=linear.weight.dtype)
+            a = a.movedim(-2, 0) if projection.stack else a  # the same A, in every expert's own order
+        weight = self.net.weight((index, sub.spec.name), projection)
+        drawn: Tensor = a.to(device=self.net.device, dtype=weight.dtype)
         return drawn.contiguous()
 
     @contextmanager
     def record(self, arch: Architecture) -> Iterator[Trace]:
         """Add up the trace of every backward pass run inside, for a model realised as `arch`."""
-        trace, handles = Trace(), []
+        trace, handles = Trace(), list[Any]()
         last: list[tuple[tuple[int, str], Tensor, Tensor]] = []
         for index, (block, layer) in enumerate(zip(self.net.blocks, arch.layers, strict=True)):
             for sub, (_, kept) in zip(block.sub_blocks, layer.kept, strict=True):
                 for projection in sub.projections if kept else ():
-                    module = self.net.linear((index, sub.spec.name), projection)
+                    key = (index, sub.spec.name)
                     rows = self.net.cut(sub, projection, 0, kept).length
                     columns = self.net.cut(sub, projection, 1, kept)
                     source = (index, projection.source)
-                    a = columns.take(self._subspaces[source], 1) if self.rank != FULL else None
-                    accumulator = torch.zeros(rows, self.rank or columns.length, device=self.net.device)
+                    a = columns.take(self._subspaces[source], -1) if self.rank != FULL else None
+                    stack = (projection.stack,) if projection.stack else ()
+                    accumulator = torch.zeros(*stack, rows, self.rank or columns.length, device=self.net.device)
                     trace.parts[index, projection.path] = accumulator
-                    handles.append(module.register_forward_hook(_hook(a, accumulator, source, last)))
+                    if projection.stack:
+                        handles.append(_StackWatch(self.net.weight(key, projection), a, accumulator))
+                    else:
+                        module = self.net.linear(key, projection)
+                        handles.append(module.register_forward_hook(_hook(a, accumulator, source, last)))
         try:
             yield trace
         finally:
@@ -88,12 +97,35 @@ class TraceRecorder:
                 handle.remove()
 
 
+class _StackWatch:
+    """Takes the trace of experts' fused matrices, which are multiplied inside one module.
+
+    Here a weight gradient is formed, of one layer's experts at a time, and given up as soon as it is projected.
+    """
+
+    def __init__(self, weight: Tensor, a: Tensor | None, accumulator: Tensor) -> None:
+        def add(parameter: Tensor) -> None:
+            gradient = parameter.grad
+            assert gradient is not None
+            accumulator.add_(gradient if a is None else gradient @ a.mT)
+            parameter.grad = None
+
+        self.weight = weight.requires_grad_(True)
+        self.handle = weight.register_post_accumulate_grad_hook(add)
+
+    def remove(self) -> None:
+        """Watch no longer."""
+        self.handle.remove()
+        self.weight.requires_grad_(False)
+
+
 def base_subspace(seed: int, block: int, projection: Projection, rank: int) -> Tensor:
     """A of one projection input in base coordinates, float32 [rank, columns]."""
     source = sum(ord(c) * 131**i for i, c in enumerate(projection.source)) % (1 << 31)
     generator = torch.Generator().manual_seed((seed * 1_000_003 + block) * 2_147_483_659 % (1 << 62) + source)
     bound = projection.columns**-0.5
-    return (torch.rand(rank, projection.columns, generator=generator) * 2 - 1) * bound
+    drawn: Tensor = (torch.rand(rank, projection.columns, generator=generator) * 2 - 1) * bound
+    return drawn
 
 
 def _hook(
@@ -171,9 +203,9 @@ def correlation_sums(
             g = gg = gb = 0.0
             for projection in sub.projections:
                 part = trace.parts[index, projection.path].double()
-                anchor = net.cut(sub, projection, 0, kept).take(base.parts[index, projection.path], 0)
-                if anchor.shape[1] != part.shape[1]:
-                    anchor = net.cut(sub, projection, 1, kept).take(anchor, 1)
+                anchor = net.cut(sub, projection, 0, kept).take(base.parts[index, projection.path], -2)
+                if anchor.shape[-1] != part.shape[-1]:
+                    anchor = net.cut(sub, projection, 1, kept).take(anchor, -1)
                 g += float(part.sum())
                 gg += float(part.square().sum())
                 gb += float((part * anchor).sum())

@@ -9,7 +9,7 @@ import yaml
 
 __all__ = ["base_of", "recovery_section", "with_section"]
 
-_PRUNED = re.compile(r"^`(?P<base>[^`]+)`, (pruned|made sparse|sparsified) by tracenas", re.M)
+_PRUNED = re.compile(r"^`(?P<base>[^`]+)`(, pruned| with weights set to zero) by tracenas", re.M)
 
 
 def base_of(model: Path) -> str | None:

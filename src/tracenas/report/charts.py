@@ -52,9 +52,7 @@ def score_chart(history: Sequence[Generation], best: Candidate | None, label: st
     ]
     if best is not None and best.score is not None and any(c is best for g in history for c in g.evaluated):
         tip = f"found: {label} {decimal(best.score)}, generation {best.generation}"
-        place = next(
-            (g.number, i, len(g.evaluated)) for g in history for i, c in enumerate(g.evaluated) if c is best
-        )
+        place = next((g.number, i, len(g.evaluated)) for g in history for i, c in enumerate(g.evaluated) if c is best)
         x = _dot_x(frame, *place)
         parts.append(star(x, frame.y(best.score), 8, "star", tip=tip))
     description = f"{label} of {plural(len(scores), 'candidate')} over {plural(len(history), 'generation')}"
@@ -73,9 +71,7 @@ def _dots(history: Sequence[Generation], frame: Frame, low: float, label: str) -
             loss = f", loss {decimal(candidate.loss)}" if candidate.loss is not None else ""
             tip = f"{candidate.id}: {label} {decimal(candidate.score)}{loss}, {count(candidate.params)}"
             hidden = candidate.score < low
-            dots.append(
-                circle(x, frame.y(max(low, candidate.score)), 2.2, "dot low" if hidden else "dot", tip=tip)
-            )
+            dots.append(circle(x, frame.y(max(low, candidate.score)), 2.2, "dot low" if hidden else "dot", tip=tip))
     return dots, below
 
 
@@ -126,8 +122,7 @@ def variance_chart(history: Sequence[Generation]) -> Markup:
         parts.append(polyline([(frame.x(n), frame.y(v)) for n, v in points], f"line {key}"))
         tips = [f"{NAMES[key]}, generation {n}: {decimal(v, 3)}" for n, v in points]
         parts += [
-            circle(frame.x(n), frame.y(v), 2.6, f"point {key}", tip=t)
-            for (n, v), t in zip(points, tips, strict=True)
+            circle(frame.x(n), frame.y(v), 2.6, f"point {key}", tip=t) for (n, v), t in zip(points, tips, strict=True)
         ]
     return frame.svg("Variance of the retention ratios in the population, by generation", *parts)
 
@@ -163,9 +158,7 @@ def width_chart(history: Sequence[Generation], run: RunData, key: str) -> Markup
         for layer in rows:
             tip = f"layer {names[layer]}, generation {g.number}: "
             box = (frame.left + cell_w * column, top[layer], cell_w, cell_h)
-            parts.append(
-                _cell(box, float(g.width[key][layer]), float(g.skipped[key][layer]), (low, high), key, tip)
-            )
+            parts.append(_cell(box, float(g.width[key][layer]), float(g.skipped[key][layer]), (low, high), key, tip))
     if run.best:
         found = retention(run.best.architecture, key, units)
         for layer in rows:
@@ -201,9 +194,7 @@ def _cell(
         return rect(x, y, width - gap, height - gap, "skip", fill=f"url(#hatch-{key})", tip=tip)
     share = (ratio - domain[0]) / (domain[1] - domain[0])
     style = f"--v:{100 * share:.0f}%"
-    whole = rect(
-        x, y, width - gap, height - gap, f"heat {key}", fill=_colour(share, key), style=style, tip=tip
-    )
+    whole = rect(x, y, width - gap, height - gap, f"heat {key}", fill=_colour(share, key), style=style, tip=tip)
     part = (height - gap) * skipped
     over = rect(x, y + height - gap - part, width - gap, part, "skip", fill=f"url(#hatch-{key})", tip=tip)
     return join(whole, over if part else None)
@@ -266,14 +257,10 @@ def perplexity_chart(rows: Sequence[Compared], best: Compared | None) -> Markup:
     log = max(values) / min(values) > 8
     margin = 1.15 if log else 1.0
     pad = 0.08 * (max(values) - min(values)) or 0.05 * max(values)
-    low, high = (
-        (min(values) / margin, max(values) * margin) if log else (min(values) - pad, max(values) + pad)
-    )
+    low, high = (min(values) / margin, max(values) * margin) if log else (min(values) - pad, max(values) + pad)
     left = 24 + 7.4 * max(len(_short(name)) for name in groups)
     frame = Frame((low, high), (0, 1), height=62 + 36.0 * len(groups), left=left, right=22, log_x=log)
-    parts = [
-        frame.x_axis(f"perplexity{' (log scale)' if log else ''}, lower is better", *_value_ticks(frame))
-    ]
+    parts = [frame.x_axis(f"perplexity{' (log scale)' if log else ''}, lower is better", *_value_ticks(frame))]
     for place, (name, group) in enumerate(groups.items()):
         y = frame.top + 36 * (place + 0.5)
         parts.append(line(frame.left, y, frame.width - frame.right, y, "grid"))
@@ -285,9 +272,7 @@ def perplexity_chart(rows: Sequence[Compared], best: Compared | None) -> Markup:
             parts.append(line(mean, y - 11, mean, y + 11, "mean-tick"))
         for row, value in shown:
             tip = f"{row.name}: perplexity {decimal(value)}, {count(row.params)} parameters"
-            parts.append(
-                circle(frame.x(value), y, 6.5, f"mark {kind}{' winner' if row is best else ''}", tip=tip)
-            )
+            parts.append(circle(frame.x(value), y, 6.5, f"mark {kind}{' winner' if row is best else ''}", tip=tip))
     return frame.svg("Perplexity of base, uniform, random and found models", *parts)
 
 

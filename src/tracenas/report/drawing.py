@@ -92,9 +92,7 @@ def _header(cells: Sequence[_Cell], has_rho: bool) -> Markup:
                 role="columnheader",
             )
         )
-    return el(
-        "div", el("span", "Layer", class_="no", role="columnheader"), *parts, class_="layer head", role="row"
-    )
+    return el("div", el("span", "Layer", class_="no", role="columnheader"), *parts, class_="layer head", role="row")
 
 
 def _row(name: str, cells: Sequence[_Cell], has_rho: bool, skipped: bool) -> Markup:

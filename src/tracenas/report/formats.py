@@ -36,11 +36,7 @@ def decimal(value: float | None, digits: int = 4) -> str:
 
 def percent(ratio: float | None, digits: int = 1) -> str:
     """A ratio as 61.3 %."""
-    return (
-        MISSING
-        if ratio is None
-        else f"{100 * ratio:.{digits}f}\N{NARROW NO-BREAK SPACE}%".replace("-", MINUS)
-    )
+    return MISSING if ratio is None else f"{100 * ratio:.{digits}f}\N{NARROW NO-BREAK SPACE}%".replace("-", MINUS)
 
 
 def signed_percent(ratio: float, digits: int = 1) -> str:

@@ -95,9 +95,7 @@ def _cards(run: RunData, verdict: Verdict) -> Markup:
         memory = run.number("peak_memory_bytes")
         per = f"{duration(run.seconds / number)} per candidate" if number else None
         peak = f"peak memory {data_size(memory)}" if memory else None
-        cards.append(
-            _card("Search time", duration(run.seconds), ", ".join(filter(None, [per, peak])) or None)
-        )
+        cards.append(_card("Search time", duration(run.seconds), ", ".join(filter(None, [per, peak])) or None))
     shown = [card for card in cards if card]
     return el("div", *shown, class_="cards two" if len(shown) == 4 else "cards")
 
@@ -110,9 +108,7 @@ def _params_card(run: RunData) -> Markup | None:
     if not run.base_params:
         return _card("Parameters found", count(params))
     share = params / run.base_params
-    value = join(
-        el("span", count(run.base_params), class_="from"), el("span", "→", class_="arrow"), count(params)
-    )
+    value = join(el("span", count(run.base_params), class_="from"), el("span", "→", class_="arrow"), count(params))
     gauge = el(
         "svg",
         el("rect", width="100%", height="100%", rx=3, class_="track"),
@@ -166,9 +162,7 @@ def _depth_card(run: RunData) -> Markup | None:
             kept = sum(dict(layer.kept).get(key, 0) for layer in layers)
             units = UNIT_NAMES[key].removeprefix("attention ").removeprefix("MLP ")
             notes.append(f"{percent(kept / max(sum(run.base_units[key]), 1), 0)} of {units}")
-    return _card(
-        "Blocks kept", join(f"{active}", el("span", f" of {len(layers)}", class_="from")), ", ".join(notes)
-    )
+    return _card("Blocks kept", join(f"{active}", el("span", f" of {len(layers)}", class_="from")), ", ".join(notes))
 
 
 def _section_head(name: str, lead: str | Markup | None = None) -> Markup:
@@ -242,18 +236,13 @@ def _search(run: RunData, history: list[Generation]) -> Markup | None:
     for key in charts.NAMES:
         if key in run.base_units:
             chart = charts.width_chart(history, run, key)
-            explained = (
-                f"Share of {UNIT_NAMES[key]} kept, elites’ mean. Hatched: elites’ share that skips the layer."
-            )
+            explained = f"Share of {UNIT_NAMES[key]} kept, elites’ mean. Hatched: elites’ share that skips the layer."
             figures.append(
                 _figure(f"{charts.NAMES[key]} width", explained, chart, charts.heat_legend(history, run, key))
             )
     lines = el(
         "div",
-        *(
-            el("span", el("i", class_=f"swatch-line {k}"), charts.NAMES[k], class_="key")
-            for k in run.base_units
-        ),
+        *(el("span", el("i", class_=f"swatch-line {k}"), charts.NAMES[k], class_="key") for k in run.base_units),
         class_="legend",
     )
     spread_note = "Of the retention ratios over the population, averaged over layers."
@@ -291,6 +280,4 @@ def _settings(run: RunData) -> Markup | None:
 
 
 def _footer(run: RunData) -> Markup:
-    return el(
-        "footer", f"Made by tracenas from {run.path}. Φ and ρ are defined in TraceNAS, equations 1 and 2."
-    )
+    return el("footer", f"Made by tracenas from {run.path}. Φ and ρ are defined in TraceNAS, equations 1 and 2.")

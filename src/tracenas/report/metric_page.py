@@ -15,7 +15,7 @@ from tracenas.report.tables import settings_table, table
 from tracenas.rundir import Journal, atomic_path, read_json
 from tracenas.symbolic.analysis import front
 
-__all__ = ["write_metric_report"]
+__all__ = ["is_metric_search", "write_metric_report"]
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 _BEST = 15
@@ -27,6 +27,11 @@ _LOST = {
 }
 
 Row = Mapping[str, Any]
+
+
+def is_metric_search(run: Path) -> bool:
+    """Whether a run directory is a metric search's."""
+    return (run / "known.json").is_file() and (run / "summary.json").is_file()
 
 
 def write_metric_report(run: Path, out: Path | None = None) -> Path:
@@ -96,12 +101,20 @@ def _perplexity(loss: float | None) -> str:
 def _cards(summary: Row) -> Markup:
     rivals = [k for k in summary["known"] if k["loss"] is not None and k["name"] != "sparsegpt"]
     best = min(rivals, key=lambda k: k["loss"], default=None)
-    note = f"best known without update: {best['name']}, {_perplexity(best['loss'])}" if best else "no known metric measured"
+    note = (
+        f"best known without update: {best['name']}, {_perplexity(best['loss'])}"
+        if best
+        else "no known metric measured"
+    )
     failed = f"{summary['failed']:,} failed, {plural(summary['duplicates'], 'duplicate')} left out"
     cards = [
         _card("Perplexity of the found metric", _perplexity(summary["loss"]), note),
         _card("Metrics evaluated", f"{summary['evaluations']:,}", failed),
-        _card("Time of the evaluations", duration(summary["seconds"]), f"{summary['complexity']} nodes in the found metric"),
+        _card(
+            "Time of the evaluations",
+            duration(summary["seconds"]),
+            f"{summary['complexity']} nodes in the found metric",
+        ),
     ]
     return el("div", *cards, class_="cards")
 
@@ -124,7 +137,11 @@ def _figure(name: str, note: str, *content: Markup) -> Markup:
 
 def _search(summary: Row, records: Sequence[Row]) -> Markup:
     figures = [
-        _figure("Fitness per generation", "New metrics as dots; lines: best so far and mean of the elites.", _generations(summary, records)),
+        _figure(
+            "Fitness per generation",
+            "New metrics as dots; lines: best so far, and median of the new ones.",
+            _generations(summary, records),
+        ),
         _figure("Fitness against complexity", "The line joins metrics that none beats in both.", _front(records)),
     ]
     lead = f"{plural(len(records), 'metric')} over {plural(len(summary['generations']), 'generation')}."
@@ -144,17 +161,29 @@ def _generations(summary: Row, records: Sequence[Row]) -> Markup:
     _, low, high = _losses(records)
     history = summary["generations"]
     frame = Frame((-0.6, len(history) - 0.4), (low, high))
-    parts = [frame.y_axis("NLL, nats/token", ticks(low, high)), frame.x_axis("generation", ticks(0, len(history) - 1, 6, whole=True))]
+    parts = [
+        frame.y_axis("NLL, nats/token", ticks(low, high)),
+        frame.x_axis("generation", ticks(0, len(history) - 1, 6, whole=True)),
+    ]
     for generation in range(len(history)):
         new = [r for r in records if r["generation"] == generation and r["score"] is not None]
         for place, record in enumerate(new):
             x = frame.x(generation + 0.7 * ((place + 0.5) / len(new) - 0.5))
             hidden = record["loss"] > high
             parts.append(_dot(frame, x, record, high, "dot low" if hidden else "dot"))
-    for key, style in (("best", "best-line"), ("mean_elites", "mean-line")):
-        points = [(frame.x(g["generation"]), frame.y(-g[key])) for g in history if g[key] is not None and -g[key] <= high]
-        parts.append(polyline(points, style))
+    best = [(g["generation"], -g["best"]) for g in history if g["best"] is not None]
+    middle = [(n, float(np.median(losses))) for n, losses in _by_generation(records).items()]
+    for points, style in ((best, "best-line"), (middle, "mean-line")):
+        parts.append(polyline([(frame.x(n), frame.y(y)) for n, y in points if y <= high], style))
     return frame.svg("Loss of every metric by generation, and of the best", *parts)
+
+
+def _by_generation(records: Sequence[Row]) -> dict[int, list[float]]:
+    losses: dict[int, list[float]] = {}
+    for record in records:
+        if record["score"] is not None:
+            losses.setdefault(record["generation"], []).append(record["loss"])
+    return losses
 
 
 def _front(records: Sequence[Row]) -> Markup:
@@ -182,25 +211,52 @@ def _metrics(records: Sequence[Row]) -> Markup:
     scored = sorted((r for r in records if r["score"] is not None), key=lambda r: r["loss"])
     names = {r["id"] for r in front(records)}
     rows = [
-        ([el("code", r["arch"]["metric"]), _perplexity(r["loss"]), str(r["params"]), str(r["generation"]), "yes" if r["id"] in names else ""], "")
+        (
+            [
+                el("code", r["arch"]["metric"]),
+                _perplexity(r["loss"]),
+                str(r["params"]),
+                str(r["generation"]),
+                "yes" if r["id"] in names else "",
+            ],
+            "",
+        )
         for r in scored[:_BEST]
     ]
     parts = [
         _head("Best expressions", "W: |weight|, G: mean |gradient|, X: root mean square of the input column."),
-        el("div", table(["Expression", "Perplexity", "Nodes", "Generation", "On the front"], rows), class_="card flush"),
+        el(
+            "div", table(["Expression", "Perplexity", "Nodes", "Generation", "On the front"], rows), class_="card flush"
+        ),
     ]
     failed = [r for r in records if r["status"] == "failed"]
     if failed:
         rows = [([el("code", r["arch"]["metric"]), r.get("reason", MISSING)], "") for r in failed[:_BEST]]
-        parts += [el("h2", f"Failed metrics ({len(failed)})"), el("div", table(["Expression", "Why"], rows), class_="card flush")]
+        parts += [
+            el("h2", f"Failed metrics ({len(failed)})"),
+            el("div", table(["Expression", "Why"], rows), class_="card flush"),
+        ]
     return join(*parts)
 
 
 def _principles(summary: Row) -> Markup:
     used = summary["usage"]
-    bars = el("div", _figure("How often a name is used", "Dark: in the best quarter of the metrics; light: in all.", _bars(used)), class_="figures")
+    bars = el(
+        "div",
+        _figure("How often a name is used", "Dark: in the best quarter of the metrics; light: in all.", _bars(used)),
+        class_="figures",
+    )
     rows = [
-        ([el("code", u["name"]), percent(u["share"], 0), percent(u["share_best"], 0), _perplexity(u["loss_with"]), _perplexity(u["loss_without"])], "")
+        (
+            [
+                el("code", u["name"]),
+                percent(u["share"], 0),
+                percent(u["share_best"], 0),
+                _perplexity(u["loss_with"]),
+                _perplexity(u["loss_without"]),
+            ],
+            "",
+        )
         for u in used
     ]
     names = ["Name", "In all", "In the best quarter", "Median perplexity with", "without"]
@@ -209,7 +265,9 @@ def _principles(summary: Row) -> Markup:
         for k, v in summary["correlation"].items()
     ]
     lead = "What goes along with a low perplexity: associations in this population, which selection has shaped."
-    about = "Spearman correlation, over the search’s metrics and the known ones, of what a mask removes with the loss after pruning."
+    about = (
+        "Spearman correlation of what a mask removes with the loss after pruning, over all metrics and the known ones."
+    )
     return join(
         _head("Principles", lead),
         bars,

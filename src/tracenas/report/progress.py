@@ -137,9 +137,7 @@ class SearchProgress:
         name = f"Generation {min(generation + 1, self._generations)}/{self._generations}"
         status = self._status(total, best, params, duplicates)
         if self._task is not None:
-            self._progress.update(
-                self._task, description=name, completed=evaluated, total=total, status=status
-            )
+            self._progress.update(self._task, description=name, completed=evaluated, total=total, status=status)
             return
         if self._state is not None and self._state[0] != generation:
             _say(self._console, self._state[1])
@@ -211,9 +209,7 @@ def stage_progress(
         yield advance
 
 
-def _plain_stage(
-    title: str, total: int | None, console: Console, clock: Callable[[], float]
-) -> Iterator[Advance]:
+def _plain_stage(title: str, total: int | None, console: Console, clock: Callable[[], float]) -> Iterator[Advance]:
     started = spoken = clock()
     done = told = 0
 

@@ -80,9 +80,7 @@ class RunData:
         if not run_dir.is_dir():
             raise UserError(f"{run_dir}: no such run directory")
         if not any((run_dir / name).is_file() for name in ("journal.jsonl", "best.json", "summary.json")):
-            raise UserError(
-                f"{run_dir}: not a run directory (no journal.jsonl, best.json or summary.json in it)"
-            )
+            raise UserError(f"{run_dir}: not a run directory (no journal.jsonl, best.json or summary.json in it)")
         summary = _object(run_dir / "summary.json")
         journal = run_dir / "journal.jsonl"
         candidates = tuple(
@@ -152,9 +150,7 @@ class RunData:
     @property
     def failures(self) -> list[tuple[str, int]]:
         """Reasons of failed candidates and how often each occurred, the most frequent first."""
-        return Counter(
-            c.reason or "no reason recorded" for c in self.candidates if c.score is None
-        ).most_common()
+        return Counter(c.reason or "no reason recorded" for c in self.candidates if c.score is None).most_common()
 
     def setting(self, key: str) -> Any:
         """A value of the summary, or of the resolved settings."""
@@ -250,9 +246,7 @@ def _comparison(raw: object, where: str) -> tuple[Compared, ...]:
     return tuple(rows)
 
 
-def _base_units(
-    raw: object, seen: Sequence[Architecture], where: str
-) -> tuple[dict[str, tuple[int, ...]], bool]:
+def _base_units(raw: object, seen: Sequence[Architecture], where: str) -> tuple[dict[str, tuple[int, ...]], bool]:
     if not seen:
         return {}, False
     layers = seen[0].layers

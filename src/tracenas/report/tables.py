@@ -17,14 +17,10 @@ __all__ = ["candidates_table", "comparison_table", "failures_table", "flatten", 
 Figure = Callable[[Compared], float | None]
 
 
-def table(
-    head: Iterable[str], rows: Iterable[tuple[Iterable[str | Markup | None], str]], class_: str = ""
-) -> Markup:
+def table(head: Iterable[str], rows: Iterable[tuple[Iterable[str | Markup | None], str]], class_: str = "") -> Markup:
     """A table that scrolls sideways where it is too wide; rows are (cells, class)."""
     header = el("thead", el("tr", *(el("th", name, scope="col") for name in head)))
-    body = el(
-        "tbody", *(el("tr", *(el("td", c) for c in cells), class_=kind or None) for cells, kind in rows)
-    )
+    body = el("tbody", *(el("tr", *(el("td", c) for c in cells), class_=kind or None) for cells, kind in rows))
     return el("div", el("table", header, body, class_=class_ or None), class_="scroll", tabindex=0)
 
 
@@ -58,13 +54,7 @@ def comparison_table(run: RunData, verdict: Verdict) -> Markup:
 
 
 def _kind(row: Compared) -> str:
-    return (
-        "random"
-        if row.name.startswith("random")
-        else row.name
-        if row.name in ("base", "uniform", "found")
-        else ""
-    )
+    return "random" if row.name.startswith("random") else row.name if row.name in ("base", "uniform", "found") else ""
 
 
 def _params(value: int | None) -> str:
@@ -102,9 +92,7 @@ def _spark(ratios: list[float], key: str) -> Markup:
         if r == r
     ]
     tip = f"{NAMES[key]}: " + ", ".join("–" if r != r else percent(r, 0) for r in ratios)
-    return el(
-        "svg", el("title", tip), *bars, viewBox="0 0 120 14", class_="spark", role="img", aria_label=tip
-    )
+    return el("svg", el("title", tip), *bars, viewBox="0 0 120 14", class_="spark", role="img", aria_label=tip)
 
 
 def failures_table(run: RunData) -> Markup:
@@ -118,9 +106,7 @@ def failures_table(run: RunData) -> Markup:
 
 def settings_table(values: Mapping[str, Any]) -> Markup:
     """Keys and values, nested keys joined by dots."""
-    pairs = [
-        el("div", el("dt", key), el("dd", value if value else MISSING)) for key, value in flatten(values)
-    ]
+    pairs = [el("div", el("dt", key), el("dd", value if value else MISSING)) for key, value in flatten(values)]
     return el("dl", *pairs, class_="settings")
 
 

@@ -22,9 +22,7 @@ BARS = "▁▂▃▄▅▆▇█"
 STYLES = {"heads": "blue", "kv_heads": "cyan", "cross_heads": "magenta", "channels": "yellow"}
 
 
-def sparkline(
-    architecture: Architecture, key: str, units: tuple[int, ...], *, ascii_only: bool = False
-) -> str:
+def sparkline(architecture: Architecture, key: str, units: tuple[int, ...], *, ascii_only: bool = False) -> str:
     """One character per layer: an eighth-block for the share of units kept, `·` where it is skipped.
 
     With `ascii_only` a digit stands for the tenths kept (9 from 90 % on) and `-` for skipped. Layers of the
@@ -65,9 +63,7 @@ def _facts(run: RunData) -> list[tuple[str, str]]:
     params = found.params if found and found.params else (best.params if best else None)
     if params is not None:
         base = f"{run.base_params:,} to {params:,}" if run.base_params else f"{params:,}"
-        facts.append(
-            ("parameters", base + (f" ({percent(params / run.base_params)})" if run.base_params else ""))
-        )
+        facts.append(("parameters", base + (f" ({percent(params / run.base_params)})" if run.base_params else "")))
     facts.append((f"best {label}", decimal(best.score) if best else "none: no candidate got a score"))
     if best is not None:
         active = sum(not layer.skip for layer in best.architecture.layers)
@@ -157,9 +153,7 @@ def print_run(run: RunData, console: Console | None = None) -> None:
     group = Group(*parts)
     if plain:
         buffer = io.StringIO()
-        Console(file=buffer, width=max(console.width, 400), force_terminal=False).print(
-            group, highlight=False
-        )
+        Console(file=buffer, width=max(console.width, 400), force_terminal=False).print(group, highlight=False)
         text = "\n".join(row.rstrip() for row in buffer.getvalue().rstrip().splitlines())
         console.file.write(_encodable(text, ascii_only) + "\n")
         return

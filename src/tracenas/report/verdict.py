@@ -45,9 +45,7 @@ def spread(rows: Sequence[Compared], value: Callable[[Compared], float | None]) 
     mean = math.fsum(values) / len(values)
     if len(values) == 1:
         return Spread(mean, None, 1)
-    return Spread(
-        mean, math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1)), len(values)
-    )
+    return Spread(mean, math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1)), len(values))
 
 
 def random_rows(rows: Sequence[Compared]) -> list[Compared]:
@@ -65,34 +63,24 @@ def judge(run: RunData) -> Verdict:
     """Compare perplexities (all measured the same way) of found, uniform and random; say who is best."""
     found = run.compared("found")
     uniform = run.compared("uniform")
-    rivals = [
-        r for r in ([uniform] if uniform else []) + random_rows(run.comparison) if r.perplexity is not None
-    ]
+    rivals = [r for r in ([uniform] if uniform else []) + random_rows(run.comparison) if r.perplexity is not None]
     if found is None or found.perplexity is None:
         return Verdict("unknown", "No perplexity was measured for the found architecture.")
     if not rivals:
-        return Verdict(
-            "unknown", "Nothing to compare with: neither uniform nor random architectures were measured."
-        )
+        return Verdict("unknown", "Nothing to compare with: neither uniform nor random architectures were measured.")
     ours = found.perplexity
     best = min(rivals, key=lambda r: r.perplexity or math.inf)
     theirs = best.perplexity or math.inf
     remarks = tuple(
-        filter(
-            None, [_base_remark(run, found), _score_remark(run, found, rivals), _size_remark(found, rivals)]
-        )
+        filter(None, [_base_remark(run, found), _score_remark(run, found, rivals), _size_remark(found, rivals)])
     )
     change = ours / theirs - 1
     if abs(change) < TIE:
-        sentence = (
-            f"The found architecture is as good as {_named(best)}: perplexity {decimal(ours)} for both."
-        )
+        sentence = f"The found architecture is as good as {_named(best)}: perplexity {decimal(ours)} for both."
         return Verdict("tied", sentence, remarks, found if change <= 0 else best)
     if change < 0:
         lowest = f"The found architecture has the lowest perplexity of the {len(rivals) + 1} pruned models"
-        return Verdict(
-            "won", f"{lowest}: {decimal(ours)}, against {_field(ours, uniform, rivals)}.", remarks, found
-        )
+        return Verdict("won", f"{lowest}: {decimal(ours)}, against {_field(ours, uniform, rivals)}.", remarks, found)
     better = [r for r in rivals if (r.perplexity or math.inf) < ours]
     sentence = (
         f"{_named(best, 'The')} beats the found architecture: perplexity {decimal(theirs)} against "
@@ -103,18 +91,14 @@ def judge(run: RunData) -> Verdict:
 
 
 def _named(row: Compared, article: str = "the") -> str:
-    return (
-        f"{article} uniform architecture" if row.name == "uniform" else f"{article} architecture “{row.name}”"
-    )
+    return f"{article} uniform architecture" if row.name == "uniform" else f"{article} architecture “{row.name}”"
 
 
 def _field(ours: float, uniform: Compared | None, rivals: Sequence[Compared]) -> str:
     """What the rivals reach, and how much lower ours is."""
     parts = []
     if uniform is not None and uniform.perplexity is not None:
-        parts.append(
-            f"{decimal(uniform.perplexity)} for uniform ({signed_percent(ours / uniform.perplexity - 1)})"
-        )
+        parts.append(f"{decimal(uniform.perplexity)} for uniform ({signed_percent(ours / uniform.perplexity - 1)})")
     chance = spread(random_rows(rivals), lambda r: r.perplexity)
     if chance is not None:
         drop = signed_percent(ours / chance.mean - 1)
@@ -127,11 +111,7 @@ def _base_remark(run: RunData, found: Compared) -> str:
     base = run.compared("base")
     if base is None or base.perplexity is None or found.perplexity is None:
         return ""
-    size = (
-        f" with {percent(found.params / base.params)} of its parameters"
-        if base.params and found.params
-        else ""
-    )
+    size = f" with {percent(found.params / base.params)} of its parameters" if base.params and found.params else ""
     times = decimal(found.perplexity / base.perplexity, 3)
     return f"Found has {times}× the base model's perplexity of {decimal(base.perplexity)}{size}."
 
@@ -155,6 +135,4 @@ def _size_remark(found: Compared, rivals: Sequence[Compared]) -> str:
     if abs(worst[1]) <= 0.01:
         return ""
     name, difference = worst
-    return (
-        f"Sizes are not quite equal: “{name}” has {signed_percent(difference)} parameters relative to found."
-    )
+    return f"Sizes are not quite equal: “{name}” has {signed_percent(difference)} parameters relative to found."

@@ -23,8 +23,9 @@ __all__ = ["gram_matrices"]
 def gram_matrices(
     model: Any, blocks: Sequence[Block], tokens: Tensor, micro_batch: int
 ) -> Iterator[tuple[Key, Tensor]]:
-    """XᵀX of every sub-block's output projection, in forward order, float64 [columns, columns] on the model's device.
+    """XᵀX of every sub-block's output projection (not of fused experts), in forward order.
 
+    They are float64 [columns, columns], on the model's device.
     Columns are in the order that the model has now: of a super-network's model, in saliency order. What is
     yielded is the caller's, and is not kept here.
 
@@ -43,7 +44,7 @@ def gram_matrices(
         found: dict[Key, Tensor] = {}
         with ExitStack() as watching:
             for sub in block.sub_blocks:
-                if sub.spec.units:
+                if sub.spec.units and not sub.stacked:
                     columns = sub.projection(sub.output).columns
                     total = torch.zeros(columns, columns, dtype=torch.float64, device=hidden[0].device)
                     found[index, sub.spec.name] = total

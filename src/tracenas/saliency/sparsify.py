@@ -19,7 +19,7 @@ from tracenas.saliency.linear import linear_of, projections
 from tracenas.saliency.masks import COMPARISONS, keep, threshold
 from tracenas.saliency.unstructured import Metric, Statistics
 
-__all__ = ["LayerCount", "Explain", "check", "outlier_shares", "score_of", "sparsify_model"]
+__all__ = ["Explain", "LayerCount", "check", "outlier_shares", "score_of", "sparsify_model", "total_share"]
 
 Explain = Callable[[Metric, Layer, Statistics], str]
 """Says why a metric cannot rank a layer, for a message."""

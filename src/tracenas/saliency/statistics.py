@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from tracenas.families import Block
+from tracenas.models.experts import watch_experts
 from tracenas.models.loss import hidden_states
 from tracenas.models.ordering import Key
 
@@ -19,7 +20,7 @@ class ColumnNorms:
     """‖X_j‖₂ per input column of every output projection, over all calibration tokens.
 
     Args:
-        norms: float64 [columns] per sub-block, on the CPU.
+        norms: float64 [columns] per sub-block, on the CPU; [experts, columns] where an MLP is a mixture of them.
         tokens: how many tokens were seen.
     """
 
@@ -40,9 +41,21 @@ def column_norms(model: Any, blocks: Sequence[Block], tokens: Tensor, micro_batc
 
         return hook
 
+    def watch_stack(key: Key, experts: int, columns: int) -> Any:
+        squares[key] = torch.zeros(experts, columns, dtype=torch.float64, device=tokens.device)
+
+        def see(expert: int, x: Tensor) -> None:
+            squares[key][expert] += x.float().square().sum(dim=0, dtype=torch.float64)
+
+        return see
+
     for index, block in enumerate(blocks):
         for sub in block.sub_blocks:
-            if sub.spec.units:
+            if sub.spec.units and sub.stacked:
+                output = sub.projection(sub.output)
+                see = watch_stack((index, sub.spec.name), output.stack, output.columns)
+                handles.append(watch_experts(model, block, sub, see))
+            elif sub.spec.units:
                 module = model.get_submodule(f"{block.path}.{sub.output}")
                 handles.append(module.register_forward_pre_hook(watch((index, sub.spec.name))))
     try:

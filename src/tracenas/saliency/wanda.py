@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from tracenas.families import Block, SubBlock
-from tracenas.models.ordering import Key
+from tracenas.models.ordering import Key, holder_of
 from tracenas.saliency.statistics import ColumnNorms, column_norms
 
 __all__ = ["importance", "per_unit", "saliency"]
@@ -18,8 +17,8 @@ def per_unit(sub: SubBlock, columns: Tensor) -> Tensor:
     """Sum of a per-column score of the output projection over each unit's columns, float64 [units]."""
     owner = sub.projection(sub.output).unit_of(1, sub.spec.units)
     total = torch.zeros(sub.spec.units, dtype=torch.float64)
-    stays = np.flatnonzero(owner >= 0)
-    total.index_add_(0, torch.from_numpy(owner[stays]), columns.double().cpu()[torch.from_numpy(stays)])
+    stays = torch.from_numpy(owner >= 0)
+    total.index_add_(0, torch.from_numpy(owner)[stays], columns.double().cpu()[stays])
     return total
 
 
@@ -36,8 +35,9 @@ def saliency(
 
 
 def _column_scores(model: Any, block: Block, sub: SubBlock, norms: Tensor) -> Tensor:
-    weight = model.get_submodule(f"{block.path}.{sub.output}").weight.detach()
-    total: Tensor = weight.float().abs().sum(dim=0, dtype=torch.float64).cpu() * norms
+    module, name = holder_of(model, block, sub.projection(sub.output))
+    weight = getattr(module, name).detach()
+    total: Tensor = weight.float().abs().sum(dim=-2, dtype=torch.float64).cpu() * norms
     return total
 
 

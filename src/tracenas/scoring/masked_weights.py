@@ -77,7 +77,7 @@ class MaskedWeights:
     @contextmanager
     def realise(self, masks: Mapping[tuple[int, str], Tensor]) -> Iterator[Any]:
         """The model with masked weights until the block ends; the base's own parameters come back untouched."""
-        originals: list[tuple[nn.Module, nn.Parameter]] = []
+        originals: list[tuple[nn.Module, Any]] = []
         try:
             for index, _, p in projections(self.blocks):
                 module = linear_of(self.model, self.blocks[index], p)
@@ -87,8 +87,8 @@ class MaskedWeights:
                 module._parameters["weight"] = nn.Parameter(masked, requires_grad=False)
             yield self.model
         finally:
-            for module, weight in originals:
-                module._parameters["weight"] = weight
+            for owner, weight in originals:
+                owner._parameters["weight"] = weight
 
 
 class SparsityEvaluator:
@@ -103,7 +103,13 @@ class SparsityEvaluator:
     """
 
     def __init__(
-        self, masked: MaskedWeights, base: Architecture, parameters: Any, tokens: Tensor, proxy: Proxy, settings: Settings
+        self,
+        masked: MaskedWeights,
+        base: Architecture,
+        parameters: Any,
+        tokens: Tensor,
+        proxy: Proxy,
+        settings: Settings,
     ) -> None:
         self.masked, self.base, self.parameters = masked, base, parameters
         self.proxy, self.settings = proxy, settings
@@ -127,7 +133,10 @@ class SparsityEvaluator:
             extra = {}
             if measured.sums:
                 rho, reasons = correlations(measured)
-                extra = {"rho": {f"{i}.{n}": v for (i, n), v in rho.items()}, **({"undefined": reasons} if reasons else {})}
+                extra = {
+                    "rho": {f"{i}.{n}": v for (i, n), v in rho.items()},
+                    **({"undefined": reasons} if reasons else {}),
+                }
             score = Score(self.proxy.score(measured), loss=measured.loss, extra=extra)
         except (RuntimeError, ValueError) as error:
             gc.collect()
@@ -163,7 +172,7 @@ class SparsityEvaluator:
         for batch in self.tokens.split(self.settings.micro_batch):
             loss = next_token_nll(self.masked.model, batch).sum() / count
             if loss.requires_grad:
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
             total += loss.detach().double().cpu()
         return float(total)
 

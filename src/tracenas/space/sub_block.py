@@ -33,9 +33,9 @@ class SubBlockSpec:
     minimum: int = 1
     parameters_per_unit: int = 0
     fixed_parameters: int = 0
-    weights_per_unit: int = 0
-    """Matrix entries that multiply every token, per unit (equals the parameters without biases)."""
-    fixed_weights: int = 0
+    weights_per_unit: float = 0
+    """Matrix entries that multiply a token, per unit: the parameters without biases, of the active experts only."""
+    fixed_weights: float = 0
     score_width: int = 0
     """Width of a unit's attention scores (head_dim × heads in the unit); 0 for an MLP."""
     cache_per_unit: int = 0

@@ -2,6 +2,7 @@
 
 import platform
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,9 @@ class Bench:
         columns, rows = self._cells()
         widths = [max(len(row[i]) for row in [columns, *rows]) for i in range(len(columns))]
         lines = [
-            "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))).rstrip()
+            "  ".join(
+                c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))
+            ).rstrip()
             for row in [columns, *rows]
         ]
         return "\n".join([*lines, *self._notes()])
@@ -89,7 +92,7 @@ class Bench:
         names = [Path(m.model).name for m in self.models]
         if len(set(names)) < len(names):
             names = [m.model for m in self.models]
-        rows = [
+        rows: list[tuple[str, ...]] = [
             (
                 name,
                 _show(m.ttft, 1),
@@ -146,10 +149,7 @@ def bench(config: BenchConfig) -> Bench:
     prompts = [prompt_ids(settings, int(s.config["vocab_size"]), config.seed).to(device) for s in sources]
     parameters = [sum(p.numel() for p in model.model.parameters()) for model in loaded]
     turns = (config.trials + config.warmup) * len(loaded)
-    work = [
-        lambda model=model, ids=ids: run_trial(model.model, ids, settings)  # type: ignore[misc]
-        for model, ids in zip(loaded, prompts, strict=True)
-    ]
+    work = [partial(run_trial, m.model, ids, settings) for m, ids in zip(loaded, prompts, strict=True)]
     with stage_progress("bench", turns) as advance:
         trials = take_turns(work, config.trials, config.warmup, advance)
     dtype = str(loaded[0].dtype).removeprefix("torch.")

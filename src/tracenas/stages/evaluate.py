@@ -62,7 +62,8 @@ class Evaluation:
         if not self.results:
             return ""
         count, length = self.results[0].windows
-        return f"{self.text}: documents joined by EOS, {count} windows of {length} tokens, first token of a window not scored"
+        how = f"{count} windows of {length} tokens, first token of a window not scored"
+        return f"{self.text}: documents joined by EOS, {how}"
 
     def _tables(self) -> list[Table]:
         tables = []
@@ -79,7 +80,11 @@ class Evaluation:
     def _notes(self) -> list[str]:
         notes = [self.protocol] if self.results else []
         if self.tasks:
-            limited = "" if self.limit is None else f"; {self.limit} questions per task only: not comparable with full results"
+            limited = (
+                ""
+                if self.limit is None
+                else f"; {self.limit} questions per task only: not comparable with full results"
+            )
             notes.append(f"tasks: lm-evaluation-harness, ± standard error{limited}")
             for model, of in zip(self.models, self.tasks, strict=True):
                 cut = {name: r.truncated for name, r in of.items() if r.truncated}
@@ -114,7 +119,14 @@ def held_out(loaded: LoadedModel, text: str, seq_len: int, limit: int | None, te
 
     if loaded.tokenizer is None and not text.endswith(".safetensors"):
         raise UserError(f"model {loaded.source.name} has no tokenizer; give token ids (.safetensors) as text")
-    found = windows(text, loaded.tokenizer, seq_len, limit=limit, eos=loaded.source.config.get("eos_token_id"), text_field=text_field)
+    found = windows(
+        text,
+        loaded.tokenizer,
+        seq_len,
+        limit=limit,
+        eos=loaded.source.config.get("eos_token_id"),
+        text_field=text_field,
+    )
     check_vocabulary(found, int(loaded.source.config["vocab_size"]), text)
     return found
 
@@ -153,12 +165,21 @@ def evaluate(config: EvalConfig) -> Evaluation:
                 raise UserError(f"model {source.name} has no tokenizer: tasks are text")
             tasks.append(
                 harness.run(
-                    loaded.model, loaded.tokenizer, limit=config.limit, batch_size=config.batch_size, shard=processes.many
+                    loaded.model,
+                    loaded.tokenizer,
+                    limit=config.limit,
+                    batch_size=config.batch_size,
+                    shard=processes.many,
                 )
             )
         del loaded
     found = Evaluation(
-        tuple(config.models), tuple(parameters), tuple(results), tuple(tasks), config.text, config.limit if wanted else None
+        tuple(config.models),
+        tuple(parameters),
+        tuple(results),
+        tuple(tasks),
+        config.text,
+        config.limit if wanted else None,
     )
     if config.out is not None and processes.first:
         write_json(config.out, _record(config, found))

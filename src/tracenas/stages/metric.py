@@ -19,12 +19,14 @@ from tracenas.stages.search import BEST, JOURNAL, SUMMARY, check_out
 from tracenas.symbolic import KNOWN, VARIABLES, Expression, locate
 
 if TYPE_CHECKING:
-    from tracenas.symbolic.grammar import ExpressionSpace, Program
+    from tracenas.symbolic.grammar import Program
 
 __all__ = ["MetricSearched", "MetricShown", "search", "show"]
 
 KNOWN_METRICS = ("magnitude", "wanda", "gblm", "pruner_zero", "sparsegpt", "random")
-_NOT_RESULTS = ("out", "resume", "workers", "threads")
+_NOT_RESULTS = ("out", "resume", "workers")
+_RESOLVED = ("device", "dtype", "threads", "seq_len", "micro_batch")
+"""Settings that are found out when the run begins, and kept when it goes on."""
 _NEEDS_GRADIENTS = ("gblm", "pruner_zero")
 
 Evaluate = Callable[[Sequence[dict[str, Any]]], Iterator[dict[str, Any]]]
@@ -48,7 +50,12 @@ class MetricSearched:
     def to_json(self) -> dict[str, Any]:
         """For `--json`."""
         shown = ("perplexity", "loss", "complexity", "evaluations", "failed", "seconds", "known", "correlation")
-        return {"run": str(self.path), "best": str(self.best), "metric": self.metric, **{k: self.summary[k] for k in shown}}
+        return {
+            "run": str(self.path),
+            "best": str(self.best),
+            "metric": self.metric,
+            **{k: self.summary[k] for k in shown},
+        }
 
     def show(self) -> None:
         """The found metric beside the known ones, on stdout."""
@@ -117,25 +124,29 @@ def search(config: MetricSearchConfig) -> MetricSearched:
     source = open_source(config.model)
     variables = tuple(sorted(v for v in config.variables.replace(" ", "").split(",") if v))
     space = ExpressionSpace(variables, config.max_nodes, config.initial_depth)
-    settings = Settings(config.population, config.elites, config.iterations, config.crossover, init="random", seed=config.seed)
+    settings = Settings(
+        config.population, config.elites, config.iterations, config.crossover, init="random", seed=config.seed
+    )
     seeds = [Program(locate(t).expression) for t in KNOWN.values()] if config.init == "known" else []
     seeds = [s for s in seeds if s.expression.variables <= set(variables)]
     programming = Programming(config.tournament, config.mutation, config.patience)
     strategy = GeneticProgramming(space, settings, programming, seeds=seeds)
     _check_sparsity(config, source)
-    resumed = check_out(config.out, config.resume)
-    if resumed:
-        same_settings(config.out, config.model_dump(), _NOT_RESULTS)
-    spec = _prepare(config, source, resumed=resumed, gradients="G" in variables)
+    if check_out(config.out, config.resume):
+        stored = same_settings(config.out, config.model_dump(), _NOT_RESULTS)
+        config = config.model_copy(update={key: stored.get(key) for key in _RESOLVED})
+    else:
+        write_settings(config.out, config.model_dump())
+    spec = _prepare(config, source, gradients="G" in variables)
     with ExitStack() as stack:
         evaluate = _evaluator(spec, config.workers, stack)
         known = _known(config.out / "known.json", evaluate, gradients=bool(spec["gradients"]))
         result = _run(config, strategy, evaluate, stack)
     summary = _summary(config, result, known)
-    write_json(config.out / BEST, _best(config, result))
+    write_json(config.out / BEST, _best(config, summary, result))
     write_json(config.out / SUMMARY, summary)
     write_metric_report(config.out)
-    return MetricSearched(config.out, config.out / BEST, result.best.expression.infix, summary)
+    return MetricSearched(config.out, config.out / BEST, summary["metric"], summary)
 
 
 def _check_sparsity(config: MetricSearchConfig, source: ModelSource) -> None:
@@ -150,7 +161,7 @@ def _check_sparsity(config: MetricSearchConfig, source: ModelSource) -> None:
                 target.check_columns(p.columns, f"layer {index} {p.path}")
 
 
-def _prepare(config: MetricSearchConfig, source: ModelSource, *, resumed: bool, gradients: bool) -> dict[str, Any]:
+def _prepare(config: MetricSearchConfig, source: ModelSource, *, gradients: bool) -> dict[str, Any]:
     """Calibration, held-out windows, gradients and config.yaml in the run directory; the workers' spec."""
     from tracenas.data.tokens import load_tokens, save_tokens
     from tracenas.models.loading import load
@@ -165,7 +176,12 @@ def _prepare(config: MetricSearchConfig, source: ModelSource, *, resumed: bool, 
     loaded = load(source, device=config.device, dtype=config.dtype, trust_remote_code=config.trust_remote_code)
     if not calibration.is_file():
         tokens = calibration_tokens(
-            loaded, config.data, samples=config.samples, seq_len=config.seq_len, seed=config.seed, text_field=config.text_field
+            loaded,
+            config.data,
+            samples=config.samples,
+            seq_len=config.seq_len,
+            seed=config.seed,
+            text_field=config.text_field,
         )
         save_tokens(calibration, tokens, {"source": config.data, "model": config.model})
     tokens = load_tokens(calibration)
@@ -176,14 +192,18 @@ def _prepare(config: MetricSearchConfig, source: ModelSource, *, resumed: bool, 
     if gradients and not measured.is_file():
         write_gradients(loaded.model, loaded.blocks(), tokens.to(loaded.device), measured, micro_batch=micro_batch)
     dtype = "bf16" if str(loaded.dtype) == "torch.bfloat16" else "fp32"
-    chosen = {"device": str(loaded.device), "dtype": dtype, "seq_len": tokens.shape[1], "micro_batch": micro_batch}
-    if not resumed:
-        write_settings(out, {"command": "metric search", **config.model_dump(), **chosen, "threads": threads})
+    chosen = {
+        "device": str(loaded.device),
+        "dtype": dtype,
+        "threads": threads,
+        "seq_len": tokens.shape[1],
+        "micro_batch": micro_batch,
+    }
+    write_settings(out, {"command": "metric search", **config.model_dump(), **chosen})
     return {
         "model": config.model,
-        **{k: chosen[k] for k in ("device", "dtype", "micro_batch")},
+        **{k: chosen[k] for k in ("device", "dtype", "threads", "micro_batch")},
         "trust_remote_code": config.trust_remote_code,
-        "threads": threads if config.workers == 1 else max(1, threads // config.workers),
         "run": str(out),
         "sparsity": config.sparsity,
         "compare": config.compare,
@@ -223,7 +243,9 @@ def _known(path: Path, evaluate: Evaluate, *, gradients: bool) -> list[dict[str,
     for name, answer in zip(names, evaluate([{"metric": n} for n in names]), strict=True):
         text = KNOWN.get(name)
         nodes = locate(text).expression.nodes if text is not None else None
-        rows.append({"name": name, "metric": text, "params": nodes, "loss": answer.get("loss"), "lost": answer.get("lost")})
+        rows.append(
+            {"name": name, "metric": text, "params": nodes, "loss": answer.get("loss"), "lost": answer.get("lost")}
+        )
     write_json(path, rows)
     return rows
 
@@ -247,40 +269,52 @@ def _run(config: MetricSearchConfig, strategy: Any, evaluate: Evaluate, stack: E
     )
 
 
-def _best(config: MetricSearchConfig, result: "SearchResult[Program]") -> dict[str, Any]:
-    best = result.best.expression
+def _simplest(result: "SearchResult[Program]") -> dict[str, Any]:
+    """The record with the highest score and, of several, the fewest nodes."""
+    return min((r for r in result.records if r["score"] == result.score), key=lambda r: int(r["params"]))
+
+
+def _best(config: MetricSearchConfig, summary: dict[str, Any], result: "SearchResult[Program]") -> dict[str, Any]:
+    best = locate(summary["metric"]).expression
     return {
         "metric": best.infix,
         "tree": best.to_json(),
         "score": result.score,
-        "loss": result.record["loss"],
+        "loss": summary["loss"],
         "complexity": best.nodes,
         "id": best.id,
-        "provenance": provenance(model=config.model, seed=config.seed, sparsity=config.sparsity, eval_text=config.eval_text),
+        "provenance": provenance(
+            model=config.model, seed=config.seed, sparsity=config.sparsity, eval_text=config.eval_text
+        ),
     }
 
 
-def _summary(config: MetricSearchConfig, result: "SearchResult[Program]", known: list[dict[str, Any]]) -> dict[str, Any]:
+def _summary(
+    config: MetricSearchConfig, result: "SearchResult[Program]", known: list[dict[str, Any]]
+) -> dict[str, Any]:
     from tracenas.symbolic.analysis import correlations, front, usage
 
     scored = [r for r in result.records if r["score"] is not None]
     metrics = [(Expression.from_json(r["arch"]), float(r["loss"])) for r in scored]
-    loss = float(result.record["loss"])
+    best = _simplest(result)
+    loss = float(best["loss"])
     return {
         "model": config.model,
         "sparsity": config.sparsity,
         "compare": config.compare,
         "seed": config.seed,
-        "metric": result.best.expression.infix,
+        "metric": best["arch"]["metric"],
         "loss": loss,
         "perplexity": math.exp(min(loss, 700)),
-        "complexity": result.best.expression.nodes,
+        "complexity": best["params"],
         "evaluations": result.evaluated,
         "failed": sum(r["status"] == "failed" for r in result.records),
         "duplicates": result.duplicates,
         "seconds": sum(float(r["seconds"]) for r in result.records),
         "known": known,
-        "front": [{"metric": r["arch"]["metric"], "complexity": r["params"], "loss": r["loss"]} for r in front(result.records)],
+        "front": [
+            {"metric": r["arch"]["metric"], "complexity": r["params"], "loss": r["loss"]} for r in front(result.records)
+        ],
         "usage": [u.to_json() for u in usage(metrics)],
         "correlation": correlations([*scored, *({**k, "params": k["params"] or 0} for k in known)]),
         "generations": [g.to_json() for g in result.generations],

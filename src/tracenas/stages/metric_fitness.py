@@ -30,7 +30,7 @@ def copied_weights(model: Any, blocks: "Sequence[Block]") -> "Iterator[list[torc
     from tracenas.saliency.linear import linear_of, projections
 
     modules = [linear_of(model, blocks[i], p) for i, _, p in projections(blocks)]
-    originals = [m.weight for m in modules]
+    originals: list[Any] = [m.weight for m in modules]
     try:
         for module, weight in zip(modules, originals, strict=True):
             module._parameters["weight"] = nn.Parameter(weight.detach().clone(), requires_grad=False)
@@ -102,7 +102,9 @@ class Fitness:
                 lost = self._lost(dense)
         except UserError as error:
             return {"failed": str(error)}
-        return {"loss": loss, "lost": lost} if math.isfinite(loss) else {"failed": "the pruned model's loss is not finite"}
+        return (
+            {"loss": loss, "lost": lost} if math.isfinite(loss) else {"failed": "the pruned model's loss is not finite"}
+        )
 
     def _lost(self, dense: "list[torch.Tensor]") -> dict[str, float]:
         """What the pruned weights were, as shares of all: Σ W², Σ (W·X)² and Σ |W·G| of the dense model."""
@@ -142,7 +144,9 @@ def build(spec: dict[str, Any]) -> Callable[[dict[str, Any]], dict[str, Any]]:
     warnings.filterwarnings("ignore")
     set_threads(spec["threads"])
     torch.manual_seed(0)
-    loaded = load(spec["model"], device=spec["device"], dtype=spec["dtype"], trust_remote_code=spec["trust_remote_code"])
+    loaded = load(
+        spec["model"], device=spec["device"], dtype=spec["dtype"], trust_remote_code=spec["trust_remote_code"]
+    )
     run = Path(spec["run"])
     return Fitness(
         loaded.model,

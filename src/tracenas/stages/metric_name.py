@@ -9,6 +9,8 @@ from tracenas.rundir import read_json
 from tracenas.symbolic import KNOWN, VARIABLES, Expression, Located, locate
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from tracenas.saliency.layerwise import Layer
     from tracenas.saliency.unstructured import Metric, Statistics
 
@@ -27,7 +29,10 @@ def expression_of(text: str) -> Located:
     if path.is_dir() and (path / "best.json").is_file():
         path = path / "best.json"
     if path.suffix == ".json" or path.is_file():
-        return locate(Expression.from_json(read_json(path), where=str(path)).infix)
+        try:
+            return locate(Expression.from_json(read_json(path), where=str(path)).infix)
+        except RecursionError as error:
+            raise UserError(f"{path}: nested too deeply for an expression") from error
     return locate(text)
 
 
@@ -67,10 +72,6 @@ def as_metric(located: Located) -> "tuple[Metric, Located]":
 
     needs = frozenset(_READS[v] for v in expression.variables if v in _READS)
     return Metric(located.text, score, needs, reference="expression"), located
-
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 def _variables(expression: Expression, found: "Statistics") -> "dict[str, Tensor]":

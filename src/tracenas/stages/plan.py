@@ -88,8 +88,7 @@ class Plan:
         """Tables on stdout."""
         print_table(Table(f"plan for {self.model} ({self.family})", ("", "value"), self._rows()))
         m = self.memory
-        parts = f"weights {size(m.weights)}, traces {size(m.traces)}, activations {size(m.activations)}, logits {size(m.head)}"
-        print(f"memory: {parts}, libraries {size(m.libraries)}")
+        print("memory: " + ", ".join(f"{name} {size(count)}" for name, count in vars(m).items()))
         if self.rates is not None:
             print(
                 "time: an estimate, from a second of measuring what this machine does when left alone "

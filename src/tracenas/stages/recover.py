@@ -6,8 +6,8 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -217,14 +217,12 @@ def _train(
     main = World.from_environment().is_main
     if main:
         cut_log(config.out / LOG, done)
-    if "tensorboard" in settings.report_to:
-        os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(config.out / "tensorboard"))
     parts: dict[str, Any] = {"windows": windows}
     kind: Callable[..., Any] = RecoveryTrainer
     if teacher is not None:
         told = Distillation(teacher.model, config.temperature, config.top_k, config.ce_weight)
         kind, parts = DistillTrainer, {**parts, "distillation": told}
-    with _progress(config, done, quiet=not main) as (on_step, on_record):
+    with _progress(config, done, quiet=not main) as (on_step, on_record), _tensorboard(config.out):
         log = RunLog(config.out / LOG, on_step=on_step, on_record=on_record)
         trainer = kind(
             model,
@@ -239,17 +237,28 @@ def _train(
         trainer.run()
 
 
+@contextmanager
+def _tensorboard(out: Path) -> Iterator[None]:
+    """Where transformers' integration writes, unless the environment says otherwise."""
+    if "TENSORBOARD_LOGGING_DIR" in os.environ:
+        yield
+        return
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(out / "tensorboard")
+    try:
+        yield
+    finally:
+        del os.environ["TENSORBOARD_LOGGING_DIR"]
+
+
 _Reports = tuple[Callable[[int], None], Callable[[Mapping[str, Any]], None]]
 
 
 def _progress(config: RecoverConfig, done: int, *, quiet: bool) -> AbstractContextManager[_Reports]:
-    from contextlib import contextmanager
-
     if quiet:
         return nullcontext((lambda step: None, lambda record: None))
 
     @contextmanager
-    def shown() -> Any:
+    def shown() -> Iterator[_Reports]:
         from tracenas.report.progress import stage_progress
 
         step_now, spoken = done, 0.0
@@ -287,7 +296,9 @@ def _finish(config: RecoverConfig, source: ModelSource, world: World, teacher: "
     ended = read_json(last / "trainer_state.json")
     step = int(ended.get("best_global_step") or ended["global_step"])
     result = _result(config, step, ended)
+    _wait_for_all(world)  # every process has read what the main one removes in the end
     if not world.is_main:
+        _wait_for_all(world)
         return result
     try:
         _write(config, source, checkpoint_path(directory, step), result)
@@ -300,7 +311,15 @@ def _finish(config: RecoverConfig, source: ModelSource, world: World, teacher: "
     write_json(config.out / RESULT, result.to_json())
     if not config.keep_checkpoints:
         shutil.rmtree(directory, ignore_errors=True)
+    _wait_for_all(world)
     return result
+
+
+def _wait_for_all(world: World) -> None:
+    if world.size > 1:
+        from torch import distributed
+
+        distributed.barrier()
 
 
 def _result(config: RecoverConfig, step: int, ended: Mapping[str, Any]) -> Recovered:

@@ -6,6 +6,7 @@ from typing import Any
 
 from tracenas.config import ReportConfig
 from tracenas.report import write_report
+from tracenas.report.metric_page import is_metric_search, write_metric_report
 
 __all__ = ["Reported", "report"]
 
@@ -31,4 +32,6 @@ def report(config: ReportConfig) -> Reported:
     Raises:
         UserError: if the directory holds no run.
     """
+    if is_metric_search(config.run):
+        return Reported(write_metric_report(config.run, config.out))
     return Reported(write_report(config.run, config.out))

@@ -59,9 +59,8 @@ class RunOutcome:
         title = "right after pruning, no recovery"
         print_table(Table(title, ("architecture", "parameters", proxy, "calibration loss", "perplexity"), rows))
         print(verdict(self.comparison))
-        print(
-            f"checkpoint  {self.pruned.path} (reloaded: loss {self.pruned.loss:.6f}, as scored {self.pruned.scored_loss:.6f})"
-        )
+        losses = f"reloaded: loss {self.pruned.loss:.6f}, as scored {self.pruned.scored_loss:.6f}"
+        print(f"checkpoint  {self.pruned.path} ({losses})")
         print(f"report      {self.report}")
 
 
@@ -74,7 +73,8 @@ def verdict(comparison: list[dict[str, Any]]) -> str:
         others = [r["nll"] for r in rivals if r is not found]
         gain = f" by {min(others) - found['nll']:.3f} nats per token" if others else ""
         return f"The found architecture has the lowest perplexity of its budget{gain}."
-    return f"'{best['name']}' has a lower perplexity than the found architecture ({best['nll']:.3f} against {found['nll']:.3f} nats)."
+    gap = f"{best['nll']:.3f} against {found['nll']:.3f} nats"
+    return f"'{best['name']}' has a lower perplexity than the found architecture ({gap})."
 
 
 def run(config: RunConfig) -> RunOutcome:

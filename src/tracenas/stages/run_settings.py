@@ -22,8 +22,8 @@ def write_settings(out: Path, settings: Mapping[str, Any]) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def same_settings(out: Path, settings: Mapping[str, Any], ignore: tuple[str, ...]) -> None:
-    """Refuse to go on with settings other than the run's; `None` and `auto` stand for the run's own.
+def same_settings(out: Path, settings: Mapping[str, Any], ignore: tuple[str, ...]) -> dict[str, Any]:
+    """The run's settings; refuses to go on with others. `None` and `auto` stand for the run's own.
 
     Raises:
         UserError: naming the setting.
@@ -41,4 +41,7 @@ def same_settings(out: Path, settings: Mapping[str, Any], ignore: tuple[str, ...
         if key in ignore or value in (None, "auto"):
             continue
         if stored.get(key) != value:
-            raise UserError(f"--resume with another {key.replace('_', '-')}: the run has {stored.get(key)!r}, not {value!r}")
+            raise UserError(
+                f"--resume with another {key.replace('_', '-')}: the run has {stored.get(key)!r}, not {value!r}"
+            )
+    return stored

@@ -15,14 +15,16 @@ from tracenas.rundir import Journal, provenance, read_json, require_free, write_
 from tracenas.search import STRATEGIES, Progress, SearchResult, Settings, run_search
 from tracenas.space.architecture import Architecture
 from tracenas.space.search_space import SearchSpace
-from tracenas.stages.compensation import realisation_facts
+from tracenas.stages.compensation import COMPENSATION, realisation_facts
 from tracenas.stages.results import Table, print_table, to_plain
-from tracenas.stages.session import Session, open_session, options_of, space_of
+from tracenas.stages.run_settings import CONFIG, same_settings, write_settings
+from tracenas.stages.session import CALIBRATION, ORDERING, Session, open_session, options_of, space_of
 
 __all__ = ["SearchOutcome", "check_out", "search"]
 
-CONFIG, JOURNAL, BEST, SUMMARY = "config.yaml", "journal.jsonl", "best.json", "summary.json"
+JOURNAL, BEST, SUMMARY = "journal.jsonl", "best.json", "summary.json"
 _NOT_RESULTS = ("resume", "out")
+_START = (CALIBRATION, ORDERING, COMPENSATION, CONFIG, "base.json")
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ class SearchOutcome:
 
 
 def check_out(out: Path, resume: bool) -> bool:
-    """Whether `out` holds a run to go on with.
+    """Whether `out` holds a run to go on with; a start that was cut off before its settings were written is cleared.
 
     Raises:
         UserError: if there is a run and `--resume` was not given, or something that is no run.
@@ -87,8 +89,18 @@ def check_out(out: Path, resume: bool) -> bool:
         if not resume:
             raise UserError(f"run directory {out} holds a run; go on with --resume, or choose another")
         return True
+    if resume and out.is_dir():
+        _clear(out)
     require_free(out, what="run directory")
     return False
+
+
+def _clear(out: Path) -> None:
+    """Remove what a start leaves before the first candidate, if there is nothing else in `out`."""
+    files = list(out.iterdir())
+    if all(f.name in _START or (f.name.startswith(".") and f.name[1:].startswith(_START)) for f in files):
+        for file in files:
+            file.unlink()
 
 
 def search(config: SearchConfig) -> SearchOutcome:
@@ -110,12 +122,17 @@ def search(config: SearchConfig) -> SearchOutcome:
     _ = config.trace_rank, config.protected
     known = check_out(config.out, config.resume)
     if known:
-        _same_settings(config)
-    session = open_session(source, space, config, data=config.data, run=config.out)
-    if not known:
-        _write_config(config, session)
-    evaluator = session.evaluator(config.proxy, config.rank)
-    _same_model(config.out, evaluator.base_loss)
+        config = _as_started(config)
+    try:
+        session = open_session(source, space, config, data=config.data, run=config.out)
+        if not known:
+            write_settings(config.out, _resolved(config, session))
+        evaluator = session.evaluator(config.proxy, config.rank)
+        _same_model(config.out, evaluator.base_loss)
+    except UserError:
+        if not known:
+            _clear(config.out)
+        raise
     strategy = make_strategy(space, settings, prior=session.prior() if config.init == "importance" else None)
     with _display(space, config.proxy, strategy.generations) as on_event:
         result = run_search(strategy, evaluator, Journal(config.out / JOURNAL), on_event=on_event)
@@ -171,34 +188,11 @@ def _resolved(config: SearchConfig, session: Session) -> dict[str, Any]:
     return {**to_plain(config.model_dump()), **chosen}
 
 
-def _write_config(config: SearchConfig, session: Session) -> None:
-    import yaml
-
-    from tracenas.rundir import atomic_path
-
-    text = yaml.safe_dump(_resolved(config, session), sort_keys=False)
-    with atomic_path(config.out / CONFIG) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-def _same_settings(config: SearchConfig) -> None:
-    """Refuse to resume with settings other than the run's; `None` and `auto` stand for the run's own."""
-    import yaml
-
-    path = config.out / CONFIG
-    try:
-        stored = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from error
-    if not isinstance(stored, dict):
-        raise UserError(f"{path}: holds no settings")
-    for key, value in to_plain(config.model_dump()).items():
-        if key in _NOT_RESULTS or value in (None, "auto"):
-            continue
-        if stored.get(key) != value:
-            raise UserError(
-                f"--resume with another {key.replace('_', '-')}: the run has {stored.get(key)!r}, not {value!r}"
-            )
+def _as_started(config: SearchConfig) -> SearchConfig:
+    """The settings with what `auto` and defaults came to when the run was started; refuses others than the run's."""
+    stored = same_settings(config.out, config.model_dump(), _NOT_RESULTS)
+    open_ones = [key for key, value in config.model_dump().items() if value in (None, "auto") and key in stored]
+    return config.model_copy(update={key: stored[key] for key in open_ones})
 
 
 def _same_model(out: Path, base_loss: float) -> None:

@@ -5,7 +5,6 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +23,10 @@ if TYPE_CHECKING:
     from tracenas.models.loading import LoadedModel
     from tracenas.saliency.gradients import GradientStore
     from tracenas.saliency.layerwise import Plan
+    from tracenas.saliency.masks import Target
     from tracenas.saliency.sparsify import LayerCount
     from tracenas.saliency.unstructured import Metric
+    from tracenas.symbolic import Located
 
 __all__ = ["SPARSITY", "Sparsified", "calibration_tokens", "sparsify"]
 
@@ -82,7 +83,6 @@ def sparsify(config: SparsifyConfig) -> Sparsified:
     Raises:
         UserError: for wrong input, before any work is done where it can be known.
     """
-    from tracenas.saliency.layerwise import Plan
     from tracenas.saliency.masks import Target
 
     source = open_source(config.model)
@@ -93,7 +93,20 @@ def sparsify(config: SparsifyConfig) -> Sparsified:
                 target.check_columns(p.columns, f"layer {index} {p.path}")
     metric, located = find_metric(config.metric)
     _check(config, metric, target.m > 0)
+    existed = config.out.exists()
     require_free(config.out, what="checkpoint directory")
+    try:
+        return _sparsify(config, source, target, metric, located)
+    finally:
+        if not existed and not any(config.out.iterdir()):
+            config.out.rmdir()
+
+
+def _sparsify(
+    config: SparsifyConfig, source: ModelSource, target: "Target", metric: "Metric", located: "Located | None"
+) -> Sparsified:
+    from tracenas.saliency.layerwise import Plan
+
     set_threads(config.threads)
     loaded, tokens, batch = _load(config, source)
     with ExitStack() as stack:
@@ -112,6 +125,8 @@ def _check(config: SparsifyConfig, metric: "Metric", groups: bool) -> None:
     if needed and config.data is None:
         reader = f"ratios {config.ratios}" if config.ratios in ("owl", "search") else f"metric {metric.name}"
         raise UserError(f"'data' is required: {reader} reads calibration text or tokens")
+    if config.ratios not in ("uniform", "owl", "search") and not Path(config.ratios).is_file():
+        raise UserError(f"ratios '{config.ratios}': accepted: uniform, owl, search, or a JSON file")
     if groups and config.ratios != "uniform":
         raise UserError(f"sparsity {config.sparsity} is the same in every layer: ratios must be uniform")
     if groups and config.compare in ("layer", "global"):
@@ -135,7 +150,12 @@ def _load(config: SparsifyConfig, source: ModelSource) -> "tuple[LoadedModel, to
     if config.data is None:
         return loaded, torch.zeros(1, 2, dtype=torch.int64, device=loaded.device), 1
     tokens = calibration_tokens(
-        loaded, config.data, samples=config.samples, seq_len=config.seq_len, seed=config.seed, text_field=config.text_field
+        loaded,
+        config.data,
+        samples=config.samples,
+        seq_len=config.seq_len,
+        seed=config.seed,
+        text_field=config.text_field,
     ).to(loaded.device)
     return loaded, tokens, config.micro_batch or max(1, 4096 // tokens.shape[1])
 
@@ -166,12 +186,19 @@ def calibration_tokens(
         text_field=text_field,
     )
     if tokens.shape[1] > source.positions:
-        raise UserError(f"data {data}: sequences of {tokens.shape[1]} tokens, the model has {source.positions} positions")
+        raise UserError(
+            f"data {data}: sequences of {tokens.shape[1]} tokens, the model has {source.positions} positions"
+        )
     return tokens
 
 
 def _gradients(
-    config: SparsifyConfig, metric: "Metric", loaded: "LoadedModel", tokens: "torch.Tensor", batch: int, stack: ExitStack
+    config: SparsifyConfig,
+    metric: "Metric",
+    loaded: "LoadedModel",
+    tokens: "torch.Tensor",
+    batch: int,
+    stack: ExitStack,
 ) -> "GradientStore":
     """The file that was named if it is there, else a new one: named, or temporary."""
     from tracenas.report.progress import stage_progress
@@ -182,7 +209,10 @@ def _gradients(
     path = config.gradients
     kinds: Sequence[str] = KINDS
     if path is None:
-        path = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tracenas-gradients-"))) / "gradients.safetensors"
+        path = (
+            Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tracenas-gradients-")))
+            / "gradients.safetensors"
+        )
         kinds = [k for k in KINDS if k in metric.needs]
     blocks = loaded.blocks()
     done = 0
@@ -223,8 +253,6 @@ def _shares(
             raise UserError("compare global does not go with ratios search")
         return search_shares(config, loaded, space, metric, compare, gradients, tokens, batch).by_key()
     path = Path(config.ratios)
-    if not path.is_file():
-        raise UserError(f"ratios '{config.ratios}': accepted: uniform, owl, search, or a JSON file")
     found = space.check(Shares.from_json(read_json(path), where=str(path)), where=str(path))
     total = sum(n for layer in space.sizes for _, n in layer)
     mean = sum(found.by_key()[i, name] * n for i, layer in enumerate(space.sizes) for name, n in layer) / total
@@ -297,7 +325,11 @@ def _write(
         write_json(draft.path / SPARSITY, facts)
         return sparsity_card(config, source, draft, json.loads(json.dumps(facts)))
 
-    kept = {(i, s.spec.name): np.arange(s.spec.units) if s.spec.units else None for i, b in enumerate(blocks) for s in b.sub_blocks}
+    kept = {
+        (i, s.spec.name): np.arange(s.spec.units) if s.spec.units else None
+        for i, b in enumerate(blocks)
+        for s in b.sub_blocks
+    }
     draft = save_pruned(
         loaded.model,
         loaded.tokenizer,
@@ -309,19 +341,8 @@ def _write(
         max_shard_size=config.shard_size,
         card=card,
     )
-    return Sparsified(
-        config.out,
-        plan.metric.name,
-        str(plan.target),
-        str(facts["compare"]),
-        config.ratios,
-        float(facts["sparsity"]),
-        int(facts["weights"]),
-        int(facts["zeros"]),
-        draft.parameters,
-        losses[1],
-        losses[0],
-    )
+    shown = {key: facts[key] for key in ("metric", "target", "compare", "ratios", "sparsity", "weights", "zeros")}
+    return Sparsified(config.out, **shown, params=draft.parameters, loss=losses[1], base_loss=losses[0])
 
 
 def _save_dtype(config: SparsifyConfig, source: ModelSource, loaded: "LoadedModel") -> "torch.dtype":

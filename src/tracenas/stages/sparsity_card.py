@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 __all__ = ["sparsity_card", "verified"]
 
 
-def verified(path: Path, blocks: "Sequence[Block]", counts: "Sequence[LayerCount]", target: "Target") -> "list[LayerCount]":
+def verified(
+    path: Path, blocks: "Sequence[Block]", counts: "Sequence[LayerCount]", target: "Target"
+) -> "list[LayerCount]":
     """The counts with the zeros of the files, read tensor by tensor.
 
     Raises:
@@ -57,7 +59,10 @@ def sparsity_card(config: SparsifyConfig, source: ModelSource, draft: "Draft", f
         front["license"] = license_name
     front["tags"] = ["tracenas", "pruned", "sparse"]
     numbers = [
-        ("zeros", f"{facts['zeros']:,} of {facts['weights']:,} weights in the blocks ({100 * facts['sparsity']:.2f} %)"),
+        (
+            "zeros",
+            f"{facts['zeros']:,} of {facts['weights']:,} weights in the blocks ({100 * facts['sparsity']:.2f} %)",
+        ),
         ("parameters, zeros included", f"{draft.parameters:,}"),
     ]
     if facts["loss"] is not None:
@@ -87,7 +92,16 @@ def _command(config: SparsifyConfig) -> str:
 
     words = ["tracenas", "sparsify", config.model, "--metric", config.metric, "--sparsity", config.sparsity]
     words += ["--data", config.data] if config.data is not None else []
-    words += ["--compare", config.compare, "--ratios", config.ratios, "--seed", str(config.seed), "--out", str(config.out)]
+    words += [
+        "--compare",
+        config.compare,
+        "--ratios",
+        config.ratios,
+        "--seed",
+        str(config.seed),
+        "--out",
+        str(config.out),
+    ]
     return shlex.join(words)
 
 

@@ -7,7 +7,7 @@ from tracenas.config import SparsifyConfig, parse_rank
 from tracenas.errors import UserError
 from tracenas.models.source import ModelSource
 from tracenas.rundir import Journal, provenance, read_json, write_json
-from tracenas.search import Settings, run_search
+from tracenas.search import SearchResult, Settings, run_search
 from tracenas.search.evolution import Evolution
 from tracenas.space.sparsity import Shares, SparsitySpace
 from tracenas.stages.run_settings import same_settings, write_settings
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tracenas.models.loading import LoadedModel
     from tracenas.saliency.gradients import GradientStore
     from tracenas.saliency.unstructured import Metric
+    from tracenas.scoring.masked_weights import SparsityEvaluator
 
 __all__ = ["search_shares", "sparsity_space"]
 
@@ -29,7 +30,8 @@ def sparsity_space(source: ModelSource, share: float, spread: float) -> Sparsity
     """The space over a model's sub-blocks; their sizes are the weights of their linear layers."""
     blocks = source.blocks()
     sizes = [
-        [(s.spec.name, sum(p.rows * p.columns for p in s.projections)) for s in b.sub_blocks if s.spec.units] for b in blocks
+        [(s.spec.name, sum(p.rows * p.columns for p in s.projections)) for s in b.sub_blocks if s.spec.units]
+        for b in blocks
     ]
     free = source.space()
     return SparsitySpace(sizes, share, free.parameters(free.base), spread=spread)
@@ -46,10 +48,7 @@ def search_shares(
     batch: int,
 ) -> Shares:
     """Run or resume the search in `config.run`; its best.json can be given to `--ratios`."""
-    from tracenas.proxies import PROXIES
     from tracenas.report.progress import SearchProgress
-    from tracenas.scoring.evaluator import Settings as Measuring
-    from tracenas.scoring.masked_weights import MaskedWeights, SparsityEvaluator
 
     run = config.run or config.out.with_name(config.out.name + ".search")
     settings = Settings(config.population, config.elites, config.iterations, init="uniform", seed=config.seed)
@@ -58,6 +57,38 @@ def search_shares(
         same_settings(run, plain, _NOT_RESULTS)
     else:
         write_settings(run, {**plain, "samples": tokens.shape[0], "seq_len": tokens.shape[1], "micro_batch": batch})
+    evaluator = _evaluator(config, loaded, space, metric, compare, gradients, tokens, batch)
+    _same_model(run, evaluator.base_loss)
+    strategy: Evolution[Shares] = Evolution(space, settings)
+    label = "Φ" if config.proxy == "phi" else config.proxy
+    with SearchProgress(settings.iterations, label=label) as display:
+        result = run_search(
+            strategy,
+            evaluator,
+            Journal(run / JOURNAL),
+            on_event=lambda e: display.update(
+                e.generation, e.done, e.planned - e.duplicates, e.best, None, e.duplicates
+            ),
+        )
+    _write_result(config, run, metric, result, evaluator.base_loss)
+    return result.best
+
+
+def _evaluator(
+    config: SparsifyConfig,
+    loaded: "LoadedModel",
+    space: SparsitySpace,
+    metric: "Metric",
+    compare: str,
+    gradients: "GradientStore | None",
+    tokens: "torch.Tensor",
+    batch: int,
+) -> "SparsityEvaluator":
+    """What scores candidates, with the metric's scores of the dense model."""
+    from tracenas.proxies import PROXIES
+    from tracenas.scoring.evaluator import Settings as Measuring
+    from tracenas.scoring.masked_weights import MaskedWeights, SparsityEvaluator
+
     proxy = PROXIES.get(config.proxy)
     masked = MaskedWeights(
         loaded.model,
@@ -71,19 +102,17 @@ def search_shares(
     )
     free = loaded.source.space()
     measuring = Measuring(parse_rank(config.rank), config.seed, batch)
-    evaluator = SparsityEvaluator(masked, free.base, space.parameters, tokens, proxy, measuring)
-    _same_model(run, evaluator.base_loss)
-    strategy: Evolution[Shares] = Evolution(space, settings)
-    label = "Φ" if config.proxy == "phi" else config.proxy
-    with SearchProgress(settings.iterations, label=label) as display:
-        result = run_search(
-            strategy,
-            evaluator,
-            Journal(run / JOURNAL),
-            on_event=lambda e: display.update(e.generation, e.done, e.planned - e.duplicates, e.best, None, e.duplicates),
-        )
+    return SparsityEvaluator(masked, free.base, space.parameters, tokens, proxy, measuring)
+
+
+def _write_result(
+    config: SparsifyConfig, run: Path, metric: "Metric", result: SearchResult[Shares], base_loss: float
+) -> None:
+    """best.json, as `--ratios` takes it, and summary.json."""
     facts: dict[str, Any] = {"score": result.score, "loss": result.record["loss"], "id": result.best.id}
-    made = provenance(model=config.model, seed=config.seed, proxy=config.proxy, metric=metric.name, sparsity=config.sparsity)
+    made = provenance(
+        model=config.model, seed=config.seed, proxy=config.proxy, metric=metric.name, sparsity=config.sparsity
+    )
     write_json(run / BEST, {"architecture": result.best.to_json(), **facts, "provenance": made})
     uniform = next((r for r in result.records if r["generation"] == 0), None)
     write_json(
@@ -93,7 +122,7 @@ def search_shares(
             "metric": metric.name,
             "sparsity": config.sparsity,
             "proxy": config.proxy,
-            "base_loss": evaluator.base_loss,
+            "base_loss": base_loss,
             "uniform": None if uniform is None else {"score": uniform["score"], "loss": uniform["loss"]},
             **facts,
             "evaluations": result.evaluated,
@@ -102,7 +131,6 @@ def search_shares(
             "generations": [g.to_json() for g in result.generations],
         },
     )
-    return result.best
 
 
 def _same_model(run: Path, base_loss: float) -> None:

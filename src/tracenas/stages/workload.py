@@ -91,7 +91,7 @@ def _active(blocks: tuple[Block, ...], arch: Architecture) -> Iterator[tuple[Sub
 
 def _sides(projection: Projection, units: int, kept: int) -> tuple[int, int]:
     """Rows and columns of a projection at `kept` units."""
-    gone = units - kept
+    gone = (units - kept) // (projection.stack or 1)
     rows = projection.rows - gone * sum(s.size for s in projection.row_units)
     return rows, projection.columns - gone * sum(s.size for s in projection.column_units)
 
@@ -137,7 +137,7 @@ def _trace_flops(sub: SubBlock, kept: int, rank: int) -> float:
     total = 0.0
     for projection in sub.projections:
         rows, columns = _sides(projection, sub.spec.units, kept)
-        total += 2.0 * rows * (rank or columns)
+        total += 2.0 * rows * (rank or columns) * (projection.active or 1)
     return total + (2.0 * rank * sum(_sources(sub, kept).values()) if rank else 0.0)
 
 
@@ -181,7 +181,7 @@ def _trace_bytes(blocks: tuple[Block, ...], arch: Architecture, shape: Shape) ->
     for sub, kept in _active(blocks, arch):
         for projection in sub.projections:
             rows, columns = _sides(projection, sub.spec.units, kept)
-            total += 4 * rows * (shape.rank or columns)
+            total += 4 * rows * (shape.rank or columns) * (projection.stack or 1)
     return total
 
 

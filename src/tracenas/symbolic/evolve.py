@@ -46,7 +46,8 @@ class GeneticProgramming:
 
     Every population is the elites and the children of the last one. A child equal to any program seen before
     (after simplification) is drawn again, then replaced by a random tree: no metric is evaluated twice. A
-    metric that fails scores worst and is in no later population as an elite.
+    metric that fails scores worst and is in no later population as an elite. Programs with exactly the same score
+    (the same masks, by another formula) count as one, the simplest of them: they would crowd out all others.
 
     Args:
         space: what programs may look like.
@@ -97,10 +98,12 @@ class GeneticProgramming:
         return draws.batch(self._generation)
 
     def tell(self, batch: Batch[Program], scores: Sequence[float]) -> None:
-        """The next parents: the elites so far and this batch."""
+        """The next parents: the elites so far and this batch; of equal scores only the simplest program."""
         elites = [pair for pair in self._population[: self.settings.elites] if math.isfinite(pair[0])]
-        told = list(zip(scores, (p.candidate for p in batch.proposals), strict=True))
-        self._population = sorted([*elites, *told], key=lambda pair: -pair[0])
+        told = zip(scores, (p.candidate for p in batch.proposals), strict=True)
+        ranked = sorted([*elites, *told], key=lambda pair: (-pair[0], pair[1].expression.nodes))
+        simplest = {score: (score, program) for score, program in reversed(ranked)}
+        self._population = list(reversed(simplest.values()))
         best = self._population[0][0] if self._population else -math.inf
         self._stale = 0 if best > self._best else self._stale + 1
         self._best = max(best, self._best)

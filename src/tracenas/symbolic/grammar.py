@@ -83,7 +83,7 @@ class ExpressionSpace:
     def mutate(
         self, arch: Program, rng: np.random.Generator, *, depth: float = 0.0, width: float = 1.0, sigma: float = 0.0
     ) -> Program:
-        """With probability `width`, one of: another name at a node, a new sub-tree, an operation inserted or removed."""
+        """With probability `width`: a node renamed, a sub-tree redrawn, an operation inserted, or one removed."""
         if rng.random() >= width:
             return arch
         path, node = _pick(arch.expression, rng)

@@ -13,6 +13,10 @@ __all__ = ["Located", "locate", "parse"]
 _TOKEN = re.compile(r"\s*(?:(\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+(?:[eE][+-]?\d+)?)|([A-Za-z_]\w*)|(.))", re.DOTALL)
 _BINARY = {"+": ("add", 1), "-": ("sub", 1), "*": ("mul", 2), "·": ("mul", 2), "⊙": ("mul", 2), "/": ("div", 2)}
 _DEEPEST = 200
+"""Nested parts at most: trees are walked recursively."""
+
+_LONGEST = 400
+"""Symbols at most."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,8 @@ class _Parser:
         self.next = 0
 
     def run(self) -> Located:
+        if len(self.tokens) > _LONGEST:
+            raise UserError(f"metric '{self.text[:40]}…': longer than {_LONGEST} symbols")
         if len(self.tokens) == 1:
             raise self._error("expected an expression, found nothing", 0)
         part = self._sum(0)

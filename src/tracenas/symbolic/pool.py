@@ -78,7 +78,9 @@ class Pool:
     def __enter__(self) -> "Pool":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for worker in self._workers:
             worker.close()
 
@@ -108,7 +110,7 @@ class Pool:
     def _collect(self, waiting: deque[int], answers: dict[int, dict[str, Any]], deaths: list[int]) -> None:
         busy = {w.connection: (i, w) for i, w in enumerate(self._workers) if w.task is not None}
         for ready in wait(list(busy)):
-            i, worker = busy[ready]  # type: ignore[index]
+            i, worker = busy[ready]
             task, worker.task = worker.task, None
             assert task is not None
             try:

@@ -14,7 +14,17 @@ from torch import Tensor
 
 from tracenas.symbolic.tree import Expression, Path
 
-__all__ = ["EXP_LIMIT", "LOG_GUARD", "PRIMITIVES", "SMALLEST_DIVISOR", "Primitive", "Range", "evaluate", "fault", "range_of"]
+__all__ = [
+    "EXP_LIMIT",
+    "LOG_GUARD",
+    "PRIMITIVES",
+    "SMALLEST_DIVISOR",
+    "Primitive",
+    "Range",
+    "evaluate",
+    "fault",
+    "range_of",
+]
 
 LOG_GUARD = 1e-3
 """log(x) = ln(|x| + LOG_GUARD), as published."""
@@ -61,7 +71,7 @@ def _div(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _div_norm(x: Tensor, y: Tensor) -> Tensor:
-    norm = torch.linalg.vector_norm(y)
+    norm: Tensor = torch.linalg.vector_norm(y)
     return x / norm.clamp_min(SMALLEST_DIVISOR)
 
 

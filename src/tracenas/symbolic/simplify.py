@@ -56,6 +56,11 @@ def _named(name: str, make: Callable[..., Expression | None]) -> Rewrite:
     return lambda e: make(*e.args) if e.name == name else None
 
 
+def _unary_sub(e: Expression) -> Expression | None:
+    """-(x - y) → y - x."""
+    return call("sub", *e.args[0].args[::-1]) if e.name == "neg" and e.args[0].name == "sub" else None
+
+
 def _nonzero(e: Expression) -> bool:
     low, high = range_of(e)
     return low >= SMALLEST_DIVISOR or high <= -SMALLEST_DIVISOR
@@ -108,6 +113,8 @@ def _signs(e: Expression) -> Expression | None:
         return None
     x, y = e.args
     minus_x, minus_y = x.name == "neg", y.name == "neg"
+    if e.name == "div" and minus_y and not _nonzero(y):  # near 0 the guard divides by the same number for y and -y
+        minus_y = False
     if e.name in ("mul", "div") and (minus_x or minus_y):
         bare = call(e.name, x.args[0] if minus_x else x, y.args[0] if minus_y else y)
         return bare if minus_x and minus_y else call("neg", bare)
@@ -125,9 +132,9 @@ def _neutral(e: Expression) -> Expression | None:
     if len(e.args) != 2:
         return None
     x, y = e.args
-    if e.name in ("add", "sub") and y.value == 0 or e.name in ("mul", "div") and y.value == 1:
+    if (e.name in ("add", "sub") and y.value == 0) or (e.name in ("mul", "div") and y.value == 1):
         return x
-    if e.name == "add" and x.value == 0 or e.name == "mul" and x.value == 1:
+    if (e.name == "add" and x.value == 0) or (e.name == "mul" and x.value == 1):
         return y
     if e.name == "mul" and 0 in (x.value, y.value):
         return constant(0.0)
@@ -169,7 +176,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule("mms of a scaling", ("mms(mms(A))", "mms(zsn(A))"), _drop_inner("mms", "mms", "zsn")),
     Rule("zsn of a scaling", ("zsn(zsn(A))", "zsn(mms(A))"), _drop_inner("zsn", "zsn", "mms")),
-    Rule("neg of sub", ("neg(sub(A, B))",), _named("neg", lambda x: call("sub", *x.args[::-1]) if x.name == "sub" else None)),
+    Rule("neg of sub", ("neg(sub(A, B))",), _unary_sub),
     Rule("x·x", ("mul(A, A)",), _named("mul", lambda x, y: call("sqr", x) if x == y else None)),
     Rule("(x+y)-y", ("sub(add(A, B), B)", "sub(add(B, A), B)"), _named("sub", _sub_of_add)),
     Rule("(x-y)+y", ("add(sub(A, B), B)", "add(B, sub(A, B))"), _named("add", _add_of_sub)),
@@ -178,19 +185,36 @@ RULES: tuple[Rule, ...] = (
     Rule("(x/y)·y", ("mul(div(A, exp(W)), exp(W))", "mul(X + 1, div(A, X + 1))"), _named("mul", _mul_of_div)),
     Rule(
         "signs outwards",
-        ("mul(neg(A), B)", "div(A, neg(B))", "mul(neg(A), neg(B))", "add(A, neg(B))", "add(neg(A), B)", "sub(A, neg(B))",
-         "sub(neg(A), B)"),
+        (
+            "mul(neg(A), B)",
+            "mul(neg(A), neg(B))",
+            "div(neg(A), B)",
+            "div(A, neg(exp(W)))",
+            "add(A, neg(B))",
+            "add(neg(A), B)",
+            "sub(A, neg(B))",
+            "sub(neg(A), B)",
+        ),
         _signs,
     ),
     Rule(
         "neutral elements",
-        ("add(A, 0)", "add(0, A)", "sub(A, 0)", "mul(A, 1)", "mul(1, A)", "div(A, 1)", "mul(A, 0)", "sub(A, A)",
-         "div(exp(W), exp(W))"),
+        (
+            "add(A, 0)",
+            "add(0, A)",
+            "sub(A, 0)",
+            "mul(A, 1)",
+            "mul(1, A)",
+            "div(A, 1)",
+            "mul(A, 0)",
+            "sub(A, A)",
+            "div(exp(W), exp(W))",
+        ),
         _neutral,
     ),
     Rule("constants", ("add(1, 2)", "sqrt(3)", "mms(2)", "div(1, 0)"), _fold),
     Rule("order", ("mul(X, G)", "add(X, G)"), _ordered),
-)  # fmt: skip
+)
 
 
 @lru_cache(maxsize=1 << 16)

@@ -1,6 +1,7 @@
 """Expression trees over per-weight tensors: immutable, hashable, as text, infix and JSON. No torch."""
 
 import hashlib
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -128,7 +129,7 @@ class Expression:
         """
         if isinstance(data, Mapping) and "tree" in data:
             return cls.from_json(data["tree"], where=f"{where}: tree")
-        if isinstance(data, (int, float)) and not isinstance(data, bool):
+        if isinstance(data, (int, float)) and not isinstance(data, bool) and math.isfinite(data):
             return constant(float(data))
         if isinstance(data, str):
             return _named(data, [], where)

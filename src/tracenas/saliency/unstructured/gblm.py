@@ -1,5 +1,7 @@
 """Gradient-blended pruning, GBLM (Das et al., arXiv:2311.04902): S = |W|·‖X‖₂ + α·|W|·‖G‖₂."""
 
+import math
+
 from torch import Tensor
 
 from tracenas.saliency.unstructured.metric import Metric, Statistics
@@ -16,7 +18,7 @@ def score(s: Statistics) -> Tensor:
     As published, ‖X_j‖² is the sum of x² over a sequence's tokens, averaged over the sequences, and ‖G_ij‖² the
     squared gradient of a sequence's mean loss, averaged over the sequences.
     """
-    norms = s.read("inputs") * s.tokens**0.5
+    norms = s.read("inputs") * math.sqrt(s.tokens)
     return s.weight.abs() * (norms + ALPHA * s.read("gradient_rms"))
 
 

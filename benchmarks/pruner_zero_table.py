@@ -1,0 +1,148 @@
+"""Perplexity right after unstructured pruning, by metric, sparsity and calibration seed; resumable.
+
+    python benchmarks/pruner_zero_table.py --model babyllama=DIR --data TEXT --eval-text TEXT \
+        [--found found=RUN] [--seeds 0 1 2] [--sparsity 0.5 2:4] --rows ROWS.jsonl [--out FILE]
+
+Every row is pruned as `tracenas sparsify` does it (block by block, comparison as the metric's authors chose it, row
+for expressions) and appended to ROWS.jsonl; rows that are there already are not computed again. `--found NAME=RUN`
+adds a metric: a metric search's run directory, a JSON file or an expression. Perplexities are means over the seeds;
+`ratio` is to magnitude in the same run.
+"""
+
+import argparse
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from machine import publish
+
+from tracenas.evaluation.perplexity import perplexity
+from tracenas.models.loading import LoadedModel, load
+from tracenas.rundir import Journal
+from tracenas.saliency.gradients import GradientStore, write_gradients
+from tracenas.saliency.layerwise import Plan
+from tracenas.saliency.masks import Target
+from tracenas.saliency.sparsify import sparsify_model
+from tracenas.stages.evaluate import held_out
+from tracenas.stages.metric_fitness import copied_weights
+from tracenas.stages.metric_name import find_metric
+from tracenas.stages.sparsify import calibration_tokens
+
+METRICS = ("magnitude", "wanda", "gblm", "pruner_zero", "sparsegpt", "random")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="NAME=DIR")
+    parser.add_argument("--data", required=True, help="calibration text")
+    parser.add_argument("--eval-text", required=True)
+    parser.add_argument("--found", nargs="*", default=[], help="NAME=RUN, NAME=FILE or NAME=EXPRESSION")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--sparsity", nargs="+", default=["0.5", "2:4"])
+    parser.add_argument("--samples", type=int, default=64)
+    parser.add_argument("--seq-len", type=int, default=256)
+    parser.add_argument("--eval-windows", type=int, default=None)
+    parser.add_argument("--rows", type=Path, required=True)
+    parser.add_argument("--out")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    found = dict(text.split("=", 1) for text in args.found)
+    journal = Journal(args.rows)
+    rows = journal.read()
+    done = {(r["model"], r["metric"], r["sparsity"], r["seed"]) for r in rows}
+    name, path = args.model.split("=", 1)
+    loaded = load(path)
+    windows = held_out(loaded, args.eval_text, args.seq_len, args.eval_windows)
+    batch = max(1, 4096 // args.seq_len)
+    for row in measure(loaded, name, windows, batch, found, args, done):
+        journal.append(row)
+        rows.append(row)
+        print(row, flush=True)
+    summary = {"windows": list(windows.shape), "samples": args.samples, "seq_len": args.seq_len}
+    publish(
+        "pruner_zero_table",
+        {**summary, "table": table([r for r in rows if r["model"] == name]), "rows": rows},
+        args.out,
+    )
+
+
+def measure(
+    loaded: LoadedModel,
+    name: str,
+    windows: torch.Tensor,
+    batch: int,
+    found: dict[str, str],
+    args: argparse.Namespace,
+    done: set[tuple[str, str, str, int]],
+) -> Iterator[dict[str, Any]]:
+    """Rows that are missing, seed by seed; the base first."""
+    if (name, "dense", "0", 0) not in done:
+        nll = perplexity(loaded.model, windows, batch).nll
+        yield {"model": name, "metric": "dense", "sparsity": "0", "seed": 0, "nll": nll}
+    named = {**{m: m for m in METRICS}, **found}
+    blocks = loaded.blocks()
+    for seed in args.seeds:
+        missing = [(m, s) for m in named for s in args.sparsity if (name, m, s, seed) not in done]
+        if not missing:
+            continue
+        tokens = calibration_tokens(
+            loaded, args.data, samples=args.samples, seq_len=args.seq_len, seed=seed, text_field=None
+        )
+        file = args.rows.with_name(f"{args.rows.stem}.{name}.{seed}.gradients.safetensors")
+        store = (
+            GradientStore(file)
+            if file.is_file()
+            else write_gradients(loaded.model, blocks, tokens, file, micro_batch=batch)
+        )
+        for metric_name, sparsity in missing:
+            metric, _ = find_metric(named[metric_name])
+            target = Target.parse(sparsity)
+            plan = Plan(metric, target, "row" if target.m else metric.compare, seed=seed)
+            started = time.perf_counter()
+            with copied_weights(loaded.model, blocks):
+                counts = sparsify_model(loaded.model, blocks, tokens, plan, micro_batch=batch, gradients=store)
+                seconds = time.perf_counter() - started
+                nll = perplexity(loaded.model, windows, batch).nll
+            zeros = sum(c.zeros for c in counts) / sum(c.rows * c.columns for c in counts)
+            yield {
+                "model": name,
+                "metric": metric_name,
+                "expression": metric.name,
+                "sparsity": sparsity,
+                "seed": seed,
+                "nll": nll,
+                "zeros": round(zeros, 5),
+                "seconds": round(seconds, 2),
+            }
+
+
+def table(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Mean and range of the perplexity over the seeds, per metric and sparsity."""
+    out = []
+    for sparsity in dict.fromkeys(r["sparsity"] for r in rows):
+        groups: dict[str, list[float]] = {}
+        for row in rows:
+            if row["sparsity"] == sparsity:
+                groups.setdefault(row["metric"], []).append(math.exp(row["nll"]))
+        reference = sum(groups.get("magnitude", [math.nan])) / len(groups.get("magnitude", [1]))
+        for metric, values in sorted(groups.items(), key=lambda g: sum(g[1]) / len(g[1])):
+            mean = sum(values) / len(values)
+            out.append(
+                {
+                    "sparsity": sparsity,
+                    "metric": metric,
+                    "perplexity": round(mean, 3),
+                    "lowest": round(min(values), 3),
+                    "highest": round(max(values), 3),
+                    "ratio": round(mean / reference, 4) if math.isfinite(reference) else None,
+                    "seeds": len(values),
+                }
+            )
+    return out
+
+
+if __name__ == "__main__":
+    main()

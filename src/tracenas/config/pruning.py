@@ -1,0 +1,111 @@
+"""Settings of plan, search, score, prune, run, report and demo."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from tracenas.config.shared import CalibrationConfig, SpaceConfig, StageConfig, parse_rank
+
+__all__ = ["DemoConfig", "PlanConfig", "PruneConfig", "ReportConfig", "RunConfig", "ScoreConfig", "SearchConfig"]
+
+
+class PlanConfig(SpaceConfig):
+    """Feasible budgets, memory and time, before any work."""
+
+    model: str = Field(description="Model directory or hub id.")
+    params: str | None = Field(None, description="Budget: a share such as 60%, or a size such as 2.7B.")
+    tolerance: float = Field(0.01, gt=0, lt=1, description="Depth of the budget window, relative.")
+    population: int = Field(30, ge=2, description="Candidates per generation.")
+    elites: int = Field(10, ge=1, description="Candidates carried over to the next generation.")
+    iterations: int = Field(50, ge=1, description="Generations, the initial one included.")
+    samples: int = Field(16, ge=1, description="Calibration sequences.")
+    seq_len: int | None = Field(None, ge=2, description="Tokens per sequence.")
+    rank: str = Field("64", description="Rank of the gradient traces, or full.")
+    proxy: str = Field("phi", description="What candidates are scored by.")
+    no_timing: bool = Field(False, description="Leave out the estimate of time (which imports torch).")
+
+
+class SearchConfig(CalibrationConfig):
+    """Find an architecture."""
+
+    model: str = Field(description="Model directory or hub id.")
+    data: str = Field(description="Text, JSONL, Parquet or token file, data-set name, or a mixture a=0.7,b=0.3.")
+    params: str = Field(description="Budget for all parameters: a share such as 60%, or a size such as 2.7B.")
+    out: Path = Field(description="Run directory.")
+    tolerance: float = Field(0.01, gt=0, lt=1, description="Depth of the budget window, relative.")
+    proxy: str = Field("phi", description="What candidates are scored by.")
+    rank: str = Field("64", description="Rank of the gradient traces, or full.")
+    strategy: str = Field("evolution", description="evolution, random or uniform.")
+    init: Literal["importance", "uniform", "random"] = Field(
+        "importance", description="Initial population of evolution."
+    )
+    population: int = Field(30, ge=2, description="Candidates per generation.")
+    elites: int = Field(10, ge=1, description="Candidates carried over; the parents of the next generation.")
+    iterations: int = Field(50, ge=1, description="Generations, the initial one included.")
+    crossover: float = Field(0.7, ge=0, le=1, description="Probability that a child has two parents.")
+    mutation_depth: float = Field(0.2, ge=0, le=1, description="Probability of a depth flip per child.")
+    mutation_width: float = Field(0.2, ge=0, le=1, description="Probability of a width jitter per child.")
+    sigma: float = Field(0.3, ge=0, description="Standard deviation of the width jitter's factor.")
+    resume: bool = Field(False, description="Go on with an interrupted run.")
+
+    @property
+    def trace_rank(self) -> int:
+        """The rank as a number, 0 for full."""
+        return parse_rank(self.rank)
+
+
+class ScoreConfig(CalibrationConfig):
+    """Score one architecture."""
+
+    model: str = Field(description="Model directory or hub id.")
+    arch: Path = Field(description="Architecture JSON, or a run's best.json.")
+    data: str = Field(description="Calibration text or tokens.")
+    rank: str = Field("64", description="Rank of the gradient traces, or full.")
+    proxy: str = Field("phi", description="What the candidate is scored by.")
+
+    @property
+    def trace_rank(self) -> int:
+        """The rank as a number, 0 for full."""
+        return parse_rank(self.rank)
+
+
+class PruneConfig(CalibrationConfig):
+    """Write the smaller checkpoint."""
+
+    model: str = Field(description="Model directory or hub id.")
+    arch: Path = Field(description="Architecture JSON, or a run's best.json (with its calibration and unit order).")
+    data: str | None = Field(
+        None, description="Calibration text or tokens; needed where the architecture is not a run's."
+    )
+    out: Path = Field(description="Checkpoint directory.")
+    compensate: Literal["auto", "none", "ridge", "sequential"] = Field(
+        "auto",
+        description="Refit the output projections to the dense model's outputs: with its statistics (ridge) or layer "
+        "by layer (sequential); auto: as the architecture was scored.",
+    )
+    shard_size: str = Field("5GB", description="Largest weights file.")
+    save_dtype: Literal["auto", "fp32", "bf16"] = Field("auto", description="Of the checkpoint; auto: the base's.")
+
+
+class RunConfig(SearchConfig):
+    """Search, prune, perplexity and report in one resumable command."""
+
+    eval_text: str = Field(description="Held-out text for the perplexities.")
+    eval_windows: int | None = Field(None, ge=1, description="Use no more than this many held-out windows.")
+    random_architectures: int = Field(3, ge=0, description="Random architectures of the same budget to compare with.")
+
+
+class ReportConfig(StageConfig):
+    """Draw a run's report again."""
+
+    run: Path = Field(description="Run directory.")
+    out: Path | None = Field(None, description="File to write; default RUN/report.html.")
+
+
+class DemoConfig(StageConfig):
+    """The main job on the model and text that ship in the package."""
+
+    out: Path = Field(Path("tracenas-demo"), description="Run directory.")
+    params: str = Field("60%", description="Budget.")
+    resume: bool = Field(False, description="Go on with an interrupted demo.")

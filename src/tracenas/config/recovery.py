@@ -1,0 +1,59 @@
+"""Settings of recover."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from tracenas.config.shared import StageConfig
+
+__all__ = ["RecoverConfig"]
+
+
+class RecoverConfig(StageConfig):
+    """Train a pruned model until it is useful again."""
+
+    model: str = Field(description="Checkpoint to recover: a directory or hub id.")
+    method: Literal["pretrain", "lora", "distill"] = Field(
+        description="pretrain (continued, on text), lora (instruction tuning) or distill (from the dense base)."
+    )
+    data: str = Field(
+        description="Text or tokens as in search; for lora prompts and responses or chats (JSONL, Parquet, hub)."
+    )
+    out: Path = Field(description="Directory of the recovered checkpoint; log and training state are in it, too.")
+    max_steps: int = Field(ge=1, description="Optimizer steps.")
+    resume: bool = Field(False, description="Go on with an interrupted run.")
+    eval_text: str | None = Field(None, description="Held-out text for the perplexity while training.")
+    eval_windows: int | None = Field(64, ge=1, description="Use no more than this many held-out windows.")
+    seq_len: int | None = Field(None, ge=2, description="Tokens per sequence; default min(4096, positions).")
+    text_field: str | None = Field(None, description="Field of JSONL, Parquet or hub data that holds the text.")
+    global_batch: int = Field(1024, ge=1, description="Sequences per step, over all processes.")
+    micro_batch: int | None = Field(None, ge=1, description="Sequences per forward pass and process.")
+    learning_rate: float | None = Field(None, gt=0, description="Peak; default 1e-4.")
+    warmup: float = Field(0.05, ge=0, le=1, description="Share of the steps.")
+    decay: float = Field(0.30, ge=0, le=1, description="Share of the steps; those between are stable.")
+    decay_form: Literal["linear", "cosine"] = Field("linear", description="Of the decay.")
+    min_lr_ratio: float = Field(0.0, ge=0, le=1, description="Learning rate at the end, share of the peak.")
+    weight_decay: float | None = Field(None, ge=0, description="AdamW's; default 0.1, lora 0.")
+    clip: float = Field(1.0, ge=0, description="Largest norm of the gradient; 0: no clipping.")
+    activation_checkpointing: bool = Field(False, description="Compute activations again instead of keeping them.")
+    fsdp: bool = Field(False, description="Shard model and optimizer (GPUs, under torchrun or accelerate launch).")
+    prefetch: bool = Field(False, description="Prepare data in a process of its own.")
+    save_every: int | None = Field(None, ge=1, description="Steps between checkpoints; default a tenth of max_steps.")
+    eval_every: int = Field(0, ge=0, description="Steps between evaluations; 0: with every checkpoint.")
+    log_every: int = Field(10, ge=1, description="Steps between records of log.jsonl.")
+    keep_last: int = Field(2, ge=1, description="Newest checkpoints kept while training, beside the best one.")
+    keep_checkpoints: bool = Field(False, description="Keep checkpoints and optimizer when training has ended.")
+    report_to: str = Field("", description="Also log to tensorboard, wandb, trackio (several: separated by commas).")
+    run_name: str | None = Field(None, description="Name of the run there.")
+    peak_tflops: float | None = Field(None, gt=0, description="Of one device, for the MFU; default: known GPUs' own.")
+    teacher: str | None = Field(None, description="distill: the dense model; default: what the card names.")
+    temperature: float = Field(1.0, gt=0, description="distill: softens both distributions.")
+    top_k: int = Field(0, ge=0, description="distill: keep this many of the teacher's logits; 0: all.")
+    ce_weight: float = Field(0.0, ge=0, le=1, description="distill: share of the plain cross-entropy.")
+    lora_rank: int = Field(8, ge=1, description="lora: r.")
+    lora_alpha: float = Field(16, gt=0, description="lora: alpha; adapters are scaled by alpha / r.")
+    lora_dropout: float = Field(0.0, ge=0, lt=1, description="lora: dropout of the adapters' input.")
+    keep_zeros: bool = Field(True, description="Keep the zeros of an unstructured sparse checkpoint (sparsity.json).")
+    save_dtype: Literal["auto", "fp32", "bf16"] = Field("auto", description="Of the checkpoint; auto: as it was.")
+    shard_size: str = Field("5GB", description="Largest weights file.")

@@ -1,0 +1,75 @@
+"""What compensation costs on given shapes: floating-point operations and memory, from the descriptions alone.
+
+Shapes: T tokens, per sub-block n columns of the output projection, k kept ones, D rows.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from tracenas.families import Block
+from tracenas.space.architecture import Architecture
+
+__all__ = ["RefitCosts", "refit_costs"]
+
+
+@dataclass(frozen=True)
+class RefitCosts:
+    """Operations (a multiply-add counts two) and bytes.
+
+    Args:
+        forward: one forward pass of the dense blocks over the tokens, without attention scores.
+        gram: 2 T n² per sub-block: the products XᵀX.
+        factor: n³ / 3 + n² D per sub-block: the Cholesky factors L and Lᵀ Wᵀ, float64, once for all candidates.
+        candidate: k² D per sub-block: one candidate, if no width is remembered, float64.
+        sequential: two forward passes (dense, and the candidate's share of 2.2), T·k² and T·k·D products, solves.
+        factor_bytes: L and Lᵀ Wᵀ of all sub-blocks in host memory, float32.
+        statistics_bytes: at most at a time: one block's Gram matrices (float64) and the hidden states (2 bytes).
+        outputs_bytes: one candidate's output projections, 2 bytes per entry.
+    """
+
+    forward: float
+    gram: float
+    factor: float
+    candidate: float
+    sequential: float
+    factor_bytes: int
+    statistics_bytes: int
+    outputs_bytes: int
+
+    def to_json(self) -> dict[str, Any]:
+        """TFLOP and GiB."""
+        scale = {"bytes": 2.0**30, "flops": 1e12}
+        return {
+            f"{name} (GiB)" if name.endswith("bytes") else f"{name} (TFLOP)": round(
+                value / scale["bytes" if name.endswith("bytes") else "flops"], 3
+            )
+            for name, value in asdict(self).items()
+        }
+
+
+def refit_costs(blocks: Sequence[Block], arch: Architecture, tokens: int) -> RefitCosts:
+    """Costs of compensating `arch` on `tokens` tokens."""
+    forward = gram = factor = candidate = sequential = 0.0
+    entries = outputs = largest = rows = 0
+    for block, layer in zip(blocks, arch.layers, strict=True):
+        matrices = 0
+        for sub, (_, kept) in zip(block.sub_blocks, layer.kept, strict=True):
+            projection = sub.projection(sub.output)
+            n, rows = projection.columns, projection.rows
+            k = n * kept // sub.spec.units if sub.spec.units else 0
+            matrices += n * n
+            entries += n * (n + rows)
+            outputs += k * rows
+            dense = 2.0 * tokens * sub.spec.units * sub.spec.weights_per_unit + 2.0 * tokens * sub.spec.fixed_weights
+            forward += dense
+            gram += 2.0 * tokens * n * n
+            factor += n**3 / 3 + n * n * rows
+            candidate += k * k * rows
+            share = kept / sub.spec.units if sub.spec.units else 0.0
+            # A pruned block runs up to every output projection, and once to its end.
+            sequential += dense * (1 + 2.2 * share) + 2.0 * tokens * k * (k + rows) + k**3 / 3 + 2.0 * k * k * rows
+        largest = max(largest, matrices)
+    return RefitCosts(
+        forward, gram, factor, candidate, sequential, 4 * entries, 8 * largest + 2 * tokens * rows, 2 * outputs
+    )

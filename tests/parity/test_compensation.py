@@ -1,0 +1,344 @@
+"""Compensated output projections against direct least squares on activations of an unpermuted, unsliced model."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny import tiny_config, tiny_model
+from torch import Tensor
+
+from tracenas.families import FAMILIES, Options, family_of
+from tracenas.models.compensated import CompensatedRealisation, prefix_order
+from tracenas.models.ordering import Ordering
+from tracenas.models.refit import FittedRealisation, in_base_order, ridge_outputs, strength
+from tracenas.models.sequential import sequential_outputs
+from tracenas.models.stepping import BlockRunner
+from tracenas.models.supernet import Supernet
+from tracenas.proxies import PROXIES
+from tracenas.saliency.gram import gram_matrices
+from tracenas.saliency.wanda import saliency
+from tracenas.scoring.evaluator import Evaluator, Settings
+from tracenas.space.architecture import Architecture
+from tracenas.space.search_space import SearchSpace
+
+pytestmark = pytest.mark.parity
+
+RIDGE = 1e-3
+
+
+def has_experts(name: str) -> bool:
+    config = json.loads(tiny_config(name).to_json_string())
+    return any(s.stacked for b in family_of(config).blocks(config, Options()) for s in b.sub_blocks)
+
+
+EXPERTS = [name for name in FAMILIES if has_experts(name)]
+CASES: dict[str, tuple[str, dict[str, Any], Options]] = {
+    **{name: (name, {}, Options()) for name in FAMILIES if name not in EXPERTS},
+    "llama_mha": ("llama", {"num_key_value_heads": 4}, Options()),
+    "llama_kv_groups": ("llama", {}, Options(kv_groups=True)),
+    "gpt_neox_serial": ("gpt_neox", {"use_parallel_residual": False}, Options()),
+}
+ADDITIVE = [name for name in CASES if CASES[name][0] not in ("gemma2", "gemma3_text", "olmo2")]
+Key = tuple[int, str]
+
+
+class Setting:
+    """A dense float64 model, its super-network (another copy) and a heterogeneous architecture."""
+
+    def __init__(self, case: str) -> None:
+        model_type, changes, options = CASES[case]
+        self.case = case
+        self.dense = tiny_model(model_type, **changes).double()
+        permuted = tiny_model(model_type, **changes).double()
+        config = json.loads(self.dense.config.to_json_string())
+        self.blocks = family_of(config).blocks(config, options)
+        self.tokens = torch.randint(1, 257, (8, 48), generator=torch.Generator().manual_seed(1))
+        per_unit, _ = saliency(self.dense, self.blocks, self.tokens, 4)
+        self.net = Supernet(permuted, self.blocks, Ordering.from_saliency(self.blocks, per_unit))
+        self.space = SearchSpace(tuple(b.spec for b in self.blocks), family_of(config).outside(config))
+
+    def arch(self) -> Architecture:
+        """Narrow, full and skipped: a full-width sub-block behind pruned ones, the third block gone."""
+        attention = self.blocks[0].sub_blocks[0].spec
+        half = attention.round(attention.units / 2)
+        widths = [[half, 64], [attention.units, 32], [0, 0], [half, 96]]
+        return self.space.validate(self.space.build(widths), where="test")
+
+    def columns(self, key: Key, arch: Architecture) -> Tensor:
+        """Kept columns of the output projection in the base, ascending, from the ids of the kept units."""
+        sub = next(s for s in self.blocks[key[0]].sub_blocks if s.spec.name == key[1])
+        ids = self.net.ordering.kept(self.blocks, arch)[key]
+        assert ids is not None
+        owner = sub.projection(sub.output).unit_of(1, sub.spec.units)
+        return torch.from_numpy(np.flatnonzero((owner < 0) | np.isin(owner, ids)))
+
+    def linear(self, model: Any, key: Key) -> Any:
+        sub = next(s for s in self.blocks[key[0]].sub_blocks if s.spec.name == key[1])
+        return model.get_submodule(f"{self.blocks[key[0]].path}.{sub.output}")
+
+    def keys(self) -> list[Key]:
+        return [(i, s.spec.name) for i, b in enumerate(self.blocks) for s in b.sub_blocks]
+
+    def weights(self, arch: Architecture, how: Any) -> dict[Key, Tensor]:
+        """Output projections as realised, columns in the base's order."""
+        found = {}
+        with self.net.realise(arch, how) as model:
+            for (index, name), (_, kept) in self.widths(arch).items():
+                if kept:
+                    found[index, name] = self.linear(model, (index, name)).weight.detach()
+        return in_base_order(self.net, arch, found)
+
+    def widths(self, arch: Architecture) -> dict[Key, tuple[str, int]]:
+        return {
+            (i, s.spec.name): kept
+            for i, (b, layer) in enumerate(zip(self.blocks, arch.layers, strict=True))
+            for s, kept in zip(b.sub_blocks, layer.kept, strict=True)
+        }
+
+    def inputs(self) -> dict[Key, Tensor]:
+        """X of every output projection in the dense model, [tokens, columns]."""
+        modules = {key: self.linear(self.dense, key) for key in self.keys()}
+        with captured(modules) as seen, torch.no_grad():
+            self.dense(input_ids=self.tokens)
+        return {key: x for key, (x, _) in seen.items()}
+
+
+@contextmanager
+def captured(modules: dict[Any, Any]) -> Iterator[dict[Any, tuple[Tensor, Tensor]]]:
+    """Input and output of modules on the next forward pass, [tokens, features]."""
+    seen: dict[Any, tuple[Tensor, Tensor]] = {}
+
+    def hook(key: Any) -> Any:
+        def note(_: Any, args: Any, output: Any) -> None:
+            seen[key] = (args[0].flatten(0, -2), (output[0] if isinstance(output, tuple) else output).flatten(0, -2))
+
+        return note
+
+    handles = [module.register_forward_hook(hook(key)) for key, module in modules.items()]
+    yield seen
+    for handle in handles:
+        handle.remove()
+
+
+def direct(x: Tensor, target: Tensor, start: Tensor, lam: float) -> Tensor:
+    """argmin ‖X Wᵀ - T‖² + λ‖W - W⁰‖² as one stacked least-squares problem (SVD, no normal equations)."""
+    left = torch.cat([x, lam**0.5 * torch.eye(x.shape[1], dtype=x.dtype)])
+    right = torch.cat([target, lam**0.5 * start.T])
+    return torch.linalg.lstsq(left, right, driver="gelsd").solution.T
+
+
+def close(found: Tensor, expected: Tensor, tolerance: float) -> None:
+    assert float((found - expected).norm() / expected.norm()) < tolerance
+
+
+@pytest.fixture(params=CASES)
+def setting(request: pytest.FixtureRequest) -> Setting:
+    return Setting(request.param)
+
+
+def test_gram_matrices_are_those_of_the_dense_activations(setting: Setting) -> None:
+    runner, whole = BlockRunner(setting.dense, setting.blocks), setting.inputs()
+    found = dict(gram_matrices(setting.dense, setting.blocks, setting.tokens, 3))  # batches of 3, 3 and 2
+    assert list(found) == setting.keys()
+    for key, x in whole.items():
+        close(found[key], x.T @ x, 1e-6)
+    states = runner.embed(setting.tokens, 8)[0]
+    for index in range(len(setting.blocks)):
+        states = runner(index, states)
+    with captured({"last": setting.dense.get_submodule(setting.blocks[-1].path)}) as seen, torch.no_grad():
+        setting.dense(input_ids=setting.tokens)
+    assert torch.equal(states.flatten(0, -2), seen["last"][1])
+
+
+def test_ridge_is_the_direct_least_squares_solution(setting: Setting) -> None:
+    arch, inputs = setting.arch(), setting.inputs()
+    grams = {key: x.T @ x for key, x in inputs.items()}
+    exact = CompensatedRealisation(setting.net, grams.items(), RIDGE, ordered=False)
+    collected = gram_matrices(setting.net.model, setting.blocks, setting.tokens, 4)
+    streamed = CompensatedRealisation(setting.net, collected, RIDGE)
+    precise, found = setting.weights(arch, exact), setting.weights(arch, streamed)
+    assert precise.keys() == {key for key, (_, kept) in setting.widths(arch).items() if kept}
+    for key, weight in precise.items():
+        base, x, columns = setting.linear(setting.dense, key).weight, inputs[key], setting.columns(key, arch)
+        lam = RIDGE * float(x.square().sum() / x.shape[1])
+        expected = direct(x[:, columns], x @ base.T, base[:, columns], lam)
+        close(weight, expected, 1e-9)
+        close(found[key], expected, 1e-6)
+        error = [float((x[:, columns] @ w.T - x @ base.T).norm()) for w in (weight, base[:, columns])]
+        assert error[0] <= error[1] * (1 + 1e-12)
+
+
+def test_every_width_is_a_prefix_with_a_leading_factor(setting: Setting) -> None:
+    grams = dict(gram_matrices(setting.net.model, setting.blocks, setting.tokens, 4))
+    how = CompensatedRealisation(setting.net, grams.items(), RIDGE)
+    for key in setting.keys()[:2]:
+        sub = next(s for s in setting.blocks[0].sub_blocks if s.spec.name == key[1])
+        projection, order = sub.projection(sub.output), torch.from_numpy(prefix_order(sub))
+        shifted = grams[key] + strength(grams[key], RIDGE) * torch.eye(len(order), dtype=torch.float64)
+        for kept in sub.spec.choices():
+            stays = setting.net.cut(sub, projection, 1, kept).take(torch.arange(projection.columns), 0)
+            prefix = order[: len(stays)]
+            assert torch.equal(prefix.sort().values, stays)
+            lower = torch.linalg.cholesky(shifted[prefix][:, prefix])
+            assert torch.allclose(how._factors[key].lower[: len(stays), : len(stays)], lower, rtol=1e-10, atol=1e-12)
+
+
+def test_one_architecture_is_refitted_alike_without_factors(setting: Setting) -> None:
+    arch = setting.arch()
+    grams = list(gram_matrices(setting.net.model, setting.blocks, setting.tokens, 4))
+    outputs = ridge_outputs(setting.net, arch, grams, [RIDGE, 1e-1])
+    for ridge, fitted in outputs.items():
+        expected = setting.weights(arch, CompensatedRealisation(setting.net, grams, ridge))
+        for key, weight in setting.weights(arch, FittedRealisation(fitted)).items():
+            close(weight, expected[key], 1e-9)
+
+
+def test_limits_and_untouched_base_weights(setting: Setting) -> None:
+    arch, net = setting.arch(), setting.net
+    before = {name: tensor.clone() for name, tensor in net.model.state_dict().items()}
+    grams = list(gram_matrices(net.model, setting.blocks, setting.tokens, 4))
+    strong = CompensatedRealisation(net, grams, 1e12)
+    for key, weight in setting.weights(arch, strong).items():
+        columns = setting.columns(key, arch)
+        close(weight, setting.linear(setting.dense, key).weight[:, columns], 1e-9)
+    with net.realise(setting.space.base, CompensatedRealisation(net, grams, RIDGE)) as model:
+        assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    sequential_outputs(net, arch, setting.tokens, 4, RIDGE)
+    after = net.model.state_dict()
+    assert after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in before)
+    net.restore()
+    assert all(torch.equal(t, setting.dense.state_dict()[name]) for name, t in net.model.state_dict().items())
+
+
+def masked_copy(setting: Setting, arch: Architecture) -> Any:
+    """The dense model with the removed units' columns at zero and skipped blocks' outputs gone, in base order."""
+    model_type, changes, _ = CASES[setting.case]
+    model = tiny_model(model_type, **changes).double()
+    for key, (_, kept) in setting.widths(arch).items():
+        module = setting.linear(model, key)
+        columns = setting.columns(key, arch) if kept else torch.empty(0, dtype=torch.int64)
+        mask = torch.zeros(module.weight.shape[1], dtype=torch.float64)
+        mask[columns] = 1
+        module.weight.mul_(mask)
+        if not kept and module.bias is not None:
+            module.bias.zero_()
+    return model
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["stream", "output"])
+@pytest.mark.parametrize("case", ADDITIVE)
+def test_sequential_is_the_direct_solution_layer_by_layer(case: str, stream: bool) -> None:
+    """Every refit from whole forward passes of a masked model; the target by its definition, on the stream itself."""
+    setting = Setting(case)
+    arch = setting.arch()
+    pruned, widths = masked_copy(setting, arch), setting.widths(arch)
+    found = in_base_order(
+        setting.net, arch, sequential_outputs(setting.net, arch, setting.tokens, 3, RIDGE, stream=stream)
+    )
+    assert found.keys() == {key for key, (_, kept) in widths.items() if kept}
+    for key in found:
+        index, name = key
+        earlier = [s.spec.name for s in setting.blocks[index].sub_blocks]
+        earlier = earlier[: earlier.index(name)]
+        sides = []
+        for model in (setting.dense, pruned):
+            modules = {n: setting.linear(model, (index, n)) for n in (*earlier, name)}
+            modules["block"] = model.get_submodule(setting.blocks[index].path)
+            with captured(modules) as seen, torch.no_grad():
+                model(input_ids=setting.tokens)
+            sides.append((seen[name], seen["block"][0] + sum(seen[n][1] for n in earlier)))
+        (_, y), reference = sides[0]
+        (x, _), reached = sides[1]
+        module, columns = setting.linear(pruned, key), setting.columns(key, arch)
+        bias = 0 if module.bias is None else module.bias
+        target = y - bias + (reference - reached if stream else 0)
+        x = x[:, columns]
+        lam = RIDGE * float(x.square().sum() / x.shape[1])
+        expected = direct(x, target, module.weight[:, columns], lam)
+        close(found[key], expected, 1e-5)
+        module.weight[:, columns] = expected
+
+
+def test_nothing_changes_where_nothing_was_removed() -> None:
+    setting = Setting("llama")
+    fitted = sequential_outputs(setting.net, setting.space.base, setting.tokens, 4, RIDGE)
+    for key, weight in fitted.items():
+        assert torch.equal(weight, setting.linear(setting.net.model, key).weight)
+
+
+@pytest.mark.parametrize("case", sorted(set(CASES) - set(ADDITIVE)))
+def test_norms_behind_a_sub_block_are_noticed(case: str) -> None:
+    setting = Setting(case)
+    found = [sequential_outputs(setting.net, setting.arch(), setting.tokens, 4, RIDGE, stream=s) for s in (True, False)]
+    assert all(torch.equal(found[0][key], found[1][key]) for key in found[1])
+
+
+def test_memory_of_what_was_refitted_is_bounded() -> None:
+    setting = Setting("llama")
+    grams = list(gram_matrices(setting.net.model, setting.blocks, setting.tokens, 4))
+    free = CompensatedRealisation(setting.net, grams, RIDGE)
+    bounded = CompensatedRealisation(setting.net, grams, RIDGE, memo_bytes=40_000)
+    rng = np.random.default_rng(0)
+    for _ in range(12):
+        arch = setting.space.mutate(setting.space.base, rng, depth=0.0, width=1.0, sigma=0.5)
+        expected = setting.weights(arch, free)
+        for key, weight in setting.weights(arch, bounded).items():
+            assert torch.equal(weight, expected[key])
+        assert bounded.memo_used <= 40_000
+    assert free.memo_used > 40_000
+    small = CompensatedRealisation(setting.net, grams, RIDGE, factor_bytes=0)
+    assert small.factor_bytes < 0.55 * free.factor_bytes
+    arch, halved = setting.arch(), setting.weights(setting.arch(), small)
+    for key, weight in setting.weights(arch, free).items():
+        close(halved[key], weight, 1e-4)
+
+
+@pytest.mark.parametrize("name", ["loss_compensated", "phi_compensated"])
+def test_proxies_see_the_compensated_model(name: str) -> None:
+    setting = Setting("llama")
+    how = CompensatedRealisation(
+        setting.net, gram_matrices(setting.net.model, setting.blocks, setting.tokens, 4), RIDGE
+    )
+    other = torch.randint(1, 257, (4, 48), generator=torch.Generator().manual_seed(2))
+    evaluator = Evaluator(setting.net, setting.space, other, PROXIES.get(name), Settings(rank=0), how)
+    arch = setting.arch()
+    score = evaluator.score(arch)
+    with setting.net.realise(arch, how) as model:
+        loss = float(model(input_ids=other, labels=other).loss)
+    assert score.loss == pytest.approx(loss, abs=1e-5)
+    assert ("rho" in score.extra) == (name == "phi_compensated")
+    base = evaluator.score(setting.space.base)
+    assert base.score == pytest.approx(-evaluator.base_loss if name == "loss_compensated" else 8.0, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", EXPERTS)
+def test_experts_stay_plain_and_attention_is_refitted(name: str) -> None:
+    model = tiny_model(name)
+    config = json.loads(model.config.to_json_string())
+    blocks = family_of(config).blocks(config, Options())
+    tokens = torch.randint(1, 257, (4, 48), generator=torch.Generator().manual_seed(1))
+    net = Supernet(model, blocks, Ordering.from_saliency(blocks, saliency(model, blocks, tokens, 4)[0]))
+    space = SearchSpace(tuple(b.spec for b in blocks), family_of(config).outside(config))
+    arch = space.build([[s.choices()[0] for s in b.spec.sub_blocks] for b in blocks])
+    how = CompensatedRealisation(net, gram_matrices(model, blocks, tokens, 4), RIDGE)
+    fitted = sequential_outputs(net, arch, tokens, 4, RIDGE)
+    assert fitted.keys() == {(i, s.spec.name) for i, b in enumerate(blocks) for s in b.sub_blocks if not s.stacked}
+    for each in (how, FittedRealisation(fitted)):
+        with net.realise(arch, each) as realised, torch.no_grad():
+            assert torch.isfinite(realised(input_ids=tokens, labels=tokens).loss)
+
+
+def test_wrong_statistics_are_refused() -> None:
+    setting = Setting("llama")
+    grams = dict(gram_matrices(setting.net.model, setting.blocks, setting.tokens, 4))
+    with pytest.raises(ValueError, match="ridge must be positive, found 0"):
+        CompensatedRealisation(setting.net, grams.items(), 0)
+    with pytest.raises(ValueError, match="block 0, mlp: 96 columns, Gram matrix \\[32, 32\\]"):
+        CompensatedRealisation(setting.net, [((0, "mlp"), torch.eye(32))], RIDGE)
+    grams.pop((3, "mlp"))
+    with pytest.raises(ValueError, match="no Gram matrix of block 3, mlp"):
+        CompensatedRealisation(setting.net, grams.items(), RIDGE)

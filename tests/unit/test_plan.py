@@ -1,0 +1,143 @@
+"""`tracenas plan`: exact counts, estimates of the right kind, no torch unless it measures."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tracenas.config import PlanConfig
+from tracenas.demo import model_path
+from tracenas.errors import UserError
+from tracenas.stages.plan import duration, plan, size
+
+DEMO = str(model_path())
+
+
+def planned(**settings: Any) -> Any:
+    return plan(PlanConfig(model=DEMO, no_timing=True, **settings))
+
+
+def test_without_timing_torch_is_not_imported() -> None:
+    code = (
+        "import sys\nfrom tracenas.cli import invoke\n"
+        f"assert invoke(['plan', {DEMO!r}, '--params', '60%', '--no-timing', '--json']) == 0\n"
+        "assert 'torch' not in sys.modules, 'torch was imported'\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["evaluations"] == 1010
+    assert found["feasible"]["base"] == 2_869_920
+    assert found["budget"]["lower"] <= found["uniform"]["params"] <= found["budget"]["limit"]
+    assert found["time"] is None
+
+
+def test_counts_are_those_of_the_uniform_architecture() -> None:
+    from tracenas.models.source import open_source
+    from tracenas.space.constraints import Budget, parse_size
+
+    found = planned(params="50%", seq_len=128)
+    space = open_source(DEMO).space(budget=Budget(parse_size("50%", 2_869_920)), min_depth=4)
+    uniform = space.uniform()
+    assert uniform is not None
+    assert found.uniform["architecture"] == uniform.to_json()
+    assert found.uniform["params"] == space.parameters(uniform)
+    assert 0.3 < found.uniform["flops_ratio"] < 0.6
+
+
+def test_without_a_budget_the_base_is_described() -> None:
+    found = planned()
+    assert found.limit is None and found.uniform["params"] == found.base and found.uniform["flops_ratio"] == 1
+    assert "budget" not in [label for label, _ in found._rows()]
+
+
+def test_memory_follows_rank_micro_batch_and_proxy() -> None:
+    usual = planned(params="60%").memory
+    assert planned(params="60%", rank="full").memory.traces > 2 * usual.traces
+    assert planned(params="60%", proxy="loss").memory.traces == 0
+    assert planned(params="60%", samples=1, seq_len=64).memory.activations < usual.activations / 10
+    assert planned(params="60%", dtype="bf16").memory.weights == usual.weights // 2 == 2 * 2_869_920
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"params": "5%"}, "feasible: "),
+        ({"params": "60%", "seq_len": 4096}, "512 positions"),
+        ({"params": "60%", "proxy": "fi"}, "unknown proxy 'fi'"),
+        ({"params": "60%", "rank": "some"}, "rank 'some'"),
+        ({"params": "60%", "elites": 30}, "elites 30"),
+    ],
+)
+def test_what_a_search_would_refuse_is_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        planned(**settings)
+
+
+def test_work_is_what_torch_counts() -> None:
+    """FLOPs of the matrix products of a real evaluation, forward, backward and traces."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from tracenas.models.loading import load
+    from tracenas.models.ordering import Ordering
+    from tracenas.models.source import open_source
+    from tracenas.models.supernet import Supernet
+    from tracenas.proxies import PROXIES
+    from tracenas.scoring.evaluator import Evaluator, Settings
+    from tracenas.space.constraints import Budget
+    from tracenas.stages.workload import Shape, workload
+
+    source = open_source(DEMO)
+    space = source.space(budget=Budget(1_722_000))
+    arch = space.uniform()
+    assert arch is not None
+    blocks = source.blocks()
+    units = {
+        (i, s.spec.name): torch.arange(s.spec.units, 0, -1).double() for i, b in enumerate(blocks) for s in b.sub_blocks
+    }
+    net = Supernet(load(source, device="cpu", dtype="fp32").model, blocks, Ordering.from_saliency(blocks, units))
+    tokens = torch.randint(0, 2048, (2, 64), generator=torch.Generator().manual_seed(0))
+    evaluator = Evaluator(net, space, tokens, PROXIES.get("phi"), Settings(rank=16, micro_batch=2))
+
+    def added(_: Any, a: Any, b: Any, out_shape: Any = None) -> int:  # torch does not count the in-place product
+        return 2 * int(a[0]) * int(a[1]) * int(b[1])
+
+    with FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm_: added}) as counter:
+        evaluator.score(arch)
+    products = sum(counter.get_flop_counts()["Global"].values())
+    head = source.family.head_weights(source.config)
+    work = workload(blocks, arch, head, 160, Shape(2, 64, 2, 16, 4, "cpu"))
+    # The first block's q, k and v need no input gradient, and the last token of a sequence has no logits.
+    first = 2 * tokens.numel() * 3 * 160 * 16 * arch.layers[0]["heads"]
+    assert products == work.flops + work.trace_flops - first - 2 * 4 * head
+
+
+def test_seconds_add_up_over_kinds_of_work() -> None:
+    from tracenas.benchmark.machine import Rates
+    from tracenas.stages.plan import seconds
+    from tracenas.stages.workload import Workload
+
+    work = Workload(flops=4e9, trace_flops=1e9, elements=1e8, score_pairs=1e6)
+    rates = Rates(flops=2e9, thin_flops=1e9, bytes=4e8, score_seconds=1e-6, score_seconds_forward=1e-7)
+    shape = planned(params="60%").shape
+    assert seconds(work, rates, shape) == pytest.approx(2 + 1 + 1 + 1)
+    assert seconds(work, rates, replace(shape, rank=None)) == pytest.approx(2 + 1 + 1 + 0.1)
+    assert seconds(work, rates, replace(shape, rank=0)) == pytest.approx(2 + 0.5 + 1 + 1)
+
+
+def test_timing_is_measured_here_and_said_to_be_an_estimate(capsys: pytest.CaptureFixture[str]) -> None:
+    found = plan(PlanConfig(model=DEMO, params="60%", samples=2, seq_len=64, iterations=2, population=4, elites=2))
+    assert found.seconds is not None and found.seconds_per_evaluation is not None
+    assert found.evaluations == 6
+    assert 6 * found.seconds_per_evaluation < found.seconds < 60
+    found.show()
+    assert "estimate" in capsys.readouterr().out
+
+
+def test_sizes_and_durations_are_readable() -> None:
+    assert [size(n) for n in (2048, 5 << 20, 3 << 30)] == ["2 KiB", "5 MiB", "3.00 GiB"]
+    assert [duration(s) for s in (5.25, 600, 7200)] == ["5.2 s", "10 min", "2.0 h"]
