@@ -66,7 +66,8 @@ nothing retrained; {ppl_sample:.2f} with all parts in place:
 carries: `pydoc_data.topics`, docstrings, and the standard library's source. This one was made
 with CPython {python}; another version of the library gives a slightly different corpus.
 `--steps {total}` repeats the run's schedule; `training_log.jsonl` has the loss along the way. The
-held-out text shares no module and no topic with the training text; `calibration.txt` is a sample of the training text.
+held-out text shares no module and no topic with the training text; `calibration.txt` is a sample
+of the training text.
 
 The weights are under the Apache License 2.0. The text is CPython's, copyright the Python
 Software Foundation, under the PSF License Agreement version 2.

@@ -10,6 +10,9 @@ Every function takes the settings of the command of the same name as keywords (`
 raises `tracenas.UserError` for what the command line would refuse with exit status 2.
 """
 
+# `search` and `report` are subpackages, too: imported first, they cannot take the functions' names later.
+import tracenas.report
+import tracenas.search  # noqa: F401
 from tracenas.api import (
     Architecture,
     UserError,

@@ -62,6 +62,24 @@ def test_the_same_command_finds_the_same(finished: Path, tmp_path: Path) -> None
     assert strip(tmp_path / "again" / "journal.jsonl") == strip(finished / "journal.jsonl")
 
 
+def test_the_python_api_does_what_the_commands_do(finished: Path, tmp_path: Path) -> None:
+    import importlib
+
+    import tracenas
+
+    for package in ("search", "report"):
+        importlib.import_module(f"tracenas.{package}")
+    settings = {"samples": 2, "seq_len": 32, "population": 4, "elites": 2, "iterations": 2, "rank": 4}
+    for name in ("a", "b"):  # twice: subpackages of the same name must not take the functions' places
+        run = tracenas.search(model_path(), data=calibration_path(), params="60%", out=tmp_path / name, **settings)
+    assert run.score == json.loads((finished / "best.json").read_text())["score"]
+    pruned = tracenas.prune(model_path(), arch=run.best, out=tmp_path / "pruned")
+    table = tracenas.evaluate([model_path(), pruned.path], text=str(heldout_path()), seq_len=32, max_windows=2).table()
+    assert str(pruned.path) in table
+    with pytest.raises(tracenas.UserError, match="did you mean 'population'"):
+        tracenas.search(model_path(), data="x", params="60%", out=tmp_path / "c", populaton=3)
+
+
 def test_what_was_scored_is_what_is_pruned(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "pruned"
     assert invoke(["prune", str(model_path()), "--arch", str(finished / "best.json"), "--out", str(out), "--json"]) == 0
@@ -70,7 +88,7 @@ def test_what_was_scored_is_what_is_pruned(finished: Path, tmp_path: Path, capsy
     best = max(journal, key=lambda r: r["score"])
     assert result["loss"] == pytest.approx(best["loss"], abs=1e-4)
     assert result["params"] == best["params"]
-    assert "60" in (out / "README.md").read_text()
+    assert f"{result['params']:,} of {result['base_params']:,} parameters" in (out / "README.md").read_text()
 
 
 def test_score_speaks_the_fixed_json(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,7 +1,6 @@
 """Unstructured metrics, their statistics and the walk against slow, direct implementations of their definitions."""
 
 import gc
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -237,14 +236,8 @@ def test_global_comparison_prunes_the_lowest_of_the_whole_model() -> None:
 def live_bytes() -> int:
     """Memory of all tensors that exist."""
     gc.collect()
-    found = {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for thing in gc.get_objects():
-            if isinstance(thing, torch.Tensor):
-                storage = thing.untyped_storage()
-                found[storage.data_ptr()] = storage.nbytes()
-    return sum(found.values())
+    tensors = (thing for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor))
+    return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
 
 
 def test_memory_beside_the_model_does_not_grow_with_its_depth(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tracenas.config import RecoverConfig, build
+from tracenas.config import RecoverConfig, RunConfig, build
 from tracenas.data.sources import parse_source
 
 ALL = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
@@ -41,6 +41,8 @@ def test_settings_are_the_published_ones(path: Path) -> None:
     assert recipe["seq_len"] == (2048 if "pythia" in path.stem else 4096)
     assert path.stem.endswith(recipe["params"].lower()) and recipe["out"] == f"runs/{path.stem}"
     parse_source(recipe["data"])
+    settings = build(RunConfig, recipe)
+    assert (settings.trace_rank, settings.params) == (64, recipe["params"])
 
 
 @pytest.mark.parametrize("path", RECOVERY, ids=lambda path: path.stem)

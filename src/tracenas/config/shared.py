@@ -15,7 +15,7 @@ C = TypeVar("C", bound="StageConfig")
 class StageConfig(BaseModel):
     """What every command takes."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), coerce_numbers_to_str=True)
 
     seed: int = Field(0, ge=0, description="Seed of everything random in this command.")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
