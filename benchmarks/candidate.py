@@ -29,26 +29,6 @@ RANK = 64
 
 def model_of(heads: int, channels: int, *, layers: int = 12) -> Any:
     """A random Llama of the 110M shape with these widths."""
-    config = (
-        LlamaConfig(
-            vocab_size=32000,
-            hidden_size=768,
-            intermediate_size=channels,
-            num_hidden_layers=layers,
-            num_attention_heads=heads,
-            num_key_value_heads=heads,
-            head_dim=64,
-            max_position_embeddings=4096,
-            tie_word_embeddings=True,
-        )
-        if 768 % heads == 0
-        else _uneven(heads, channels, layers)
-    )
-    return LlamaForCausalLM(config).eval().requires_grad_(False)
-
-
-def _uneven(heads: int, channels: int, layers: int) -> LlamaConfig:
-    """LlamaConfig wants hidden_size % heads == 0 although head_dim is given: set the count afterwards."""
     config = LlamaConfig(
         vocab_size=32000,
         hidden_size=768,
@@ -60,8 +40,9 @@ def _uneven(heads: int, channels: int, layers: int) -> LlamaConfig:
         max_position_embeddings=4096,
         tie_word_embeddings=True,
     )
+    # LlamaConfig wants hidden_size % heads == 0 although head_dim is given: the count is set afterwards.
     config.num_attention_heads = config.num_key_value_heads = heads
-    return config
+    return LlamaForCausalLM(config).eval().requires_grad_(False)
 
 
 def trace_products(evaluator: Evaluator, arch: Any, tokens: torch.Tensor) -> Any:

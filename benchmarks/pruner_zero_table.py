@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from machine import publish
+from machine import facts, publish
 
 from tracenas.evaluation.perplexity import perplexity
 from tracenas.models.loading import LoadedModel, load
@@ -61,12 +61,16 @@ def main() -> None:
         journal.append(row)
         rows.append(row)
         print(row, flush=True)
-    summary = {"windows": list(windows.shape), "samples": args.samples, "seq_len": args.seq_len}
-    publish(
-        "pruner_zero_table",
-        {**summary, "table": table([r for r in rows if r["model"] == name]), "rows": rows},
-        args.out,
-    )
+    result = {
+        "benchmark": "pruner_zero_table",
+        "machine": facts(),
+        "model": name,
+        "windows": list(windows.shape),
+        "calibration": [args.samples, args.seq_len],
+        "table": table([r for r in rows if r["model"] == name]),
+        "rows": rows,
+    }
+    publish(result, args.out)
 
 
 def measure(
