@@ -43,7 +43,14 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="directory of the runs")
     parser.add_argument("--out")
     args = parser.parse_args()
-    settings = {"seq_len": 256, "eval_windows": 128, "population": 20, "elites": 6, "iterations": 12}
+    settings = {
+        "include_uniform": False,
+        "seq_len": 256,
+        "eval_windows": 128,
+        "population": 20,
+        "elites": 6,
+        "iterations": 12,
+    }
     settings |= {"random_architectures": 5, **dict(s.split("=", 1) for s in args.set)}
     table, raw = [], []
     for params in args.params:

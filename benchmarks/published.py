@@ -1,7 +1,7 @@
 """The published procedure, as a baseline: masked weights with restore, and LoRA adapters in the model.
 
 TraceNAS §3.3 and §3.4 as written: W' = W ⊙ mask in place, adapters on all projections, gradients of B from
-autograd through transformers' own loss, correlation over the full adapter gradients, weights restored.
+autograd through transformers' own loss (A and B are trainable, as peft attaches them), correlation over the full adapter gradients, weights restored.
 """
 
 import math
@@ -32,8 +32,6 @@ class PublishedScorer:
         self.blocks, self.ordering, self.tokens = blocks, ordering, tokens
         config = LoraConfig(r=rank, lora_alpha=rank, target_modules=TARGETS, lora_dropout=0.0)
         self.model = get_peft_model(model, config)
-        for name, parameter in self.model.named_parameters():
-            parameter.requires_grad_("lora_B" in name)
         self.base = self._gradients(None)
 
     def score(self, arch: Architecture) -> float:

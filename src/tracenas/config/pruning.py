@@ -40,6 +40,9 @@ class SearchConfig(CalibrationConfig):
     init: Literal["importance", "uniform", "random"] = Field(
         "importance", description="Initial population of evolution."
     )
+    include_uniform: bool = Field(
+        True, description="Put the uniform architecture into the initial population, too (the paper does not)."
+    )
     population: int = Field(30, ge=2, description="Candidates per generation.")
     elites: int = Field(10, ge=1, description="Candidates carried over; the parents of the next generation.")
     iterations: int = Field(50, ge=1, description="Generations, the initial one included.")

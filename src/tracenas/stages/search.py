@@ -133,7 +133,8 @@ def search(config: SearchConfig) -> SearchOutcome:
         if not known:
             _clear(config.out)
         raise
-    strategy = make_strategy(space, settings, prior=session.prior() if config.init == "importance" else None)
+    prior = session.prior() if config.init == "importance" else None
+    strategy = make_strategy(space, settings, prior=prior, seeds=_seeds(config, space))
     with _display(space, config.proxy, strategy.generations) as on_event:
         result = run_search(strategy, evaluator, Journal(config.out / JOURNAL), on_event=on_event)
     summary = _summary(config, source, session, evaluator.base_loss, result)
@@ -169,6 +170,12 @@ def _settings(config: SearchConfig) -> Settings:
         init=config.init,
         seed=config.seed,
     )
+
+
+def _seeds(config: SearchConfig, space: SearchSpace) -> list[Architecture]:
+    """Candidates that generation 0 holds besides the anchor: so that the result never scores below uniform."""
+    uniform = space.uniform() if config.include_uniform and config.init != "uniform" else None
+    return [] if uniform is None else [uniform]
 
 
 def _dtype(session: Session) -> str:
