@@ -1,7 +1,8 @@
 """The published procedure, as a baseline: masked weights with restore, and LoRA adapters in the model.
 
-TraceNAS §3.3 and §3.4 as written: W' = W ⊙ mask in place, adapters on all projections, gradients of B from
-autograd through transformers' own loss (A and B are trainable, as peft attaches them), correlation over the full adapter gradients, weights restored.
+TraceNAS §3.3 and §3.4 as written: W' = W ⊙ mask in place, adapters on all projections (A and B trainable, as peft
+attaches them), their gradients from autograd through transformers' own loss, correlation over the gradients of B,
+weights restored.
 """
 
 import math
