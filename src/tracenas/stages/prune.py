@@ -11,6 +11,7 @@ from tracenas.rundir import provenance, read_json, require_free
 from tracenas.space.architecture import Architecture
 from tracenas.stages.compensation import compensate, scored_as, scored_loss, scored_text, text_of
 from tracenas.stages.results import Table, print_table, to_plain
+from tracenas.stages.run_settings import CONFIG, read_settings
 from tracenas.stages.session import CALIBRATION, ORDERING, Session, open_session, options_of, space_of
 
 if TYPE_CHECKING:
@@ -208,15 +209,7 @@ def _run_of(arch: Path, record: object) -> Path | None:
 
 def _as_searched(config: PruneConfig, run: Path) -> tuple[PruneConfig, str | None]:
     """The settings that decide which units are kept, and the data (unless given), from the run's config.yaml."""
-    import yaml
-
-    path = run / "config.yaml"
-    try:
-        stored = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from error
-    if not isinstance(stored, dict):
-        raise UserError(f"{path}: holds no settings")
+    stored = read_settings(run / CONFIG)
     update = {key: stored[key] for key in _OF_THE_RUN if key in stored}
     if config.data is None:
         update["text_field"] = config.text_field or stored.get("text_field")

@@ -21,6 +21,7 @@ from tracenas.recovery.settings import (
 )
 from tracenas.rundir import atomic_path, require_free
 from tracenas.stages.results import to_plain
+from tracenas.stages.run_settings import read_settings
 from tracenas.stages.session import set_threads
 
 if TYPE_CHECKING:
@@ -151,15 +152,7 @@ def write_settings(config: RecoverConfig) -> None:
 
 def as_started(config: RecoverConfig) -> RecoverConfig:
     """The stored run's settings; others than these are refused."""
-    import yaml
-
-    path = config.out / SETTINGS
-    try:
-        stored = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from error
-    if not isinstance(stored, dict):
-        raise UserError(f"{path}: holds no settings")
+    stored = read_settings(config.out / SETTINGS)
     for key, value in to_plain(config.model_dump()).items():
         if key in _FREE or key not in stored or (key == "threads" and value is None):
             continue

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from tracenas.errors import UserError
-from tracenas.rundir import atomic_path
+from tracenas.rundir import atomic_path, read_json, write_json
 from tracenas.stages.results import to_plain
 
-__all__ = ["CONFIG", "same_settings", "write_settings"]
+__all__ = ["CONFIG", "read_settings", "same_model", "same_settings", "write_settings"]
 
 CONFIG = "config.yaml"
 
@@ -22,21 +22,30 @@ def write_settings(out: Path, settings: Mapping[str, Any]) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def same_settings(out: Path, settings: Mapping[str, Any], ignore: tuple[str, ...]) -> dict[str, Any]:
-    """The run's settings; refuses to go on with others. `None` and `auto` stand for the run's own.
+def read_settings(path: Path) -> dict[str, Any]:
+    """The settings that a run keeps in a YAML file.
 
     Raises:
-        UserError: naming the setting.
+        UserError: if the file cannot be read or holds none.
     """
     import yaml
 
-    path = out / CONFIG
     try:
         stored = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from error
     if not isinstance(stored, dict):
         raise UserError(f"{path}: holds no settings")
+    return stored
+
+
+def same_settings(out: Path, settings: Mapping[str, Any], ignore: tuple[str, ...]) -> dict[str, Any]:
+    """The run's settings; refuses to go on with others. `None` and `auto` stand for the run's own.
+
+    Raises:
+        UserError: naming the setting.
+    """
+    stored = read_settings(out / CONFIG)
     for key, value in to_plain(dict(settings)).items():
         if key in ignore or value in (None, "auto"):
             continue
@@ -45,3 +54,20 @@ def same_settings(out: Path, settings: Mapping[str, Any], ignore: tuple[str, ...
                 f"--resume with another {key.replace('_', '-')}: the run has {stored.get(key)!r}, not {value!r}"
             )
     return stored
+
+
+def same_model(out: Path, base_loss: float) -> None:
+    """Record the base's loss, or compare it with the recorded one: the model must not have changed.
+
+    Raises:
+        UserError: if it has.
+    """
+    path = out / "base.json"
+    if path.is_file():
+        recorded = float(read_json(path)["loss"])
+        if abs(recorded - base_loss) > 1e-4 * max(1.0, abs(recorded)):
+            raise UserError(
+                f"--resume with another model: its calibration loss is {base_loss:.6f}, the run's is {recorded:.6f}"
+            )
+    else:
+        write_json(path, {"loss": base_loss})

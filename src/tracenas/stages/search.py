@@ -11,13 +11,13 @@ from typing import Any
 from tracenas.config import SearchConfig
 from tracenas.errors import UserError
 from tracenas.models.source import ModelSource, open_source
-from tracenas.rundir import Journal, provenance, read_json, require_free, write_json
+from tracenas.rundir import Journal, provenance, require_free, write_json
 from tracenas.search import STRATEGIES, Progress, SearchResult, Settings, run_search
 from tracenas.space.architecture import Architecture
 from tracenas.space.search_space import SearchSpace
 from tracenas.stages.compensation import COMPENSATION, realisation_facts
 from tracenas.stages.results import Table, print_table, to_plain
-from tracenas.stages.run_settings import CONFIG, same_settings, write_settings
+from tracenas.stages.run_settings import CONFIG, same_model, same_settings, write_settings
 from tracenas.stages.session import CALIBRATION, ORDERING, Session, open_session, options_of, space_of
 
 __all__ = ["SearchOutcome", "check_out", "search"]
@@ -128,7 +128,7 @@ def search(config: SearchConfig) -> SearchOutcome:
         if not known:
             write_settings(config.out, _resolved(config, session))
         evaluator = session.evaluator(config.proxy, config.rank)
-        _same_model(config.out, evaluator.base_loss)
+        same_model(config.out, evaluator.base_loss)
     except UserError:
         if not known:
             _clear(config.out)
@@ -200,19 +200,6 @@ def _as_started(config: SearchConfig) -> SearchConfig:
     stored = same_settings(config.out, config.model_dump(), _NOT_RESULTS)
     open_ones = [key for key, value in config.model_dump().items() if value in (None, "auto") and key in stored]
     return config.model_copy(update={key: stored[key] for key in open_ones})
-
-
-def _same_model(out: Path, base_loss: float) -> None:
-    """Record the base's loss, or compare it with the recorded one: the model must not have changed."""
-    path = out / "base.json"
-    if path.is_file():
-        recorded = float(read_json(path)["loss"])
-        if abs(recorded - base_loss) > 1e-4 * max(1.0, abs(recorded)):
-            raise UserError(
-                f"--resume with another model: its calibration loss is {base_loss:.6f}, the run's is {recorded:.6f}"
-            )
-    else:
-        write_json(path, {"loss": base_loss})
 
 
 @contextmanager

@@ -4,13 +4,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tracenas.config import SparsifyConfig, parse_rank
-from tracenas.errors import UserError
 from tracenas.models.source import ModelSource
-from tracenas.rundir import Journal, provenance, read_json, write_json
+from tracenas.rundir import Journal, provenance, write_json
 from tracenas.search import SearchResult, Settings, run_search
 from tracenas.search.evolution import Evolution
 from tracenas.space.sparsity import Shares, SparsitySpace
-from tracenas.stages.run_settings import same_settings, write_settings
+from tracenas.stages.run_settings import same_model, same_settings, write_settings
 from tracenas.stages.search import BEST, JOURNAL, SUMMARY, check_out
 
 if TYPE_CHECKING:
@@ -58,7 +57,7 @@ def search_shares(
     else:
         write_settings(run, {**plain, "samples": tokens.shape[0], "seq_len": tokens.shape[1], "micro_batch": batch})
     evaluator = _evaluator(config, loaded, space, metric, compare, gradients, tokens, batch)
-    _same_model(run, evaluator.base_loss)
+    same_model(run, evaluator.base_loss)
     strategy: Evolution[Shares] = Evolution(space, settings)
     label = "Φ" if config.proxy == "phi" else config.proxy
     with SearchProgress(settings.iterations, label=label) as display:
@@ -131,12 +130,3 @@ def _write_result(
             "generations": [g.to_json() for g in result.generations],
         },
     )
-
-
-def _same_model(run: Path, base_loss: float) -> None:
-    """The base's loss is recorded, and must be the same when a run goes on."""
-    path = run / "base.json"
-    if not path.is_file():
-        write_json(path, {"loss": base_loss})
-    elif abs(float(read_json(path)["loss"]) - base_loss) > 1e-4 * max(1.0, abs(base_loss)):
-        raise UserError(f"{run}: --resume with another model or calibration: its loss on the calibration differs")
