@@ -359,3 +359,16 @@ def test_overhead_is_small_at_the_papers_settings() -> None:
         Memory(),
     )
     assert (result.seconds - result.evaluation_seconds) / len(result.records) < 0.03
+
+
+def test_the_elites_are_told_before_every_generation_also_when_resumed() -> None:
+    seen: dict[str, list[list[str]]] = {"whole": [], "resumed": []}
+    journal = Memory()
+    for name in seen:
+        toy = Toy(SPACE)
+        strategy = STRATEGIES.get("evolution")(SPACE, SMALL)
+        kept = Memory()
+        kept.records = journal.records[:8] if name == "resumed" else journal.records
+        run_search(strategy, toy, kept, on_elites=lambda records, to=seen[name]: to.append([r["id"] for r in records]))
+    assert seen["whole"] == seen["resumed"]
+    assert [len(ids) for ids in seen["whole"]] == [0, 2, 2, 2]
