@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 257,
@@ -53,7 +53,21 @@ OWN: dict[str, dict[str, Any]] = {
         "attention_bias": True,
         "norm_topk_prob": True,
     },
+    "t5": {
+        "d_model": 32,
+        "d_kv": 12,
+        "d_ff": 96,
+        "num_layers": 4,
+        "num_decoder_layers": 3,
+        "num_heads": 4,
+        "relative_attention_num_buckets": 8,
+        "relative_attention_max_distance": 12,
+        "decoder_start_token_id": 0,
+    },
 }
+# T5 v1.1 and Flan-T5: a gated FFN, and a head that is not the embeddings.
+FLAN: dict[str, Any] = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
+ENCODER_DECODER = {"t5"}
 
 
 def tiny_config(model_type: str, **changes: Any) -> Any:
@@ -64,12 +78,27 @@ def tiny_config(model_type: str, **changes: Any) -> Any:
     return AutoConfig.for_model(model_type, **{**known, **OWN.get(model_type, {}), **changes})
 
 
+def auto_class(model_type: str) -> Any:
+    """What loads a family's model with its head."""
+    return AutoModelForSeq2SeqLM if model_type.removeprefix("tracenas_") in ENCODER_DECODER else AutoModelForCausalLM
+
+
+def logits_of(model: Any, tokens: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+    """Logits [B, T, V]; an encoder–decoder reads the tokens twice, as its encoder's and as its decoder's input."""
+    if model.config.is_encoder_decoder:
+        kwargs["decoder_input_ids"] = tokens
+    logits: torch.Tensor = model(tokens, **kwargs).logits
+    return logits
+
+
 def tiny_model(model_type: str, *, seed: int = 0, **changes: Any) -> Any:
     """A frozen random model whose biases and norms are random, too."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         config = tiny_config(model_type, **changes)
-        model = AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
+        model = auto_class(model_type).from_config(config).eval().requires_grad_(False)
+        if changes.get("tie_word_embeddings") is False and model_type in ENCODER_DECODER:
+            model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.clone(), requires_grad=False)
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     return model

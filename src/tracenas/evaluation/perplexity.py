@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tracenas.models.loss import next_token_nll
+from tracenas.models.loss import next_token_nll, predicted_tokens
 
 __all__ = ["Perplexity", "perplexity"]
 
@@ -18,7 +18,7 @@ class Perplexity:
 
     Args:
         nll: mean, nats per token.
-        tokens: predicted tokens: L - 1 of every window of L.
+        tokens: predicted tokens: L - 1 of every window of L (of an encoder–decoder model: those of the second half).
         windows: how many windows of how many tokens.
     """
 
@@ -36,7 +36,7 @@ def perplexity(model: Any, windows: Tensor, micro_batch: int, *, shard: bool = F
     """Mean -log p(x_t | x_<t) within every window; the first token of a window is context only.
 
     Args:
-        model: a causal language model.
+        model: a language model; an encoder–decoder reads the first half of a window and predicts the second.
         windows: token ids, int64 [N, L], on any device; the same in every process.
         micro_batch: windows per forward pass.
         shard: whether the windows are shared out over the processes of torch.distributed, all of which must
@@ -54,4 +54,5 @@ def perplexity(model: Any, windows: Tensor, micro_batch: int, *, shard: bool = F
         total = total.to(device)
         torch.distributed.all_reduce(total)
     count, length = windows.shape
-    return Perplexity(float(total) / (count * (length - 1)), count * (length - 1), (count, length))
+    scored = count * predicted_tokens(model, length)
+    return Perplexity(float(total) / scored, scored, (count, length))

@@ -34,6 +34,7 @@ FAMILIES: Registry[Family] = Registry(
         "qwen2": "tracenas.families.qwen2:FAMILY",
         "qwen3": "tracenas.families.qwen3:FAMILY",
         "qwen3_moe": "tracenas.families.qwen3_moe:FAMILY",
+        "t5": "tracenas.families.t5:FAMILY",
     },
 )
 

@@ -92,7 +92,7 @@ class Heads:
 
     def quantum(self, options: Options) -> int:
         """Equal query heads in every KV group, and the user's wish."""
-        return math.lcm(self.groups, options.head_quantum) if self.unit == "heads" else 1
+        return math.lcm(self.groups, options.head_quantum) if self.unit == "heads" else options.kv_quantum
 
     def costs(self, norm_parameters: int) -> Costs:
         """What attention costs beside its matrices."""
@@ -200,6 +200,10 @@ class LlamaLike:
         )
         return {**heads, **width, "skip": names} if names else {**heads, **width}
 
+    def stub_overrides(self, config: Mapping[str, Any], index: int) -> dict[str, Any]:
+        """What `layer_overrides` says of the heads of block `index` if one query head with its own K and V is left."""
+        return self.head_overrides(layer_config(config, index), {"heads": 1, "kv_heads": 1})
+
     def renumbered(self, config: Mapping[str, Any], remaining: Sequence[int]) -> dict[str, Any]:
         """Nothing."""
         return {}
@@ -208,7 +212,9 @@ class LlamaLike:
         """Head counts of a cut block; those of the base where attention is bypassed."""
         heads = self.heads(local, Options())
         count, kv = heads.count, heads.kv
-        if kept.get("kv_heads"):
+        if kept.get("heads") and kept.get("kv_heads"):
+            count, kv = kept["heads"], kept["kv_heads"]
+        elif kept.get("kv_heads"):
             count, kv = kept["kv_heads"] * (count // kv), kept["kv_heads"]
         elif kept.get("heads"):
             count, kv = kept["heads"], kept["heads"] if kv == count else kv

@@ -20,6 +20,7 @@ __all__ = [
     "Family",
     "IntArray",
     "Options",
+    "PositionBias",
     "Projection",
     "Segment",
     "SubBlock",
@@ -120,6 +121,20 @@ class Attribute:
 
 
 @dataclass(frozen=True)
+class PositionBias:
+    """A bias per head and pair of positions that the first block makes and every block hands on to the next (T5).
+
+    As blocks keep different heads, each one reads the columns of its own from the original model's whole table.
+    """
+
+    table: str = ""
+    """Path of the embedding [buckets, heads of the original model]; empty where nothing is learned
+    (cross-attention). It stands in the first block, stays whole, and stays when that block is skipped."""
+    heads: tuple[int, ...] = ()
+    """Per unit: its column in the table."""
+
+
+@dataclass(frozen=True)
 class SubBlock:
     """One sub-block of one block: its matrices, its output projection, and what a bypass removes."""
 
@@ -139,6 +154,7 @@ class SubBlock:
     width_norms: tuple[Projection, ...] = ()
     """Norms inside `module` that run over the width of all units (OLMo 2's q and k norms), not per unit: their
     weight, as a matrix of one column, is ordered and cut with the units, and they then run over the kept ones."""
+    position_bias: PositionBias | None = None
 
     @property
     def stacked(self) -> bool:
@@ -157,6 +173,9 @@ class Block:
     path: str
     sub_blocks: tuple[SubBlock, ...]
     stack: str = ""
+    """`encoder` or `decoder`; empty in decoder-only models."""
+    hands_on: tuple[str, ...] = ()
+    """Arguments of the block's `forward` that it returns behind the hidden states."""
 
     @property
     def spec(self) -> LayerSpec:
@@ -172,6 +191,8 @@ class Options:
     head_quantum: int = 1
     kv_groups: bool = False
     """Whole KV groups are the attention units, instead of query heads within every group."""
+    kv_quantum: int = 1
+    """Of whole KV groups."""
 
 
 class Family(Protocol):
@@ -211,6 +232,7 @@ class Costs:
     cache_per_unit: int = 0
     fixed_cache: int = 0
     heads_per_unit: int = 1
+    bidirectional: bool = False
 
 
 def sub_block(
@@ -228,6 +250,7 @@ def sub_block(
     attributes: Sequence[Attribute] = (),
     outputs: int = 1,
     width_norms: Sequence[Projection] = (),
+    position_bias: PositionBias | None = None,
     costs: Costs | None = None,
     present: bool = True,
 ) -> SubBlock:
@@ -250,6 +273,7 @@ def sub_block(
         cache_per_unit=costs.cache_per_unit,
         fixed_cache=costs.fixed_cache,
         heads_per_unit=costs.heads_per_unit,
+        bidirectional=costs.bidirectional,
     )
     return SubBlock(
         spec,
@@ -261,6 +285,7 @@ def sub_block(
         tuple(attributes),
         outputs,
         tuple(width_norms),
+        position_bias,
     )
 
 

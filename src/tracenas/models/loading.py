@@ -1,6 +1,6 @@
-"""Loading a causal language model with its tokenizer, from a directory or the hub, safetensors only."""
+"""Loading a causal language model with its tokenizer: a directory or the hub (safetensors only), or a GGUF file."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -8,7 +8,9 @@ from torch import nn
 
 from tracenas.errors import UserError
 from tracenas.families import Block, Options
+from tracenas.models.dequantised import dequantise
 from tracenas.models.source import ModelSource, open_source
+from tracenas.rundir import read_json
 
 __all__ = ["LoadedModel", "load", "pick_device", "pick_dtype"]
 
@@ -102,13 +104,16 @@ def load(
     """
     source = name if isinstance(name, ModelSource) else open_source(name)
     target = pick_device(device)
+    if source.gguf is not None and source.path is not None:
+        dequantise(source.gguf, source.path)
+        source = replace(source, config=read_json(source.path / "config.json"))
     model = _load_model(source, pick_dtype(dtype, target), trust_remote_code)
     model.to(target).eval().requires_grad_(False)
     return LoadedModel(source, model, _load_tokenizer(source, trust_remote_code))
 
 
 def _load_model(source: ModelSource, dtype: torch.dtype, trust_remote_code: bool) -> nn.Module:
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
     from transformers.utils import logging
 
     from tracenas.models.checkpoint import check_checkpoint
@@ -119,8 +124,9 @@ def _load_model(source: ModelSource, dtype: torch.dtype, trust_remote_code: bool
     if source.path is not None:
         check_checkpoint(source.path)
     remote = trust_remote_code and not str(source.config.get("model_type", "")).startswith("tracenas_")
+    auto: Any = AutoModelForSeq2SeqLM if source.is_encoder_decoder else AutoModelForCausalLM
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = auto.from_pretrained(
             str(source.path or source.name),
             dtype=dtype,
             use_safetensors=True,
@@ -137,7 +143,27 @@ def _load_model(source: ModelSource, dtype: torch.dtype, trust_remote_code: bool
         raise UserError(
             f"model {source.name}: {len(problems)} tensors are missing or of another shape, first: {problems[0]}"
         )
+    if source.is_encoder_decoder:
+        _check_encoder_decoder(source, model)
     return model
+
+
+def _check_encoder_decoder(source: ModelSource, model: Any) -> None:
+    """Refuse what would be counted wrong, or has no token to start with.
+
+    Raises:
+        UserError: naming the key of config.json.
+    """
+    if getattr(model.config, "decoder_start_token_id", None) is None:
+        raise UserError(f"model {source.name}: config.json names no decoder_start_token_id")
+    tied = getattr(source.family, "tied", None)
+    described = tied is not None and not tied(source.config)
+    if described != (model.get_output_embeddings().weight is not model.get_input_embeddings().weight):
+        said, found = ("a tensor of its own", "the embeddings") if described else ("the embeddings", "another tensor")
+        raise UserError(
+            f"model {source.name}: by config.json the head is {said}, in the files it is {found}; "
+            "correct tie_word_embeddings"
+        )
 
 
 def _load_tokenizer(source: ModelSource, trust_remote_code: bool) -> Any:

@@ -31,15 +31,17 @@ def masks(projection: Projection, units: int, kept: IntArray) -> tuple[Tensor, T
 
 
 class _Zero(nn.Module):
-    """A sub-block that contributes nothing."""
+    """A sub-block that contributes nothing; what it returns beside, T5's position bias, is the masked module's own."""
 
-    def __init__(self, outputs: int) -> None:
+    def __init__(self, outputs: int, masked: nn.Module | None) -> None:
         super().__init__()
-        self.outputs = outputs
+        self.outputs, self.masked = outputs, masked
 
-    def forward(self, hidden_states: Tensor, *_: Any, **__: Any) -> Any:
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Zeros."""
         zero = hidden_states * 0
+        if self.masked is not None:
+            return zero, *self.masked(hidden_states, *args, **kwargs)[1:]
         return zero if self.outputs == 1 else (zero, *([None] * (self.outputs - 1)))
 
 
@@ -74,9 +76,10 @@ def masked(model: nn.Module, blocks: Sequence[Block], kept: Kept) -> Iterator[di
                     continue
                 ids = kept[index, sub.spec.name]
                 if ids is None:
-                    parent = model.get_submodule(block.path)
-                    undo.callback(setattr, parent, sub.module, getattr(parent, sub.module))
-                    setattr(parent, sub.module, _Zero(sub.outputs))
+                    path, _, name = f"{block.path}.{sub.module}".rpartition(".")
+                    parent, module = model.get_submodule(path), model.get_submodule(f"{block.path}.{sub.module}")
+                    undo.callback(setattr, parent, name, module)
+                    setattr(parent, name, _Zero(sub.outputs, module if sub.position_bias is not None else None))
                     continue
                 for projection in sub.projections:
                     path, name = projection.parameter
@@ -115,7 +118,10 @@ class MaskedGradients:
     def __call__(self, tokens: Tensor, kept: Kept) -> tuple[float, dict[tuple[int, str, str], Tensor]]:
         """`(loss, gradient per projection)`, the gradients masked, [rows, columns], in base coordinates."""
         with masked(self.model, self.blocks, kept) as weights, torch.enable_grad():
-            loss = self.model(input_ids=tokens, labels=tokens, use_cache=False).loss
+            read, predicted = tokens, tokens
+            if self.model.config.is_encoder_decoder:
+                read, predicted = (half.contiguous() for half in tokens.tensor_split([tokens.shape[1] // 2], dim=1))
+            loss = self.model(input_ids=read, labels=predicted, use_cache=False).loss
             gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
         out: dict[tuple[int, str, str], Tensor] = {}
         by_key = dict(zip(weights, gradients, strict=True))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tracenas.errors import UserError
 from tracenas.families import Block, Projection, SubBlock, kept_in_order
-from tracenas.families.description import IntArray
+from tracenas.families.description import IntArray, PositionBias
 from tracenas.rundir import atomic_path
 from tracenas.space.architecture import Architecture
 
@@ -67,6 +67,8 @@ class Ordering:
                 for sub in block.sub_blocks:
                     if sub.spec.units:
                         _permute(model, block, sub, self.ranking[index, sub.spec.name])
+                        if sub.position_bias is not None:
+                            _permute_bias(model, block, sub, sub.position_bias, self.ranking[index, sub.spec.name])
 
     def inverse(self) -> "Ordering":
         """The order whose `apply` undoes this one's."""
@@ -142,6 +144,16 @@ def _permutation(projection: Projection, axis: int, ranking: IntArray) -> IntArr
         index = s.offset + np.arange(len(ranking))[:, None] * stride + np.arange(s.size)
         order[index] = index[ranking]
     return order
+
+
+def _permute_bias(model: nn.Module, block: Block, sub: SubBlock, bias: PositionBias, ranking: IntArray) -> None:
+    """Let heads in a new order read their own columns of the table of position biases, which stays as it is."""
+    from tracenas.models.stacks import OwnHeads, own_heads
+
+    attention = model.get_submodule(f"{block.path}.{sub.module}")
+    before = attention.bias_heads if isinstance(attention, OwnHeads) else bias.heads
+    after = [before[i] for i in ranking] if bias.table else ()
+    own_heads(attention, model.get_submodule(bias.table) if bias.table else None, after)
 
 
 def _permute(model: nn.Module, block: Block, sub: SubBlock, ranking: IntArray) -> None:

@@ -1,5 +1,6 @@
 """Where a model is and what its config.json says, before torch is imported."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 from tracenas.errors import UserError
 from tracenas.families import Block, Family, Options, family_of
+from tracenas.models.gguf import GgufFile, read_gguf
 from tracenas.rundir import read_json
 from tracenas.space.constraints import Budget
 from tracenas.space.search_space import SearchSpace
@@ -20,13 +22,20 @@ class ModelSource:
 
     Args:
         name: as the user gave it.
-        path: the local directory, None for a hub id.
+        path: the local directory, None for a hub id; of a GGUF file, where `load` converts it to.
+        gguf: the file, if that is what the user named; `config` then holds what its header says.
     """
 
     name: str
     path: Path | None
     config: Mapping[str, Any]
     family: Family
+    gguf: GgufFile | None = None
+
+    @property
+    def origin(self) -> str | None:
+        """Where the weights come from, if that needs to be said: those of a GGUF file are dequantised."""
+        return self.gguf.origin if self.gguf is not None else None
 
     def blocks(self, options: Options | None = None) -> tuple[Block, ...]:
         """The model's blocks, and where their units live."""
@@ -48,31 +57,99 @@ class ModelSource:
 
     @property
     def positions(self) -> int:
-        """Longest sequence the model was made for."""
-        return int(self.config.get("max_position_embeddings") or 2048)
+        """Longest sequence the model was made for; of an encoder–decoder model what both of its sides hold together."""
+        one = int(self.config.get("max_position_embeddings") or self.config.get("n_positions") or 2048)
+        return 2 * one if self.is_encoder_decoder and "n_positions" in self.config else one
+
+    @property
+    def is_encoder_decoder(self) -> bool:
+        """Whether its blocks stand in two stacks."""
+        return bool(self.blocks()[0].stack)
+
+    def require_decoder(self, what: str) -> None:
+        """Refuse an encoder–decoder model where only decoder-only ones can be dealt with.
+
+        Raises:
+            UserError: naming the model and `what` was to be done with it.
+        """
+        if self.is_encoder_decoder:
+            family = self.family.model_type
+            raise UserError(
+                f"model {self.name}: {what} takes decoder-only models; '{family}' is an encoder–decoder, which "
+                "plan, search, score, prune and eval --text take"
+            )
 
 
-def open_source(name: str) -> ModelSource:
-    """Read a model's config.json from a directory or the hub.
+def open_source(name: str, *, decoder_only: str = "") -> ModelSource:
+    """Read a model's config.json from a directory or the hub, or the header of a GGUF file.
+
+    Args:
+        decoder_only: what the model is wanted for, if encoder–decoder models cannot be dealt with there.
 
     Raises:
-        UserError: if there is no such model, or its family is not supported.
+        UserError: if there is no such model, its family is not supported, or it is an encoder–decoder's.
     """
+    source = _open(name)
+    if decoder_only:
+        source.require_decoder(decoder_only)
+    return source
+
+
+def _open(name: str) -> ModelSource:
     path = Path(name)
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise UserError(f"model {name}: the directory holds no config.json")
         config = read_json(path / "config.json")
         local: Path | None = path
+    elif path.is_file() and path.suffix.lower() == ".gguf":
+        return _open_gguf(name, path)
     elif path.exists():
-        raise UserError(f"model {name}: is a file; expected a Hugging Face directory or a hub id")
+        raise UserError(f"model {name}: is a file; expected a Hugging Face directory, a .gguf file or a hub id")
+    elif path.suffix.lower() == ".gguf":
+        raise UserError(f"model {name}: no such file")
     elif name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise UserError(f"model {name}: no such directory (a hub id has the form 'organisation/name')")
     else:
         config, local = _hub_config(name), None
     if not isinstance(config, dict):
         raise UserError(f"model {name}: config.json holds no object")
-    return ModelSource(name, local, config, family_of(config))
+    return _source(name, local, config)
+
+
+def _source(name: str, path: Path | None, config: Mapping[str, Any]) -> ModelSource:
+    """The configuration with the names that other families have for the same things (`hidden_size`: T5's `d_model`)."""
+    family = family_of(config)
+    if config.get("scale_decoder_outputs") is False and config.get("tie_word_embeddings") is not False and path:
+        # transformers 5 calls every T5 tied; whether the head has a tensor of its own only the files say
+        if _stores(path, "lm_head.weight"):
+            config = {**config, "tie_word_embeddings": False}
+        else:
+            config = {key: value for key, value in config.items() if key != "scale_decoder_outputs"}
+    aliases = {new: config[old] for new, old in getattr(family, "aliases", ()) if old in config}
+    return ModelSource(name, path, {**aliases, **config}, family)
+
+
+def _stores(path: Path, name: str) -> bool:
+    """Whether a directory's safetensors files hold a tensor of this name; damaged files are refused later."""
+    try:
+        if (path / "model.safetensors.index.json").is_file():
+            return name in json.loads((path / "model.safetensors.index.json").read_text(encoding="utf-8"))["weight_map"]
+        with (path / "model.safetensors").open("rb") as file:
+            return name in json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    except (OSError, ValueError, KeyError, OverflowError, MemoryError):
+        return True
+
+
+def _open_gguf(name: str, path: Path) -> ModelSource:
+    from tracenas.models.dequantised import cached_place, is_complete
+
+    file = read_gguf(path)
+    config = file.config()
+    place = cached_place(file)
+    if is_complete(place):
+        config = read_json(place / "config.json")
+    return ModelSource(name, place, config, family_of(config), file)
 
 
 def _hub_config(name: str) -> Any:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tracenas.errors import UserError
 from tracenas.families import Block
 from tracenas.models.loss import hidden_states
 
@@ -31,9 +32,14 @@ class BlockRunner:
     Args:
         model: a causal language model whose blocks take the hidden states as their first argument.
         blocks: where they are, in forward order.
+
+    Raises:
+        UserError: for an encoder–decoder model, whose blocks are no single chain.
     """
 
     def __init__(self, model: Any, blocks: Sequence[Block]) -> None:
+        if blocks and blocks[0].stack:
+            raise UserError("blocks are run one at a time here (compensation does it): not of an encoder–decoder model")
         self.model, self.blocks = model, tuple(blocks)
         self._calls: dict[tuple[int, ...], list[Call]] = {}
 

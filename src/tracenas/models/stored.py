@@ -23,10 +23,11 @@ def as_stored(config: Mapping[str, Any], entries: Iterable[Entry]) -> list[Entry
     """
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    from tracenas.models.heterogeneous import language_model
 
     config_class: Any = CONFIG_MAPPING[config["model_type"]]
-    causal: Any = MODEL_FOR_CAUSAL_LM_MAPPING[config_class]
+    causal: Any = language_model(config["model_type"])
     with torch.device("meta"):
         model = causal(config_class.from_dict(dict(config)))
     if not get_model_conversion_mapping(model, add_legacy=False):

@@ -4,6 +4,7 @@ No mask, no copy, nothing to restore but module attributes: the base's tensors a
 """
 
 import copy
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -167,21 +168,36 @@ class Supernet:
         block = self.model.get_submodule(self.blocks[key[0]].path)
         for attribute in sub.attributes:
             _set_attribute(block, attribute.path, attribute.value(kept), undo)
+        if sub.position_bias is not None and sub.position_bias.table:
+            path, in_group = f"{sub.module}.bias_heads", sub.spec.units // sub.groups
+            heads = block.get_submodule(sub.module).bias_heads
+            own = tuple(h for at, h in enumerate(heads) if at % in_group < kept // sub.groups)
+            _set_attribute(block, path, own, undo)
 
 
 class _PassThrough(nn.Module):
-    """A skipped block: the residual stream passes; other attributes are the block's own."""
+    """A skipped block: the residual stream passes; other attributes are the block's own.
 
-    def __init__(self, original: nn.Module) -> None:
+    Args:
+        hands_on: arguments that the block returns behind the hidden states.
+    """
+
+    def __init__(self, original: nn.Module, hands_on: tuple[str, ...]) -> None:
         super().__init__()
         self.__dict__["_original"] = original
+        self.__dict__["_hands_on"] = hands_on
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["_original"], name)
 
-    def forward(self, hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
-        """The hidden states as they came."""
-        return hidden_states
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """The hidden states as they came, and what the block hands on."""
+        names = self.__dict__["_hands_on"]
+        if not names:
+            return hidden_states
+        signature = inspect.signature(self.__dict__["_original"].forward)
+        given = signature.bind(hidden_states, *args, **kwargs).arguments
+        return hidden_states, *(given.get(name) for name in names)
 
 
 class _Nothing(nn.Module):
@@ -205,7 +221,7 @@ def bypass(model: nn.Module, block: Block, sub: SubBlock | None, undo: ExitStack
     """Replace a block (`sub` None) or a sub-block by nothing until `undo` closes."""
     path = block.path if sub is None else f"{block.path}.{sub.module}"
     original = model.get_submodule(path)
-    stub = _PassThrough(original) if sub is None else _Nothing(sub.outputs)
+    stub = _PassThrough(original, block.hands_on) if sub is None else _Nothing(sub.outputs)
     _replace_module(model, path, stub, undo)
     for norm in sub.norms if sub is not None else ():
         _replace_module(model, f"{block.path}.{norm}", nn.Identity(), undo)

@@ -175,4 +175,13 @@ def _respect_depth(space: "SearchSpace", counts: list[list[int]], rng: np.random
     gone = [i for i, row in enumerate(counts) if not any(row)]
     while gone and len(counts) - len(gone) < space.min_depth:
         i = gone.pop(int(rng.integers(len(gone))))
-        counts[i] = [s.choices()[0] if s.units else 0 for s in space.layers[i].sub_blocks]
+        counts[i] = _narrowest(space, i)
+    for stack, active in space.active(counts).items():
+        if not active:
+            own = [i for i, layer in enumerate(space.layers) if layer.stack == stack]
+            i = own[int(rng.integers(len(own)))]
+            counts[i] = _narrowest(space, i)
+
+
+def _narrowest(space: "SearchSpace", layer: int) -> list[int]:
+    return [s.choices()[0] if s.units else 0 for s in space.layers[layer].sub_blocks]

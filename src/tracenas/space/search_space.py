@@ -27,8 +27,9 @@ class SearchSpace:
         outside: parameters that no architecture removes.
         budget: the window candidates are repaired into; None for no constraint.
         granularity: `block` (both sub-blocks go together) or `sublayer`.
-        min_depth: blocks that must stay (L_min).
+        min_depth: blocks that must stay (L_min); of every stack at least one, whatever it is.
         keep_layers: blocks that may not be skipped.
+        keeps: sub-blocks that are only bypassed together with their block.
     """
 
     layers: tuple[LayerSpec, ...]
@@ -37,6 +38,7 @@ class SearchSpace:
     granularity: str = "block"
     min_depth: int = 1
     keep_layers: frozenset[int] = field(default_factory=frozenset)
+    keeps: frozenset[str] = field(default_factory=frozenset)
 
     def __post_init__(self) -> None:
         depth = len(self.layers)
@@ -61,8 +63,23 @@ class SearchSpace:
         cheapest = [[s.choices()[0] if s.units else 0 for s in layer.sub_blocks] for layer in self.layers]
         cost = [sum(table[0] for table in row if table) for row in self.tables]
         order = sorted(range(len(cheapest)), key=lambda i: (i not in self.keep_layers, cost[i], i))
-        stay = set(order[: max(self.min_depth, len(self.keep_layers))])
+        first = [next(i for i in order if self.layers[i].stack == stack) for stack in self.stacks]
+        order.sort(key=lambda i: i not in self.keep_layers and i not in first)
+        unprotected = sum(i not in self.keep_layers for i in first)
+        stay = set(order[: max(self.min_depth, len(self.keep_layers) + unprotected)])
         return self.build([c if i in stay else [0] * len(c) for i, c in enumerate(cheapest)])
+
+    @cached_property
+    def stacks(self) -> tuple[str, ...]:
+        """Names of the stacks of blocks, in order; one, '', in decoder-only models."""
+        return tuple(dict.fromkeys(layer.stack for layer in self.layers))
+
+    def active(self, counts: Sequence[Sequence[int]]) -> dict[str, int]:
+        """Per stack: its blocks that are not skipped."""
+        found = dict.fromkeys(self.stacks, 0)
+        for layer, row in zip(self.layers, counts, strict=True):
+            found[layer.stack] += any(row)
+        return found
 
     def build(self, counts: Sequence[Sequence[int]]) -> Architecture:
         """An architecture from counts per layer and sub-block."""
@@ -143,10 +160,23 @@ class SearchSpace:
         """
         if len(arch.layers) != len(self.layers):
             raise UserError(f"{where}: {len(arch.layers)} layers, but the model has {len(self.layers)} blocks")
+        if [la.stack for la in arch.layers] != [la.stack for la in self.layers]:
+            raise UserError(f"{where}: the model has {self._stacks_in_words()}")
         rows = []
         for index, (spec_layer, layer) in enumerate(zip(self.layers, arch.layers, strict=True)):
-            rows.append(_validated(spec_layer, layer, f"{where}: layer {index}"))
+            row = _validated(spec_layer, layer, f"{where}: layer {index}")
+            for s, kept in zip(spec_layer.sub_blocks, row, strict=True):
+                if s.name in self.keeps and not kept and any(row):
+                    raise UserError(f"{where}: layer {index} has no {s.name}, which this search space keeps (deploy)")
+            rows.append(row)
+        if gone := [stack for stack, count in self.active(rows).items() if stack and not count]:
+            raise UserError(f"{where}: every block of the {gone[0]} is skipped; at least one must stay")
         return self.build(rows)
+
+    def _stacks_in_words(self) -> str:
+        depths = {s: sum(la.stack == s for la in self.layers) for s in self.stacks}
+        named = [f"{n} blocks in its {s}" if s else f"{n} blocks in one list, 'layers'" for s, n in depths.items()]
+        return " and ".join(named)
 
     # ---- where candidates come from ------------------------------------------------------------------
 
@@ -166,6 +196,10 @@ class SearchSpace:
         """
         spreading = spread(len(self.layers)) if drop_order is None else drop_order
         order = [i for i in spreading if i not in self.keep_layers]
+        if len(self.stacks) > 1:  # one block of every stack is never dropped: its last in this order
+            last = {self.layers[i].stack: i for i in order}
+            protected = {self.layers[i].stack for i in range(len(self.layers)) if i not in order}
+            order = [i for i in order if self.layers[i].stack in protected or last[self.layers[i].stack] != i]
         for dropped in range(min(len(order), len(self.layers) - self.min_depth) + 1):
             gone = set(order[:dropped])
             found = self.from_ratios([[0.0 if i in gone else (r or 1e-6) for r in row] for i, row in enumerate(ratios)])
@@ -224,7 +258,8 @@ class SearchSpace:
         free = [i for i in range(len(self.layers)) if i not in self.keep_layers]
         bits = [[(i, j) for j in range(len(self.layers[i].sub_blocks))] for i in free]
         if self.granularity == "sublayer":
-            bits, skips = [[slot] for row in bits for slot in row], 2 * skips
+            bits = [[(i, j)] for row in bits for i, j in row if self.layers[i].sub_blocks[j].name not in self.keeps]
+            skips *= 2
         picks = rng.permutation(len(bits))[:skips].tolist()
         gone = {slot for pick in picks for slot in bits[pick]}
         rows = [
@@ -303,16 +338,20 @@ class SearchSpace:
 
     def flippable(self, counts: Sequence[Sequence[int]]) -> list[tuple[int, int | None]]:
         """`(layer, None)` of blocks, `(layer, sub-block)` under sublayer granularity, whose bit may flip."""
-        active = sum(any(row) for row in counts)
+        in_stack = self.active(counts)
+        active = sum(in_stack.values())
         out: list[tuple[int, int | None]] = []
         for i, row in enumerate(counts):
             slots: list[int | None] = [None] if self.granularity == "block" else list(range(len(row)))
             for j in slots:
                 if j is not None and not self.layers[i].sub_blocks[j].units:
                     continue
+                if j is not None and self.layers[i].sub_blocks[j].name in self.keeps:
+                    continue
                 gone = not any(row) if j is None else row[j] == 0
                 last = j is None or sum(k > 0 for k in row) == 1
-                if gone or (i not in self.keep_layers and (not last or active > self.min_depth)):
+                spare = active > self.min_depth and in_stack[self.layers[i].stack] > 1
+                if gone or (i not in self.keep_layers and (not last or spare)):
                     out.append((i, j))
         return out
 

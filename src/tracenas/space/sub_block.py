@@ -19,7 +19,7 @@ class SubBlockSpec:
     (norms, output biases, K and V under grouped-query attention):
 
         parameters = fixed_parameters + kept · parameters_per_unit            (kept > 0; else 0)
-        FLOPs/token at context T = 2 · (fixed_weights + kept · weights_per_unit) + kept · 4 · T · score_width
+        FLOPs/token = 2 · (fixed_weights + kept · weights_per_unit) + kept · 4 · score_width · tokens attended to
         KV cache/token = fixed_cache + kept · cache_per_unit                   (elements, both K and V)
     """
 
@@ -42,6 +42,8 @@ class SubBlockSpec:
     fixed_cache: int = 0
     heads_per_unit: int = 1
     """Query heads in one unit: the group size where whole KV groups are the units."""
+    bidirectional: bool = False
+    """Whether every token attends to all tokens (encoders, cross-attention), not only to those up to itself."""
 
     def feasible(self, kept: int) -> bool:
         """Whether `kept` units can be realised."""
@@ -83,11 +85,11 @@ class SubBlockSpec:
         return 0 if kept == 0 else self.fixed_parameters + kept * self.parameters_per_unit
 
     def flops(self, kept: int, context: int) -> float:
-        """Forward FLOPs per token, averaged over a causal context of `context` tokens."""
+        """Forward FLOPs per token, averaged over a context of `context` tokens, causal unless `bidirectional`."""
         if kept == 0:
             return 0.0
         products = 2.0 * (self.fixed_weights + kept * self.weights_per_unit)
-        return products + 2.0 * (context + 1) * kept * self.score_width
+        return products + 2.0 * (2 * context if self.bidirectional else context + 1) * kept * self.score_width
 
     def cache(self, kept: int) -> int:
         """KV-cache elements per token."""

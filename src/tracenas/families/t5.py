@@ -1,0 +1,187 @@
+"""T5, T5 v1.1 and Flan-T5 (`model_type: t5`): encoder and decoder, self- and cross-attention, gated FFN or not.
+
+The position bias is one table per stack, [buckets, heads]. It stays whole; a cut block names, in `bias_heads` of its
+configuration, which columns are its heads'. config.json gives one number of heads and one FFN width for all blocks
+(`num_heads`, `d_ff`), so what the blocks of a pruned model have stands in `tracenas_layers`:
+
+    {"encoder": {"0": {"num_heads": 3, "bias_heads": [0, 2, 5], "d_ff": 64}, …},
+     "decoder": {"0": {"num_heads": 2, "bias_heads": [1, 4], "num_cross_heads": 3, "d_ff": 96, "skip": ["mlp"]}, …}}
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tracenas.families.decoder import Heads
+from tracenas.families.description import (
+    Attribute,
+    Block,
+    Costs,
+    Options,
+    PositionBias,
+    Projection,
+    Segment,
+    SubBlock,
+    sub_block,
+)
+from tracenas.space.architecture import Layer
+
+__all__ = ["FAMILY", "STACKS", "T5", "own_config"]
+
+STACKS = ("encoder", "decoder")
+_SELF, _CROSS = "layer.0.SelfAttention", "layer.1.EncDecAttention"
+
+
+def own_config(config: Mapping[str, Any], stack: str, index: int) -> dict[str, Any]:
+    """What config.json says of block `index` of a stack: the global values with the block's own over them."""
+    layers: Mapping[str, Any] = ((config.get("tracenas_layers") or {}).get(stack)) or {}
+    own: Mapping[str, Any] = layers.get(str(index)) or {}
+    return {**config, "num_cross_heads": config["num_heads"], **own}
+
+
+@dataclass(frozen=True)
+class T5:
+    """Blocks `encoder.block[i]` and `decoder.block[i]`.
+
+    Args:
+        model_type: of transformers.
+    """
+
+    model_type: str
+
+    # Names that other families' configurations have.
+    aliases = (
+        ("hidden_size", "d_model"),
+        ("num_attention_heads", "num_heads"),
+        ("num_hidden_layers", "num_layers"),
+        ("intermediate_size", "d_ff"),
+        ("head_dim", "d_kv"),
+    )
+
+    def tied(self, config: Mapping[str, Any]) -> bool:
+        """Whether head and embeddings are one tensor: then, and only then, T5 scales what enters the head.
+
+        transformers 5 calls every T5 tied when it writes config.json, and says in `scale_decoder_outputs` what
+        `tie_word_embeddings` said before.
+        """
+        return config.get("tie_word_embeddings") is not False and config.get("scale_decoder_outputs") is not False
+
+    def depths(self, config: Mapping[str, Any]) -> dict[str, int]:
+        """Blocks per stack."""
+        encoder = int(config["num_layers"])
+        return {"encoder": encoder, "decoder": int(config.get("num_decoder_layers") or encoder)}
+
+    def blocks(self, config: Mapping[str, Any], options: Options) -> tuple[Block, ...]:
+        """Every block, those of the encoder first."""
+        return tuple(
+            Block(
+                f"{stack}.block.{index}",
+                self._sub_blocks(own_config(config, stack, index), stack, options),
+                stack,
+                ("position_bias", "encoder_decoder_position_bias"),
+            )
+            for stack, depth in self.depths(config).items()
+            for index in range(depth)
+        )
+
+    def outside(self, config: Mapping[str, Any]) -> int:
+        """Embeddings, head (once if tied), both final norms and both tables of position biases."""
+        matrices = 1 if self.tied(config) else 2
+        tables = 2 * int(config.get("relative_attention_num_buckets") or 32) * int(config["num_heads"])
+        return self.head_weights(config) * matrices + 2 * int(config["d_model"]) + tables
+
+    def head_weights(self, config: Mapping[str, Any]) -> int:
+        """Entries of the language-model head's matrix."""
+        return int(config["vocab_size"]) * int(config["d_model"])
+
+    def layer_overrides(self, config: Mapping[str, Any], index: int, block: Block, layer: Layer) -> dict[str, Any]:
+        """Head counts and FFN width of a cut block (the base's where they are gone), and what is skipped."""
+        base = own_config(config, block.stack, int(block.path.rpartition(".")[2]))
+        keys = {"attention": "num_heads", "cross_attention": "num_cross_heads", "mlp": "d_ff"}
+        counts = {s.spec.name: count for s, (_, count) in zip(block.sub_blocks, layer.kept, strict=True)}
+        own: dict[str, Any] = {keys[name]: count or int(base[keys[name]]) for name, count in counts.items()}
+        skip = [name for name, count in counts.items() if not count]
+        return {**own, "skip": skip} if skip else own
+
+    def renumbered(self, config: Mapping[str, Any], remaining: Sequence[int]) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    # --- sub-blocks -------------------------------------------------------------------------------
+
+    def _sub_blocks(self, own: Mapping[str, Any], stack: str, options: Options) -> tuple[SubBlock, ...]:
+        heads = self._heads(own, "num_heads", options)
+        table = f"{stack}.block.0.{_SELF}.relative_attention_bias"
+        columns = tuple(int(i) for i in own.get("bias_heads") or range(heads.count))
+        attention = self._attention("attention", heads, own, options, PositionBias(table, columns), stack == "encoder")
+        if stack == "encoder":
+            return attention, self._mlp(own, 1, options)
+        cross = self._heads(own, "num_cross_heads", options)
+        crossing = self._attention("cross_attention", cross, own, options, PositionBias(), True)
+        return attention, crossing, self._mlp(own, 2, options)
+
+    def _heads(self, own: Mapping[str, Any], key: str, options: Options) -> Heads:
+        count = int(own[key])
+        return Heads(int(own["d_model"]), count, count, int(own.get("d_kv") or 64), options.kv_groups)
+
+    def _attention(
+        self,
+        name: str,
+        heads: Heads,
+        own: Mapping[str, Any],
+        options: Options,
+        bias: PositionBias,
+        bidirectional: bool,
+    ) -> SubBlock:
+        cross = name == "cross_attention"
+        module, norm = (_CROSS, "layer.1.layer_norm") if cross else (_SELF, "layer.0.layer_norm")
+        width, hidden, at = heads.count * heads.dim, heads.hidden, module + "."
+        asked, given = ("cross_in", "encoder_out") if cross else ("attention_in", "attention_in")
+        projections = (
+            Projection(at + "q", width, hidden, heads.q(), source=asked),
+            Projection(at + "k", width, hidden, heads.k(), source=given),
+            Projection(at + "v", width, hidden, heads.k(), source=given),
+            Projection(at + "o", hidden, width, (), heads.q(), source="cross_out" if cross else "attention_out"),
+        )
+        costs = heads.costs(hidden)
+        no_cache = bidirectional and not cross
+        return sub_block(
+            name,
+            "cross_heads" if cross else "heads",
+            heads.count,
+            projections,
+            module=module,
+            output=projections[-1].path,
+            quantum=heads.quantum(options),
+            norms=(norm,),
+            attributes=(Attribute(at + "n_heads"),),
+            outputs=3,
+            position_bias=bias,
+            costs=replace(costs, cache_per_unit=0 if no_cache else costs.cache_per_unit, bidirectional=bidirectional),
+            present=name not in own.get("skip", ()),
+        )
+
+    def _mlp(self, own: Mapping[str, Any], place: int, options: Options) -> SubBlock:
+        hidden, width, channel = int(own["d_model"]), int(own["d_ff"]), (Segment(1),)
+        module = f"layer.{place}.DenseReluDense"
+        gated = str(own.get("feed_forward_proj") or "relu").startswith("gated")
+        into = ("wi_0", "wi_1") if gated else ("wi",)
+        projections = (
+            *(Projection(f"{module}.{name}", width, hidden, channel, source="mlp_in") for name in into),
+            Projection(f"{module}.wo", hidden, width, (), channel, source="mlp_out"),
+        )
+        return sub_block(
+            "mlp",
+            "channels",
+            width,
+            projections,
+            module=module,
+            output=projections[-1].path,
+            quantum=options.channel_quantum,
+            norms=(f"layer.{place}.layer_norm",),
+            costs=Costs(norm_parameters=hidden),
+            present="mlp" not in own.get("skip", ()),
+        )
+
+
+FAMILY = T5("t5")
