@@ -142,6 +142,13 @@ def test_inits() -> None:
         first[init] = [p.candidate for p in batch.proposals]
     assert first["uniform"][0] == space.uniform()
     assert space.uniform() not in first["random"]
+    given = space.sample(np.random.default_rng(5))
+    assert given is not None
+    batch = Evolution(space, dataclasses.replace(SMALL, init="given"), seeds=[given, first["random"][0]]).ask()
+    assert batch is not None and len(batch.proposals) == 8
+    assert [p.candidate for p in batch.proposals[:2]] == [given, first["random"][0]]
+    with pytest.raises(UserError, match="needs a seed architecture"):
+        Evolution(space, dataclasses.replace(SMALL, init="given"))
     with pytest.raises(UserError, match="needs an importance prior"):
         Evolution(space, Settings())
 

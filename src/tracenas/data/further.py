@@ -17,17 +17,18 @@ _RUN = 32
 _SHARE = 0.125
 
 
-def overlaps(rows: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+def overlaps(rows: torch.Tensor, known: torch.Tensor, run: int = _RUN) -> torch.Tensor:
     """Which rows repeat text of `known`: more than 1/8 of their runs of 32 tokens stand there, too.
 
     Args:
         rows: int64 [N, L].
         known: int64 [M, K].
+        run: tokens that are compared at a time; the shorter, the less a short row may share.
 
     Returns:
         bool [N].
     """
-    length = min(_RUN, rows.shape[1], known.shape[1])
+    length = min(run, rows.shape[1], known.shape[1])
     return torch.isin(_hashes(rows, length), _hashes(known, length)).float().mean(dim=1) > _SHARE
 
 

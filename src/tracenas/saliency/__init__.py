@@ -18,4 +18,15 @@ Saliency = Callable[
 ]
 """(model, blocks, tokens [N, L], micro-batch) → per unit [units] and per sub-block, by (block, sub-block)."""
 
-SALIENCIES: Registry[Saliency] = Registry("saliency", {"wanda": "tracenas.saliency.wanda:saliency"})
+SALIENCIES: Registry[Saliency] = Registry(
+    "saliency",
+    {
+        "block_influence": "tracenas.saliency.block_influence:saliency",
+        "flap": "tracenas.saliency.flap:saliency",
+        "magnitude": "tracenas.saliency.magnitude:saliency",
+        "nirvana": "tracenas.saliency.nirvana:saliency",
+        "nirvana_loss": "tracenas.saliency.nirvana:loss_saliency",
+        "taylor": "tracenas.saliency.taylor:saliency",
+        "wanda": "tracenas.saliency.wanda:saliency",
+    },
+)

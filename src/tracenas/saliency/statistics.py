@@ -12,7 +12,7 @@ from tracenas.models.experts import watch_experts
 from tracenas.models.loss import hidden_states
 from tracenas.models.ordering import Key
 
-__all__ = ["ColumnNorms", "column_norms"]
+__all__ = ["ColumnMoments", "ColumnNorms", "column_moments", "column_norms"]
 
 
 @dataclass(frozen=True)
@@ -28,36 +28,57 @@ class ColumnNorms:
     tokens: int
 
 
-def column_norms(model: Any, blocks: Sequence[Block], tokens: Tensor, micro_batch: int) -> ColumnNorms:
-    """Run the dense model over `tokens` [N, L] and collect ‖X_j‖₂ at every `o_proj` and `down_proj` (§3.5)."""
-    squares: dict[Key, Tensor] = {}
+@dataclass(frozen=True)
+class ColumnMoments:
+    """Σ X_j and Σ X_j² per input column of an output projection.
+
+    Args:
+        sums, squares: float64 [columns], on the CPU; [experts, columns] where an MLP is a mixture of them.
+        count: tokens that were seen, float64 []; [experts, 1] of a mixture.
+    """
+
+    sums: Tensor
+    squares: Tensor
+    count: Tensor
+
+    def variance(self) -> Tensor:
+        """Of every column, over the tokens: (Σ X² - (Σ X)² / n) / (n - 1); 0 where there are fewer than two."""
+        centred = self.squares - self.sums.square() / self.count.clamp(min=1)
+        return centred.clamp(min=0) / (self.count - 1).clamp(min=1)
+
+
+def column_moments(model: Any, blocks: Sequence[Block], tokens: Tensor, micro_batch: int) -> dict[Key, ColumnMoments]:
+    """Run the dense model over `tokens` [N, L] and collect the moments at every `o_proj` and `down_proj`."""
+    found: dict[Key, ColumnMoments] = {}
     handles = []
 
-    def watch(key: Key) -> Any:
-        def hook(_: Any, inputs: tuple[Tensor, ...]) -> None:
-            x = inputs[0].detach().reshape(-1, inputs[0].shape[-1]).float()
-            total = x.square().sum(dim=0, dtype=torch.float64)
-            squares[key] = squares[key] + total if key in squares else total
+    def watch(key: Key, columns: int, experts: int) -> Any:
+        stack = (experts,) if experts else ()
+        sums = torch.zeros(2, *stack, columns, dtype=torch.float64, device=tokens.device)
+        count = torch.zeros((experts, 1) if experts else (), dtype=torch.float64, device=tokens.device)
+        found[key] = ColumnMoments(sums[0], sums[1], count)
 
-        return hook
-
-    def watch_stack(key: Key, experts: int, columns: int) -> Any:
-        squares[key] = torch.zeros(experts, columns, dtype=torch.float64, device=tokens.device)
-
-        def see(expert: int, x: Tensor) -> None:
-            squares[key][expert] += x.float().square().sum(dim=0, dtype=torch.float64)
+        def see(expert: int | None, x: Tensor) -> None:
+            at = ... if expert is None else expert
+            x = x.float()
+            sums[0][at] += x.sum(dim=0, dtype=torch.float64)
+            sums[1][at] += x.square().sum(dim=0, dtype=torch.float64)
+            count[at] += x.shape[0]
 
         return see
 
+    def hook(see: Any) -> Any:
+        return lambda _, inputs: see(None, inputs[0].detach().reshape(-1, inputs[0].shape[-1]))
+
     for index, block in enumerate(blocks):
-        for sub in block.sub_blocks:
-            if sub.spec.units and sub.stacked:
-                output = sub.projection(sub.output)
-                see = watch_stack((index, sub.spec.name), output.stack, output.columns)
+        for sub in (s for s in block.sub_blocks if s.spec.units):
+            output = sub.projection(sub.output)
+            see = watch((index, sub.spec.name), output.columns, output.stack)
+            if sub.stacked:
                 handles.append(watch_experts(model, block, sub, see))
-            elif sub.spec.units:
+            else:
                 module = model.get_submodule(f"{block.path}.{sub.output}")
-                handles.append(module.register_forward_pre_hook(watch((index, sub.spec.name))))
+                handles.append(module.register_forward_pre_hook(hook(see)))
     try:
         with torch.no_grad():
             for batch in tokens.split(micro_batch):
@@ -65,4 +86,10 @@ def column_norms(model: Any, blocks: Sequence[Block], tokens: Tensor, micro_batc
     finally:
         for handle in handles:
             handle.remove()
-    return ColumnNorms({k: v.sqrt().cpu() for k, v in squares.items()}, tokens.numel())
+    return {k: ColumnMoments(m.sums.cpu(), m.squares.cpu(), m.count.cpu()) for k, m in found.items()}
+
+
+def column_norms(model: Any, blocks: Sequence[Block], tokens: Tensor, micro_batch: int) -> ColumnNorms:
+    """Run the dense model over `tokens` [N, L] and collect ‖X_j‖₂ at every `o_proj` and `down_proj` (§3.5)."""
+    moments = column_moments(model, blocks, tokens, micro_batch)
+    return ColumnNorms({key: m.squares.sqrt() for key, m in moments.items()}, tokens.numel())

@@ -26,11 +26,12 @@ class Evolution(Generic[C]):
         space: any space; only the operations of `Space` are used.
         settings: sizes, rates and the seed.
         prior: needed for `init: importance`.
-        seeds: candidates that generation 0 contains besides the anchor, repaired if they need it.
+        seeds: candidates that generation 0 contains besides the anchor, repaired if they need it; with `init: given`
+            the first of them is the anchor.
 
     Raises:
-        UserError: if there is no prior for `init: importance`, no anchor within the budget, or more seeds
-            than places.
+        UserError: if there is no prior for `init: importance`, no seed for `given`, no anchor within the budget, or
+            more seeds than places.
     """
 
     def __init__(
@@ -40,7 +41,9 @@ class Evolution(Generic[C]):
         self.settings = settings
         if settings.init == "importance" and prior is None:
             raise UserError("init 'importance' needs an importance prior; without one: uniform, random")
-        places = settings.population - (settings.init != "random")
+        if settings.init == "given" and not seeds:
+            raise UserError("init 'given' needs a seed architecture; without one: uniform, random")
+        places = settings.population - (settings.init not in ("random", "given"))
         if len(seeds) > places:
             raise UserError(f"{len(seeds)} seed architectures for {places} places in the initial population")
         self._prior = prior
@@ -107,6 +110,8 @@ class Evolution(Generic[C]):
             return None
         if self.settings.init == "uniform":
             anchor = self.space.uniform()
+        elif self.settings.init == "given":
+            anchor = self.space.repair(self._seeds[0], np.random.default_rng(self.settings.seed))
         else:
             assert self._prior is not None  # checked on construction
             anchor = self.space.profile(self._prior.ratios, self._prior.drop_order)

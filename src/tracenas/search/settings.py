@@ -8,7 +8,7 @@ from tracenas.registry import did_you_mean
 
 __all__ = ["INITS", "Prior", "Settings"]
 
-INITS = ("importance", "uniform", "random")
+INITS = ("importance", "uniform", "random", "given")
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Settings:
         crossover: probability that a child has two parents.
         depth_mutation, width_mutation: probabilities, per child, of a depth flip and of a width jitter.
         sigma: standard deviation of the width jitter's factor N(1, σ).
-        init: `importance`, `uniform` or `random` (TraceNAS A.1, Table 4).
+        init: `importance`, `uniform` or `random` (TraceNAS A.1, Table 4), or `given`: the first of the seeds.
         redraws: how often a child that was seen before is drawn again.
         seed: of the run; a generation's randomness derives from (seed, generation).
     """

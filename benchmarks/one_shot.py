@@ -1,0 +1,186 @@
+"""One-shot methods at equal size: perplexity right after pruning and after N recovery steps, seed by seed.
+
+    python benchmarks/one_shot.py MODEL --data TEXT --eval-text TEXT --work DIR --journal FILE.jsonl
+        [--params 60% 50% 40%] [--methods nirvana …] [--seeds 0 1 2] [--steps 50] [--candidates 8]
+        [--calibration samples=32 seq_len=128] [--set KEY=VALUE …] [--search KEY=VALUE …] [--limit CELLS]
+        [--out FILE.json]
+
+A seed is a calibration draw. Every method is measured with the calibration of that seed as drawn, and with the best
+of K sets of that seed (`tracenas select-calibration` by the method itself; `search`, TraceNAS by Φ, takes NIRVANA's).
+Magnitude reads no text and is not selected for. Every cell is one line of the journal: start with it again and it goes
+on with the next cell. Cells come in an order that makes the table useful early: seeds last, all without training first.
+"""
+
+import argparse
+import itertools
+import json
+import math
+import shutil
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from machine import facts, publish
+
+import tracenas
+from tracenas.rundir import Journal
+
+METHODS = ("nirvana", "wanda", "magnitude", "taylor", "flap", "shortgpt", "uniform", "search")
+CALIBRATION: dict[str, Any] = {"samples": 32, "seq_len": 128}
+SEARCH: dict[str, Any] = {"population": 20, "elites": 6, "iterations": 12}
+TRAIN: dict[str, Any] = {"seq_len": 128, "global_batch": 4, "learning_rate": 3e-4}
+WINDOW, WINDOWS = 256, 128
+
+
+class Table:
+    """The cells of one model."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args = args
+        self.name = Path(args.model).resolve().name if Path(args.model).name != "model" else "demo"
+        self.journal = Journal(args.journal)
+        self.calibration = CALIBRATION | _pairs(args.calibration)
+        self.search = SEARCH | _pairs(args.search)
+        self.train = TRAIN | _pairs(args.set)
+        self.cells = {self.key(record): record for record in self.journal.read()}
+
+    def key(self, record: dict[str, Any]) -> tuple[Any, ...]:
+        """What tells a cell from the others."""
+        return tuple(record.get(k) for k in ("model", "params", "seed", "method", "selected", "steps"))
+
+    def wanted(self) -> Iterator[dict[str, Any]]:
+        """All cells in order."""
+        yield {"model": self.name, "params": "100%", "seed": 0, "method": "base", "selected": False, "steps": 0}
+        for seed, steps, selected in itertools.product(self.args.seeds, (0, self.args.steps), (False, True)):
+            for params, method in itertools.product(self.args.params, self.args.methods):
+                if not (selected and method == "magnitude"):
+                    where = {"model": self.name, "params": params, "seed": seed}
+                    yield {**where, "method": method, "selected": selected, "steps": steps}
+
+    def place(self, cell: dict[str, Any], what: str) -> Path:
+        """A file or directory of a cell's method, budget, seed and selection."""
+        parts = (
+            self.name,
+            cell["method"],
+            cell["params"].rstrip("%"),
+            cell["seed"],
+            "selected" if cell["selected"] else "drawn",
+        )
+        work: Path = self.args.work
+        return work / ("-".join(map(str, parts)) + what)
+
+    def data(self, cell: dict[str, Any]) -> dict[str, Any]:
+        """What the cell is calibrated on: a seeded draw of the text, or the chosen token file."""
+        if not cell["selected"]:
+            return {"data": self.args.data, "seed": cell["seed"], **self.calibration}
+        method = "nirvana" if cell["method"] == "search" else cell["method"]
+        path = self.place({**cell, "method": method}, ".safetensors")
+        if not path.is_file():
+            found = tracenas.select_calibration(
+                self.args.model,
+                data=self.args.data,
+                params=cell["params"],
+                method=method,
+                candidates=self.args.candidates,
+                seed=cell["seed"],
+                out=path,
+                **self.calibration,
+            )
+            print(json.dumps({"selected": str(path), **found.to_json()["kl"]}), flush=True)
+        return {"data": str(path), "seed": cell["seed"]}
+
+    def checkpoint(self, cell: dict[str, Any]) -> str:
+        """The pruned checkpoint of a cell, written if it is not there."""
+        if cell["method"] == "base":
+            return str(self.args.model)
+        out = self.place(cell, "")
+        if not (out / "config.json").is_file():
+            given = self.data(cell)
+            common: dict[str, Any] = {"out": out, "save_dtype": "fp32"}
+            if cell["method"] == "search":
+                run = self.place(cell, "-run")
+                found = tracenas.search(
+                    self.args.model, params=cell["params"], out=run, resume=run.is_dir(), **given, **self.search
+                )
+                tracenas.prune(self.args.model, arch=found.best, **common)
+            else:
+                tracenas.prune(self.args.model, method=cell["method"], params=cell["params"], **given, **common)
+        return str(out)
+
+    def measure(self, cell: dict[str, Any]) -> dict[str, Any]:
+        """Perplexity and loss of one cell."""
+        start = self.checkpoint(cell)
+        if cell["steps"]:
+            out = self.args.work / f"{self.name}-recovered"
+            shutil.rmtree(out, ignore_errors=True)
+            steps = {"max_steps": cell["steps"], "save_every": cell["steps"], "seed": 0, **self.train}
+            tracenas.recover(start, method="pretrain", data=self.args.data, out=out, **steps)
+            start = str(out)
+        measured = tracenas.evaluate([start], text=self.args.eval_text, seq_len=WINDOW, max_windows=WINDOWS).to_json()
+        return {"nll": measured["nll"], "perplexity": measured["perplexity"], "parameters": measured["params"]}
+
+    def fill(self, limit: int | None) -> None:
+        """Measure what is missing, `limit` cells at most."""
+        missing = (cell for cell in self.wanted() if self.key(cell) not in self.cells)
+        for cell in itertools.islice(missing, limit):
+            record = {**cell, **self.measure(cell), "train": self.train if cell["steps"] else None, **facts()}
+            self.journal.append(record)
+            self.cells[self.key(record)] = record
+            print(json.dumps({**cell, "nll": round(record["nll"], 4)}), flush=True)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Mean and spread over seeds, best method first within budget, steps and selection."""
+        found: dict[tuple[Any, ...], list[float]] = {}
+        for cell in self.cells.values():
+            if cell["model"] == self.name and cell["method"] != "base":
+                key = tuple(cell[k] for k in ("params", "steps", "selected", "method"))
+                found.setdefault(key, []).append(cell["nll"])
+        rows = [
+            {
+                **dict(zip(("params", "steps", "selected", "method"), key, strict=True)),
+                "seeds": len(values),
+                "nll": round(statistics.mean(values), 4),
+                "spread": round(statistics.stdev(values), 4) if len(values) > 1 else None,
+                "perplexity": round(math.exp(min(statistics.mean(values), 700)), 2),
+            }
+            for key, values in found.items()
+        ]
+        return sorted(rows, key=lambda r: (str(r["params"]), r["steps"], r["selected"], r["nll"]))
+
+
+def _pairs(given: list[str]) -> dict[str, Any]:
+    pairs = (pair.partition("=") for pair in given)
+    return {key: json.loads(value) if value[:1].isdigit() else value for key, _, value in pairs}
+
+
+def main() -> None:
+    """Run and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--eval-text", required=True)
+    parser.add_argument("--work", type=Path, required=True, help="directory of the checkpoints, token sets and runs")
+    parser.add_argument("--journal", type=Path, required=True)
+    parser.add_argument("--params", nargs="+", default=["60%", "50%", "40%"])
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=50, help="N")
+    parser.add_argument("--candidates", type=int, default=8, help="K")
+    parser.add_argument("--calibration", nargs="*", default=[], metavar="KEY=VALUE", help="samples and seq_len")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings of the recovery")
+    parser.add_argument("--search", nargs="*", default=[], metavar="KEY=VALUE", help="settings of the searches")
+    parser.add_argument("--limit", type=int, help="stop after so many new cells")
+    parser.add_argument("--out")
+    args = parser.parse_args()
+    args.work.mkdir(parents=True, exist_ok=True)
+    table = Table(args)
+    table.fill(args.limit)
+    base = next((c["nll"] for c in table.cells.values() if c["method"] == "base" and c["model"] == table.name), None)
+    result = {"benchmark": "one_shot", "model": table.name, "machine": facts(), "calibration": table.calibration}
+    more = {"candidates": args.candidates, "train": table.train, "search": table.search}
+    publish({**result, **more, "base_nll": base, "table": table.rows()}, args.out)
+
+
+if __name__ == "__main__":
+    main()

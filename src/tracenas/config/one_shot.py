@@ -1,0 +1,46 @@
+"""Settings of pruning without search, and of choosing the calibration for it."""
+
+from pathlib import Path
+
+from pydantic import Field
+
+from tracenas.config.shared import CalibrationConfig
+
+__all__ = ["OneShotSettings", "SelectCalibrationConfig"]
+
+
+class OneShotSettings(CalibrationConfig):
+    """A method: its saliency (see `saliency`), its allocation, its budget and the text it measures on."""
+
+    model: str = Field(description="Model directory, .gguf file or hub id.")
+    data: str | None = Field(None, description="Calibration text or tokens.")
+    method: str | None = Field(
+        None, description="One-shot method: nirvana, wanda, magnitude, taylor, flap, shortgpt or uniform."
+    )
+    params: str | None = Field(
+        None, description="Budget of a one-shot method: a share such as 50%, or a size such as 2.7B."
+    )
+    tolerance: float = Field(0.01, gt=0, lt=1, description="Depth of the budget window, relative.")
+    allocation: str | None = Field(
+        None,
+        description="How a one-shot method shares out its budget: adaptive, depth, global, global_units or uniform; "
+        "default: the method's own.",
+    )
+    gamma: float | None = Field(
+        None,
+        gt=0,
+        description="MLP sparsity over attention sparsity, for allocation adaptive; default: from the unit sizes.",
+    )
+
+
+class SelectCalibrationConfig(OneShotSettings):
+    """Choose the calibration set that prunes best."""
+
+    method: str | None = Field("nirvana", description="One-shot method that every candidate set prunes with.")
+    candidates: int = Field(8, ge=2, description="Calibration sets to draw and to prune with.")
+    held_out: str | None = Field(
+        None, description="Text that the divergence is measured on; default: more text of data, in no candidate set."
+    )
+    second: str | None = Field(None, description="Text of a second source; the mean of both divergences decides.")
+    held_out_samples: int = Field(16, ge=1, description="Sequences of each held-out text.")
+    out: Path = Field(description="Token file to write, .safetensors.")

@@ -1,0 +1,49 @@
+"""Depth pruning (ShortGPT, arXiv:2403.03853): whole blocks go, those with the lowest importance first.
+
+Blocks go until the budget is met. The last of them then comes back as wide as the budget allows, so that an
+architecture of exactly this size is compared; where not even its smallest width fits, all blocks are cut a little.
+"""
+
+from tracenas.errors import UserError
+from tracenas.saliency.allocation.ranked import Allocated, Ranked
+
+__all__ = ["allocate"]
+
+_NARROW = 1e-9
+
+
+def allocate(ranked: Ranked, gamma: float | None) -> Allocated:
+    """The architecture, and in which order blocks went.
+
+    Raises:
+        UserError: if protected blocks or the minimum depth are in the way.
+    """
+    space = ranked.space
+    by_block = [
+        [ranked.importance[i, s.name] for s in layer.sub_blocks if s.units] for i, layer in enumerate(space.layers)
+    ]
+    means = [sum(values) / len(values) if values else 0.0 for values in by_block]
+    order = sorted(range(len(means)), key=lambda i: (means[i], i))
+    last = {space.layers[i].stack: i for i in order}  # the most important block of every stack stays
+    free = [i for i in order if i not in space.keep_layers and i not in last.values()]
+    free = free[: len(space.layers) - space.min_depth]
+    lower, limit = space.window
+    full = space.counts(space.base)
+    for gone in range(len(free) + 1):
+        dropped = set(free[:gone])
+        rows = [[0] * len(row) if i in dropped else row for i, row in enumerate(full)]
+        if space.cost(space.build(rows)) > limit:
+            continue
+        marginal = free[gone - 1] if gone else None
+        for narrow in (marginal, None):
+            found = space.from_ratios(
+                [[_NARROW if i == narrow else 0.0 if i in dropped else 1.0] * len(row) for i, row in enumerate(full)]
+            )
+            if found is not None:
+                removed = [i for i in free[:gone] if i != narrow]
+                return Allocated(found, {"removed_blocks": removed, "narrowed_block": narrow})
+        break
+    raise UserError(
+        f"budget of [{lower:,}, {limit:,}] parameters cannot be met by removing whole blocks: {len(free)} of "
+        f"{len(space.layers)} may go (min-depth {space.min_depth}); lower min-depth or choose another allocation"
+    )

@@ -1,0 +1,45 @@
+"""One threshold over all units of the model: what lies below it goes, wherever it is.
+
+`global`: saliency per parameter of the unit, so that attention and MLP units compare (LLM-Pruner's global pruning,
+arXiv:2305.11627; magnitude pruning with one threshold). `global_units`: the saliency as it is, for saliencies that
+are comparable between sub-blocks already (FLAP's standardised ones, arXiv:2312.11983, "AL-AM").
+
+Every block keeps the smallest feasible width at least.
+"""
+
+from tracenas.errors import UserError
+from tracenas.saliency.allocation.ranked import Allocated, Pool, Ranked
+from tracenas.saliency.allocation.within import lowest_level, within_budget
+
+__all__ = ["per_parameter", "per_unit"]
+
+
+def per_parameter(ranked: Ranked, gamma: float | None) -> Allocated:
+    """One threshold on the saliency per parameter."""
+    return _allocate(ranked, divide=True)
+
+
+def per_unit(ranked: Ranked, gamma: float | None) -> Allocated:
+    """One threshold on the saliency of a unit as it is."""
+    return _allocate(ranked, divide=False)
+
+
+def _allocate(ranked: Ranked, *, divide: bool) -> Allocated:
+    space = ranked.space
+    pools = [Pool(ranked, ranked.slots(), divide=divide)]
+    level = lowest_level(space, pools, lambda level: [level])
+    if level is None:
+        raise too_small(ranked)
+    return Allocated(within_budget(space, pools, [level], lambda _, gained: float(gained.mean())))
+
+
+def too_small(ranked: Ranked) -> UserError:
+    """For a budget below every block's smallest width."""
+    space = ranked.space
+    widths = [[s.choices()[0] if s.units else 0 for s in layer.sub_blocks] for layer in space.layers]
+    smallest = space.cost(space.build(widths))
+    base = space.cost(space.base)
+    return UserError(
+        f"budget of {space.window[1]:,} parameters: this allocation keeps every block, so {smallest:,} are needed "
+        f"({100 * smallest / base:.1f}%); choose a larger one, or allocation uniform or depth, which drop blocks"
+    )

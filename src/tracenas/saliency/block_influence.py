@@ -1,0 +1,55 @@
+"""Block influence (ShortGPT, arXiv:2403.03853, §3.1): how much a block turns the residual stream.
+
+BI_l = 1 - E_t[x_tᵀ y_t / (‖x_t‖ ‖y_t‖)], x what enters the block and y what leaves it. It is the importance of both
+sub-blocks of a block. Units within a block are ranked as `wanda` ranks them: they matter only in the block that is
+cut where whole blocks do not meet the budget.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tracenas.families import Block
+from tracenas.models.loss import hidden_states
+from tracenas.models.ordering import Key
+from tracenas.saliency import wanda
+
+__all__ = ["influences", "saliency"]
+
+
+def influences(model: Any, blocks: Sequence[Block], tokens: Tensor, micro_batch: int) -> list[float]:
+    """BI of every block, over all tokens [N, L]."""
+    sums = torch.zeros(2, len(blocks), dtype=torch.float64, device=tokens.device)
+    handles = []
+
+    def hook(index: int) -> Any:
+        def see(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            entered = args[0] if args else kwargs["hidden_states"]
+            left = output[0] if isinstance(output, tuple) else output
+            cosine = torch.cosine_similarity(entered.float(), left.float(), dim=-1)
+            sums[0, index] += cosine.sum(dtype=torch.float64)
+            sums[1, index] += cosine.numel()
+
+        return see
+
+    for index, block in enumerate(blocks):
+        handles.append(model.get_submodule(block.path).register_forward_hook(hook(index), with_kwargs=True))
+    try:
+        with torch.no_grad():
+            for batch in tokens.split(micro_batch):
+                hidden_states(model, batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [float(x) for x in (1 - sums[0] / sums[1]).cpu()]
+
+
+def saliency(
+    model: Any, blocks: Sequence[Block], tokens: Tensor, micro_batch: int
+) -> tuple[dict[Key, Tensor], dict[Key, float]]:
+    """Wanda's saliency per unit, and BI as the importance of every sub-block."""
+    per_unit, _ = wanda.saliency(model, blocks, tokens, micro_batch)
+    found = influences(model, blocks, tokens, micro_batch)
+    return per_unit, {key: found[key[0]] for key in per_unit}
