@@ -1,6 +1,6 @@
-"""The one exception that is the user's to read."""
+"""The exceptions that are the user's to read."""
 
-__all__ = ["UserError"]
+__all__ = ["CheckFailed", "UserError"]
 
 
 class UserError(Exception):
@@ -8,4 +8,11 @@ class UserError(Exception):
 
     The command line prints the message without a traceback and exits with status 2. Everything else that
     escapes is a defect of ours (exit status 1).
+    """
+
+
+class CheckFailed(Exception):
+    """The input was right, but what was made of it does not pass its check, and was removed: one clear line.
+
+    The command line prints the message without a traceback and exits with status 1.
     """

@@ -1,6 +1,6 @@
 """What every command takes, and how settings are built and refused."""
 
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -16,6 +16,9 @@ class StageConfig(BaseModel):
     """What every command takes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), coerce_numbers_to_str=True)
+
+    sections: ClassVar[tuple[str, ...]] = ()
+    """Fields that hold another stage's settings: `recover.max_steps=100`, or a mapping in YAML."""
 
     seed: int = Field(0, ge=0, description="Seed of everything random in this command.")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
@@ -36,6 +39,9 @@ class SpaceConfig(StageConfig):
     keep_layers: str = Field("", description="Blocks that may not be skipped, such as 0,-1.")
     channel_quantum: int = Field(32, ge=1, description="MLP widths are multiples of it, or the base's own.")
     head_quantum: int = Field(1, ge=1, description="Query-head counts are multiples of it, or the base's own.")
+    deploy: str = Field(
+        "", description="What serves the result: gguf, vllm-stock, tensor-parallel:N, or several with commas."
+    )
     kv_groups: bool = Field(False, description="Remove whole KV groups instead of query heads within each group.")
 
     @field_validator("keep_layers", mode="before")

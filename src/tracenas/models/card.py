@@ -7,16 +7,10 @@ from typing import Any
 import yaml
 
 from tracenas.families import Block
+from tracenas.models.configuration import ATTENTION
 from tracenas.space.architecture import Layer
 
 __all__ = ["license_of", "model_card"]
-
-_LOAD = """```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-model = AutoModelForCausalLM.from_pretrained("{name}"{remote})
-tokenizer = AutoTokenizer.from_pretrained("{name}")
-```"""
 
 
 def model_card(
@@ -25,11 +19,14 @@ def model_card(
     blocks: Sequence[Block],
     layers: Sequence[Layer],
     *,
-    stock: bool,
+    serving: str,
     parameters: tuple[int, int],
+    stubs: int = 0,
+    pipeline: str = "text-generation",
     command: str = "",
     numbers: Mapping[str, object] | None = None,
     license: str | None = None,
+    origin: str | None = None,
     provenance: Mapping[str, Any] | None = None,
 ) -> str:
     """Markdown with the hub's YAML front matter.
@@ -39,32 +36,31 @@ def model_card(
         base: the pruned model, a hub id or a directory (only a hub id becomes `base_model`).
         blocks: the base's blocks.
         layers: the kept counts, one per block of the base.
-        stock: whether transformers loads it without custom code.
+        serving: `serving_section(…)`.
         parameters: before and after, embeddings and head included, tied ones once.
+        stubs: those that are zeros in place of removed attention.
+        pipeline: the hub's name of what it does.
         command: what made it.
         numbers: shown as a table, in order (`{"perplexity, WikiText-2": 12.3}`).
         license: the base's, if known.
+        origin: where the base's weights come from, where that needs to be said (a GGUF file's are dequantised).
         provenance: `rundir.provenance(…)`.
     """
     before, after = parameters
     skipped = sum(layer.skip for layer in layers)
+    zeros = {"of these, zeros in place of removed attention": stubs} if stubs else {}
     body = [
-        _front_matter(base, license),
+        _front_matter(base, license, pipeline),
         f"# {name}",
         f"`{base}`, pruned by tracenas: {after:,} of {before:,} parameters ({after / before:.1%}), "
         f"{len(layers) - skipped} of {len(layers)} blocks.",
+        *([f"The base's {origin}."] if origin else []),
         "## Architecture",
-        _table(blocks, layers),
+        _tables(blocks, layers, stubbed=stubs > 0),
         "Kept units of the base's. A skipped block is left out, and those behind it are renumbered (now).",
         "## Numbers",
-        _numbers({"parameters": after, "parameters of the base": before, **(numbers or {})}),
-        "## Use",
-        _LOAD.format(name=name, remote="" if stock else ", trust_remote_code=True"),
-        "A stock checkpoint: no custom code is needed."
-        if stock
-        else "Its layers differ from each other. The code that builds them is in this directory "
-        "(`modeling_tracenas.py`): read it before you trust it. Where tracenas is installed, "
-        "`tracenas.models.heterogeneous.register()` makes `trust_remote_code` unnecessary.",
+        _numbers({"parameters": after, **zeros, "parameters of the base": before, **(numbers or {})}),
+        serving,
         "## How it was made",
     ]
     if command:
@@ -92,8 +88,8 @@ def license_of(model: Path | None) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def _front_matter(base: str, license: str | None) -> str:
-    front: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "text-generation"}
+def _front_matter(base: str, license: str | None, pipeline: str) -> str:
+    front: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": pipeline}
     if base.count("/") == 1 and not base.startswith((".", "/", "~")) and not Path(base).exists():
         front["base_model"] = base
     if license:
@@ -102,7 +98,17 @@ def _front_matter(base: str, license: str | None) -> str:
     return f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---"
 
 
-def _table(blocks: Sequence[Block], layers: Sequence[Layer]) -> str:
+def _tables(blocks: Sequence[Block], layers: Sequence[Layer], *, stubbed: bool) -> str:
+    """A table per stack of blocks."""
+    parts = []
+    for stack in dict.fromkeys(block.stack for block in blocks):
+        parts += [f"**{stack.capitalize()}**"] if stack else []
+        own = [(b, la) for b, la in zip(blocks, layers, strict=True) if b.stack == stack]
+        parts.append(_table([b for b, _ in own], [la for _, la in own], stubbed=stubbed))
+    return "\n\n".join(parts)
+
+
+def _table(blocks: Sequence[Block], layers: Sequence[Layer], *, stubbed: bool) -> str:
     names = [s.spec.unit.replace("_", " ") for s in blocks[0].sub_blocks]
     rows = [["block", *names, "now"], ["--:"] * (len(names) + 2)]
     place = 0
@@ -111,12 +117,16 @@ def _table(blocks: Sequence[Block], layers: Sequence[Layer]) -> str:
             rows.append([str(index), *["–"] * len(names), "skipped"])
             continue
         counts = [
-            f"{kept:,} of {sub.spec.units:,}" if kept else "bypassed"
+            f"{kept:,} of {sub.spec.units:,}" if kept else _gone(sub.spec.name, stubbed)
             for sub, (_, kept) in zip(block.sub_blocks, layer.kept, strict=True)
         ]
         rows.append([str(index), *counts, str(place)])
         place += 1
     return _lines(rows)
+
+
+def _gone(name: str, stubbed: bool) -> str:
+    return "bypassed (zeros)" if stubbed and name == ATTENTION else "bypassed"
 
 
 def _numbers(numbers: Mapping[str, object]) -> str:

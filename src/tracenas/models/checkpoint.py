@@ -3,7 +3,8 @@
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from tracenas.errors import UserError
 from tracenas.families import Block, Family, Projection, SubBlock
 from tracenas.families.description import IntArray
 from tracenas.models import heterogeneous
-from tracenas.models.configuration import built_shapes, pruned_config, tensors_of
+from tracenas.models.configuration import built_shapes, new_places, pruned_config, tensors_of
 from tracenas.models.ordering import take
 from tracenas.models.shards import INDEX_FILE, Entry, atomic_directory, read_header, write_shards
+from tracenas.models.stacked_configuration import with_own_head
 from tracenas.models.stored import as_stored
 from tracenas.rundir import read_json
 from tracenas.space.architecture import Layer
@@ -38,6 +40,9 @@ class Draft:
     stock: bool
     """Whether transformers loads it without custom code."""
     parameters: int
+    """In the files, stubs included."""
+    stub_parameters: int = 0
+    """Zeros in place of removed attention (`stub_attention`)."""
 
 
 def save_pruned(
@@ -51,6 +56,7 @@ def save_pruned(
     outputs: Mapping[tuple[int, str], torch.Tensor] | None = None,
     dtype: torch.dtype | None = None,
     max_shard_size: int | str = "5GB",
+    stub_attention: bool = False,
     card: Callable[[Draft], str] | str = "",
 ) -> Draft:
     """Cut `model` to the kept units and write the result; one cut tensor is in memory at a time.
@@ -67,6 +73,8 @@ def save_pruned(
         outputs: output projections that replace the cut ones, [rows, kept columns] (compensation).
         dtype: of the written floating-point tensors; the model's own if None.
         max_shard_size: bytes, or text such as `5GB`.
+        stub_attention: write one zero head where attention is removed, for software that needs attention in
+            every block; logits are the same.
         card: the text of README.md, or what makes it from the draft; an error raised there leaves nothing.
 
     Returns:
@@ -80,7 +88,12 @@ def save_pruned(
     layers = tuple(_layer(block, index, kept) for index, block in enumerate(blocks))
     entries = list(_entries(model, blocks, layers, kept, outputs or {}, dtype))
     shapes = {entry.name: entry.shape for entry in entries}
-    config, stock = pruned_config(model.config.to_diff_dict(), family, blocks, layers, shapes)
+    base = with_own_head(model)
+    made = pruned_config(base, family, blocks, layers, shapes, kept=kept, stub_attention=stub_attention)
+    config, stock = made.config, made.stock
+    entries += [
+        Entry(name, shape, dtype, partial(torch.zeros, shape, dtype=dtype)) for name, shape in made.zeros.items()
+    ]
     entries = as_stored(config, entries) if stock else entries
     config["dtype"] = str(dtype).removeprefix("torch.")
     with atomic_directory(out) as directory:
@@ -95,11 +108,12 @@ def save_pruned(
             model.generation_config.to_json_file(directory / "generation_config.json")
         write_shards(directory, entries, max_shard_size)
         count = sum(torch.Size(e.shape).numel() for e in entries if e.dtype.is_floating_point)
-        draft = Draft(directory, config, layers, stock, count)
+        stubs = sum(torch.Size(shape).numel() for shape in made.zeros.values())
+        draft = Draft(directory, config, layers, stock, count, stubs)
         readme = card if isinstance(card, str) else card(draft)
         if readme:
             (directory / "README.md").write_text(readme, encoding="utf-8")
-    return Draft(out, config, layers, stock, count)
+    return replace(draft, path=out)
 
 
 def _layer(block: Block, index: int, kept: Kept) -> Layer:
@@ -128,16 +142,12 @@ def _entries(
     dtype: torch.dtype,
 ) -> Iterator[Entry]:
     """What is to be written, in the model's order; tied tensors once, under the first of their names."""
-    remaining: dict[str, int] = {}
-    places: list[str | None] = []
-    for block, layer in zip(blocks, layers, strict=True):
-        stack = block.path.rpartition(".")[0]
-        places.append(None if layer.skip else f"{stack}.{remaining.get(stack, 0)}")
-        remaining[stack] = remaining.get(stack, 0) + (not layer.skip)
+    places = new_places(blocks, layers)
     owner = {block.path: index for index, block in enumerate(blocks)}
+    tables = {s.position_bias.table + ".weight" for b in blocks for s in b.sub_blocks if s.position_bias is not None}
     for name, tensor in tensors_of(model):
         index = next((owner[p] for p in _prefixes(name) if p in owner), None)
-        if index is None:
+        if index is None or name in tables:  # a table stays in the first block, whichever that is
             yield _entry(name, tensor, None, None, dtype)
             continue
         block, place = blocks[index], places[index]
@@ -267,13 +277,12 @@ def _some(names: list[str], one: str, many: str) -> str:
 def _expected_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]] | None:
     """Shapes of the tensors that must be there; None where the names in files may be others."""
     from transformers.conversion_mapping import get_checkpoint_conversion_mapping
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
     base = str(config.get("base_model_type") or config.get("model_type"))
-    if base not in CONFIG_MAPPING or CONFIG_MAPPING[base] not in MODEL_FOR_CAUSAL_LM_MAPPING:
+    try:
+        causal = heterogeneous.language_model(base)
+    except KeyError:
         return None
-    causal: Any = MODEL_FOR_CAUSAL_LM_MAPPING[CONFIG_MAPPING[base]]
     names = () if "base_model_type" in config else (base, causal.__name__)
     if "quantization_config" in config or any(get_checkpoint_conversion_mapping(name) for name in names):
         return None

@@ -1,16 +1,23 @@
 """The config.json of a pruned model: the family's own where its keys can say it, else a heterogeneous one."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from tracenas.errors import UserError
 from tracenas.families import Block, Family
+from tracenas.families.description import IntArray
 from tracenas.models import heterogeneous
+from tracenas.models.stacked_configuration import candidates
 from tracenas.space.architecture import Layer
 
-__all__ = ["built_shapes", "pruned_config", "tensors_of"]
+__all__ = ["ATTENTION", "PrunedConfig", "built_shapes", "new_places", "pruned_config", "tensors_of"]
+
+ATTENTION = "attention"
+"""The sub-block in whose place a stub can be written."""
+Shapes = Mapping[str, tuple[int, ...]]
 
 # Keys that only heterogeneous checkpoints have.
 _OURS = (
@@ -20,7 +27,19 @@ _OURS = (
     "per_layer_config",
     "tracenas_bypass",
     "tracenas_shapes",
+    "tracenas_stubs",
 )
+
+
+@dataclass(frozen=True)
+class PrunedConfig:
+    """What will be written as config.json, and what the model that it builds has beside the cut tensors."""
+
+    config: dict[str, Any]
+    stock: bool
+    """Whether the family's own keys say it all."""
+    zeros: dict[str, tuple[int, ...]]
+    """Names and shapes of the tensors of attention stubs: all zeros."""
 
 
 def pruned_config(
@@ -28,29 +47,40 @@ def pruned_config(
     family: Family,
     blocks: Sequence[Block],
     layers: Sequence[Layer],
-    shapes: Mapping[str, tuple[int, ...]],
-) -> tuple[dict[str, Any], bool]:
-    """`(config.json of the pruned model, whether it is a stock one)`.
+    shapes: Shapes,
+    *,
+    kept: Mapping[tuple[int, str], IntArray | None],
+    stub_attention: bool = False,
+) -> PrunedConfig:
+    """The configuration of the pruned model: the family's own where it can say it, else a heterogeneous one.
 
     Args:
         base: the pruned model's own configuration.
         layers: counts per block of the base.
-        shapes: of the tensors that will be written; a model built from the result has exactly these.
+        kept: ids of the kept units.
+        shapes: of the cut tensors; a model built from the result has exactly these, and the stubs'.
+        stub_attention: where attention is removed, say one query head and one KV head instead of `skip`. With all
+            its tensors zero, its norms included, such a head adds exactly zero to the residual stream.
 
     Raises:
-        UserError: if no block remains.
+        UserError: if no block remains, or the family has no stubs.
         RuntimeError: if the family's description and transformers' model disagree.
     """
     remaining = [i for i, layer in enumerate(layers) if not layer.skip]
     if not remaining:
         raise UserError("every block is skipped; at least one must stay")
+    if blocks[0].stack:
+        return _stacked(base, family, blocks, layers, shapes, kept, stub_attention=stub_attention)
     overrides = [family.layer_overrides(base, i, blocks[i], layers[i]) for i in remaining]
+    stubs = _stubs(blocks, layers) if stub_attention else {}
+    for place in stubs:
+        overrides[place] = _stubbed(base, family, remaining[place], overrides[place])
     common = _without_blocks({k: v for k, v in base.items() if k not in _OURS}, remaining, len(blocks))
     common |= family.renumbered(base, remaining)
     if (agreed := _agreed(overrides)) is not None:
         stock = _stock_config(common, family.model_type, agreed)
-        if built_shapes(stock) == shapes:
-            return stock, True
+        if (zeros := _beside(built_shapes(stock), shapes, stubs)) is not None:
+            return PrunedConfig(stock, True, zeros)
     config, _, causal = heterogeneous.class_names(family.model_type)
     ours = {
         **_with_head_dim(common),
@@ -64,10 +94,81 @@ def pruned_config(
             s.spec.name: {"module": s.module, "norms": list(s.norms)} for i in remaining for s in blocks[i].sub_blocks
         },
     }
-    if (built := built_shapes(ours)) != shapes:
+    if stubs:
+        ours["tracenas_stubs"] = {ATTENTION: sorted(stubs)}
+    built = built_shapes(ours)
+    if (zeros := _beside(built, shapes, stubs)) is None:
         difference = sorted(set((built or {}).items()) ^ set(shapes.items()))[:2]
         raise RuntimeError(f"{config} does not build what was cut: {difference}")
-    return ours, False
+    return PrunedConfig(ours, False, zeros)
+
+
+def _stacked(
+    base: Mapping[str, Any],
+    family: Family,
+    blocks: Sequence[Block],
+    layers: Sequence[Layer],
+    shapes: Shapes,
+    kept: Mapping[tuple[int, str], IntArray | None],
+    *,
+    stub_attention: bool,
+) -> PrunedConfig:
+    """The same for an encoder–decoder model."""
+    if stub_attention:
+        raise UserError(f"stub-removed-attention: family '{family.model_type}' has no stub for removed attention")
+    stock, ours = candidates(base, family, blocks, layers, kept)
+    if stock is not None and built_shapes(stock) == shapes:
+        return PrunedConfig(stock, True, {})
+    if (built := built_shapes(ours)) != shapes:
+        difference = sorted(set((built or {}).items()) ^ set(shapes.items()))[:2]
+        raise RuntimeError(f"{ours['architectures'][0]} does not build what was cut: {difference}")
+    return PrunedConfig(ours, False, {})
+
+
+def new_places(blocks: Sequence[Block], layers: Sequence[Layer]) -> list[str | None]:
+    """Per block of the base: its path in the pruned model, None where it is skipped."""
+    remaining: dict[str, int] = {}
+    places: list[str | None] = []
+    for block, layer in zip(blocks, layers, strict=True):
+        stack = block.path.rpartition(".")[0]
+        places.append(None if layer.skip else f"{stack}.{remaining.get(stack, 0)}")
+        remaining[stack] = remaining.get(stack, 0) + (not layer.skip)
+    return places
+
+
+# --- stubs ----------------------------------------------------------------------------------------
+
+
+def _stubs(blocks: Sequence[Block], layers: Sequence[Layer]) -> dict[int, tuple[str, ...]]:
+    """Remaining block → paths of the modules that a stub brings back: attention and its norms."""
+    found: dict[int, tuple[str, ...]] = {}
+    present = [(b, la, p) for b, la, p in zip(blocks, layers, new_places(blocks, layers), strict=True) if p]
+    for new, (block, layer, place) in enumerate(present):
+        for sub, (_, kept) in zip(block.sub_blocks, layer.kept, strict=True):
+            if sub.spec.name == ATTENTION and not kept:
+                found[new] = tuple(f"{place}.{path}." for path in (sub.module, *sub.norms))
+    return found
+
+
+def _stubbed(base: Mapping[str, Any], family: Family, index: int, own: Mapping[str, Any]) -> dict[str, Any]:
+    """A block's overrides with one head of attention instead of none."""
+    one = getattr(family, "stub_overrides", None)
+    if one is None:
+        raise UserError(f"stub-removed-attention: family '{family.model_type}' has no stub for removed attention")
+    skip = [name for name in own["skip"] if name != ATTENTION]
+    stubbed = {key: value for key, value in own.items() if key != "skip"} | one(base, index)
+    return {**stubbed, "skip": skip} if skip else stubbed
+
+
+def _beside(
+    built: Shapes | None, cut: Shapes, stubs: Mapping[int, tuple[str, ...]]
+) -> dict[str, tuple[int, ...]] | None:
+    """What a model has beside the cut tensors, all of it in stubs; None if it does not fit them."""
+    if built is None or any(built.get(name) != shape for name, shape in cut.items()):
+        return None
+    paths = tuple(path for of_one in stubs.values() for path in of_one)
+    beside = {name: shape for name, shape in built.items() if name not in cut}
+    return beside if all(name.startswith(paths) for name in beside) else None
 
 
 def _agreed(overrides: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
@@ -108,13 +209,12 @@ def built_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]] | None
     """Shapes of the tensors (tied ones once) of the model a configuration builds; None if it is refused."""
     from huggingface_hub.errors import StrictDataclassError
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
     if base := config.get("base_model_type"):
         config_class, _, causal = heterogeneous.build(base)
     else:
         config_class = CONFIG_MAPPING[config["model_type"]]
-        causal = MODEL_FOR_CAUSAL_LM_MAPPING[config_class]
+        causal = heterogeneous.language_model(config["model_type"])
     try:
         built = config_class.from_dict(dict(config))
     except (StrictDataclassError, ValueError):
@@ -122,6 +222,9 @@ def built_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]] | None
     with torch.device("meta"):
         model = causal(built)
     model.tie_weights()
+    if built.is_encoder_decoder and config.get("tie_word_embeddings") is False:
+        head = model.get_output_embeddings()  # which transformers ties, until it reads a file that holds it
+        head.weight = torch.nn.Parameter(torch.empty_like(head.weight))
     return {name: tuple(tensor.shape) for name, tensor in tensors_of(model)}
 
 

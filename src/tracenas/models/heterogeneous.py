@@ -11,6 +11,7 @@ What the configuration has beside the family's own keys:
     per_layer_config  {layer: {attribute: value, …, "skip": ["attention" | "mlp" | …]}}; where no attribute says
                       how wide a matrix is, "tracenas_shapes": {its path in the layer: [rows, columns]}
     tracenas_bypass   {sub-block: {"module": path in the layer, "norms": [paths]}}, read for what `skip` names
+    tracenas_stubs    {"attention": [layers]} whose one head is all zeros, in place of removed attention; for readers
 """
 
 import copy
@@ -22,11 +23,24 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedConfig
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_MAPPING
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
+    MODEL_MAPPING,
+)
 
-__all__ = ["CODE_FILE", "auto_map", "build", "class_names", "register", "shipped_code"]
+__all__ = [
+    "CODE_FILE",
+    "auto_map",
+    "build",
+    "class_names",
+    "is_encoder_decoder",
+    "language_model",
+    "register",
+    "shipped_code",
+]
 
 if not hasattr(PreTrainedConfig, "per_layer_config"):
     raise ImportError("this model's layers differ from each other: it needs transformers 5.17 or newer")
@@ -95,8 +109,11 @@ class _Rebuilt:
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)  # type: ignore[call-arg]
-        _rebuild_layers(self)
+        self._rebuild()
         self.post_init()  # type: ignore[attr-defined]
+
+    def _rebuild(self) -> None:
+        _rebuild_layers(self)
 
     @classmethod
     def _can_set_attn_implementation(cls) -> bool:
@@ -150,25 +167,28 @@ def build(base_model_type: str) -> tuple[Any, Any, Any]:
     Raises:
         KeyError: if transformers has no such family.
     """
+    if is_encoder_decoder(base_model_type):
+        built: tuple[Any, Any, Any] = import_module("tracenas.models.stacks").build_stacks(base_model_type)
+        return built
     stock, base, causal = _stock_classes(base_model_type)
     names = class_names(base_model_type)
     module = {"__module__": __name__}
+    optional = ("tracenas_bypass", "tracenas_shapes", "tracenas_stubs")
     config = type(
         names[0],
         (_LayeredConfig, stock),
         {
             **module,
-            "__annotations__": {"base_model_type": str, "tracenas_bypass": dict | None, "tracenas_shapes": dict | None},
+            "__annotations__": {"base_model_type": str, **dict.fromkeys(optional, dict | None)},
             "model_type": f"tracenas_{base_model_type}",
             "base_model_type": base_model_type,
-            "tracenas_bypass": None,
-            "tracenas_shapes": None,
+            **dict.fromkeys(optional),
         },
     )
     model = type(names[1], (_Rebuilt, base), {**module, "config_class": config, "_stock": base})
     head = type(names[2], (_Rebuilt, causal), {**module, "config_class": config, "_stock": causal})
-    for built in (config, model, head):
-        globals()[built.__name__] = built  # where pickle looks for them
+    for made in (config, model, head):
+        globals()[made.__name__] = made  # where pickle looks for them
     return config, model, head
 
 
@@ -180,23 +200,56 @@ def class_names(base_model_type: str) -> tuple[str, str, str]:
 
 def _stock_classes(base_model_type: str) -> tuple[Any, Any, Any]:
     config = CONFIG_MAPPING[base_model_type]
-    return config, MODEL_MAPPING[config], MODEL_FOR_CAUSAL_LM_MAPPING[config]
+    return config, MODEL_MAPPING[config], language_model(base_model_type)
+
+
+def is_encoder_decoder(model_type: str) -> bool:
+    """Whether transformers has this family's language model as an encoder–decoder only."""
+    config = CONFIG_MAPPING[model_type]
+    return config not in MODEL_FOR_CAUSAL_LM_MAPPING and config in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
+
+
+def language_model(model_type: str) -> Any:
+    """transformers' class of a family's model with a language-model head.
+
+    Raises:
+        KeyError: if there is none.
+    """
+    config = CONFIG_MAPPING[model_type]
+    if is_encoder_decoder(model_type):
+        return MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING[config]
+    return MODEL_FOR_CAUSAL_LM_MAPPING[config]
 
 
 def auto_map(base_model_type: str) -> dict[str, str]:
     """The `auto_map` of config.json: which class of the shipped file each Auto class is to use."""
     names = class_names(base_model_type)
-    autos = ("AutoConfig", "AutoModel", "AutoModelForCausalLM")
+    last = "AutoModelForSeq2SeqLM" if is_encoder_decoder(base_model_type) else "AutoModelForCausalLM"
+    autos = ("AutoConfig", "AutoModel", last)
     return {auto: f"{CODE_FILE.removesuffix('.py')}.{name}" for auto, name in zip(autos, names, strict=True)}
 
 
 def shipped_code(base_model_type: str) -> str:
-    """The text of `modeling_tracenas.py`: this file and a last line that builds the family's classes."""
+    """The text of `modeling_tracenas.py`: this file (and `stacks.py`), and a line that builds the family's classes."""
     here = Path(__file__)
     source = here.read_text(encoding="utf-8")
     if here.name == CODE_FILE:
         return source
-    return f'{source}\n\n{", ".join(class_names(base_model_type))} = build("{base_model_type}")\n'
+    how = "build"
+    if is_encoder_decoder(base_model_type):
+        more = here.with_name("stacks.py").read_text(encoding="utf-8").splitlines(keepends=True)
+        source += "\n\n" + "".join(line for line in more if not line.startswith("from tracenas."))
+        how = "build_stacks"
+    return f'{source}\n\n{", ".join(class_names(base_model_type))} = {how}("{base_model_type}")\n'
+
+
+def __getattr__(name: str) -> Any:
+    """A class of `build` by its name: unpickled in another process, it is asked for before that has built it."""
+    known = import_module("tracenas.families").FAMILIES if name.startswith("TraceNAS") else ()
+    for family in known:
+        if name in class_names(family):
+            return build(family)[class_names(family).index(name)]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def register(*base_model_types: str) -> None:
@@ -208,4 +261,5 @@ def register(*base_model_types: str) -> None:
         config, model, head = build(name)
         AutoConfig.register(config.model_type, config, exist_ok=True)
         AutoModel.register(config, model, exist_ok=True)
-        AutoModelForCausalLM.register(config, head, exist_ok=True)
+        auto: Any = AutoModelForSeq2SeqLM if is_encoder_decoder(name) else AutoModelForCausalLM
+        auto.register(config, head, exist_ok=True)

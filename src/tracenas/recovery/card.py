@@ -7,6 +7,8 @@ from typing import Any
 
 import yaml
 
+from tracenas.models.serving import with_serving
+
 __all__ = ["base_of", "recovery_section", "with_section"]
 
 _PRUNED = re.compile(r"^`(?P<base>[^`]+)`(, pruned| with weights set to zero) by tracenas", re.M)
@@ -47,11 +49,17 @@ def recovery_section(
     )
 
 
-def with_section(model: Path | None, name: str, section: str) -> str:
-    """The README.md of a model, or a short one in its place, with a section at its end."""
+def with_section(model: Path | None, name: str, section: str, serving: str = "") -> str:
+    """The README.md of a model, or a short one in its place, with a section at its end.
+
+    Args:
+        serving: replaces what it says of serving, where the model went by another name.
+    """
     text = _readme(model) if model is not None else ""
     if not text.strip():
         text = f"---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags:\n- tracenas\n---\n\n# {name}\n"
+    if serving:
+        text = with_serving(text, serving)
     return text.rstrip("\n") + "\n\n" + section
 
 

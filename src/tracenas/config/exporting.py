@@ -1,0 +1,39 @@
+"""Settings of export."""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, field_validator
+
+from tracenas.config.shared import StageConfig
+from tracenas.errors import UserError
+
+__all__ = ["ExportConfig"]
+
+
+class ExportConfig(StageConfig):
+    """Write a checkpoint in the form that a serving program reads."""
+
+    model: str = Field(description="Checkpoint directory.")
+    format: str = Field("gguf", description="gguf (llama.cpp, Ollama).")
+    out: Path = Field(description="File to write.")
+    outtype: str = Field("auto", description="Of the matrices: f32, f16, bf16, q8_0; auto: as the checkpoint's.")
+    layout: str = Field("auto", description="stock, deci, openelm or padded; auto: the first that holds the model.")
+    tokenizer: str = Field("auto", description="auto: the checkpoint's; none: token ids only.")
+    pre: str = Field("", description="llama.cpp's name of the pre-tokenizer, where it is not known.")
+    check: bool = Field(False, description="Compare llama.cpp's logits with the checkpoint's before the file appears.")
+    check_ids: str = Field("", description="Token ids the check reads, such as 1,15,7; default: those of a text.")
+    llama_python: Path | None = Field(None, description="A Python that has llama-cpp-python; default: this one.")
+
+    @field_validator("check_ids", mode="before")
+    @classmethod
+    def _join(cls, value: Any) -> Any:
+        return ",".join(str(v) for v in value) if isinstance(value, (list, tuple)) else str(value)
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """`check_ids` as numbers."""
+        try:
+            return tuple(int(part) for part in self.check_ids.replace(" ", "").split(",") if part)
+        except ValueError as error:
+            raise UserError(f"check-ids '{self.check_ids}': expected numbers separated by commas") from error

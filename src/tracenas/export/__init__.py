@@ -1,0 +1,1 @@
+"""Pruned checkpoints in the forms that serving programs read."""

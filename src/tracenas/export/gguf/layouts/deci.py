@@ -1,0 +1,73 @@
+"""`deci`, made for Nemotron: Llama's blocks, each with its own heads, KV heads and MLP width.
+
+Pairs of coordinates are interleaved (rows of q and k, and their biases, are permuted). A block without attention has
+0 heads, except the first, whose counts llama.cpp divides by: it gets one zero head. A block without MLP would load
+and lose its attention's output: it gets a zero MLP of width 32.
+"""
+
+from tracenas.export.gguf.fitting import Fitted, parameters, with_stubs
+from tracenas.export.gguf.layouts.layout import (
+    ATTENTION_NAMES,
+    MLP_NAMES,
+    Draft,
+    Tensor,
+    common_metadata,
+    first_of,
+    interleaved,
+    moved,
+    outer_tensors,
+    window_note,
+)
+from tracenas.export.gguf.model import Decoder
+from tracenas.export.gguf.weights import Weights
+
+__all__ = ["DECI"]
+
+
+class Deci:
+    """Llama, Mistral and Qwen 2 of any shape."""
+
+    name = "deci"
+
+    def objection(self, model: Decoder) -> str:
+        """Norms in attention, another activation, norms behind sub-blocks."""
+        return first_of(
+            (
+                (model.qk_norm, "it has no norms of q and k"),
+                (model.family not in ("llama", "mistral", "qwen2"), f"it has not the norms of {model.family}"),
+                (model.activation != "silu", f"its activation is silu, the model's is {model.activation}"),
+            )
+        )
+
+    def draft(self, model: Decoder, weights: Weights) -> Draft:
+        """Blocks as they are, with stubs where llama.cpp needs them."""
+        headless = frozenset({0} if model.blocks[0].heads == 0 else ())
+        flat = frozenset(i for i, b in enumerate(model.blocks) if b.width == 0)
+        stubbed = with_stubs(model, attention=headless, mlp=flat)
+        fitted = Fitted(weights, model, stubbed)
+        before, behind = outer_tensors(stubbed, fitted)
+        inner = [t for i in range(len(model.blocks)) for t in _block(stubbed, fitted, i)]
+        added = parameters(stubbed) - parameters(model)
+        notes = window_note(model)
+        if added:
+            where = [*(f"attention of block {i}" for i in sorted(headless)), *(f"MLP of block {i}" for i in flat)]
+            notes += (f"zero stubs, {added:,} parameters, for what was removed: {', '.join(where)}",)
+        metadata = common_metadata("deci", stubbed, per_block=True)
+        return Draft("deci", metadata, (*before, *inner, *behind), notes, added)
+
+
+def _block(model: Decoder, weights: Weights, index: int) -> list[Tensor]:
+    shape, at, to = model.blocks[index], f"model.layers.{index}.", f"blk.{index}."
+    permute = interleaved(model.head_dim)
+    names = {"input_layernorm": "attn_norm", **ATTENTION_NAMES} if shape.heads else {}
+    names |= {"post_attention_layernorm": "ffn_norm", **MLP_NAMES}
+    found = []
+    for source, name in names.items():
+        change = permute if name in ("attn_q", "attn_k") else None
+        for kind in ("weight", "bias"):
+            if f"{at}{source}.{kind}" in weights.shapes:
+                found.append(moved(weights, f"{at}{source}.{kind}", f"{to}{name}.{kind}", change))
+    return found
+
+
+DECI = Deci()

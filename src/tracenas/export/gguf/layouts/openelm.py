@@ -1,0 +1,85 @@
+"""`openelm`: blocks of any shape with norms of q and k, and embeddings that are the head, too: tied Qwen 3.
+
+q, k and v of a block are one matrix [q | k | v], not permuted. Every block must have attention and an MLP: where one
+was removed, one zero head or a zero MLP of width 32 stands for it.
+"""
+
+from functools import partial
+
+import numpy as np
+
+from tracenas.export.gguf.fitting import Fitted, parameters, with_stubs
+from tracenas.export.gguf.layouts.layout import (
+    MLP_NAMES,
+    Draft,
+    Tensor,
+    common_metadata,
+    first_of,
+    moved,
+    outer_tensors,
+    window_note,
+)
+from tracenas.export.gguf.model import Decoder
+from tracenas.export.gguf.weights import Array, Weights
+
+__all__ = ["OPENELM"]
+
+
+class OpenElm:
+    """Tied Qwen 3 without biases, of any shape."""
+
+    name = "openelm"
+
+    def objection(self, model: Decoder) -> str:
+        """An untied head, biases, no norms of q and k, Llama 3's rope."""
+        return first_of(
+            (
+                (not model.tied, "its head is the embeddings, the model's is its own"),
+                (not model.qk_norm, "it norms q and k, the model does not"),
+                (model.family != "qwen3", f"it has not the norms of {model.family}"),
+                (bool(model.biases), f"it has no biases (the model's: {', '.join(sorted(model.biases))})"),
+                (model.activation != "silu", f"its activation is silu, the model's is {model.activation}"),
+                (model.ropes[0].factors() is not None, "it has no rope factors (llama3)"),
+            )
+        )
+
+    def draft(self, model: Decoder, weights: Weights) -> Draft:
+        """Blocks as they are, with a stub for each part that was removed."""
+        headless = frozenset(i for i, b in enumerate(model.blocks) if b.heads == 0)
+        flat = frozenset(i for i, b in enumerate(model.blocks) if b.width == 0)
+        stubbed = with_stubs(model, attention=headless, mlp=flat)
+        fitted = Fitted(weights, model, stubbed)
+        before, behind = outer_tensors(stubbed, fitted)
+        inner = [t for i in range(len(model.blocks)) for t in _block(fitted, i)]
+        added = parameters(stubbed) - parameters(model)
+        notes = window_note(model)
+        if added:
+            where = [*(f"attention of block {i}" for i in headless), *(f"MLP of block {i}" for i in flat)]
+            notes += (f"zero stubs, {added:,} parameters, for what was removed: {', '.join(where)}",)
+        metadata = common_metadata("openelm", stubbed, per_block=True)
+        return Draft("openelm", metadata, (*before, *inner, *behind), notes, added)
+
+
+def _block(weights: Weights, index: int) -> list[Tensor]:
+    at, to = f"model.layers.{index}.", f"blk.{index}."
+    parts = tuple(f"{at}self_attn.{p}_proj.weight" for p in "qkv")
+    shapes = [weights.shapes[p] for p in parts]
+    fused = Tensor(
+        f"{to}attn_qkv.weight", (sum(s[0] for s in shapes), shapes[0][1]), parts, partial(_stacked, weights, parts)
+    )
+    names = {
+        "input_layernorm": "attn_norm",
+        "self_attn.q_norm": "attn_q_norm",
+        "self_attn.k_norm": "attn_k_norm",
+        "self_attn.o_proj": "attn_output",
+        "post_attention_layernorm": "ffn_norm",
+        **MLP_NAMES,
+    }
+    return [fused, *(moved(weights, f"{at}{s}.weight", f"{to}{n}.weight") for s, n in names.items())]
+
+
+def _stacked(weights: Weights, parts: tuple[str, ...]) -> Array:
+    return np.concatenate([weights.read(part) for part in parts])
+
+
+OPENELM = OpenElm()

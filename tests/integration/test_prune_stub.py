@@ -1,0 +1,62 @@
+"""`prune --stub-removed-attention`: the same model, said in the card; a directory that is ready for the hub."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import ModelCard
+
+from tracenas.cli import invoke
+from tracenas.demo import calibration_path, model_path
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(scope="module")
+def pruned(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The demo model without attention in blocks 0 and 3, without and with stubs."""
+    root = tmp_path_factory.mktemp("pruned")
+    layers: list[dict[str, Any]] = [{"heads": 5, "channels": 448}, {"heads": 10, "channels": 224}] * 4
+    layers[0], layers[3], layers[5] = {"heads": 0, "channels": 448}, {"heads": 0, "channels": 224}, {"skip": True}
+    (root / "arch.json").write_text(json.dumps({"layers": layers}))
+    given = ["--arch", str(root / "arch.json"), "--data", str(calibration_path()), "--samples", "2", "--seq-len", "32"]
+    found = {"plain": root / "plain", "stub": root / "stub"}
+    for name, out in found.items():
+        extra = ["--stub-removed-attention"] if name == "stub" else []
+        assert invoke(["prune", str(model_path()), *given, "--out", str(out), *extra]) == 0
+    return found
+
+
+def numbers(card: Path) -> dict[str, str]:
+    lines = [line.strip("| ").split(" | ") for line in card.read_text().splitlines() if line.startswith("| ")]
+    return {cells[0]: cells[1] for cells in lines if len(cells) == 2}
+
+
+def test_the_same_loss_and_the_parameters_are_said(pruned: dict[str, Path]) -> None:
+    plain, stub = (numbers(path / "README.md") for path in pruned.values())
+    loss = "calibration loss of this checkpoint, reloaded"
+    assert stub[loss] == plain[loss]
+    zeros = 2 * (4 * 16 * 160 + 160)  # q, k, v, o of one head of 16, and the norm
+    assert stub["of these, zeros in place of removed attention"] == f"{zeros:,}"
+    count = {name: int(row["parameters"].replace(",", "")) for name, row in (("plain", plain), ("stub", stub))}
+    assert count["stub"] == count["plain"] + zeros
+
+
+def test_the_card_says_how_it_is_served(pruned: dict[str, Path]) -> None:
+    plain, stub = ((path / "README.md").read_text() for path in pruned.values())
+    assert "blocks 0, 3 have no attention" in plain and "--trust-remote-code" not in plain
+    assert "vllm serve stub --trust-remote-code" in stub and "have no attention" not in stub
+    assert "| 3 | bypassed (zeros) |" in stub and "| 3 | bypassed |" in plain
+    assert "tracenas export stub --format gguf" in stub
+    assert "--stub-removed-attention" in stub.split("## How it was made")[1]
+
+
+def test_the_directory_is_ready_for_the_hub(pruned: dict[str, Path]) -> None:
+    for path in pruned.values():
+        data = ModelCard.load(path / "README.md").data.to_dict()
+        assert data["library_name"] == "transformers" and data["pipeline_tag"] == "text-generation"
+        assert "pruned" in data["tags"]
+        names = {p.name for p in path.iterdir()}
+        known = {"README.md", "config.json", "modeling_tracenas.py", "model.safetensors", "generation_config.json"}
+        assert names - {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"} == known
