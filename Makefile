@@ -1,4 +1,5 @@
 # make demo      set up .venv and run the demonstration
+# make demo-llm  the same on a published model, SmolLM2-135M-Instruct (93 MB to fetch, up to 30 minutes)
 # make test      set up .venv and run every check of `make check`
 # make test-all  the same, and the slow tests
 # make check     formatting, linting, types, layers, tests
@@ -16,10 +17,14 @@ export TOKENIZERS_PARALLELISM ?= false
 # At most 4 workers: each imports torch.
 PYTEST ?= $(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal
 
-.PHONY: demo setup test test-all test-slow check format clean
+.PHONY: demo demo-llm setup test test-all test-slow check format clean
 
 demo: $(STAMP)
 	$(BIN)/tracenas demo --out demo-out --resume
+
+# All cores: its matrices are large enough for several threads.
+demo-llm: $(STAMP)
+	env -u OMP_NUM_THREADS $(BIN)/tracenas demo --model smollm2 --out demo-llm-out --resume
 
 test: check
 

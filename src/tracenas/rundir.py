@@ -13,7 +13,16 @@ from typing import Any
 
 from tracenas.errors import UserError
 
-__all__ = ["Journal", "atomic_path", "provenance", "read_json", "require_free", "sha256", "write_json"]
+__all__ = [
+    "Journal",
+    "atomic_path",
+    "cache_directory",
+    "provenance",
+    "read_json",
+    "require_free",
+    "sha256",
+    "write_json",
+]
 
 
 @contextmanager
@@ -75,6 +84,12 @@ def sha256(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def cache_directory() -> Path:
+    """Where what can be made or fetched again is kept: `$XDG_CACHE_HOME/tracenas`, else `~/.cache/tracenas`."""
+    given = os.environ.get("XDG_CACHE_HOME")
+    return (Path(given) if given else Path.home() / ".cache") / "tracenas"
 
 
 def provenance(**facts: Any) -> dict[str, Any]:

@@ -1,8 +1,16 @@
-"""`tracenas demo`: the main job on the model and text that ship in the package, offline."""
+"""`tracenas demo`: the main job on the model and text that ship in the package, offline; or on a published model."""
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tracenas.config import DemoConfig, RunConfig
 from tracenas.demo import calibration_path, heldout_path, model_path
+from tracenas.errors import UserError
 from tracenas.stages.run import RunOutcome, run
+
+if TYPE_CHECKING:
+    from tracenas.stages.demo_llm import LlmDemo
 
 __all__ = ["demo", "demo_settings"]
 
@@ -13,8 +21,8 @@ def demo_settings(config: DemoConfig) -> RunConfig:
         model=str(model_path()),
         data=str(calibration_path()),
         eval_text=str(heldout_path()),
-        params=config.params,
-        out=config.out,
+        params=config.params or "60%",
+        out=config.out or Path("tracenas-demo"),
         samples=16,
         seq_len=256,
         eval_windows=128,
@@ -30,6 +38,15 @@ def demo_settings(config: DemoConfig) -> RunConfig:
     )
 
 
-def demo(config: DemoConfig) -> RunOutcome:
+def demo(config: DemoConfig) -> "RunOutcome | LlmDemo":
     """Search, prune, check and report the demo model."""
+    if config.model == "smollm2":
+        if find_spec("gguf") is None:
+            raise UserError(
+                "the demo's model is a GGUF file, which needs the package gguf: pip install 'tracenas[gguf]'"
+            )
+        from tracenas.demo.fetch import fetch
+        from tracenas.stages.demo_llm import demo_llm
+
+        return demo_llm(config, fetch())
     return run(demo_settings(config))

@@ -1,0 +1,142 @@
+"""GGUF files as models: what is read is what was written, and what cannot be read is told in one line."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_gguf import TEMPLATE, gguf_model, save_gguf
+
+from tracenas.errors import UserError
+from tracenas.models.gguf import ARCHITECTURES, BLOCKS
+from tracenas.models.loading import load
+from tracenas.models.source import open_source
+
+pytest.importorskip("gguf")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of this test's own."""
+    place = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(place))
+    return place
+
+
+def _logits(model: Any) -> torch.Tensor:
+    tokens = torch.randint(1, 257, (2, 12), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        logits: torch.Tensor = model(tokens).logits
+    return logits
+
+
+@pytest.mark.parametrize("model_type", sorted(ARCHITECTURES))
+def test_the_model_that_was_written_is_the_one_that_is_read(tmp_path: Path, model_type: str) -> None:
+    model = gguf_model(model_type)
+    path = save_gguf(tmp_path / "m.gguf", model)
+    source = open_source(str(path))
+    before = source.space().parameters(source.space().base)
+    loaded = load(source, device="cpu", dtype="fp32")
+    assert torch.allclose(_logits(loaded.model), _logits(model), atol=1e-5)
+    assert sum(p.numel() for p in loaded.model.parameters()) == before
+    again = open_source(str(path))
+    assert again.space().layers == source.space().layers
+    assert again.config["model_type"] == model_type
+    assert (again.config["dtype"], source.config["dtype"]) == ("float32", "float32")
+
+
+def test_tokenizer_template_and_special_tokens_carry_over(tmp_path: Path) -> None:
+    loaded = load(str(save_gguf(tmp_path / "m.gguf", gguf_model())), device="cpu")
+    assert loaded.tokenizer.decode(loaded.tokenizer("naïve text").input_ids) == "naïve text"
+    assert loaded.tokenizer.chat_template == TEMPLATE
+    assert (loaded.eos, loaded.model.generation_config.eos_token_id) == (0, 0)
+
+
+@pytest.mark.parametrize("kind", ["Q8_0", "Q4_1", "F16", "BF16"])
+def test_quantised_weights_are_kept_in_a_sensible_dtype_and_told(tmp_path: Path, kind: str) -> None:
+    from gguf import GGMLQuantizationType, quants
+
+    model = gguf_model()
+    source = open_source(str(save_gguf(tmp_path / "m.gguf", model, kind=kind)))
+    expected = {"F16": "float16"}.get(kind, "bfloat16")
+    assert source.config["dtype"] == expected
+    assert kind in (source.origin or "")
+    assert ("dequantised" in (source.origin or "")) == kind.startswith("Q")
+    loaded = load(source, device="cpu", dtype="fp32")
+    weight = model.model.layers[0].mlp.gate_proj.weight
+    type_ = GGMLQuantizationType[kind]
+    dequantised = torch.from_numpy(quants.dequantize(quants.quantize(weight.numpy(), type_), type_).copy())
+    kept = dequantised.float().to(getattr(torch, expected)).float()
+    assert torch.equal(loaded.model.model.layers[0].mlp.gate_proj.weight, kept)
+
+
+def test_it_is_converted_once_and_needs_no_torch_to_plan(
+    tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = save_gguf(tmp_path / "m.gguf", gguf_model(), kind="Q8_0")
+    load(str(path), device="cpu")
+    assert "dequantised" in capsys.readouterr().err
+    (made,) = (cache / "tracenas" / "gguf").iterdir()
+    stamp = (made / "model.safetensors").stat().st_mtime_ns
+    assert "license: apache-2.0" in (made / "README.md").read_text(encoding="utf-8")
+    load(str(path), device="cpu")
+    assert (made / "model.safetensors").stat().st_mtime_ns == stamp
+    assert capsys.readouterr().err == ""
+
+
+def test_types_and_sizes_are_the_libraries_own() -> None:
+    from gguf import quants
+    from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+
+    for number, (name, elements, size) in BLOCKS.items():
+        kind = GGMLQuantizationType(number)
+        assert (kind.name, *GGML_QUANT_SIZES[kind]) == (name, elements, size)
+        assert name in ("F32", "F16") or kind in quants._type_traits
+
+
+def _refused(path: Path, cache: Path) -> str:
+    with pytest.raises(UserError) as error:
+        load(open_source(str(path)), device="cpu")
+    assert not [f for f in cache.rglob("*") if f.is_file()]
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_a_file_that_is_cut_short_anywhere_is_refused(tmp_path: Path, cache: Path) -> None:
+    whole = save_gguf(tmp_path / "m.gguf", gguf_model()).read_bytes()
+    path = tmp_path / "short.gguf"
+    for size in (0, 3, 10, 100, 1000, 5000, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:size])
+        assert str(path) in _refused(path, cache)
+    assert "cut short" in _refused(path, cache)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "pairs", "words"),
+    [
+        ("mamba", {}, "architecture 'mamba'; accepted: llama"),
+        ("llama", {"llama__expert_count": 4}, "mixture of experts"),
+        ("llama", {"llama__rope__scaling__type": "yarn"}, "stretches its rotary positions"),
+    ],
+)
+def test_what_would_become_another_model_is_refused(
+    tmp_path: Path, cache: Path, architecture: str, pairs: dict[str, Any], words: str
+) -> None:
+    path = save_gguf(tmp_path / "m.gguf", gguf_model(), architecture=architecture, **pairs)
+    assert words in _refused(path, cache)
+
+
+def test_no_gguf_and_no_such_file(tmp_path: Path, cache: Path) -> None:
+    (tmp_path / "m.gguf").write_text("not a model, but long enough to be taken for one")
+    assert "not a GGUF file" in _refused(tmp_path / "m.gguf", cache)
+    assert "no such file" in _refused(tmp_path / "none.gguf", cache)
+
+
+def test_a_type_that_cannot_be_dequantised_is_named(tmp_path: Path, cache: Path) -> None:
+    path = save_gguf(tmp_path / "m.gguf", gguf_model(), kind="Q8_0")
+    raw = bytearray(path.read_bytes())
+    at = raw.index(b"blk.0.ffn_gate.weight") + len(b"blk.0.ffn_gate.weight") + 4 + 16
+    assert raw[at] == 8
+    raw[at] = 9  # Q8_1: an intermediate of products, never of weights
+    path.write_bytes(raw)
+    assert "tensor blk.0.ffn_gate.weight is of GGUF type number 9" in _refused(path, cache)
