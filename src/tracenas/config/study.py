@@ -1,0 +1,107 @@
+"""Settings of study and study ablation."""
+
+from pathlib import Path
+
+from pydantic import Field, field_validator
+
+from tracenas.config.shared import CalibrationConfig, parse_rank
+from tracenas.errors import UserError
+
+__all__ = ["AblationConfig", "PoolConfig", "StudyConfig", "names"]
+
+
+class PoolConfig(CalibrationConfig):
+    """Which architectures are drawn."""
+
+    model: str = Field(description="Model directory, .gguf file or hub id.")
+    data: str = Field(
+        description="Text or tokens: calibration, compensation and recovery use different parts of it.",
+    )
+    out: Path = Field(description="Directory of the study.")
+    params: str | None = Field(None, description="One budget for all architectures: a share such as 60%, or a size.")
+    across_sizes: bool = Field(False, description="Architectures of many sizes instead of one budget.")
+    sizes: str = Field("40%-95%", description="across-sizes: the smallest and the largest share of the base.")
+    tolerance: float = Field(0.01, gt=0, lt=1, description="Depth of the budget window, relative.")
+    architectures: int = Field(24, ge=1, description="K, how many are drawn.")
+    rank: str = Field("64", description="Rank of the gradient traces, or full.")
+    resamples: int = Field(2000, ge=0, description="Of the bootstrap intervals.")
+    resume: bool = Field(False, description="Go on with an interrupted study.")
+
+    @property
+    def trace_rank(self) -> int:
+        """The rank as a number, 0 for full."""
+        return parse_rank(self.rank)
+
+    @property
+    def shares(self) -> tuple[float, float]:
+        """`sizes` as percentages.
+
+        Raises:
+            UserError: unless they are two shares in ascending order.
+        """
+        parts = [part.strip() for part in self.sizes.split("-")]
+        try:
+            low, high = (float(part.removesuffix("%")) for part in parts)
+        except ValueError as error:
+            raise UserError(f"sizes '{self.sizes}': expected two shares such as 40%-95%") from error
+        if not all(part.endswith("%") for part in parts) or not 0 < low < high <= 100:
+            raise UserError(f"sizes '{self.sizes}': expected two ascending shares up to 100%, such as 40%-95%")
+        return low, high
+
+
+def names(text: str) -> tuple[str, ...]:
+    """A list separated by commas, each name once."""
+    return tuple(dict.fromkeys(part for part in text.replace(" ", "").split(",") if part))
+
+
+class StudyConfig(PoolConfig):
+    """Do proxies order architectures as their recovered quality does?"""
+
+    eval_text: str = Field(description="Held-out text that losses are measured on.")
+    eval_windows: int = Field(64, ge=1, description="Use no more than this many held-out windows.")
+    proxies: str = Field("all", description="Proxies to judge, separated by commas, or all.")
+    combinations: str | None = Field(
+        None, description="Also weighted sums of these proxies' ranks, such as 'kl=0.5,phi=0.5; loss=0.7,phi=0.3'."
+    )
+    targets: str = Field("recovery", description="recovery, supernet_lora, or both, separated by commas.")
+    starts: str = Field("plain,compensated", description="What recovery starts from: plain, compensated, or both.")
+    steps: int = Field(50, ge=0, description="R, recovery steps; 0: only right after pruning.")
+    long_steps: int | None = Field(None, ge=1, description="Go on to this many steps and measure again.")
+    seeds: int = Field(1, ge=1, description="Orders of the training data; a target is their mean.")
+    target: str | None = Field(None, description="Of the scatter plots and the ranking; default: the last recovery.")
+    recover_batch: int = Field(4, ge=1, description="Sequences per recovery step.")
+    recover_seq_len: int | None = Field(
+        None, ge=2, description="Tokens per training sequence; default min(128, the calibration's); of tokens theirs."
+    )
+    learning_rate: float = Field(3e-4, gt=0, description="Of recovery, constant after the warmup.")
+    lora_rank: int = Field(8, ge=1, description="supernet_lora: r.")
+    lora_alpha: float = Field(16, gt=0, description="supernet_lora: adapters are scaled by alpha / r.")
+    lora_steps: int = Field(200, ge=1, description="supernet_lora: steps of the once-for-all tuning.")
+    lora_learning_rate: float = Field(1e-3, gt=0, description="supernet_lora: learning rate.")
+    tasks: str | None = Field(None, description="Also accuracy on these tasks of lm-eval after the last recovery.")
+    task_data: Path | None = Field(None, description="Folder with TASK/SPLIT.jsonl, instead of fetching tasks' data.")
+    limit: int | None = Field(None, ge=1, description="Questions per task.")
+
+    @field_validator("proxies", "targets", "starts", "tasks", mode="before")
+    @classmethod
+    def _join(cls, value: object) -> object:
+        return ",".join(str(v) for v in value) if isinstance(value, (list, tuple)) else value
+
+
+class AblationConfig(PoolConfig):
+    """How stable is a proxy's ranking when it is computed from less?"""
+
+    proxy: str = Field("phi", description="The proxy.")
+    study: Path | None = Field(
+        None, description="Finished study of the same model: its architectures are scored, and compared to its targets."
+    )
+    sample_counts: str = Field("4,8,16,64", description="Numbers of sequences N; the highest is the reference.")
+    lengths: str | None = Field(
+        None, description="Context lengths; the highest is the reference. Default: an eighth to the whole of seq-len."
+    )
+    ranks: str = Field("2,8,64,full", description="Ranks r; the highest is the reference.")
+
+    @field_validator("sample_counts", "lengths", "ranks", mode="before")
+    @classmethod
+    def _listed(cls, value: object) -> object:
+        return ",".join(str(v) for v in value) if isinstance(value, (list, tuple)) else value

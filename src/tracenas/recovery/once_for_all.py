@@ -1,0 +1,69 @@
+"""Once-for-all tuning: one shared LoRA, trained so that every candidate of a super-network gains (TraceNAS §4.2).
+
+Each step sums the gradients of the largest, of the smallest and of some random candidates on the same batch (the
+sandwich rule), divided by their number, and updates the shared adapters once.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from tracenas.models.shared_lora import SharedLora
+from tracenas.models.supernet import Supernet
+from tracenas.recovery.short import ShortSettings, next_token_loss
+from tracenas.space.architecture import Architecture
+
+__all__ = ["tune_once_for_all"]
+
+
+def tune_once_for_all(
+    net: Supernet,
+    lora: SharedLora,
+    batches: Iterable[Tensor],
+    steps: int,
+    draw: Callable[[], Sequence[Architecture]],
+    settings: ShortSettings,
+    advance: Callable[[], None] = lambda: None,
+) -> None:
+    """Train the adapters in place; the super-network's own weights have no gradient.
+
+    Args:
+        batches: one [B, L] of token ids per step.
+        draw: the candidates of a step.
+
+    Raises:
+        ValueError: if there are fewer batches than steps, or a loss is not finite.
+    """
+    parameters = lora.parameters
+    optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, betas=settings.betas, weight_decay=0.0)
+    warmup = max(1, round(settings.warmup * steps))
+    done = 0
+    for batch in batches:
+        if done == steps:
+            break
+        for group in optimizer.param_groups:
+            group["lr"] = settings.learning_rate * min(1.0, (done + 1) / warmup)
+        optimizer.zero_grad(set_to_none=True)
+        chosen = draw()
+        for arch in chosen:
+            _backward(net, lora, arch, batch, len(chosen), settings.micro_batch, done)
+        if settings.clip:
+            nn.utils.clip_grad_norm_(parameters, settings.clip)
+        optimizer.step()
+        done += 1
+        advance()
+    if done < steps:
+        raise ValueError(f"{done} batches for {steps} steps")
+
+
+def _backward(
+    net: Supernet, lora: SharedLora, arch: Architecture, batch: Tensor, share: int, micro_batch: int, step: int
+) -> None:
+    for part in batch.split(micro_batch):
+        with net.realise(arch) as model, torch.enable_grad(), lora.attached(arch):
+            loss = next_token_loss(model, part) * (len(part) / len(batch) / share)
+            if not math.isfinite(float(loss.detach())):
+                raise ValueError(f"loss is not finite at step {step + 1} of the once-for-all tuning")
+            loss.backward()

@@ -1,0 +1,121 @@
+"""A short recovery of a model in memory: plain AdamW, a few dozen steps, nothing written. For hundreds of candidates.
+
+The learning rate warms up linearly over a share of the steps to the first mark and is constant afterwards, without a
+decay: so a run of 10R steps passes through exactly the model that a run of R steps ends with.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tracenas.models.loss import hidden_states, predicting
+
+__all__ = ["ShortSettings", "next_token_loss", "short_recovery"]
+
+
+@dataclass(frozen=True)
+class ShortSettings:
+    """How a short recovery trains.
+
+    Args:
+        learning_rate: after the warmup.
+        warmup: share of the steps to the first mark.
+        weight_decay: of matrices; vectors (norms, biases) have none.
+        clip: largest norm of the gradient; 0 for no clipping.
+        micro_batch: sequences per forward pass.
+    """
+
+    learning_rate: float = 3e-4
+    warmup: float = 0.1
+    weight_decay: float = 0.1
+    betas: tuple[float, float] = (0.9, 0.95)
+    clip: float = 1.0
+    micro_batch: int = 8
+
+
+def next_token_loss(model: Any, input_ids: Tensor) -> Tensor:
+    """Mean next-token loss in nats; differentiable in every weight, the head's and tied embeddings' among them.
+
+    Args:
+        input_ids: int64 [B, L]; every row is one sequence.
+    """
+    hidden = predicting(model, hidden_states(model, input_ids))
+    logits = functional.linear(hidden, model.get_output_embeddings().weight).float()
+    softcap = getattr(model.config, "final_logit_softcapping", None)
+    if softcap is not None:
+        logits = softcap * torch.tanh(logits / softcap)
+    labels = input_ids[:, -logits.shape[1] :]
+    return functional.cross_entropy(logits.reshape(-1, logits.shape[-1]), labels.reshape(-1))
+
+
+def short_recovery(
+    model: Any,
+    parameters: Sequence[nn.Parameter],
+    batches: Iterable[Tensor],
+    marks: Sequence[int],
+    measure: Callable[[], float],
+    settings: ShortSettings,
+) -> dict[int, float]:
+    """Train `parameters` and measure after every number of steps in `marks`.
+
+    Args:
+        batches: one [B, L] of token ids per step; at least `max(marks)` of them.
+        marks: steps, ascending, from 1 up.
+        measure: called without gradients.
+
+    Returns:
+        steps → what `measure` returned.
+
+    Raises:
+        ValueError: if there are fewer batches than steps, or the loss is no longer finite.
+    """
+    grouped = [[p for p in parameters if p.dim() >= 2], [p for p in parameters if p.dim() < 2]]
+    decays = (settings.weight_decay, 0.0)
+    optimizer = torch.optim.AdamW(
+        [{"params": group, "weight_decay": decay} for group, decay in zip(grouped, decays, strict=True) if group],
+        lr=settings.learning_rate,
+        betas=settings.betas,
+    )
+    warmup = max(1, round(settings.warmup * marks[0]))
+    found: dict[int, float] = {}
+    done = 0
+    for batch in batches:
+        for group in optimizer.param_groups:
+            group["lr"] = settings.learning_rate * min(1.0, (done + 1) / warmup)
+        _step(model, parameters, batch, optimizer, settings, done)
+        done += 1
+        if done in marks:
+            with torch.no_grad():
+                found[done] = measure()
+        if done == marks[-1]:
+            break
+    if done < marks[-1]:
+        raise ValueError(f"{done} batches for {marks[-1]} steps")
+    return found
+
+
+def _step(
+    model: Any,
+    parameters: Sequence[nn.Parameter],
+    batch: Tensor,
+    optimizer: torch.optim.Optimizer,
+    settings: ShortSettings,
+    step: int,
+) -> None:
+    optimizer.zero_grad(set_to_none=True)
+    total = 0.0
+    with torch.enable_grad():
+        for part in batch.split(settings.micro_batch):
+            loss = next_token_loss(model, part) * (len(part) / len(batch))
+            loss.backward()
+            total += float(loss.detach())
+    if not math.isfinite(total):
+        raise ValueError(f"loss is not finite at recovery step {step + 1}")
+    if settings.clip:
+        nn.utils.clip_grad_norm_(parameters, settings.clip)
+    optimizer.step()
