@@ -1,10 +1,10 @@
 """Is a materialised model as fast as its FLOPs promise? Prefill of a 110M Llama, dense against pruned.
 
-    python benchmarks/prefill.py [--params 50%] [--threads 1] [--trials 10] [--out FILE]
+    python benchmarks/prefill.py [--params 60% 50%] [--threads 1] [--trials 10] [--out FILE]
 
-Prints JSON: the measured prefill speed-up of the pruned checkpoint over the dense model (interleaved trials,
-median of the ratios), the FLOP ratio, and their quotient, which should be at least 0.9. Weights are random: only
-shapes matter here.
+Prints JSON, a row per budget: the measured prefill speed-up of the pruned checkpoint over the dense model (all of them
+interleaved, median of the ratios within a turn), the FLOP ratio, and their quotient, which should be at least 0.9.
+Weights are random: only shapes matter here.
 """
 
 import argparse
@@ -54,17 +54,18 @@ def pruned(model: Path, directory: Path, params: str) -> Path:
     base = source.space().parameters(source.space().base)
     uniform = source.space(budget=Budget(parse_size(params, base))).uniform()
     assert uniform is not None
-    (directory / "arch.json").write_text(json.dumps(uniform.to_json()))
+    arch = directory / f"arch-{params.rstrip('%')}.json"
+    arch.write_text(json.dumps(uniform.to_json()))
     save_file({"input_ids": torch.randint(0, 32000, (1, 64))}, directory / "tokens.safetensors")
-    out = directory / "pruned"
+    out = directory / f"pruned-{params.rstrip('%')}"
     tokens = str(directory / "tokens.safetensors")
-    prune(PruneConfig(model=str(model), arch=directory / "arch.json", data=tokens, out=out, device="cpu"))
+    prune(PruneConfig(model=str(model), arch=arch, data=tokens, out=out, device="cpu"))
     return out
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--params", default="50%")
+    parser.add_argument("--params", nargs="+", default=["60%", "50%"])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--trials", type=int, default=10)
     parser.add_argument("--prompt", type=int, default=1024)
@@ -73,10 +74,10 @@ def main() -> int:
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as name:
         base = dense(Path(name))
-        small = pruned(base, Path(name), options.params)
+        small = [pruned(base, Path(name), params) for params in options.params]
         found = bench(
             BenchConfig(
-                models=(str(base), str(small)),
+                models=(str(base), *map(str, small)),
                 prompt=options.prompt,
                 new_tokens=8,
                 trials=options.trials,
@@ -86,24 +87,30 @@ def main() -> int:
                 no_memory=True,
             )
         )
-    first, second = (m.to_json() for m in found.models)
-    quotient = second["prefill_speedup_over_flop_ratio"]
+    first, *others = (m.to_json() for m in found.models)
+    rows = [
+        {
+            "budget": budget,
+            "params": row["params"],
+            "ttft_ms": row["ttft_ms"],
+            "prefill_speedup": row["prefill_speedup"],
+            "flop_ratio": row["prefill_flop_ratio"],
+            "prefill_speedup_over_flop_ratio": row["prefill_speedup_over_flop_ratio"],
+            "met": row["prefill_speedup_over_flop_ratio"] >= TARGET,
+        }
+        for budget, row in zip(options.params, others, strict=True)
+    ]
     result: dict[str, Any] = {
         "benchmark": "prefill of a materialised model",
         "baseline": "the dense model in the same run",
         "machine": facts(),
         "setting": found.setting,
-        "params": {"dense": first["params"], "pruned": second["params"]},
-        "dense_ttft_ms": first["ttft_ms"],
-        "pruned_ttft_ms": second["ttft_ms"],
-        "prefill_speedup": second["prefill_speedup"],
-        "flop_ratio": second["prefill_flop_ratio"],
-        "prefill_speedup_over_flop_ratio": quotient,
+        "dense": {"params": first["params"], "ttft_ms": first["ttft_ms"]},
         "target": TARGET,
-        "met": quotient >= TARGET,
+        "rows": rows,
     }
     publish(result, options.out)
-    return 0 if quotient >= TARGET else 1
+    return 0 if all(row["met"] for row in rows) else 1
 
 
 if __name__ == "__main__":

@@ -10,15 +10,19 @@ Every function takes the settings of the command of the same name as keywords (`
 raises `tracenas.UserError` for what the command line would refuse with exit status 2.
 """
 
-# `search` and `report` are subpackages, too: imported first, they cannot take the functions' names later.
+# Subpackages with the name of a function: imported first, they cannot take its place later.
+import tracenas.export
 import tracenas.report
-import tracenas.search  # noqa: F401
+import tracenas.search
+import tracenas.study  # noqa: F401
 from tracenas.api import (
     Architecture,
     UserError,
     __version__,
+    ablation,
     bench,
     evaluate,
+    export,
     load,
     plan,
     prune,
@@ -27,15 +31,19 @@ from tracenas.api import (
     run,
     score,
     search,
+    select_calibration,
     sparsify,
+    study,
 )
 
 __all__ = [
     "Architecture",
     "UserError",
     "__version__",
+    "ablation",
     "bench",
     "evaluate",
+    "export",
     "load",
     "plan",
     "prune",
@@ -44,5 +52,7 @@ __all__ = [
     "run",
     "score",
     "search",
+    "select_calibration",
     "sparsify",
+    "study",
 ]

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from tracenas.models.loading import LoadedModel
     from tracenas.stages.bench import Bench
     from tracenas.stages.evaluate import Evaluation
+    from tracenas.stages.export import ExportOutcome
     from tracenas.stages.plan import Plan
     from tracenas.stages.prune import Pruned
     from tracenas.stages.recover import Recovered
@@ -19,14 +20,19 @@ if TYPE_CHECKING:
     from tracenas.stages.run import RunOutcome
     from tracenas.stages.score import Scored
     from tracenas.stages.search import SearchOutcome
+    from tracenas.stages.select_calibration import Selected
     from tracenas.stages.sparsify import Sparsified
+    from tracenas.stages.study import StudyOutcome
+    from tracenas.stages.study_ablation import Ablated
 
 __all__ = [
     "Architecture",
     "UserError",
     "__version__",
+    "ablation",
     "bench",
     "evaluate",
+    "export",
     "load",
     "plan",
     "prune",
@@ -35,7 +41,9 @@ __all__ = [
     "run",
     "score",
     "search",
+    "select_calibration",
     "sparsify",
+    "study",
 ]
 
 __version__ = version("tracenas")
@@ -83,12 +91,36 @@ def score(model: str | Path, *, arch: str | Path, data: str | Path, **settings: 
     return stage(build(ScoreConfig, {"model": str(model), "arch": arch, "data": str(data), **settings}))
 
 
-def prune(model: str | Path, *, arch: str | Path, out: str | Path, **settings: Any) -> "Pruned":
-    """Write the smaller checkpoint of an architecture (`tracenas prune`)."""
+def prune(
+    model: str | Path, *, out: str | Path, arch: str | Path | None = None, method: str | None = None, **settings: Any
+) -> "Pruned":
+    """Write the smaller checkpoint of an architecture, or of a one-shot method (`tracenas prune`).
+
+    Args:
+        model: directory or hub id.
+        out: checkpoint directory.
+        arch: architecture JSON or a run's best.json; this or `method`.
+        method: `"nirvana"`, `"wanda"`, …, with `params="50%"` and `data`.
+        settings: as the options of the command, with underscores.
+    """
     from tracenas.config import PruneConfig, build
     from tracenas.stages.prune import prune as stage
 
-    return stage(build(PruneConfig, {"model": str(model), "arch": arch, "out": out, **settings}))
+    chosen = {key: value for key, value in (("arch", arch), ("method", method)) if value is not None}
+    if settings.get("data") is not None:
+        chosen["data"] = str(settings.pop("data"))
+    return stage(build(PruneConfig, {"model": str(model), "out": out, **chosen, **settings}))
+
+
+def select_calibration(
+    model: str | Path, *, data: str | Path, params: str, out: str | Path, **settings: Any
+) -> "Selected":
+    """Choose the calibration set that prunes best (`tracenas select-calibration`)."""
+    from tracenas.config import SelectCalibrationConfig, build
+    from tracenas.stages.select_calibration import select_calibration as stage
+
+    values = {"model": str(model), "data": str(data), "params": params, "out": out}
+    return stage(build(SelectCalibrationConfig, {**values, **settings}))
 
 
 def evaluate(models: Sequence[str | Path], **settings: Any) -> "Evaluation":
@@ -102,7 +134,7 @@ def evaluate(models: Sequence[str | Path], **settings: Any) -> "Evaluation":
 def run(
     model: str | Path, *, data: str | Path, eval_text: str | Path, params: str, out: str | Path, **settings: Any
 ) -> "RunOutcome":
-    """Search, prune, compare and report, resumable (`tracenas run`)."""
+    """Search, prune, compare and report, resumable; `recover={…}`, `eval={…}`, `bench={…}` add these stages."""
     from tracenas.config import RunConfig, build
     from tracenas.stages.run import run as stage
 
@@ -135,9 +167,36 @@ def bench(models: Sequence[str | Path], **settings: Any) -> "Bench":
     return stage(build(BenchConfig, {"models": tuple(str(m) for m in models), **settings}))
 
 
+def export(model: str | Path, *, out: str | Path, **settings: Any) -> "ExportOutcome":
+    """Write a checkpoint in the form that a serving program reads (`tracenas export`)."""
+    from tracenas.config import ExportConfig, build
+    from tracenas.stages.export import export as stage
+
+    return stage(build(ExportConfig, {"model": str(model), "out": out, **settings}))
+
+
 def sparsify(model: str | Path, *, sparsity: str, out: str | Path, **settings: Any) -> "Sparsified":
     """Set weights to zero, unstructured or N:M (`tracenas sparsify`)."""
     from tracenas.config import SparsifyConfig, build
     from tracenas.stages.sparsify import sparsify as stage
 
     return stage(build(SparsifyConfig, {"model": str(model), "sparsity": sparsity, "out": out, **settings}))
+
+
+def study(
+    model: str | Path, *, data: str | Path, eval_text: str | Path, out: str | Path, **settings: Any
+) -> "StudyOutcome":
+    """Do proxies order architectures as their recovered quality does? Resumable (`tracenas study`)."""
+    from tracenas.config import StudyConfig, build
+    from tracenas.stages.study import study as stage
+
+    values = {"model": str(model), "data": str(data), "eval_text": str(eval_text), "out": out}
+    return stage(build(StudyConfig, {**values, **settings}))
+
+
+def ablation(model: str | Path, *, data: str | Path, out: str | Path, **settings: Any) -> "Ablated":
+    """How stable a proxy's ranking is with less text or rank (`tracenas study ablation`)."""
+    from tracenas.config import AblationConfig, build
+    from tracenas.stages.study_ablation import ablation as stage
+
+    return stage(build(AblationConfig, {"model": str(model), "data": str(data), "out": out, **settings}))

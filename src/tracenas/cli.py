@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from tracenas.errors import UserError
+from tracenas.errors import CheckFailed, UserError
 from tracenas.registry import did_you_mean
 
 __all__ = ["COMMANDS", "main"]
@@ -29,8 +29,8 @@ class Command:
 
 
 COMMANDS: dict[str, Command] = {
-    "demo": Command("demo:demo", "DemoConfig", "Search, prune and check the model that ships with the package."),
-    "run": Command("run:run", "RunConfig", "Search, prune, measure perplexity and report, resumable.", ("model",)),
+    "demo": Command("demo:demo", "DemoConfig", "The main job on the model that ships with the package, or on SmolLM2."),
+    "run": Command("run:run", "RunConfig", "Search, prune, compare, recover, bench and report, resumable.", ("model",)),
     "plan": Command(
         "plan:plan",
         "PlanConfig",
@@ -39,6 +39,12 @@ COMMANDS: dict[str, Command] = {
     ),
     "search": Command("search:search", "SearchConfig", "Find a sub-network under a budget.", ("model",)),
     "score": Command("score:score", "ScoreConfig", "Score one architecture.", ("model",)),
+    "select-calibration": Command(
+        "select_calibration:select_calibration",
+        "SelectCalibrationConfig",
+        "Choose the calibration set that prunes best.",
+        ("model",),
+    ),
     "prune": Command("prune:prune", "PruneConfig", "Write the smaller checkpoint.", ("model",)),
     "recover": Command("recover:recover", "RecoverConfig", "Train a pruned checkpoint to recover.", ("model",)),
     "eval": Command(
@@ -56,7 +62,12 @@ COMMANDS: dict[str, Command] = {
         ("models",),
         variadic=True,
     ),
+    "export": Command("export:export", "ExportConfig", "Write a checkpoint for llama.cpp (GGUF).", ("model",)),
     "report": Command("report:report", "ReportConfig", "Draw a run's report.html again.", ("run",)),
+    "study": Command("study:study", "StudyConfig", "Which proxies order architectures as recovery does.", ("model",)),
+    "study ablation": Command(
+        "study_ablation:ablation", "AblationConfig", "A proxy's ranking from less text or rank.", ("model",)
+    ),
 }
 
 _SHARED = ("config", "json_output")
@@ -88,6 +99,19 @@ class _Commands(click.Group):
             formatter.write_dl([(n, command.help) for n, command in COMMANDS.items() if n.startswith(self.prefix)])
 
 
+class _Leaf(click.Command):
+    """A command; one that is also the first word of others (`study`, `study ablation`) hands over to them."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        further = f"{self.name} {args[0]}" if args else ""
+        if further in COMMANDS:
+            leaf = _command(further, COMMANDS[further])
+            return leaf.make_context(further, args[1:], parent, **extra)
+        return super().make_context(info_name, args, parent, **extra)
+
+
 def _words(group: str) -> list[str]:
     return [name.split()[-1] for name in COMMANDS if name.startswith(f"{group} ")]
 
@@ -106,7 +130,7 @@ def _command(name: str, command: Command) -> click.Command:
         click.Option(["--json", "json_output"], is_flag=True, help="One JSON object on stdout."),
     ]
     for field, info in kind.model_fields.items():
-        if field in command.positional:
+        if field in command.positional or field in kind.sections:
             continue
         flag = "--" + field.replace("_", "-")
         default = "" if info.is_required() or info.default in (None, "", False) else f" [{info.default}]"
@@ -128,7 +152,9 @@ def _command(name: str, command: Command) -> click.Command:
         else:
             result.show()
 
-    return click.Command(name, callback=call, params=params, help=command.help)
+    further = [f"{name}.KEY=VALUE: {kind.model_fields[name].description}" for name in kind.sections]
+    epilog = "\b\n" + "\n".join(further) if further else None
+    return _Leaf(name, callback=call, params=params, help=command.help, epilog=epilog)
 
 
 def _metavar(command: Command) -> str:
@@ -141,10 +167,16 @@ def _values(
 ) -> dict[str, Any]:
     """Settings from the YAML file, then `key=value`, then options; later ones win."""
     values: dict[str, Any] = _yaml(config) if config is not None else {}
+    for name in kind.sections:
+        if name in values and values[name] is None:  # `bench:` with nothing below it: the stage, with its defaults
+            values[name] = {}
     plain: list[str] = []
     for argument in arguments:
         key, equals, value = argument.partition("=")
-        if equals and key.replace("-", "_").isidentifier() and not Path(argument).exists():
+        section, dot, setting = key.replace("-", "_").partition(".")
+        if equals and dot and section in kind.sections and not Path(argument).exists():
+            values[section] = {**(values.get(section) or {}), setting: _scalar(value)}
+        elif equals and key.replace("-", "_").isidentifier() and not Path(argument).exists():
             values[key.replace("-", "_")] = _scalar(value)
         else:
             plain.append(argument)
@@ -161,7 +193,7 @@ def _values(
 
 def _scalar(text: str) -> Any:
     """`true`, `null` and lists as YAML reads them; everything else as it stands, for the settings to check."""
-    return {"true": True, "false": False, "null": None, "none": None}.get(text.lower(), text)
+    return {"true": True, "false": False, "null": None}.get(text.lower(), text)
 
 
 def _yaml(path: Path) -> dict[str, Any]:
@@ -204,8 +236,11 @@ def invoke(argv: list[str]) -> int:
     except UserError as error:
         click.echo(f"tracenas: {error}", err=True)
         return 2
+    except CheckFailed as error:
+        click.echo(f"tracenas: {error}", err=True)
+        return 1
     except (KeyboardInterrupt, click.Abort):
-        resumable = argv and argv[0] in ("search", "run", "demo", "metric", "recover")
+        resumable = argv and argv[0] in ("search", "run", "demo", "metric", "recover", "study")
         again = " ".join([*argv, "" if "--resume" in argv else "--resume"]).strip()
         click.echo("\ntracenas: interrupted" + (f"; go on with: tracenas {again}" if resumable else ""), err=True)
         return 130

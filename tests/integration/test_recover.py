@@ -105,6 +105,7 @@ def test_pretrain_of_a_heterogeneous_checkpoint(toys: Toys, tmp_path: Path) -> N
     assert json.loads((out / "config.json").read_text()) == same
     card = (out / "README.md").read_text()
     assert "## Architecture" in card and "## Recovery" in card and f"{found.perplexity:.4f}" in card
+    assert f'from_pretrained("{out.name}"' in card  # under its own name, not the pruned one's
     records = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     assert [r["step"] for r in records if "perplexity" in r] == [0, 10, 20, 30]
     assert all(r["tokens_per_second"] > 0 and 0 < r["mfu"] < 1 for r in records if "loss" in r)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pruned_cases import DECODERS
 from tiny import tiny_config, tiny_model
 from torch import Tensor
 
@@ -37,7 +38,7 @@ def has_experts(name: str) -> bool:
 
 EXPERTS = [name for name in FAMILIES if has_experts(name)]
 CASES: dict[str, tuple[str, dict[str, Any], Options]] = {
-    **{name: (name, {}, Options()) for name in FAMILIES if name not in EXPERTS},
+    **{name: (name, {}, Options()) for name in DECODERS if name not in EXPERTS},
     "llama_mha": ("llama", {"num_key_value_heads": 4}, Options()),
     "llama_kv_groups": ("llama", {}, Options(kv_groups=True)),
     "gpt_neox_serial": ("gpt_neox", {"use_parallel_residual": False}, Options()),

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,9 @@ import pytest
 import torch
 from pruned_cases import FIXED_HEADS
 from test_score import Setup, check_parity
-from tiny import save_tiny, tiny_config, tiny_model
+from tiny import FLAN, auto_class, logits_of, save_tiny, tiny_config, tiny_model
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, EncoderDecoderCache
 
 from tracenas.families import FAMILIES, Options, family_of
 from tracenas.models import heterogeneous, loading
@@ -20,6 +21,7 @@ from tracenas.models.checkpoint import save_pruned
 from tracenas.models.shards import read_header
 from tracenas.space.architecture import Architecture
 from tracenas.space.costs import flops_per_token, kv_cache_per_token, parameters
+from tracenas.space.sub_block import SubBlockSpec
 
 pytestmark = pytest.mark.parity
 
@@ -32,6 +34,7 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     **{f"{name}-groups": (name, {}, GROUPS) for name in FAMILIES if name not in FIXED_HEADS},
     "gpt_neox-sequential": ("gpt_neox", {"use_parallel_residual": False}, {}),
     "gpt_neox-unbiased": ("gpt_neox", {"attention_bias": False}, {}),
+    "t5-flan": ("t5", FLAN, {}),
 }
 CONTEXT = 5  # within the sliding windows, where a cache holds every token
 
@@ -51,7 +54,8 @@ def architectures(setup: Setup, count: int) -> Iterator[Architecture]:
     yield from setup.architectures(count - 1)
     base = setup.space.counts(setup.space.base)
     narrow = [s.choices()[0] for s in setup.space.layers[-1].sub_blocks]
-    yield setup.space.build([*base[:-3], [0, *base[-3][1:]], [base[-2][0], 0], narrow])
+    first_only = [base[-2][0], *(0 for _ in base[-2][1:])]
+    yield setup.space.build([*base[:-3], [0, *base[-3][1:]], first_only, narrow])
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -67,7 +71,7 @@ def case(request: pytest.FixtureRequest) -> str:
 def test_scores_equal_masked_dense_autograd(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     setup = setup_of(case)
     before = {n: p.clone() for n, p in setup.reference.named_parameters()}
-    permuted = (setup.net.model(setup.tokens).logits - setup.logits_before).abs().max()
+    permuted = (logits_of(setup.net.model, setup.tokens) - setup.logits_before).abs().max()
     assert permuted <= 1e-5 * max(1.0, float(setup.logits_before.abs().max()))
     assert any(not p.equal(before[n]) for n, p in setup.net.model.named_parameters())  # units did move
     archs = list(architectures(setup, 8))
@@ -101,16 +105,17 @@ def test_counts_equal_the_materialised_models(case: str, tmp_path: Path) -> None
         kept = setup.ordering.kept(setup.blocks, arch)
         out = tmp_path / str(number)
         draft = save_pruned(setup.reference, None, setup.family, setup.blocks, kept, out)
-        model = AutoModelForCausalLM.from_pretrained(out, attn_implementation="eager").eval()
+        model = auto_class(CASES[case][0]).from_pretrained(out, attn_implementation="eager").eval()
         if any(sub.stacked for block in setup.blocks for sub in block.sub_blocks):
             model.set_experts_implementation("eager")  # the counter does not know the others' products
         predicted = parameters(setup.space.layers, outside, arch)
         assert predicted == sum(p.numel() for p in model.parameters()) == draft.parameters
         ids = tokens(2, CONTEXT)
         with FlopCounterMode(display=False) as counter:
-            found = model(ids, use_cache=True)
+            found = model(ids, **reading(model, ids), use_cache=True)
         # eager attention multiplies every query with every key: the causal mean over twice the context
-        flops = flops_per_token(setup.space.layers, head, arch, 2 * CONTEXT - 1)
+        layers = [replace(b, sub_blocks=tuple(map(causal, b.sub_blocks))) for b in setup.space.layers]
+        flops = flops_per_token(layers, head, arch, 2 * CONTEXT - 1)
         assert counter.get_total_flops() == flops * ids.numel()
         assert _cached(found.past_key_values, arch) == kv_cache_per_token(setup.space.layers, arch) * ids.numel()
 
@@ -127,11 +132,28 @@ def test_a_stock_checkpoint_has_the_familys_own_names(name: str, tmp_path: Path)
     assert ours == theirs
 
 
+def reading(model: Any, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+    """A target as long as the source, for an encoder–decoder."""
+    return {"decoder_input_ids": ids} if model.config.is_encoder_decoder else {}
+
+
+def causal(spec: SubBlockSpec) -> SubBlockSpec:
+    """Twice the context is what bidirectional attention sees of one."""
+    return replace(spec, bidirectional=False)
+
+
 def _cached(cache: Any, arch: Architecture) -> int:
     """Elements of K and V in all layers that have attention (a stub keeps one number per token)."""
-    left = [layer for layer in arch.layers if not layer.skip]
-    attends = [layer.kept[0][1] > 0 for layer in left]
-    return sum(c.keys.numel() + c.values.numel() for c, yes in zip(cache.layers, attends, strict=True) if yes)
+    left = [layer for layer in arch.layers if not layer.skip and layer.stack != "encoder"]
+    sides = [cache]
+    if isinstance(cache, EncoderDecoderCache):
+        sides = [cache.self_attention_cache, cache.cross_attention_cache]
+    return sum(
+        c.keys.numel() + c.values.numel()
+        for which, side in enumerate(sides)
+        for c, layer in zip(side.layers, left, strict=True)
+        if layer.kept[which][1] > 0
+    )
 
 
 @pytest.mark.parametrize("name", FAMILIES.names())
@@ -179,6 +201,6 @@ def test_loaded_with_an_attention_that_computes_the_model(name: str, tokenizer: 
     loaded = loading.load(str(save_tiny(tmp_path / name, name, tokenizer)), device="cpu")
     capped = getattr(loaded.model.config, "attn_logit_softcapping", None) and not loaded.model._supports_sdpa
     assert loaded.model.config._attn_implementation == ("eager" if capped else "sdpa")
-    eager = AutoModelForCausalLM.from_pretrained(tmp_path / name, attn_implementation="eager").eval()
+    eager = auto_class(name).from_pretrained(tmp_path / name, attn_implementation="eager").eval()
     with torch.no_grad():
-        assert torch.allclose(loaded.model(tokens()).logits, eager(tokens()).logits, rtol=1e-5, atol=1e-5)
+        assert torch.allclose(logits_of(loaded.model, tokens()), logits_of(eager, tokens()), rtol=1e-5, atol=1e-5)

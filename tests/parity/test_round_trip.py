@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from pruned_cases import FIXED_HEADS, HETEROGENEOUS, STOCK, TINY, VARIANTS, Case, cut, dense_model
+from pruned_cases import DECODERS, FIXED_HEADS, HETEROGENEOUS, STOCK, TINY, VARIANTS, Case, cut, dense_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, StaticCache
 
-from tracenas.families import FAMILIES
 from tracenas.models import heterogeneous
 from tracenas.models.checkpoint import check_checkpoint, save_pruned
 from tracenas.space.architecture import Architecture
@@ -221,7 +220,7 @@ AGAIN = {
 
 
 @pytest.mark.parametrize("outcome", AGAIN)
-@pytest.mark.parametrize("family", FAMILIES.names())
+@pytest.mark.parametrize("family", DECODERS)
 def test_pruned_again(family: str, outcome: str, cases: dict[str, Case], tmp_path: Path) -> None:
     first = cases[f"{family}_no_attention_in_layer_0"]
     second = cut(first.load(), AGAIN[outcome], tmp_path / "second")

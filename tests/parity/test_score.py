@@ -9,15 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import tiny_model
+from tiny import logits_of, tiny_model
 
 from tracenas.demo import model_path
 from tracenas.families import Options, family_of
+from tracenas.models.loss import next_token_nll
 from tracenas.models.masked import MaskedGradients, masks
 from tracenas.models.ordering import Ordering
 from tracenas.models.supernet import Supernet
 from tracenas.proxies import PROXIES, Measurement, Proxy
-from tracenas.proxies.trace import base_subspace
+from tracenas.proxies.trace import TraceRecorder, base_subspace
 from tracenas.saliency.wanda import saliency
 from tracenas.scoring.evaluator import Evaluator, Settings
 from tracenas.space.architecture import Architecture
@@ -41,7 +42,7 @@ class Setup:
         self.reference = reference
         per_unit, self.importance = saliency(model, self.blocks, tokens, 2)
         self.ordering = Ordering.from_saliency(self.blocks, per_unit)
-        self.logits_before = model(tokens).logits
+        self.logits_before = logits_of(model, tokens)
         self.net = Supernet(model, self.blocks, self.ordering)
         self.space = SearchSpace(tuple(b.spec for b in self.blocks), self.family.outside(config), None, "sublayer")
         settings = Settings(rank=rank, seed=3, micro_batch=2)
@@ -201,8 +202,9 @@ def test_low_rank_traces_equal_peft_gradients() -> None:
                         "default"
                     ].weight.data.copy_(a)
         adapted(input_ids=setup.tokens, labels=setup.tokens).loss.backward()
-        with setup.net.realise(arch) as realised, setup.evaluator._recorder.record(arch) as trace, torch.enable_grad():
-            setup.evaluator._mean_loss(realised)
+        recorder = TraceRecorder(setup.net, 4, 3)
+        with setup.net.realise(arch) as realised, recorder.record(arch) as trace, torch.enable_grad():
+            next_token_nll(realised, setup.tokens).mean().backward()
         for i, block in enumerate(setup.blocks):
             for sub in block.sub_blocks:
                 for p in sub.projections:

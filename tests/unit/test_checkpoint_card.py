@@ -26,7 +26,7 @@ def blocks() -> tuple[Block, ...]:
 
 
 def card(**changes: Any) -> str:
-    arguments: dict[str, Any] = {"stock": False, "parameters": (1000, 600), **changes}
+    arguments: dict[str, Any] = {"serving": "## Serving\n\nSo.", "parameters": (1000, 600), **changes}
     base = arguments.pop("base", "org/model")
     return model_card("pruned", base, blocks(), Architecture.from_json({"layers": LAYERS}).layers, **arguments)
 
@@ -73,9 +73,11 @@ def test_numbers_command_and_provenance() -> None:
     assert "tracenas prune org/model" in text and "seed: 3" in text
 
 
-def test_trust_is_asked_for_only_where_needed() -> None:
-    assert "trust_remote_code=True" in card()
-    assert "trust_remote_code" not in card(stock=True)
+def test_stubs_are_said() -> None:
+    text = card(stubs=12)
+    assert "| 2 | bypassed (zeros) | 2,048 of 2,048 | 1 |" in text
+    assert "| of these, zeros in place of removed attention | 12 |" in text
+    assert "zeros" not in card()
 
 
 def test_license_of_the_base(tmp_path: Path) -> None:

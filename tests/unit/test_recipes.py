@@ -5,6 +5,7 @@ import yaml
 
 from tracenas.config import RecoverConfig, RunConfig, build
 from tracenas.data.sources import parse_source
+from tracenas.stages.run_sections import processes_of, recover_config
 
 ALL = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
 RECIPES = [path for path in ALL if not path.stem.startswith("recover-")]
@@ -36,13 +37,42 @@ def test_there_is_one_per_published_model() -> None:
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_settings_are_the_published_ones(path: Path) -> None:
     recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-    assert set(recipe) == set(PUBLISHED) | {"model", "params", "out", "seq_len"}
+    further = {"compensate", "recover", "eval", "bench"} - ({"bench"} if "70b" in path.stem else set())
+    assert set(recipe) == set(PUBLISHED) | {"model", "params", "out", "seq_len"} | further
     assert {key: recipe[key] for key in PUBLISHED} == PUBLISHED
     assert recipe["seq_len"] == (2048 if "pythia" in path.stem else 4096)
     assert path.stem.endswith(recipe["params"].lower()) and recipe["out"] == f"runs/{path.stem}"
     parse_source(recipe["data"])
     settings = build(RunConfig, recipe)
     assert (settings.trace_rank, settings.params) == (64, recipe["params"])
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_recovery_of_a_run_is_the_published_one(path: Path) -> None:
+    """TraceNAS Table 5 (right) and Appendix D.2: tokens, batch, peak, WSD; no compensation."""
+    settings = build(RunConfig, yaml.safe_load(path.read_text(encoding="utf-8")))
+    made = recover_config(settings, "pruned", Path("recovered"))
+    assert (settings.compensate, settings.eval) == ("auto", {"suite": "paper"})
+    if "70b" in path.stem:
+        assert (made.method, made.data, made.max_steps) == ("lora", "Open-Orca/OpenOrca", 5000)
+        return
+    billions = 20e9 if path.stem.startswith(("llama", "qwen")) else 10e9
+    length = {"llama-3.1-8b-4.6b": 8192, "pythia-2.8b-1.4b": 2048}.get(path.stem, 4096)
+    assert (made.method, made.data, made.seq_len, made.global_batch) == ("pretrain", "fineweb-edu", length, 1024)
+    assert 0 <= made.max_steps * 1024 * length - billions < 1024 * length
+    assert (made.learning_rate, made.warmup, made.decay, made.decay_form) == (1e-4, 0.05, 0.30, "linear")
+    assert made.dtype == "bf16" and made.fsdp and made.global_batch % processes_of(settings) == 0
+    assert settings.bench == {"new_tokens": 128, "trials": 20}
+
+
+@pytest.mark.parametrize("path", RECOVERY, ids=lambda path: path.stem)
+def test_a_recovery_alone_is_that_of_the_run(path: Path) -> None:
+    alone = yaml.safe_load(path.read_text(encoding="utf-8"))
+    run = next(p for p in RECIPES if p.stem == Path(alone["model"]).parent.name)
+    if "nirvana" not in path.stem:
+        composed = {"seed": 0, "eval_text": "wikitext2", **yaml.safe_load(run.read_text(encoding="utf-8"))["recover"]}
+        assert composed.pop("processes", 8) == 8
+        assert composed == {"eval_text": "wikitext2", **{k: v for k, v in alone.items() if k not in ("model", "out")}}
 
 
 @pytest.mark.parametrize("path", RECOVERY, ids=lambda path: path.stem)

@@ -1,26 +1,32 @@
 """Settings of the stages: one frozen model per command; YAML, `key=value` and options all end here."""
 
+from tracenas.config.exporting import ExportConfig
 from tracenas.config.measuring import BenchConfig, EvalConfig
+from tracenas.config.one_shot import OneShotSettings, SelectCalibrationConfig
 from tracenas.config.pruning import (
     DemoConfig,
     PlanConfig,
     PruneConfig,
     ReportConfig,
-    RunConfig,
     ScoreConfig,
     SearchConfig,
 )
 from tracenas.config.recovery import RecoverConfig
+from tracenas.config.run import RunConfig
 from tracenas.config.shared import CalibrationConfig, SpaceConfig, StageConfig, build, parse_rank
 from tracenas.config.sparsity import MetricSearchConfig, MetricShowConfig, SparsifyConfig
+from tracenas.config.study import AblationConfig, StudyConfig
 
 __all__ = [
+    "AblationConfig",
     "BenchConfig",
     "CalibrationConfig",
     "DemoConfig",
     "EvalConfig",
+    "ExportConfig",
     "MetricSearchConfig",
     "MetricShowConfig",
+    "OneShotSettings",
     "PlanConfig",
     "PruneConfig",
     "RecoverConfig",
@@ -28,9 +34,11 @@ __all__ = [
     "RunConfig",
     "ScoreConfig",
     "SearchConfig",
+    "SelectCalibrationConfig",
     "SpaceConfig",
     "SparsifyConfig",
     "StageConfig",
+    "StudyConfig",
     "build",
     "parse_rank",
 ]

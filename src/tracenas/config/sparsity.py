@@ -13,7 +13,7 @@ __all__ = ["MetricSearchConfig", "MetricShowConfig", "SparsifyConfig"]
 class SparsifyConfig(StageConfig):
     """Unstructured and N:M pruning."""
 
-    model: str = Field(description="Model directory or hub id.")
+    model: str = Field(description="Model directory, .gguf file or hub id.")
     metric: str = Field(
         "wanda", description="A registered metric, an expression such as 'abs(W) * mms(G)', or a JSON file of one."
     )
@@ -55,7 +55,7 @@ class SparsifyConfig(StageConfig):
 class MetricSearchConfig(StageConfig):
     """Discover pruning metrics by genetic programming."""
 
-    model: str = Field(description="Model directory or hub id.")
+    model: str = Field(description="Model directory, .gguf file or hub id.")
     data: str = Field(description="Calibration text or tokens.")
     eval_text: str = Field(
         description="Held-out text: a metric's fitness is its perplexity there, right after pruning."

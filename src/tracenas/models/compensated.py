@@ -22,15 +22,10 @@ from tracenas.families import Projection, SubBlock
 from tracenas.families.description import IntArray
 from tracenas.models.ordering import Key, permutation
 from tracenas.models.refit import strength
+from tracenas.models.refit_costs import FACTOR_BYTES, MEMO_BYTES
 from tracenas.models.supernet import PlainRealisation, Supernet
 
 __all__ = ["CompensatedRealisation", "prefix_order"]
-
-MEMO_BYTES = 1 << 30
-"""What the remembered output projections may take, by default."""
-
-FACTOR_BYTES = 4 << 30
-"""Factors are kept in float64 up to this much in all, above it in float32."""
 
 
 def prefix_order(sub: SubBlock) -> IntArray:

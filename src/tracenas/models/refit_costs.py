@@ -10,7 +10,13 @@ from typing import Any
 from tracenas.families import Block
 from tracenas.space.architecture import Architecture
 
-__all__ = ["RefitCosts", "refit_costs"]
+__all__ = ["FACTOR_BYTES", "MEMO_BYTES", "RefitCosts", "refit_costs", "refit_memory"]
+
+MEMO_BYTES = 1 << 30
+"""What the remembered output projections may take, by default."""
+
+FACTOR_BYTES = 4 << 30
+"""Factors are kept in float64 up to this much in all, above it in float32."""
 
 
 @dataclass(frozen=True)
@@ -73,3 +79,30 @@ def refit_costs(blocks: Sequence[Block], arch: Architecture, tokens: int) -> Ref
     return RefitCosts(
         forward, gram, factor, candidate, sequential, 4 * entries, 8 * largest + 2 * tokens * rows, 2 * outputs
     )
+
+
+def refit_memory(blocks: Sequence[Block], tokens: int, element: int) -> int:
+    """Bytes that compensated candidates take beside plain ones, at most, in host memory.
+
+    The factors (float64 up to `FACTOR_BYTES`, else float32), and the larger of what the statistics take while they
+    are made (one block's Gram matrices and the hidden states of all tokens) and of the remembered projections
+    (every width of every sub-block, up to `MEMO_BYTES`).
+
+    Args:
+        tokens: that the statistics are of.
+        element: bytes of a number in the model's dtype.
+    """
+    entries = memo = largest = hidden = 0
+    for block in blocks:
+        matrices = 0
+        for sub in block.sub_blocks:
+            if not sub.spec.units or sub.stacked:
+                continue
+            projection = sub.projection(sub.output)
+            n, hidden = projection.columns, projection.rows
+            entries += n * (n + hidden)
+            matrices += n * n
+            memo += sum(n * k // sub.spec.units * hidden for k in sub.spec.choices()) * element
+        largest = max(largest, 8 * matrices)
+    factors = entries * (8 if 8 * entries <= FACTOR_BYTES else 4)
+    return factors + max(min(memo, MEMO_BYTES), largest + tokens * hidden * element)

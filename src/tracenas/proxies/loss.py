@@ -2,7 +2,7 @@
 
 from tracenas.proxies.measurement import Measurement, Proxy
 
-__all__ = ["PROXY"]
+__all__ = ["PROXY", "losses", "negative_loss"]
 
 
 def negative_loss(measurement: Measurement) -> float:
@@ -10,4 +10,9 @@ def negative_loss(measurement: Measurement) -> float:
     return -measurement.loss
 
 
-PROXY = Proxy("loss", negative_loss, reference="baseline")
+def losses(measurement: Measurement) -> tuple[float, ...]:
+    """The loss of every sequence."""
+    return measurement.losses
+
+
+PROXY = Proxy("loss", negative_loss, reference="baseline", terms=losses)

@@ -39,4 +39,10 @@ def phi(measurement: Measurement) -> float:
     return math.fsum(measurement.sums[key].retention * value for key, value in rho.items())
 
 
-PROXY = Proxy("phi", phi, needs=frozenset({"trace"}), reference="TraceNAS §3.4")
+PROXY = Proxy(
+    "phi",
+    phi,
+    needs=frozenset({"trace"}),
+    reference="TraceNAS §3.4",
+    cost="forward and input-gradient backward pass",
+)

@@ -6,5 +6,9 @@ from tracenas.proxies.phi import phi
 __all__ = ["PROXY"]
 
 PROXY = Proxy(
-    "phi_compensated", phi, needs=frozenset({"trace", "compensated"}), reference="tracenas, docs/compensation.md"
+    "phi_compensated",
+    phi,
+    needs=frozenset({"trace", "compensated"}),
+    reference="tracenas, docs/compensation.md",
+    cost="forward and input-gradient backward pass",
 )

@@ -7,7 +7,10 @@ from tracenas.report.drawing import UNIT_NAMES, architecture_drawing
 from tracenas.report.dynamics import Generation, generations
 from tracenas.report.formats import count, data_size, decimal, duration, percent, plural, proxy_label
 from tracenas.report.markup import Markup, el, join
-from tracenas.report.run_data import RunData
+from tracenas.report.run_data import Compared, RunData
+from tracenas.report.stage_data import Stages
+from tracenas.report.stage_sections import progress_card
+from tracenas.report.stage_sections import sections as stage_sections
 from tracenas.report.verdict import Verdict, judge
 
 __all__ = ["render"]
@@ -21,6 +24,7 @@ def render(run: RunData) -> str:
     verdict = judge(run)
     sections = [
         ("comparison", "Comparison", _comparison(run, verdict)),
+        *stage_sections(Stages.read(run.path)),
         ("architecture", "Architecture", _architecture(run)),
         ("search", "Search", _search(run, history)),
         ("candidates", "Candidates", _candidates(run)),
@@ -123,6 +127,8 @@ def _perplexity_card(run: RunData, verdict: Verdict) -> Markup | None:
     base, found = run.compared("base"), run.compared("found")
     if found is None or found.perplexity is None:
         return None
+    if found.later and found.later[-1][1] is not None:
+        return _later_card(base, found)
     before = base.perplexity if base else None
     parts = [el("span", decimal(before, 3), class_="from"), el("span", "→", class_="arrow")] if before else []
     notes = {
@@ -137,6 +143,15 @@ def _perplexity_card(run: RunData, verdict: Verdict) -> Markup | None:
         notes[verdict.outcome],
         verdict.outcome,
     )
+
+
+def _later_card(base: Compared | None, found: Compared) -> Markup:
+    """The perplexity after the last stage, and those on the way there."""
+    *before, (name, last) = [("as scored", found.perplexity), *found.later]
+    whole = base.perplexity if base else None
+    parts = [el("span", decimal(whole, 3), class_="from"), el("span", "→", class_="arrow")] if whole else []
+    note = ", ".join(f"{stage} {decimal(value, 3)}" for stage, value in before)
+    return _card(f"Perplexity, base to {name}", join(*parts, decimal(last, 3)), note)
 
 
 def _score_card(run: RunData) -> Markup:
@@ -186,7 +201,7 @@ def _comparison(run: RunData, verdict: Verdict) -> Markup | None:
         note = el("div", note, picture, class_="split")
     table = el("div", tables.comparison_table(run, verdict), class_="card flush")
     lead = f"{_measured_on(run)}; the pruned models right after pruning, within the same budget."
-    return join(_section_head("Found against base, uniform and random", lead), note, table)
+    return join(_section_head("Found against base, uniform and random", lead), note, table, progress_card(run))
 
 
 def _measured_on(run: RunData) -> str:

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,10 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Compared:
-    """One model of the comparison: base, uniform, `random 1`, …, found; perplexity is that of `text`."""
+    """One model of the comparison: base, uniform, `random 1`, …, found; perplexity is that of `text`.
+
+    `later` holds the perplexities that the architecture came to after it was scored, by stage.
+    """
 
     name: str
     params: int | None = None
@@ -46,6 +49,7 @@ class Compared:
     architecture: Architecture | None = None
     text: str | None = None
     tokens: int | None = None
+    later: tuple[tuple[str, float | None], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -241,9 +245,19 @@ def _comparison(raw: object, where: str) -> tuple[Compared, ...]:
                 architecture=None if arch is None else Architecture.from_json(arch, where=place),
                 text=None if row.get("text") is None else str(row["text"]),
                 tokens=_whole(row, "tokens", place),
+                later=tuple(_later(row, place)),
             )
         )
     return tuple(rows)
+
+
+def _later(row: Mapping[str, Any], where: str) -> Iterator[tuple[str, float | None]]:
+    """What a row says of the run's checkpoint, and of the recovered one."""
+    for key, name in (("checkpoint", "compensated"), ("recovered", "recovered")):
+        if key in row:
+            figures = _mapping(row[key], f"{where}.{key}")
+            plain = figures.get("realisation") == "plain"
+            yield "not compensated" if plain else name, _real(figures, "perplexity", f"{where}.{key}")
 
 
 def _base_units(raw: object, seen: Sequence[Architecture], where: str) -> tuple[dict[str, tuple[int, ...]], bool]:

@@ -72,7 +72,15 @@ def judge(run: RunData) -> Verdict:
     best = min(rivals, key=lambda r: r.perplexity or math.inf)
     theirs = best.perplexity or math.inf
     remarks = tuple(
-        filter(None, [_base_remark(run, found), _score_remark(run, found, rivals), _size_remark(found, rivals)])
+        filter(
+            None,
+            [
+                *_later_remarks(run, found),
+                _base_remark(run, found),
+                _score_remark(run, found, rivals),
+                _size_remark(found, rivals),
+            ],
+        )
     )
     change = ours / theirs - 1
     if abs(change) < TIE:
@@ -114,6 +122,20 @@ def _base_remark(run: RunData, found: Compared) -> str:
     size = f" with {percent(found.params / base.params)} of its parameters" if base.params and found.params else ""
     times = decimal(found.perplexity / base.perplexity, 3)
     return f"Found has {times}× the base model's perplexity of {decimal(base.perplexity)}{size}."
+
+
+def _later_remarks(run: RunData, found: Compared) -> list[str]:
+    """Found against its rivals after every further stage that they went through alike."""
+    remarks = []
+    for stage, ours in found.later:
+        theirs = [(r.name, dict(r.later).get(stage)) for r in run.comparison if r is not found and r.name != "base"]
+        if not ours:
+            continue
+        parts = [f"{decimal(v)} for {name} ({signed_percent(ours / v - 1)})" for name, v in theirs if v]
+        if parts:
+            alike = "recovered with the same settings" if stage == "recovered" else f"{stage} likewise"
+            remarks.append(f"All {alike}: found {decimal(ours)}, against {' and '.join(parts)}.")
+    return remarks
 
 
 def _score_remark(run: RunData, found: Compared, rivals: Sequence[Compared]) -> str:

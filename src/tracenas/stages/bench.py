@@ -19,7 +19,7 @@ from tracenas.space import costs
 from tracenas.stages.results import Table, print_table, to_plain
 from tracenas.stages.session import set_threads
 
-__all__ = ["Bench", "ModelBench", "bench"]
+__all__ = ["Bench", "ModelBench", "bench", "trial_settings"]
 
 
 @dataclass(frozen=True)
@@ -137,8 +137,8 @@ def bench(config: BenchConfig) -> Bench:
     Raises:
         UserError: for models that cannot be loaded, or a prompt beyond their positions.
     """
-    sources = [open_source(name) for name in config.models]
-    settings = _settings(config, sources)
+    sources = [open_source(name, decoder_only="bench") for name in config.models]
+    settings = trial_settings(config, sources)
     threads = set_threads(config.threads)
     loaded, weights = [], []
     for source in sources:
@@ -164,7 +164,12 @@ def bench(config: BenchConfig) -> Bench:
     return found
 
 
-def _settings(config: BenchConfig, sources: list[ModelSource]) -> Settings:
+def trial_settings(config: BenchConfig, sources: list[ModelSource]) -> Settings:
+    """What a trial of these models is.
+
+    Raises:
+        UserError: for a prompt and new tokens beyond their positions.
+    """
     positions = min(s.positions for s in sources)
     prompt = config.prompt or min(4096, positions - config.new_tokens)
     if prompt < 1 or prompt + config.new_tokens > positions:

@@ -1,9 +1,11 @@
 """Compensation in the stages: its text, its strength, the realisation that scores use, the refit that prune writes."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from tracenas.errors import UserError
 from tracenas.space.architecture import Architecture
@@ -62,6 +64,7 @@ class Compensation:
         text: what it was fitted on.
         outputs: [rows, kept columns] per (block, sub-block), in the super-network's order, as they are stored.
         plain_loss, loss: calibration loss before and after, nats per token.
+        left: sub-blocks that are not refitted: fused experts.
     """
 
     method: str
@@ -71,6 +74,7 @@ class Compensation:
     outputs: "Outputs"
     plain_loss: float
     loss: float
+    left: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the tensors."""
@@ -83,6 +87,7 @@ class Compensation:
             "separate_text": self.text.separate,
             "plain_loss": self.plain_loss,
             "loss": self.loss,
+            **({"not_refitted": list(self.left)} if self.left else {}),
         }
 
     def facts(self) -> dict[str, str]:
@@ -91,19 +96,24 @@ class Compensation:
         other = "other text than the calibration loss's" if self.text.separate else "the calibration loss's own text"
         trials = ", ".join(f"{ridge:g}: {value:.4f}" for ridge, value in self.trials.items())
         chosen = f" (held-out loss by strength: {trials})" if trials else ""
+        left = {"not refitted (fused experts)": ", ".join(self.left)} if self.left else {}
         return {
             "compensation": f"{self.method}: output projections refitted to the base's sub-block outputs, no training",
             "compensation's ridge, relative to the mean diagonal": f"{self.ridge:g}{chosen}",
             "compensation's text": f"{count * length:,} tokens ({count} × {length}), {other}",
             "calibration loss before compensation, nats per token": f"{self.plain_loss:.6f}",
+            **left,
         }
 
 
 def realisation_facts(proxy: str, ridge: float | None) -> dict[str, Any]:
-    """How a proxy's candidates are realised, as best.json records it."""
-    from tracenas.proxies import PROXIES
+    """How a proxy's candidates are realised, as best.json records it.
 
-    if "compensated" not in PROXIES.get(proxy).needs:
+    Of a combination: compensated as soon as one of its proxies is, though the others see the plain candidate.
+    """
+    from tracenas.proxies.combination import choose
+
+    if not choose(proxy).compensated:
         return {"realisation": "plain"}
     return {"realisation": "ridge", "ridge": ridge or DEFAULT_RIDGE}
 
@@ -250,7 +260,20 @@ def compensate(
         advance()
     outputs = {key: weight.to(stored).to(weight.dtype) for key, weight in fitted.items()}
     after = _loss(session, net, arch, FittedRealisation(outputs))
-    return Compensation(method, chosen, trials, text, outputs, _loss(session, net, arch), after)
+    fused = Counter(sub.spec.name for block in net.blocks for sub in block.sub_blocks if sub.stacked)
+    left = tuple(f"{name} of {number} blocks" for name, number in fused.items())
+    return Compensation(method, chosen, trials, text, outputs, _loss(session, net, arch), after, left)
+
+
+_LAST: "WeakKeyDictionary[Supernet, tuple[Any, torch.Tensor, dict[float, dict[Key, torch.Tensor]]]]" = (
+    WeakKeyDictionary()
+)
+"""The last fit in a super-network: `prune` asks for the scored candidate's twice, to check it and to write it."""
+
+
+def _same(a: "torch.Tensor", b: "torch.Tensor") -> bool:
+    """Whether two tensors have the same shape and values."""
+    return a.shape == b.shape and bool((a == b).all())
 
 
 @dataclass(frozen=True)
@@ -266,9 +289,16 @@ class _Fit:
         from tracenas.saliency.gram import gram_matrices
 
         net, batch = self.net, self.session.micro_batch
+        asked = (self.arch, self.method, ridges)
+        known = _LAST.get(net)
+        if known is not None and known[0] == asked and _same(known[1], tokens):
+            return known[2]
         if self.method == "ridge":
-            return ridge_outputs(net, self.arch, gram_matrices(net.model, net.blocks, tokens, batch), ridges)
-        return {ridge: sequential_outputs(net, self.arch, tokens, batch, ridge) for ridge in ridges}
+            made = ridge_outputs(net, self.arch, gram_matrices(net.model, net.blocks, tokens, batch), ridges)
+        else:
+            made = {ridge: sequential_outputs(net, self.arch, tokens, batch, ridge) for ridge in ridges}
+        _LAST[net] = (asked, tokens, made)
+        return made
 
     def trials(self, tokens: "torch.Tensor", held: "torch.Tensor", advance: Callable[[], None]) -> dict[float, float]:
         """Loss on `held` by ridge, fitted on `tokens`; infinite where it is not finite."""

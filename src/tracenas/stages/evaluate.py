@@ -62,7 +62,9 @@ class Evaluation:
         if not self.results:
             return ""
         count, length = self.results[0].windows
-        how = f"{count} windows of {length} tokens, first token of a window not scored"
+        all_but_one = self.results[0].tokens == count * (length - 1)
+        scored = "first token of a window not scored" if all_but_one else "second half of a window scored"
+        how = f"{count} windows of {length} tokens, {scored}"
         return f"{self.text}: documents joined by EOS, {how}"
 
     def _tables(self) -> list[Table]:
@@ -145,7 +147,7 @@ def evaluate(config: EvalConfig) -> Evaluation:
         raise UserError("nothing to measure: give text (for a perplexity), tasks or suite")
     if config.task_data is not None and not wanted:
         raise UserError("task-data without tasks: name them with tasks or suite")
-    sources = [open_source(name) for name in config.models]
+    sources = [open_source(name, decoder_only="eval --tasks" if wanted else "") for name in config.models]
     length = _window(config, sources)
     harness = None
     if wanted:

@@ -121,7 +121,7 @@ def search(config: MetricSearchConfig) -> MetricSearched:
     from tracenas.symbolic.evolve import GeneticProgramming, Programming
     from tracenas.symbolic.grammar import ExpressionSpace, Program
 
-    source = open_source(config.model)
+    source = open_source(config.model, decoder_only="metric")
     variables = tuple(sorted(v for v in config.variables.replace(" ", "").split(",") if v))
     space = ExpressionSpace(variables, config.max_nodes, config.initial_depth)
     settings = Settings(

@@ -1,19 +1,26 @@
 """`tracenas plan`: what a search would cost and which budgets are feasible, before any work."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from tracenas.config import PlanConfig, parse_rank
 from tracenas.errors import UserError
 from tracenas.models.source import ModelSource, open_source
-from tracenas.proxies import PROXIES
+from tracenas.proxies.combination import choose
 from tracenas.search import Settings
 from tracenas.space import costs
 from tracenas.space.architecture import Architecture
 from tracenas.space.search_space import SearchSpace
+from tracenas.stages.plan_proxies import (
+    compensation_memory,
+    compensation_seconds,
+    pool_size,
+    seconds_per_candidate,
+    trace_rank,
+)
 from tracenas.stages.results import Table, print_table, to_plain
 from tracenas.stages.session import options_of, space_of
-from tracenas.stages.workload import Memory, Shape, Workload, memory, workload
+from tracenas.stages.workload import Memory, Shape, Workload, memory, per_stack, workload
 
 if TYPE_CHECKING:
     from tracenas.benchmark.machine import Rates
@@ -38,6 +45,7 @@ class Plan:
         memory: bytes at the peak.
         rates: what this machine managed, None if it was not tried.
         seconds_per_evaluation, seconds: of one candidate and of the search; None without rates.
+        origin: where the weights come from, where that needs to be said (GGUF).
     """
 
     model: str
@@ -53,6 +61,7 @@ class Plan:
     rates: "Rates | None"
     seconds_per_evaluation: float | None
     seconds: float | None
+    origin: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """For `--json`."""
@@ -68,6 +77,7 @@ class Plan:
         plain: dict[str, Any] = to_plain(
             {
                 "model": self.model,
+                **({"weights": self.origin} if self.origin else {}),
                 "family": self.family,
                 "feasible": {
                     "smallest": self.smallest,
@@ -87,6 +97,8 @@ class Plan:
     def show(self) -> None:
         """Tables on stdout."""
         print_table(Table(f"plan for {self.model} ({self.family})", ("", "value"), self._rows()))
+        if self.origin is not None:
+            print(self.origin)
         m = self.memory
         print("memory: " + ", ".join(f"{name} {size(count)}" for name, count in vars(m).items()))
         if self.rates is not None:
@@ -142,11 +154,11 @@ def plan(config: PlanConfig) -> Plan:
     source = open_source(config.model)
     space = space_of(source, config, params=config.params, tolerance=config.tolerance)
     settings = Settings(population=config.population, elites=config.elites, iterations=config.iterations)
-    proxy = PROXIES.get(config.proxy)
+    choice = choose(config.proxy)
     arch = space.base if config.params is None else space.uniform()
     assert arch is not None  # `space_of` has refused such a budget
-    rank = parse_rank(config.rank) if "trace" in proxy.needs else None
-    shape = _shape(config, source, rank)
+    rank = parse_rank(config.rank)
+    shape = _shape(config, source, trace_rank(choice.needs, rank))
     blocks = source.blocks(options_of(config))
     hidden, vocabulary = int(source.config["hidden_size"]), int(source.config["vocab_size"])
     head = source.family.head_weights(source.config)
@@ -154,11 +166,16 @@ def plan(config: PlanConfig) -> Plan:
     rates, each, total = None, None, None
     if not config.no_timing:
         rates, shape = _rates(config, source, shape)
-        work = workload(blocks, arch, head, hidden, shape)
-        each = seconds(work, rates, shape)
+
+        def timed(own: Shape) -> float:
+            assert rates is not None and arch is not None
+            return seconds(workload(blocks, arch, head, hidden, own), rates, own)
+
+        once, refit = compensation_seconds(choice, blocks, arch, shape, rates.flops)
+        each = seconds_per_candidate(choice, rank, shape, timed) + refit
         of_base = seconds(workload(blocks, space.base, head, hidden, shape), rates, shape)
         # The base's anchor and the pass for the saliency come before the candidates.
-        total = settings.planned * each + 1.5 * of_base
+        total = (settings.planned + pool_size(choice)) * each + 1.5 * of_base + once
     return Plan(
         config.model,
         source.family.model_type,
@@ -166,13 +183,17 @@ def plan(config: PlanConfig) -> Plan:
         space.parameters(space.smallest),
         None if config.params is None else space.window[1],
         None if config.params is None else space.window[0],
-        _figures(space, arch, head, shape.seq_len),
+        _figures(space, arch, head, per_stack(blocks, shape).seq_len),
         settings.planned,
         shape,
-        memory(blocks, space.base, arch, base_params, vocabulary, hidden, shape),
+        replace(
+            memory(blocks, space.base, arch, base_params, vocabulary, hidden, shape),
+            compensation=compensation_memory(choice, blocks, shape),
+        ),
         rates,
         each,
         total,
+        source.origin,
     )
 
 
@@ -204,8 +225,6 @@ def _figures(space: SearchSpace, arch: Architecture, head: int, context: int) ->
 
 def _rates(config: PlanConfig, source: ModelSource, shape: Shape) -> "tuple[Rates, Shape]":
     """This machine's rates, and the shape with the device and dtype that `auto` comes to."""
-    from dataclasses import replace
-
     from tracenas.benchmark.machine import measure_rates
     from tracenas.models.loading import pick_device, pick_dtype
     from tracenas.stages.session import set_threads

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 from tracenas.config import PruneConfig
 from tracenas.errors import UserError
 from tracenas.models.source import ModelSource, open_source
-from tracenas.rundir import provenance, read_json, require_free
+from tracenas.rundir import provenance, read_json, require_free, write_json
 from tracenas.space.architecture import Architecture
 from tracenas.stages.compensation import compensate, scored_as, scored_loss, scored_text, text_of
+from tracenas.stages.one_shot import ARCHITECTURE, OneShot, as_method, one_shot
 from tracenas.stages.results import Table, print_table, to_plain
 from tracenas.stages.run_settings import CONFIG, read_settings
 from tracenas.stages.session import CALIBRATION, ORDERING, Session, open_session, options_of, space_of
@@ -24,9 +25,14 @@ if TYPE_CHECKING:
     from tracenas.models.supernet import Supernet
     from tracenas.stages.compensation import Compensation
 
-__all__ = ["Pruned", "prune"]
+__all__ = ["Pruned", "as_searched", "prune", "refitted"]
 
-_OF_THE_RUN = ("channel_quantum", "head_quantum", "kv_groups", "saliency", "dtype", "seed")
+_OF_THE_RUN = ("channel_quantum", "head_quantum", "kv_groups", "deploy", "saliency", "dtype", "seed")
+_ONE_SHOT = (
+    *("method", "params", "tolerance", "saliency", "allocation", "gamma", "kv_groups", "min_depth", "keep_layers"),
+    *("channel_quantum", "head_quantum", "deploy", "samples", "seq_len", "text_field", "seed", "dtype"),
+)
+"""Settings that decide what a one-shot method keeps."""
 _TOLERANCE = {"float32": 1e-4, "bfloat16": 3e-2}
 
 
@@ -41,6 +47,8 @@ class Pruned:
         loss: of the reloaded checkpoint on the calibration, nats per token.
         scored_loss: of the candidate as it was scored.
         compensation: method, strength, text and losses of the refit; None if there was none.
+        stub_params: those of `params` that are zeros in place of removed attention.
+        one_shot: method, saliency, allocation and γ, where the architecture is a one-shot method's.
     """
 
     path: Path
@@ -50,6 +58,8 @@ class Pruned:
     loss: float
     scored_loss: float
     compensation: dict[str, Any] | None = None
+    stub_params: int = 0
+    one_shot: dict[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """For `--json`."""
@@ -69,12 +79,20 @@ class Pruned:
             ("calibration loss, reloaded", f"{self.loss:.6f}"),
             ("calibration loss, as scored", f"{self.scored_loss:.6f}"),
         ]
+        if self.stub_params:
+            rows.insert(3, ("of these, zeros in place of attention", f"{self.stub_params:,}"))
+        if self.one_shot is not None:
+            how = self.one_shot
+            rows.insert(0, ("method", f"{how['method']} (saliency {how['saliency']}, allocation {how['allocation']})"))
+            rows += [("γ", f"{how['gamma']:.4g}")] if "gamma" in how else []
         if (made := self.compensation) is not None:
             text = "other text" if made["separate_text"] else "the calibration itself"
             rows += [
                 ("compensation", f"{made['method']}, ridge {made['ridge']:g}, {made['tokens']:,} tokens ({text})"),
                 ("calibration loss without it", f"{made['plain_loss']:.6f}"),
             ]
+            if made.get("not_refitted"):
+                rows.append(("not refitted (fused experts)", ", ".join(made["not_refitted"])))
         print_table(Table("pruned", ("", "value"), rows))
 
 
@@ -89,12 +107,18 @@ def prune(config: PruneConfig) -> Pruned:
     """
     if config.compensate in ("auto", "none") and (config.ridge or config.compensate_samples):
         raise UserError("ridge and compensate-samples need --compensate ridge or sequential (auto: as it was scored)")
-    source = open_source(config.model)
+    if (config.arch is None) == (config.method is None):
+        raise UserError("give --arch (an architecture) or --method (a one-shot method with --params), one of the two")
+    if config.arch is None:
+        return _prune_one_shot(as_method(config))
+    if others := [name for name in ("params", "allocation", "gamma") if getattr(config, name) is not None]:
+        raise UserError(f"{others[0]} goes with --method; the architecture decides it here")
+    source = open_source(config.model, decoder_only=_for_decoders(config))
     record = read_json(config.arch)
     run = _run_of(config.arch, record)
     data = config.data
     if run is not None:
-        config, data = _as_searched(config, run)
+        config, data = as_searched(config, run)
     space = space_of(source, config, params=None)
     arch = space.validate(Architecture.from_json(record, where=str(config.arch)), where=str(config.arch))
     require_free(config.out, what="checkpoint directory")
@@ -103,6 +127,24 @@ def prune(config: PruneConfig) -> Pruned:
     expected = record.get("loss") if run is not None else None
     made = _realised(config, source, session, arch, scored, None if expected is None else float(expected))
     return _write(config, source, session, arch, made)
+
+
+def _for_decoders(config: PruneConfig) -> str:
+    """What of the settings only decoder-only models can have; empty if nothing."""
+    if config.compensate in ("ridge", "sequential"):
+        return f"--compensate {config.compensate}"
+    return "--stub-removed-attention" if config.stub_removed_attention else ""
+
+
+def _prune_one_shot(config: PruneConfig) -> Pruned:
+    """The checkpoint of what a method makes of the budget."""
+    source = open_source(config.model, decoder_only=_for_decoders(config))
+    space = space_of(source, config, params=config.params, tolerance=config.tolerance)
+    require_free(config.out, what="checkpoint directory")
+    session = open_session(source, space, config, data=config.data)
+    found = one_shot(session, config)
+    made = _realised(config, source, session, found.architecture, ("plain", 0.0), None)
+    return _write(config, source, session, found.architecture, made, found)
 
 
 @dataclass(frozen=True)
@@ -140,13 +182,13 @@ def _realised(
         plain = scored_loss(session, net, arch, ("plain", 0.0))
         made, outputs, loss = None, None, plain
     else:
-        made = _refitted(config, source, session, net, arch, method, scored[1])
+        made = refitted(config, source, session, net, arch, method, scored[1])
         outputs, loss = in_base_order(net, arch, made.outputs), made.loss
     net.restore()
     return _Realised(loss, again if expected is None else expected, made, outputs)
 
 
-def _refitted(
+def refitted(
     config: PruneConfig,
     source: ModelSource,
     session: Session,
@@ -164,7 +206,14 @@ def _refitted(
     return compensate(session, net, arch, method, text, ridge=config.ridge, stored=stored)
 
 
-def _write(config: PruneConfig, source: ModelSource, session: Session, arch: Architecture, made: _Realised) -> Pruned:
+def _write(
+    config: PruneConfig,
+    source: ModelSource,
+    session: Session,
+    arch: Architecture,
+    made: _Realised,
+    found: OneShot | None = None,
+) -> Pruned:
     from tracenas.models.checkpoint import save_pruned
 
     blocks = session.loaded.blocks(options_of(config))
@@ -176,7 +225,9 @@ def _write(config: PruneConfig, source: ModelSource, session: Session, arch: Arc
         what = "the scored candidate's" if made.compensation is None else "the compensated candidate's"
         name = _dtype_name(session)
         _compare("the checkpoint's calibration loss", losses["reloaded"], what, made.loss, name)
-        return _card(config, source, session, draft, losses, made)
+        if found is not None:
+            write_json(draft.path / ARCHITECTURE, {"architecture": arch.to_json()})
+        return _card(config, source, session, draft, losses, made, found)
 
     draft = save_pruned(
         session.loaded.model,
@@ -188,14 +239,17 @@ def _write(config: PruneConfig, source: ModelSource, session: Session, arch: Arc
         outputs=made.outputs,
         dtype=_save_dtype(config, source, session),
         max_shard_size=config.shard_size,
+        stub_attention=config.stub_removed_attention,
         card=card,
     )
     base = session.space.parameters(session.space.base)
-    predicted = session.space.parameters(arch)
+    predicted = session.space.parameters(arch) + draft.stub_parameters
     if draft.parameters != predicted:
         raise RuntimeError(f"the checkpoint has {draft.parameters:,} parameters, {predicted:,} were predicted")
     facts = made.compensation.to_json() if made.compensation is not None else None
-    return Pruned(config.out, draft.parameters, base, draft.stock, losses["reloaded"], losses["scored"], facts)
+    loss, scored = losses["reloaded"], losses["scored"]
+    how = None if found is None else dict(found.facts)
+    return Pruned(config.out, draft.parameters, base, draft.stock, loss, scored, facts, draft.stub_parameters, how)
 
 
 def _run_of(arch: Path, record: object) -> Path | None:
@@ -207,7 +261,7 @@ def _run_of(arch: Path, record: object) -> Path | None:
     return None
 
 
-def _as_searched(config: PruneConfig, run: Path) -> tuple[PruneConfig, str | None]:
+def as_searched(config: PruneConfig, run: Path) -> tuple[PruneConfig, str | None]:
     """The settings that decide which units are kept, and the data (unless given), from the run's config.yaml."""
     stored = read_settings(run / CONFIG)
     update = {key: stored[key] for key in _OF_THE_RUN if key in stored}
@@ -257,10 +311,17 @@ def _card(
     draft: "Draft",
     losses: dict[str, float],
     made: _Realised,
+    found: OneShot | None,
 ) -> str:
     from tracenas.models.card import license_of, model_card
+    from tracenas.stages.serving import serving
 
-    command = ["tracenas", "prune", config.model, "--arch", str(config.arch), "--out", str(config.out)]
+    command = ["tracenas", "prune", config.model, "--out", str(config.out)]
+    if found is None:
+        command += ["--arch", str(config.arch)]
+    else:
+        given = {name: getattr(config, name) for name in _ONE_SHOT if name in config.model_fields_set}
+        command += [f"{name}={value}" for name, value in given.items() if value is not None]
     if config.data is not None:
         command += ["--data", config.data]
     if config.compensate != "auto":
@@ -269,20 +330,26 @@ def _card(
         command += ["--compensate-samples", str(config.compensate_samples)]
     if config.ridge is not None:
         command += ["--ridge", f"{config.ridge:g}"]
+    if config.stub_removed_attention:
+        command.append("--stub-removed-attention")
     before = session.space.parameters(session.space.base)
     return model_card(
         config.out.name,
         source.name,
         session.loaded.blocks(options_of(config)),
         draft.layers,
-        stock=draft.stock,
+        serving=serving(config.out.name, source.family, draft.config),
         parameters=(before, draft.parameters),
+        stubs=draft.stub_parameters,
+        pipeline="text2text-generation" if draft.config.get("is_encoder_decoder") else "text-generation",
         command=" ".join(command),
         numbers={
             "calibration loss as scored, nats per token": f"{losses['scored']:.6f}",
             "calibration loss of this checkpoint, reloaded": f"{losses['reloaded']:.6f}",
             **(made.compensation.facts() if made.compensation is not None else {"compensation": "none"}),
+            **(found.card() if found is not None else {}),
         },
-        license=license_of(source.path) if source.path is not None else None,
+        license=license_of(session.loaded.source.path),
+        origin=source.origin,
         provenance=provenance(seed=config.seed),
     )

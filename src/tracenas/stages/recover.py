@@ -90,7 +90,7 @@ def recover(config: RecoverConfig) -> Recovered:
         UserError: for wrong input, before any work is done; for a loss that is not finite; for a full disk.
     """
     world = World.from_environment()
-    source = open_source(config.model)
+    source = open_source(config.model, decoder_only="recover")
     check_input(config, source, world)
     if config.resume and (config.out / RESULT).is_file():
         stored = read_json(config.out / RESULT)
@@ -113,6 +113,7 @@ def recover(config: RecoverConfig) -> Recovered:
         if not known:
             write_settings(config)
     settings = train_settings(config, world, loaded, teacher)
+    source = loaded.source  # of a GGUF file: the whole configuration, which its header does not have
     _train(config, settings, loaded, examples, teacher, windows)
     return _finish(config, source, world, teacher)
 
@@ -148,7 +149,7 @@ def _load_teacher(config: RecoverConfig, source: ModelSource) -> "LoadedModel | 
     from tracenas.models.loading import load
 
     assert config.teacher is not None
-    teacher = open_source(config.teacher)
+    teacher = open_source(config.teacher, decoder_only="recover (its teacher)")
     own, other = int(source.config["vocab_size"]), int(teacher.config["vocab_size"])
     if own != other:
         raise UserError(f"teacher {config.teacher}: its vocabulary has {other} tokens, the model's {own}")
@@ -345,15 +346,15 @@ def _write(config: RecoverConfig, source: ModelSource, checkpoint: Path, result:
     import torch
 
     from tracenas.models.loading import load
-    from tracenas.recovery.card import recovery_section, with_section
+    from tracenas.recovery.card import recovery_section
     from tracenas.recovery.lora import adapter_file, merged
     from tracenas.recovery.pretrain import write_final
     from tracenas.recovery.state import load_weights
+    from tracenas.stages.serving import recovered_card
 
     name = source.config.get("dtype") or source.config.get("torch_dtype")
-    dtype = getattr(torch, str(name), torch.float32) if config.save_dtype == "auto" else None
-    if dtype is None:
-        dtype = torch.bfloat16 if config.save_dtype == "bf16" else torch.float32
+    kinds = {"auto": getattr(torch, str(name), torch.float32), "bf16": torch.bfloat16}
+    dtype = kinds.get(config.save_dtype, torch.float32)
     if config.method == "lora":
         loaded = load(source, device="cpu", dtype="fp32", trust_remote_code=config.trust_remote_code)
         weights = load_weights(adapter_file(checkpoint))
@@ -386,7 +387,7 @@ def _write(config: RecoverConfig, source: ModelSource, checkpoint: Path, result:
         config.out,
         dtype=dtype,
         config=source.config,
-        readme=with_section(source.path, config.out.name, section),
+        readme=recovered_card(source, config.out.name, section),
         copied=_carried(source),
         max_shard_size=config.shard_size,
     )
@@ -394,6 +395,5 @@ def _write(config: RecoverConfig, source: ModelSource, checkpoint: Path, result:
 
 def _carried(source: ModelSource) -> dict[str, Path]:
     """Files of the checkpoint that training leaves as they are."""
-    names = (SPARSITY, "generation_config.json")
-    found = {name: source.path / name for name in names} if source.path is not None else {}
-    return {name: path for name, path in found.items() if path.is_file()}
+    names = (SPARSITY, "generation_config.json") if source.path is not None else ()
+    return {name: path for name in names if (path := Path(source.path or "") / name).is_file()}

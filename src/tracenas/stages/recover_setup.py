@@ -65,7 +65,7 @@ def check_input(config: RecoverConfig, source: ModelSource, world: World) -> Non
     if config.method == "lora" and importlib.util.find_spec("peft") is None:
         raise UserError("--method lora needs peft: pip install 'tracenas[recover]'")
     if config.method == "distill":
-        open_source(_teacher_name(config, source))
+        open_source(_teacher_name(config, source), decoder_only="recover (its teacher)")
     learning_rate_factor(TrainSettings(config.max_steps, 0, 1, 1, 1.0, config.warmup, config.decay))
     if config.device not in ("auto", "cpu", "cuda"):
         raise UserError(f"device '{config.device}': accepted: auto, cpu, cuda (choose one by CUDA_VISIBLE_DEVICES)")
@@ -80,7 +80,7 @@ def _check_fsdp(config: RecoverConfig, world: World) -> None:
         raise UserError(
             "fsdp shards over GPUs, and none is used here: leave it out (several CPU processes train as DDP)"
         )
-    if "RANK" not in os.environ:
+    if "RANK" not in os.environ and world.size < 2:
         raise UserError("fsdp needs several processes: torchrun --nproc-per-node N -m tracenas.cli recover …")
 
 

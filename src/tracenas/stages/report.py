@@ -7,6 +7,7 @@ from typing import Any
 from tracenas.config import ReportConfig
 from tracenas.report import write_report
 from tracenas.report.metric_page import is_metric_search, write_metric_report
+from tracenas.report.study_page import is_study, write_study_report
 
 __all__ = ["Reported", "report"]
 
@@ -34,4 +35,6 @@ def report(config: ReportConfig) -> Reported:
     """
     if is_metric_search(config.run):
         return Reported(write_metric_report(config.run, config.out))
+    if is_study(config.run):
+        return Reported(write_study_report(config.run, config.out))
     return Reported(write_report(config.run, config.out))

@@ -26,7 +26,10 @@ def print_table(table: Table) -> None:
         drawn.add_column(name, justify="left" if i == 0 else "right")
     for row in table.rows:
         drawn.add_row(*row)
-    Console().print(drawn)
+    console = Console()
+    if not console.is_terminal:  # lines of a file or pipe are not cut to the width of a screen
+        console.width = max(console.width, 240)
+    console.print(drawn)
 
 
 def to_plain(value: Any) -> Any:

@@ -1,187 +1,175 @@
-"""`tracenas run`: search → prune → perplexity → report, each stage skipped where its result is there already."""
+"""`tracenas run`: search → prune → compare → recover → eval → bench → report, each stage skipped where it is done."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from tracenas.config import PruneConfig, ReportConfig, RunConfig, SearchConfig
-from tracenas.models.source import open_source
+from tracenas.config import ReportConfig, RunConfig, SearchConfig
+from tracenas.report.stage_data import Stages
+from tracenas.report.stage_tables import stage_tables
 from tracenas.rundir import read_json, write_json
-from tracenas.space.architecture import Architecture
-from tracenas.space.search_space import SearchSpace
-from tracenas.stages.prune import Pruned, prune
+from tracenas.stages.prune import Pruned
 from tracenas.stages.report import report
-from tracenas.stages.results import Table, print_table, to_plain
+from tracenas.stages.results import Table, print_table
+from tracenas.stages.run_comparison import compare, rivals, verdict
+from tracenas.stages.run_recovery import CHECKPOINT, RECOVERED_CHECKPOINT, RIVALS, prune_once, recover_all
+from tracenas.stages.run_sections import (
+    BENCH,
+    EVALUATION,
+    bench_config,
+    check_run,
+    eval_config,
+    is_done,
+    start,
+    step_of,
+)
 from tracenas.stages.search import SUMMARY, SearchOutcome, search
-from tracenas.stages.session import open_session, space_of
 
-__all__ = ["RunOutcome", "run"]
-
-COMPARISON, CHECKPOINT, PRUNED = "comparison.json", "pruned", "pruned.json"
-_RUN_ONLY = ("eval_text", "eval_windows", "random_architectures")
+__all__ = ["RunOutcome", "rivals", "run", "verdict"]
 
 
 @dataclass(frozen=True)
 class RunOutcome:
-    """Everything a run produced."""
+    """Everything a run produced.
+
+    Args:
+        comparison: a row per architecture: as scored, and under `checkpoint` and `recovered` what it came to.
+        recovered: what was recovered and how; empty without the section `recover`.
+    """
 
     search: SearchOutcome
     pruned: Pruned
     comparison: list[dict[str, Any]]
     report: Path
+    recovered: list[dict[str, Any]]
 
     def to_json(self) -> dict[str, Any]:
         """For `--json`."""
-        return {
+        out: Path = self.search.path
+        found = {
             "search": self.search.to_json(),
             "pruned": self.pruned.to_json(),
             "comparison": self.comparison,
             "report": str(self.report),
         }
+        if self.recovered:
+            found["recovered"] = self.recovered
+        for key, name in (("evaluation", EVALUATION), ("bench", BENCH)):
+            if (out / name).is_file():
+                found[key] = read_json(out / name)
+        return found
 
     def show(self) -> None:
         """The comparison and where everything is, on stdout."""
         self.search.show()
+        print_table(self._comparison())
+        print(verdict(self.comparison))
+        for title, columns, rows, notes in stage_tables(Stages.read(self.search.path)):
+            print_table(Table(title, tuple(columns), rows))
+            for note in notes:
+                print(note)
+        losses = f"reloaded: loss {self.pruned.loss:.6f}, as scored {self.pruned.scored_loss:.6f}"
+        print(f"checkpoint  {self.pruned.path} ({losses})")
+        if self.recovered:
+            print(f"recovered   {self.recovered[0]['path']}")
+        print(f"report      {self.report}")
+
+    def _comparison(self) -> Table:
+        proxy = self.search.summary["proxy"]
+        names = ["architecture", "parameters", proxy, "calibration loss", "perplexity as scored"]
+        further = [("checkpoint", self._realisation), ("recovered", "recovered")]
+        further = [(key, name) for key, name in further if any(key in row for row in self.comparison)]
         rows = [
             (
                 row["name"],
                 f"{row['params']:,}",
                 "–" if row["score"] is None else f"{row['score']:.4f}",
                 f"{row['loss']:.4f}",
-                "overflow" if row["perplexity"] is None else f"{row['perplexity']:,.2f}",
+                _perplexity(row),
+                *(_perplexity(row[key]) if key in row else "" for key, _ in further),
             )
             for row in self.comparison
         ]
-        proxy = self.search.summary["proxy"]
-        title = "right after pruning, no recovery"
-        print_table(Table(title, ("architecture", "parameters", proxy, "calibration loss", "perplexity"), rows))
-        print(verdict(self.comparison))
-        losses = f"reloaded: loss {self.pruned.loss:.6f}, as scored {self.pruned.scored_loss:.6f}"
-        print(f"checkpoint  {self.pruned.path} ({losses})")
-        print(f"report      {self.report}")
+        return Table("perplexity of the same text", (*names, *(name for _, name in further)), rows)
+
+    @property
+    def _realisation(self) -> str:
+        made = next((row["checkpoint"]["realisation"] for row in self.comparison if "checkpoint" in row), "")
+        return f"compensated ({made})" if made != "plain" else "not compensated"
 
 
-def verdict(comparison: list[dict[str, Any]]) -> str:
-    """Who has the lowest perplexity among the architectures of the budget, in one sentence."""
-    rivals = [r for r in comparison if r["name"] != "base"]
-    best = min(rivals, key=lambda r: r["nll"])
-    found = next(r for r in rivals if r["name"] == "found")
-    if best is found:
-        others = [r["nll"] for r in rivals if r is not found]
-        gain = f" by {min(others) - found['nll']:.3f} nats per token" if others else ""
-        return f"The found architecture has the lowest perplexity of its budget{gain}."
-    gap = f"{best['nll']:.3f} against {found['nll']:.3f} nats"
-    return f"'{best['name']}' has a lower perplexity than the found architecture ({gap})."
+def _perplexity(figures: dict[str, Any]) -> str:
+    return "overflow" if figures["perplexity"] is None else f"{figures['perplexity']:,.2f}"
 
 
 def run(config: RunConfig) -> RunOutcome:
-    """Search, prune, compare and report in `config.out`; `--resume` goes on where an interrupted run stopped."""
-    settings = {k: v for k, v in config.model_dump().items() if k not in _RUN_ONLY}
-    found = search(SearchConfig(**settings))
-    pruned = _pruned(config, found)
-    comparison = _comparison(config, found, pruned)
+    """Every stage that the settings ask for, in `config.out`; `--resume` goes on where an interrupted run stopped.
+
+    Raises:
+        UserError: for wrong input, that of later stages included, before any work is done.
+    """
+    check_run(config)
+    found = search(SearchConfig(**{key: getattr(config, key) for key in SearchConfig.model_fields}))
+    if not is_done(config.out, step := step_of(config, "prune")):
+        start(config.out, step)
+    pruned = prune_once(config, found.best, config.out)
+    comparison = compare(config, found, pruned)
+    _summarise(config, pruned, comparison)
+    recovered = recover_all(config, comparison, found.best) if config.recover is not None else []
+    comparison = _with_recovery(comparison, recovered)
+    _evaluate(config, recovered)
+    _bench(config, recovered)
+    _summarise(config, pruned, comparison)
+    return RunOutcome(found, pruned, comparison, report(ReportConfig(run=config.out)).path, recovered)
+
+
+def _summarise(config: RunConfig, pruned: Pruned, comparison: list[dict[str, Any]]) -> None:
+    """Put the comparison so far into summary.json, so that a report can be drawn while the rest is running."""
     summary = {**read_json(config.out / SUMMARY), "comparison": comparison, "checkpoint": pruned.to_json()}
     write_json(config.out / SUMMARY, summary)
-    return RunOutcome(found, pruned, comparison, report(ReportConfig(run=config.out)).path)
 
 
-def _pruned(config: RunConfig, found: SearchOutcome) -> Pruned:
-    record, target = config.out / PRUNED, config.out / CHECKPOINT
-    if record.is_file() and target.is_dir():
-        stored = read_json(record)
-        return Pruned(**{**stored, "path": Path(stored["path"])})
-    if target.is_dir():  # written, but not recorded: the directory appears whole, so it only has to be written again
-        _remove(target)
-    result = prune(
-        PruneConfig(
-            model=config.model,
-            arch=found.best,
-            out=target,
-            device=config.device,
-            dtype=config.dtype,
-            threads=config.threads,
-            micro_batch=config.micro_batch,
-            trust_remote_code=config.trust_remote_code,
-        )
-    )
-    write_json(record, result.to_json())
-    return result
-
-
-def _remove(directory: Path) -> None:
-    import shutil
-
-    shutil.rmtree(directory)
-
-
-def rivals(space: SearchSpace, count: int, seed: int) -> dict[str, Architecture]:
-    """The uniform architecture and `count` random ones, all of the same budget."""
-    out: dict[str, Architecture] = {}
-    uniform = space.uniform()
-    if uniform is not None:
-        out["uniform"] = uniform
-    rng = np.random.default_rng([seed, 0x52414E44])
-    for _ in range(20 * count):
-        sampled = space.sample(rng)
-        if sampled is not None and sampled not in out.values() and len([k for k in out if k != "uniform"]) < count:
-            out[f"random {len(out) - ('uniform' in out) + 1}"] = sampled
-    return out
-
-
-def _comparison(config: RunConfig, found: SearchOutcome, pruned: Pruned) -> list[dict[str, Any]]:
-    """Score, loss and perplexity of base, uniform, random and found architecture on the same text."""
-    from tracenas.evaluation.perplexity import perplexity
-    from tracenas.models.loading import load
-    from tracenas.report.progress import stage_progress
-    from tracenas.stages.evaluate import held_out
-
-    path = config.out / COMPARISON
-    if path.is_file():
-        stored: list[dict[str, Any]] = read_json(path)
-        return stored
-    source = open_source(config.model)
-    space = space_of(source, config, params=config.params, tolerance=config.tolerance)
-    session = open_session(source, space, config, data=config.data, run=config.out)
-    length = min(session.tokens.shape[1], source.positions)
-    windows = held_out(session.loaded, config.eval_text, length, config.eval_windows, config.text_field)
-    net = session.supernet()
-    evaluator = session.evaluator(config.proxy, config.rank, net)
-    named = {
-        "base": space.base,
-        **rivals(space, config.random_architectures, config.seed),
-        "found": found.architecture,
-    }
+def _with_recovery(comparison: list[dict[str, Any]], recovered: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The comparison's rows with what their checkpoints reached before and after recovery."""
+    by_name = {row["name"]: row for row in recovered}
+    made = next((row["checkpoint"]["realisation"] for row in comparison if "checkpoint" in row), None)
     rows = []
-    with stage_progress("perplexity", len(named)) as advance:
-        for name, arch in named.items():
-            scored = evaluator.score(arch)
-            if name == "found":
-                again = load(str(pruned.path), device=str(session.loaded.device), dtype=_dtype(session.loaded.dtype))
-                measured = perplexity(again.model, windows, session.micro_batch)
-            else:
-                with net.realise(arch, evaluator.realisation) as model:
-                    measured = perplexity(model, windows, session.micro_batch)
-            finite = math.isfinite(measured.perplexity)
-            rows.append(
-                {
-                    "name": name,
-                    "params": space.parameters(arch),
-                    "perplexity": measured.perplexity if finite else None,
-                    "nll": measured.nll,
-                    "loss": scored.loss,
-                    "score": scored.score if scored.ok else None,
-                    "arch": arch.to_json(),
-                    "tokens": measured.tokens,
-                    "text": config.eval_text,
-                }
-            )
-            advance(1)
-    write_json(path, to_plain(rows))
+    for row in comparison:
+        if (more := by_name.get(row["name"])) is not None:
+            row = {**row, "recovered": more["recovered"]}
+            if made is not None and "checkpoint" not in row:
+                row["checkpoint"] = {"realisation": made, **more["pruned"]}
+        rows.append(row)
     return rows
 
 
-def _dtype(dtype: Any) -> str:
-    return "bf16" if str(dtype) == "torch.bfloat16" else "fp32"
+def _checkpoints(config: RunConfig, recovered: list[dict[str, Any]], *, pruned: bool) -> tuple[str, ...]:
+    """The base and the run's checkpoints; the pruned one also where it was recovered, if asked for."""
+    paths = [config.model]
+    if pruned or not recovered:
+        paths.append(str(config.out / CHECKPOINT))
+    for row in recovered:
+        home = config.out if row["name"] == "found" else config.out / RIVALS / row["name"].replace(" ", "-")
+        paths.append(str(home / RECOVERED_CHECKPOINT))
+    return tuple(paths)
+
+
+def _evaluate(config: RunConfig, recovered: list[dict[str, Any]]) -> None:
+    if config.eval is None or is_done(config.out, step := step_of(config, "eval")):
+        return
+    from tracenas.stages.evaluate import evaluate
+
+    start(config.out, step)
+    settings = eval_config(config, _checkpoints(config, recovered, pruned=True))
+    evaluate(settings.model_copy(update={"out": config.out / EVALUATION}))
+
+
+def _bench(config: RunConfig, recovered: list[dict[str, Any]]) -> None:
+    """Recovery changes no shape, so a recovered checkpoint is timed in place of the pruned one."""
+    if config.bench is None or is_done(config.out, step := step_of(config, "bench")):
+        return
+    from tracenas.stages.bench import bench
+
+    start(config.out, step)
+    settings = bench_config(config, _checkpoints(config, recovered, pruned=False))
+    bench(settings.model_copy(update={"out": config.out / BENCH}))

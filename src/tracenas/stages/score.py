@@ -6,8 +6,10 @@ from typing import Any
 from tracenas.config import ScoreConfig
 from tracenas.errors import UserError
 from tracenas.models.source import open_source
+from tracenas.proxies.combination import choose
 from tracenas.rundir import read_json
 from tracenas.space.architecture import Architecture
+from tracenas.stages.proxies import REFERENCE, stored_pool
 from tracenas.stages.results import Table, print_table
 from tracenas.stages.search import kept_by_unit
 from tracenas.stages.session import open_session, options_of, space_of
@@ -70,8 +72,13 @@ def score(config: ScoreConfig) -> Scored:
         Architecture.from_json(read_json(config.arch), where=str(config.arch)), where=str(config.arch)
     )
     _ = config.trace_rank
+    choice, reference = choose(config.proxy), config.arch.parent / REFERENCE
+    if choice.compensated:
+        source.require_decoder(f"proxy {config.proxy}")
+    if not choice.single:
+        stored_pool(reference, choice)
     session = open_session(source, space, config, data=config.data)
-    evaluator = session.evaluator(config.proxy, config.rank)
+    evaluator = session.evaluator(config.proxy, config.rank, reference=None if choice.single else reference)
     result = evaluator.score(arch)
     if not result.ok or result.loss is None:
         raise UserError(f"{config.arch}: cannot be scored: {result.reason}")

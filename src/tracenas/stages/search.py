@@ -11,11 +11,14 @@ from typing import Any
 from tracenas.config import SearchConfig
 from tracenas.errors import UserError
 from tracenas.models.source import ModelSource, open_source
+from tracenas.proxies.combination import choose
 from tracenas.rundir import Journal, provenance, require_free, write_json
 from tracenas.search import STRATEGIES, Progress, SearchResult, Settings, run_search
 from tracenas.space.architecture import Architecture
 from tracenas.space.search_space import SearchSpace
 from tracenas.stages.compensation import COMPENSATION, realisation_facts
+from tracenas.stages.one_shot import ANCHOR, anchor_of
+from tracenas.stages.proxies import REFERENCE, racing_of
 from tracenas.stages.results import Table, print_table, to_plain
 from tracenas.stages.run_settings import CONFIG, same_model, same_settings, write_settings
 from tracenas.stages.session import CALIBRATION, ORDERING, Session, open_session, options_of, space_of
@@ -24,7 +27,7 @@ __all__ = ["SearchOutcome", "check_out", "search"]
 
 JOURNAL, BEST, SUMMARY = "journal.jsonl", "best.json", "summary.json"
 _NOT_RESULTS = ("resume", "out")
-_START = (CALIBRATION, ORDERING, COMPENSATION, CONFIG, "base.json")
+_START = (CALIBRATION, ORDERING, COMPENSATION, REFERENCE, ANCHOR, CONFIG, "base.json")
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,7 @@ class SearchOutcome:
                     ("calibration loss", f"{s['loss']:.4f} (base {s['base']['loss']:.4f})"),
                     ("evaluations", f"{s['evaluations']:,} in {s['seconds']:.1f} s"),
                     ("best architecture", str(self.best)),
+                    *([("weights", s["weights"])] if "weights" in s else []),
                 ],
             )
         )
@@ -109,34 +113,42 @@ def search(config: SearchConfig) -> SearchOutcome:
     Raises:
         UserError: for wrong input, before any work is done.
     """
-    from tracenas.proxies import PROXIES
     from tracenas.saliency import SALIENCIES
 
     source = open_source(config.model)
     space = space_of(source, config, params=config.params, tolerance=config.tolerance)
     settings = _settings(config)
     make_strategy = STRATEGIES.get(config.strategy)
-    for registry, name in ((PROXIES, config.proxy), (SALIENCIES, config.saliency)):
-        if name not in registry:
-            registry.get(name)
+    if choose(config.proxy).compensated:
+        source.require_decoder(f"proxy {config.proxy}")
+    if config.saliency not in SALIENCIES:
+        SALIENCIES.get(config.saliency)
     _ = config.trace_rank, config.protected
     known = check_out(config.out, config.resume)
     if known:
         config = _as_started(config)
     try:
         session = open_session(source, space, config, data=config.data, run=config.out)
+        anchor = [anchor_of(session, config.init)] if config.init == "nirvana" else []
         if not known:
             write_settings(config.out, _resolved(config, session))
         evaluator = session.evaluator(config.proxy, config.rank)
+        racing = racing_of(evaluator, config.race, config.elites)
         same_model(config.out, evaluator.base_loss)
     except UserError:
         if not known:
             _clear(config.out)
         raise
     prior = session.prior() if config.init == "importance" else None
-    strategy = make_strategy(space, settings, prior=prior, seeds=_seeds(config, space))
+    strategy = make_strategy(space, settings, prior=prior, seeds=[*anchor, *_seeds(config, space)])
     with _display(space, config.proxy, strategy.generations) as on_event:
-        result = run_search(strategy, evaluator, Journal(config.out / JOURNAL), on_event=on_event)
+        result = run_search(
+            strategy,
+            racing or evaluator,
+            Journal(config.out / JOURNAL),
+            on_event=on_event,
+            on_elites=None if racing is None else racing.on_elites,
+        )
     summary = _summary(config, source, session, evaluator.base_loss, result)
     write_json(
         config.out / BEST,
@@ -167,7 +179,7 @@ def _settings(config: SearchConfig) -> Settings:
         depth_mutation=config.mutation_depth,
         width_mutation=config.mutation_width,
         sigma=config.sigma,
-        init=config.init,
+        init="given" if config.init == "nirvana" else config.init,
         seed=config.seed,
     )
 
@@ -237,6 +249,7 @@ def _summary(
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return {
         "model": config.model,
+        **({"weights": source.origin} if source.origin else {}),
         "family": source.family.model_type,
         "base": {
             "params": space.parameters(space.base),
@@ -258,9 +271,20 @@ def _summary(
         "seconds": sum(float(r["seconds"]) for r in result.records),
         "overhead_seconds": result.seconds - result.evaluation_seconds,
         "calibration_tokens": session.tokens.numel(),
+        **_measured(session, result),
         "peak_memory_bytes": peak,
         "kept": kept_by_unit(space, kept),
         "generations": [g.to_json() for g in result.generations],
+    }
+
+
+def _measured(session: Session, result: SearchResult[Architecture]) -> dict[str, int]:
+    """Calibration tokens that candidates were run on, and how many of them racing stopped."""
+    count, length = session.tokens.shape
+    run = [r for r in result.records if r["status"] == "ok"]
+    return {
+        "measured_tokens": sum(length * int(r.get("stopped", count)) for r in run),
+        "stopped": sum("stopped" in r for r in run),
     }
 
 
@@ -270,5 +294,5 @@ def kept_by_unit(space: SearchSpace, kept: Any) -> dict[str, list[list[int] | No
     for i, layer in enumerate(space.layers):
         for s in layer.sub_blocks:
             ids = kept.get((i, s.name))
-            out.setdefault(s.unit, []).append(None if ids is None else ids.tolist())
+            out.setdefault(s.unit, [None] * len(space.layers))[i] = None if ids is None else ids.tolist()
     return out

@@ -1,18 +1,18 @@
 """What search, score and prune share: model, calibration tokens, unit order, importance and super-network."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tracenas.config import CalibrationConfig, SpaceConfig, parse_rank
+from tracenas.config import CalibrationConfig, SpaceConfig
 from tracenas.errors import UserError
-from tracenas.families import Options
 from tracenas.models.source import ModelSource
 from tracenas.search import Prior
 from tracenas.space.constraints import Budget, parse_size
 from tracenas.space.search_space import SearchSpace
+from tracenas.stages.deployment import check_deploy, options_of
 
 if TYPE_CHECKING:
     import torch
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from tracenas.models.loading import LoadedModel
     from tracenas.models.ordering import Ordering
     from tracenas.models.supernet import Supernet
+    from tracenas.scoring.combined import CombinedEvaluator
     from tracenas.scoring.evaluator import Evaluator
+    from tracenas.scoring.panel import Panel
 
 __all__ = ["CALIBRATION", "ORDERING", "Session", "open_session", "options_of", "set_threads", "space_of"]
 
@@ -29,17 +31,13 @@ ORDERING = "ordering.safetensors"
 _TOKENS_PER_BATCH = 4096
 
 
-def options_of(config: SpaceConfig) -> Options:
-    """How units are cut."""
-    return Options(config.channel_quantum, config.head_quantum, config.kv_groups)
-
-
 def space_of(source: ModelSource, config: SpaceConfig, *, params: str | None, tolerance: float = 0.01) -> SearchSpace:
     """The search space under the budget, refused here if it is infeasible (no torch is needed).
 
     Raises:
         UserError: for a budget or settings that the model cannot meet.
     """
+    deploy = check_deploy(source, config)
     blocks = source.blocks(options_of(config))
     depth = len(blocks)
     kwargs: dict[str, Any] = {
@@ -47,11 +45,11 @@ def space_of(source: ModelSource, config: SpaceConfig, *, params: str | None, to
         "min_depth": config.min_depth if config.min_depth is not None else max(1, depth // 2),
         "keep_layers": config.protected,
     }
-    free = source.space(options_of(config), **kwargs)
+    free = replace(source.space(options_of(config), **kwargs), keeps=deploy.keeps)
     if params is None:
         return free
     limit = parse_size(params, free.parameters(free.base))
-    space = source.space(options_of(config), budget=Budget(limit, tolerance), **kwargs)
+    space = replace(free, budget=Budget(limit, tolerance))
     space.check_budget()
     return space
 
@@ -93,19 +91,23 @@ class Session:
 
         return Supernet(self.loaded.model, self.loaded.blocks(options_of(self.config)), self.ordering)
 
-    def evaluator(self, proxy: str, rank: str, net: "Supernet | None" = None) -> "Evaluator":
-        """Scores candidates of this session by a proxy."""
-        from tracenas.proxies import PROXIES
-        from tracenas.scoring.evaluator import Evaluator, Settings
+    def evaluator(
+        self, proxy: str, rank: str, net: "Supernet | None" = None, reference: Path | None = None
+    ) -> "Evaluator | CombinedEvaluator":
+        """Scores candidates of this session by a proxy, or by a weighted sum of rank-normalised ones.
 
-        settings = Settings(parse_rank(rank), self.config.seed, self.micro_batch)
-        net, chosen = net or self.supernet(), PROXIES.get(proxy)
-        how = None
-        if "compensated" in chosen.needs:
-            from tracenas.stages.compensation import compensated_realisation
+        Args:
+            reference: file of the pool that ranks are taken in; the run's own by default.
+        """
+        from tracenas.stages.proxies import evaluator_of
 
-            how = compensated_realisation(self, net)
-        return Evaluator(net, self.space, self.tokens, chosen, settings, how)
+        return evaluator_of(self, proxy, rank, net, reference)
+
+    def panel(self, names: Sequence[str], rank: str, net: "Supernet | None" = None) -> "Panel":
+        """Scores candidates of this session by several proxies at once."""
+        from tracenas.stages.proxies import panel_of
+
+        return panel_of(self, names, rank, net)
 
     def prior(self) -> Prior:
         """Layer importance as a width profile: I_l over its mean within attention and within MLP (decision 9)."""
@@ -118,7 +120,7 @@ class Session:
             ]
             for i, layer in enumerate(self.space.layers)
         ]
-        order = sorted(range(len(ratios)), key=lambda i: (sum(ratios[i]), i))
+        order = sorted(range(len(ratios)), key=lambda i: (_mean(ratios[i]), i))
         return Prior(ratios, order)
 
 

@@ -85,7 +85,7 @@ def sparsify(config: SparsifyConfig) -> Sparsified:
     """
     from tracenas.saliency.masks import Target
 
-    source = open_source(config.model)
+    source = open_source(config.model, decoder_only="sparsify")
     target = Target.parse(config.sparsity)
     for index, block in enumerate(source.blocks()):
         for sub in block.sub_blocks:

@@ -53,7 +53,7 @@ def sparsity_card(config: SparsifyConfig, source: ModelSource, draft: "Draft", f
     from tracenas.models.card import license_of
 
     front: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "text-generation"}
-    if source.path is None:
+    if source.path is None and source.gguf is None:
         front["base_model"] = source.name
     if (license_name := license_of(source.path)) is not None:
         front["license"] = license_name
@@ -75,6 +75,7 @@ def sparsity_card(config: SparsifyConfig, source: ModelSource, draft: "Draft", f
         f"`{source.name}` with weights set to zero by tracenas: metric `{facts['metric']}`, target {facts['target']}, "
         f"compared by {facts['compare']}, ratios {facts['ratios']}. Shapes and configuration are the base's, so it "
         "loads as the base does; it is smaller or faster only where software makes use of zeros.",
+        *([f"The base's {source.origin}."] if source.origin else []),
         "## Numbers",
         _table([("", "value"), *numbers]),
         "## Zeros per matrix",

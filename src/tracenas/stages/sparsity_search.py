@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tracenas.config import SparsifyConfig, parse_rank
+from tracenas.errors import UserError
 from tracenas.models.source import ModelSource
 from tracenas.rundir import Journal, provenance, write_json
 from tracenas.search import SearchResult, Settings, run_search
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from tracenas.saliency.unstructured import Metric
     from tracenas.scoring.masked_weights import SparsityEvaluator
 
-__all__ = ["search_shares", "sparsity_space"]
+__all__ = ["check_proxy", "search_shares", "sparsity_space"]
 
 _NOT_RESULTS = ("out", "run", "resume", "shard_size", "save_dtype", "gradients")
 
@@ -49,6 +50,7 @@ def search_shares(
     """Run or resume the search in `config.run`; its best.json can be given to `--ratios`."""
     from tracenas.report.progress import SearchProgress
 
+    check_proxy(config.proxy)
     run = config.run or config.out.with_name(config.out.name + ".search")
     settings = Settings(config.population, config.elites, config.iterations, init="uniform", seed=config.seed)
     plain = config.model_dump()
@@ -71,6 +73,19 @@ def search_shares(
         )
     _write_result(config, run, metric, result, evaluator.base_loss)
     return result.best
+
+
+def check_proxy(name: str) -> None:
+    """Refuse a proxy that masked weights cannot be scored by.
+
+    Raises:
+        UserError: naming those that can.
+    """
+    from tracenas.proxies import PROXIES
+
+    if extra := sorted(PROXIES.get(name).needs - {"trace"}):
+        able = ", ".join(n for n in PROXIES if PROXIES.get(n).needs <= {"trace"})
+        raise UserError(f"proxy '{name}' needs {extra[0]}, which is not measured of masked weights; accepted: {able}")
 
 
 def _evaluator(

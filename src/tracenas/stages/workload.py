@@ -5,12 +5,12 @@ gradient traces (TraceNAS §3.4): no weight gradient of the base is formed.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tracenas.families import Block, Projection, SubBlock
 from tracenas.space.architecture import Architecture
 
-__all__ = ["Memory", "Shape", "Workload", "memory", "workload"]
+__all__ = ["Memory", "Shape", "Workload", "memory", "per_stack", "workload"]
 
 # Tensor reads and writes per token of the elementwise work, forward and backward, in multiples of a width:
 # two norms and two residual additions of the hidden state; rotary positions of q and k; layout copies of the
@@ -68,18 +68,24 @@ class Workload:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes at the peak, by what they are for."""
+    """Bytes at the peak, by what they are for; a compensated search's factors and statistics are in host memory."""
 
     weights: int
     traces: int
     activations: int
     head: int
     libraries: int
+    compensation: int = 0
 
     @property
     def total(self) -> int:
         """All of it."""
-        return self.weights + self.traces + self.activations + self.head + self.libraries
+        return self.weights + self.traces + self.activations + self.head + self.libraries + self.compensation
+
+
+def per_stack(blocks: tuple[Block, ...], shape: Shape) -> Shape:
+    """What every block sees: of an encoder–decoder model half of every sequence."""
+    return replace(shape, seq_len=shape.seq_len - shape.seq_len // 2) if blocks[0].stack else shape
 
 
 def _active(blocks: tuple[Block, ...], arch: Architecture) -> Iterator[tuple[SubBlock, int]]:
@@ -108,6 +114,7 @@ def workload(blocks: tuple[Block, ...], arch: Architecture, head: int, hidden: i
         head: entries of the language-model head's matrix.
         hidden: width of the residual stream.
     """
+    shape = per_stack(blocks, shape)
     backward = shape.rank is not None
     products = 2.0 * head * (2 if backward else 1)
     trace = pairs = 0.0
@@ -157,6 +164,7 @@ def memory(
         parameters: of the base.
         vocabulary: entries of the vocabulary.
     """
+    shape = per_stack(blocks, shape)
     tokens = shape.micro_batch * shape.seq_len
     traces = 0
     if shape.rank is not None:

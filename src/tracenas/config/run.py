@@ -1,0 +1,89 @@
+"""Settings of run: those of a search, and a section for every further stage that is asked for."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from tracenas.config.measuring import BenchConfig, EvalConfig
+from tracenas.config.pruning import PruneConfig, SearchConfig
+from tracenas.config.recovery import RecoverConfig
+from tracenas.config.shared import StageConfig, build
+from tracenas.errors import UserError
+from tracenas.registry import did_you_mean
+
+__all__ = ["RunConfig"]
+
+
+class _RunRecovery(RecoverConfig):
+    """What `recover:` takes."""
+
+    processes: int = Field(1, ge=1, description="Processes that train, one per GPU; several are started by torchrun.")
+
+
+_KINDS: dict[str, type[StageConfig]] = {
+    "prune": PruneConfig,
+    "recover": _RunRecovery,
+    "eval": EvalConfig,
+    "bench": BenchConfig,
+}
+_FROM_RUN = ("model", "models", "arch", "out", "resume", "trust_remote_code")
+_OF_PRUNE = ("data", "compensate_samples", "ridge", "shard_size", "save_dtype", "stub_removed_attention")
+_STAND_INS: dict[str, dict[str, Any]] = {
+    "prune": {"model": "-", "arch": "-", "out": "-"},
+    "recover": {"model": "-", "data": "-", "out": "-"},
+    "eval": {"models": ("-",)},
+    "bench": {"models": ("-",)},
+}
+
+
+class RunConfig(SearchConfig):
+    """Search, prune, compare and report, then recover, evaluate and time where a section asks for it."""
+
+    sections: ClassVar[tuple[str, ...]] = tuple(_KINDS)
+
+    eval_text: str = Field(description="Held-out text for the perplexities.")
+    eval_windows: int | None = Field(None, ge=1, description="Use no more than this many held-out windows.")
+    random_architectures: int = Field(3, ge=0, description="Random architectures of the same budget to compare with.")
+    compensate: Literal["auto", "none", "ridge", "sequential"] = Field(
+        "sequential",
+        description="How the checkpoint's output projections are refitted (see prune); auto: as it was scored.",
+    )
+    recover_rivals: bool = Field(
+        False, description="Recover the uniform and the first random architecture in the same way, too."
+    )
+    prune: dict[str, Any] | None = Field(None, description="Settings of prune: " + ", ".join(_OF_PRUNE) + ".")
+    recover: dict[str, Any] | None = Field(None, description="Recover the pruned model: settings of recover.")
+    eval: dict[str, Any] | None = Field(None, description="Evaluate base and checkpoints: settings of eval.")
+    bench: dict[str, Any] | None = Field(None, description="Time base and checkpoints: settings of bench.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_sections(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        checked = {name: _section(name, values[name]) for name in _KINDS if values.get(name) is not None}
+        if values.get("recover_rivals") in (True, "true") and "recover" not in checked:
+            raise UserError("recover_rivals needs the section recover: there is no recovery to repeat")
+        return {**values, **checked}
+
+
+def _section(name: str, values: object) -> dict[str, Any]:
+    """The section's own settings, checked and converted by the stage's model."""
+    if not isinstance(values, Mapping):
+        raise UserError(f"{name} '{values}': expected settings of its stage, such as {name}.KEY=VALUE")
+    kind, given = _KINDS[name], {str(key).replace("-", "_"): value for key, value in values.items()}
+    accepted = _OF_PRUNE if name == "prune" else tuple(key for key in kind.model_fields if key not in _FROM_RUN)
+    for key in given:
+        if key in accepted:
+            continue
+        if key in kind.model_fields:
+            raise UserError(f"{name}.{key}: is the run's to set; leave it out of the section")
+        raise UserError(f"{name}.{key}: unknown setting: {did_you_mean(key, list(accepted))}")
+    if given.get("method") == "lora" and "data" not in given:
+        raise UserError("recover.data is required for lora: prompts and responses, or chats")
+    try:
+        built = build(kind, {**_STAND_INS[name], **given})
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from error
+    return {key: getattr(built, key) for key in given}

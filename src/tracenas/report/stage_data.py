@@ -1,0 +1,147 @@
+"""What the stages after a search left in a run directory: compensation, recoveries, evaluations, benchmarks.
+
+Files by name: RUN/pruned.json or the summary's `checkpoint` (prune --json), RUN/recovered*/ and
+RUN/rivals/*/recovered*/ (recover --out), RUN/evaluation*.json (eval --out), RUN/bench*.json (bench --out).
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tracenas.errors import UserError
+from tracenas.rundir import Journal, read_json
+
+__all__ = ["Measured", "Recovery", "Stages"]
+
+Object = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """A finished or running recovery.
+
+    Args:
+        name: `found`, or the rival's name; with the directory's, where there are several of one architecture.
+        result: recovery.json; empty while it is running.
+        records: log.jsonl.
+        settings: recover.yaml.
+    """
+
+    name: str
+    result: Object
+    records: tuple[Object, ...]
+    settings: Object
+
+    def series(self, key: str) -> list[tuple[int, float]]:
+        """(step, value) of the log's records that have a finite value under `key`."""
+        return [(int(r["step"]), float(r[key])) for r in self.records if _is_number(r.get(key)) and "step" in r]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Results of eval or bench: a row per model, and what they have in common.
+
+    Args:
+        names: short names of the models, in the rows' order.
+    """
+
+    file: str
+    names: tuple[str, ...]
+    rows: tuple[Object, ...]
+    setting: Object
+
+
+@dataclass(frozen=True)
+class Stages:
+    """Everything that the stages after the search left."""
+
+    compensation: Object
+    recoveries: tuple[Recovery, ...] = ()
+    evaluations: tuple[Measured, ...] = ()
+    benches: tuple[Measured, ...] = ()
+
+    @classmethod
+    def read(cls, run: Path) -> "Stages":
+        """Read what is there.
+
+        Raises:
+            UserError: for a corrupt file, by name.
+        """
+        summary = _object(run / "summary.json")
+        checkpoint = _object(run / "pruned.json") or summary.get("checkpoint")
+        made = checkpoint.get("compensation") if isinstance(checkpoint, Mapping) else None
+        base = str(summary.get("model") or "")
+        return cls(
+            compensation=made if isinstance(made, Mapping) else {},
+            recoveries=_recoveries(run),
+            evaluations=_all_measured(run, "evaluation*.json", "results", "settings", base),
+            benches=_all_measured(run, "bench*.json", "models", "setting", base),
+        )
+
+
+def _object(path: Path) -> Object:
+    if not path.is_file():
+        return {}
+    found = read_json(path)
+    if not isinstance(found, Mapping):
+        raise UserError(f"{path}: expected an object, found {type(found).__name__}")
+    return found
+
+
+def _recoveries(run: Path) -> tuple[Recovery, ...]:
+    homes = [("found", run), *((p.name.replace("-", " "), p) for p in sorted((run / "rivals").glob("*")))]
+    found = []
+    for name, home in homes:
+        directories = sorted(d for d in home.glob("recovered*") if (d / "log.jsonl").is_file())
+        for directory in directories:
+            own = name if len(directories) == 1 else f"{name} ({directory.name})"
+            records = tuple(Journal(directory / "log.jsonl").read())
+            settings = _yaml(directory / "recover.yaml")
+            found.append(Recovery(own, _object(directory / "recovery.json"), records, settings))
+    return tuple(sorted(found, key=lambda r: (not r.name.startswith("found"), not r.name.startswith("uniform"))))
+
+
+def _yaml(path: Path) -> Object:
+    import yaml
+
+    if not path.is_file():
+        return {}
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from error
+    return found if isinstance(found, Mapping) else {}
+
+
+def _all_measured(run: Path, files: str, key: str, common: str, base: str) -> tuple[Measured, ...]:
+    return tuple(_measured(path, key, common, run, base) for path in sorted(run.glob(files)))
+
+
+def _measured(path: Path, key: str, common: str, run: Path, base: str) -> Measured:
+    data = _object(path)
+    rows, setting = data.get(key), data.get(common)
+    if not isinstance(rows, list) or not rows or not all(isinstance(r, Mapping) and "model" in r for r in rows):
+        raise UserError(f"{path}: no results of models under '{key}'")
+    names = _short_names([str(row["model"]) for row in rows], run, base)
+    return Measured(path.name, names, tuple(rows), setting if isinstance(setting, Mapping) else {})
+
+
+def _short_names(models: Sequence[str], run: Path, base: str) -> tuple[str, ...]:
+    """`base`, `pruned`, `recovered`, `uniform recovered`; other models by the last part of their path."""
+    names = []
+    for model in models:
+        parts = Path(model).parts
+        if model == base:
+            names.append("base")
+        elif run.name in parts[:-1]:
+            inside = parts[len(parts) - 1 - parts[::-1].index(run.name) + 1 :]
+            names.append(" ".join(p.replace("-", " ") for p in inside if p != "rivals"))
+        else:
+            names.append(Path(model).name or model)
+    return tuple(names) if len(set(names)) == len(names) else tuple(models)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

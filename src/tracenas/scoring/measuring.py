@@ -1,0 +1,187 @@
+"""One pass of a candidate over the calibration, and everything that the wanted proxies read off it."""
+
+import gc
+import math
+from collections.abc import Collection, Generator, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tracenas.errors import UserError
+from tracenas.models.loss import LogitsWatch, next_token_nll, predicted_tokens
+from tracenas.models.supernet import PlainRealisation, Realisation, Supernet
+from tracenas.proxies import Measurement, Proxy
+from tracenas.scoring.few_steps import FewSteps, recovered_losses
+from tracenas.scoring.observers import OBSERVERS, Observer
+from tracenas.space.architecture import Architecture
+from tracenas.space.search_space import SearchSpace
+
+__all__ = ["FAILURES", "Measurer", "Settings", "clear_memory", "failure", "value_of"]
+
+FAILURES = (RuntimeError, ValueError, IndexError)
+"""What costs a candidate, not the run: out of memory and shape errors of torch, and undefined proxies."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How candidates are measured.
+
+    Args:
+        rank: of the gradient traces; 0 for exact gradients.
+        seed: of the projections A.
+        micro_batch: sequences per forward pass.
+        few_steps: of recovery, for the proxy of that name.
+    """
+
+    rank: int = 64
+    seed: int = 0
+    micro_batch: int = 1
+    few_steps: FewSteps = field(default_factory=FewSteps)
+
+
+class Measurer:
+    """Runs candidates, with what some proxies need recorded in one forward and, if it must be, one backward pass.
+
+    Args:
+        net: the super-network.
+        space: for parameter counts.
+        tokens: calibration token ids, int64 [N, L].
+        needs: all that will be wanted; the base model is run once, for the records that candidates' are held against.
+
+    Raises:
+        UserError: if the base model's own loss on the calibration is not finite.
+    """
+
+    def __init__(
+        self, net: Supernet, space: SearchSpace, tokens: Tensor, needs: Collection[str], settings: Settings
+    ) -> None:
+        self.net, self.space, self.settings = net, space, settings
+        self.tokens = tokens.to(net.device)
+        made = {
+            name: kind(net, self.tokens, rank=settings.rank, seed=settings.seed)
+            for name, kind in OBSERVERS.items()
+            if name in needs
+        }
+        self.unsupported = {name: why for name, o in made.items() if (why := o.unsupported()) is not None}
+        """Needs that this model's family cannot meet, and why."""
+        self.observers: dict[str, Observer] = {n: o for n, o in made.items() if n not in self.unsupported}
+        self.base_loss = self._anchor()
+
+    def _anchor(self) -> float:
+        anchored = [o for o in self.observers.values() if o.anchored]
+        with self._watched(self.space.base, PlainRealisation(), anchored) as model:
+            _, loss = self._losses(model, anchored)
+        if not math.isfinite(loss):
+            raise UserError("the base model's loss on the calibration data is not finite; try dtype=fp32")
+        for observer in anchored:
+            observer.anchor()
+        return loss
+
+    def measure(self, arch: Architecture, how: Realisation, needs: Collection[str]) -> Measurement:
+        """What proxies with these `needs` read.
+
+        Raises:
+            Undefined: if the model's family cannot meet one of them.
+        """
+        observers = [o for name, o in self.observers.items() if name in needs]
+        with self._watched(arch, how, observers) as model:
+            losses, loss = self._losses(model, observers)
+        found: dict[str, Any] = {}
+        for observer in observers:
+            found |= observer.result(arch)
+        measured = Measurement(self.space.parameters(arch), loss, losses=losses, **found)
+        return self.recovered(measured, arch, how) if "steps" in needs else measured
+
+    def recovered(self, measured: Measurement, arch: Architecture, how: Realisation) -> Measurement:
+        """The measurement with the losses after a few steps of recovery."""
+        settings = self.settings
+        losses = recovered_losses(self.net, arch, how, self.tokens, settings.few_steps, settings.micro_batch)
+        return replace(measured, recovered=losses)
+
+    def stream(
+        self,
+        arch: Architecture,
+        how: Realisation,
+        needs: Collection[str],
+        pieces: Sequence[slice] | None = None,
+    ) -> Generator[Measurement]:
+        """One measurement per micro-batch, of its sequences alone, for additive proxies; nothing is run ahead.
+
+        The candidate stays realised until the iterator ends or is closed; no other may be measured in the meantime.
+
+        Args:
+            pieces: ranges of sequences, in order, that no micro-batch reaches across; all in one by default.
+        """
+        observers = [o for name, o in self.observers.items() if name in needs]
+        if any(o.backward for o in observers):
+            raise ValueError("only proxies without a backward pass are taken sequence by sequence")
+        wanted, step = pieces if pieces is not None else [slice(0, len(self.tokens))], self.settings.micro_batch
+        starts = [(at, min(at + step, piece.stop)) for piece in wanted for at in range(piece.start, piece.stop, step)]
+        with self._watched(arch, how, observers) as model, torch.no_grad():
+            for first, end in starts:
+                batch = self.tokens[first:end]
+                nll = self._nll(model, batch, first, observers).double().mean(dim=1)
+                found: dict[str, Any] = {}
+                for observer in observers:
+                    found |= observer.result(arch)
+                kls = tuple(found.get("kls", ()))[first:end]
+                yield Measurement(self.space.parameters(arch), float(nll.mean()), losses=tuple(nll.tolist()), kls=kls)
+
+    @contextmanager
+    def _watched(self, arch: Architecture, how: Realisation, observers: list[Observer]) -> Iterator[Any]:
+        with self.net.realise(arch, how) as model, ExitStack() as watching:
+            for observer in observers:
+                watching.enter_context(observer.watch(arch))
+            yield model
+
+    def _losses(self, model: Any, observers: list[Observer]) -> tuple[tuple[float, ...], float]:
+        """Every sequence's loss and E_b[L]; where gradients are wanted, a backward pass follows every micro-batch."""
+        total = torch.zeros((), dtype=torch.float64)
+        count = self.tokens.shape[0] * predicted_tokens(model, self.tokens.shape[1])
+        each: list[Tensor] = []
+        first = 0
+        with torch.set_grad_enabled(any(o.backward for o in observers)):
+            for batch in self.tokens.split(self.settings.micro_batch):
+                nll = self._nll(model, batch, first, observers)
+                loss = nll.sum() / count
+                if loss.requires_grad:
+                    loss.backward()
+                total += loss.detach().double().cpu()
+                each.append(nll.detach().double().mean(dim=1))
+                first += len(batch)
+        return tuple(torch.cat(each).tolist()), float(total)
+
+    def _nll(self, model: Any, batch: Tensor, first: int, observers: list[Observer]) -> Tensor:
+        for observer in observers:
+            observer.first = first
+        watch: LogitsWatch | None = next((w for o in observers if (w := o.logits_watch()) is not None), None)
+        return next_token_nll(model, batch, watch)
+
+
+def value_of(proxy: Proxy, measurement: Measurement, unsupported: dict[str, str]) -> tuple[float | None, str | None]:
+    """A proxy's value, or None and the reason why it has none."""
+    for need in sorted(proxy.needs & unsupported.keys()):
+        return None, unsupported[need]
+    try:
+        value = float(proxy.score(measurement))
+    except (ValueError, ArithmeticError) as error:
+        return None, failure(error)
+    if not (math.isfinite(value) and math.isfinite(measurement.loss)):
+        return None, "loss or score is not finite"
+    return value, None
+
+
+def failure(error: BaseException) -> str:
+    """One line on what went wrong."""
+    line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return line[:200] if type(error).__name__ == "Undefined" else f"{type(error).__name__}: {line[:200]}"
+
+
+def clear_memory(device: torch.device) -> None:
+    """Give up what a failed candidate left behind."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()

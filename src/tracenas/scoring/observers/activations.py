@@ -1,0 +1,118 @@
+"""Activation codes of the MLPs (NASWOT) and correlations between features of the sub-blocks' outputs (MeCo)."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tracenas.families import Projection, SubBlock
+from tracenas.models.loss import tokens_of_stack
+from tracenas.models.ordering import Key
+from tracenas.scoring.observers.observer import Observer, spread, watching
+from tracenas.space.architecture import Architecture
+
+__all__ = ["CODE_POSITIONS", "FEATURES", "CodeObserver", "FeatureObserver"]
+
+CODE_POSITIONS = 32
+"""Positions per sequence whose codes are read, evenly spaced."""
+
+FEATURES = 64
+"""Features per sub-block whose correlations are taken, evenly spaced."""
+
+
+class CodeObserver(Observer):
+    """Signs of the gates' pre-activations. Memory: a byte per sequence, code position and kept MLP channel."""
+
+    def unsupported(self) -> str | None:
+        """Fused experts are no modules, and which of them a token goes to differs."""
+        mlps = [s for b in self.net.blocks for s in b.sub_blocks if s.spec.units and not s.spec.score_width]
+        if any(s.stacked for s in mlps):
+            return "activation codes are not read of fused experts"
+        return None
+
+    def watch(self, arch: Architecture) -> AbstractContextManager[None]:
+        """Read the codes of every forward pass."""
+        self._codes: dict[int, list[Tensor]] = {}
+        handles = []
+        for index, (block, layer) in enumerate(zip(self.net.blocks, arch.layers, strict=True)):
+            length = tokens_of_stack(block.stack, self.tokens.shape[1])
+            positions = spread(length, CODE_POSITIONS, self.net.device)
+            for sub, (_, kept) in zip(block.sub_blocks, layer.kept, strict=True):
+                if kept and not sub.spec.score_width:
+                    gate = _gate(sub)
+                    found = self._codes.setdefault(len(self._codes), [])
+                    module = self.net.linear((index, sub.spec.name), gate)
+                    handles.append(module.register_forward_hook(_reader(found, positions, len(gate.row_units))))
+        return watching(handles)
+
+    def result(self, arch: Architecture) -> dict[str, Any]:
+        """`kernel`: bits that agree = (bits + s sᵀ)/2 with s = ±1."""
+        count = len(self.tokens)
+        kernel = torch.zeros(count, count, dtype=torch.float64)
+        codes, self._codes = self._codes, {}
+        for parts in codes.values():
+            signs = torch.cat(parts).flatten(1).float().mul_(2).sub_(1)
+            kernel += ((signs @ signs.T).double().cpu() + signs.shape[1]) / 2
+        return {"kernel": kernel.numpy()}
+
+
+def _gate(sub: SubBlock) -> Projection:
+    """The projection whose rows (where several matrices are fused: the first of them) enter the activation."""
+    return next(p for p in sub.projections if p.path != sub.output)
+
+
+def _reader(found: list[Tensor], positions: Tensor, fused: int) -> Callable[..., None]:
+    def read(_: Any, __: Any, output: Tensor) -> None:
+        channels = output.shape[-1] // fused
+        found.append(output.detach()[:, positions, :channels] > 0)
+
+    return read
+
+
+class FeatureObserver(Observer):
+    """Correlation matrices over all tokens. Memory: FEATURES² float64 numbers per sub-block."""
+
+    def watch(self, arch: Architecture) -> AbstractContextManager[None]:
+        """Add up moments of the outputs of every active sub-block."""
+        self._moments: dict[Key, list[Tensor]] = {}
+        self._rows: dict[Key, int] = {}
+        handles = []
+        for index, (block, layer) in enumerate(zip(self.net.blocks, arch.layers, strict=True)):
+            for sub, (_, kept) in zip(block.sub_blocks, layer.kept, strict=True):
+                if kept:
+                    module = self.net.model.get_submodule(f"{block.path}.{sub.module}")
+                    handles.append(module.register_forward_hook(self._adder((index, sub.spec.name))))
+        return watching(handles)
+
+    def _adder(self, key: Key) -> Callable[..., None]:
+        def add(_: Any, __: Any, output: Any) -> None:
+            x = (output[0] if isinstance(output, tuple) else output).detach().flatten(0, -2)
+            x = x[:, spread(x.shape[-1], FEATURES, x.device)].double()
+            if key not in self._moments:
+                # Sums are taken about the first micro-batch's mean, so that little is lost in their difference.
+                self._moments[key] = [x.mean(dim=0), x.new_zeros(x.shape[1]), x.new_zeros(x.shape[1], x.shape[1])]
+            self._rows[key] = self._rows.get(key, 0) + len(x)
+            centre, first, second = self._moments[key]
+            x = x - centre
+            first += x.sum(dim=0)
+            second.addmm_(x.T, x)
+
+        return add
+
+    def result(self, arch: Architecture) -> dict[str, Any]:
+        """`features`."""
+        moments, self._moments = self._moments, {}
+        rows = self._rows
+        return {"features": {key: _correlation(m[1], m[2], rows[key]).cpu().numpy() for key, m in moments.items()}}
+
+
+def _correlation(first: Tensor, second: Tensor, count: int) -> Tensor:
+    """Pearson's, from Σx and Σxxᵀ; 0 where a feature is constant, except with itself."""
+    covariance = second - torch.outer(first, first) / count
+    deviation = covariance.diagonal().clamp_min(0).sqrt()
+    scale = torch.outer(deviation, deviation)
+    correlation = torch.where(scale == 0, 0.0, covariance / scale.where(scale != 0, 1.0))
+    correlation.diagonal()[deviation == 0] = 1.0
+    return correlation

@@ -1,0 +1,72 @@
+"""What all records of a pass have in common."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from tracenas.models.loss import LogitsWatch
+from tracenas.models.supernet import Supernet
+from tracenas.space.architecture import Architecture
+
+__all__ = ["Observer", "spread", "watching"]
+
+
+class Observer(ABC):
+    """Watches passes over the calibration, one candidate at a time.
+
+    Args:
+        net: the super-network; what is watched are modules of its model while it is realised.
+        tokens: calibration, int64 [N, L], on the model's device.
+        rank, seed: of gradient traces.
+    """
+
+    backward: ClassVar[bool] = False
+    """Whether every micro-batch must be followed by a backward pass."""
+    anchored: ClassVar[bool] = False
+    """Whether the base model's own record is needed first."""
+
+    def __init__(self, net: Supernet, tokens: Tensor, *, rank: int, seed: int) -> None:
+        self.net, self.tokens, self.rank, self.seed = net, tokens, rank, seed
+        self.first = 0
+        """The first sequence of the micro-batch that is running."""
+
+    @abstractmethod
+    def watch(self, arch: Architecture) -> AbstractContextManager[None]:
+        """Record passes of the model, realised as `arch`, until the context ends."""
+
+    @abstractmethod
+    def result(self, arch: Architecture) -> dict[str, Any]:
+        """Fields of the `Measurement`, from what was recorded; the record is given up."""
+
+    def anchor(self) -> None:
+        """Keep what was recorded as the base model's, where `anchored`."""
+        raise NotImplementedError
+
+    def logits_watch(self) -> LogitsWatch | None:
+        """What is shown the logits, if anything."""
+        return None
+
+    def unsupported(self) -> str | None:
+        """Why this model cannot be watched, or None."""
+        return None
+
+
+@contextmanager
+def watching(handles: list[Any]) -> Iterator[None]:
+    """Remove hooks at the end."""
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def spread(length: int, count: int, device: torch.device) -> Tensor:
+    """At most `count` evenly spaced indices below `length`, ascending, int64."""
+    count = min(length, count)
+    index = (torch.arange(count, dtype=torch.float64) + 0.5) * (length / count)
+    return index.long().to(device)

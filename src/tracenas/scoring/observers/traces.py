@@ -1,0 +1,43 @@
+"""Gradient traces (TraceNAS §3.4) of a pass, and their sums against the base's."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor
+
+from tracenas.models.ordering import Key
+from tracenas.models.supernet import Supernet
+from tracenas.proxies.trace import Trace, TraceRecorder, correlation_sums
+from tracenas.scoring.observers.observer import Observer
+from tracenas.space.architecture import Architecture
+
+__all__ = ["TraceObserver"]
+
+
+class TraceObserver(Observer):
+    """Memory: the base's trace and the candidate's, 4 · rank bytes per row of every linear weight."""
+
+    backward = True
+    anchored = True
+
+    def __init__(self, net: Supernet, tokens: Tensor, *, rank: int, seed: int) -> None:
+        super().__init__(net, tokens, rank=rank, seed=seed)
+        self.recorder = TraceRecorder(net, rank, seed)
+        self._trace = self._base = Trace()
+        self._base_sums: dict[Key, Any] = {}
+
+    @contextmanager
+    def watch(self, arch: Architecture) -> Iterator[None]:
+        """Add up the traces of every backward pass."""
+        with self.recorder.record(arch) as self._trace:
+            yield
+
+    def anchor(self) -> None:
+        """The functional anchor of §3.4."""
+        self._base, self._trace = self._trace, Trace()
+
+    def result(self, arch: Architecture) -> dict[str, Any]:
+        """`sums`."""
+        trace, self._trace = self._trace, Trace()
+        return {"sums": correlation_sums(self.net, arch, trace, self._base, self._base_sums)}

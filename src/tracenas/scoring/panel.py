@@ -1,0 +1,132 @@
+"""Many proxies of one candidate, from as few passes as they need: one plain, one compensated, a few steps apart."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from tracenas.models.supernet import PlainRealisation, Realisation, Supernet
+from tracenas.proxies import Measurement, Proxy
+from tracenas.scoring.measuring import FAILURES, Measurer, Settings, clear_memory, failure, value_of
+from tracenas.space.architecture import Architecture
+from tracenas.space.search_space import SearchSpace
+
+__all__ = ["Panel", "PanelResult", "PanelScore"]
+
+
+@dataclass(frozen=True)
+class PanelScore:
+    """What one proxy says about a candidate.
+
+    Args:
+        value: its score, higher is better; None where it has none.
+        seconds: of the pass that it was read off (shared by all proxies of that pass) and of reading it.
+        reason: why there is no value.
+    """
+
+    value: float | None
+    seconds: float
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class PanelResult:
+    """All scores of a candidate, and the measurements they were read off.
+
+    Args:
+        scores: by the proxies' names, in the panel's order.
+        plain, compensated: None where no proxy wanted such a pass, or it failed for all of them together.
+    """
+
+    scores: dict[str, PanelScore]
+    plain: Measurement | None
+    compensated: Measurement | None
+
+
+class Panel:
+    """Scores candidates by several proxies.
+
+    Args:
+        net: the super-network.
+        space: for parameter counts.
+        tokens: calibration token ids, int64 [N, L].
+        proxies: with different names.
+        settings: how candidates are measured.
+        compensated: the realisation of the proxies that need `compensated`.
+
+    Raises:
+        UserError: if the base model's own loss on the calibration is not finite.
+        ValueError: if a proxy needs a compensated realisation and none is given, or two have the same name.
+    """
+
+    def __init__(
+        self,
+        net: Supernet,
+        space: SearchSpace,
+        tokens: Tensor,
+        proxies: Sequence[Proxy],
+        settings: Settings,
+        compensated: Realisation | None = None,
+    ) -> None:
+        self.proxies = tuple(proxies)
+        self.names = tuple(p.name for p in self.proxies)
+        if len(set(self.names)) < len(self.names):
+            raise ValueError(f"a panel needs proxies with different names, not {', '.join(self.names)}")
+        self.net = net
+        self.measurer = Measurer(net, space, tokens, frozenset[str]().union(*(p.needs for p in proxies)), settings)
+        self.base_loss = self.measurer.base_loss
+        self._passes: list[tuple[bool, Realisation, list[Proxy]]] = []
+        for refitted in (False, True):
+            wanted = [p for p in self.proxies if ("compensated" in p.needs) is refitted]
+            if wanted and refitted and compensated is None:
+                raise ValueError(f"proxy '{wanted[0].name}' needs a compensated realisation")
+            if wanted:
+                how = compensated if refitted and compensated is not None else PlainRealisation()
+                self._passes.append((refitted, how, wanted))
+
+    def measure(self, arch: Architecture) -> dict[str, PanelScore]:
+        """Every proxy's score of one candidate; one that fails has a reason, and the others their values."""
+        return self.run(arch).scores
+
+    def run(self, arch: Architecture) -> PanelResult:
+        """The same with the measurements."""
+        scores: dict[str, PanelScore] = {}
+        found: dict[bool, Measurement | None] = {False: None, True: None}
+        for refitted, how, wanted in self._passes:
+            found[refitted] = self._run(arch, how, wanted, scores)
+        ordered = {name: scores[name] for name in self.names}
+        return PanelResult(ordered, found[False], found[True])
+
+    def _run(
+        self, arch: Architecture, how: Realisation, wanted: list[Proxy], scores: dict[str, PanelScore]
+    ) -> Measurement | None:
+        """One pass for all of `wanted`; if it fails, one for each of them, so that none is lost for another's sake."""
+        needs = frozenset[str]().union(*(p.needs for p in wanted)) - {"steps"}
+        started = time.perf_counter()
+        try:
+            measured = self.measurer.measure(arch, how, needs)
+        except FAILURES as error:
+            clear_memory(self.net.device)
+            if len(wanted) > 1:
+                parts = [self._run(arch, how, [proxy], scores) for proxy in wanted]
+                return next((m for m in parts if m is not None), None)
+            scores[wanted[0].name] = PanelScore(None, time.perf_counter() - started, failure(error))
+            return None
+        seconds = time.perf_counter() - started
+        for proxy in wanted:
+            scores[proxy.name] = self._score(proxy, arch, how, measured, seconds)
+        return measured
+
+    def _score(
+        self, proxy: Proxy, arch: Architecture, how: Realisation, measured: Measurement, seconds: float
+    ) -> PanelScore:
+        started = time.perf_counter()
+        try:
+            if "steps" in proxy.needs:
+                measured = self.measurer.recovered(measured, arch, how)
+            value, reason = value_of(proxy, measured, self.measurer.unsupported)
+        except FAILURES as error:
+            clear_memory(self.net.device)
+            value, reason = None, failure(error)
+        return PanelScore(value, seconds + time.perf_counter() - started, reason)

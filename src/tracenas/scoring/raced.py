@@ -1,0 +1,84 @@
+"""Scoring with racing: a candidate is measured a few sequences at a time, and dropped once it is clearly worse."""
+
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from typing import Any
+
+from tracenas.scoring.evaluator import Evaluator
+from tracenas.scoring.measuring import FAILURES, clear_memory, failure
+from tracenas.scoring.racing import Bar, bar_of, looks
+from tracenas.search.score import Score
+from tracenas.space.architecture import Architecture
+
+__all__ = ["RacingEvaluator"]
+
+
+class RacingEvaluator:
+    """`evaluate(list[Architecture]) -> Score…` for an additive proxy (`racing`).
+
+    A candidate that is stopped is scored by its estimate, which lies below the worst elite's score; the journal has
+    `terms`, the proxy's term of every sequence that was measured, and of a stopped candidate `stopped`, how many that
+    are. Its loss is unknown. What is measured depends on the candidate and on the elites at the start of its
+    generation alone, so a resumed run measures the same.
+
+    Args:
+        evaluator: of one additive proxy.
+        elites: how many elites there are once there are enough; nobody is stopped before.
+
+    Raises:
+        ValueError: if the proxy is not additive.
+    """
+
+    def __init__(self, evaluator: Evaluator, elites: int) -> None:
+        if evaluator.proxy.terms is None:
+            raise ValueError(f"proxy '{evaluator.proxy.name}' is not additive over sequences")
+        self.evaluator, self.elites = evaluator, elites
+        self.base_loss = evaluator.base_loss
+        self.realisation = evaluator.realisation
+        self.pieces = tuple(looks(evaluator.tokens.shape[0]))
+        self._bar: Bar | None = None
+
+    def on_elites(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Set the bar for the generation that begins: the worst of a full set of elites."""
+        self._bar = bar_of([r["terms"] for r in records]) if len(records) >= self.elites else None
+
+    def __call__(self, candidates: Sequence[Architecture]) -> Iterator[Score]:
+        """One score per candidate, in order; a candidate that fails is scored as failed, with the reason."""
+        for arch in candidates:
+            yield self.score(arch)
+
+    def score(self, arch: Architecture) -> Score:
+        """Score one candidate, on as many sequences as it takes."""
+        started = time.perf_counter()
+        try:
+            losses, terms = self._measured(arch)
+        except FAILURES as error:
+            clear_memory(self.evaluator.net.device)
+            return Score.failed(failure(error), seconds=time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        if not all(math.isfinite(v) for v in (*losses, *terms)):
+            return Score.failed("loss or score is not finite", seconds=seconds)
+        if len(terms) < self.evaluator.tokens.shape[0]:
+            assert self._bar is not None
+            extra = {"terms": terms, "stopped": len(terms)}
+            return Score(-self._bar.estimate(terms), seconds=seconds, extra=extra)
+        loss = math.fsum(losses) / len(losses)
+        return Score(-math.fsum(terms) / len(terms), loss=loss, seconds=seconds, extra={"terms": terms})
+
+    def _measured(self, arch: Architecture) -> tuple[list[float], list[float]]:
+        """Losses and the proxy's terms of the first sequences: all of them, or until the bar beats the candidate."""
+        evaluator = self.evaluator
+        assert evaluator.proxy.terms is not None
+        losses: list[float] = []
+        terms: list[float] = []
+        parts = evaluator.measurer.stream(arch, evaluator.realisation, evaluator.proxy.needs, self.pieces)
+        ends = {piece.stop for piece in self.pieces}
+        with closing(parts):
+            for part in parts:
+                losses += part.losses
+                terms += evaluator.proxy.terms(part)
+                if self._bar is not None and len(terms) in ends and self._bar.beats(terms):
+                    break
+        return losses, terms

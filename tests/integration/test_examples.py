@@ -1,0 +1,31 @@
+"""The examples are what the package understands, and run as they stand."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tracenas.cli import invoke
+from tracenas.config import RunConfig, build
+
+pytestmark = pytest.mark.integration
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_pipeline_is_valid() -> None:
+    values = yaml.safe_load((ROOT / "examples" / "run.yaml").read_text(encoding="utf-8"))
+    config = build(RunConfig, values)
+    assert all((ROOT / path).exists() for path in (config.model, config.data, config.eval_text))
+    assert config.recover is not None and config.eval is not None and config.bench is not None
+
+
+@pytest.mark.slow
+def test_the_pipeline_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    out = tmp_path / "run"
+    assert invoke(["run", "--config", "examples/run.yaml", f"out={out}", "threads=1"]) == 0
+    rows = {row["name"]: row for row in json.loads((out / "summary.json").read_text())["comparison"]}
+    assert all(row["recovered"]["nll"] < row["checkpoint"]["nll"] for name, row in rows.items() if name != "base")
+    assert len(json.loads((out / "bench.json").read_text())["models"]) == 4
