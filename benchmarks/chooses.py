@@ -65,6 +65,7 @@ def main() -> None:
                 out=out,
                 seed=seed,
                 proxy=args.proxy,
+                compensate="auto",
                 resume=True,
                 **settings,
             )

@@ -28,7 +28,7 @@ from tracenas.rundir import Journal
 
 METHODS = ("nirvana", "wanda", "magnitude", "taylor", "flap", "shortgpt", "uniform", "search")
 CALIBRATION: dict[str, Any] = {"samples": 32, "seq_len": 128}
-SEARCH: dict[str, Any] = {"population": 20, "elites": 6, "iterations": 12}
+SEARCH: dict[str, Any] = {"proxy": "phi", "population": 20, "elites": 6, "iterations": 12}
 TRAIN: dict[str, Any] = {"seq_len": 128, "global_batch": 4, "learning_rate": 3e-4}
 WINDOW, WINDOWS = 256, 128
 

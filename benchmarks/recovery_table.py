@@ -24,7 +24,14 @@ import tracenas
 from tracenas.rundir import Journal, write_json
 
 STARTS, METHODS = ("pruned", "compensated"), ("pretrain", "distill")
-SEARCH: dict[str, Any] = {"seq_len": 256, "eval_windows": 128, "population": 20, "elites": 6, "iterations": 12}
+SEARCH: dict[str, Any] = {
+    "proxy": "phi",
+    "seq_len": 256,
+    "eval_windows": 128,
+    "population": 20,
+    "elites": 6,
+    "iterations": 12,
+}
 TRAIN: dict[str, Any] = {"seq_len": 128, "global_batch": 4, "learning_rate": 3e-4, "eval_windows": 128}
 
 
@@ -68,6 +75,7 @@ class Table:
                 out=out,
                 seed=seed,
                 resume=True,
+                compensate="auto",
                 **{**self.search, "random_architectures": self.args.random},
             )
             by_name = {row["name"]: row for row in outcome.comparison}

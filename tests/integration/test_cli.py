@@ -16,7 +16,7 @@ from tracenas.demo import calibration_path, heldout_path, model_path
 pytestmark = pytest.mark.integration
 
 QUICK = ["--samples", "2", "--seq-len", "32", "--population", "4", "--elites", "2", "--iterations", "2", "--rank", "4"]
-SEARCH = ["search", str(model_path()), "--data", str(calibration_path()), "--params", "60%", *QUICK]
+SEARCH = ["search", str(model_path()), "--data", str(calibration_path()), "--params", "60%", "--proxy", "phi", *QUICK]
 
 
 def said(capsys: pytest.CaptureFixture[str], argv: list[str], status: int = 2) -> str:
@@ -69,7 +69,7 @@ def test_the_python_api_does_what_the_commands_do(finished: Path, tmp_path: Path
 
     for package in ("search", "report"):
         importlib.import_module(f"tracenas.{package}")
-    settings = {"samples": 2, "seq_len": 32, "population": 4, "elites": 2, "iterations": 2, "rank": 4}
+    settings = {"samples": 2, "seq_len": 32, "population": 4, "elites": 2, "iterations": 2, "rank": 4, "proxy": "phi"}
     for name in ("a", "b"):  # twice: subpackages of the same name must not take the functions' places
         run = tracenas.search(model_path(), data=calibration_path(), params="60%", out=tmp_path / name, **settings)
     assert run.score == json.loads((finished / "best.json").read_text())["score"]

@@ -185,10 +185,17 @@ def test_other_settings_are_refused_for_finished_stages(
 
 def test_a_section_can_be_added_later(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "run"
-    assert invoke(command(home, out, "", "compensate=auto")) == 0
+    assert invoke(command(home, out, "", "compensate=auto", "proxy=phi")) == 0
     assert "checkpoint" not in read(out / "comparison.json")[-1] and not (out / "recovered").exists()
     assert read(out / "pruned.json")["compensation"] is None
-    more = ["--resume", "compensate=auto", "recover.method=pretrain", "recover.max_steps=2", "recover.global_batch=2"]
+    more = [
+        "--resume",
+        "compensate=auto",
+        "proxy=phi",
+        "recover.method=pretrain",
+        "recover.max_steps=2",
+        "recover.global_batch=2",
+    ]
     assert invoke(command(home, out, "", *more)) == 0
     assert read(out / "summary.json")["comparison"][-1]["recovered"]["perplexity"] > 1
     assert read(out / "recovered" / "recovery.json")["steps"] == 2

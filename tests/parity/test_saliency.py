@@ -29,6 +29,12 @@ CASES: dict[str, tuple[str, dict[str, Any], bool]] = {
     "phi3_fused": ("phi3", {}, False),
     "phi3_fused_kv_groups": ("phi3", {}, True),
     "mixtral_experts": ("mixtral", {}, True),
+    "qwen3_moe_experts": ("qwen3_moe", {}, False),
+    "qwen2": ("qwen2", {}, False),
+    "mistral_kv_groups": ("mistral", {}, True),
+    "gemma": ("gemma", {}, False),
+    "gemma3_text": ("gemma3_text", {}, True),
+    "olmo2_kv_groups": ("olmo2", {}, True),
 }
 
 
@@ -95,7 +101,7 @@ def channels(model_type: str, at: str, found: dict[str, Tensor]) -> list[list[Te
     if model_type == "gpt_neox":
         up, down = found[at + "mlp.dense_h_to_4h.weight"], found[at + "mlp.dense_4h_to_h.weight"]
         return [[up[j], down[:, j]] for j in range(len(up))]
-    if model_type == "mixtral":
+    if at + "mlp.experts.gate_up_proj" in found:
         up, down = found[at + "mlp.experts.gate_up_proj"], found[at + "mlp.experts.down_proj"]
         width = down.shape[2]
         return [[up[e, j], up[e, width + j], down[e, :, j]] for e in range(len(up)) for j in range(width)]

@@ -52,7 +52,8 @@ def test_only_what_was_run_is_said() -> None:
         assert ("--trust-remote-code" in text) == (family in STOCK_VLLM_FAMILIES)
         assert ("vllm serve mine\n" in text) == (family in PLUGIN_FAMILIES)
     stock = serving_section("mine", {"model_type": "llama"})
-    assert "trust_remote_code" not in stock and "vllm" not in stock
+    assert "trust_remote_code" not in stock and "```sh\nvllm serve mine\n```" in stock
+    assert "vllm" not in serving_section("mine", {"model_type": "olmo2"})  # not seen to be served
 
 
 def test_export_where_there_is_a_layout() -> None:

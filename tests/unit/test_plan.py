@@ -17,7 +17,7 @@ DEMO = str(model_path())
 
 
 def planned(**settings: Any) -> Any:
-    return plan(PlanConfig(model=DEMO, no_timing=True, **settings))
+    return plan(PlanConfig(**{"model": DEMO, "no_timing": True, "proxy": "phi", **settings}))
 
 
 def test_without_timing_torch_is_not_imported() -> None:

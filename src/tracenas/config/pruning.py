@@ -23,7 +23,11 @@ class PlanConfig(SpaceConfig):
     samples: int = Field(16, ge=1, description="Calibration sequences.")
     seq_len: int | None = Field(None, ge=2, description="Tokens per sequence.")
     rank: str = Field("64", description="Rank of the gradient traces, or full.")
-    proxy: str = Field("phi", description="What candidates are scored by.")
+    proxy: str = Field(
+        "auto",
+        description="What candidates are scored by: a proxy, NAME=WEIGHT,…, or auto: loss_compensated (phi for "
+        "encoder-decoder models).",
+    )
     no_timing: bool = Field(False, description="Leave out the estimate of time (which imports torch).")
 
 
@@ -35,7 +39,11 @@ class SearchConfig(CalibrationConfig):
     params: str = Field(description="Budget for all parameters: a share such as 60%, or a size such as 2.7B.")
     out: Path = Field(description="Run directory.")
     tolerance: float = Field(0.01, gt=0, lt=1, description="Depth of the budget window, relative.")
-    proxy: str = Field("phi", description="What candidates are scored by.")
+    proxy: str = Field(
+        "auto",
+        description="What candidates are scored by: a proxy, NAME=WEIGHT,…, or auto: loss_compensated (phi for "
+        "encoder-decoder models).",
+    )
     rank: str = Field("64", description="Rank of the gradient traces, or full.")
     strategy: str = Field("evolution", description="evolution, random or uniform.")
     init: Literal["importance", "uniform", "random", "nirvana"] = Field(
@@ -71,7 +79,7 @@ class ScoreConfig(CalibrationConfig):
     arch: Path = Field(description="Architecture JSON, or a run's best.json.")
     data: str = Field(description="Calibration text or tokens.")
     rank: str = Field("64", description="Rank of the gradient traces, or full.")
-    proxy: str = Field("phi", description="What the candidate is scored by.")
+    proxy: str = Field("phi", description="What the candidate is scored by; auto: what a search takes.")
 
     @property
     def trace_rank(self) -> int:

@@ -12,6 +12,9 @@ PLUGIN_FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 STOCK_VLLM_FAMILIES = ("gemma", "gemma2", "gemma3_text", "llama", "mistral", "olmo2", "phi3", "qwen2", "qwen3")
 """Families whose heterogeneous checkpoints vLLM's Transformers backend was seen to serve (scripts/check_vllm.py)."""
 
+_AS_IT_IS = ("llama",)
+"""Families whose stock pruned checkpoints vLLM's own model was seen to serve."""
+
 _TITLE = "## Serving"
 _LOAD = """```python
 from transformers import {auto}, AutoTokenizer
@@ -47,7 +50,7 @@ def serving_section(name: str, config: Mapping[str, Any], gguf: str | None = Non
         "**transformers**",
         _LOAD.format(name=name, auto=auto, remote="" if stock else ", trust_remote_code=True"),
         "A stock checkpoint: no custom code is needed." if stock else _CODE,
-        *(() if stock else _vllm(name, config)),
+        *(_stock_vllm(name, config) if stock else _vllm(name, config)),
     ]
     if gguf is not None:
         padded = " Its layers are filled up with zeros to one width." if gguf == "padded" else ""
@@ -62,6 +65,12 @@ def serving_section(name: str, config: Mapping[str, Any], gguf: str | None = Non
 def with_serving(card: str, section: str) -> str:
     """A card with its serving section replaced; as it is if it has none."""
     return re.sub(rf"^{_TITLE}\n.*?(?=^## |\Z)", lambda _: section + "\n\n", card, count=1, flags=re.M | re.S)
+
+
+def _stock_vllm(name: str, config: Mapping[str, Any]) -> list[str]:
+    if config.get("model_type") not in _AS_IT_IS:
+        return []
+    return ["**vLLM**", f"```sh\nvllm serve {name}\n```"]
 
 
 def _vllm(name: str, config: Mapping[str, Any]) -> list[str]:

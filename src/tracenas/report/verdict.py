@@ -23,7 +23,9 @@ class Spread:
     def __str__(self) -> str:
         if self.deviation is None:
             return decimal(self.mean)
-        digits = max(1, 4 + (math.floor(math.log10(self.deviation / self.mean)) if self.deviation > 0 else 0))
+        digits = max(
+            1, 4 + (math.floor(math.log10(self.deviation / abs(self.mean))) if self.deviation > 0 and self.mean else 0)
+        )
         return f"{decimal(self.mean)} ± {decimal(self.deviation, digits)}"
 
 

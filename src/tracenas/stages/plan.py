@@ -18,6 +18,7 @@ from tracenas.stages.plan_proxies import (
     seconds_per_candidate,
     trace_rank,
 )
+from tracenas.stages.proxies import proxy_of
 from tracenas.stages.results import Table, print_table, to_plain
 from tracenas.stages.session import options_of, space_of
 from tracenas.stages.workload import Memory, Shape, Workload, memory, per_stack, workload
@@ -154,7 +155,7 @@ def plan(config: PlanConfig) -> Plan:
     source = open_source(config.model)
     space = space_of(source, config, params=config.params, tolerance=config.tolerance)
     settings = Settings(population=config.population, elites=config.elites, iterations=config.iterations)
-    choice = choose(config.proxy)
+    choice = choose(proxy_of(config.proxy, source))
     arch = space.base if config.params is None else space.uniform()
     assert arch is not None  # `space_of` has refused such a budget
     rank = parse_rank(config.rank)

@@ -16,6 +16,7 @@ from tracenas.space.architecture import Architecture
 from tracenas.space.search_space import SearchSpace
 
 if TYPE_CHECKING:
+    from tracenas.models.source import ModelSource
     from tracenas.models.supernet import Realisation, Supernet
     from tracenas.scoring.combined import CombinedEvaluator
     from tracenas.scoring.evaluator import Evaluator
@@ -23,13 +24,38 @@ if TYPE_CHECKING:
     from tracenas.scoring.raced import RacingEvaluator
     from tracenas.stages.session import Session
 
-__all__ = ["REFERENCE", "evaluator_of", "panel_of", "racing_of", "reference_pool", "stored_pool"]
+__all__ = [
+    "RECOMMENDED",
+    "REFERENCE",
+    "evaluator_of",
+    "panel_of",
+    "proxy_of",
+    "racing_of",
+    "reference_pool",
+    "stored_pool",
+]
+
+RECOMMENDED = "loss_compensated"
+"""What `--proxy auto` stands for: the evidence is in docs/study.md."""
 
 REFERENCE = "reference.jsonl"
 """In a run directory: the pool that a combination's ranks are taken in, one architecture per line."""
 
 POOL = 32
 """Random architectures of the pool, beside the uniform one."""
+
+
+def proxy_of(text: str, source: "ModelSource") -> str:
+    """The proxy that was asked for, or the recommended one; Φ where the model's kind cannot be compensated.
+
+    Raises:
+        UserError: for an unknown proxy, or one that needs what the model's kind has not.
+    """
+    if text == "auto":
+        return "phi" if source.is_encoder_decoder else RECOMMENDED
+    if choose(text).compensated:
+        source.require_decoder(f"proxy {text}")
+    return text
 
 
 def evaluator_of(

@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from tracenas.config import ReportConfig, RunConfig, SearchConfig
+from tracenas.models.source import open_source
 from tracenas.report.stage_data import Stages
 from tracenas.report.stage_tables import stage_tables
 from tracenas.rundir import read_json, write_json
+from tracenas.stages.proxies import proxy_of
 from tracenas.stages.prune import Pruned
 from tracenas.stages.report import report
 from tracenas.stages.results import Table, print_table
@@ -108,6 +110,7 @@ def run(config: RunConfig) -> RunOutcome:
     Raises:
         UserError: for wrong input, that of later stages included, before any work is done.
     """
+    config = config.model_copy(update={"proxy": proxy_of(config.proxy, open_source(config.model))})
     check_run(config)
     found = search(SearchConfig(**{key: getattr(config, key) for key in SearchConfig.model_fields}))
     if not is_done(config.out, step := step_of(config, "prune")):

@@ -9,7 +9,7 @@ from tracenas.models.source import open_source
 from tracenas.proxies.combination import choose
 from tracenas.rundir import read_json
 from tracenas.space.architecture import Architecture
-from tracenas.stages.proxies import REFERENCE, stored_pool
+from tracenas.stages.proxies import REFERENCE, proxy_of, stored_pool
 from tracenas.stages.results import Table, print_table
 from tracenas.stages.search import kept_by_unit
 from tracenas.stages.session import open_session, options_of, space_of
@@ -72,19 +72,18 @@ def score(config: ScoreConfig) -> Scored:
         Architecture.from_json(read_json(config.arch), where=str(config.arch)), where=str(config.arch)
     )
     _ = config.trace_rank
-    choice, reference = choose(config.proxy), config.arch.parent / REFERENCE
-    if choice.compensated:
-        source.require_decoder(f"proxy {config.proxy}")
+    proxy = proxy_of(config.proxy, source)
+    choice, reference = choose(proxy), config.arch.parent / REFERENCE
     if not choice.single:
         stored_pool(reference, choice)
     session = open_session(source, space, config, data=config.data)
-    evaluator = session.evaluator(config.proxy, config.rank, reference=None if choice.single else reference)
+    evaluator = session.evaluator(proxy, config.rank, reference=None if choice.single else reference)
     result = evaluator.score(arch)
     if not result.ok or result.loss is None:
         raise UserError(f"{config.arch}: cannot be scored: {result.reason}")
     kept = session.ordering.kept(session.loaded.blocks(options_of(config)), arch)
     return Scored(
-        config.proxy,
+        proxy,
         result.score,
         result.extra.get("rho", {}),
         result.loss,

@@ -11,14 +11,13 @@ from typing import Any
 from tracenas.config import SearchConfig
 from tracenas.errors import UserError
 from tracenas.models.source import ModelSource, open_source
-from tracenas.proxies.combination import choose
 from tracenas.rundir import Journal, provenance, require_free, write_json
 from tracenas.search import STRATEGIES, Progress, SearchResult, Settings, run_search
 from tracenas.space.architecture import Architecture
 from tracenas.space.search_space import SearchSpace
 from tracenas.stages.compensation import COMPENSATION, realisation_facts
 from tracenas.stages.one_shot import ANCHOR, anchor_of
-from tracenas.stages.proxies import REFERENCE, racing_of
+from tracenas.stages.proxies import REFERENCE, proxy_of, racing_of
 from tracenas.stages.results import Table, print_table, to_plain
 from tracenas.stages.run_settings import CONFIG, same_model, same_settings, write_settings
 from tracenas.stages.session import CALIBRATION, ORDERING, Session, open_session, options_of, space_of
@@ -119,8 +118,7 @@ def search(config: SearchConfig) -> SearchOutcome:
     space = space_of(source, config, params=config.params, tolerance=config.tolerance)
     settings = _settings(config)
     make_strategy = STRATEGIES.get(config.strategy)
-    if choose(config.proxy).compensated:
-        source.require_decoder(f"proxy {config.proxy}")
+    config = config.model_copy(update={"proxy": proxy_of(config.proxy, source)})
     if config.saliency not in SALIENCIES:
         SALIENCIES.get(config.saliency)
     _ = config.trace_rank, config.protected
