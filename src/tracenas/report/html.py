@@ -94,6 +94,8 @@ def _cards(run: RunData, verdict: Verdict) -> Markup:
     duplicates = run.number("duplicates")
     notes = [f"{failed:,} failed"] if failed else []
     notes += [plural(round(duplicates), "duplicate") + " redrawn"] if duplicates else []
+    stopped = run.number("stopped")
+    notes += [f"{round(stopped):,} stopped early, clearly worse than the elites"] if stopped else []
     cards.append(_card("Candidates evaluated", f"{number:,}", ", ".join(notes) or "none failed"))
     if run.seconds is not None:
         memory = run.number("peak_memory_bytes")
