@@ -4,7 +4,7 @@
         [--population 4 --iterations 2] [--samples 1 --seq-len 512] [--clock wall|cpu] [--floor 3] [--out FILE]
 
 A small evolution is run for every proxy. Parts: embedding and head (with the loss and its gradient), attention and MLP
-(forward and backward), trace (x Aᵀ and δyᵀz), compensation (triangular solves), the rest of an evaluation (norms,
+(forward and backward), trace (x Aᵀ and δyᵀz), compensation (refits), the rest of an evaluation (norms,
 residual stream, realising), and what is outside evaluations (ask, tell). With `--clock cpu` and one thread, processor
 time is counted: what other programs on the machine do does not enter.
 `--floor N`: N interleaved rounds of one evaluation against a dense model of the pruned sizes doing the same passes.
@@ -167,7 +167,7 @@ def arithmetic(net: Any, arch: Architecture, head: int, tokens: int, length: int
                     flops["trace"] += 2.0 * RANK * columns * tokens * ((i, p.source) not in seen)
                     seen.add((i, p.source))
                 if "compensated" in proxy.needs and p.path == sub.output and kept < sub.spec.units:
-                    flops["compensation"] += 1.0 * columns * columns * rows
+                    flops["compensation"] += 2.0 * columns * min(columns, p.columns - columns) * rows
     return dict(flops)
 
 

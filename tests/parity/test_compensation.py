@@ -13,9 +13,9 @@ from tiny import tiny_config, tiny_model
 from torch import Tensor
 
 from tracenas.families import FAMILIES, Options, family_of
-from tracenas.models.compensated import CompensatedRealisation, prefix_order
+from tracenas.models.compensated import CompensatedRealisation, _factor_of, _fit, prefix_order
 from tracenas.models.ordering import Ordering
-from tracenas.models.refit import FittedRealisation, in_base_order, ridge_outputs, strength
+from tracenas.models.refit import FittedRealisation, fit_removed, in_base_order, ridge_outputs, strength
 from tracenas.models.sequential import sequential_outputs
 from tracenas.models.stepping import BlockRunner
 from tracenas.models.supernet import Supernet
@@ -184,8 +184,8 @@ def test_every_width_is_a_prefix_with_a_leading_factor(setting: Setting) -> None
             stays = setting.net.cut(sub, projection, 1, kept).take(torch.arange(projection.columns), 0)
             prefix = order[: len(stays)]
             assert torch.equal(prefix.sort().values, stays)
-            lower = torch.linalg.cholesky(shifted[prefix][:, prefix])
-            assert torch.allclose(how._factors[key].lower[: len(stays), : len(stays)], lower, rtol=1e-10, atol=1e-12)
+            inverse = torch.linalg.inv(torch.linalg.cholesky(shifted[prefix][:, prefix]))
+            assert torch.allclose(how._factors[key].inverse[: len(stays), : len(stays)], inverse, rtol=1e-9, atol=1e-11)
 
 
 def test_one_architecture_is_refitted_alike_without_factors(setting: Setting) -> None:
@@ -291,11 +291,22 @@ def test_memory_of_what_was_refitted_is_bounded() -> None:
             assert torch.equal(weight, expected[key])
         assert bounded.memo_used <= 40_000
     assert free.memo_used > 40_000
-    small = CompensatedRealisation(setting.net, grams, RIDGE, factor_bytes=0)
-    assert small.factor_bytes < 0.55 * free.factor_bytes
-    arch, halved = setting.arch(), setting.weights(setting.arch(), small)
-    for key, weight in setting.weights(arch, free).items():
-        close(halved[key], weight, 1e-4)
+
+
+@pytest.mark.parametrize("ridge", [1e-2, 1e-4])
+@pytest.mark.parametrize("stays", [1, 50, 149, 150, 151, 299])
+def test_float32_factors_refit_as_float64_ones(stays: int, ridge: float) -> None:
+    generator = torch.Generator().manual_seed(stays)
+    n, rows = 300, 40
+    directions = torch.randn(n, n, generator=generator, dtype=torch.float64)
+    x = torch.randn(200, n, generator=generator, dtype=torch.float64) * torch.logspace(0, -4, n).double() @ directions
+    gram = x.T @ x
+    weight = torch.randn(rows, n, generator=generator)
+    shifted = gram + strength(gram, ridge) * torch.eye(n, dtype=torch.float64)
+    factor = _factor_of(shifted, weight, torch.arange(n))
+    expected = fit_removed(gram, weight, torch.arange(stays), strength(gram, ridge))
+    found = _fit(factor, weight, stays).double()
+    assert (found - expected).norm() <= 3e-6 * (expected.norm() + weight.norm())
 
 
 @pytest.mark.parametrize("name", ["loss_compensated", "phi_compensated"])

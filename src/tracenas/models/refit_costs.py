@@ -10,13 +10,10 @@ from typing import Any
 from tracenas.families import Block
 from tracenas.space.architecture import Architecture
 
-__all__ = ["FACTOR_BYTES", "MEMO_BYTES", "RefitCosts", "refit_costs", "refit_memory"]
+__all__ = ["MEMO_BYTES", "RefitCosts", "refit_costs", "refit_memory"]
 
 MEMO_BYTES = 1 << 30
 """What the remembered output projections may take, by default."""
-
-FACTOR_BYTES = 4 << 30
-"""Factors are kept in float64 up to this much in all, above it in float32."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +23,10 @@ class RefitCosts:
     Args:
         forward: one forward pass of the dense blocks over the tokens, without attention scores.
         gram: 2 T n² per sub-block: the products XᵀX.
-        factor: n³ / 3 + n² D per sub-block: the Cholesky factors L and Lᵀ Wᵀ, float64, once for all candidates.
-        candidate: k² D per sub-block: one candidate, if no width is remembered, float64.
+        factor: n³ + 2 n² D per sub-block: the Cholesky factor, its inverse and W L, float64, once for all candidates.
+        candidate: 2 k min(k, n - k) D per sub-block: one candidate, if no width is remembered.
         sequential: two forward passes (dense, and the candidate's share of 2.2), T·k² and T·k·D products, solves.
-        factor_bytes: L and Lᵀ Wᵀ of all sub-blocks in host memory, float32.
+        factor_bytes: L⁻¹ and W L of all sub-blocks in host memory, float32.
         statistics_bytes: at most at a time: one block's Gram matrices (float64) and the hidden states (2 bytes).
         outputs_bytes: one candidate's output projections, 2 bytes per entry.
     """
@@ -70,8 +67,8 @@ def refit_costs(blocks: Sequence[Block], arch: Architecture, tokens: int) -> Ref
             dense = 2.0 * tokens * sub.spec.units * sub.spec.weights_per_unit + 2.0 * tokens * sub.spec.fixed_weights
             forward += dense
             gram += 2.0 * tokens * n * n
-            factor += n**3 / 3 + n * n * rows
-            candidate += k * k * rows
+            factor += float(n**3) + 2.0 * n * n * rows
+            candidate += 2.0 * k * min(k, n - k) * rows
             share = kept / sub.spec.units if sub.spec.units else 0.0
             # A pruned block runs up to every output projection, and once to its end.
             sequential += dense * (1 + 2.2 * share) + 2.0 * tokens * k * (k + rows) + k**3 / 3 + 2.0 * k * k * rows
@@ -84,7 +81,7 @@ def refit_costs(blocks: Sequence[Block], arch: Architecture, tokens: int) -> Ref
 def refit_memory(blocks: Sequence[Block], tokens: int, element: int) -> int:
     """Bytes that compensated candidates take beside plain ones, at most, in host memory.
 
-    The factors (float64 up to `FACTOR_BYTES`, else float32), and the larger of what the statistics take while they
+    The factors (float32, or the model's float64), and the larger of what the statistics take while they
     are made (one block's Gram matrices and the hidden states of all tokens) and of the remembered projections
     (every width of every sub-block, up to `MEMO_BYTES`).
 
@@ -104,5 +101,5 @@ def refit_memory(blocks: Sequence[Block], tokens: int, element: int) -> int:
             matrices += n * n
             memo += sum(n * k // sub.spec.units * hidden for k in sub.spec.choices()) * element
         largest = max(largest, 8 * matrices)
-    factors = entries * (8 if 8 * entries <= FACTOR_BYTES else 4)
+    factors = entries * max(4, element)
     return factors + max(min(memo, MEMO_BYTES), largest + tokens * hidden * element)

@@ -33,7 +33,7 @@ class Pieces:
     Args:
         load: model and tokenizer from disk.
         forward, candidate: one sequence through the dense model, and through the uniform candidate.
-        refit: the triangular solves of a candidate none of whose widths was seen before.
+        refit: the refits of a candidate none of whose widths was seen before.
         gram: statistics of one sequence; factor: the Cholesky factors from them.
         step: one optimizer step.
         token: one generated token.

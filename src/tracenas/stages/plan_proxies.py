@@ -47,12 +47,12 @@ def seconds_per_candidate(choice: Choice, rank: int, shape: Shape, timed: Timed)
 def compensation_seconds(
     choice: Choice, blocks: tuple[Block, ...], arch: Architecture, shape: Shape, flops: float
 ) -> tuple[float, float]:
-    """`(once, per candidate)`: statistics and factors; and triangular solves, as if no width were remembered."""
+    """`(once, per candidate)`: statistics and factors; and refits, as if no width were remembered."""
     if not choice.compensated:
         return 0.0, 0.0
     costs = refit_costs(blocks, arch, DEFAULT_SAMPLES * shape.seq_len)
     once = (costs.forward + costs.gram + _DOUBLE * costs.factor) / flops
-    return once, _DOUBLE * costs.candidate / flops
+    return once, costs.candidate / flops
 
 
 def compensation_memory(choice: Choice, blocks: tuple[Block, ...], shape: Shape) -> int:
