@@ -2,8 +2,7 @@
 
 import math
 import time
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -74,21 +73,6 @@ class Evaluator:
     def measure(self, arch: Architecture) -> Measurement:
         """Loss and whatever else the proxy reads."""
         return self.measurer.measure(arch, self.realisation, self.proxy.needs)
-
-    def terms(self, arch: Architecture) -> Generator[tuple[float, ...]]:
-        """An additive proxy's terms, one tuple per micro-batch of sequences; the score is minus the mean of all.
-
-        A micro-batch is run when its terms are asked for, so a caller that has seen enough just stops (and closes
-        the iterator). Between two of them nothing else may be evaluated.
-
-        Raises:
-            ValueError: if the proxy is not additive.
-        """
-        if self.proxy.terms is None:
-            raise ValueError(f"proxy '{self.proxy.name}' is not additive over sequences")
-        with closing(self.measurer.stream(arch, self.realisation, self.proxy.needs)) as parts:
-            for measured in parts:
-                yield self.proxy.terms(measured)
 
 
 def trace_details(space: SearchSpace, measurement: Measurement) -> dict[str, Any]:
