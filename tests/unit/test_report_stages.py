@@ -1,6 +1,7 @@
 """The report's sections on compensation, recovery, evaluation and speed, from the files that the stages write."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,13 @@ def write_recovery(directory: Path, scale: float, steps: int = 40, result: bool 
         told = {"method": "distill", "steps": steps, "step": steps, "tokens": steps * 512, "loss": 3.0}
         told |= {"perplexity_before": 80 * scale, "perplexity": 40 * scale}
         (directory / "recovery.json").write_text(json.dumps(told))
+
+
+PUBLISHED = {
+    "answers": [{"prompt": "Which <b>?", "base": " one\n two ", "found": "  "}],
+    "perplexity": [{"name": "found", "params": 52_640, "before": 9.5, "after": None}],
+    "plan": {"estimate_seconds": {"search": 60, "speed": 40}, "actual_seconds": {"run": 110}, "sessions": 1},
+}
 
 
 @pytest.fixture
@@ -99,7 +107,7 @@ def test_every_stage_is_on_the_page(run: Path) -> None:
         "Compensation",
         "24,576 tokens (48 sequences), other text than the losses'",
         "4.332",
-        "and a better one on the calibration text",
+        "The checkpoint is this model, another one than was scored. Its calibration loss is lower than without",
         "found: perplexity 80.00 to 40.00 (−50.0 %) with 20.5K tokens.",
         "fineweb-edu, batches of 8 × 64 tokens",
         "held-out.txt (windows of 64 tokens)",
@@ -154,6 +162,26 @@ def test_stages_of_the_comparison(run: Path) -> None:
     assert "All recovered" not in report(run).text
 
 
+def test_a_checkpoint_compensated_as_it_was_scored_is_no_other_model(run: Path) -> None:
+    rewrite(run / "pruned.json", compensation={**MADE, "method": "ridge", "loss": 5.2})
+    rewrite(run / "best.json", provenance={"realisation": "ridge", "ridge": 0.01})
+    assert "this model. Its calibration loss is no lower than without the refit." in report(run).text
+    rewrite(run / "best.json", provenance={"realisation": "ridge", "ridge": 0.1})
+    assert "this model, another one than was scored." in report(run).text
+
+
+def test_answers_of_a_published_model_stand_before_the_architecture(run: Path) -> None:
+    (run / "published-model.json").write_text(json.dumps(PUBLISHED))
+    page = report(run)
+    assert "Which <b>?" in page.texts and "one\n two" in page.texts
+    assert "1 min 50 s (+10.0 %)" in page.text
+    menu = [link.removeprefix("#") for link in page.references]
+    assert menu[menu.index("published-model") + 1] == "architecture"
+    assert menu == re.findall(r'<section id="([^"]+)"', (run / "report.html").read_text(encoding="utf-8"))
+    (run / "published-model.json").write_text(json.dumps({**PUBLISHED, "plan": {**PUBLISHED["plan"], "sessions": 2}}))
+    assert "it took" not in report(run).text
+
+
 @pytest.mark.parametrize(
     ("file", "content", "words"),
     [
@@ -162,8 +190,10 @@ def test_stages_of_the_comparison(run: Path) -> None:
         ("bench.json", "{", "not JSON"),
         ("bench.json", '{"models": [{}]}', "no results of models"),
         ("recovered/log.jsonl", "x\n{}\n", "line 1"),
-        ("recovered/recover.yaml", "a: [", "cannot be read"),
+        ("recovered/recover.yaml", "a: [", "not YAML"),
         ("pruned.json", "3", "expected an object"),
+        ("published-model.json", json.dumps({**PUBLISHED, "answers": [{"prompt": ""}]}), "objects with base, found"),
+        ("published-model.json", json.dumps({**PUBLISHED, "plan": {}}), "no 'estimate_seconds'"),
     ],
 )
 def test_corrupt_files_are_named(run: Path, file: str, content: str, words: str) -> None:

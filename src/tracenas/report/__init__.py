@@ -17,11 +17,10 @@ def write_report(run_dir: Path | str, out: Path | str | None = None) -> Path:
         UserError: if the directory holds no run, a file in it is corrupt, or the page cannot be written.
     """
     from tracenas.report.html import render
-    from tracenas.report.published_model import with_published_model
 
     run = RunData.read(run_dir)
     path = Path(out) if out is not None else Path(run_dir) / "report.html"
-    page = with_published_model(render(run), run.path)
+    page = render(run)
     with atomic_path(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return path

@@ -1,12 +1,12 @@
 """One self-contained page per run: no library, no external file, readable without JavaScript and on paper."""
 
-from importlib.resources import files
-
 from tracenas.report import charts, tables
 from tracenas.report.drawing import UNIT_NAMES, architecture_drawing
 from tracenas.report.dynamics import Generation, generations
 from tracenas.report.formats import count, data_size, decimal, duration, percent, plural, proxy_label
 from tracenas.report.markup import Markup, el, join
+from tracenas.report.page import Section, asset, document, figure, header, section_head, stat_card
+from tracenas.report.published_model import published_model
 from tracenas.report.run_data import Compared, RunData
 from tracenas.report.stage_data import Stages
 from tracenas.report.stage_sections import progress_card
@@ -15,48 +15,34 @@ from tracenas.report.verdict import Verdict, judge
 
 __all__ = ["render"]
 
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
-
 
 def render(run: RunData) -> str:
     """The page as text."""
     history = generations(run)
     verdict = judge(run)
-    sections = [
+    stages = Stages.read(run.path)
+    sections: list[Section] = [
         ("comparison", "Comparison", _comparison(run, verdict)),
-        *stage_sections(Stages.read(run.path)),
+        *stage_sections(stages),
+        ("published-model", "Answers", published_model(stages.published)),
         ("architecture", "Architecture", _architecture(run)),
         ("search", "Search", _search(run, history)),
         ("candidates", "Candidates", _candidates(run)),
         ("settings", "Settings", _settings(run)),
     ]
-    shown = [(key, name, body) for key, name, body in sections if body]
-    links = el("nav", *(el("a", name, href=f"#{key}") for key, name, _ in shown), aria_label="Sections")
-    main = el(
-        "main",
+    return document(
+        f"{run.model}: tracenas search report",
+        header("search report", run.model, _chips(run), sections),
         _cards(run, verdict),
-        *(el("section", body, id=key) for key, _, body in shown),
+        sections,
+        footer=_footer(run),
+        script=asset("page.js"),
     )
-    body = el("body", _header(run, links), main, _footer(run), el("script", Markup(_asset("page.js"))))
-    head = el(
-        "head",
-        el("meta", charset="utf-8"),
-        el("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        el("meta", http_equiv="Content-Security-Policy", content=POLICY),
-        el("meta", name="color-scheme", content="light dark"),
-        el("title", f"{run.model}: tracenas search report"),
-        el("style", Markup(_asset("page.css"))),
-    )
-    return f"<!doctype html>\n{el('html', head, body, lang='en')}\n"
 
 
-def _asset(name: str) -> str:
-    return files("tracenas.report").joinpath(name).read_text(encoding="utf-8")
-
-
-def _header(run: RunData, links: Markup) -> Markup:
+def _chips(run: RunData) -> list[str | Markup]:
     _, limit = run.budget
-    facts: list[str] = []
+    facts: list[str | Markup] = []
     if limit and run.base_params:
         facts.append(f"Budget {count(limit)} parameters ({percent(limit / run.base_params)} of base)")
     elif limit:
@@ -66,24 +52,9 @@ def _header(run: RunData, links: Markup) -> Markup:
     facts.append(f"Proxy {run.proxy}" + (" (Φ)" if run.proxy == "phi" else ""))
     seed = run.setting("seed")
     facts += [] if seed is None else [f"Seed {seed}"]
-    chips = [el("li", fact) for fact in facts]
     if not run.finished:
-        chips.append(el("li", "Search not finished: what the journal holds so far", class_="warn"))
-    brand = el("p", el("b", "tracenas"), " search report", class_="brand")
-    name = run.model.rstrip("/")
-    folder, _, last = name.rpartition("/")
-    heading = el("h1", el("span", f"{folder}/", class_="folder") if folder else None, last or name)
-    return el("header", el("div", brand, links, class_="bar-top"), heading, el("ul", *chips, class_="chips"))
-
-
-def _card(label: str, value: str | Markup, note: str | Markup | None = None, class_: str = "") -> Markup:
-    return el(
-        "div",
-        el("p", label, class_="label"),
-        el("p", value, class_="value"),
-        el("p", note, class_="note") if note else None,
-        class_=f"card stat {class_}".strip(),
-    )
+        facts.append(el("li", "Search not finished: what the journal holds so far", class_="warn"))
+    return facts
 
 
 def _cards(run: RunData, verdict: Verdict) -> Markup:
@@ -96,12 +67,12 @@ def _cards(run: RunData, verdict: Verdict) -> Markup:
     notes += [plural(round(duplicates), "duplicate") + " redrawn"] if duplicates else []
     stopped = run.number("stopped")
     notes += [f"{round(stopped):,} stopped early, clearly worse than the elites"] if stopped else []
-    cards.append(_card("Candidates evaluated", f"{number:,}", ", ".join(notes) or "none failed"))
+    cards.append(stat_card("Candidates evaluated", f"{number:,}", ", ".join(notes) or "none failed"))
     if run.seconds is not None:
         memory = run.number("peak_memory_bytes")
         per = f"{duration(run.seconds / number)} per candidate" if number else None
         peak = f"peak memory {data_size(memory)}" if memory else None
-        cards.append(_card("Search time", duration(run.seconds), ", ".join(filter(None, [per, peak])) or None))
+        cards.append(stat_card("Search time", duration(run.seconds), ", ".join(filter(None, [per, peak])) or None))
     shown = [card for card in cards if card]
     return el("div", *shown, class_="cards two" if len(shown) == 4 else "cards")
 
@@ -110,9 +81,9 @@ def _params_card(run: RunData) -> Markup | None:
     found = run.compared("found")
     params = found.params if found and found.params else (run.best.params if run.best else None)
     if params is None:
-        return _card("Parameters of the base", count(run.base_params)) if run.base_params else None
+        return stat_card("Parameters of the base", count(run.base_params)) if run.base_params else None
     if not run.base_params:
-        return _card("Parameters found", count(params))
+        return stat_card("Parameters found", count(params))
     share = params / run.base_params
     value = join(el("span", count(run.base_params), class_="from"), el("span", "→", class_="arrow"), count(params))
     gauge = el(
@@ -122,7 +93,7 @@ def _params_card(run: RunData) -> Markup | None:
         class_="gauge",
         aria_hidden="true",
     )
-    return _card("Parameters, base to found", value, join(gauge, f"{percent(share)} of base"))
+    return stat_card("Parameters, base to found", value, join(gauge, f"{percent(share)} of base"))
 
 
 def _perplexity_card(run: RunData, verdict: Verdict) -> Markup | None:
@@ -139,7 +110,7 @@ def _perplexity_card(run: RunData, verdict: Verdict) -> Markup | None:
         "lost": f"{verdict.winner.name if verdict.winner else 'a rival'} is better",
         "unknown": "no rival measured",
     }
-    return _card(
+    return stat_card(
         "Perplexity, base to found",
         join(*parts, decimal(found.perplexity, 3)),
         notes[verdict.outcome],
@@ -153,19 +124,19 @@ def _later_card(base: Compared | None, found: Compared) -> Markup:
     whole = base.perplexity if base else None
     parts = [el("span", decimal(whole, 3), class_="from"), el("span", "→", class_="arrow")] if whole else []
     note = ", ".join(f"{stage} {decimal(value, 3)}" for stage, value in before)
-    return _card(f"Perplexity, base to {name}", join(*parts, decimal(last, 3)), note)
+    return stat_card(f"Perplexity, base to {name}", join(*parts, decimal(last, 3)), note)
 
 
 def _score_card(run: RunData) -> Markup:
     label = proxy_label(run.proxy)
     if run.best is None or run.best.score is None:
-        return _card(f"Best {label}", "none", "no candidate got a score", "lost")
+        return stat_card(f"Best {label}", "none", "no candidate got a score", "lost")
     if run.proxy != "phi":
-        return _card(f"Best {label}", decimal(run.best.score))
+        return stat_card(f"Best {label}", decimal(run.best.score))
     blocks = sum(any(u > 0 for u in units) for units in zip(*run.base_units.values(), strict=True))
     keys = sum(1 for key in run.base_units if key != "kv_heads")
     limit = blocks * keys if keys == 2 else None
-    return _card(f"Best {label}", decimal(run.best.score), f"the base model's is {limit}" if limit else None)
+    return stat_card(f"Best {label}", decimal(run.best.score), f"the base model's is {limit}" if limit else None)
 
 
 def _depth_card(run: RunData) -> Markup | None:
@@ -179,11 +150,8 @@ def _depth_card(run: RunData) -> Markup | None:
             kept = sum(dict(layer.kept).get(key, 0) for layer in layers)
             units = UNIT_NAMES[key].removeprefix("attention ").removeprefix("MLP ")
             notes.append(f"{percent(kept / max(sum(run.base_units[key]), 1), 0)} of {units}")
-    return _card("Blocks kept", join(f"{active}", el("span", f" of {len(layers)}", class_="from")), ", ".join(notes))
-
-
-def _section_head(name: str, lead: str | Markup | None = None) -> Markup:
-    return join(el("h2", name), el("p", lead, class_="lead") if lead else None)
+    value = join(f"{active}", el("span", f" of {len(layers)}", class_="from"))
+    return stat_card("Blocks kept", value, ", ".join(notes))
 
 
 def _comparison(run: RunData, verdict: Verdict) -> Markup | None:
@@ -203,7 +171,7 @@ def _comparison(run: RunData, verdict: Verdict) -> Markup | None:
         note = el("div", note, picture, class_="split")
     table = el("div", tables.comparison_table(run, verdict), class_="card flush")
     lead = f"{_measured_on(run)}; the pruned models right after pruning, within the same budget."
-    return join(_section_head("Found against base, uniform and random", lead), note, table, progress_card(run))
+    return join(section_head("Found against base, uniform and random", lead), note, table, progress_card(run))
 
 
 def _measured_on(run: RunData) -> str:
@@ -225,12 +193,7 @@ def _architecture(run: RunData) -> Markup | None:
     if not run.base_units_known:
         lead += " The base model's widths are not recorded; widths are relative to the widest candidate."
     drawing = el("div", architecture_drawing(run, run.best), class_="card")
-    return join(_section_head("The found architecture", lead), drawing)
-
-
-def _figure(name: str, note: str, *content: Markup | None) -> Markup:
-    caption = el("figcaption", el("b", name), el("span", note))
-    return el("figure", caption, *content, class_="card")
+    return join(section_head("The found architecture", lead), drawing)
 
 
 def _search(run: RunData, history: list[Generation]) -> Markup | None:
@@ -249,13 +212,13 @@ def _search(run: RunData, history: list[Generation]) -> Markup | None:
         class_="legend",
     )
     note = f"The {run.elites} best so far are the elites." + (f" {remark}." if remark else "")
-    figures = [_figure(f"{label} per generation", note, picture, keys)]
+    figures = [figure(f"{label} per generation", note, picture, keys)]
     for key in charts.NAMES:
         if key in run.base_units:
             chart = charts.width_chart(history, run, key)
             explained = f"Share of {UNIT_NAMES[key]} kept, elites’ mean. Hatched: elites’ share that skips the layer."
             figures.append(
-                _figure(f"{charts.NAMES[key]} width", explained, chart, charts.heat_legend(history, run, key))
+                figure(f"{charts.NAMES[key]} width", explained, chart, charts.heat_legend(history, run, key))
             )
     lines = el(
         "div",
@@ -263,11 +226,11 @@ def _search(run: RunData, history: list[Generation]) -> Markup | None:
         class_="legend",
     )
     spread_note = "Of the retention ratios over the population, averaged over layers."
-    figures.append(_figure("Population variance", spread_note, charts.variance_chart(history), lines))
+    figures.append(figure("Population variance", spread_note, charts.variance_chart(history), lines))
     lead = f"{plural(len(run.candidates), 'candidate')} over {plural(len(history), 'generation')}."
     if len(history) > charts.COLUMNS:
         lead += f" The width maps show every {-(-len(history) // charts.COLUMNS)}th generation."
-    return join(_section_head("How the search went", lead), el("div", *figures, class_="figures"))
+    return join(section_head("How the search went", lead), el("div", *figures, class_="figures"))
 
 
 def _candidates(run: RunData) -> Markup | None:
@@ -275,7 +238,7 @@ def _candidates(run: RunData) -> Markup | None:
         return None
     parts: list[Markup] = []
     if run.scored:
-        head = _section_head("Best candidates", f"The highest {proxy_label(run.proxy)} of the journal.")
+        head = section_head("Best candidates", f"The highest {proxy_label(run.proxy)} of the journal.")
         parts += [head, el("div", tables.candidates_table(run), class_="card flush")]
     if run.failures:
         parts += [el("h2", "Failed candidates"), el("div", tables.failures_table(run), class_="card")]
@@ -283,17 +246,13 @@ def _candidates(run: RunData) -> Markup | None:
 
 
 def _settings(run: RunData) -> Markup | None:
-    groups = [
-        ("Settings", run.config),
-        ("Checkpoint", run.summary.get("checkpoint")),
-        ("Provenance", run.provenance),
-    ]
-    cards = [
-        el("div", el("h3", name), tables.settings_table(values), class_="card")
-        for name, values in groups
-        if isinstance(values, dict) and values
-    ]
-    return join(el("h2", "Settings and provenance"), *cards) if cards else None
+    groups = {
+        "Settings": run.config,
+        "Checkpoint": run.summary.get("checkpoint"),
+        "Provenance": run.provenance,
+    }
+    cards = tables.settings_cards(groups)
+    return join(section_head("Settings and provenance"), cards) if cards else None
 
 
 def _footer(run: RunData) -> Markup:

@@ -2,22 +2,23 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tracenas.errors import UserError
 from tracenas.report.formats import MISSING, decimal, duration, percent, plural
 from tracenas.report.markup import Markup, el, join
+from tracenas.report.page import Section, document, figure, header, section_head, stat_card
+from tracenas.report.reading import read_object, read_settings
 from tracenas.report.svg import Frame, circle, line, polyline, rect, star, text, ticks
 from tracenas.report.tables import settings_table, table
-from tracenas.rundir import Journal, atomic_path, read_json
+from tracenas.rundir import Journal, atomic_path
 from tracenas.symbolic.analysis import front
 
 __all__ = ["is_metric_search", "write_metric_report"]
 
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 _BEST = 15
 _LOST = {
     "weight": ("Σ W² pruned", "magnitude’s own objective"),
@@ -38,13 +39,13 @@ def write_metric_report(run: Path, out: Path | None = None) -> Path:
     """Write RUN/report.html (or `out`) from a metric search's summary, journal and settings.
 
     Raises:
-        UserError: if they are missing or corrupt.
+        UserError: if summary or journal are missing, or any of them is corrupt.
     """
-    import yaml
-
-    summary = read_json(run / "summary.json")
+    summary = read_object(run / "summary.json", required=True)
     records = Journal(run / "journal.jsonl").read()
-    settings = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    if not any(r.get("score") is not None for r in records):
+        raise UserError(f"{run / 'journal.jsonl'}: no metric with a score in it")
+    settings = read_settings(run / "config.yaml")
     path = out or run / "report.html"
     page = _render(summary, records, settings)
     with atomic_path(path) as temporary:
@@ -53,45 +54,17 @@ def write_metric_report(run: Path, out: Path | None = None) -> Path:
 
 
 def _render(summary: Row, records: Sequence[Row], settings: Row) -> str:
-    sections = [
+    sections: list[Section] = [
         ("known", "Comparison", _comparison(summary)),
         ("search", "Search", _search(summary, records)),
         ("metrics", "Metrics", _metrics(records)),
         ("principles", "Principles", _principles(summary)),
-        ("settings", "Settings", join(_head("Settings"), el("div", settings_table(settings), class_="card"))),
+        ("settings", "Settings", _settings(settings)),
     ]
-    links = el("nav", *(el("a", name, href=f"#{key}") for key, name, _ in sections), aria_label="Sections")
-    brand = el("p", el("b", "tracenas"), " metric search report", class_="brand")
+    model = str(summary["model"])
     chips = [f"Sparsity {summary['sparsity']}", f"Compared by {summary['compare']}", f"Seed {summary['seed']}"]
-    folder, _, name = str(summary["model"]).rstrip("/").rpartition("/")
-    heading = el("h1", el("span", f"{folder}/", class_="folder") if folder else None, name)
-    header = el(
-        "header",
-        el("div", brand, links, class_="bar-top"),
-        heading,
-        el("ul", *(el("li", c) for c in chips), class_="chips"),
-    )
-    main = el("main", _cards(summary), *(el("section", body, id=key) for key, _, body in sections))
-    css = files("tracenas.report").joinpath("page.css").read_text(encoding="utf-8")
-    head = el(
-        "head",
-        el("meta", charset="utf-8"),
-        el("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        el("meta", http_equiv="Content-Security-Policy", content=POLICY),
-        el("meta", name="color-scheme", content="light dark"),
-        el("title", f"{summary['model']}: metric search"),
-        el("style", Markup(css)),
-    )
-    return f"<!doctype html>\n{el('html', head, el('body', header, main), lang='en')}\n"
-
-
-def _head(name: str, lead: str | None = None) -> Markup:
-    return join(el("h2", name), el("p", lead, class_="lead") if lead else None)
-
-
-def _card(label: str, value: str, note: str) -> Markup:
-    parts = (el("p", label, class_="label"), el("p", value, class_="value"), el("p", note, class_="note"))
-    return el("div", *parts, class_="card stat")
+    top = header("metric search report", model, chips, sections)
+    return document(f"{model}: metric search", top, _cards(summary), sections)
 
 
 def _perplexity(loss: float | None) -> str:
@@ -108,9 +81,9 @@ def _cards(summary: Row) -> Markup:
     )
     failed = f"{summary['failed']:,} failed, {plural(summary['duplicates'], 'duplicate')} left out"
     cards = [
-        _card("Perplexity of the found metric", _perplexity(summary["loss"]), note),
-        _card("Metrics evaluated", f"{summary['evaluations']:,}", failed),
-        _card(
+        stat_card("Perplexity of the found metric", _perplexity(summary["loss"]), note),
+        stat_card("Metrics evaluated", f"{summary['evaluations']:,}", failed),
+        stat_card(
             "Time of the evaluations",
             duration(summary["seconds"]),
             f"{summary['complexity']} nodes in the found metric",
@@ -128,24 +101,20 @@ def _comparison(summary: Row) -> Markup:
     cells = [([n, el("code", m), _perplexity(loss), decimal(loss)], kind) for n, m, loss, kind in rows]
     lead = "Perplexity on the held-out text of the search, right after one-shot pruning, all pruned in the same way."
     body = table(["Metric", "Expression", "Perplexity", "NLL, nats/token"], cells)
-    return join(_head("Found and known metrics", lead), el("div", body, class_="card flush"))
-
-
-def _figure(name: str, note: str, *content: Markup) -> Markup:
-    return el("figure", el("figcaption", el("b", name), el("span", note)), *content, class_="card")
+    return join(section_head("Found and known metrics", lead), el("div", body, class_="card flush"))
 
 
 def _search(summary: Row, records: Sequence[Row]) -> Markup:
     figures = [
-        _figure(
+        figure(
             "Fitness per generation",
             "New metrics as dots; lines: best so far, and median of the new ones.",
             _generations(summary, records),
         ),
-        _figure("Fitness against complexity", "The line joins metrics that none beats in both.", _front(records)),
+        figure("Fitness against complexity", "The line joins metrics that none beats in both.", _front(records)),
     ]
     lead = f"{plural(len(records), 'metric')} over {plural(len(summary['generations']), 'generation')}."
-    return join(_head("How the search went", lead), el("div", *figures, class_="figures"))
+    return join(section_head("How the search went", lead), el("div", *figures, class_="figures"))
 
 
 def _losses(records: Sequence[Row]) -> tuple[list[float], float, float]:
@@ -224,7 +193,7 @@ def _metrics(records: Sequence[Row]) -> Markup:
         for r in scored[:_BEST]
     ]
     parts = [
-        _head("Best expressions", "W: |weight|, G: mean |gradient|, X: root mean square of the input column."),
+        section_head("Best expressions", "W: |weight|, G: mean |gradient|, X: root mean square of the input column."),
         el(
             "div", table(["Expression", "Perplexity", "Nodes", "Generation", "On the front"], rows), class_="card flush"
         ),
@@ -243,7 +212,7 @@ def _principles(summary: Row) -> Markup:
     used = summary["usage"]
     bars = el(
         "div",
-        _figure("How often a name is used", "Dark: in the best quarter of the metrics; light: in all.", _bars(used)),
+        figure("How often a name is used", "Dark: in the best quarter of the metrics; light: in all.", _bars(used)),
         class_="figures",
     )
     rows = [
@@ -269,11 +238,11 @@ def _principles(summary: Row) -> Markup:
         "Spearman correlation of what a mask removes with the loss after pruning, over all metrics and the known ones."
     )
     return join(
-        _head("Principles", lead),
+        section_head("Principles", lead),
         bars,
         el("h2", "Operators and variables"),
         el("div", table(names, rows, "numbers first-left"), class_="card flush"),
-        _head("What predicts quality after pruning", about),
+        section_head("What predicts quality after pruning", about),
         el("div", table(["Figure", "", "Correlation with the loss", "Metrics"], correlation), class_="card flush"),
     )
 
@@ -290,3 +259,9 @@ def _bars(used: Sequence[Row]) -> Markup:
             tip = f"{u['name']}: {percent(u[key], 0)}"
             parts.append(rect(frame.left, y + top, frame.x(u[key]) - frame.left, 8, style, tip=tip))
     return frame.svg("Share of the metrics that use each operator and variable", *parts)
+
+
+def _settings(settings: Row) -> Markup | None:
+    if not settings:
+        return None
+    return join(section_head("Settings"), el("div", settings_table(settings), class_="card"))

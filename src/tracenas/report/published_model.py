@@ -1,42 +1,30 @@
 """What `tracenas demo` on a published model adds to a run's page: answers, equal recovery, time told and taken."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from tracenas.report.formats import MISSING, decimal, duration, signed_percent
 from tracenas.report.markup import Markup, el, join
+from tracenas.report.page import section_head
 from tracenas.report.tables import table
-from tracenas.rundir import read_json
 
-__all__ = ["RESULTS", "with_published_model"]
-
-RESULTS = "published-model.json"
-"""In the run directory: perplexity, answers, plan."""
+__all__ = ["published_model"]
 
 
-def with_published_model(page: str, run: Path) -> str:
-    """The page with a section for RUN/published-model.json, if it is there."""
-    path = run / RESULTS
-    if not path.is_file():
-        return page
-    found: Mapping[str, Any] = read_json(path)
-    body = join(
-        el("h2", "The same questions, and the same training for all"),
-        el("p", "Greedy answers of the base and of the found model after recovery.", class_="lead"),
+def published_model(found: Mapping[str, Any]) -> Markup | None:
+    """The section's content; None where nothing was found.
+
+    Args:
+        found: published-model.json, as `Stages.published` holds it.
+    """
+    if not found:
+        return None
+    lead = "Greedy answers of the base and of the found model after recovery."
+    return join(
+        section_head("The same questions, and the same training for all", lead),
         _answers(found["answers"]),
         el("div", _perplexity(found["perplexity"]), _time(found["plan"]), class_="split stages"),
     )
-    section = el("section", body, id="published-model")
-    for mark in ('<section id="architecture">', "</main>"):
-        if mark in page:
-            page = page.replace(mark, section + mark, 1)
-            break
-    link = el("a", "Answers", href="#published-model")
-    for mark in ('<a href="#architecture">', "</nav>"):
-        if mark in page:
-            return page.replace(mark, link + mark, 1)
-    return page
 
 
 def _answers(rows: Sequence[Mapping[str, str]]) -> Markup:
@@ -45,7 +33,7 @@ def _answers(rows: Sequence[Mapping[str, str]]) -> Markup:
 
 
 def _text(said: str) -> Markup:
-    return el("div", said.strip() or MISSING, style="white-space: pre-wrap; overflow-wrap: anywhere; min-width: 16rem")
+    return el("div", said.strip() or MISSING)
 
 
 def _perplexity(rows: Sequence[Mapping[str, Any]]) -> Markup:

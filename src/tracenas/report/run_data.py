@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from tracenas.errors import UserError
-from tracenas.rundir import Journal, read_json
+from tracenas.report.reading import mapping, read_object, read_settings
+from tracenas.rundir import Journal
 from tracenas.space.architecture import UNITS, Architecture
 
 __all__ = ["Candidate", "Compared", "RunData"]
@@ -85,7 +84,7 @@ class RunData:
             raise UserError(f"{run_dir}: no such run directory")
         if not any((run_dir / name).is_file() for name in ("journal.jsonl", "best.json", "summary.json")):
             raise UserError(f"{run_dir}: not a run directory (no journal.jsonl, best.json or summary.json in it)")
-        summary = _object(run_dir / "summary.json")
+        summary = read_object(run_dir / "summary.json")
         journal = run_dir / "journal.jsonl"
         candidates = tuple(
             _candidate(record, f"{journal}: line {number}")
@@ -95,15 +94,15 @@ class RunData:
         where = str(run_dir / "summary.json")
         comparison = _comparison(summary.get("comparison"), where)
         architectures = [c.architecture for c in (*candidates, *([best] if best else []))]
-        base = _mapping(summary.get("base"), f"{where}: base")
+        base = mapping(summary.get("base"), f"{where}: base")
         units, known = _base_units(base.get("units"), architectures, f"{where}: base.units")
         return cls(
             path=run_dir,
-            config=_config(run_dir / "config.yaml"),
+            config=read_settings(run_dir / "config.yaml"),
             summary=summary,
             candidates=candidates,
             best=best,
-            provenance=provenance or _mapping(summary.get("provenance"), f"{where}: provenance"),
+            provenance=provenance or mapping(summary.get("provenance"), f"{where}: provenance"),
             base_params=_whole(base, "params", f"{where}: base"),
             base_units=units,
             base_units_known=known,
@@ -135,7 +134,7 @@ class RunData:
     def budget(self) -> tuple[int | None, int | None]:
         """Lower and upper end of the parameter window C."""
         where = f"{self.path / 'summary.json'}: budget"
-        budget = _mapping(self.summary.get("budget"), where)
+        budget = mapping(self.summary.get("budget"), where)
         return _whole(budget, "lower", where), _whole(budget, "limit", where)
 
     @property
@@ -170,24 +169,6 @@ class RunData:
         return next((row for row in self.comparison if row.name == name), None)
 
 
-def _object(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
-    return dict(_mapping(read_json(path), str(path)))
-
-
-def _config(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}") from error
-    return dict(_mapping(data, str(path)))
-
-
 def _candidate(record: Mapping[str, Any], where: str) -> Candidate:
     for key in ("generation", "arch"):
         if key not in record:
@@ -196,7 +177,7 @@ def _candidate(record: Mapping[str, Any], where: str) -> Candidate:
     generation = _whole(record, "generation", where)
     if generation is None:
         raise UserError(f"{where}: 'generation' must be a whole number")
-    rho = _mapping(record.get("rho"), f"{where}: rho")
+    rho = mapping(record.get("rho"), f"{where}: rho")
     reason = record.get("reason")
     return Candidate(
         id=str(record.get("id") or architecture.id),
@@ -213,12 +194,12 @@ def _candidate(record: Mapping[str, Any], where: str) -> Candidate:
 
 def _best(path: Path, candidates: Sequence[Candidate]) -> tuple[Candidate | None, Mapping[str, Any]]:
     """The found architecture: best.json's, with what the journal knows of it; else the journal's best."""
-    data = _object(path)
+    data = read_object(path)
     if not data:
         scored = [c for c in candidates if c.score is not None]
         return (max(scored, key=lambda c: c.score or 0.0) if scored else None), {}
     architecture = Architecture.from_json(data, where=str(path))
-    provenance = _mapping(data.get("provenance"), f"{path}: provenance")
+    provenance = mapping(data.get("provenance"), f"{path}: provenance")
     for candidate in candidates:
         if candidate.architecture == architecture and candidate.score is not None:
             return candidate, provenance
@@ -230,7 +211,7 @@ def _comparison(raw: object, where: str) -> tuple[Compared, ...]:
     rows = []
     for number, entry in enumerate(_sequence(raw, f"{where}: comparison")):
         place = f"{where}: comparison[{number}]"
-        row = _mapping(entry, place)
+        row = mapping(entry, place)
         if not isinstance(row.get("name"), str):
             raise UserError(f"{place}: 'name' must be a string")
         arch = row.get("arch")
@@ -255,7 +236,7 @@ def _later(row: Mapping[str, Any], where: str) -> Iterator[tuple[str, float | No
     """What a row says of the run's checkpoint, and of the recovered one."""
     for key, name in (("checkpoint", "compensated"), ("recovered", "recovered")):
         if key in row:
-            figures = _mapping(row[key], f"{where}.{key}")
+            figures = mapping(row[key], f"{where}.{key}")
             plain = figures.get("realisation") == "plain"
             yield "not compensated" if plain else name, _real(figures, "perplexity", f"{where}.{key}")
 
@@ -266,7 +247,7 @@ def _base_units(raw: object, seen: Sequence[Architecture], where: str) -> tuple[
     layers = seen[0].layers
     if any(len(architecture.layers) != len(layers) for architecture in seen):
         raise UserError(f"{where.split(':')[0]}: architectures of different depth in one run")
-    given = _mapping(raw, where)
+    given = mapping(raw, where)
     units: dict[str, tuple[int, ...]] = {}
     known = bool(given)
     for key in UNITS:
@@ -290,7 +271,7 @@ def _counts_of(
         values = list(_sequence(given[key], f"{where}.{key}"))
     elif any(stack in given for stack in stacks if stack):
         for stack in dict.fromkeys(stacks):
-            part = _mapping(given.get(stack), f"{where}.{stack}").get(key)
+            part = mapping(given.get(stack), f"{where}.{stack}").get(key)
             values += _sequence(part, f"{where}.{stack}.{key}") if part else [0] * stacks.count(stack)
     if not values:
         return None
@@ -310,20 +291,12 @@ def _kept(raw: object, where: str) -> dict[str, tuple[tuple[int, ...] | None, ..
             None if ids is None else tuple(int(i) for i in _sequence(ids, f"{where}.{key}"))
             for ids in _sequence(lists, f"{where}.{key}")
         )
-        for key, lists in _mapping(raw, where).items()
+        for key, lists in mapping(raw, where).items()
     }
 
 
 def _ratios(raw: object, where: str) -> Ratios:
     return tuple(_real({"value": value}, "value", where) for value in _sequence(raw, where))
-
-
-def _mapping(value: object, where: str) -> Mapping[str, Any]:
-    if value is None:
-        return {}
-    if not isinstance(value, Mapping):
-        raise UserError(f"{where}: expected an object, found {type(value).__name__}")
-    return value
 
 
 def _sequence(value: object, where: str) -> Sequence[Any]:

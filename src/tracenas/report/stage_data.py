@@ -1,21 +1,28 @@
-"""What the stages after a search left in a run directory: compensation, recoveries, evaluations, benchmarks.
+"""What the stages after a search left in a run directory: compensation, recoveries, evaluations, benchmarks, answers.
 
 Files by name: RUN/pruned.json or the summary's `checkpoint` (prune --json), RUN/recovered*/ and
-RUN/rivals/*/recovered*/ (recover --out), RUN/evaluation*.json (eval --out), RUN/bench*.json (bench --out).
+RUN/rivals/*/recovered*/ (recover --out), RUN/evaluation*.json (eval --out), RUN/bench*.json (bench --out),
+RUN/published-model.json (demo).
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tracenas.errors import UserError
-from tracenas.rundir import Journal, read_json
+from tracenas.report.reading import mapping, read_object, read_settings
+from tracenas.rundir import Journal
 
-__all__ = ["Measured", "Recovery", "Stages"]
+__all__ = ["PUBLISHED_MODEL", "Measured", "Recovery", "Stages"]
 
 Object = Mapping[str, Any]
+
+PUBLISHED_MODEL = "published-model.json"
+"""In the run directory of a demo on a published model: answers, perplexity, plan."""
+
+_PUBLISHED = {"answers": {"prompt", "base", "found"}, "perplexity": {"name", "params", "before", "after"}}
 
 
 @dataclass(frozen=True)
@@ -55,12 +62,19 @@ class Measured:
 
 @dataclass(frozen=True)
 class Stages:
-    """Everything that the stages after the search left."""
+    """Everything that the stages after the search left.
+
+    Args:
+        scored: how the found candidate was realised when it was scored, `realisation` and `ridge` among others.
+        published: what a demo on a published model wrote, `answers`, `perplexity` and `plan`; or nothing.
+    """
 
     compensation: Object
+    scored: Object = field(default_factory=dict)
     recoveries: tuple[Recovery, ...] = ()
     evaluations: tuple[Measured, ...] = ()
     benches: tuple[Measured, ...] = ()
+    published: Object = field(default_factory=dict)
 
     @classmethod
     def read(cls, run: Path) -> "Stages":
@@ -69,25 +83,19 @@ class Stages:
         Raises:
             UserError: for a corrupt file, by name.
         """
-        summary = _object(run / "summary.json")
-        checkpoint = _object(run / "pruned.json") or summary.get("checkpoint")
+        summary = read_object(run / "summary.json")
+        checkpoint = read_object(run / "pruned.json") or summary.get("checkpoint")
+        best = run / "best.json"
         made = checkpoint.get("compensation") if isinstance(checkpoint, Mapping) else None
         base = str(summary.get("model") or "")
         return cls(
             compensation=made if isinstance(made, Mapping) else {},
+            scored=mapping(read_object(best).get("provenance"), f"{best}: provenance"),
             recoveries=_recoveries(run),
             evaluations=_all_measured(run, "evaluation*.json", "results", "settings", base),
             benches=_all_measured(run, "bench*.json", "models", "setting", base),
+            published=_published(run / PUBLISHED_MODEL),
         )
-
-
-def _object(path: Path) -> Object:
-    if not path.is_file():
-        return {}
-    found = read_json(path)
-    if not isinstance(found, Mapping):
-        raise UserError(f"{path}: expected an object, found {type(found).__name__}")
-    return found
 
 
 def _recoveries(run: Path) -> tuple[Recovery, ...]:
@@ -98,21 +106,9 @@ def _recoveries(run: Path) -> tuple[Recovery, ...]:
         for directory in directories:
             own = name if len(directories) == 1 else f"{name} ({directory.name})"
             records = tuple(Journal(directory / "log.jsonl").read())
-            settings = _yaml(directory / "recover.yaml")
-            found.append(Recovery(own, _object(directory / "recovery.json"), records, settings))
+            settings = read_settings(directory / "recover.yaml")
+            found.append(Recovery(own, read_object(directory / "recovery.json"), records, settings))
     return tuple(sorted(found, key=lambda r: (not r.name.startswith("found"), not r.name.startswith("uniform"))))
-
-
-def _yaml(path: Path) -> Object:
-    import yaml
-
-    if not path.is_file():
-        return {}
-    try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from error
-    return found if isinstance(found, Mapping) else {}
 
 
 def _all_measured(run: Path, files: str, key: str, common: str, base: str) -> tuple[Measured, ...]:
@@ -120,12 +116,28 @@ def _all_measured(run: Path, files: str, key: str, common: str, base: str) -> tu
 
 
 def _measured(path: Path, key: str, common: str, run: Path, base: str) -> Measured:
-    data = _object(path)
+    data = read_object(path)
     rows, setting = data.get(key), data.get(common)
     if not isinstance(rows, list) or not rows or not all(isinstance(r, Mapping) and "model" in r for r in rows):
         raise UserError(f"{path}: no results of models under '{key}'")
     names = _short_names([str(row["model"]) for row in rows], run, base)
     return Measured(path.name, names, tuple(rows), setting if isinstance(setting, Mapping) else {})
+
+
+def _published(path: Path) -> Object:
+    found = read_object(path)
+    if not found:
+        return {}
+    for key, columns in _PUBLISHED.items():
+        rows = found.get(key)
+        if not isinstance(rows, list) or not all(isinstance(r, Mapping) and columns <= r.keys() for r in rows):
+            raise UserError(f"{path}: '{key}' must be a list of objects with {', '.join(sorted(columns))}")
+    plan = mapping(found.get("plan"), f"{path}: plan")
+    for key in ("estimate_seconds", "actual_seconds"):
+        if key not in plan:
+            raise UserError(f"{path}: plan: no '{key}' in it")
+        mapping(plan[key], f"{path}: plan.{key}")
+    return found
 
 
 def _short_names(models: Sequence[str], run: Path, base: str) -> tuple[str, ...]:

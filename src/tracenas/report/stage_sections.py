@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from tracenas.report.formats import count, decimal, signed_percent
 from tracenas.report.markup import Markup, el, join
+from tracenas.report.page import Section, figure, section_head
 from tracenas.report.run_data import Compared, RunData
 from tracenas.report.stage_data import Recovery, Stages
 from tracenas.report.stage_tables import (
@@ -22,7 +23,7 @@ __all__ = ["progress_card", "progress_chart", "sections", "training_charts"]
 KINDS = ("found", "uniform", "random", "other")
 
 
-def sections(stages: Stages) -> list[tuple[str, str, Markup | None]]:
+def sections(stages: Stages) -> list[Section]:
     """(anchor, name, content) of every stage that left something."""
     return [
         ("compensation", "Compensation", _compensation(stages)),
@@ -30,10 +31,6 @@ def sections(stages: Stages) -> list[tuple[str, str, Markup | None]]:
         ("evaluation", "Evaluation", _tables("Evaluation", [evaluation_table(e) for e in stages.evaluations])),
         ("speed", "Speed", _tables("Speed and memory", [bench_table(b) for b in stages.benches])),
     ]
-
-
-def _head(name: str, lead: str) -> Markup:
-    return join(el("h2", name), el("p", lead, class_="lead") if lead else None)
 
 
 def _tables(name: str, tables: Sequence[StageTable]) -> Markup | None:
@@ -57,11 +54,12 @@ def _compensation(stages: Stages) -> Markup | None:
     if not made:
         return None
     lead = "Output projections refitted by least squares to what the base's sub-blocks give; no training. "
+    scored = (stages.scored.get("realisation"), stages.scored.get("ridge"))
+    another = "" if scored == (made.get("method"), made.get("ridge")) else ", another one than was scored"
+    lead += f"The checkpoint is this model{another}."
     before, after = made.get("plain_loss"), made.get("loss")
-    lead += "The checkpoint is this model, another one than was scored"
     if isinstance(before, float) and isinstance(after, float):
-        lead += f", and {'a better one' if after < before else 'no better one'} on the calibration text"
-    lead += "."
+        lead += f" Its calibration loss is {'lower' if after < before else 'no lower'} than without the refit."
     pairs = compensation_facts(made)
     facts = el("dl", *(el("div", el("dt", k), el("dd", v)) for k, v in pairs), class_="settings one")
     cards = [el("div", el("h3", "The refit"), facts, class_="card")]
@@ -71,7 +69,7 @@ def _compensation(stages: Stages) -> Markup | None:
         rows = [([ridge, decimal(loss)], "found" if ridge == chosen else "") for ridge, loss in trials.items()]
         tried = table(["Ridge, relative", "Loss on held-out sequences"], rows, "numbers first-left")
         cards.append(el("div", el("h3", "Strengths tried"), tried, class_="card"))
-    return join(_head("Compensation", lead), el("div", *cards, class_="split"))
+    return join(section_head("Compensation", lead), el("div", *cards, class_="split"))
 
 
 def progress_card(run: RunData) -> Markup | None:
@@ -85,8 +83,8 @@ def progress_card(run: RunData) -> Markup | None:
     for row in rows:
         later = dict(row.later)
         body.append(([row.name, decimal(row.perplexity), *(decimal(later.get(n)) for n in names)], ""))
-    text = el("figcaption", el("b", "Perplexity, stage by stage"), el("span", "The same text and windows throughout."))
-    picture = el("figure", text, progress_chart(rows, run.compared("base")), class_="card")
+    chart = progress_chart(rows, run.compared("base"))
+    picture = figure("Perplexity, stage by stage", "The same text and windows throughout.", chart)
     numbers = el("div", table(head, body, "numbers first-left"), class_="card")
     return el("div", picture, numbers, class_="split stages")
 
@@ -142,7 +140,7 @@ def _recovery(recoveries: Sequence[Recovery]) -> Markup | None:
     marked = [(row, "found" if row[0] == "found" and len(rows) > 1 else "") for row in rows]
     below = el("p", "; ".join(notes) + ".", class_="table-note") if notes else None
     card = el("div", table(columns, marked, "numbers first-left"), below, class_="card flush")
-    return join(_head("Recovery", lead), training_charts(recoveries), card)
+    return join(section_head("Recovery", lead), training_charts(recoveries), card)
 
 
 def training_charts(recoveries: Sequence[Recovery]) -> Markup | None:
@@ -156,8 +154,7 @@ def training_charts(recoveries: Sequence[Recovery]) -> Markup | None:
         drawn = [(who, points) for who, points in series if len(points) > 1]
         if drawn:
             legend = _legend([who for who, _ in drawn]) if len(recoveries) > 1 else None
-            caption = el("figcaption", el("b", name), el("span", _last(drawn[0])))
-            figures.append(el("figure", caption, _steps_chart(drawn, name, label), legend, class_="card"))
+            figures.append(figure(name, _last(drawn[0]), _steps_chart(drawn, name, label), legend))
     return el("div", *figures, class_="figures stages") if figures else None
 
 

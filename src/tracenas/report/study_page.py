@@ -1,15 +1,16 @@
 """The page of a study: which proxies order architectures as their recovered quality does, and every figure."""
 
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from tracenas.report.formats import count, decimal, duration, percent, plural
 from tracenas.report.markup import Markup, el, join
+from tracenas.report.page import Section, document, figure, header, section_head, stat_card
+from tracenas.report.reading import read_object
 from tracenas.report.study_charts import interval_chart, kind_legend, rank_chart, scatter
-from tracenas.report.tables import settings_table, table
-from tracenas.rundir import Journal, atomic_path, read_json
+from tracenas.report.tables import settings_cards, table
+from tracenas.rundir import Journal, atomic_path
 from tracenas.study.tables import (
     StudyTable,
     agreement_table,
@@ -26,7 +27,6 @@ from tracenas.study.tables import (
 
 __all__ = ["is_study", "write_study_report"]
 
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 _CSS = """
 .figures.three { grid-template-columns: repeat(3, minmax(0, 1fr)); }
 .over { margin: -8px 0 14px; }
@@ -53,7 +53,7 @@ def write_study_report(run: Path, out: Path | None = None) -> Path:
         UserError: if they are missing or corrupt.
     """
     path = out or run / "report.html"
-    study = read_json(run / "study.json")
+    study = read_object(run / "study.json", required=True)
     records = [_with_combined(study, r) for r in Journal(run / "journal.jsonl").read()]
     page = _render(study, records)
     with atomic_path(path) as temporary:
@@ -68,7 +68,7 @@ def _with_combined(study: Row, record: Row) -> Row:
 
 
 def _render(study: Row, records: Sequence[Row]) -> str:
-    sections = [
+    sections: list[Section] = [
         ("correlation", "Correlation", _correlation(study)),
         ("regret", "First choices", _regret(study)),
         ("scatter", "Scatter plots", _scatter(study, records)),
@@ -76,11 +76,6 @@ def _render(study: Row, records: Sequence[Row]) -> str:
         ("architectures", "Architectures", _architectures(study, records)),
         ("settings", "Settings", _settings(study)),
     ]
-    shown = [(key, name, body) for key, name, body in sections if body]
-    links = el("nav", *(el("a", name, href=f"#{key}") for key, name, _ in shown), aria_label="Sections")
-    brand = el("p", el("b", "tracenas"), " proxy study", class_="brand")
-    folder, _, name = str(study["model"]).rstrip("/").rpartition("/")
-    heading = el("h1", el("span", f"{folder}/", class_="folder") if folder else None, name)
     chips = [
         plural(study["architectures"], "architecture"),
         f"Within {study['params']}" if study["within_budget"] else "Across sizes",
@@ -88,30 +83,14 @@ def _render(study: Row, records: Sequence[Row]) -> str:
         plural(len(study["proxies"]), "proxy", "proxies"),
         f"Seed {study['settings']['seed']}",
     ]
-    listed = el("ul", *(el("li", c) for c in chips), class_="chips")
-    header = el("header", el("div", brand, links, class_="bar-top"), heading, listed)
-    main = el("main", _cards(study), *(el("section", body, id=key) for key, _, body in shown))
-    css = files("tracenas.report").joinpath("page.css").read_text(encoding="utf-8")
-    head = el(
-        "head",
-        el("meta", charset="utf-8"),
-        el("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        el("meta", http_equiv="Content-Security-Policy", content=POLICY),
-        el("meta", name="color-scheme", content="light dark"),
-        el("title", f"{study['title']}: proxy study"),
-        el("style", Markup(css + _CSS)),
+    return document(
+        f"{study['title']}: proxy study",
+        header("proxy study", str(study["model"]), chips, sections),
+        _cards(study),
+        sections,
+        css=_CSS,
+        footer=el("footer", "ρ: Spearman, τ: Kendall τ-b; +1: the proxy orders exactly as the target does."),
     )
-    footer = el("footer", "ρ: Spearman, τ: Kendall τ-b; +1: the proxy orders exactly as the target does.")
-    return f"<!doctype html>\n{el('html', head, el('body', header, main, footer), lang='en')}\n"
-
-
-def _head(name: str, lead: str | None = None) -> Markup:
-    return join(el("h2", name), el("p", lead, class_="lead") if lead else None)
-
-
-def _card(label: str, value: str, note: str) -> Markup:
-    parts = (el("p", label, class_="label"), el("p", value, class_="value"), el("p", note, class_="note"))
-    return el("div", *parts, class_="card stat")
 
 
 def _cards(study: Row) -> Markup:
@@ -121,17 +100,16 @@ def _cards(study: Row) -> Markup:
     for label, row in (("Best order", rows[0]), ("As published", _row(study, "phi"))):
         if row is not None and not (label == "As published" and row is rows[0]):
             found = row["targets"][main]
-            value = found["rho"]["value"]
-            note = _note(found)
-            cards.append(_card(f"{label}: {'Φ' if row['name'] == 'phi' else row['name']}", f"ρ {number(value)}", note))
+            name = "Φ" if row["name"] == "phi" else row["name"]
+            cards.append(stat_card(f"{label}: {name}", f"ρ {number(found['rho']['value'])}", _note(found)))
     target = next(t for t in study["targets"] if t["name"] == main)
     if target["best"] is not None:
         note = "" if target["uniform"] is None else f"uniform {decimal(target['uniform'])}, "
         note += f"worst {decimal(target['worst'])}"
-        cards.append(_card(f"Best of the pool, {target['label']}", decimal(target["best"]), note))
+        cards.append(stat_card(f"Best of the pool, {target['label']}", decimal(target["best"]), note))
     spent = study["seconds"]
     note = f"scores {duration(spent['scores'])}, targets {duration(spent['targets'])}"
-    cards.append(_card("Time", duration(spent["scores"] + spent["targets"]), note))
+    cards.append(stat_card("Time", duration(spent["scores"] + spent["targets"]), note))
     return el("div", *cards, class_="cards two" if len(cards) % 3 else "cards")
 
 
@@ -157,10 +135,10 @@ def _correlation(study: Row) -> Markup:
     main = study["main_target"]
     lead = f"Score of every proxy against “{label_of(study, main)}”. {study['protocol']}"
     chart = el("div", interval_chart(ranked(study), main), class_="card")
-    parts = [_head("Do the proxies order as the target does?", lead), chart, _flush(main_table(study))]
+    parts = [section_head("Do the proxies order as the target does?", lead), chart, _flush(main_table(study))]
     parts += [el("p", note, class_="lead") for note in undefined(study)]
     if len(study["targets"]) > 1:
-        parts += [_head("With every target", "ρ / τ, as in TraceNAS Table 1."), _flush(correlation_table(study))]
+        parts += [section_head("With every target", "ρ / τ, as in TraceNAS Table 1."), _flush(correlation_table(study))]
     return join(*parts)
 
 
@@ -172,7 +150,7 @@ def _regret(study: Row) -> Markup | None:
         "What one gets by trusting a proxy: the target of its highest-scored architecture, against the best of the "
         "pool and against uniform (negative: better than uniform)."
     )
-    return join(_head("First choices", lead), _flush(found))
+    return join(section_head("First choices", lead), _flush(found))
 
 
 def _scatter(study: Row, records: Sequence[Row]) -> Markup:
@@ -186,18 +164,17 @@ def _scatter(study: Row, records: Sequence[Row]) -> Markup:
         note = pair if found["reason"] is None else f"undefined: {found['reason']}"
         if row["failed"]:
             note += f"; {row['failed']} failed"
-        caption = el("figcaption", el("b", row["name"]), el("span", note))
-        figures.append(el("figure", caption, picture, class_="card"))
+        figures.append(figure(row["name"], note, picture))
     way = "falls from the upper left to the lower right" if target["loss"] else "rises from the lower left"
     lead = f"Against “{target['label']}”, best order first. The points of a perfect proxy form a line that {way}."
     lead += " Hollow marks lie outside of the picture."
     legend = el("div", kind_legend(records), class_="over")
-    return join(_head("Scatter plots", lead), legend, el("div", *figures, class_="figures three"))
+    return join(section_head("Scatter plots", lead), legend, el("div", *figures, class_="figures three"))
 
 
 def _targets(study: Row, records: Sequence[Row]) -> Markup:
     lead = "Losses in nats per token; the spread is the mean standard deviation over the orders of the training data."
-    parts = [_head("Targets", lead), _flush(target_table(study))]
+    parts = [section_head("Targets", lead), _flush(target_table(study))]
     agreement = agreement_table(study)
     if not agreement.rows:
         return join(*parts)
@@ -206,15 +183,12 @@ def _targets(study: Row, records: Sequence[Row]) -> Markup:
     for pair in _flip_pairs(study):
         picture = rank_chart(records, by_name[pair["a"]], by_name[pair["b"]])
         if picture is not None:
-            caption = el(
-                "figcaption",
-                el("b", f"{label_of(study, pair['a'])} → {label_of(study, pair['b'])}"),
-                el("span", f"ρ {interval(pair['rho'])}; {pair['flips']} of {pair['comparable']} pairs flip"),
-            )
-            figures.append(el("figure", caption, picture, class_="card"))
+            name = f"{label_of(study, pair['a'])} → {label_of(study, pair['b'])}"
+            note = f"ρ {interval(pair['rho'])}; {pair['flips']} of {pair['comparable']} pairs flip"
+            figures.append(figure(name, note, picture))
     lead = "Best on top. Orange: moved by a quarter of the pool or more; violet: uniform."
-    parts += [_head("Rank flips", lead), el("div", *figures, class_="figures")] if figures else []
-    parts += [_head("Agreement of the targets"), _flush(agreement)]
+    parts += [section_head("Rank flips", lead), el("div", *figures, class_="figures")] if figures else []
+    parts += [section_head("Agreement of the targets"), _flush(agreement)]
     return join(*parts)
 
 
@@ -249,14 +223,15 @@ def _architectures(study: Row, records: Sequence[Row]) -> Markup:
         for name, found in record["targets"].items()
         if found.get("reason")
     ]
-    parts = [_head("Architectures", lead), el("div", table(columns, rows, "numbers first-left"), class_="card flush")]
+    listed = el("div", table(columns, rows, "numbers first-left"), class_="card flush")
+    parts = [section_head("Architectures", lead), listed]
     missing = [([r["name"], f["reason"], str(f["count"])], "") for r in study["proxies"] for f in r["failures"]]
     for title, names, cells in (
         ("Failed scores", ["Proxy", "Why", "Architectures"], missing),
         ("Failed measurements", ["Target", "Why", "Architecture"], failed),
     ):
         if cells:
-            parts += [_head(title), el("div", table(names, cells), class_="card flush")]
+            parts += [section_head(title), el("div", table(names, cells), class_="card flush")]
     return join(*parts)
 
 
@@ -268,9 +243,5 @@ def _kept(arch: Row) -> str:
 
 
 def _settings(study: Row) -> Markup:
-    cards = [
-        el("div", el("h3", name), settings_table(values), class_="card")
-        for name, values in (("Settings", study["settings"]), ("Provenance", study.get("provenance") or {}))
-        if values
-    ]
-    return join(_head("Settings and provenance"), *cards)
+    cards = settings_cards({"Settings": study["settings"], "Provenance": study.get("provenance")})
+    return join(section_head("Settings and provenance"), cards)

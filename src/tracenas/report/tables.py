@@ -12,7 +12,15 @@ from tracenas.report.run_data import Compared, RunData
 from tracenas.report.svg import rect
 from tracenas.report.verdict import Verdict, random_label, random_rows, spread
 
-__all__ = ["candidates_table", "comparison_table", "failures_table", "flatten", "settings_table", "table"]
+__all__ = [
+    "candidates_table",
+    "comparison_table",
+    "failures_table",
+    "flatten",
+    "settings_cards",
+    "settings_table",
+    "table",
+]
 
 Figure = Callable[[Compared], float | None]
 
@@ -108,6 +116,17 @@ def settings_table(values: Mapping[str, Any]) -> Markup:
     """Keys and values, nested keys joined by dots."""
     pairs = [el("div", el("dt", key), el("dd", value if value else MISSING)) for key, value in flatten(values)]
     return el("dl", *pairs, class_="settings")
+
+
+def settings_cards(groups: Mapping[str, Any]) -> Markup:
+    """A card per group of settings, under its name; what is empty, or no group, is left out."""
+    return join(
+        *(
+            el("div", el("h3", name), settings_table(values), class_="card")
+            for name, values in groups.items()
+            if isinstance(values, Mapping) and values
+        )
+    )
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

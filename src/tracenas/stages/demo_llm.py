@@ -18,7 +18,7 @@ from tracenas.errors import UserError
 from tracenas.models.source import open_source
 from tracenas.report.formats import duration
 from tracenas.report.progress import stage_progress
-from tracenas.report.published_model import RESULTS
+from tracenas.report.stage_data import PUBLISHED_MODEL
 from tracenas.rundir import read_json, require_free, write_json
 from tracenas.stages.report import report
 from tracenas.stages.results import Table, print_table, to_plain
@@ -100,7 +100,7 @@ def demo_llm(config: DemoConfig, model: Path) -> LlmDemo:
     answers = session.part("answers", lambda: _answers(settings, out))
     rows = _rows(found.comparison, base)
     plan = session.plan
-    write_json(out / RUN / RESULTS, to_plain({"answers": answers, "perplexity": rows, "plan": plan}))
+    write_json(out / RUN / PUBLISHED_MODEL, to_plain({"answers": answers, "perplexity": rows, "plan": plan}))
     write_json(out / RUN / SUMMARY, {**read_json(out / RUN / SUMMARY), "demo": plan})
     page = report(ReportConfig(run=out / RUN, out=out / "report.html")).path
     return LlmDemo(found, rows, answers, plan, page)
