@@ -7,6 +7,7 @@ __all__ = ["PROXIES", "Measurement", "Proxy", "SubBlockSums", "Undefined", "Weig
 
 _NAMES = (
     "few_steps",
+    "few_steps_compensated",
     "grad_norm",
     "hidden_alignment",
     "kl",
