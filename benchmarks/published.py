@@ -25,12 +25,21 @@ class PublishedScorer:
 
     Args:
         model: a transformers model; gets LoRA adapters of `rank` with B = 0.
+        micro_batch: sequences per pass.
     """
 
-    def __init__(self, model: Any, blocks: tuple[Block, ...], ordering: Ordering, tokens: Tensor, rank: int) -> None:
+    def __init__(
+        self,
+        model: Any,
+        blocks: tuple[Block, ...],
+        ordering: Ordering,
+        tokens: Tensor,
+        rank: int,
+        micro_batch: int = 1,
+    ) -> None:
         from peft import LoraConfig, get_peft_model
 
-        self.blocks, self.ordering, self.tokens = blocks, ordering, tokens
+        self.blocks, self.ordering, self.tokens, self.micro_batch = blocks, ordering, tokens, micro_batch
         config = LoraConfig(r=rank, lora_alpha=rank, target_modules=TARGETS, lora_dropout=0.0)
         self.model = get_peft_model(model, config)
         self.base = self._gradients(None)
@@ -71,8 +80,9 @@ class PublishedScorer:
                     with torch.no_grad():
                         weight.mul_(rows[:, None] * columns)
         self.model.zero_grad(set_to_none=True)
-        for batch in self.tokens.split(1):
-            (self.model(input_ids=batch, labels=batch, use_cache=False).loss / self.tokens.shape[0]).backward()
+        for batch in self.tokens.split(self.micro_batch):
+            share = len(batch) / len(self.tokens)
+            (self.model(input_ids=batch, labels=batch, use_cache=False).loss * share).backward()
         out = {}
         for i, block in enumerate(self.blocks):
             for sub in block.sub_blocks:
