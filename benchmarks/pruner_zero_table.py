@@ -17,19 +17,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from cells import Cells
 from machine import facts, publish
 
 from tracenas.evaluation.perplexity import perplexity
 from tracenas.models.loading import LoadedModel, load
-from tracenas.rundir import Journal
 from tracenas.saliency.gradients import GradientStore, write_gradients
 from tracenas.saliency.layerwise import Plan
 from tracenas.saliency.masks import Target
 from tracenas.saliency.sparsify import sparsify_model
-from tracenas.stages.evaluate import held_out
 from tracenas.stages.metric_fitness import copied_weights
 from tracenas.stages.metric_name import find_metric
 from tracenas.stages.sparsify import calibration_tokens
+from tracenas.stages.tokens import held_out
 
 METRICS = ("magnitude", "wanda", "gblm", "pruner_zero", "sparsegpt", "random")
 
@@ -50,16 +50,13 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     found = dict(text.split("=", 1) for text in args.found)
-    journal = Journal(args.rows)
-    rows = journal.read()
-    done = {(r["model"], r["metric"], r["sparsity"], r["seed"]) for r in rows}
+    cells = Cells(args.rows, ("model", "metric", "sparsity", "seed"))
     name, path = args.model.split("=", 1)
     loaded = load(path)
     windows = held_out(loaded, args.eval_text, args.seq_len, args.eval_windows)
     batch = max(1, 4096 // args.seq_len)
-    for row in measure(loaded, name, windows, batch, found, args, done):
-        journal.append(row)
-        rows.append(row)
+    for row in measure(loaded, name, windows, batch, found, args, cells):
+        cells.append(row)
         print(row, flush=True)
     result = {
         "benchmark": "pruner_zero_table",
@@ -67,8 +64,8 @@ def main() -> None:
         "model": name,
         "windows": list(windows.shape),
         "calibration": [args.samples, args.seq_len],
-        "table": table([r for r in rows if r["model"] == name]),
-        "rows": rows,
+        "table": table(cells.where(model=name)),
+        "rows": cells.where(),
     }
     publish(result, args.out)
 
@@ -80,16 +77,17 @@ def measure(
     batch: int,
     found: dict[str, str],
     args: argparse.Namespace,
-    done: set[tuple[str, str, str, int]],
+    cells: Cells,
 ) -> Iterator[dict[str, Any]]:
     """Rows that are missing, seed by seed; the base first."""
-    if (name, "dense", "0", 0) not in done:
-        nll = perplexity(loaded.model, windows, batch).nll
-        yield {"model": name, "metric": "dense", "sparsity": "0", "seed": 0, "nll": nll}
+    base = {"model": name, "metric": "dense", "sparsity": "0", "seed": 0}
+    if base not in cells:
+        yield {**base, "nll": perplexity(loaded.model, windows, batch).nll}
     named = {**{m: m for m in METRICS}, **found}
     blocks = loaded.blocks()
     for seed in args.seeds:
-        missing = [(m, s) for m in named for s in args.sparsity if (name, m, s, seed) not in done]
+        wanted = ({"model": name, "metric": m, "sparsity": s, "seed": seed} for m in named for s in args.sparsity)
+        missing = [(cell["metric"], cell["sparsity"]) for cell in wanted if cell not in cells]
         if not missing:
             continue
         tokens = calibration_tokens(

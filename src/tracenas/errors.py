@@ -1,6 +1,6 @@
 """The exceptions that are the user's to read."""
 
-__all__ = ["CheckFailed", "UserError"]
+__all__ = ["CheckFailed", "UserError", "first_line"]
 
 
 class UserError(Exception):
@@ -16,3 +16,9 @@ class CheckFailed(Exception):
 
     The command line prints the message without a traceback and exits with status 1.
     """
+
+
+def first_line(error: BaseException) -> str:
+    """What another library's exception says, in one line; its type if it says nothing."""
+    said = str(error).strip()
+    return said.splitlines()[0] if said else type(error).__name__

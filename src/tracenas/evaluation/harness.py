@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from tracenas.errors import UserError
+from tracenas.errors import UserError, first_line
 from tracenas.evaluation.language_model import language_model, shared
 from tracenas.evaluation.overlay import Source, write_overlay
 from tracenas.evaluation.suites import Request, TaskResult
@@ -105,10 +105,10 @@ class Harness:
             )
         except UserError:
             raise
-        except (OSError, ConnectionError) as error:
-            line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        except OSError as error:
             raise UserError(
-                f"tasks {', '.join(names)}: data cannot be fetched ({line[:160]}); give local files with task-data"
+                f"tasks {', '.join(names)}: data cannot be fetched ({first_line(error)[:160]}); "
+                "give local files with task-data"
             ) from error
 
     def _result(self, raw: Mapping[str, Any], name: str, cut: Mapping[str, int]) -> TaskResult:

@@ -4,7 +4,7 @@ A family that differs says so in the fields of `LlamaLike`, or replaces one of i
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from tracenas.families.description import (
     Attribute,
     Block,
     Costs,
+    Family,
     Options,
     Projection,
     Segment,
@@ -106,7 +107,7 @@ class Heads:
 
 
 @dataclass(frozen=True)
-class LlamaLike:
+class LlamaLike(Family):
     """A family whose blocks are `model.layers[i]` with `self_attn` and `mlp` as in Llama.
 
     Args:
@@ -116,7 +117,7 @@ class LlamaLike:
         layers_path: of the list of blocks.
         attention: path of the attention module in a block; the MLP's is `mlp`.
         norm_vectors: parameters per feature of a norm: 1, or 2 with a bias (LayerNorm).
-        tied: whether head and embeddings are one tensor where config.json does not say.
+        tied_by_default: whether head and embeddings are one tensor where config.json does not say.
     """
 
     model_type: str
@@ -126,7 +127,7 @@ class LlamaLike:
     layers_path: str = "model.layers"
     attention: str = "self_attn"
     norm_vectors: int = 1
-    tied: bool = False
+    tied_by_default: bool = False
 
     # --- what families replace --------------------------------------------------------------------
 
@@ -180,10 +181,14 @@ class LlamaLike:
             for i, own in enumerate(locals_)
         )
 
+    def tied(self, config: Mapping[str, Any]) -> bool:
+        """As config.json says."""
+        said = config.get("tie_word_embeddings")
+        return self.tied_by_default if said is None else bool(said)
+
     def outside(self, config: Mapping[str, Any]) -> int:
         """Embeddings, head (once if tied) and final norm."""
-        tied = config.get("tie_word_embeddings")
-        matrices = 1 if (self.tied if tied is None else tied) else 2
+        matrices = 1 if self.tied(config) else 2
         return self.head_weights(config) * matrices + int(config["hidden_size"]) * self.norm_vectors
 
     def head_weights(self, config: Mapping[str, Any]) -> int:
@@ -203,10 +208,6 @@ class LlamaLike:
     def stub_overrides(self, config: Mapping[str, Any], index: int) -> dict[str, Any]:
         """What `layer_overrides` says of the heads of block `index` if one query head with its own K and V is left."""
         return self.head_overrides(layer_config(config, index), {"heads": 1, "kv_heads": 1})
-
-    def renumbered(self, config: Mapping[str, Any], remaining: Sequence[int]) -> dict[str, Any]:
-        """Nothing."""
-        return {}
 
     def head_overrides(self, local: Mapping[str, Any], kept: Mapping[str, int]) -> dict[str, Any]:
         """Head counts of a cut block; those of the base where attention is bypassed."""

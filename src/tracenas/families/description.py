@@ -4,7 +4,7 @@ Everything that supernet, masking, saliency, checkpoint and cost counting know a
 records, so that fused projections, biases and grouped queries need no special case anywhere else. No torch.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -196,9 +196,27 @@ class Options:
 
 
 class Family(Protocol):
-    """What one `model_type` must say about itself; one file in this package and one line in its registry."""
+    """What one `model_type` must say about itself; one file in this package and one line in its registry.
+
+    A family derives from this class: what has a body here is what most of them say.
+    """
 
     model_type: str
+
+    stacks: tuple[str, ...] = ()
+    """Names of the stacks that blocks stand in (`encoder`, `decoder`); none in decoder-only models."""
+
+    def normalised(self, config: Mapping[str, Any], stores: Callable[[str], bool] | None) -> Mapping[str, Any]:
+        """`config.json` with the keys that all families have, and what it should have said: as it is.
+
+        Args:
+            stores: whether the model's files hold a tensor of this name; None where they are not at hand.
+        """
+        return config
+
+    def tied(self, config: Mapping[str, Any]) -> bool:
+        """Whether head and embeddings are one tensor."""
+        ...
 
     def blocks(self, config: Mapping[str, Any], options: Options) -> tuple[Block, ...]:
         """Every block of the model, from `config.json` (per-layer overrides of pruned models included)."""
@@ -218,7 +236,11 @@ class Family(Protocol):
 
     def renumbered(self, config: Mapping[str, Any], remaining: Sequence[int]) -> dict[str, Any]:
         """What config.json says by the blocks' numbers, once only `remaining` are left (lists of all: not here)."""
-        ...
+        return {}
+
+    def stub_overrides(self, config: Mapping[str, Any], index: int) -> dict[str, Any] | None:
+        """What `layer_overrides` says of block `index` if one head is left; None where that cannot be written."""
+        return None
 
 
 @dataclass(frozen=True)

@@ -4,4 +4,4 @@ from tracenas.families.decoder import LlamaLike
 
 __all__ = ["FAMILY"]
 
-FAMILY = LlamaLike("gemma", tied=True)
+FAMILY = LlamaLike("gemma", tied_by_default=True)

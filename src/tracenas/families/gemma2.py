@@ -8,5 +8,5 @@ FAMILY = LlamaLike(
     "gemma2",
     attention_norms=("input_layernorm", "post_attention_layernorm"),
     mlp_norms=("pre_feedforward_layernorm", "post_feedforward_layernorm"),
-    tied=True,
+    tied_by_default=True,
 )

@@ -9,5 +9,5 @@ FAMILY = LlamaLike(
     qk_norm=True,
     attention_norms=("input_layernorm", "post_attention_layernorm"),
     mlp_norms=("pre_feedforward_layernorm", "post_feedforward_layernorm"),
-    tied=True,
+    tied_by_default=True,
 )

@@ -8,7 +8,7 @@ configuration, which columns are its heads'. config.json gives one number of hea
      "decoder": {"0": {"num_heads": 2, "bias_heads": [1, 4], "num_cross_heads": 3, "d_ff": 96, "skip": ["mlp"]}, …}}
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from tracenas.families.description import (
     Attribute,
     Block,
     Costs,
+    Family,
     Options,
     PositionBias,
     Projection,
@@ -26,10 +27,17 @@ from tracenas.families.description import (
 )
 from tracenas.space.architecture import Layer
 
-__all__ = ["FAMILY", "STACKS", "T5", "own_config"]
+__all__ = ["FAMILY", "T5", "own_config"]
 
-STACKS = ("encoder", "decoder")
 _SELF, _CROSS = "layer.0.SelfAttention", "layer.1.EncDecAttention"
+# Names that other families' configurations have, and T5's for the same things.
+_ALIASES = (
+    ("hidden_size", "d_model"),
+    ("num_attention_heads", "num_heads"),
+    ("num_hidden_layers", "num_layers"),
+    ("intermediate_size", "d_ff"),
+    ("head_dim", "d_kv"),
+)
 
 
 def own_config(config: Mapping[str, Any], stack: str, index: int) -> dict[str, Any]:
@@ -40,7 +48,7 @@ def own_config(config: Mapping[str, Any], stack: str, index: int) -> dict[str, A
 
 
 @dataclass(frozen=True)
-class T5:
+class T5(Family):
     """Blocks `encoder.block[i]` and `decoder.block[i]`.
 
     Args:
@@ -49,14 +57,25 @@ class T5:
 
     model_type: str
 
-    # Names that other families' configurations have.
-    aliases = (
-        ("hidden_size", "d_model"),
-        ("num_attention_heads", "num_heads"),
-        ("num_hidden_layers", "num_layers"),
-        ("intermediate_size", "d_ff"),
-        ("head_dim", "d_kv"),
-    )
+    stacks = ("encoder", "decoder")
+
+    def normalised(self, config: Mapping[str, Any], stores: Callable[[str], bool] | None) -> Mapping[str, Any]:
+        """Other families' names beside T5's own; positions of both sides together; whether the head is its own.
+
+        transformers 5 calls every T5 tied when it writes config.json: where the head is not scaled, only the files
+        say whether it has a tensor of its own.
+        """
+        found = {new: config[old] for new, old in _ALIASES if old in config}
+        if config.get("n_positions"):
+            found["max_position_embeddings"] = 2 * int(config["n_positions"])
+        found |= config
+        unscaled = config.get("scale_decoder_outputs") is False and config.get("tie_word_embeddings") is not False
+        if unscaled and stores is not None:
+            if stores("lm_head.weight"):
+                found["tie_word_embeddings"] = False
+            else:
+                del found["scale_decoder_outputs"]
+        return found
 
     def tied(self, config: Mapping[str, Any]) -> bool:
         """Whether head and embeddings are one tensor: then, and only then, T5 scales what enters the head.
@@ -102,10 +121,6 @@ class T5:
         own: dict[str, Any] = {keys[name]: count or int(base[keys[name]]) for name, count in counts.items()}
         skip = [name for name, count in counts.items() if not count]
         return {**own, "skip": skip} if skip else own
-
-    def renumbered(self, config: Mapping[str, Any], remaining: Sequence[int]) -> dict[str, Any]:
-        """Nothing."""
-        return {}
 
     # --- sub-blocks -------------------------------------------------------------------------------
 

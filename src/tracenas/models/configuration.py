@@ -10,7 +10,7 @@ from tracenas.errors import UserError
 from tracenas.families import Block, Family
 from tracenas.families.description import IntArray
 from tracenas.models import heterogeneous
-from tracenas.models.stacked_configuration import candidates
+from tracenas.models.stacked_configuration import stacked_candidates
 from tracenas.space.architecture import Layer
 
 __all__ = ["ATTENTION", "PrunedConfig", "built_shapes", "new_places", "pruned_config", "tensors_of"]
@@ -26,6 +26,7 @@ _OURS = (
     "base_model_type",
     "per_layer_config",
     "tracenas_bypass",
+    "tracenas_layers",
     "tracenas_shapes",
     "tracenas_stubs",
 )
@@ -63,30 +64,54 @@ def pruned_config(
             its tensors zero, its norms included, such a head adds exactly zero to the residual stream.
 
     Raises:
-        UserError: if no block remains, or the family has no stubs.
+        UserError: if no block remains (of a stack), or the family has no stubs.
         RuntimeError: if the family's description and transformers' model disagree.
     """
     remaining = [i for i, layer in enumerate(layers) if not layer.skip]
     if not remaining:
         raise UserError("every block is skipped; at least one must stay")
-    if blocks[0].stack:
-        return _stacked(base, family, blocks, layers, shapes, kept, stub_attention=stub_attention)
-    overrides = [family.layer_overrides(base, i, blocks[i], layers[i]) for i in remaining]
+    if stub_attention and family.stub_overrides(base, remaining[0]) is None:
+        raise UserError(f"stub-removed-attention: family '{family.model_type}' has no stub for removed attention")
     stubs = _stubs(blocks, layers) if stub_attention else {}
+    common = {key: value for key, value in base.items() if key not in _OURS}
+    if family.stacks:
+        stock, ours = stacked_candidates(base, common, family, blocks, layers, kept)
+    else:
+        stock, ours = _candidates(base, common, family, blocks, layers, stubs)
+    if stock is not None and (zeros := _beside(built_shapes(stock), shapes, stubs)) is not None:
+        return PrunedConfig(stock, True, zeros)
+    built = built_shapes(ours)
+    if (zeros := _beside(built, shapes, stubs)) is None:
+        difference = sorted(set((built or {}).items()) ^ set(shapes.items()))[:2]
+        raise RuntimeError(f"{ours['architectures'][0]} does not build what was cut: {difference}")
+    return PrunedConfig(ours, False, zeros)
+
+
+def _candidates(
+    base: Mapping[str, Any],
+    common: Mapping[str, Any],
+    family: Family,
+    blocks: Sequence[Block],
+    layers: Sequence[Layer],
+    stubs: Mapping[int, tuple[str, ...]],
+) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+    """`(stock configuration or None, heterogeneous one)` of a decoder-only model.
+
+    Args:
+        common: `base` without the keys that only heterogeneous checkpoints have.
+    """
+    remaining = [i for i, layer in enumerate(layers) if not layer.skip]
+    overrides = [family.layer_overrides(base, i, blocks[i], layers[i]) for i in remaining]
     for place in stubs:
         overrides[place] = _stubbed(base, family, remaining[place], overrides[place])
-    common = _without_blocks({k: v for k, v in base.items() if k not in _OURS}, remaining, len(blocks))
-    common |= family.renumbered(base, remaining)
-    if (agreed := _agreed(overrides)) is not None:
-        stock = _stock_config(common, family.model_type, agreed)
-        if (zeros := _beside(built_shapes(stock), shapes, stubs)) is not None:
-            return PrunedConfig(stock, True, zeros)
-    config, _, causal = heterogeneous.class_names(family.model_type)
+    common = {**_without_blocks(common, remaining, len(blocks)), **family.renumbered(base, remaining)}
+    agreed = _agreed(overrides)
+    stock = None if agreed is None else _stock_config(common, family.model_type, agreed)
     ours = {
         **_with_head_dim(common),
         "model_type": f"tracenas_{family.model_type}",
         "base_model_type": family.model_type,
-        "architectures": [causal],
+        "architectures": [heterogeneous.class_names(family.model_type)[2]],
         "auto_map": heterogeneous.auto_map(family.model_type),
         "allow_global_per_layer_attribute_access": True,
         "per_layer_config": {str(new): o for new, o in enumerate(overrides)},
@@ -96,33 +121,7 @@ def pruned_config(
     }
     if stubs:
         ours["tracenas_stubs"] = {ATTENTION: sorted(stubs)}
-    built = built_shapes(ours)
-    if (zeros := _beside(built, shapes, stubs)) is None:
-        difference = sorted(set((built or {}).items()) ^ set(shapes.items()))[:2]
-        raise RuntimeError(f"{config} does not build what was cut: {difference}")
-    return PrunedConfig(ours, False, zeros)
-
-
-def _stacked(
-    base: Mapping[str, Any],
-    family: Family,
-    blocks: Sequence[Block],
-    layers: Sequence[Layer],
-    shapes: Shapes,
-    kept: Mapping[tuple[int, str], IntArray | None],
-    *,
-    stub_attention: bool,
-) -> PrunedConfig:
-    """The same for an encoder–decoder model."""
-    if stub_attention:
-        raise UserError(f"stub-removed-attention: family '{family.model_type}' has no stub for removed attention")
-    stock, ours = candidates(base, family, blocks, layers, kept)
-    if stock is not None and built_shapes(stock) == shapes:
-        return PrunedConfig(stock, True, {})
-    if (built := built_shapes(ours)) != shapes:
-        difference = sorted(set((built or {}).items()) ^ set(shapes.items()))[:2]
-        raise RuntimeError(f"{ours['architectures'][0]} does not build what was cut: {difference}")
-    return PrunedConfig(ours, False, {})
+    return stock, ours
 
 
 def new_places(blocks: Sequence[Block], layers: Sequence[Layer]) -> list[str | None]:
@@ -152,11 +151,10 @@ def _stubs(blocks: Sequence[Block], layers: Sequence[Layer]) -> dict[int, tuple[
 
 def _stubbed(base: Mapping[str, Any], family: Family, index: int, own: Mapping[str, Any]) -> dict[str, Any]:
     """A block's overrides with one head of attention instead of none."""
-    one = getattr(family, "stub_overrides", None)
-    if one is None:
-        raise UserError(f"stub-removed-attention: family '{family.model_type}' has no stub for removed attention")
     skip = [name for name in own["skip"] if name != ATTENTION]
-    stubbed = {key: value for key, value in own.items() if key != "skip"} | one(base, index)
+    one = family.stub_overrides(base, index)
+    assert one is not None
+    stubbed = {key: value for key, value in own.items() if key != "skip"} | one
     return {**stubbed, "skip": skip} if skip else stubbed
 
 
@@ -180,9 +178,10 @@ def _agreed(overrides: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     return agreed
 
 
-def _without_blocks(config: dict[str, Any], remaining: list[int], count: int) -> dict[str, Any]:
+def _without_blocks(common: Mapping[str, Any], remaining: Sequence[int], count: int) -> dict[str, Any]:
     """Their number, and lists that have an entry per block cut to the remaining ones."""
-    for key, value in config.items():
+    config = dict(common)
+    for key, value in common.items():
         if isinstance(value, list) and len(value) == count and "layer" in key:
             config[key] = [value[i] for i in remaining]
     if config.get("max_window_layers") is not None:  # blocks before it attend to everything
@@ -191,13 +190,13 @@ def _without_blocks(config: dict[str, Any], remaining: list[int], count: int) ->
     return config
 
 
-def _with_head_dim(config: dict[str, Any]) -> dict[str, Any]:
+def _with_head_dim(config: Mapping[str, Any]) -> dict[str, Any]:
     if config.get("head_dim") is None and config.get("num_attention_heads"):
         return {**config, "head_dim": config["hidden_size"] // config["num_attention_heads"]}
-    return config
+    return dict(config)
 
 
-def _stock_config(common: dict[str, Any], model_type: str, override: Mapping[str, Any]) -> dict[str, Any]:
+def _stock_config(common: Mapping[str, Any], model_type: str, override: Mapping[str, Any]) -> dict[str, Any]:
     heads = override.get("num_attention_heads")
     changed = heads is not None and heads != common.get("num_attention_heads")
     causal = heterogeneous.class_names(model_type)[2].removeprefix("TraceNAS")

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from tracenas.errors import UserError
+from tracenas.errors import UserError, first_line
 from tracenas.models.gguf import GgufFile
 from tracenas.rundir import cache_directory, sha256
 
@@ -74,9 +74,9 @@ def _read(file: GgufFile) -> tuple[Any, Any]:
                 folder, config=known, **where, dtype=torch.float32, output_loading_info=True
             )
             tokenizer = AutoTokenizer.from_pretrained(folder, **where)
-    except (OSError, ValueError, KeyError, TypeError, NotImplementedError, ImportError, RuntimeError) as error:
-        line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"model {file.path}: the GGUF file cannot be read: {line[:240]}") from error
+    # what transformers' readers raise over files that they cannot place; ImportError: the package gguf is too old
+    except (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError) as error:
+        raise UserError(f"model {file.path}: the GGUF file cannot be read: {first_line(error)[:240]}") from error
     dense, info = loaded
     if missing := [*info["missing_keys"], *(str(k) for k in info.get("mismatched_keys", ()))]:
         raise UserError(f"model {file.path}: the GGUF file lacks {len(missing)} tensors, first: {missing[0]}")

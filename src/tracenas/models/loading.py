@@ -6,13 +6,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from tracenas.errors import UserError
+from tracenas.errors import UserError, first_line
 from tracenas.families import Block, Options
 from tracenas.models.dequantised import dequantise
 from tracenas.models.source import ModelSource, open_source
 from tracenas.rundir import read_json
 
-__all__ = ["LoadedModel", "load", "pick_device", "pick_dtype"]
+__all__ = ["LoadedModel", "dtype_to_save", "load", "pick_device", "pick_dtype"]
 
 _DTYPES = {
     "fp32": torch.float32,
@@ -42,6 +42,11 @@ class LoadedModel:
         """The weights' dtype."""
         dtype: torch.dtype = next(iter(self.model.parameters())).dtype
         return dtype
+
+    @property
+    def dtype_name(self) -> str:
+        """The weights' dtype as `load` takes it: `bf16` or `fp32`."""
+        return "bf16" if self.dtype == torch.bfloat16 else "fp32"
 
     def blocks(self, options: Options | None = None) -> tuple[Block, ...]:
         """The model's blocks."""
@@ -92,6 +97,18 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     return _DTYPES[name]
 
 
+def dtype_to_save(asked: str, source: ModelSource, otherwise: torch.dtype) -> torch.dtype:
+    """Of a checkpoint made from a model: `fp32`, `bf16`, or `auto`: what the model's own config.json says.
+
+    Args:
+        otherwise: for `auto` where that says nothing.
+    """
+    if asked != "auto":
+        return _DTYPES[asked]
+    named = getattr(torch, str(source.config.get("dtype") or source.config.get("torch_dtype")), None)
+    return named if isinstance(named, torch.dtype) else otherwise
+
+
 def load(
     name: str | ModelSource, *, device: str = "auto", dtype: str = "auto", trust_remote_code: bool = False
 ) -> LoadedModel:
@@ -106,7 +123,7 @@ def load(
     target = pick_device(device)
     if source.gguf is not None and source.path is not None:
         dequantise(source.gguf, source.path)
-        source = replace(source, config=read_json(source.path / "config.json"))
+        source = replace(source, config=source.family.normalised(read_json(source.path / "config.json"), None))
     model = _load_model(source, pick_dtype(dtype, target), trust_remote_code)
     model.to(target).eval().requires_grad_(False)
     return LoadedModel(source, model, _load_tokenizer(source, trust_remote_code))
@@ -134,8 +151,7 @@ def _load_model(source: ModelSource, dtype: torch.dtype, trust_remote_code: bool
             output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError) as error:
-        line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"model {source.name}: cannot be loaded: {line[:240]}") from error
+        raise UserError(f"model {source.name}: cannot be loaded: {first_line(error)[:240]}") from error
     model: nn.Module = loaded[0]
     info = loaded[1]
     problems = [*info["missing_keys"], *(str(k) for k in info.get("mismatched_keys", ()))]
@@ -156,8 +172,7 @@ def _check_encoder_decoder(source: ModelSource, model: Any) -> None:
     """
     if getattr(model.config, "decoder_start_token_id", None) is None:
         raise UserError(f"model {source.name}: config.json names no decoder_start_token_id")
-    tied = getattr(source.family, "tied", None)
-    described = tied is not None and not tied(source.config)
+    described = not source.family.tied(source.config)
     if described != (model.get_output_embeddings().weight is not model.get_input_embeddings().weight):
         said, found = ("a tensor of its own", "the embeddings") if described else ("the embeddings", "another tensor")
         raise UserError(
@@ -171,5 +186,9 @@ def _load_tokenizer(source: ModelSource, trust_remote_code: bool) -> Any:
 
     try:
         return AutoTokenizer.from_pretrained(str(source.path or source.name), trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError):
+    except Exception as error:  # the tokenizers library raises plain Exception
+        if source.path is not None and (source.path / "tokenizer.json").is_file():
+            raise UserError(f"model {source.name}: tokenizer.json cannot be read: {first_line(error)}") from error
+        if not isinstance(error, OSError | ValueError | KeyError):
+            raise
         return None

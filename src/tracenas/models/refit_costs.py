@@ -52,24 +52,26 @@ class RefitCosts:
 
 
 def refit_costs(blocks: Sequence[Block], arch: Architecture, tokens: int) -> RefitCosts:
-    """Costs of compensating `arch` on `tokens` tokens."""
+    """Costs of compensating `arch` on `tokens` tokens; fused experts are run, and not compensated."""
     forward = gram = factor = candidate = sequential = 0.0
     entries = outputs = largest = rows = 0
     for block, layer in zip(blocks, arch.layers, strict=True):
         matrices = 0
         for sub, (_, kept) in zip(block.sub_blocks, layer.kept, strict=True):
+            dense = 2.0 * tokens * sub.spec.units * sub.spec.weights_per_unit + 2.0 * tokens * sub.spec.fixed_weights
+            forward += dense
+            if not sub.spec.units or sub.stacked:
+                continue
             projection = sub.projection(sub.output)
             n, rows = projection.columns, projection.rows
-            k = n * kept // sub.spec.units if sub.spec.units else 0
+            k = n * kept // sub.spec.units
             matrices += n * n
             entries += n * (n + rows)
             outputs += k * rows
-            dense = 2.0 * tokens * sub.spec.units * sub.spec.weights_per_unit + 2.0 * tokens * sub.spec.fixed_weights
-            forward += dense
             gram += 2.0 * tokens * n * n
             factor += float(n**3) + 2.0 * n * n * rows
             candidate += 2.0 * k * min(k, n - k) * rows
-            share = kept / sub.spec.units if sub.spec.units else 0.0
+            share = kept / sub.spec.units
             # A pruned block runs up to every output projection, and once to its end.
             sequential += dense * (1 + 2.2 * share) + 2.0 * tokens * k * (k + rows) + k**3 / 3 + 2.0 * k * k * rows
         largest = max(largest, matrices)

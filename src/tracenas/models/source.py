@@ -3,10 +3,11 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tracenas.errors import UserError
+from tracenas.errors import UserError, first_line
 from tracenas.families import Block, Family, Options, family_of
 from tracenas.models.gguf import GgufFile, read_gguf
 from tracenas.rundir import read_json
@@ -58,13 +59,12 @@ class ModelSource:
     @property
     def positions(self) -> int:
         """Longest sequence the model was made for; of an encoder–decoder model what both of its sides hold together."""
-        one = int(self.config.get("max_position_embeddings") or self.config.get("n_positions") or 2048)
-        return 2 * one if self.is_encoder_decoder and "n_positions" in self.config else one
+        return int(self.config.get("max_position_embeddings") or 2048)
 
     @property
     def is_encoder_decoder(self) -> bool:
         """Whether its blocks stand in two stacks."""
-        return bool(self.blocks()[0].stack)
+        return bool(self.family.stacks)
 
     def require_decoder(self, what: str) -> None:
         """Refuse an encoder–decoder model where only decoder-only ones can be dealt with.
@@ -117,17 +117,21 @@ def _open(name: str) -> ModelSource:
     return _source(name, local, config)
 
 
-def _source(name: str, path: Path | None, config: Mapping[str, Any]) -> ModelSource:
-    """The configuration with the names that other families have for the same things (`hidden_size`: T5's `d_model`)."""
+def _source(name: str, path: Path | None, config: Mapping[str, Any], gguf: GgufFile | None = None) -> ModelSource:
+    """The model with its configuration as its family reads it, if that can describe the model."""
     family = family_of(config)
-    if config.get("scale_decoder_outputs") is False and config.get("tie_word_embeddings") is not False and path:
-        # transformers 5 calls every T5 tied; whether the head has a tensor of its own only the files say
-        if _stores(path, "lm_head.weight"):
-            config = {**config, "tie_word_embeddings": False}
-        else:
-            config = {key: value for key, value in config.items() if key != "scale_decoder_outputs"}
-    aliases = {new: config[old] for new, old in getattr(family, "aliases", ()) if old in config}
-    return ModelSource(name, path, {**aliases, **config}, family)
+    stores = None if path is None else partial(_stores, path)
+    try:
+        source = ModelSource(name, path, family.normalised(config, stores), family, gguf)
+        described = source.blocks()
+        family.outside(source.config)
+    except KeyError as error:
+        raise UserError(f"model {name}: config.json has no {error}, which '{family.model_type}' needs") from error
+    except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise UserError(f"model {name}: config.json is none of '{family.model_type}': {error}") from error
+    if not described:
+        raise UserError(f"model {name}: config.json says that it has no blocks")
+    return source
 
 
 def _stores(path: Path, name: str) -> bool:
@@ -137,7 +141,7 @@ def _stores(path: Path, name: str) -> bool:
             return name in json.loads((path / "model.safetensors.index.json").read_text(encoding="utf-8"))["weight_map"]
         with (path / "model.safetensors").open("rb") as file:
             return name in json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    except (OSError, ValueError, KeyError, OverflowError, MemoryError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, MemoryError):
         return True
 
 
@@ -149,7 +153,7 @@ def _open_gguf(name: str, path: Path) -> ModelSource:
     place = cached_place(file)
     if is_complete(place):
         config = read_json(place / "config.json")
-    return ModelSource(name, place, config, family_of(config), file)
+    return _source(name, place, config, file)
 
 
 def _hub_config(name: str) -> Any:
@@ -160,5 +164,6 @@ def _hub_config(name: str) -> Any:
     except UserError:
         raise
     except Exception as error:  # the hub client raises many unrelated types; each means "not to be had"
-        line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"model {name}: no such directory, and the hub did not give it ({line[:160]})") from error
+        raise UserError(
+            f"model {name}: no such directory, and the hub did not give it ({first_line(error)[:160]})"
+        ) from error

@@ -9,7 +9,7 @@ from tracenas.families.description import IntArray
 from tracenas.models import heterogeneous
 from tracenas.space.architecture import Layer
 
-__all__ = ["candidates", "with_own_head"]
+__all__ = ["stacked_candidates", "with_own_head"]
 
 _DEPTH = {"encoder": "num_layers", "decoder": "num_decoder_layers"}
 
@@ -26,8 +26,9 @@ def with_own_head(model: Any) -> dict[str, Any]:
     return config
 
 
-def candidates(
+def stacked_candidates(
     base: Mapping[str, Any],
+    common: Mapping[str, Any],
     family: Family,
     blocks: Sequence[Block],
     layers: Sequence[Layer],
@@ -41,12 +42,13 @@ def candidates(
 
     Args:
         base: the pruned model's own configuration.
+        common: `base` without the keys that only heterogeneous checkpoints have.
         layers: counts per block of the base.
 
     Raises:
         UserError: if a stack has no block left.
     """
-    written: dict[str, dict[str, dict[str, Any]]] = {"encoder": {}, "decoder": {}}
+    written: dict[str, dict[str, dict[str, Any]]] = {stack: {} for stack in family.stacks}
     for index, (block, layer) in enumerate(zip(blocks, layers, strict=True)):
         if layer.skip:
             continue
@@ -58,9 +60,7 @@ def candidates(
         written[block.stack][str(len(written[block.stack]))] = own
     if empty := [stack for stack, left in written.items() if not left]:
         raise UserError(f"every block of the {empty[0]} is skipped; at least one must stay")
-    ours = ("auto_map", "base_model_type", "tracenas_layers")
-    common = {key: value for key, value in base.items() if key not in ours}
-    common |= {_DEPTH[stack]: len(left) for stack, left in written.items()}
+    common = {**common, **{_DEPTH[stack]: len(left) for stack, left in written.items()}}
     names = heterogeneous.class_names(family.model_type)
     heterogeneous_one = {
         **common,

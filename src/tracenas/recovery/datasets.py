@@ -7,6 +7,7 @@ Shapes: N rows, L tokens of a window.
 """
 
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,7 @@ __all__ = ["Examples", "Rows", "Windows", "collate_padded", "collate_windows", "
 Example = Mapping[str, Tensor]
 
 
-class Examples(IterableDataset[Example]):
+class Examples(IterableDataset[Example], ABC):
     """An endless sequence that can be entered anywhere."""
 
     def __init__(self) -> None:
@@ -38,9 +39,9 @@ class Examples(IterableDataset[Example]):
         self.start = 0
         """The first example that `iter` gives; those before it were trained on already."""
 
+    @abstractmethod
     def from_start(self) -> Iterator[Example]:
         """The whole sequence."""
-        raise NotImplementedError
 
     def __iter__(self) -> Iterator[Example]:
         return itertools.islice(self.from_start(), self.start, None)

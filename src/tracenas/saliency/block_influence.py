@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from tracenas.families import Block
-from tracenas.models.loss import hidden_states
 from tracenas.models.ordering import Key
 from tracenas.saliency import wanda
+from tracenas.saliency.statistics import run_hooked
 
 __all__ = ["influences", "saliency"]
 
@@ -36,13 +36,7 @@ def influences(model: Any, blocks: Sequence[Block], tokens: Tensor, micro_batch:
 
     for index, block in enumerate(blocks):
         handles.append(model.get_submodule(block.path).register_forward_hook(hook(index), with_kwargs=True))
-    try:
-        with torch.no_grad():
-            for batch in tokens.split(micro_batch):
-                hidden_states(model, batch)
-    finally:
-        for handle in handles:
-            handle.remove()
+    run_hooked(model, tokens, micro_batch, handles)
     return [float(x) for x in (1 - sums[0] / sums[1]).cpu()]
 
 

@@ -110,7 +110,7 @@ def _plan(
 ) -> _Plan:
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     free = max(LEAST, int(SHARE * weights)) if allowance is None else allowance
-    free -= 4 * _CHUNKS * _CHUNK_ELEMENTS.get(tokens.device.type, 0)
+    free -= 4 * _CHUNKS * _CHUNK_ELEMENTS[tokens.device.type]
     count, length = tokens.shape
     element = next(iter(model.parameters())).element_size()
     per_sequence = length * _per_token(blocks) * element
@@ -233,8 +233,7 @@ class _Sink:
         if self._gradient is not None:
             self._reduce_all(self._gradient)
             self._gradient = None
-        total = self._total[:-1].cpu()
-        return total
+        return self._total[:-1].cpu()
 
     def _reduce_all(self, gradient: Tensor) -> None:
         if gradient.dim() == 3:

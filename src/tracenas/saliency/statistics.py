@@ -1,18 +1,19 @@
 """One pass over the dense model: what the calibration text does at the inputs of every output projection."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
 from tracenas.families import Block
 from tracenas.models.experts import watch_experts
 from tracenas.models.loss import hidden_states
 from tracenas.models.ordering import Key
 
-__all__ = ["ColumnMoments", "ColumnNorms", "column_moments", "column_norms"]
+__all__ = ["ColumnMoments", "ColumnNorms", "column_moments", "column_norms", "run_hooked"]
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,17 @@ class ColumnMoments:
         return centred.clamp(min=0) / (self.count - 1).clamp(min=1)
 
 
+def run_hooked(model: Any, tokens: Tensor, micro_batch: int, hooks: Iterable[RemovableHandle]) -> None:
+    """Run the dense model over `tokens` [N, L] without gradients; the hooks are removed, also after an exception."""
+    try:
+        with torch.no_grad():
+            for batch in tokens.split(micro_batch):
+                hidden_states(model, batch)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 def column_moments(model: Any, blocks: Sequence[Block], tokens: Tensor, micro_batch: int) -> dict[Key, ColumnMoments]:
     """Run the dense model over `tokens` [N, L] and collect the moments at every `o_proj` and `down_proj`."""
     found: dict[Key, ColumnMoments] = {}
@@ -79,13 +91,7 @@ def column_moments(model: Any, blocks: Sequence[Block], tokens: Tensor, micro_ba
             else:
                 module = model.get_submodule(f"{block.path}.{sub.output}")
                 handles.append(module.register_forward_pre_hook(hook(see)))
-    try:
-        with torch.no_grad():
-            for batch in tokens.split(micro_batch):
-                hidden_states(model, batch)
-    finally:
-        for handle in handles:
-            handle.remove()
+    run_hooked(model, tokens, micro_batch, handles)
     return {k: ColumnMoments(m.sums.cpu(), m.squares.cpu(), m.count.cpu()) for k, m in found.items()}
 
 

@@ -68,7 +68,7 @@ class LlmDemo:
         self.run.show()
         columns = ("model", "parameters", "compensated, not trained", "recovered")
         rows = [
-            (r["name"], f"{r['params']:,}", f"{r['before']:.3f}", "–" if r["after"] is None else f"{r['after']:.3f}")
+            (r["name"], f"{r['params']:,}", *("–" if r[k] is None else f"{r[k]:.3f}" for k in ("before", "after")))
             for r in self.perplexity
         ]
         tokens = self.plan["amounts"]["steps"] * _BATCH * self.plan["seq_len"]

@@ -14,8 +14,9 @@ from tracenas.stages.evaluation_tables import evaluation_rows, finite
 from tracenas.stages.processes import Processes, join_processes
 from tracenas.stages.results import Table, print_table, to_plain
 from tracenas.stages.session import set_threads
+from tracenas.stages.tokens import held_out
 
-__all__ = ["Evaluation", "evaluate", "held_out"]
+__all__ = ["Evaluation", "evaluate"]
 
 
 @dataclass(frozen=True)
@@ -112,25 +113,6 @@ class Evaluation:
             print_table(table)
         for note in self._notes():
             print(note)
-
-
-def held_out(loaded: LoadedModel, text: str, seq_len: int, limit: int | None, text_field: str | None = None) -> Any:
-    """The held-out windows for a model's tokenizer, int64 [N, L]."""
-    from tracenas.data.held_out import windows
-    from tracenas.data.tokens import check_vocabulary
-
-    if loaded.tokenizer is None and not text.endswith(".safetensors"):
-        raise UserError(f"model {loaded.source.name} has no tokenizer; give token ids (.safetensors) as text")
-    found = windows(
-        text,
-        loaded.tokenizer,
-        seq_len,
-        limit=limit,
-        eos=loaded.source.config.get("eos_token_id"),
-        text_field=text_field,
-    )
-    check_vocabulary(found, int(loaded.source.config["vocab_size"]), text)
-    return found
 
 
 def evaluate(config: EvalConfig) -> Evaluation:

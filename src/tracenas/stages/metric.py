@@ -166,9 +166,9 @@ def _prepare(config: MetricSearchConfig, source: ModelSource, *, gradients: bool
     from tracenas.data.tokens import load_tokens, save_tokens
     from tracenas.models.loading import load
     from tracenas.saliency.gradients import write_gradients
-    from tracenas.stages.evaluate import held_out
     from tracenas.stages.session import set_threads
     from tracenas.stages.sparsify import calibration_tokens
+    from tracenas.stages.tokens import held_out
 
     out = config.out
     calibration, windows, measured = (out / f"{n}.safetensors" for n in ("calibration", "heldout", "gradients"))
@@ -186,15 +186,15 @@ def _prepare(config: MetricSearchConfig, source: ModelSource, *, gradients: bool
         save_tokens(calibration, tokens, {"source": config.data, "model": config.model})
     tokens = load_tokens(calibration)
     if not windows.is_file():
-        rows = held_out(loaded, config.eval_text, tokens.shape[1], config.eval_windows, config.text_field)
+        length = tokens.shape[1]
+        rows = held_out(loaded, config.eval_text, length, config.eval_windows, config.text_field, setting="eval-text")
         save_tokens(windows, rows, {"source": config.eval_text, "model": config.model})
     micro_batch = config.micro_batch or max(1, 4096 // tokens.shape[1])
     if gradients and not measured.is_file():
         write_gradients(loaded.model, loaded.blocks(), tokens.to(loaded.device), measured, micro_batch=micro_batch)
-    dtype = "bf16" if str(loaded.dtype) == "torch.bfloat16" else "fp32"
     chosen = {
         "device": str(loaded.device),
-        "dtype": dtype,
+        "dtype": loaded.dtype_name,
         "threads": threads,
         "seq_len": tokens.shape[1],
         "micro_batch": micro_batch,

@@ -198,7 +198,9 @@ def refitted(
     scored_ridge: float,
 ) -> "Compensation":
     """The candidate compensated: as it was scored (`auto`), or by the method, text and strength that were asked for."""
-    stored = _save_dtype(config, source, session)
+    from tracenas.models.loading import dtype_to_save
+
+    stored = dtype_to_save(config.save_dtype, source, session.loaded.dtype)
     if config.compensate == "auto":
         return compensate(session, net, arch, method, scored_text(session), ridge=scored_ridge, stored=stored)
     given = config.data is not None
@@ -215,6 +217,7 @@ def _write(
     found: OneShot | None = None,
 ) -> Pruned:
     from tracenas.models.checkpoint import save_pruned
+    from tracenas.models.loading import dtype_to_save
 
     blocks = session.loaded.blocks(options_of(config))
     kept = session.ordering.kept(blocks, arch)
@@ -237,7 +240,7 @@ def _write(
         kept,
         config.out,
         outputs=made.outputs,
-        dtype=_save_dtype(config, source, session),
+        dtype=dtype_to_save(config.save_dtype, source, session.loaded.dtype),
         max_shard_size=config.shard_size,
         stub_attention=config.stub_removed_attention,
         card=card,
@@ -274,24 +277,12 @@ def _dtype_name(session: Session) -> str:
     return str(session.loaded.dtype).removeprefix("torch.")
 
 
-def _save_dtype(config: PruneConfig, source: ModelSource, session: Session) -> Any:
-    """The checkpoint's dtype: as asked, or the base's own."""
-    import torch
-
-    if config.save_dtype != "auto":
-        return torch.float32 if config.save_dtype == "fp32" else torch.bfloat16
-    name = source.config.get("dtype") or source.config.get("torch_dtype")
-    stored = getattr(torch, str(name), None) if name else None
-    return stored if isinstance(stored, torch.dtype) else session.loaded.dtype
-
-
 def _loss_of(path: Path, config: PruneConfig, session: Session) -> float:
     """Calibration loss of the written checkpoint, loaded again from disk."""
     from tracenas.evaluation.perplexity import perplexity
     from tracenas.models.loading import load
 
-    dtype = "bf16" if _dtype_name(session) == "bfloat16" else "fp32"
-    again = load(str(path), device=str(session.loaded.device), dtype=dtype)
+    again = load(str(path), device=str(session.loaded.device), dtype=session.loaded.dtype_name)
     return perplexity(again.model, session.tokens, session.micro_batch).nll
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tracenas.config import RecoverConfig
-from tracenas.data.sources import is_tokens
 from tracenas.errors import UserError
 from tracenas.models.source import ModelSource, open_source
 from tracenas.recovery.settings import TrainSettings, World
@@ -31,6 +30,7 @@ from tracenas.stages.recover_setup import (
 )
 from tracenas.stages.results import Table, print_table, to_plain
 from tracenas.stages.session import set_threads
+from tracenas.stages.tokens import held_out
 
 if TYPE_CHECKING:
     import torch
@@ -163,22 +163,10 @@ def _load_teacher(config: RecoverConfig, source: ModelSource) -> "LoadedModel | 
 def _held_out(config: RecoverConfig, loaded: "LoadedModel") -> "torch.Tensor | None":
     if config.eval_text is None:
         return None
-    from tracenas.data.held_out import windows
-    from tracenas.data.tokens import check_vocabulary
-
     assert config.seq_len is not None
-    if loaded.tokenizer is None and not is_tokens(config.eval_text):
-        raise UserError(f"model {loaded.source.name} has no tokenizer; give token ids (.safetensors) as eval-text")
-    found = windows(
-        config.eval_text,
-        loaded.tokenizer,
-        config.seq_len,
-        limit=config.eval_windows,
-        eos=loaded.source.config.get("eos_token_id"),
-        text_field=config.text_field,
+    return held_out(
+        loaded, config.eval_text, config.seq_len, config.eval_windows, config.text_field, setting="eval-text"
     )
-    check_vocabulary(found, int(loaded.source.config["vocab_size"]), config.eval_text)
-    return found
 
 
 def _adapted(config: RecoverConfig, loaded: "LoadedModel") -> Any:
@@ -345,16 +333,14 @@ def _result(config: RecoverConfig, step: int, ended: Mapping[str, Any]) -> Recov
 def _write(config: RecoverConfig, source: ModelSource, checkpoint: Path, result: Recovered) -> None:
     import torch
 
-    from tracenas.models.loading import load
+    from tracenas.models.loading import dtype_to_save, load
     from tracenas.recovery.card import recovery_section
     from tracenas.recovery.lora import adapter_file, merged
     from tracenas.recovery.pretrain import write_final
     from tracenas.recovery.state import load_weights
     from tracenas.stages.serving import recovered_card
 
-    name = source.config.get("dtype") or source.config.get("torch_dtype")
-    kinds = {"auto": getattr(torch, str(name), torch.float32), "bf16": torch.bfloat16}
-    dtype = kinds.get(config.save_dtype, torch.float32)
+    dtype = dtype_to_save(config.save_dtype, source, torch.float32)
     if config.method == "lora":
         loaded = load(source, device="cpu", dtype="fp32", trust_remote_code=config.trust_remote_code)
         weights = load_weights(adapter_file(checkpoint))

@@ -15,16 +15,7 @@ from tracenas.stages.report import report
 from tracenas.stages.results import Table, print_table
 from tracenas.stages.run_comparison import compare, rivals, verdict
 from tracenas.stages.run_recovery import CHECKPOINT, RECOVERED_CHECKPOINT, RIVALS, prune_once, recover_all
-from tracenas.stages.run_sections import (
-    BENCH,
-    EVALUATION,
-    bench_config,
-    check_run,
-    eval_config,
-    is_done,
-    start,
-    step_of,
-)
+from tracenas.stages.run_sections import BENCH, EVALUATION, begin, bench_config, check_run, eval_config
 from tracenas.stages.search import SUMMARY, SearchOutcome, search
 
 __all__ = ["RunOutcome", "rivals", "run", "verdict"]
@@ -113,8 +104,7 @@ def run(config: RunConfig) -> RunOutcome:
     config = config.model_copy(update={"proxy": proxy_of(config.proxy, open_source(config.model))})
     check_run(config)
     found = search(SearchConfig(**{key: getattr(config, key) for key in SearchConfig.model_fields}))
-    if not is_done(config.out, step := step_of(config, "prune")):
-        start(config.out, step)
+    begin(config, "prune")
     pruned = prune_once(config, found.best, config.out)
     comparison = compare(config, found, pruned)
     _summarise(config, pruned, comparison)
@@ -158,21 +148,19 @@ def _checkpoints(config: RunConfig, recovered: list[dict[str, Any]], *, pruned: 
 
 
 def _evaluate(config: RunConfig, recovered: list[dict[str, Any]]) -> None:
-    if config.eval is None or is_done(config.out, step := step_of(config, "eval")):
+    if config.eval is None or not begin(config, "eval"):
         return
     from tracenas.stages.evaluate import evaluate
 
-    start(config.out, step)
     settings = eval_config(config, _checkpoints(config, recovered, pruned=True))
     evaluate(settings.model_copy(update={"out": config.out / EVALUATION}))
 
 
 def _bench(config: RunConfig, recovered: list[dict[str, Any]]) -> None:
     """Recovery changes no shape, so a recovered checkpoint is timed in place of the pruned one."""
-    if config.bench is None or is_done(config.out, step := step_of(config, "bench")):
+    if config.bench is None or not begin(config, "bench"):
         return
     from tracenas.stages.bench import bench
 
-    start(config.out, step)
     settings = bench_config(config, _checkpoints(config, recovered, pruned=False))
     bench(settings.model_copy(update={"out": config.out / BENCH}))

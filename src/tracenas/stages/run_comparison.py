@@ -14,7 +14,7 @@ from tracenas.space.search_space import SearchSpace
 from tracenas.stages.compensation import realisation_facts
 from tracenas.stages.prune import Pruned, as_searched, refitted
 from tracenas.stages.results import to_plain
-from tracenas.stages.run_sections import COMPARISON, is_done, prune_config, start, step_of
+from tracenas.stages.run_sections import COMPARISON, begin, prune_config
 from tracenas.stages.search import SearchOutcome
 from tracenas.stages.session import Session, open_session, space_of
 
@@ -75,19 +75,19 @@ def compare(config: RunConfig, found: SearchOutcome, pruned: Pruned) -> list[dic
     A row's `checkpoint` is what the architecture reaches realised as the run's checkpoint is (`compensate`), where
     that is not how candidates were scored.
     """
-    step = step_of(config, "comparison")
-    if is_done(config.out, step):
+    if not begin(config, "comparison"):
         stored: list[dict[str, Any]] = read_json(config.out / COMPARISON)
         return stored
-    start(config.out, step)
     from tracenas.report.progress import stage_progress
-    from tracenas.stages.evaluate import held_out
+    from tracenas.stages.tokens import held_out
 
     source = open_source(config.model)
     space = space_of(source, config, params=config.params, tolerance=config.tolerance)
     session = open_session(source, space, config, data=config.data, run=config.out)
     length = min(session.tokens.shape[1], source.positions)
-    windows = held_out(session.loaded, config.eval_text, length, config.eval_windows, config.text_field)
+    windows = held_out(
+        session.loaded, config.eval_text, length, config.eval_windows, config.text_field, setting="eval-text"
+    )
     measure = _Measure(session, windows)
     net = session.supernet()
     evaluator = session.evaluator(config.proxy, config.rank, net)
@@ -132,8 +132,7 @@ class _Measure:
         from tracenas.models.loading import load
 
         loaded = self.session.loaded
-        dtype = "bf16" if str(loaded.dtype) == "torch.bfloat16" else "fp32"
-        again = load(str(pruned.path), device=str(loaded.device), dtype=dtype)
+        again = load(str(pruned.path), device=str(loaded.device), dtype=loaded.dtype_name)
         return perplexity(again.model, self.windows, self.session.micro_batch)
 
 

@@ -19,13 +19,11 @@ from tracenas.stages.results import to_plain
 from tracenas.stages.run_sections import (
     PRUNED,
     RECOVERED,
+    begin,
     eval_config,
-    is_done,
     processes_of,
     prune_config,
     recover_config,
-    start,
-    step_of,
 )
 
 __all__ = ["CHECKPOINT", "RECOVERED_CHECKPOINT", "RIVALS", "prune_once", "recover_all"]
@@ -49,11 +47,9 @@ def prune_once(config: RunConfig, arch: Path, home: Path) -> Pruned:
 
 def recover_all(config: RunConfig, comparison: list[dict[str, Any]], best: Path) -> list[dict[str, Any]]:
     """Recover what the run asks for; a row per architecture, with its perplexity before and after."""
-    step = step_of(config, "recover")
-    if is_done(config.out, step):
+    if not begin(config, "recover"):
         stored: list[dict[str, Any]] = read_json(config.out / RECOVERED)
         return stored
-    start(config.out, step)
     rows = [_recovered(config, "found", config.out)]
     for row in comparison if config.recover_rivals else []:
         if row["name"] in _REPEATED:

@@ -20,15 +20,13 @@ __all__ = [
     "PRUNED",
     "RECOVERED",
     "Step",
+    "begin",
     "bench_config",
     "check_run",
     "eval_config",
-    "is_done",
     "processes_of",
     "prune_config",
     "recover_config",
-    "start",
-    "step_of",
     "steps_of",
 ]
 
@@ -73,21 +71,15 @@ def steps_of(config: RunConfig) -> tuple[Step, ...]:
     return tuple(Step(s.name, s.result, to_plain(dict(s.settings))) for s in steps)
 
 
-def step_of(config: RunConfig, name: str) -> Step:
-    """The stage called `name`, one of those asked for."""
-    return next(step for step in steps_of(config) if step.name == name)
-
-
-def start(out: Path, step: Step) -> None:
-    """Record with which settings a stage is run."""
-    path = out / STEPS
+def begin(config: RunConfig, name: str) -> bool:
+    """Whether the stage called `name`, one of those asked for, is still to be run: its settings are recorded then."""
+    step = next(step for step in steps_of(config) if step.name == name)
+    if (config.out / step.result).is_file():
+        return False
+    path = config.out / STEPS
     known = read_json(path) if path.is_file() else {}
     write_json(path, {**known, step.name: dict(step.settings)})
-
-
-def is_done(out: Path, step: Step) -> bool:
-    """Whether a stage's result is there."""
-    return (out / step.result).is_file()
+    return True
 
 
 def check_run(config: RunConfig) -> None:

@@ -2,15 +2,17 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from tracenas.config import StageConfig
 from tracenas.errors import UserError
 from tracenas.rundir import atomic_path, read_json, write_json
 from tracenas.stages.results import to_plain
 
-__all__ = ["CONFIG", "read_settings", "same_model", "same_settings", "write_settings"]
+__all__ = ["CONFIG", "as_started", "read_settings", "same_model", "same_settings", "write_settings"]
 
 CONFIG = "config.yaml"
+C = TypeVar("C", bound=StageConfig)
 
 
 def write_settings(out: Path, settings: Mapping[str, Any]) -> None:
@@ -54,6 +56,21 @@ def same_settings(out: Path, settings: Mapping[str, Any], ignore: tuple[str, ...
                 f"--resume with another {key.replace('_', '-')}: the run has {stored.get(key)!r}, not {value!r}"
             )
     return stored
+
+
+def as_started(out: Path, config: C, ignore: tuple[str, ...]) -> C:
+    """The settings with what `None` and `auto` came to when the run was started.
+
+    Args:
+        ignore: what may differ, and stays as it is.
+
+    Raises:
+        UserError: if others differ.
+    """
+    given = config.model_dump()
+    stored = same_settings(out, given, ignore)
+    open_ones = [key for key, value in given.items() if value in (None, "auto") and key in stored and key not in ignore]
+    return config.model_copy(update={key: stored[key] for key in open_ones})
 
 
 def same_model(out: Path, base_loss: float) -> None:

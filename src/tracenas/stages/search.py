@@ -19,7 +19,7 @@ from tracenas.stages.compensation import COMPENSATION, realisation_facts
 from tracenas.stages.one_shot import ANCHOR, anchor_of
 from tracenas.stages.proxies import REFERENCE, proxy_of, racing_of
 from tracenas.stages.results import Table, print_table, to_plain
-from tracenas.stages.run_settings import CONFIG, same_model, same_settings, write_settings
+from tracenas.stages.run_settings import CONFIG, as_started, same_model, write_settings
 from tracenas.stages.session import CALIBRATION, ORDERING, Session, open_session, options_of, space_of
 
 __all__ = ["SearchOutcome", "check_out", "search"]
@@ -124,7 +124,7 @@ def search(config: SearchConfig) -> SearchOutcome:
     _ = config.trace_rank, config.protected
     known = check_out(config.out, config.resume)
     if known:
-        config = _as_started(config)
+        config = as_started(config.out, config, _NOT_RESULTS)
     try:
         session = open_session(source, space, config, data=config.data, run=config.out)
         anchor = [anchor_of(session, config.init)] if config.init == "nirvana" else []
@@ -194,22 +194,8 @@ def _dtype(session: Session) -> str:
 
 def _resolved(config: SearchConfig, session: Session) -> dict[str, Any]:
     """The settings with what `auto` came to, as config.yaml keeps them."""
-    chosen = {
-        "device": str(session.loaded.device),
-        "dtype": "bf16" if _dtype(session) == "bfloat16" else "fp32",
-        "threads": session.threads,
-        "micro_batch": session.micro_batch,
-        "samples": session.tokens.shape[0],
-        "seq_len": session.tokens.shape[1],
-    }
-    return {**to_plain(config.model_dump()), **chosen}
-
-
-def _as_started(config: SearchConfig) -> SearchConfig:
-    """The settings with what `auto` and defaults came to when the run was started; refuses others than the run's."""
-    stored = same_settings(config.out, config.model_dump(), _NOT_RESULTS)
-    open_ones = [key for key, value in config.model_dump().items() if value in (None, "auto") and key in stored]
-    return config.model_copy(update={key: stored[key] for key in open_ones})
+    samples, seq_len = session.tokens.shape
+    return {**to_plain(config.model_dump()), **session.machine(), "samples": samples, "seq_len": seq_len}
 
 
 @contextmanager

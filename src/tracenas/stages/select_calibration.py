@@ -1,5 +1,6 @@
 """`tracenas select-calibration`: which of K calibration sets prunes to the smallest divergence (NIRVANA §4.3)."""
 
+import math
 import statistics
 import tempfile
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from tracenas.models.source import open_source
 from tracenas.stages.one_shot import as_method, on_tokens
 from tracenas.stages.results import Table, print_table, to_plain
 from tracenas.stages.session import options_of, set_threads, space_of
+from tracenas.stages.tokens import calibration_tokens, held_out
 
 if TYPE_CHECKING:
     import torch
@@ -167,7 +169,16 @@ def _texts(
 
     samples = config.samples or DEFAULT_SAMPLES
     wanted = samples * config.candidates
-    drawn = _drawn(config, loaded, wanted + (2 * config.held_out_samples if config.held_out is None else 0))
+    assert config.data is not None
+    drawn = calibration_tokens(
+        loaded,
+        config.data,
+        samples=wanted + (2 * config.held_out_samples if config.held_out is None else 0),
+        seq_len=config.seq_len,
+        seed=config.seed,
+        text_field=config.text_field,
+        fewer=True,
+    )
     count, length = drawn.shape
     if count < samples:
         raise UserError(
@@ -185,35 +196,6 @@ def _texts(
     return known.split(samples), texts
 
 
-def _drawn(config: SelectCalibrationConfig, loaded: "LoadedModel", count: int) -> "torch.Tensor":
-    """Disjoint windows of the data, `count` at most, [N, L]."""
-    from tracenas.data.calibration import calibration
-
-    assert config.data is not None
-    positions, model = loaded.source.positions, loaded.source.config
-    if loaded.tokenizer is None and not config.data.endswith(".safetensors"):
-        raise UserError(f"model {loaded.source.name} has no tokenizer; give token ids (.safetensors) as data")
-    if config.seq_len is not None and config.seq_len > positions:
-        raise UserError(f"seq-len {config.seq_len}: the model has {positions} positions")
-    drawn = calibration(
-        config.data,
-        loaded.tokenizer,
-        samples=count,
-        seq_len=config.seq_len,
-        seed=config.seed,
-        default_seq_len=min(4096, positions),
-        eos=model.get("eos_token_id"),
-        vocab_size=int(model["vocab_size"]),
-        text_field=config.text_field,
-        fewer=True,
-    )
-    if drawn.shape[1] > positions:
-        raise UserError(
-            f"data {config.data}: sequences of {drawn.shape[1]} tokens, the model has {positions} positions"
-        )
-    return drawn
-
-
 def _held_out(
     config: SelectCalibrationConfig,
     loaded: "LoadedModel",
@@ -223,7 +205,6 @@ def _held_out(
 ) -> "torch.Tensor":
     """Windows of a text (None: the rest of the data) that repeat nothing of the candidate sets."""
     from tracenas.data.further import overlaps
-    from tracenas.stages.evaluate import held_out
 
     if text is not None:
         rest = held_out(loaded, text, known.shape[1], 4 * config.held_out_samples, config.text_field)
@@ -281,7 +262,11 @@ def _hidden(model: Any, text: "torch.Tensor", batch: int) -> "list[torch.Tensor]
 
 
 def _divergence(loaded: "LoadedModel", before: "list[torch.Tensor]", after: "list[torch.Tensor]") -> float:
-    """Mean KL(dense ‖ pruned) over all predicted tokens, nats."""
+    """Mean KL(dense ‖ pruned) over all predicted tokens, nats.
+
+    Raises:
+        UserError: if it is not finite.
+    """
     import torch
 
     from tracenas.models.divergence import token_kl
@@ -292,4 +277,6 @@ def _divergence(loaded: "LoadedModel", before: "list[torch.Tensor]", after: "lis
     for p, q in zip(before, after, strict=True):
         total += float(token_kl(p, q, head, softcap).sum(dtype=torch.float64))
         count += p.shape[0]
+    if not math.isfinite(total):
+        raise UserError("the divergence of a pruned model is not finite; try dtype=fp32, or a larger budget")
     return total / count

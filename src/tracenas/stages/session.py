@@ -13,6 +13,7 @@ from tracenas.search import Prior
 from tracenas.space.constraints import Budget, parse_size
 from tracenas.space.search_space import SearchSpace
 from tracenas.stages.deployment import check_deploy, options_of
+from tracenas.stages.tokens import calibration_tokens
 
 if TYPE_CHECKING:
     import torch
@@ -85,6 +86,15 @@ class Session:
     data: str | None = None
     run: Path | None = None
 
+    def machine(self) -> dict[str, Any]:
+        """What `auto` and defaults came to here: device, dtype, threads and micro-batch."""
+        return {
+            "device": str(self.loaded.device),
+            "dtype": self.loaded.dtype_name,
+            "threads": self.threads,
+            "micro_batch": self.micro_batch,
+        }
+
     def supernet(self) -> "Supernet":
         """The super-network; permutes the model's weights in place."""
         from tracenas.models.supernet import Supernet
@@ -155,31 +165,19 @@ def open_session(
 
 
 def _tokens(loaded: "LoadedModel", config: CalibrationConfig, data: str | None, run: Path | None) -> "torch.Tensor":
-    from tracenas.data.calibration import calibration
     from tracenas.data.tokens import load_tokens, save_tokens
 
     if run is not None and (run / CALIBRATION).is_file():
         return load_tokens(str(run / CALIBRATION))
     assert data is not None
-    if loaded.tokenizer is None and not data.endswith(".safetensors"):
-        raise UserError(f"model {loaded.source.name} has no tokenizer; give token ids (.safetensors) as data")
-    if config.seq_len is not None and config.seq_len > loaded.source.positions:
-        raise UserError(f"seq-len {config.seq_len}: the model has {loaded.source.positions} positions")
-    tokens = calibration(
+    tokens = calibration_tokens(
+        loaded,
         data,
-        loaded.tokenizer,
         samples=config.samples,
         seq_len=config.seq_len,
         seed=config.seed,
-        default_seq_len=min(4096, loaded.source.positions),
-        eos=loaded.source.config.get("eos_token_id"),
-        vocab_size=int(loaded.source.config["vocab_size"]),
         text_field=config.text_field,
     )
-    if tokens.shape[1] > loaded.source.positions:
-        raise UserError(
-            f"data {data}: sequences of {tokens.shape[1]} tokens, the model has {loaded.source.positions} positions"
-        )
     if run is not None:
         save_tokens(run / CALIBRATION, tokens, {"source": data, "model": loaded.source.name})
     return tokens

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tracenas.config import SparsifyConfig
+from tracenas.data.sources import is_tokens
 from tracenas.errors import UserError
 from tracenas.models.source import ModelSource, open_source
 from tracenas.rundir import provenance, read_json, require_free, write_json
 from tracenas.stages.metric_name import explain, find_metric
 from tracenas.stages.results import Table, print_table, to_plain
 from tracenas.stages.session import set_threads
+from tracenas.stages.tokens import calibration_tokens as tokens_of
 
 if TYPE_CHECKING:
     import torch
@@ -149,7 +151,7 @@ def _load(config: SparsifyConfig, source: ModelSource) -> "tuple[LoadedModel, to
     loaded = load(source, device=config.device, dtype=config.dtype, trust_remote_code=config.trust_remote_code)
     if config.data is None:
         return loaded, torch.zeros(1, 2, dtype=torch.int64, device=loaded.device), 1
-    tokens = calibration_tokens(
+    drawn = calibration_tokens(
         loaded,
         config.data,
         samples=config.samples,
@@ -157,39 +159,26 @@ def _load(config: SparsifyConfig, source: ModelSource) -> "tuple[LoadedModel, to
         seed=config.seed,
         text_field=config.text_field,
     ).to(loaded.device)
-    return loaded, tokens, config.micro_batch or max(1, 4096 // tokens.shape[1])
+    return loaded, drawn, config.micro_batch or max(1, 4096 // drawn.shape[1])
 
 
 def calibration_tokens(
     loaded: "LoadedModel", data: str, *, samples: int | None, seq_len: int | None, seed: int, text_field: str | None
 ) -> "torch.Tensor":
-    """Calibration token ids, int64 [N, L] (128 sequences of up to 2,048 tokens, as published).
+    """Calibration token ids, int64 [N, L] (128 sequences of up to 2,048 tokens of text, as published).
 
     Raises:
         UserError: too few tokens, too long sequences, or a model without tokenizer.
     """
-    from tracenas.data.calibration import calibration
-
-    source = loaded.source
-    is_file = data.endswith(".safetensors")
-    if loaded.tokenizer is None and not is_file:
-        raise UserError(f"model {source.name} has no tokenizer; give token ids (.safetensors) as data")
-    tokens = calibration(
+    return tokens_of(
+        loaded,
         data,
-        loaded.tokenizer,
-        samples=samples if samples is not None or is_file else DEFAULT_SAMPLES,
+        samples=samples if samples is not None or is_tokens(data) else DEFAULT_SAMPLES,
         seq_len=seq_len,
         seed=seed,
-        default_seq_len=min(2048, source.positions),
-        eos=source.config.get("eos_token_id"),
-        vocab_size=int(source.config["vocab_size"]),
         text_field=text_field,
+        longest=2048,
     )
-    if tokens.shape[1] > source.positions:
-        raise UserError(
-            f"data {data}: sequences of {tokens.shape[1]} tokens, the model has {source.positions} positions"
-        )
-    return tokens
 
 
 def _gradients(
@@ -305,6 +294,7 @@ def _write(
     import numpy as np
 
     from tracenas.models.checkpoint import save_pruned
+    from tracenas.models.loading import dtype_to_save
     from tracenas.stages.sparsity_card import sparsity_card, verified
 
     blocks = loaded.blocks()
@@ -337,18 +327,9 @@ def _write(
         blocks,
         kept,
         config.out,
-        dtype=_save_dtype(config, source, loaded),
+        dtype=dtype_to_save(config.save_dtype, source, loaded.dtype),
         max_shard_size=config.shard_size,
         card=card,
     )
     shown = {key: facts[key] for key in ("metric", "target", "compare", "ratios", "sparsity", "weights", "zeros")}
     return Sparsified(config.out, **shown, params=draft.parameters, loss=losses[1], base_loss=losses[0])
-
-
-def _save_dtype(config: SparsifyConfig, source: ModelSource, loaded: "LoadedModel") -> "torch.dtype":
-    import torch
-
-    if config.save_dtype != "auto":
-        return torch.float32 if config.save_dtype == "fp32" else torch.bfloat16
-    stored = getattr(torch, str(source.config.get("dtype") or source.config.get("torch_dtype")), None)
-    return stored if isinstance(stored, torch.dtype) else loaded.dtype

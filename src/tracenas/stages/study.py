@@ -16,7 +16,7 @@ from tracenas.proxies import PROXIES
 from tracenas.rundir import Journal, provenance, read_json, write_json
 from tracenas.space.search_space import SearchSpace
 from tracenas.stages.results import to_plain
-from tracenas.stages.run_settings import CONFIG, read_settings, same_model, same_settings, write_settings
+from tracenas.stages.run_settings import CONFIG, as_started, read_settings, same_model, write_settings
 from tracenas.stages.search import JOURNAL, check_out
 from tracenas.stages.session import Session, open_session
 from tracenas.stages.study_combined import parse_combinations
@@ -61,7 +61,7 @@ def study(config: StudyConfig) -> StudyOutcome:
     _ = config.trace_rank
     known = check_out(config.out, config.resume)
     if known:
-        config = _as_started(config)
+        config = as_started(config.out, config, _NOT_RESULTS)
     try:
         session = _open(source, space, config, known)
         prepared = _prepare(config, session, plan, chosen, pool[0])
@@ -127,29 +127,11 @@ def _plan(config: StudyConfig) -> Plan:
     return plan
 
 
-def _as_started(config: StudyConfig) -> StudyConfig:
-    """The settings with what `auto` and defaults came to when the study was started; refuses others than its own."""
-    stored = same_settings(config.out, config.model_dump(), _NOT_RESULTS)
-    open_ones = [
-        key
-        for key, value in config.model_dump().items()
-        if value in (None, "auto") and key in stored and key not in _ANALYSIS
-    ]
-    return config.model_copy(update={key: stored[key] for key in open_ones})
-
-
 def _open(source: ModelSource, space: SearchSpace, config: StudyConfig, known: bool) -> Session:
     session = open_session(source, space, config, data=config.data, run=config.out)
     if not known:
-        dtype = str(session.loaded.dtype).removeprefix("torch.")
-        resolved = {
-            "device": str(session.loaded.device),
-            "dtype": "bf16" if dtype == "bfloat16" else "fp32",
-            "threads": session.threads,
-            "micro_batch": session.micro_batch,
-            "samples": session.tokens.shape[0],
-            "seq_len": session.tokens.shape[1],
-        }
+        samples, seq_len = session.tokens.shape
+        resolved = {**session.machine(), "samples": samples, "seq_len": seq_len}
         write_settings(config.out, {**to_plain(config.model_dump()), **resolved})
     return session
 

@@ -16,7 +16,7 @@ from tracenas.space.architecture import Architecture
 from tracenas.space.search_space import SearchSpace
 from tracenas.stages.compensation import text_of
 from tracenas.stages.results import to_plain
-from tracenas.stages.run_settings import same_model, same_settings, write_settings
+from tracenas.stages.run_settings import as_started, same_model, write_settings
 from tracenas.stages.search import JOURNAL, check_out
 from tracenas.stages.session import ORDERING, Session, open_session, space_of
 from tracenas.stages.study_pool import draw_pool
@@ -74,9 +74,7 @@ def ablation(config: AblationConfig) -> Ablated:
     space, pool = _pool(config, source)
     known = check_out(config.out, config.resume)
     if known:
-        stored = same_settings(config.out, config.model_dump(), _NOT_RESULTS)
-        open_ones = [k for k, v in config.model_dump().items() if v in (None, "auto") and k in stored]
-        config = config.model_copy(update={k: stored[k] for k in open_ones})
+        config = as_started(config.out, config, _NOT_RESULTS)
     elif config.study is not None:
         shutil.copyfile(config.study / ORDERING, config.out / ORDERING)
     session = _open(config, source, space, grid, known)
@@ -182,13 +180,7 @@ def _open(config: AblationConfig, source: ModelSource, space: SearchSpace, grid:
                 file.unlink()
         raise
     if not known:
-        resolved = {
-            "device": str(session.loaded.device),
-            "dtype": "bf16" if str(session.loaded.dtype) == "torch.bfloat16" else "fp32",
-            "threads": session.threads,
-            "micro_batch": session.micro_batch,
-        }
-        write_settings(config.out, {**to_plain(config.model_dump()), **resolved})
+        write_settings(config.out, {**to_plain(config.model_dump()), **session.machine()})
     return session
 
 

@@ -24,12 +24,14 @@ _STREAM = 0x4F524452
 def held_out_windows(session: "Session", config: StudyConfig, out: Path) -> "torch.Tensor":
     """Windows as long as the calibration's, int64 [N, L]; those that the study has stored, if it has."""
     from tracenas.data.tokens import load_tokens, save_tokens
-    from tracenas.stages.evaluate import held_out
+    from tracenas.stages.tokens import held_out
 
     path = out / HELD_OUT
     if not path.is_file():
         length = session.tokens.shape[1]
-        rows = held_out(session.loaded, config.eval_text, length, config.eval_windows, config.text_field)
+        rows = held_out(
+            session.loaded, config.eval_text, length, config.eval_windows, config.text_field, setting="eval-text"
+        )
         save_tokens(path, rows, {"source": config.eval_text, "model": config.model})
     return load_tokens(path)
 

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tracenas.config.study import PoolConfig
+from tracenas.config.study import PoolConfig, names
 from tracenas.errors import UserError
 from tracenas.models.source import ModelSource
+from tracenas.registry import did_you_mean
 from tracenas.space.architecture import Architecture
 from tracenas.space.search_space import SearchSpace
 from tracenas.stages.session import space_of
@@ -119,9 +120,6 @@ def parse_list(name: str, text: str, known: tuple[str, ...]) -> tuple[str, ...]:
     Raises:
         UserError: for none, or an unknown one.
     """
-    from tracenas.config.study import names
-    from tracenas.registry import did_you_mean
-
     given = names(text)
     for part in given:
         if part not in known:

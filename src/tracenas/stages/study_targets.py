@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from tracenas.errors import first_line
 from tracenas.space.architecture import Architecture
 from tracenas.study import Target
 
@@ -119,8 +120,7 @@ class Measurer:
             values = measure()
         except (RuntimeError, ValueError, IndexError) as error:
             gc.collect()
-            line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            reason = f"{type(error).__name__}: {line[:200]}"
+            reason = f"{type(error).__name__}: {first_line(error)[:200]}"
         seconds = (time.perf_counter() - started) / len(names)
         return {
             name: {

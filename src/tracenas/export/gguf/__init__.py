@@ -4,6 +4,7 @@ import importlib.util
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -172,7 +173,7 @@ class _Job:
             draft.arch,
             self.outtype,
             out.stat().st_size,
-            sum(_count(t.shape) for t in draft.tensors),
+            sum(prod(t.shape) for t in draft.tensors),
             draft.added,
             (*draft.notes, *self.vocabulary.notes, *self._k_quants(draft), *_remarks(found, self.outtype)),
             tuple(t.name for t in matrices if stored_type(t, self.outtype) != self.outtype),
@@ -271,10 +272,3 @@ def _remarks(found: "Agreement | None", outtype: str) -> tuple[str, ...]:
             "rounding well (recover it first, or store it in f16)",
         )
     return told
-
-
-def _count(shape: tuple[int, ...]) -> int:
-    total = 1
-    for n in shape:
-        total *= n
-    return total

@@ -18,7 +18,7 @@ STUB_WIDTH = 32
 """MLP width of a block without one: the smallest that q8_0 stores whole."""
 _ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 _NORMS = {
-    "attention": ("input_layernorm", "post_attention_layernorm"),
+    "attention": ("input_layernorm",),
     "mlp": ("post_attention_layernorm",),
 }
 _SANDWICH = {
@@ -89,8 +89,7 @@ class Fitted:
                 if part in rows and f"{at}self_attn.{part}.bias" in self._weights.shapes:
                     found[f"{at}self_attn.{part}.bias"] = (rows[part],)
             if not old.heads:
-                added = norms["attention"][: 1 if norms is _NORMS else 2]
-                found |= {f"{at}{norm}.weight": (hidden,) for norm in added}
+                found |= {f"{at}{norm}.weight": (hidden,) for norm in norms["attention"]}
                 if self._model.qk_norm:
                     found |= {f"{at}self_attn.{part}_norm.weight": (d,) for part in "qk"}
         if old.width != new.width:

@@ -10,9 +10,8 @@ import numpy as np
 from tracenas.errors import UserError
 from tracenas.export.gguf.layouts import Draft, Tensor
 
-__all__ = ["OUTTYPES", "stored_type", "write"]
+__all__ = ["stored_type", "write"]
 
-OUTTYPES = ("f32", "f16", "bf16", "q8_0")
 _FILE_TYPE = {"f32": 0, "f16": 1, "q8_0": 7, "bf16": 32}
 _BLOCK = 32
 
@@ -45,7 +44,7 @@ def write(path: Path, draft: Draft, metadata: Mapping[str, Any], outtype: str) -
     writer.add_uint32("general.quantization_version", gguf.GGML_QUANT_VERSION)
     for key, value in {**metadata, **draft.metadata}.items():
         _add(writer, key, value)
-    kinds = {name: getattr(gguf.GGMLQuantizationType, name.upper()) for name in OUTTYPES}
+    kinds = {name: getattr(gguf.GGMLQuantizationType, name.upper()) for name in _FILE_TYPE}
     for tensor in draft.tensors:
         kind = kinds[stored_type(tensor, outtype)]
         block, size = gguf.GGML_QUANT_SIZES[kind]

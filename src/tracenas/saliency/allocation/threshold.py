@@ -11,7 +11,7 @@ from tracenas.errors import UserError
 from tracenas.saliency.allocation.ranked import Allocated, Pool, Ranked
 from tracenas.saliency.allocation.within import lowest_level, within_budget
 
-__all__ = ["per_parameter", "per_unit"]
+__all__ = ["per_parameter", "per_unit", "too_small"]
 
 
 def per_parameter(ranked: Ranked, gamma: float | None) -> Allocated:

@@ -5,19 +5,8 @@ Pairs of coordinates are interleaved (rows of q and k, and their biases, are per
 and lose its attention's output: it gets a zero MLP of width 32.
 """
 
-from tracenas.export.gguf.fitting import Fitted, parameters, with_stubs
-from tracenas.export.gguf.layouts.layout import (
-    ATTENTION_NAMES,
-    MLP_NAMES,
-    Draft,
-    Tensor,
-    common_metadata,
-    first_of,
-    interleaved,
-    moved,
-    outer_tensors,
-    window_note,
-)
+from tracenas.export.gguf.layouts.layout import ATTENTION_NAMES, MLP_NAMES, Draft, Tensor, first_of, interleaved, moved
+from tracenas.export.gguf.layouts.stubbed import flat_blocks, headless_blocks, stubbed_draft
 from tracenas.export.gguf.model import Decoder
 from tracenas.export.gguf.weights import Weights
 
@@ -41,19 +30,8 @@ class Deci:
 
     def draft(self, model: Decoder, weights: Weights) -> Draft:
         """Blocks as they are, with stubs where llama.cpp needs them."""
-        headless = frozenset({0} if model.blocks[0].heads == 0 else ())
-        flat = frozenset(i for i, b in enumerate(model.blocks) if b.width == 0)
-        stubbed = with_stubs(model, attention=headless, mlp=flat)
-        fitted = Fitted(weights, model, stubbed)
-        before, behind = outer_tensors(stubbed, fitted)
-        inner = [t for i in range(len(model.blocks)) for t in _block(stubbed, fitted, i)]
-        added = parameters(stubbed) - parameters(model)
-        notes = window_note(model)
-        if added:
-            where = [*(f"attention of block {i}" for i in sorted(headless)), *(f"MLP of block {i}" for i in flat)]
-            notes += (f"zero stubs, {added:,} parameters, for what was removed: {', '.join(where)}",)
-        metadata = common_metadata("deci", stubbed, per_block=True)
-        return Draft("deci", metadata, (*before, *inner, *behind), notes, added)
+        first = headless_blocks(model) & {0}
+        return stubbed_draft("deci", model, weights, _block, attention=first, mlp=flat_blocks(model))
 
 
 def _block(model: Decoder, weights: Weights, index: int) -> list[Tensor]:

@@ -8,17 +8,8 @@ from functools import partial
 
 import numpy as np
 
-from tracenas.export.gguf.fitting import Fitted, parameters, with_stubs
-from tracenas.export.gguf.layouts.layout import (
-    MLP_NAMES,
-    Draft,
-    Tensor,
-    common_metadata,
-    first_of,
-    moved,
-    outer_tensors,
-    window_note,
-)
+from tracenas.export.gguf.layouts.layout import MLP_NAMES, Draft, Tensor, first_of, moved
+from tracenas.export.gguf.layouts.stubbed import flat_blocks, headless_blocks, stubbed_draft
 from tracenas.export.gguf.model import Decoder
 from tracenas.export.gguf.weights import Array, Weights
 
@@ -45,22 +36,11 @@ class OpenElm:
 
     def draft(self, model: Decoder, weights: Weights) -> Draft:
         """Blocks as they are, with a stub for each part that was removed."""
-        headless = frozenset(i for i, b in enumerate(model.blocks) if b.heads == 0)
-        flat = frozenset(i for i, b in enumerate(model.blocks) if b.width == 0)
-        stubbed = with_stubs(model, attention=headless, mlp=flat)
-        fitted = Fitted(weights, model, stubbed)
-        before, behind = outer_tensors(stubbed, fitted)
-        inner = [t for i in range(len(model.blocks)) for t in _block(fitted, i)]
-        added = parameters(stubbed) - parameters(model)
-        notes = window_note(model)
-        if added:
-            where = [*(f"attention of block {i}" for i in headless), *(f"MLP of block {i}" for i in flat)]
-            notes += (f"zero stubs, {added:,} parameters, for what was removed: {', '.join(where)}",)
-        metadata = common_metadata("openelm", stubbed, per_block=True)
-        return Draft("openelm", metadata, (*before, *inner, *behind), notes, added)
+        headless, flat = headless_blocks(model), flat_blocks(model)
+        return stubbed_draft("openelm", model, weights, _block, attention=headless, mlp=flat)
 
 
-def _block(weights: Weights, index: int) -> list[Tensor]:
+def _block(model: Decoder, weights: Weights, index: int) -> list[Tensor]:
     at, to = f"model.layers.{index}.", f"blk.{index}."
     parts = tuple(f"{at}self_attn.{p}_proj.weight" for p in "qkv")
     shapes = [weights.shapes[p] for p in parts]
