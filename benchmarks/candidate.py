@@ -9,14 +9,16 @@ forward and loss, input-gradient backward. `products`: the trace's own matrix pr
 
 import argparse
 import statistics
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from floor import input_gradients, trace_products
 from machine import facts, interleaved, publish, ratio
 from published import PublishedScorer
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from tracenas.families import Options, family_of
+from tracenas.families import Block, Options, family_of
 from tracenas.models.ordering import Ordering
 from tracenas.models.supernet import Supernet
 from tracenas.proxies import PROXIES
@@ -27,78 +29,75 @@ from tracenas.space.search_space import SearchSpace
 RANK = 64
 
 
-def model_of(heads: int, channels: int, *, layers: int = 12) -> Any:
+def model_of(heads: int, channels: int, *, layers: int = 12, **changes: Any) -> Any:
     """A random Llama of the 110M shape with these widths."""
-    config = LlamaConfig(
-        vocab_size=32000,
-        hidden_size=768,
-        intermediate_size=channels,
-        num_hidden_layers=layers,
-        num_attention_heads=12,
-        num_key_value_heads=12,
-        head_dim=64,
-        max_position_embeddings=4096,
-        tie_word_embeddings=True,
-    )
+    shape: dict[str, Any] = {
+        "vocab_size": 32000,
+        "hidden_size": 768,
+        "intermediate_size": channels,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 12,
+        "num_key_value_heads": 12,
+        "head_dim": 64,
+        "max_position_embeddings": 4096,
+        "tie_word_embeddings": True,
+    }
+    config = LlamaConfig(**{**shape, **changes})
     # LlamaConfig wants hidden_size % heads == 0 although head_dim is given: the count is set afterwards.
     config.num_attention_heads = config.num_key_value_heads = heads
     return LlamaForCausalLM(config).eval().requires_grad_(False)
 
 
-def trace_products(evaluator: Evaluator, arch: Any, tokens: torch.Tensor) -> Any:
-    """x Aᵀ and δyᵀ z of every projection, on random matrices of the candidate's shapes."""
-    shapes, seen = [], set()
-    net = evaluator.net
-    for i, (block, layer) in enumerate(zip(net.blocks, arch.layers, strict=True)):
-        for sub, (_, kept) in zip(block.sub_blocks, layer.kept, strict=True):
-            for p in sub.projections if kept else ():
-                rows, columns = (net.cut(sub, p, axis, kept).length for axis in (0, 1))
-                shapes.append((rows, columns, (i, p.source) not in seen))
-                seen.add((i, p.source))
-    count = tokens.shape[1]
-    x = {c: torch.randn(count, c) for _, c, _ in shapes}
-    a = {c: torch.randn(RANK, c) for _, c, _ in shapes}
-    dy = {r: torch.randn(count, r) for r, _, _ in shapes}
-    into = {r: torch.zeros(r, RANK) for r, _, _ in shapes}
+@dataclass(frozen=True)
+class Sides:
+    """A random dense model and a copy of it for the published procedure, what is cut, and the tokens."""
 
-    def run() -> None:
-        for _ in range(tokens.shape[0]):
-            z = torch.empty(0)
-            for rows, columns, first in shapes:
-                if first:
-                    z = x[columns] @ a[columns].T
-                into[rows].addmm_(dy[rows].T, z)
+    dense: Any
+    reference: Any
+    blocks: tuple[Block, ...]
+    ordering: Ordering
+    ids: torch.Tensor
 
-    return run
+    @classmethod
+    def of(cls, sequences: int, length: int, *, layers: int = 12) -> "Sides":
+        """Of the 110M shape, on random sequences."""
+        torch.manual_seed(0)
+        dense = model_of(12, 2048, layers=layers)
+        config = dense.config.to_dict()
+        blocks = family_of(config).blocks(config, Options())
+        ids = torch.randint(0, 32000, (sequences, length))
+        ordering = Ordering.from_saliency(blocks, saliency(dense, blocks, ids, 1)[0])
+        reference = LlamaForCausalLM(dense.config).eval().requires_grad_(False)
+        reference.load_state_dict(dense.state_dict())
+        return cls(dense, reference, blocks, ordering, ids)
+
+    def space(self) -> SearchSpace:
+        """All architectures, without a budget."""
+        config = self.dense.config.to_dict()
+        return SearchSpace(tuple(b.spec for b in self.blocks), family_of(config).outside(config))
+
+    def evaluator(self, space: SearchSpace) -> Evaluator:
+        """Φ by slicing and traces."""
+        net = Supernet(self.dense, self.blocks, self.ordering)
+        return Evaluator(net, space, self.ids, PROXIES.get("phi"), Settings(RANK, 0, 1))
+
+    def published(self) -> PublishedScorer:
+        """Φ by masks and adapters."""
+        return PublishedScorer(self.reference, self.blocks, self.ordering, self.ids, RANK)
 
 
 def measure(tokens: int, rounds: int) -> dict[str, Any]:
     """Medians and ratios for one number of tokens (sequences of 1,024)."""
-    torch.manual_seed(0)
-    dense = model_of(12, 2048)
-    blocks = family_of(dense.config.to_dict()).blocks(dense.config.to_dict(), Options())
-    ids = torch.randint(0, 32000, (tokens // 1024, 1024))
-    ordering = Ordering.from_saliency(blocks, saliency(dense, blocks, ids, 1)[0])
-    reference = LlamaForCausalLM(dense.config).eval().requires_grad_(False)
-    reference.load_state_dict(dense.state_dict())
-    space = SearchSpace(
-        tuple(b.spec for b in blocks), family_of(dense.config.to_dict()).outside(dense.config.to_dict())
-    )
+    sides = Sides.of(tokens // 1024, 1024)
+    space, ids = sides.space(), sides.ids
     arch = space.build([[5, 832]] * 12)
-    evaluator = Evaluator(Supernet(dense, blocks, ordering), space, ids, PROXIES.get("phi"), Settings(RANK, 0, 1))
-    published = PublishedScorer(reference, blocks, ordering, ids, RANK)
+    evaluator, published = sides.evaluator(space), sides.published()
     small = model_of(5, 832)
-
-    def floor() -> None:
-        for batch in ids.split(1):
-            embedded = small.model.embed_tokens(batch).requires_grad_(True)
-            small(inputs_embeds=embedded, labels=batch, use_cache=False).loss.backward()
-
     contestants = {
         "ours": lambda: evaluator.score(arch),
         "published": lambda: published.score(arch),
-        "floor": floor,
-        "products": trace_products(evaluator, arch, ids),
+        "floor": lambda: input_gradients(small, ids.split(1)),
+        "products": trace_products(evaluator.net, arch, ids.shape[1], RANK, passes=ids.shape[0]),
     }
     seconds = interleaved(contestants, rounds)
     floor_and_products = [f + p for f, p in zip(seconds["floor"], seconds["products"], strict=True)]

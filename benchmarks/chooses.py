@@ -7,11 +7,11 @@ resumable: finished runs are read, an interrupted one goes on.
 """
 
 import argparse
-import math
 import statistics
 from pathlib import Path
 from typing import Any
 
+from cells import over_seeds, pairs
 from machine import facts, publish
 
 import tracenas
@@ -51,7 +51,7 @@ def main() -> None:
         "elites": 6,
         "iterations": 12,
     }
-    settings |= {"random_architectures": 5, **dict(s.split("=", 1) for s in args.set)}
+    settings |= {"random_architectures": 5, **pairs(args.set, numbers=False)}
     table, raw = [], []
     for params in args.params:
         seeds = []
@@ -74,16 +74,7 @@ def main() -> None:
                 {"params": params, "seed": seed, "evaluations": outcome.search.summary["evaluations"], **seeds[-1]}
             )
         for name in seeds[0]:
-            values = [s[name] for s in seeds]
-            table.append(
-                {
-                    "params": params,
-                    "architecture": name,
-                    "nll": round(statistics.mean(values), 4),
-                    "spread": round(statistics.stdev(values), 4) if len(values) > 1 else None,
-                    "perplexity": round(math.exp(statistics.mean(values)), 2),
-                }
-            )
+            table.append({"params": params, "architecture": name, **over_seeds([s[name] for s in seeds])})
     model = Path(args.model).name
     publish(
         {

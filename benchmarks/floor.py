@@ -1,10 +1,11 @@
 """One evaluation of a candidate against the least it could cost: a dense model of the same sizes, the same passes."""
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+from machine import interleaved, ratio
 from transformers import AutoConfig, AutoModelForCausalLM
 
 
@@ -36,8 +37,15 @@ def dense_of(session: Any, widths: dict[str, int]) -> Any:
     return AutoModelForCausalLM.from_config(built).eval().requires_grad_(False)
 
 
-def trace_products(net: Any, arch: Any, tokens: torch.Tensor, rank: int) -> Callable[[], None]:
-    """x Aᵀ and δyᵀ z of every projection, on random matrices of the candidate's shapes."""
+def input_gradients(model: Any, batches: Iterable[torch.Tensor]) -> None:
+    """Forward, loss and the gradient of the inputs, by transformers' own code."""
+    for ids in batches:
+        embedded = model.get_input_embeddings()(ids).requires_grad_(True)
+        model(inputs_embeds=embedded, labels=ids, use_cache=False).loss.backward()
+
+
+def trace_products(net: Any, arch: Any, count: int, rank: int, passes: int = 1) -> Callable[[], None]:
+    """x Aᵀ and δyᵀ z of every projection, on random matrices of the candidate's shapes: `passes` of `count` tokens."""
     shapes, seen = [], set()
     for i, (block, layer) in enumerate(zip(net.blocks, arch.layers, strict=True)):
         for sub, (_, kept) in zip(block.sub_blocks, layer.kept, strict=True):
@@ -45,18 +53,18 @@ def trace_products(net: Any, arch: Any, tokens: torch.Tensor, rank: int) -> Call
                 rows, columns = (net.cut(sub, p, axis, kept).length for axis in (0, 1))
                 shapes.append((rows, columns, (i, p.source) not in seen))
                 seen.add((i, p.source))
-    count = tokens.numel()
     x = {c: torch.randn(count, c) for _, c, _ in shapes}
     a = {c: torch.randn(rank, c) for _, c, _ in shapes}
     dy = {r: torch.randn(count, r) for r, _, _ in shapes}
     into = {r: torch.zeros(r, rank) for r, _, _ in shapes}
 
     def run() -> None:
-        z = torch.empty(0)
-        for rows, columns, first in shapes:
-            if first:
-                z = x[columns] @ a[columns].T
-            into[rows].addmm_(dy[rows].T, z)
+        for _ in range(passes):
+            z = torch.empty(0)
+            for rows, columns, first in shapes:
+                if first:
+                    z = x[columns] @ a[columns].T
+                into[rows].addmm_(dy[rows].T, z)
 
     return run
 
@@ -73,32 +81,20 @@ def against_floor(
     small, batch = dense_of(session, widths), session.micro_batch
 
     def floor() -> None:
-        for ids in session.tokens.split(batch):
-            if not traced:
-                with torch.no_grad():
-                    small(input_ids=ids, labels=ids, use_cache=False)
-                continue
-            embedded = small.get_input_embeddings()(ids).requires_grad_(True)
-            small(inputs_embeds=embedded, labels=ids, use_cache=False).loss.backward()
+        if traced:
+            return input_gradients(small, session.tokens.split(batch))
+        with torch.no_grad():
+            for ids in session.tokens.split(batch):
+                small(input_ids=ids, labels=ids, use_cache=False)
 
     contestants: dict[str, Callable[[], Any]] = {"ours": lambda: evaluator.score(arch), "floor": floor}
     if traced:
-        contestants["products"] = trace_products(net, arch, session.tokens, rank)
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    for i in range(rounds + 1):
-        for name, run in contestants.items():
-            started = clock()
-            run()
-            if i:
-                seconds[name].append(clock() - started)
+        contestants["products"] = trace_products(net, arch, session.tokens.numel(), rank)
+    seconds = interleaved(contestants, rounds, clock=clock)
     least = [f + p for f, p in zip(seconds["floor"], seconds.get("products", [0.0] * rounds), strict=True)]
     return {
         "widths": widths,
         "median_seconds": {k: round(statistics.median(v), 4) for k, v in seconds.items()},
-        "ours / floor": round(
-            statistics.median(o / f for o, f in zip(seconds["ours"], seconds["floor"], strict=True)), 3
-        ),
-        "ours / (floor + products)": round(
-            statistics.median(o / f for o, f in zip(seconds["ours"], least, strict=True)), 3
-        ),
+        "ours / floor": round(ratio(seconds["ours"], seconds["floor"]), 3),
+        "ours / (floor + products)": round(ratio(seconds["ours"], least), 3),
     }

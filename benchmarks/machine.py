@@ -30,15 +30,26 @@ def facts() -> dict[str, Any]:
     }
 
 
-def interleaved(contestants: dict[str, Callable[[], Any]], rounds: int, warmup: int = 1) -> dict[str, list[float]]:
+def memory(key: str) -> int:
+    """A line of /proc/self/status, bytes: `VmRSS` is resident now, `VmHWM` at the peak."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
+
+
+def interleaved(
+    contestants: dict[str, Callable[[], Any]],
+    rounds: int,
+    warmup: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, list[float]]:
     """Seconds of every contestant per round; they take turns, so that a drifting machine decides nothing."""
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for i in range(warmup + rounds):
         for name, run in contestants.items():
-            started = time.perf_counter()
+            started = clock()
             run()
             if i >= warmup:
-                seconds[name].append(time.perf_counter() - started)
+                seconds[name].append(clock() - started)
     return seconds
 
 

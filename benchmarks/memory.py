@@ -11,17 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from machine import facts, publish
+from machine import facts, memory, publish
 
 from tracenas.config import ScoreConfig
 from tracenas.models.source import open_source
 from tracenas.stages.session import open_session, space_of
-
-
-def resident() -> int:
-    """Resident set size, bytes."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize()
 
 
 def main() -> None:
@@ -40,7 +34,7 @@ def main() -> None:
     config = ScoreConfig(model=args.model, arch=Path("-"), data=args.data, samples=args.samples, seq_len=args.seq_len)
     source = open_source(args.model)
     space = space_of(source, config, params="60%")
-    before = resident()
+    before = memory("VmRSS")
     session = open_session(source, space, config, data=args.data)
     weights = sum(p.numel() * p.element_size() for p in session.loaded.model.parameters())
     evaluator = session.evaluator("phi", "64")
@@ -51,7 +45,7 @@ def main() -> None:
         assert arch is not None
         evaluator.score(arch)
         if i % 10 == 9:
-            readings.append(resident())
+            readings.append(memory("VmRSS"))
     first = readings[len(readings) // 10]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     publish(

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from machine import facts, publish
+from cells import pairs
+from machine import facts, memory, publish
 
 from tracenas.families import Options, family_of
 from tracenas.saliency import SALIENCIES
@@ -31,17 +32,10 @@ def model_of(name: str, dtype: torch.dtype, device: str) -> Any:
     if not colon:
         model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
     else:
-        pairs = (pair.partition("=") for pair in shape.split(","))
-        config = AutoConfig.for_model(model_type, **{key: int(value) for key, _, value in pairs}, dtype=dtype)
+        config = AutoConfig.for_model(model_type, **pairs(shape.split(",")), dtype=dtype)
         with torch.device(device):
             model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     return model.to(device).eval().requires_grad_(False)
-
-
-def status(key: str) -> int:
-    """A line of /proc/self/status, bytes."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
 
 
 def main() -> None:
@@ -66,14 +60,14 @@ def main() -> None:
     measure(model, blocks[:1], tokens[:1, :8], 1)  # libraries are loaded, threads are there
     if args.device == "cpu":
         Path("/proc/self/clear_refs").write_text("5")
-        before = status("VmRSS")
+        before = memory("VmRSS")
     else:
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
     started = time.perf_counter()
     measure(model, blocks, tokens, args.micro_batch)
     seconds = time.perf_counter() - started
-    peak = status("VmHWM") if args.device == "cpu" else torch.cuda.max_memory_allocated()
+    peak = memory("VmHWM") if args.device == "cpu" else torch.cuda.max_memory_allocated()
     publish(
         {
             "benchmark": "nirvana_memory",

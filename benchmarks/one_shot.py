@@ -14,19 +14,17 @@ on with the next cell. Cells come in an order that makes the table useful early:
 import argparse
 import itertools
 import json
-import math
-import shutil
-import statistics
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from cells import Cells, model_name, over_seeds, pairs, perplexity, recovered, searched
 from machine import facts, publish
 
 import tracenas
-from tracenas.rundir import Journal
 
 METHODS = ("nirvana", "wanda", "magnitude", "taylor", "flap", "shortgpt", "uniform", "search")
+FIELDS = ("model", "params", "seed", "method", "selected", "steps")
 CALIBRATION: dict[str, Any] = {"samples": 32, "seq_len": 128}
 SEARCH: dict[str, Any] = {"proxy": "phi", "population": 20, "elites": 6, "iterations": 12}
 TRAIN: dict[str, Any] = {"seq_len": 128, "global_batch": 4, "learning_rate": 3e-4}
@@ -38,16 +36,11 @@ class Table:
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
-        self.name = Path(args.model).resolve().name if Path(args.model).name != "model" else "demo"
-        self.journal = Journal(args.journal)
-        self.calibration = CALIBRATION | _pairs(args.calibration)
-        self.search = SEARCH | _pairs(args.search)
-        self.train = TRAIN | _pairs(args.set)
-        self.cells = {self.key(record): record for record in self.journal.read()}
-
-    def key(self, record: dict[str, Any]) -> tuple[Any, ...]:
-        """What tells a cell from the others."""
-        return tuple(record.get(k) for k in ("model", "params", "seed", "method", "selected", "steps"))
+        self.name = model_name(args.model)
+        self.calibration = CALIBRATION | pairs(args.calibration)
+        self.search = SEARCH | pairs(args.search)
+        self.train = TRAIN | pairs(args.set)
+        self.cells = Cells(args.journal, FIELDS)
 
     def wanted(self) -> Iterator[dict[str, Any]]:
         """All cells in order."""
@@ -99,11 +92,9 @@ class Table:
             given = self.data(cell)
             common: dict[str, Any] = {"out": out, "save_dtype": "fp32"}
             if cell["method"] == "search":
-                run = self.place(cell, "-run")
-                found = tracenas.search(
-                    self.args.model, params=cell["params"], out=run, resume=run.is_dir(), **given, **self.search
-                )
-                tracenas.prune(self.args.model, arch=found.best, **common)
+                how = {"params": cell["params"], **given, **self.search}
+                run = searched(self.args.model, self.place(cell, "-run"), **how)
+                tracenas.prune(self.args.model, arch=run / "best.json", **common)
             else:
                 tracenas.prune(self.args.model, method=cell["method"], params=cell["params"], **given, **common)
         return str(out)
@@ -112,46 +103,27 @@ class Table:
         """Perplexity and loss of one cell."""
         start = self.checkpoint(cell)
         if cell["steps"]:
-            out = self.args.work / f"{self.name}-recovered"
-            shutil.rmtree(out, ignore_errors=True)
-            steps = {"max_steps": cell["steps"], "save_every": cell["steps"], "seed": 0, **self.train}
-            tracenas.recover(start, method="pretrain", data=self.args.data, out=out, **steps)
-            start = str(out)
-        measured = tracenas.evaluate([start], text=self.args.eval_text, seq_len=WINDOW, max_windows=WINDOWS).to_json()
-        return {"nll": measured["nll"], "perplexity": measured["perplexity"], "parameters": measured["params"]}
-
-    def fill(self, limit: int | None) -> None:
-        """Measure what is missing, `limit` cells at most."""
-        missing = (cell for cell in self.wanted() if self.key(cell) not in self.cells)
-        for cell in itertools.islice(missing, limit):
-            record = {**cell, **self.measure(cell), "train": self.train if cell["steps"] else None, **facts()}
-            self.journal.append(record)
-            self.cells[self.key(record)] = record
-            print(json.dumps({**cell, "nll": round(record["nll"], 4)}), flush=True)
+            how = {"method": "pretrain", "steps": cell["steps"], "seed": 0, **self.train}
+            start = recovered(start, self.args.work / f"{self.name}-recovered", data=self.args.data, **how)
+        found = perplexity(start, self.args.eval_text, WINDOW, WINDOWS)
+        return {**found, "train": self.train if cell["steps"] else None, **facts()}
 
     def rows(self) -> list[dict[str, Any]]:
         """Mean and spread over seeds, best method first within budget, steps and selection."""
         found: dict[tuple[Any, ...], list[float]] = {}
-        for cell in self.cells.values():
-            if cell["model"] == self.name and cell["method"] != "base":
+        for cell in self.cells.where(model=self.name):
+            if cell["method"] != "base":
                 key = tuple(cell[k] for k in ("params", "steps", "selected", "method"))
                 found.setdefault(key, []).append(cell["nll"])
         rows = [
             {
                 **dict(zip(("params", "steps", "selected", "method"), key, strict=True)),
                 "seeds": len(values),
-                "nll": round(statistics.mean(values), 4),
-                "spread": round(statistics.stdev(values), 4) if len(values) > 1 else None,
-                "perplexity": round(math.exp(min(statistics.mean(values), 700)), 2),
+                **over_seeds(values),
             }
             for key, values in found.items()
         ]
         return sorted(rows, key=lambda r: (str(r["params"]), r["steps"], r["selected"], r["nll"]))
-
-
-def _pairs(given: list[str]) -> dict[str, Any]:
-    pairs = (pair.partition("=") for pair in given)
-    return {key: json.loads(value) if value[:1].isdigit() else value for key, _, value in pairs}
 
 
 def main() -> None:
@@ -175,8 +147,8 @@ def main() -> None:
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     table = Table(args)
-    table.fill(args.limit)
-    base = next((c["nll"] for c in table.cells.values() if c["method"] == "base" and c["model"] == table.name), None)
+    table.cells.fill(table.wanted(), table.measure, args.limit)
+    base = next((c["nll"] for c in table.cells.where(model=table.name, method="base")), None)
     result = {"benchmark": "one_shot", "model": table.name, "machine": facts(), "calibration": table.calibration}
     more = {"candidates": args.candidates, "train": table.train, "search": table.search}
     publish({**result, **more, "base_nll": base, "table": table.rows()}, args.out)

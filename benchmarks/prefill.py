@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from candidate import model_of
 from machine import facts, publish
 from safetensors.torch import save_file
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from tracenas.config import BenchConfig, PruneConfig
 from tracenas.models.source import open_source
@@ -31,20 +31,8 @@ TARGET = 0.9
 def dense(directory: Path) -> Path:
     """Write a random Llama: 12 blocks, 768 wide, 12 heads, MLP 2,048, vocabulary 32,000, tied; 109.5M."""
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=32000,
-        hidden_size=768,
-        intermediate_size=2048,
-        num_hidden_layers=12,
-        num_attention_heads=12,
-        num_key_value_heads=12,
-        max_position_embeddings=4352,
-        tie_word_embeddings=True,
-        bos_token_id=0,
-        eos_token_id=0,
-        pad_token_id=0,
-    )
-    LlamaForCausalLM(config).save_pretrained(directory / "dense")
+    model = model_of(12, 2048, max_position_embeddings=4352, bos_token_id=0, eos_token_id=0, pad_token_id=0)
+    model.save_pretrained(directory / "dense")
     return directory / "dense"
 
 

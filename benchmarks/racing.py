@@ -8,34 +8,22 @@ candidates and choose the same one; where they part, the losses on all sequences
 """
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
+from cells import pairs, searched
 from machine import facts, publish
 
-import tracenas
+from tracenas.rundir import read_json
 
 
 def one(args: argparse.Namespace, seed: int, race: str) -> dict[str, Any]:
     """What one search spent and chose; a finished one is read."""
     out = args.work / f"{Path(args.model).resolve().name}-{args.params.rstrip('%')}-{seed}-{race}"
     settings: dict[str, Any] = {"samples": 16, "seq_len": 256, "population": 20, "elites": 6, "iterations": 25}
-    settings |= {k: int(v) if v.isdigit() else v for k, v in (pair.split("=", 1) for pair in args.set)}
-    if not (out / "summary.json").is_file():
-        tracenas.search(
-            args.model,
-            data=args.data,
-            params=args.params,
-            out=out,
-            proxy=args.proxy,
-            race=race,
-            seed=seed,
-            resume=True,
-            **settings,
-        )
-    summary = json.loads((out / "summary.json").read_text())
-    best = json.loads((out / "best.json").read_text())
+    settings |= {"data": args.data, "params": args.params, "proxy": args.proxy, "race": race, "seed": seed}
+    searched(args.model, out, **{**settings, **pairs(args.set)})
+    summary, best = read_json(out / "summary.json"), read_json(out / "best.json")
     keys = ("evaluations", "measured_tokens", "stopped", "seconds", "calibration_tokens")
     return {**{k: summary[k] for k in keys}, "best": best["id"], "loss": best["loss"]}
 

@@ -10,18 +10,16 @@ on with the next cell. Cells come in an order that makes the table useful early:
 
 import argparse
 import itertools
-import json
-import math
-import shutil
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from cells import Cells, model_name, over_seeds, pairs, perplexity, recovered
 from machine import facts, publish
 
 import tracenas
-from tracenas.rundir import Journal, write_json
+from tracenas.rundir import write_json
 
 STARTS, METHODS = ("pruned", "compensated"), ("pretrain", "distill")
 SEARCH: dict[str, Any] = {
@@ -32,6 +30,7 @@ SEARCH: dict[str, Any] = {
     "elites": 6,
     "iterations": 12,
 }
+FIELDS = ("model", "params", "seed", "architecture", "start", "method", "steps")
 TRAIN: dict[str, Any] = {"seq_len": 128, "global_batch": 4, "learning_rate": 3e-4, "eval_windows": 128}
 
 
@@ -40,15 +39,10 @@ class Table:
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
-        self.name = Path(args.model).resolve().name if Path(args.model).name != "model" else "demo"
-        self.journal = Journal(args.journal)
-        self.cells = {self.key(record): record for record in self.journal.read()}
-        self.train = TRAIN | _pairs(args.set)
-        self.search = SEARCH | _pairs(args.search)
-
-    def key(self, record: dict[str, Any]) -> tuple[Any, ...]:
-        """What tells a cell from the others."""
-        return tuple(record.get(k) for k in ("model", "params", "seed", "architecture", "start", "method", "steps"))
+        self.name = model_name(args.model)
+        self.cells = Cells(args.journal, FIELDS)
+        self.train = TRAIN | pairs(args.set)
+        self.search = SEARCH | pairs(args.search)
 
     def wanted(self) -> Iterator[dict[str, Any]]:
         """All cells in order: per seed and budget those without training first."""
@@ -101,40 +95,18 @@ class Table:
         """Perplexity and loss of one cell."""
         start = self.checkpoint(cell)
         if cell["steps"]:
-            out = self.args.work / "recovered"
-            shutil.rmtree(out, ignore_errors=True)
             extra = {"teacher": str(self.args.model)} if cell["method"] == "distill" else {}
-            tracenas.recover(
-                start,
-                method=cell["method"],
-                data=self.args.data,
-                out=out,
-                max_steps=cell["steps"],
-                seed=cell["seed"],
-                save_every=cell["steps"],
-                **self.train,
-                **extra,
-            )
-            start = str(out)
-        windows = self.search["eval_windows"]
-        measured = tracenas.evaluate([start], text=self.args.eval_text, seq_len=256, max_windows=windows).to_json()
-        return {"nll": measured["nll"], "perplexity": measured["perplexity"], "parameters": measured["params"]}
-
-    def fill(self, limit: int | None) -> None:
-        """Measure what is missing, `limit` cells at most."""
-        missing = (cell for cell in self.wanted() if self.key(cell) not in self.cells)
-        for cell in itertools.islice(missing, limit):
-            record = {**cell, **self.measure(cell), "train": self.train if cell["steps"] else None, **facts()}
-            self.journal.append(record)
-            self.cells[self.key(record)] = record
-            print(json.dumps({**cell, "nll": round(record["nll"], 4)}), flush=True)
+            how = {"method": cell["method"], "steps": cell["steps"], "seed": cell["seed"], **self.train, **extra}
+            start = recovered(start, self.args.work / "recovered", data=self.args.data, **how)
+        found = perplexity(start, self.args.eval_text, 256, self.search["eval_windows"])
+        return {**found, "train": self.train if cell["steps"] else None, **facts()}
 
     def rows(self) -> list[dict[str, Any]]:
         """Means over seeds, the gap to the base in nats, and the share of the pruned model's gap that is closed."""
-        base = [c["nll"] for c in self.cells.values() if c["start"] == "base" and c["model"] == self.name]
+        base = [c["nll"] for c in self.cells.where(model=self.name, start="base")]
         found: dict[tuple[Any, ...], list[float]] = {}
-        for cell in self.cells.values():
-            if cell["model"] == self.name and cell["start"] != "base":
+        for cell in self.cells.where(model=self.name):
+            if cell["start"] != "base":
                 key = tuple(cell[k] for k in ("params", "architecture", "start", "method", "steps"))
                 found.setdefault(key, []).append(cell["nll"])
         rows = []
@@ -151,19 +123,12 @@ class Table:
                     "method": method,
                     "steps": steps,
                     "seeds": len(values),
-                    "nll": round(statistics.mean(values), 4),
-                    "spread": round(statistics.stdev(values), 4) if len(values) > 1 else None,
-                    "perplexity": round(math.exp(min(statistics.mean(values), 700)), 2),
+                    **over_seeds(values),
                     "gap": round(gap, 4),
                     "closed": round(1 - gap / whole, 3) if whole > 0 else None,
                 }
             )
         return rows
-
-
-def _pairs(given: list[str]) -> dict[str, Any]:
-    pairs = (pair.partition("=") for pair in given)
-    return {key: json.loads(value) if value[:1].isdigit() else value for key, _, value in pairs}
 
 
 def main() -> None:
@@ -185,8 +150,8 @@ def main() -> None:
     parser.add_argument("--out")
     args = parser.parse_args()
     table = Table(args)
-    table.fill(args.limit)
-    base = next((c["nll"] for c in table.cells.values() if c["start"] == "base" and c["model"] == table.name), None)
+    table.cells.fill(table.wanted(), table.measure, args.limit)
+    base = next((c["nll"] for c in table.cells.where(model=table.name, start="base")), None)
     result = {"benchmark": "recovery_table", "model": table.name, "machine": facts(), "train": table.train}
     publish({**result, "compensate": args.compensate, "base_nll": base, "table": table.rows()}, args.out)
 

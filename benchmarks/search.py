@@ -10,49 +10,32 @@ takes traces and evaluates nothing twice. Everything outside evaluations is time
 
 import argparse
 import time
+from dataclasses import replace
 from typing import Any
 
 import torch
-from candidate import RANK, model_of
+from candidate import Sides
 from machine import facts, publish
-from published import PublishedScorer
-from transformers import LlamaForCausalLM
 
-from tracenas.families import Options, family_of
-from tracenas.models.ordering import Ordering
-from tracenas.models.supernet import Supernet
-from tracenas.proxies import PROXIES
-from tracenas.saliency.wanda import saliency
-from tracenas.scoring.evaluator import Evaluator, Settings
 from tracenas.search import STRATEGIES
 from tracenas.search import Settings as SearchSettings
 from tracenas.space.constraints import Budget
-from tracenas.space.search_space import SearchSpace
 
 
 def compare(args: argparse.Namespace) -> dict[str, Any]:
     """Seconds of both sides, and what they considered and evaluated."""
-    torch.manual_seed(0)
-    dense = model_of(12, 2048, layers=args.layers)
-    config = dense.config.to_dict()
-    family = family_of(config)
-    blocks = family.blocks(config, Options())
-    ids = torch.randint(0, 32000, (1, args.tokens))
-    ordering = Ordering.from_saliency(blocks, saliency(dense, blocks, ids, 1)[0])
-    reference = LlamaForCausalLM(dense.config).eval().requires_grad_(False)
-    reference.load_state_dict(dense.state_dict())
-    layers = tuple(b.spec for b in blocks)
-    free = SearchSpace(layers, family.outside(config))
-    limit = free.parameters(free.build([[5, 832]] * len(layers)))
-    space = SearchSpace(layers, family.outside(config), Budget(limit), min_depth=len(layers) // 2)
+    sides = Sides.of(1, args.tokens, layers=args.layers)
+    free = sides.space()
+    limit = free.parameters(free.build([[5, 832]] * args.layers))
+    space = replace(free, budget=Budget(limit), min_depth=args.layers // 2)
     sizes = {"population": args.population, "elites": args.elites, "iterations": args.iterations}
     strategy = STRATEGIES.get("evolution")(space, SearchSettings(**sizes, init="uniform", seed=0))
 
     started = time.perf_counter()
-    evaluator = Evaluator(Supernet(dense, blocks, ordering), space, ids, PROXIES.get("phi"), Settings(RANK, 0, 1))
+    evaluator = sides.evaluator(space)
     ours, inside = time.perf_counter() - started, 0.0
     started = time.perf_counter()
-    published = PublishedScorer(reference, blocks, ordering, ids, RANK)
+    published = sides.published()
     theirs = time.perf_counter() - started
     evaluated, considered = 0, 0
     started = time.perf_counter()

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from cells import pairs
 from machine import facts
 
 import tracenas
@@ -39,7 +40,7 @@ class Runs:
         for name in (*args.across, *args.long, *args.ablation):
             if name not in self.models:
                 raise SystemExit(f"'{name}' is no --model; there are: {', '.join(self.models)}")
-        self.settings = {"architectures": args.architectures, "steps": args.steps, **_pairs(args.set)}
+        self.settings = {"architectures": args.architectures, "steps": args.steps, **pairs(args.set, numbers=False)}
 
     def wanted(self) -> Iterator[tuple[str, str, dict[str, Any]]]:
         """Directory name, model, and the run's own settings; those of an ablation hold `study`."""
@@ -134,11 +135,6 @@ def regrets(studies: dict[str, dict[str, Any]]) -> StudyTable:
 def _cell(found: dict[str, Any], proxy: str) -> dict[str, Any] | None:
     row = next((r for r in found["proxies"] if r["name"] == proxy), None)
     return None if row is None else row["targets"][found["main_target"]]
-
-
-def _pairs(given: list[str]) -> dict[str, Any]:
-    pairs = (pair.partition("=") for pair in given)
-    return {key.replace("-", "_"): value for key, _, value in pairs}
 
 
 def page(studies: dict[str, dict[str, Any]], ablations: dict[str, str]) -> str:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
@@ -19,6 +20,16 @@ SHAPE: dict[str, Any] = {
     "pad_token_id": 0,
     "initializer_range": 0.2,
 }
+LLAMA_8B: dict[str, Any] = {
+    "model_type": "llama",
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "vocab_size": 128256,
+}
+"""Llama-3.1-8B's, for what needs no weights."""
 OWN: dict[str, dict[str, Any]] = {
     "llama": {"attention_bias": True, "mlp_bias": True},
     "mistral": {"sliding_window": 6},
@@ -102,6 +113,19 @@ def tiny_model(model_type: str, *, seed: int = 0, **changes: Any) -> Any:
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     return model
+
+
+def partly_kept(blocks: Any) -> dict[tuple[int, str], Any]:
+    """Unit ids: block 0 without attention, block 1 with 32 channels."""
+    kept: dict[tuple[int, str], Any] = {}
+    for index, block in enumerate(blocks):
+        for sub in block.sub_blocks:
+            kept[index, sub.spec.name] = np.arange(sub.spec.units)
+            if sub.spec.unit == "channels" and index == 1:
+                kept[index, sub.spec.name] = np.arange(32)
+            if sub.spec.unit == "heads" and index == 0:
+                kept[index, sub.spec.name] = None
+    return kept
 
 
 def save_tiny(directory: Path, model_type: str, tokenizer: Any, **changes: Any) -> Path:

@@ -1,18 +1,24 @@
 """The rows of the reference table: which architectures, at which budgets, and how each checkpoint is made."""
 
-import json
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import tracenas
+from cells import searched
 
-__all__ = ["Cell", "Row", "Setup", "checkpoint", "rows_of"]
+import tracenas
+from tracenas.errors import UserError
+from tracenas.rundir import read_json, write_json
+
+__all__ = ["STARTS", "Row", "Setup", "checkpoint", "rows_of", "seconds_of"]
 
 ONE_SHOT = ("shortgpt", "nirvana", "flap", "taylor")
-SEARCHES = {"tracenas (phi)": "phi", "tracenas (recommended)": "auto"}
+SEARCHES = {"tracenas (recommended)": "auto", "tracenas (phi)": "phi"}
 FEW = ("uniform", *SEARCHES)
 """Rows of every budget; the others are made at the first budget alone."""
+STARTS = ("plain", "compensated", "recovered")
+"""States of a row's checkpoint; recovery starts from the compensated one."""
 
 
 @dataclass(frozen=True)
@@ -21,11 +27,17 @@ class Row:
 
     Args:
         name: as the table says it.
-        params: budget; empty for the base.
+        budget: a share such as 75%; 100% is the base.
     """
 
     name: str
-    params: str = ""
+    budget: str = "100%"
+
+    @property
+    def file(self) -> str:
+        """Name of its directories."""
+        name = self.name.replace(" ", "-").replace("(", "").replace(")", "")
+        return f"{name}-{self.budget.rstrip('%')}"
 
 
 @dataclass(frozen=True)
@@ -35,102 +47,103 @@ class Setup:
     Args:
         model: the base.
         data: text for calibration, compensation and recovery.
-        rivals: held-out text that no row was made with, for the random and uniform rows of a run.
         work: directory of runs and checkpoints.
         seed: of everything.
+        samples, seq_len: of calibration; recovery trains on sequences of that length, too.
+        recovery: settings of the recovery.
         search: settings of the searches.
     """
 
     model: str
     data: str
-    eval_text: str
     work: Path
     seed: int
     samples: int
     seq_len: int
+    recovery: dict[str, Any]
     search: dict[str, Any] = field(default_factory=dict)
 
     @property
     def calibration(self) -> dict[str, Any]:
-        """Settings of calibration that every row takes."""
-        return {"samples": self.samples, "seq_len": self.seq_len, "seed": self.seed}
+        """Text and settings of calibration that every row takes."""
+        return {"data": self.data, "samples": self.samples, "seq_len": self.seq_len, "seed": self.seed}
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One measurement of one row: `plain`, `compensated` or `recovered`, and what is measured there."""
-
-    row: Row
-    start: str
-    what: str
-
-    def key(self) -> str:
-        """What tells a cell from the others."""
-        return json.dumps([self.row.name, self.row.params, self.start, self.what])
-
-
-def rows_of(budgets: list[str], randoms: int) -> list[Row]:
-    """All rows: everybody at the first budget, a few at the others."""
-    first = ["uniform", *(f"random {i + 1}" for i in range(randoms)), *ONE_SHOT, *SEARCHES]
-    rows = [Row("base"), *(Row(name, budgets[0]) for name in first)]
-    return rows + [Row(name, params) for params in budgets[1:] for name in FEW]
+def rows_of(budget: str, *, first: bool, randoms: int) -> list[Row]:
+    """All rows of a budget, those that matter most first: everybody at the first budget, a few at the others."""
+    more = (*ONE_SHOT, *(f"random {i + 1}" for i in range(randoms))) if first else ()
+    return [Row(name, budget) for name in (*FEW, *more)]
 
 
 def checkpoint(setup: Setup, row: Row, start: str) -> Path:
-    """The checkpoint of a row, plain or compensated, written if it is not there."""
+    """The checkpoint of a row in the state `start`, written if it is not there."""
     if row.name == "base":
         return Path(setup.model)
-    name = f"{row.name.replace(' ', '-').replace('(', '').replace(')', '')}-{row.params.rstrip('%')}"
-    out = setup.work / f"{name}-{start}"
+    if start == "recovered":
+        return _recovered(setup, row)
+    out = setup.work / f"{row.file}-{start}"
     if (out / "config.json").is_file():
         return out
     how: dict[str, Any] = {"compensate": "sequential" if start == "compensated" else "none", "out": out}
     if row.name in ONE_SHOT:
-        made = {"method": row.name, "params": row.params, "data": setup.data, **setup.calibration}
-        tracenas.prune(setup.model, **made, **how)
-        return out
-    if row.name in SEARCHES:
-        arch = _found(setup, row)
+        how |= {"method": row.name, "params": row.budget, **setup.calibration}
+    elif row.name in SEARCHES:  # plain, it takes the calibration of its run
+        how |= {"arch": _found(setup, row), **({"data": setup.data} if start == "compensated" else {})}
     else:
-        arch = _drawn(setup, row)
-        how |= {"data": setup.data, **setup.calibration}
-    if start == "compensated":
-        how["data"] = setup.data
-    tracenas.prune(setup.model, arch=arch, **how)
+        how |= {"arch": _drawn(setup, row), **setup.calibration}
+    tracenas.prune(setup.model, **how)
     return out
+
+
+def _recovered(setup: Setup, row: Row) -> Path:
+    """Distilled from the base; an interrupted recovery goes on with its last checkpoint."""
+    from tracenas.stages.recover import SETTINGS
+
+    out = setup.work / f"{row.file}-recovered"
+    if not (out / SETTINGS).is_file():  # cut off before it began
+        shutil.rmtree(out, ignore_errors=True)
+    steps = setup.recovery["max_steps"]
+    tracenas.recover(
+        checkpoint(setup, row, "compensated"),
+        method="distill",
+        teacher=setup.model,
+        data=setup.data,
+        out=out,
+        seq_len=setup.seq_len,
+        seed=setup.seed,
+        save_every=max(1, steps // 4),
+        resume=True,
+        **setup.recovery,
+    )
+    return out
+
+
+def _run_of(setup: Setup, row: Row) -> Path:
+    return setup.work / f"search-{SEARCHES[row.name]}-{row.budget.rstrip('%')}"
 
 
 def _found(setup: Setup, row: Row) -> Path:
     """The best.json of a row's search, resumed if it was interrupted."""
-    out = setup.work / f"search-{SEARCHES[row.name]}-{row.params.rstrip('%')}"
-    if not (out / "summary.json").is_file():
-        tracenas.search(
-            setup.model,
-            data=setup.data,
-            params=row.params,
-            out=out,
-            proxy=SEARCHES[row.name],
-            resume=True,
-            **setup.calibration,
-            **setup.search,
-        )
-    return out / "best.json"
+    how = {"params": row.budget, "proxy": SEARCHES[row.name], **setup.calibration, **setup.search}
+    return searched(setup.model, _run_of(setup, row), **how) / "best.json"
 
 
 def _drawn(setup: Setup, row: Row) -> Path:
     """Architecture file of the uniform or of a random architecture, filled up to the budget."""
     from tracenas.config import SearchConfig
     from tracenas.models.source import open_source
-    from tracenas.rundir import write_json
     from tracenas.stages.run import rivals
     from tracenas.stages.session import space_of
 
-    path = setup.work / f"{row.name.replace(' ', '-')}-{row.params.rstrip('%')}.json"
+    path = setup.work / f"{row.file}.json"
     if not path.is_file():
-        config = SearchConfig(model=setup.model, data=setup.data, params=row.params, out=setup.work / "unused")
-        space = space_of(open_source(setup.model), config, params=row.params)
+        config = SearchConfig(model=setup.model, data=setup.data, params=row.budget, out=setup.work)
+        space = space_of(open_source(setup.model), config, params=row.budget)
         count = int(row.name.split()[1]) if row.name.startswith("random") else 0
-        write_json(path, {"architecture": rivals(space, count, setup.seed)[row.name].to_json()})
+        arch = rivals(space, count, setup.seed).get(row.name)
+        if arch is None:
+            raise UserError(f"{setup.model}: no {row.name} architecture at {row.budget}")
+        write_json(path, {"architecture": arch.to_json()})
     return path
 
 
@@ -138,6 +151,5 @@ def seconds_of(setup: Setup, row: Row) -> float | None:
     """Wall time of a row's search; None where there was none."""
     if row.name not in SEARCHES:
         return None
-    summary = setup.work / f"search-{SEARCHES[row.name]}-{row.params.rstrip('%')}" / "summary.json"
-    found: dict[str, Any] = json.loads(summary.read_text())
-    return float(found["seconds"]) + float(found["overhead_seconds"])
+    summary = read_json(_run_of(setup, row) / "summary.json")
+    return float(summary["seconds"]) + float(summary["overhead_seconds"])

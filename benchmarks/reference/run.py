@@ -3,136 +3,166 @@
     python benchmarks/reference/run.py MODEL --data TEXT --eval-text NAME=TEXT [NAME=TEXT …] --work DIR --journal FILE
         [--budgets 75% 85% 60%] [--steps 40] [--task-data DIR] [--limit-cells N] [--out FILE.json]
 
-Rows: base, uniform, random ones, depth only (ShortGPT), one-shot methods, TraceNAS with Φ as published and with the
-recommended proxy. Measured: perplexity right after pruning, after compensation and after equal recovery (distillation
-from the base, from the compensated start), tasks, speed, search time. Every cell is a line of the journal: start it
-again and it goes on with the next cell. On a CPU it is hours.
+Rows: base, uniform, TraceNAS with the recommended proxy and with Φ as published, one-shot methods (ShortGPT removes
+depth only), random ones; at the budgets after the first, uniform and TraceNAS. Measured: perplexity right after
+pruning, after compensation and after equal recovery (distillation from the base, from the compensated start), tasks,
+speed, search time. Every cell is a line of the journal: start it again and it goes on with the next cell. The first
+budget comes first, and within a budget what needs no training; `--limit-cells 0` makes the table of what is there.
+With `--out`, a Markdown table is written beside the JSON. On a CPU it is hours.
 """
 
 import argparse
 import itertools
 import json
-import shutil
+import statistics
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rows import Cell, Row, Setup, checkpoint, rows_of, seconds_of
-
-import tracenas
-from tracenas.rundir import Journal
-
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from cells import Cells, model_name, pairs, perplexity
 from machine import facts, publish
+from rows import STARTS, Row, Setup, checkpoint, rows_of, seconds_of
 
-STARTS = ("plain", "compensated", "recovered")
-TASKS = "arc_easy,piqa,sciq,hellaswag,winogrande"
+import tracenas
+from tracenas.evaluation.suites import PAPER_AVERAGE
+from tracenas.study.tables import StudyTable, number
+
+FIELDS = ("model", "row", "budget", "start", "what")
+SPEED = ("params", "ttft_ms", "tpot_ms", "prefill_speedup", "decode_speedup", "prefill_flop_ratio")
 
 
 class Reference:
-    """The cells of one model."""
+    """The table of one model."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        self.args = args
+        self.args, self.name = args, model_name(args.model)
         self.texts: dict[str, str] = dict(pair.split("=", 1) for pair in args.eval_text)
-        first = next(iter(self.texts.values()))
-        search = {k: int(v) if v.isdigit() else v for k, v in (pair.split("=", 1) for pair in args.search)}
-        self.setup = Setup(args.model, args.data, first, args.work, args.seed, args.samples, args.seq_len, search)
-        self.journal = Journal(args.journal)
-        self.cells: dict[str, dict[str, Any]] = {r["cell"]: r for r in self.journal.read()}
+        recovery = {
+            "max_steps": args.steps,
+            "global_batch": args.batch,
+            "learning_rate": args.learning_rate,
+        }
+        where = (args.model, args.data, args.work)
+        self.setup = Setup(*where, args.seed, args.samples, args.seq_len, recovery, pairs(args.search))
+        self.settings = {
+            "data": Path(args.data).name,
+            "texts": {name: Path(text).name for name, text in self.texts.items()},
+            **{k: getattr(args, k) for k in ("seed", "samples", "seq_len", "eval_windows", "tasks", "limit")},
+            **{k: getattr(args, k) for k in ("prompt", "new_tokens", "trials")},
+            "recovery": {**recovery, "method": "distill", "tokens": args.steps * args.batch * args.seq_len},
+            "search": self.setup.search,
+        }
+        self.cells = Cells(args.journal, FIELDS)
+        for record in self.cells.where(model=self.name):
+            for key, value in self.settings.items():
+                if record["settings"][key] != value:
+                    known = json.dumps(record["settings"][key])
+                    raise SystemExit(f"{args.journal} was measured with {key} {known}, not {json.dumps(value)}")
 
-    def wanted(self) -> Iterator[Cell]:
-        """All cells: perplexities of every row first, then speed and tasks."""
-        rows = rows_of(self.args.budgets, self.args.randoms)
-        for row, start in itertools.product(rows, STARTS):
-            if row.name == "base" and start != "plain":
-                continue
-            for text in self.texts:
-                yield Cell(row, start, f"perplexity {text}")
-        for row in rows:
-            start = "plain" if row.name == "base" else "recovered"
-            if row.name != "base":
-                yield Cell(row, "compensated", "speed")
-            if self.args.task_data is not None:
-                yield Cell(row, start, "tasks")
+    def rows(self) -> list[Row]:
+        """The lines of the table, in order."""
+        budgets = self.args.budgets
+        of = [rows_of(b, first=i == 0, randoms=self.args.randoms) for i, b in enumerate(budgets)]
+        return [Row("base"), *itertools.chain.from_iterable(of)]
 
-    def path(self, cell: Cell) -> Path:
-        """The checkpoint that a cell measures."""
-        if cell.start != "recovered" or cell.row.name == "base":
-            return checkpoint(self.setup, cell.row, cell.start)
-        start = checkpoint(self.setup, cell.row, "compensated")
-        out = start.with_name(start.name.removesuffix("-compensated") + "-recovered")
-        if not (out / "config.json").is_file():
-            shutil.rmtree(out, ignore_errors=True)
-            tracenas.recover(
-                start,
-                method="distill",
-                teacher=self.args.model,
-                data=self.args.data,
-                out=out,
-                max_steps=self.args.steps,
-                seq_len=self.args.seq_len,
-                global_batch=self.args.batch,
-                learning_rate=self.args.learning_rate,
-                save_every=self.args.steps,
-                seed=self.args.seed,
-            )
-        return out
+    def wanted(self) -> Iterator[dict[str, Any]]:
+        """All cells, budget by budget: perplexities without training, recovered ones, speed, tasks."""
+        texts = [f"perplexity {text}" for text in self.texts]
+        tasks = ["tasks"] if self.args.task_data is not None else []
+        rows = self.rows()
+        for budget in self.args.budgets:
+            of = [row for row in rows if row.budget == budget]
+            base = rows[:1] if budget == self.args.budgets[0] else []
+            for start in STARTS:
+                for row in (*base, *of) if start == "plain" else of:
+                    yield from (self.cell(row, start, what) for what in texts)
+            yield from (self.cell(row, "compensated", "speed") for row in of)
+            for row in (*base, *of):
+                yield from (self.cell(row, "plain" if row in base else "recovered", what) for what in tasks)
 
-    def measure(self, cell: Cell) -> dict[str, Any]:
-        """What a cell holds."""
-        path = str(self.path(cell))
-        what, _, text = cell.what.partition(" ")
-        if what == "perplexity":
-            windows = {"seq_len": self.args.seq_len, "max_windows": self.args.eval_windows}
-            found: dict[str, Any] = tracenas.evaluate([path], text=self.texts[text], **windows).to_json()
-            return {k: found[k] for k in ("nll", "perplexity", "tokens", "params")}
-        if what == "speed":
-            bench = tracenas.bench([self.args.model, path], prompt=512, new_tokens=32, trials=5, no_memory=True)
-            return dict(bench.to_json()["models"][1]) | {"search_seconds": seconds_of(self.setup, cell.row)}
-        found = tracenas.evaluate([path], tasks=TASKS, task_data=self.args.task_data, limit=self.args.limit).to_json()
-        return {k: found[k] for k in ("tasks", "limit")}
+    def cell(self, row: Row, start: str, what: str) -> dict[str, Any]:
+        """What tells a cell from the others."""
+        return {"model": self.name, "row": row.name, "budget": row.budget, "start": start, "what": what}
 
-    def fill(self) -> None:
-        """Measure what is missing."""
-        missing = (cell for cell in self.wanted() if cell.key() not in self.cells)
-        for cell in itertools.islice(missing, self.args.limit_cells):
-            started = time.perf_counter()
-            record = {"cell": cell.key(), **self.measure(cell), "seconds": time.perf_counter() - started, **facts()}
-            self.journal.append(record)
-            self.cells[cell.key()] = record
-            print(cell.key(), json.dumps({k: record[k] for k in ("nll", "perplexity") if k in record}), flush=True)
+    def measure(self, cell: dict[str, Any]) -> dict[str, Any]:
+        """What a cell holds; `seconds` with the making of its checkpoint."""
+        started = time.perf_counter()
+        row = Row(cell["row"], cell["budget"])
+        path = str(checkpoint(self.setup, row, cell["start"]))
+        found = self._measured(row, path, cell["what"])
+        return {**found, "seconds": round(time.perf_counter() - started, 2), "settings": self.settings, **facts()}
 
-    def rows(self) -> list[dict[str, Any]]:
+    def _measured(self, row: Row, path: str, what: str) -> dict[str, Any]:
+        kind, _, text = what.partition(" ")
+        if kind == "perplexity":
+            return perplexity(path, self.texts[text], self.args.seq_len, self.args.eval_windows)
+        if kind == "speed":
+            how = {k: getattr(self.args, k) for k in ("prompt", "new_tokens", "trials")}
+            found = tracenas.bench([self.args.model, path], no_memory=True, **how).to_json()["models"][1]
+            return {**{k: found[k] for k in SPEED}, "search_seconds": seconds_of(self.setup, row)}
+        asked = {"tasks": self.args.tasks, "task_data": self.args.task_data, "limit": self.args.limit}
+        return {"tasks": tracenas.evaluate([path], **asked).to_json()["tasks"]}
+
+    def table(self) -> list[dict[str, Any]]:
         """One object per row, with the cells that are there."""
-        return [self._row(row) for row in rows_of(self.args.budgets, self.args.randoms)]
+        return [self._row(row) for row in self.rows()]
 
     def _row(self, row: Row) -> dict[str, Any]:
-        out: dict[str, Any] = {"row": row.name, "budget": row.params or "100%"}
+        out: dict[str, Any] = {"row": row.name, "budget": row.budget}
         for start, text in itertools.product(STARTS, self.texts):
-            found = self.cells.get(Cell(row, start, f"perplexity {text}").key())
-            if found is not None:
-                out["params"] = found["params"]
-                out[f"{text}, {start}"] = round(found["perplexity"], 3) if found["perplexity"] else None
-        if (speed := self.cells.get(Cell(row, "compensated", "speed").key())) is not None:
-            out |= {k: speed[k]["median"] for k in ("prefill_speedup", "decode_speedup")}
+            if (found := self.cells.get(self.cell(row, start, f"perplexity {text}"))) is not None:
+                out["params"] = found["parameters"]
+                out[f"{text}, {start}"] = None if found["perplexity"] is None else round(found["perplexity"], 3)
+        if (speed := self.cells.get(self.cell(row, "compensated", "speed"))) is not None:
+            out |= {k: round(speed[k]["median"], 3) for k in ("prefill_speedup", "decode_speedup")}
             out["search_seconds"] = speed["search_seconds"]
         for start in ("plain", "recovered"):
-            if (tasks := self.cells.get(Cell(row, start, "tasks").key())) is not None:
+            if (tasks := self.cells.get(self.cell(row, start, "tasks"))) is not None:
                 out["tasks"] = tasks["tasks"]
+                out["accuracy"] = round(statistics.mean(r[_metric(t, r)] for t, r in tasks["tasks"].items()), 4)
         return out
 
+    def markdown(self) -> str:
+        """The table for people: perplexities, speed-ups over the base, search time, mean accuracy."""
+        texts = [f"{text}, {start}" for text, start in itertools.product(self.texts, STARTS)]
+        rows = []
+        for row in self.table():
+            cells = [row["row"], row["budget"], f"{row['params']:,}" if "params" in row else number(None)]
+            cells += [number(row.get(text), 2) for text in texts]
+            cells += [number(row.get(k), 2) for k in ("prefill_speedup", "decode_speedup")]
+            cells += [number(row.get("search_seconds"), 0), number(row.get("accuracy"), 3)]
+            rows.append(tuple(cells))
+        columns = ("row", "budget", "parameters", *texts, "prefill ×", "decode ×", "search, s", "mean accuracy")
+        return "\n\n".join((StudyTable("", columns, tuple(rows)).markdown(), *self._notes()))
 
-def main() -> None:
-    """Run and print."""
+    def _notes(self) -> tuple[str, ...]:
+        s, machine = self.settings, facts()
+        tasks = f" Accuracies: {s['tasks']}, {s['limit']} questions each, after recovery."
+        return (
+            f"{self.name}. Perplexities: {s['eval_windows']} windows of {s['seq_len']} tokens. Recovered: distilled "
+            f"for {s['recovery']['max_steps']} steps, {s['recovery']['tokens']:,} tokens."
+            + (tasks if self.args.task_data is not None else ""),
+            f"{machine['cpu']}, {machine['threads']} threads, torch {machine['torch']}; {machine['date']}.",
+        )
+
+
+def _metric(task: str, result: dict[str, Any]) -> str:
+    """The accuracy that TraceNAS Table 2 averages, where the task is in it."""
+    name = PAPER_AVERAGE.get(task, "acc")
+    return name if name in result else "acc"
+
+
+def arguments() -> argparse.Namespace:
+    """What was asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
     parser.add_argument("--data", required=True)
     parser.add_argument("--eval-text", nargs="+", required=True, metavar="NAME=TEXT")
-    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--work", type=Path, required=True, help="directory of the runs and checkpoints")
     parser.add_argument("--journal", type=Path, required=True)
     parser.add_argument("--budgets", nargs="+", default=["75%", "85%", "60%"])
     parser.add_argument("--randoms", type=int, default=3)
@@ -143,17 +173,29 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=3e-4)
     parser.add_argument("--eval-windows", type=int, default=24)
     parser.add_argument("--task-data", type=Path)
+    parser.add_argument("--tasks", default="arc_easy,piqa,sciq,hellaswag,winogrande")
     parser.add_argument("--limit", type=int, default=200, help="questions per task")
+    parser.add_argument("--prompt", type=int, default=512, help="tokens of the prompt whose speed is measured")
+    parser.add_argument("--new-tokens", type=int, default=32)
+    parser.add_argument("--trials", type=int, default=5)
     parser.add_argument("--search", nargs="*", default=[], metavar="KEY=VALUE", help="settings of the searches")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--limit-cells", type=int, help="stop after so many new cells")
-    parser.add_argument("--out")
-    args = parser.parse_args()
-    table = Reference(args)
-    table.fill()
-    trained = args.steps * args.batch * args.seq_len
-    settings = {"recovery_tokens": trained, "samples": args.samples, "seq_len": args.seq_len, "seed": args.seed}
-    publish({"benchmark": "reference", "machine": facts(), "settings": settings, "table": table.rows()}, args.out)
+    parser.add_argument("--out", type=Path)
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Run and print."""
+    args = arguments()
+    reference = Reference(args)
+    args.work.mkdir(parents=True, exist_ok=True)
+    reference.cells.fill(reference.wanted(), reference.measure, args.limit_cells)
+    result = {"benchmark": "reference", "model": reference.name, "machine": facts(), "settings": reference.settings}
+    publish({**result, "table": reference.table()}, args.out)
+    print(reference.markdown())
+    if args.out is not None:
+        args.out.with_suffix(".md").write_text(reference.markdown() + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from tiny import SHAPE, partly_kept
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from tracenas.config import RecoverConfig
@@ -14,16 +15,11 @@ from tracenas.models.card import model_card
 from tracenas.models.checkpoint import Draft, save_pruned
 
 TINY: dict[str, Any] = {
-    "vocab_size": 257,
-    "hidden_size": 32,
+    **SHAPE,
     "intermediate_size": 64,
     "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
     "max_position_embeddings": 128,
-    "bos_token_id": None,
-    "eos_token_id": 0,
-    "pad_token_id": 0,
+    "initializer_range": 0.02,
     "tie_word_embeddings": True,
 }
 WORDS = tuple(f"{first}{second}" for first in ("ca", "do", "hou", "sle") for second in ("t", "g", "se", "ep", "re"))
@@ -43,19 +39,11 @@ def save_heterogeneous(dense: Path, path: Path, tokenizer: Any) -> Path:
     config = model.config.to_dict()
     family = family_of(config)
     blocks = family.blocks(config, Options())
-    kept: dict[tuple[int, str], Any] = {}
-    for index, block in enumerate(blocks):
-        for sub in block.sub_blocks:
-            kept[index, sub.spec.name] = np.arange(sub.spec.units)
-            if sub.spec.unit == "channels" and index == 1:
-                kept[index, sub.spec.name] = np.arange(32)
-            if sub.spec.unit == "heads" and index == 0:
-                kept[index, sub.spec.name] = None
 
     def card(draft: Draft) -> str:
         return model_card(path.name, str(dense), blocks, draft.layers, serving="## Serving\n\nSo.", parameters=(2, 1))
 
-    assert not save_pruned(model, tokenizer, family, blocks, kept, path, card=card).stock
+    assert not save_pruned(model, tokenizer, family, blocks, partly_kept(blocks), path, card=card).stock
     return path
 
 

@@ -2,6 +2,9 @@
 
 import copy
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -108,6 +111,39 @@ def cut(
     kept = random_kept(blocks, shape, sum(map(ord, out.name)))
     draft = save_pruned(model, None, family, blocks, kept, out, **kw)
     return Case(draft, model, family, blocks, kept, masked(model, blocks, kept))
+
+
+@torch.no_grad()
+def logits(model: Any, ids: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+    return model(ids, **kwargs).logits
+
+
+def assert_same(actual: torch.Tensor, expected: torch.Tensor) -> None:
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5 * max(1.0, float(expected.abs().max())))
+
+
+def train_one_step(model: Any, ids: torch.Tensor, labels: torch.Tensor) -> None:
+    """Gradient descent with checkpointed activations; the model is in evaluation mode afterwards."""
+    # older versions of transformers know the second name only
+    (getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable)()
+    model.train()(input_ids=ids, labels=labels).loss.backward()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            assert parameter.grad is not None
+            parameter -= 0.01 * parameter.grad
+    model.eval()
+
+
+def run_alone(code: str, *arguments: str, home: Path) -> str:
+    """Run Python code in a process of its own with an empty cache of remote code; returns its stderr."""
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        env={**os.environ, "HF_HOME": str(home), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stderr
 
 
 @dataclass

@@ -6,11 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from pruned_cases import FIXED_HEADS
-from test_score import Setup, check_parity
+from test_score import Setup, check_parity, check_projected_gradients
 from tiny import FLAN, auto_class, logits_of, save_tiny, tiny_config, tiny_model
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, EncoderDecoderCache
@@ -86,14 +85,7 @@ def test_scores_equal_masked_dense_autograd(case: str, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("name", FAMILIES.names())
 def test_low_rank_traces_equal_the_projected_dense_gradients(name: str) -> None:
-    setup = setup_of(name, rank=5)
-    _, base = setup.dense(setup.space.base, subspace_seed=3, rank=5)
-    for arch in setup.architectures(3):
-        score = setup.evaluator.score(arch)
-        _, gradients = setup.dense(arch, subspace_seed=3, rank=5)
-        for (i, name), g in gradients.items():
-            rho = float(np.corrcoef(g, base[i, name])[0, 1])
-            assert abs(score.extra["rho"][name][i] - rho) <= 1e-5
+    check_projected_gradients(setup_of(name, rank=5), 3)
 
 
 @torch.no_grad()

@@ -1,11 +1,9 @@
 """Functionals of the output in chunks against whole logits; what a pass of NIRVANA's saliency may take."""
 
-from typing import Any
-
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny import tiny_model
+from tiny import LLAMA_8B, tiny_model
 
 from tracenas.models import divergence, max_logit
 from tracenas.models.loss import hidden_states
@@ -58,16 +56,8 @@ def test_a_large_model_takes_one_pass_over_the_published_calibration() -> None:
     from tracenas.families import Options, family_of
     from tracenas.saliency.products import SHARE, _per_token, _plan
 
-    shape: dict[str, Any] = {
-        "hidden_size": 4096,
-        "intermediate_size": 14336,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 8,
-        "vocab_size": 128256,
-    }
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **shape), dtype=torch.bfloat16)
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**LLAMA_8B), dtype=torch.bfloat16)
     config = model.config.to_dict()
     blocks = family_of(config).blocks(config, Options(kv_groups=True))
     plan = _plan(model, blocks, torch.zeros(32, 128), 32, True, None)

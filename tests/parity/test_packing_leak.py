@@ -4,9 +4,9 @@ import itertools
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from tiny import SHAPE, partly_kept
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from tracenas.data.packing import pack
@@ -16,19 +16,7 @@ from tracenas.models.checkpoint import save_pruned
 
 pytestmark = pytest.mark.parity
 
-TINY: dict[str, Any] = {
-    "vocab_size": 257,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 128,
-    "bos_token_id": None,
-    "eos_token_id": 0,
-    "pad_token_id": 0,
-    "initializer_range": 0.2,
-}
+TINY: dict[str, Any] = {**SHAPE, "intermediate_size": 64, "num_hidden_layers": 3, "max_position_embeddings": 128}
 FAMILIES = {"llama": {}, "mistral": {"sliding_window": 6}, "qwen3": {"head_dim": 16}}
 DOCUMENTS = ["one small document", "another, which is a little longer", "x", "the last of them all, cut off"]
 WINDOW = 80
@@ -44,15 +32,7 @@ def heterogeneous_path(model: Any, path: Path) -> Path:
     """Block 0 without attention, block 1 narrower."""
     family = family_of(model.config.to_dict())
     blocks = family.blocks(model.config.to_dict(), Options())
-    kept: dict[tuple[int, str], Any] = {}
-    for index, block in enumerate(blocks):
-        for sub in block.sub_blocks:
-            kept[index, sub.spec.name] = np.arange(sub.spec.units)
-            if sub.spec.unit == "channels" and index == 1:
-                kept[index, sub.spec.name] = np.arange(32)
-            if sub.spec.unit == "heads" and index == 0:
-                kept[index, sub.spec.name] = None
-    assert not save_pruned(model, None, family, blocks, kept, path).stock
+    assert not save_pruned(model, None, family, blocks, partly_kept(blocks), path).stock
     return path
 
 

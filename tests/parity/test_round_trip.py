@@ -1,15 +1,26 @@
 """A pruned checkpoint, reloaded with and without the package, is the masked dense model."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from pruned_cases import DECODERS, FIXED_HEADS, HETEROGENEOUS, STOCK, TINY, VARIANTS, Case, cut, dense_model
+from pruned_cases import (
+    DECODERS,
+    FIXED_HEADS,
+    HETEROGENEOUS,
+    STOCK,
+    TINY,
+    VARIANTS,
+    Case,
+    assert_same,
+    cut,
+    dense_model,
+    logits,
+    run_alone,
+    train_one_step,
+)
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, StaticCache
 
@@ -34,15 +45,6 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
 def tokens(batch: int = 2, length: int = 12) -> torch.Tensor:
     """Longer than the sliding windows."""
     return torch.randint(1, 257, (batch, length), generator=torch.Generator().manual_seed(3))
-
-
-@torch.no_grad()
-def logits(model: Any, ids: torch.Tensor, **kwargs: Any) -> torch.Tensor:
-    return model(ids, **kwargs).logits
-
-
-def assert_same(actual: torch.Tensor, expected: torch.Tensor) -> None:
-    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5 * max(1.0, float(expected.abs().max())))
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -173,14 +175,8 @@ def test_without_the_package(cases: dict[str, Case], tmp_path: Path) -> None:
     root = next(iter(cases.values())).draft.path.parent
     result = tmp_path / "logits.safetensors"
     arguments = [str(root), str(tmp_path / "again"), json.dumps(tokens().tolist()), str(result)]
-    run = subprocess.run(
-        [sys.executable, "-c", WITHOUT_THE_PACKAGE, *arguments],
-        env={**os.environ, "HF_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stderr[-2000:]
-    assert "per-layer attribute" not in run.stderr
+    stderr = run_alone(WITHOUT_THE_PACKAGE, *arguments, home=tmp_path / "home")
+    assert "per-layer attribute" not in stderr
     found = load_file(result)
     assert len(found) == 4 * len(cases)
     for key, value in found.items():
@@ -195,14 +191,8 @@ def test_without_the_package(cases: dict[str, Case], tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["llama_first_block_skipped", "qwen2_no_attention_in_layer_0"])
 def test_saved_again_after_training(name: str, cases: dict[str, Case], tmp_path: Path) -> None:
     model = cases[name].load()
-    # older versions of transformers know the second name only
-    (getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable)()
-    model.train()(tokens(), labels=tokens()).loss.backward()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            assert parameter.grad is not None
-            parameter -= 0.01 * parameter.grad
-    model.eval().save_pretrained(tmp_path / "tuned")
+    train_one_step(model, tokens(), tokens())
+    model.save_pretrained(tmp_path / "tuned")
     saved = json.loads((tmp_path / "tuned" / "config.json").read_text())
     assert saved["auto_map"] == heterogeneous.auto_map(VARIANTS[name].of)
     code = (tmp_path / "tuned" / heterogeneous.CODE_FILE).read_text()

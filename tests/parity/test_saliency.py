@@ -6,6 +6,7 @@ import pytest
 import torch
 from tiny import tiny_model
 from torch import Tensor
+from unit_products import absolute, assert_equal_units, products, signed
 
 from tracenas.families import Options, family_of
 from tracenas.models.max_logit import max_logit
@@ -56,17 +57,6 @@ def functional(model: Any, tokens: Tensor, kind: str) -> Tensor:
     return largest.mean()
 
 
-def products(model: Any, tokens: Tensor, kind: str) -> dict[str, Tensor]:
-    """w · ∂f/∂w of every matrix, float64, from one ordinary backward pass over everything."""
-    weights = {name: p for name, p in model.named_parameters() if p.dim() > 1}
-    for p in weights.values():
-        p.requires_grad_(True)
-    gradients = torch.autograd.grad(functional(model, tokens, kind), list(weights.values()), allow_unused=True)
-    for p in weights.values():
-        p.requires_grad_(False)
-    return {n: (w * g).detach().double() for (n, w), g in zip(weights.items(), gradients, strict=True) if g is not None}
-
-
 def units_by_hand(name: str, model: Any, found: dict[str, Tensor], of: Any) -> dict[tuple[int, str], Tensor]:
     """`of` of each unit's slices: a list of tensors per unit, read off the family's own layout of its matrices."""
     c, groups = model.config, CASES[name][2]
@@ -113,14 +103,6 @@ def channels(model_type: str, at: str, found: dict[str, Tensor]) -> list[list[Te
     return [[gate[j], up[j], down[:, j]] for j in range(len(up))]
 
 
-def absolute(own: list[Tensor]) -> Tensor:
-    return torch.stack([x.abs().sum() for x in own]).sum()
-
-
-def signed(own: list[Tensor]) -> Tensor:
-    return torch.stack([x.sum() for x in own]).sum().abs()
-
-
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize(
     ("saliency", "kind", "of"),
@@ -128,13 +110,12 @@ def signed(own: list[Tensor]) -> Tensor:
 )
 def test_equals_autograd(name: str, saliency: str, kind: str, of: Any) -> None:
     model, blocks, tokens = prepared(name)
-    expected = units_by_hand(name, model, products(model, tokens, kind), of)
+    expected = units_by_hand(name, model, products(model, lambda: functional(model, tokens, kind)), of)
     per_unit, importance = SALIENCIES.get(saliency)(model, blocks, tokens, 6)
     assert set(per_unit) == set(expected) == set(importance)
-    for key, value in per_unit.items():
+    for value in per_unit.values():
         assert value.dtype == torch.float64
-        scale = float(expected[key].max())
-        torch.testing.assert_close(value, expected[key], rtol=1e-5, atol=1e-5 * scale if of is signed else 0)
+    assert_equal_units(per_unit, expected, of)
     assert not any(p.requires_grad or p.grad is not None for p in model.parameters())
 
 
@@ -186,8 +167,7 @@ def test_magnitude_equals_sums_by_hand(name: str) -> None:
     weights = {n: p.detach().double() for n, p in model.named_parameters() if p.dim() > 1}
     expected = units_by_hand(name, model, weights, absolute)
     per_unit, _ = SALIENCIES.get("magnitude")(model, blocks, tokens, 6)
-    for key, value in per_unit.items():
-        torch.testing.assert_close(value, expected[key], rtol=1e-5, atol=0)
+    assert_equal_units(per_unit, expected, absolute)
 
 
 @pytest.mark.parametrize("name", ["mha", "gqa", "gqa_kv_groups", "gpt_neox_fused", "phi3_fused"])

@@ -1,15 +1,12 @@
 """Pruned T5 and Flan-T5 checkpoints, reloaded with and without the package, are the masked dense model."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from pruned_cases import Case, cut
+from pruned_cases import Case, assert_same, cut, run_alone, train_one_step
 from safetensors.torch import load_file
 from tiny import FLAN, tiny_model
 from transformers import AutoModelForSeq2SeqLM
@@ -64,10 +61,6 @@ def inputs() -> dict[str, torch.Tensor]:
 @torch.no_grad()
 def logits(model: Any, **kwargs: Any) -> torch.Tensor:
     return model(**(inputs() | kwargs)).logits
-
-
-def assert_same(actual: torch.Tensor, expected: torch.Tensor) -> None:
-    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5 * max(1.0, float(expected.abs().max())))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -213,13 +206,7 @@ def test_without_the_package(cases: dict[str, Case], tmp_path: Path) -> None:
     root, result = next(iter(cases.values())).draft.path.parent, tmp_path / "logits.safetensors"
     save_file(inputs(), tmp_path / "inputs.safetensors")
     arguments = [str(root), str(tmp_path / "again"), str(tmp_path / "inputs.safetensors"), str(result)]
-    run = subprocess.run(
-        [sys.executable, "-c", WITHOUT_THE_PACKAGE, *arguments],
-        env={**os.environ, "HF_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stderr[-2000:]
+    run_alone(WITHOUT_THE_PACKAGE, *arguments, home=tmp_path / "home")
     found = load_file(result)
     assert len(found) == 4 * len(cases)
     for key, value in found.items():
@@ -257,14 +244,8 @@ def test_pruned_again(kind: str, shape: str, cases: dict[str, Case], tmp_path: P
 
 def test_saved_again_after_training(cases: dict[str, Case], tmp_path: Path) -> None:
     model = cases["flan_first_blocks_skipped"].load()
-    # older versions of transformers know the second name only
-    (getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable)()
-    model.train()(input_ids=tokens(), labels=tokens(seed=4)).loss.backward()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            assert parameter.grad is not None
-            parameter -= 0.01 * parameter.grad
-    model.eval().save_pretrained(tmp_path / "tuned")
+    train_one_step(model, tokens(), tokens(seed=4))
+    model.save_pretrained(tmp_path / "tuned")
     check_checkpoint(tmp_path / "tuned")
     again = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "tuned").eval()
     assert_same(logits(again), logits(model))

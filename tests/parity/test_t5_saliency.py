@@ -9,6 +9,7 @@ import torch
 from test_score import Setup, check_parity
 from tiny import FLAN, tiny_model
 from torch import Tensor
+from unit_products import absolute, assert_equal_units, products, signed
 
 from tracenas.families import Options, family_of
 from tracenas.saliency import SALIENCIES
@@ -28,14 +29,6 @@ def functional(model: Any, kind: str) -> Tensor:
     output = model(input_ids=tokens()[:, :8], labels=tokens()[:, 8:].contiguous())
     result: Tensor = output.loss if kind == "loss" else output.logits.max(dim=1).values.mean()
     return result
-
-
-def products(model: Any, kind: str) -> dict[str, Tensor]:
-    """w · ∂f/∂w of every matrix, float64, from one ordinary backward pass over everything."""
-    weights = {name: p.requires_grad_(True) for name, p in model.named_parameters() if p.dim() > 1}
-    gradients = torch.autograd.grad(functional(model, kind), list(weights.values()), allow_unused=True)
-    model.requires_grad_(False)
-    return {n: (w * g).detach().double() for (n, w), g in zip(weights.items(), gradients, strict=True) if g is not None}
 
 
 def units_by_hand(model: Any, found: dict[str, Tensor], of: Callable[[list[Tensor]], Tensor]) -> dict[Key, Tensor]:
@@ -59,14 +52,6 @@ def units_by_hand(model: Any, found: dict[str, Tensor], of: Callable[[list[Tenso
     return out
 
 
-def absolute(own: list[Tensor]) -> Tensor:
-    return torch.stack([x.abs().sum() for x in own]).sum()
-
-
-def signed(own: list[Tensor]) -> Tensor:
-    return torch.stack([x.sum() for x in own]).sum().abs()
-
-
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     ("saliency", "what", "of"),
@@ -81,12 +66,11 @@ def test_saliency_equals_autograd(kind: str, saliency: str, what: str, of: Any) 
     model = tiny_model("t5", **KINDS[kind])
     blocks = family_of(model.config.to_dict()).blocks(model.config.to_dict(), Options(channel_quantum=8))
     weights = {n: p.detach().double() for n, p in model.named_parameters() if p.dim() > 1}
-    expected = units_by_hand(model, weights if what == "weights" else products(model, what), of)
+    found = weights if what == "weights" else products(model, lambda: functional(model, what))
+    expected = units_by_hand(model, found, of)
     per_unit, importance = SALIENCIES.get(saliency)(model, blocks, tokens(), 6)
     assert set(per_unit) == set(expected) == set(importance)
-    for key, value in per_unit.items():
-        scale = float(expected[key].max())
-        torch.testing.assert_close(value, expected[key], rtol=1e-5, atol=1e-5 * scale if of is signed else 0)
+    assert_equal_units(per_unit, expected, of)
 
 
 @pytest.mark.parametrize("kind", KINDS)

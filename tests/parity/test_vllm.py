@@ -5,14 +5,13 @@
 The environment needs vLLM, and this package for the plugin (`pip install --no-deps .`).
 """
 
-import importlib.util
 import os
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
 from pruned_cases import cut, dense_model
+from scripts_as_modules import load_script
 
 from tracenas.families import Options
 from tracenas.models import heterogeneous
@@ -60,7 +59,7 @@ CASES = {
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """All cases of a mode are asked in one process of vLLM's environment."""
     heterogeneous.register()
-    script, root = _script(), tmp_path_factory.mktemp("served")
+    script, root = load_script("check_vllm"), tmp_path_factory.mktemp("served")
     found = {}
     for mode in ("plugin", "stock"):
         expectations = []
@@ -71,16 +70,6 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
             expectations.append(script.expected(draft.path, ""))
         found |= {result["model"]: result for result in script.run_other(PYTHON, expectations, mode == "plugin")}
     return found
-
-
-def _script() -> Any:
-    """scripts/check_vllm.py as a module."""
-    path = Path(__file__).parents[2] / "scripts" / "check_vllm.py"
-    spec = importlib.util.spec_from_file_location("check_vllm", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.parametrize("name", CASES)

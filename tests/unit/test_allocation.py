@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tiny import LLAMA_8B
 
 from tracenas.errors import UserError
 from tracenas.families import Options, family_of
@@ -13,15 +14,6 @@ from tracenas.saliency.allocation.adaptive import attention_sparsity, default_ga
 from tracenas.saliency.allocation.ranked import Pool
 from tracenas.space.constraints import Budget
 
-LLAMA_8B: dict[str, Any] = {
-    "model_type": "llama",
-    "hidden_size": 4096,
-    "intermediate_size": 14336,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "vocab_size": 128256,
-}
 LLAMA_3B = LLAMA_8B | {
     "hidden_size": 3072,
     "intermediate_size": 8192,

@@ -1,22 +1,16 @@
 """scripts/check_vllm.py without vLLM: what counts as agreement, and what a failing environment is told as."""
 
-import importlib.util
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from scripts_as_modules import load_script
 
 
 @pytest.fixture(scope="module")
 def script() -> Any:
-    """The script as a module."""
-    path = Path(__file__).parents[2] / "scripts" / "check_vllm.py"
-    spec = importlib.util.spec_from_file_location("check_vllm", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("check_vllm")
 
 
 def expectation(name: str = "a") -> dict[str, Any]:

@@ -1,12 +1,11 @@
 """The README's table of families is the one that the registry and the recorded results make."""
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from scripts_as_modules import load_script
 
 from tracenas.families import FAMILIES
 
@@ -15,13 +14,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def script() -> Any:
-    """scripts/family_table.py as a module."""
-    spec = importlib.util.spec_from_file_location("family_table", ROOT / "scripts" / "family_table.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["family_table"] = module  # where dataclasses look
-    spec.loader.exec_module(module)
-    return module
+    return load_script("family_table")
 
 
 def test_the_readme_has_the_table(script: Any) -> None:
