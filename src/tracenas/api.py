@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from tracenas.stages.bench import Bench
     from tracenas.stages.evaluate import Evaluation
     from tracenas.stages.export import ExportOutcome
+    from tracenas.stages.metric import MetricSearched
     from tracenas.stages.plan import Plan
     from tracenas.stages.prune import Pruned
     from tracenas.stages.recover import Recovered
@@ -34,6 +35,7 @@ __all__ = [
     "evaluate",
     "export",
     "load",
+    "metric_search",
     "plan",
     "prune",
     "recover",
@@ -181,6 +183,17 @@ def sparsify(model: str | Path, *, sparsity: str, out: str | Path, **settings: A
     from tracenas.stages.sparsify import sparsify as stage
 
     return stage(build(SparsifyConfig, {"model": str(model), "sparsity": sparsity, "out": out, **settings}))
+
+
+def metric_search(
+    model: str | Path, *, data: str | Path, eval_text: str | Path, out: str | Path, **settings: Any
+) -> "MetricSearched":
+    """Discover symbolic pruning metrics by genetic programming, resumable (`tracenas metric search`)."""
+    from tracenas.config import MetricSearchConfig, build
+    from tracenas.stages.metric import search as stage
+
+    values = {"model": str(model), "data": str(data), "eval_text": str(eval_text), "out": out}
+    return stage(build(MetricSearchConfig, {**values, **settings}))
 
 
 def study(

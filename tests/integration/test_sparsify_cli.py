@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from tiny import save_tiny
 from transformers import AutoModelForCausalLM
 
+import tracenas
 from tracenas.cli import invoke
 
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")]
@@ -249,6 +250,13 @@ def test_a_metric_search_finds_a_metric_that_sparsify_takes(
 def test_report_draws_a_metric_search_again(searched: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     answer(capsys, "report", searched, f"out={tmp_path / 'again.html'}")
     assert (tmp_path / "again.html").read_bytes() == (searched / "report.html").read_bytes()
+
+
+def test_python_searches_as_the_command_does(searched: Path, model: Path, data: Path, tmp_path: Path) -> None:
+    small = {"eval_windows": 2, "population": 6, "elites": 2, "iterations": 4, "samples": 3, "threads": 1}
+    found = tracenas.metric_search(model, data=data, eval_text=data, out=tmp_path / "run", **small)
+    assert found.metric == json.loads((searched / "best.json").read_text())["metric"]
+    assert journal(tmp_path / "run") == journal(searched)
 
 
 def test_resuming_with_other_settings_is_refused(
