@@ -52,7 +52,7 @@ def write_recovery(directory: Path, scale: float, steps: int = 40, result: bool 
 
 
 PUBLISHED = {
-    "answers": [{"prompt": "Which <b>?", "base": " one\n two ", "found": "  "}],
+    "answers": [{"prompt": "Which <b>?", "base": " one\n two ", "pruned": "p", "recovered": "  "}],
     "perplexity": [{"name": "found", "params": 52_640, "before": 9.5, "after": None}],
     "plan": {"estimate_seconds": {"search": 60, "speed": 40}, "actual_seconds": {"run": 110}, "sessions": 1},
 }
@@ -192,7 +192,7 @@ def test_answers_of_a_published_model_stand_before_the_architecture(run: Path) -
         ("recovered/log.jsonl", "x\n{}\n", "line 1"),
         ("recovered/recover.yaml", "a: [", "not YAML"),
         ("pruned.json", "3", "expected an object"),
-        ("published-model.json", json.dumps({**PUBLISHED, "answers": [{"prompt": ""}]}), "objects with base, found"),
+        ("published-model.json", json.dumps({**PUBLISHED, "answers": [{"prompt": ""}]}), "objects with base, prompt"),
         ("published-model.json", json.dumps({**PUBLISHED, "plan": {}}), "no 'estimate_seconds'"),
     ],
 )

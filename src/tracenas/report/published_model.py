@@ -1,4 +1,4 @@
-"""What `tracenas demo` on a published model adds to a run's page: answers, equal recovery, time told and taken."""
+"""What `tracenas demo` on a published model adds to a run's page: answers, recovery, time told and taken."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,17 +19,18 @@ def published_model(found: Mapping[str, Any]) -> Markup | None:
     """
     if not found:
         return None
-    lead = "Greedy answers of the base and of the found model after recovery."
+    lead = "Greedy answers of the base, of the found model as it was pruned and compensated, and of the recovered one."
     return join(
-        section_head("The same questions, and the same training for all", lead),
+        section_head("The same questions to all", lead),
         _answers(found["answers"]),
         el("div", _perplexity(found["perplexity"]), _time(found["plan"]), class_="split stages"),
     )
 
 
 def _answers(rows: Sequence[Mapping[str, str]]) -> Markup:
-    cells = [([el("b", r["prompt"]), _text(r["base"]), _text(r["found"])], "") for r in rows]
-    return el("div", table(["Prompt", "Base", "Found"], cells, "answers"), class_="card flush")
+    names = [name for name in rows[0] if name != "prompt"] if rows else []
+    cells = [([el("b", r["prompt"]), *(_text(r[name]) for name in names)], "") for r in rows]
+    return el("div", table(["Prompt", *(name.capitalize() for name in names)], cells, "answers"), class_="card flush")
 
 
 def _text(said: str) -> Markup:
@@ -40,7 +41,7 @@ def _perplexity(rows: Sequence[Mapping[str, Any]]) -> Markup:
     cells = [([r["name"], f"{r['params']:,}", decimal(r["before"]), decimal(r["after"])], "") for r in rows]
     head = el("h3", "Held-out perplexity")
     drawn = table(["Model", "Parameters", "Not trained", "Recovered"], cells, "numbers first-left")
-    note = el("p", "Pruned models are compensated; the base had the same recovery as they.", class_="table-note")
+    note = el("p", "Pruned models are compensated; all are recovered on the same text.", class_="table-note")
     return el("div", head, drawn, note, class_="card")
 
 

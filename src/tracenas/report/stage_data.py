@@ -22,7 +22,10 @@ Object = Mapping[str, Any]
 PUBLISHED_MODEL = "published-model.json"
 """In the run directory of a demo on a published model: answers, perplexity, plan."""
 
-_PUBLISHED = {"answers": {"prompt", "base", "found"}, "perplexity": {"name", "params", "before", "after"}}
+_PUBLISHED = {
+    "answers": {"prompt", "base", "pruned", "recovered"},
+    "perplexity": {"name", "params", "before", "after"},
+}
 
 
 @dataclass(frozen=True)

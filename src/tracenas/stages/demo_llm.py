@@ -1,10 +1,9 @@
 """`tracenas demo --model smollm2`: the whole way on a published model, within a time that is told beforehand.
 
-OUT/demo.json holds the plan, its estimate and what it came to; OUT/run is an ordinary run directory; OUT/base-recovered
-the base after the same recovery, so that what training on this text gives to any model can be told apart.
+OUT/demo.json holds the plan, its estimate and what it came to; OUT/run is an ordinary run directory. Recovery is
+distillation from the base: it brings back what pruning took, and adds nothing of the text's own.
 """
 
-import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -23,20 +22,20 @@ from tracenas.rundir import read_json, require_free, write_json
 from tracenas.stages.report import report
 from tracenas.stages.results import Table, print_table, to_plain
 from tracenas.stages.run import RunOutcome, run
-from tracenas.stages.run_recovery import RECOVERED_CHECKPOINT
-from tracenas.stages.run_sections import eval_config, recover_config
+from tracenas.stages.run_recovery import CHECKPOINT, RECOVERED_CHECKPOINT
 from tracenas.stages.search import SUMMARY
 
 __all__ = ["PROMPTS", "LlmDemo", "demo_llm"]
 
-PLAN, RUN, BASE, ANSWERS = "demo.json", "run", "base-recovered", "answers.json"
+PLAN, RUN, ANSWERS = "demo.json", "run", "answers.json"
 PROMPTS = (
     "What is the capital of France?",
     "Explain in two sentences why the sky is blue.",
     "Write a Python function that returns the larger of two numbers.",
 )
+ANSWERING = ("base", "pruned", "recovered")
 _SEQ_LEN, _BATCH, _RANDOM = 512, 1, 1
-_PARTS = 3
+_PARTS = 2
 _SLACK = 0.85
 """Share of the time that is planned with: what was measured once varies."""
 
@@ -46,8 +45,8 @@ class LlmDemo:
     """What the demo came to.
 
     Args:
-        perplexity: rows of name, params, and perplexity compensated and recovered (base: as it is, and recovered).
-        answers: per prompt, the text of base and found model.
+        perplexity: rows of name, params, and perplexity compensated and recovered (base: as it is).
+        answers: per prompt, the text of the base, of the pruned model and of the recovered one.
         plan: demo.json: measured pieces, amounts, estimated and actual seconds.
     """
 
@@ -76,8 +75,8 @@ class LlmDemo:
         print_table(Table(title, columns, rows))
         for answer in self.answers:
             print(f"\n> {answer['prompt']}")
-            for name in ("base", "found"):
-                print(f"[{name}] {answer[name].strip()}")
+            for name in ANSWERING:
+                print(f"[{name}] {answer[name].strip() or '(nothing)'}")
         print(f"\ntime        {_told(self.plan)}")
         print(f"report      {self.report}")
 
@@ -96,9 +95,8 @@ def demo_llm(config: DemoConfig, model: Path) -> LlmDemo:
     settings = _settings(config, model, out, plan["amounts"])
     session = _Session(out, plan)
     found = session.part("run", lambda: run(settings))
-    base = session.part("recover base", lambda: _base(settings, out))
     answers = session.part("answers", lambda: _answers(settings, out))
-    rows = _rows(found.comparison, base)
+    rows = _rows(found.comparison)
     plan = session.plan
     write_json(out / RUN / PUBLISHED_MODEL, to_plain({"answers": answers, "perplexity": rows, "plan": plan}))
     write_json(out / RUN / SUMMARY, {**read_json(out / RUN / SUMMARY), "demo": plan})
@@ -158,7 +156,7 @@ def _tell(plan: dict[str, Any], minutes: float) -> None:
     total = sum(told.values())
     print(
         f"plan: {a['evaluations']} candidates on {a['samples']} × {plan['seq_len']} tokens, compensation on "
-        f"{a['compensate_samples']} × {plan['seq_len']}, {a['steps']} recovery steps for each of 4 models; "
+        f"{a['compensate_samples']} × {plan['seq_len']}, {a['steps']} recovery steps for each of 3 models; "
         f"about {duration(total)} on {plan['threads']} threads",
         file=sys.stderr,
     )
@@ -197,7 +195,7 @@ def _settings(config: DemoConfig, model: Path, out: Path, amounts: dict[str, int
         eval_windows=amounts["windows"],
         random_architectures=_RANDOM,
         recover={
-            "method": "pretrain",
+            "method": "distill",
             "max_steps": steps,
             "global_batch": _BATCH,
             "micro_batch": 1,
@@ -223,24 +221,11 @@ def _settings(config: DemoConfig, model: Path, out: Path, amounts: dict[str, int
     )
 
 
-def _base(settings: RunConfig, out: Path) -> dict[str, Any]:
-    """The base after the recovery that the pruned models had."""
-    from tracenas.stages.evaluate import evaluate
-    from tracenas.stages.recover import SETTINGS, recover
-
-    if (out / BASE).is_dir() and not (out / BASE / SETTINGS).is_file():  # cut off before its settings were written
-        shutil.rmtree(out / BASE)
-    recover(recover_config(settings, settings.model, out / BASE))
-    measured = evaluate(eval_config(settings, (str(out / BASE),), section={})).to_json()
-    row: dict[str, Any] = measured[0] if isinstance(measured, list) else measured
-    return row
-
-
-def _rows(comparison: list[dict[str, Any]], base: dict[str, Any]) -> list[dict[str, Any]]:
-    """Perplexity before and after the same recovery, by model."""
+def _rows(comparison: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Perplexity before and after recovery, by model; the base has none."""
     rows = []
     for row in comparison:
-        after = base if row["name"] == "base" else row.get("recovered")
+        after = row.get("recovered")
         rows.append(
             {
                 "name": row["name"],
@@ -253,11 +238,12 @@ def _rows(comparison: list[dict[str, Any]], base: dict[str, Any]) -> list[dict[s
 
 
 def _answers(settings: RunConfig, out: Path) -> list[dict[str, str]]:
-    """What base and found model say to the prompts, greedily, one model in memory at a time."""
+    """What the models say to the prompts, greedily, one model in memory at a time."""
     if (out / ANSWERS).is_file():
         stored: list[dict[str, str]] = read_json(out / ANSWERS)
         return stored
-    models = {"base": settings.model, "found": str(settings.out / RECOVERED_CHECKPOINT)}
+    paths = (settings.model, str(settings.out / CHECKPOINT), str(settings.out / RECOVERED_CHECKPOINT))
+    models = dict(zip(ANSWERING, paths, strict=True))
     texts: dict[str, list[str]] = {}
     with stage_progress("answers", len(models) * len(PROMPTS)) as advance:
         for name, path in models.items():
