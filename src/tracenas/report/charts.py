@@ -9,7 +9,20 @@ from tracenas.report.dynamics import Generation, layer_names, retention
 from tracenas.report.formats import count, decimal, percent, plural
 from tracenas.report.markup import Markup, el, join
 from tracenas.report.run_data import Candidate, Compared, RunData
-from tracenas.report.svg import Frame, circle, hatch, line, polyline, rect, star, text, tick_label, ticks
+from tracenas.report.svg import (
+    WIDE,
+    Frame,
+    circle,
+    hatch,
+    line,
+    log_ticks,
+    polyline,
+    rect,
+    star,
+    text,
+    tick_label,
+    ticks,
+)
 
 __all__ = [
     "COLUMNS",
@@ -254,7 +267,7 @@ def perplexity_chart(rows: Sequence[Compared], best: Compared | None) -> Markup:
         if row.perplexity is not None and row.perplexity > 0:
             groups.setdefault("random" if row.name.startswith("random") else row.name, []).append(row)
     values = [r.perplexity for group in groups.values() for r in group if r.perplexity is not None]
-    log = max(values) / min(values) > 8
+    log = max(values) / min(values) > WIDE
     margin = 1.15 if log else 1.0
     pad = 0.08 * (max(values) - min(values)) or 0.05 * max(values)
     low, high = (min(values) / margin, max(values) * margin) if log else (min(values) - pad, max(values) + pad)
@@ -285,7 +298,4 @@ def _value_ticks(frame: Frame) -> tuple[list[float], list[str]]:
     if not frame.log_x:
         at = ticks(low, high)
         return at, [tick_label(v, at) for v in at]
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    steps = (1, 2, 5) if math.log10(high / low) < 3 else (1,)
-    at = [10.0**p * s for p in powers for s in steps if low <= 10.0**p * s <= high]
-    return at, [f"{v:,.0f}" if v < 1e5 else f"{v:.0e}".replace("e+0", "e") for v in at]
+    return log_ticks(low, high)

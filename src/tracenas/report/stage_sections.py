@@ -15,7 +15,7 @@ from tracenas.report.stage_tables import (
     evaluation_table,
     recovery_table,
 )
-from tracenas.report.svg import Frame, circle, polyline, tick_label, ticks
+from tracenas.report.svg import WIDE, Frame, circle, log_ticks, polyline, tick_label, ticks
 from tracenas.report.tables import table
 
 __all__ = ["progress_card", "progress_chart", "sections", "training_charts"]
@@ -98,9 +98,12 @@ def progress_chart(rows: Sequence[Compared], base: Compared | None) -> Markup:
     values = [p for _, line in known for _, p in line] + ([level] if level else [])
     low, high = min(values), max(values)
     pad = 0.08 * (high - low) or 0.05 * high
-    frame = Frame((-0.25, len(names) - 0.75), (low - pad, high + pad))
+    log = high / low > WIDE
+    shown = (low / 1.15, high * 1.15) if log else (low - pad, high + pad)
+    frame = Frame((-0.25, len(names) - 0.75), shown, left=76 if log else 56, log_y=log)
+    vertical = frame.y_axis("perplexity (log scale)", *log_ticks(*shown)) if log else None
     at = list(range(len(names)))
-    parts = [frame.y_axis("perplexity", ticks(low - pad, high + pad)), frame.x_axis("", [float(i) for i in at], names)]
+    parts = [vertical or frame.y_axis("perplexity", ticks(*shown)), frame.x_axis("", [float(i) for i in at], names)]
     if level:
         parts.append(polyline([(frame.left, frame.y(level)), (frame.width - frame.right, frame.y(level))], "base-line"))
     for row, line in known:

@@ -37,9 +37,10 @@ def compensation_facts(made: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def recovery_table(recoveries: Sequence[Recovery]) -> StageTable:
-    """Steps, tokens, speed and held-out perplexity of every recovery."""
+    """Steps, tokens, speed and, where it was measured on the way, held-out perplexity of every recovery."""
     columns = ["Architecture", "Method", "Steps", "Tokens", "Tokens/s", "Loss at the end"]
-    columns += ["Perplexity before", "Perplexity after"]
+    known = any(one.result.get("perplexity") is not None for one in recoveries)
+    columns += ["Perplexity before", "Perplexity after"] if known else []
     rows = []
     for one in recoveries:
         speed = sorted(value for _, value in one.series("tokens_per_second"))
@@ -53,8 +54,7 @@ def recovery_table(recoveries: Sequence[Recovery]) -> StageTable:
                 f"{result['tokens']:,}" if isinstance(result.get("tokens"), int) else MISSING,
                 f"{speed[len(speed) // 2]:,.0f}" if speed else MISSING,
                 decimal(losses[-1][1]) if losses else MISSING,
-                decimal(result.get("perplexity_before")),
-                decimal(result.get("perplexity")),
+                *(decimal(result.get(key)) for key in ("perplexity_before", "perplexity") if known),
             ]
         )
     return "recovery", columns, rows, _recovery_notes(recoveries)

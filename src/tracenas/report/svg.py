@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from tracenas.report.markup import Markup, el, join
 
 __all__ = [
+    "WIDE",
     "Frame",
     "circle",
     "hatch",
     "line",
+    "log_ticks",
     "polyline",
     "rect",
     "star",
@@ -21,6 +23,9 @@ __all__ = [
 ]
 
 MINUS = "\N{MINUS SIGN}"
+
+WIDE = 8
+"""Ratio of the largest to the smallest value above which an axis is logarithmic."""
 
 
 def text(x: float, y: float, content: str, class_: str = "", anchor: str = "start", **more: str) -> Markup:
@@ -133,6 +138,22 @@ def tick_label(value: float, values: Sequence[float]) -> str:
     return f"{value:,.{decimals}f}".replace("-", MINUS)
 
 
+def log_ticks(low: float, high: float) -> tuple[list[float], list[str]]:
+    """Powers of ten, with 2 and 5 times them over fewer than three decades, and their labels."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    steps = (1, 2, 5) if math.log10(high / low) < 3 else (1,)
+    at = [10.0**p * s for p in powers for s in steps if low <= 10.0**p * s <= high]
+    return at, [f"{v:,.0f}" if v < 1e5 else f"{v:.0e}".replace("e+0", "e") for v in at]
+
+
+def _share(value: float, whole: tuple[float, float], *, log: bool) -> float:
+    """Where a value lies in a range, from 0 to 1."""
+    low, high = whole
+    if log:
+        low, high, value = math.log(low), math.log(high), math.log(value)
+    return 0.5 if high == low else (value - low) / (high - low)
+
+
 @dataclass(frozen=True)
 class Frame:
     """A plot area with linear or logarithmic axes; sizes in SVG user units.
@@ -149,19 +170,16 @@ class Frame:
     top: float = 14
     bottom: float = 48
     log_x: bool = False
+    log_y: bool = False
 
     def x(self, value: float) -> float:
         """Data to horizontal position."""
-        low, high = self.x_range
-        if self.log_x:
-            low, high, value = math.log(low), math.log(high), math.log(value)
-        share = 0.5 if high == low else (value - low) / (high - low)
+        share = _share(value, self.x_range, log=self.log_x)
         return self.left + share * (self.width - self.left - self.right)
 
     def y(self, value: float) -> float:
         """Data to vertical position (upwards)."""
-        low, high = self.y_range
-        share = 0.5 if high == low else (value - low) / (high - low)
+        share = _share(value, self.y_range, log=self.log_y)
         return self.height - self.bottom - share * (self.height - self.top - self.bottom)
 
     def x_axis(self, label: str, at: Sequence[float], labels: Sequence[str] | None = None) -> Markup:

@@ -157,8 +157,10 @@ def measure(source: "ModelSource", params: str, seq_len: int, batch: int, thread
         with net.realise(uniform, how) as model:
             seconds.append(_timed(partial(perplexity, model, ids, 1))[0])
     solves, _ = _timed(lambda: _realise(net, uniform, CompensatedRealisation(net, iter(grams), 0.01)))
+    grams.clear()
+    del how
     token, _ = _timed(lambda: perplexity(loaded.model, ids[:, :2], 1))
-    with net.realise(uniform, how) as model, private_weights(model) as weights:
+    with net.realise(uniform) as model, private_weights(model) as weights:
         step = _step(model, weights, ids.expand(batch, -1))
     candidate = min(seconds[1:])
     pieces = Pieces(loading, forward, candidate, max(0.0, solves - factor), statistics, factor, step, token)
