@@ -77,6 +77,22 @@ def test_what_a_search_would_refuse_is_refused(settings: dict[str, Any], message
         planned(**settings)
 
 
+def test_passes_on_a_cpu_are_as_large_as_their_activations_allow() -> None:
+    from tracenas.models.source import open_source
+    from tracenas.stages.deployment import options_of
+    from tracenas.stages.workload import default_micro_batch
+
+    source = open_source(DEMO)
+    blocks, base = source.blocks(options_of(PlanConfig(model=DEMO))), source.space().base
+    of_demo = [blocks, base, int(source.config["hidden_size"])]
+    assert default_micro_batch(*of_demo, 128, 4, "cpu") == 32
+    deep = [blocks * 20, replace(base, layers=base.layers * 20), of_demo[2]]
+    small = default_micro_batch(*deep, 128, 4, "cpu")
+    assert 1 <= small < 16 and default_micro_batch(*deep, 128, 2, "cpu") >= 2 * small
+    assert default_micro_batch(*deep, 128, 4, "cuda") == 32
+    assert default_micro_batch(*deep, 1 << 20, 4, "cpu") == 1
+
+
 def test_work_is_what_torch_counts() -> None:
     """FLOPs of the matrix products of a real evaluation, forward, backward and traces."""
     import torch

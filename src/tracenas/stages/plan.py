@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from tracenas.config import PlanConfig, parse_rank
 from tracenas.errors import UserError
+from tracenas.families import Block
 from tracenas.models.source import ModelSource, open_source
 from tracenas.proxies.combination import choose
 from tracenas.search import Settings
@@ -21,14 +22,12 @@ from tracenas.stages.plan_proxies import (
 from tracenas.stages.proxies import proxy_of
 from tracenas.stages.results import Table, print_table, to_plain
 from tracenas.stages.session import options_of, space_of
-from tracenas.stages.workload import Memory, Shape, Workload, memory, per_stack, workload
+from tracenas.stages.workload import Memory, Shape, Workload, default_micro_batch, memory, per_stack, workload
 
 if TYPE_CHECKING:
     from tracenas.benchmark.machine import Rates
 
 __all__ = ["Plan", "plan"]
-
-_TOKENS_PER_BATCH = 4096
 
 
 @dataclass(frozen=True)
@@ -159,14 +158,15 @@ def plan(config: PlanConfig) -> Plan:
     arch = space.base if config.params is None else space.uniform()
     assert arch is not None  # `space_of` has refused such a budget
     rank = parse_rank(config.rank)
-    shape = _shape(config, source, trace_rank(choice.needs, rank))
     blocks = source.blocks(options_of(config))
     hidden, vocabulary = int(source.config["hidden_size"]), int(source.config["vocab_size"])
+    shape = _in_passes(_shape(config, source, trace_rank(choice.needs, rank)), blocks, space.base, hidden)
     head = source.family.head_weights(source.config)
     base_params = space.parameters(space.base)
     rates, each, total = None, None, None
     if not config.no_timing:
         rates, shape = _rates(config, source, shape)
+        shape = _in_passes(shape, blocks, space.base, hidden)
 
         def timed(own: Shape) -> float:
             assert rates is not None and arch is not None
@@ -202,10 +202,15 @@ def _shape(config: PlanConfig, source: ModelSource, rank: int | None) -> Shape:
     if config.seq_len is not None and config.seq_len > source.positions:
         raise UserError(f"seq-len {config.seq_len}: the model has {source.positions} positions")
     length = config.seq_len or min(4096, source.positions)
-    micro_batch = min(config.samples, max(1, _TOKENS_PER_BATCH // length))
     device = "cuda" if config.device.startswith("cuda") else "cpu"
     half = config.dtype == "bf16" or (config.dtype == "auto" and device == "cuda")
-    return Shape(config.samples, length, micro_batch, rank, 2 if half else 4, device)
+    return Shape(config.samples, length, 1, rank, 2 if half else 4, device)
+
+
+def _in_passes(shape: Shape, blocks: tuple[Block, ...], base: Architecture, hidden: int) -> Shape:
+    """The shape with the micro-batch that a search would take."""
+    default = default_micro_batch(blocks, base, hidden, shape.seq_len, shape.element, shape.device)
+    return replace(shape, micro_batch=min(shape.samples, default))
 
 
 def _figures(space: SearchSpace, arch: Architecture, head: int, context: int) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from tracenas.space.constraints import Budget, parse_size
 from tracenas.space.search_space import SearchSpace
 from tracenas.stages.deployment import check_deploy, options_of
 from tracenas.stages.tokens import calibration_tokens
+from tracenas.stages.workload import default_micro_batch
 
 if TYPE_CHECKING:
     import torch
@@ -29,7 +30,6 @@ __all__ = ["CALIBRATION", "ORDERING", "Session", "open_session", "options_of", "
 
 CALIBRATION = "calibration.safetensors"
 ORDERING = "ordering.safetensors"
-_TOKENS_PER_BATCH = 4096
 
 
 def space_of(source: ModelSource, config: SpaceConfig, *, params: str | None, tolerance: float = 0.01) -> SearchSpace:
@@ -95,6 +95,11 @@ class Session:
             "micro_batch": self.micro_batch,
         }
 
+    @property
+    def dtype(self) -> str:
+        """Of the weights, as torch calls it: `float32`."""
+        return str(self.loaded.dtype).removeprefix("torch.")
+
     def supernet(self) -> "Supernet":
         """The super-network; permutes the model's weights in place."""
         from tracenas.models.supernet import Supernet
@@ -159,7 +164,14 @@ def open_session(
         raise UserError("'data' is required: calibration text or tokens (the architecture is not a run's best.json)")
     loaded = load(source, device=config.device, dtype=config.dtype, trust_remote_code=config.trust_remote_code)
     tokens = _tokens(loaded, config, data, run)
-    micro_batch = config.micro_batch or max(1, _TOKENS_PER_BATCH // tokens.shape[1])
+    micro_batch = config.micro_batch or default_micro_batch(
+        loaded.blocks(options_of(config)),
+        space.base,
+        int(source.config["hidden_size"]),
+        tokens.shape[1],
+        loaded.dtype.itemsize,
+        loaded.device.type,
+    )
     ordering, importance = _ordering(loaded, config, tokens, micro_batch, run)
     return Session(config, loaded, space, tokens, ordering, importance, micro_batch, threads, data, run)
 

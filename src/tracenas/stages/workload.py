@@ -10,7 +10,10 @@ from dataclasses import dataclass, replace
 from tracenas.families import Block, Projection, SubBlock
 from tracenas.space.architecture import Architecture
 
-__all__ = ["Memory", "Shape", "Workload", "memory", "per_stack", "workload"]
+__all__ = ["Memory", "Shape", "Workload", "default_micro_batch", "memory", "per_stack", "workload"]
+
+_TOKENS_PER_BATCH = 4096
+_ACTIVATION_BYTES = 1 << 30
 
 # Tensor reads and writes per token of the elementwise work, forward and backward, in multiples of a width:
 # two norms and two residual additions of the hidden state; rotary positions of q and k; layout copies of the
@@ -86,6 +89,25 @@ class Memory:
 def per_stack(blocks: tuple[Block, ...], shape: Shape) -> Shape:
     """What every block sees: of an encoder–decoder model half of every sequence."""
     return replace(shape, seq_len=shape.seq_len - shape.seq_len // 2) if blocks[0].stack else shape
+
+
+def default_micro_batch(
+    blocks: tuple[Block, ...], base: Architecture, hidden: int, seq_len: int, element: int, device: str
+) -> int:
+    """Sequences per pass: up to 4,096 tokens and, on a CPU, up to 1 GiB of activations kept for a backward pass.
+
+    Small passes cost a CPU nothing; an accelerator needs large ones.
+
+    Args:
+        hidden: width of the residual stream.
+        element: bytes of a number in the model's dtype.
+        device: `cpu` or `cuda`.
+    """
+    tokens = _TOKENS_PER_BATCH
+    if device == "cpu":
+        each = element * sum(_activations(s, k, hidden, None) for s, k in _active(blocks, base))
+        tokens = min(tokens, _ACTIVATION_BYTES // each)
+    return max(1, tokens // seq_len)
 
 
 def _active(blocks: tuple[Block, ...], arch: Architecture) -> Iterator[tuple[SubBlock, int]]:
