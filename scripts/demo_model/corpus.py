@@ -10,11 +10,13 @@ Four kinds of document, all read from the running interpreter's standard library
 The unit of the split is the *group*: nothing of a module whose docs or source are held out is
 trained on. A topic's paragraph or a docstring that occurs twice is kept once, so that held-out
 text does not repeat training text.
-Run ``python corpus.py`` to see the sizes and write the two text files of the package.
+Run ``python corpus.py`` to see the sizes and write the two text files of the package (``--folder`` writes them
+elsewhere, with ``train.txt``, the whole training text, which does not ship).
 """
 
 from __future__ import annotations
 
+import argparse
 import ast
 import importlib
 import inspect
@@ -235,10 +237,10 @@ def build_corpus(seed: int = 0) -> Corpus:
     return Corpus(train, heldout, _take(train, CALIBRATION_CHARS))
 
 
-def write_texts(corpus: Corpus, folder: Path = DEMO) -> None:
-    """Write ``heldout.txt`` and ``calibration.txt``, documents parted by a separator line."""
+def write_texts(corpus: Corpus, folder: Path = DEMO, names: Iterable[str] = ("heldout", "calibration")) -> None:
+    """Write ``heldout.txt`` and so on, documents parted by a separator line."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("heldout", "calibration"):
+    for name in names:
         documents: tuple[Document, ...] = getattr(corpus, name)
         text = f"\n{SEPARATOR}\n".join(d.text for d in documents) + "\n"
         (folder / f"{name}.txt").write_text(text, encoding="utf-8", newline="\n")
@@ -246,8 +248,14 @@ def write_texts(corpus: Corpus, folder: Path = DEMO) -> None:
 
 def main() -> None:
     """Write the texts and print characters and documents per kind."""
+    parser = argparse.ArgumentParser(description="Texts of the demo model.")
+    parser.add_argument("--folder", type=Path, help="write heldout.txt, calibration.txt and train.txt there")
+    folder: Path | None = parser.parse_args().folder
     corpus = build_corpus()
-    write_texts(corpus)
+    if folder is None:
+        write_texts(corpus)
+    else:
+        write_texts(corpus, folder, ("heldout", "calibration", "train"))
     for name in ("train", "heldout", "calibration"):
         documents: tuple[Document, ...] = getattr(corpus, name)
         for kind in sorted({d.kind for d in documents}):
