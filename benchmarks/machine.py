@@ -10,6 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
+"""What seconds are: those of the wall, or of this process's threads."""
+
 
 def facts() -> dict[str, Any]:
     """Machine, versions and date."""

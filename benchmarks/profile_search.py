@@ -12,7 +12,6 @@ time is counted: what other programs on the machine do does not enter.
 
 import argparse
 import resource
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -21,7 +20,7 @@ from typing import Any
 
 import torch
 from floor import against_floor
-from machine import facts, publish
+from machine import CLOCKS, facts, publish
 
 from tracenas.config import ScoreConfig
 from tracenas.models import loss as loss_module
@@ -34,7 +33,6 @@ from tracenas.space.architecture import Architecture
 from tracenas.stages.session import open_session, space_of
 
 RANK = 64
-CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 class Parts:

@@ -15,13 +15,12 @@ With one thread and `--clock cpu` seconds are processor time: what other program
 import argparse
 import math
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from cells import over_seeds, pairs, perplexity, recovered
-from machine import facts, publish
+from machine import CLOCKS, facts, publish
 from published import PublishedScorer
 
 import tracenas
@@ -33,7 +32,6 @@ from tracenas.search import Settings as SearchSettings
 from tracenas.space.architecture import Architecture
 from tracenas.stages.session import open_session, options_of, space_of
 
-CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 EVOLUTION: dict[str, Any] = {"population": 20, "elites": 6, "iterations": 12}
 TRAIN: dict[str, Any] = {"seq_len": 128, "global_batch": 4, "learning_rate": 3e-4, "seed": 0}
 WINDOW, WINDOWS = 256, 128

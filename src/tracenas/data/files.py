@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tracenas.errors import UserError
+from tracenas.errors import UserError, first_line
 
 __all__ = ["SEPARATOR", "read", "split_documents"]
 
@@ -148,8 +148,7 @@ def _parquet(path: Path, field: str) -> Iterator[str]:
                     row += 1
                     yield text
     except (pyarrow.ArrowException, UnicodeDecodeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"'{path}' is no readable Parquet file: {reason}") from error
+        raise UserError(f"'{path}' is no readable Parquet file: {first_line(error)}") from error
 
 
 def _not_utf8(path: Path, offset: int) -> UserError:

@@ -7,7 +7,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from tracenas.errors import UserError
+from tracenas.errors import UserError, first_line
 from tracenas.rundir import atomic_path
 
 __all__ = ["check_vocabulary", "load_tokens", "save_tokens"]
@@ -44,7 +44,7 @@ def load_tokens(path: str | Path) -> torch.Tensor:
             names = list(file.keys())
             input_ids: torch.Tensor | None = file.get_tensor("input_ids") if "input_ids" in names else None
     except (SafetensorError, OSError) as error:
-        raise UserError(f"'{path}' is no readable safetensors file: {str(error).splitlines()[0]}") from error
+        raise UserError(f"'{path}' is no readable safetensors file: {first_line(error)}") from error
     if input_ids is None:
         raise UserError(f"'{path}' has no tensor 'input_ids': it has {', '.join(sorted(names)) or 'none'}")
     shape = list(input_ids.shape)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from tracenas.data import hub
-from tracenas.errors import UserError
+from tracenas.errors import UserError, first_line
 from tracenas.recovery.datasets import Example, Examples, Rows
 
 if TYPE_CHECKING:
@@ -189,7 +189,7 @@ def _rows_of(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         try:
             table = pyarrow.parquet.read_table(path)
         except (pyarrow.ArrowException, OSError) as error:
-            raise UserError(f"'{path}' is no readable Parquet file: {str(error).splitlines()[0]}") from error
+            raise UserError(f"'{path}' is no readable Parquet file: {first_line(error)}") from error
         yield from ((f"'{path}', row {number}", row) for number, row in enumerate(table.to_pylist()))
         return
     if path.suffix.lower() not in (".jsonl", ".ndjson", ".json"):

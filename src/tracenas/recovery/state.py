@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from tracenas.errors import UserError
+from tracenas.errors import UserError, first_line
 from tracenas.rundir import read_json
 
 __all__ = [
@@ -127,7 +127,7 @@ def load_weights(path: Path) -> dict[str, torch.Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise UserError(f"checkpoint {path}: cannot be read: {str(error).splitlines()[0]}") from error
+        raise UserError(f"checkpoint {path}: cannot be read: {first_line(error)}") from error
 
 
 def _inner(optimizer: Any) -> Any:

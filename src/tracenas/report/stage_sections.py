@@ -171,19 +171,23 @@ def _steps_chart(series: Sequence[tuple[str, list[tuple[int, float]]]], name: st
     values = [v for _, points in series for _, v in points]
     low, high = min(values), max(values)
     log = low > 0 and high / low > 20
-    if log:
-        low, high = math.log10(low), math.log10(high)
-    pad = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
     last = max(step for _, points in series for step, _ in points)
-    frame = Frame((0, last), (low - pad, high + pad))
-    at = ticks(low - pad, high + pad)
-    marks = [decimal(10**v, 2) for v in at] if log else None
+    if log:
+        margin = (high / low) ** 0.06
+        low, high = low / margin, high * margin
+        at = [10**v for v in ticks(math.log10(low), math.log10(high))]
+    else:
+        pad = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
+        low, high = low - pad, high + pad
+        at = ticks(low, high)
+    frame = Frame((0, last), (low, high), log_y=log)
+    marks = [decimal(v, 2) for v in at] if log else None
     whole = ticks(0, last, whole=True)
     parts = [frame.y_axis(f"{label}{' (log scale)' if log else ''}", at, marks)]
     parts.append(frame.x_axis("step", whole, [tick_label(v, whole) for v in whole]))
     for who, points in series:
         kind = _kind(who)
-        line = [(frame.x(s), frame.y(math.log10(v) if log else v)) for s, v in points]
+        line = [(frame.x(s), frame.y(v)) for s, v in points]
         parts.append(polyline(line, f"line {kind}"))
         if len(points) <= 60:
             tips = [f"{who}, step {s:,}: {decimal(v)}" for s, v in points]

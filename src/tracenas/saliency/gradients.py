@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from tracenas.errors import UserError
+from tracenas.errors import UserError, first_line
 from tracenas.families import Block
 from tracenas.models.loss import next_token_nll
 from tracenas.rundir import atomic_path
@@ -41,7 +41,7 @@ class GradientStore:
             with safe_open(str(path), "pt") as file:
                 self._names = frozenset(file.keys())
         except (OSError, SafetensorError) as error:
-            raise UserError(f"{path}: no file of gradients ({str(error).splitlines()[0]})") from error
+            raise UserError(f"{path}: no file of gradients ({first_line(error)})") from error
 
     def get(self, block: int, projection: str, kind: str) -> Tensor:
         """Float32 [rows, columns] on the CPU.

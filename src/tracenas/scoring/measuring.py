@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tracenas.errors import UserError
+from tracenas.errors import UserError, first_line
 from tracenas.models.loss import LogitsWatch, next_token_nll, predicted_tokens
 from tracenas.models.supernet import PlainRealisation, Realisation, Supernet
 from tracenas.proxies import Measurement, Proxy
 from tracenas.scoring.few_steps import FewSteps, recovered_losses
-from tracenas.scoring.observers import OBSERVERS, Observer
+from tracenas.scoring.observers import OBSERVERS, AnchoredObserver, Observer
 from tracenas.space.architecture import Architecture
 from tracenas.space.search_space import SearchSpace
 
@@ -71,7 +71,7 @@ class Measurer:
         self.base_loss = self._anchor()
 
     def _anchor(self) -> float:
-        anchored = [o for o in self.observers.values() if o.anchored]
+        anchored = [o for o in self.observers.values() if isinstance(o, AnchoredObserver)]
         with self._watched(self.space.base, PlainRealisation(), anchored) as model:
             _, loss = self._losses(model, anchored)
         if not math.isfinite(loss):
@@ -131,13 +131,13 @@ class Measurer:
                 yield Measurement(self.space.parameters(arch), float(nll.mean()), losses=tuple(nll.tolist()), kls=kls)
 
     @contextmanager
-    def _watched(self, arch: Architecture, how: Realisation, observers: list[Observer]) -> Iterator[Any]:
+    def _watched(self, arch: Architecture, how: Realisation, observers: Sequence[Observer]) -> Iterator[Any]:
         with self.net.realise(arch, how) as model, ExitStack() as watching:
             for observer in observers:
                 watching.enter_context(observer.watch(arch))
             yield model
 
-    def _losses(self, model: Any, observers: list[Observer]) -> tuple[tuple[float, ...], float]:
+    def _losses(self, model: Any, observers: Sequence[Observer]) -> tuple[tuple[float, ...], float]:
         """Every sequence's loss and E_b[L]; where gradients are wanted, a backward pass follows every micro-batch."""
         total = torch.zeros((), dtype=torch.float64)
         count = self.tokens.shape[0] * predicted_tokens(model, self.tokens.shape[1])
@@ -154,7 +154,7 @@ class Measurer:
                 first += len(batch)
         return tuple(torch.cat(each).tolist()), float(total)
 
-    def _nll(self, model: Any, batch: Tensor, first: int, observers: list[Observer]) -> Tensor:
+    def _nll(self, model: Any, batch: Tensor, first: int, observers: Sequence[Observer]) -> Tensor:
         for observer in observers:
             observer.first = first
         watch: LogitsWatch | None = next((w for o in observers if (w := o.logits_watch()) is not None), None)
@@ -176,8 +176,8 @@ def value_of(proxy: Proxy, measurement: Measurement, unsupported: dict[str, str]
 
 def failure(error: BaseException) -> str:
     """One line on what went wrong."""
-    line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return line[:200] if type(error).__name__ == "Undefined" else f"{type(error).__name__}: {line[:200]}"
+    line = first_line(error)[:200]
+    return line if type(error).__name__ == "Undefined" else f"{type(error).__name__}: {line}"
 
 
 def clear_memory(device: torch.device) -> None:

@@ -152,18 +152,18 @@ def measure(source: "ModelSource", params: str, seq_len: int, batch: int, thread
     net = Supernet(loaded.model, blocks, Ordering.from_saliency(blocks, as_they_are))
     statistics, grams = _timed(lambda: list(gram_matrices(net.model, blocks, ids, 1)))
     factor, how = _timed(lambda: CompensatedRealisation(net, iter(grams), 0.01))
+    grams.clear()
+    refit, _ = _timed(partial(_realise, net, uniform, how))
     seconds = []
     for _ in range(3):
         with net.realise(uniform, how) as model:
             seconds.append(_timed(partial(perplexity, model, ids, 1))[0])
-    solves, _ = _timed(lambda: _realise(net, uniform, CompensatedRealisation(net, iter(grams), 0.01)))
-    grams.clear()
     del how
     token, _ = _timed(lambda: perplexity(loaded.model, ids[:, :2], 1))
     with net.realise(uniform) as model, private_weights(model) as weights:
         step = _step(model, weights, ids.expand(batch, -1))
     candidate = min(seconds[1:])
-    pieces = Pieces(loading, forward, candidate, max(0.0, solves - factor), statistics, factor, step, token)
+    pieces = Pieces(loading, forward, candidate, refit, statistics, factor, step, token)
     return pieces, count
 
 

@@ -177,7 +177,7 @@ def _realised(
     net = session.supernet()
     again = scored_loss(session, net, arch, scored)
     if expected is not None:
-        _compare("the candidate's calibration loss", again, "the journal's", expected, _dtype_name(session))
+        _compare("the candidate's calibration loss", again, "the journal's", expected, session.dtype)
     if method in ("none", "plain"):
         plain = scored_loss(session, net, arch, ("plain", 0.0))
         made, outputs, loss = None, None, plain
@@ -226,7 +226,7 @@ def _write(
     def card(draft: "Draft") -> str:
         losses["reloaded"] = _loss_of(draft.path, config, session)
         what = "the scored candidate's" if made.compensation is None else "the compensated candidate's"
-        name = _dtype_name(session)
+        name = session.dtype
         _compare("the checkpoint's calibration loss", losses["reloaded"], what, made.loss, name)
         if found is not None:
             write_json(draft.path / ARCHITECTURE, {"architecture": arch.to_json()})
@@ -271,10 +271,6 @@ def as_searched(config: PruneConfig, run: Path) -> tuple[PruneConfig, str | None
     if config.data is None:
         update["text_field"] = config.text_field or stored.get("text_field")
     return config.model_copy(update=update), config.data or stored.get("data")
-
-
-def _dtype_name(session: Session) -> str:
-    return str(session.loaded.dtype).removeprefix("torch.")
 
 
 def _loss_of(path: Path, config: PruneConfig, session: Session) -> float:

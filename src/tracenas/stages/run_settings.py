@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tracenas.config import StageConfig
-from tracenas.errors import UserError
+from tracenas.errors import UserError, first_line
 from tracenas.rundir import atomic_path, read_json, write_json
 from tracenas.stages.results import to_plain
 
@@ -35,7 +35,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     try:
         stored = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from error
+        raise UserError(f"{path}: cannot be read ({first_line(error)})") from error
     if not isinstance(stored, dict):
         raise UserError(f"{path}: holds no settings")
     return stored

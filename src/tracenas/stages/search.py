@@ -159,7 +159,7 @@ def search(config: SearchConfig) -> SearchOutcome:
                 model=config.model,
                 seed=config.seed,
                 proxy=config.proxy,
-                dtype=_dtype(session),
+                dtype=session.dtype,
                 **realisation_facts(config.proxy, config.ridge),
             ),
         },
@@ -186,10 +186,6 @@ def _seeds(config: SearchConfig, space: SearchSpace) -> list[Architecture]:
     """Candidates that generation 0 holds besides the anchor: so that the result never scores below uniform."""
     uniform = space.uniform() if config.include_uniform and config.init != "uniform" else None
     return [] if uniform is None else [uniform]
-
-
-def _dtype(session: Session) -> str:
-    return str(session.loaded.dtype).removeprefix("torch.")
 
 
 def _resolved(config: SearchConfig, session: Session) -> dict[str, Any]:

@@ -3,12 +3,13 @@
 from tracenas.scoring.observers.activations import CodeObserver, FeatureObserver
 from tracenas.scoring.observers.divergence import DivergenceObserver
 from tracenas.scoring.observers.hidden import HiddenObserver
-from tracenas.scoring.observers.observer import Observer
+from tracenas.scoring.observers.observer import AnchoredObserver, Observer
 from tracenas.scoring.observers.traces import TraceObserver
 from tracenas.scoring.observers.weight_gradients import WeightGradientObserver
 
 __all__ = [
     "OBSERVERS",
+    "AnchoredObserver",
     "CodeObserver",
     "DivergenceObserver",
     "FeatureObserver",

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tracenas.models.loss import LogitsWatch, decoder_of, entering_head, predicted_tokens, predicting
 from tracenas.models.supernet import Supernet
-from tracenas.scoring.observers.observer import Observer
+from tracenas.scoring.observers.observer import AnchoredObserver
 from tracenas.space.architecture import Architecture
 
 __all__ = ["PROBABILITY_BYTES", "DivergenceObserver"]
@@ -25,10 +25,8 @@ PROBABILITY_BYTES = 1 << 30
 """What the base's probabilities may take (4 N (L - 1) V bytes); above it, 2 or 4 · N L D bytes of hidden states."""
 
 
-class DivergenceObserver(Observer):
+class DivergenceObserver(AnchoredObserver):
     """Watches the loss's logits; the first record is the base's."""
-
-    anchored = True
 
     def __init__(self, net: Supernet, tokens: Tensor, *, rank: int, seed: int) -> None:
         super().__init__(net, tokens, rank=rank, seed=seed)

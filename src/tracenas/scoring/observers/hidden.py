@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tracenas.models.loss import tokens_of_stack
-from tracenas.scoring.observers.observer import Observer, spread, watching
+from tracenas.scoring.observers.observer import AnchoredObserver, spread, watching
 from tracenas.space.architecture import Architecture
 
 __all__ = ["HIDDEN_POSITIONS", "HiddenObserver"]
@@ -17,13 +17,11 @@ HIDDEN_POSITIONS = 32
 """Positions per sequence whose hidden states are compared, evenly spaced."""
 
 
-class HiddenObserver(Observer):
+class HiddenObserver(AnchoredObserver):
     """Mean cosine per block. Memory: the base's states, one vector per block, sequence and compared position.
 
     At 7B (32 blocks of 4,096), 16 sequences, bf16: 128 MiB.
     """
-
-    anchored = True
 
     def watch(self, arch: Architecture) -> AbstractContextManager[None]:
         """Read the states of every forward pass."""

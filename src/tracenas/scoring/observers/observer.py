@@ -12,7 +12,7 @@ from tracenas.models.loss import LogitsWatch
 from tracenas.models.supernet import Supernet
 from tracenas.space.architecture import Architecture
 
-__all__ = ["Observer", "spread", "watching"]
+__all__ = ["AnchoredObserver", "Observer", "spread", "watching"]
 
 
 class Observer(ABC):
@@ -26,8 +26,6 @@ class Observer(ABC):
 
     backward: ClassVar[bool] = False
     """Whether every micro-batch must be followed by a backward pass."""
-    anchored: ClassVar[bool] = False
-    """Whether the base model's own record is needed first."""
 
     def __init__(self, net: Supernet, tokens: Tensor, *, rank: int, seed: int) -> None:
         self.net, self.tokens, self.rank, self.seed = net, tokens, rank, seed
@@ -42,10 +40,6 @@ class Observer(ABC):
     def result(self, arch: Architecture) -> dict[str, Any]:
         """Fields of the `Measurement`, from what was recorded; the record is given up."""
 
-    def anchor(self) -> None:
-        """Keep what was recorded as the base model's, where `anchored`."""
-        raise NotImplementedError
-
     def logits_watch(self) -> LogitsWatch | None:
         """What is shown the logits, if anything."""
         return None
@@ -53,6 +47,14 @@ class Observer(ABC):
     def unsupported(self) -> str | None:
         """Why this model cannot be watched, or None."""
         return None
+
+
+class AnchoredObserver(Observer):
+    """An observer that needs the base model's own record first."""
+
+    @abstractmethod
+    def anchor(self) -> None:
+        """Keep what was recorded as the base model's."""
 
 
 @contextmanager

@@ -9,17 +9,16 @@ from torch import Tensor
 from tracenas.models.ordering import Key
 from tracenas.models.supernet import Supernet
 from tracenas.proxies.trace import Trace, TraceRecorder, correlation_sums
-from tracenas.scoring.observers.observer import Observer
+from tracenas.scoring.observers.observer import AnchoredObserver
 from tracenas.space.architecture import Architecture
 
 __all__ = ["TraceObserver"]
 
 
-class TraceObserver(Observer):
+class TraceObserver(AnchoredObserver):
     """Memory: the base's trace and the candidate's, 4 · rank bytes per row of every linear weight."""
 
     backward = True
-    anchored = True
 
     def __init__(self, net: Supernet, tokens: Tensor, *, rank: int, seed: int) -> None:
         super().__init__(net, tokens, rank=rank, seed=seed)
