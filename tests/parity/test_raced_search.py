@@ -46,8 +46,8 @@ def evaluator(request: pytest.FixtureRequest) -> Evaluator:
 def searched(evaluator: Evaluator, path: Path, elites: int | None = SEARCH.elites) -> Any:
     racing = None if elites is None else RacingEvaluator(evaluator, elites)
     strategy = STRATEGIES.get("evolution")(evaluator.space, SEARCH)
-    told = None if racing is None else racing.on_elites
-    return run_search(strategy, racing or evaluator, Journal(path), on_elites=told)
+    told = None if racing is None else racing.on_generation
+    return run_search(strategy, racing or evaluator, Journal(path), on_generation=told)
 
 
 def timeless(path: Path) -> list[dict[str, Any]]:
@@ -69,15 +69,15 @@ def test_a_candidate_that_is_not_stopped_has_the_plain_score(evaluator: Evaluato
 def test_stopped_candidates_rank_below_every_elite_and_cost_less(evaluator: Evaluator) -> None:
     racing = RacingEvaluator(evaluator, 2)
     better = racing.score(evaluator.space.base)
-    records = [{"terms": [v - shift for v in better.extra["terms"]]} for shift in (1.0, 0.9)]
-    racing.on_elites(records)
+    records = [{"terms": [v - shift for v in better.extra["terms"]], "score": 0.0} for shift in (1.0, 0.9)]
+    racing.on_generation(records, records)
     stopped = racing.score(evaluator.space.base)
-    assert stopped.extra["stopped"] == 2
-    assert stopped.extra["terms"] == pytest.approx(better.extra["terms"][:2], rel=1e-6)
+    assert stopped.extra["stopped"] == 1
+    assert stopped.extra["terms"] == pytest.approx(better.extra["terms"][:1], rel=1e-6)
     assert stopped.loss is None
     assert stopped.score == pytest.approx(better.score, rel=1e-6)  # the shift is the same everywhere
     assert stopped.score < -np.mean(records[-1]["terms"])
-    racing.on_elites(records[:1])  # no full set of elites: nobody is stopped
+    racing.on_generation(records[:1], records)  # no full set of elites: nobody is stopped
     assert "stopped" not in racing.score(evaluator.space.base).extra
 
 
@@ -101,7 +101,8 @@ def test_a_resumed_race_is_the_undisturbed_one(evaluator: Evaluator, tmp_path: P
 def test_the_base_comes_back_after_a_stop(evaluator: Evaluator) -> None:
     racing = RacingEvaluator(evaluator, 2)
     before = racing.score(evaluator.space.base).score
-    racing.on_elites([{"terms": [-9.0] * 12}, {"terms": [-9.0 + 1e-3 * i for i in range(12)]}])
+    records = [{"terms": [-9.0 + shift * i for i in range(12)], "score": 0.0} for shift in (0.0, 1e-3)]
+    racing.on_generation(records, records)
     small = evaluator.space.sample(np.random.default_rng(3))
     assert small is not None
     assert "stopped" in racing.score(small).extra

@@ -8,23 +8,27 @@ import pytest
 from tracenas.scoring.racing import Bar, bar_of, looks
 
 
-def test_looks_cover_every_sequence_once_and_double() -> None:
+def test_looks_cover_every_sequence_once_and_grow_by_half() -> None:
     for count in range(1, 70):
         seen = [i for piece in looks(count) for i in range(count)[piece]]
         assert seen == list(range(count))
-    assert [(s.start, s.stop) for s in looks(16)] == [(0, 2), (2, 4), (4, 8), (8, 16)]
-    assert [(s.start, s.stop) for s in looks(9)] == [(0, 2), (2, 4), (4, 9)]
+    assert [s.stop for s in looks(16)] == [1, 2, 3, 4, 6, 9, 13, 16]
+    assert [s.stop for s in looks(10)] == [1, 2, 3, 4, 6, 10]
 
 
-def test_the_bar_is_the_worst_elite_with_the_median_variance_of_differences() -> None:
+def test_the_bar_is_the_worst_elite_with_the_median_variance_of_the_latest_differences() -> None:
     rng = np.random.default_rng(0)
-    elites = rng.normal(2.0, 0.1, (4, 12))
-    bar = bar_of([list(row) for row in elites])
+    measured = rng.normal(2.0, 0.1, (30, 12))
+    elites = measured[[3, 8, 20]]
+    bar = bar_of([list(row) for row in elites], [list(row) for row in measured])
     assert bar is not None
     assert bar.losses == tuple(elites[-1])
-    pairs = [np.var(elites[i] - elites[j], ddof=1) for i in range(4) for j in range(i)]
-    assert bar.variance == pytest.approx(np.median(pairs))
-    assert bar_of([list(elites[0])]) is None
+    latest = [np.var(row - elites[-1], ddof=1) for i, row in enumerate(measured) if i >= 13 and i != 20]
+    assert len(latest) == 16
+    assert bar.variance == pytest.approx(np.median(latest))
+    assert bar_of([list(elites[0])], [list(elites[0])]) is None
+    assert bar_of([], []) is None
+    assert bar_of([[1.0], [2.0]], [[1.0], [2.0]]) == Bar((2.0,), 0.0)
 
 
 def test_a_candidate_that_is_not_worse_is_never_stopped() -> None:
@@ -56,7 +60,7 @@ def test_wrong_verdicts_are_rare() -> None:
     for _ in range(2000):
         sequence = rng.normal(0, 0.5, 16)  # what all candidates share
         elites = [list(3.0 + sequence + rng.normal(0, 0.02, 16)) for _ in range(6)]
-        bar = bar_of(elites)
+        bar = bar_of(elites, elites)
         assert bar is not None
         candidate = 3.0 + sequence + rng.normal(0, 0.02, 16)
         better = candidate.mean() < bar.mean
@@ -70,7 +74,8 @@ def test_most_of_a_clearly_worse_candidate_is_not_measured() -> None:
     tokens = 0
     for _ in range(500):
         sequence = rng.normal(0, 0.5, 16)
-        bar = bar_of([list(3.0 + sequence + rng.normal(0, 0.02, 16)) for _ in range(6)])
+        elites = [list(3.0 + sequence + rng.normal(0, 0.02, 16)) for _ in range(6)]
+        bar = bar_of(elites, elites)
         assert bar is not None
         candidate = 3.1 + sequence + rng.normal(0, 0.02, 16)
         tokens += next((s.stop for s in looks(16) if bar.beats(list(candidate[: s.stop]))), 16)

@@ -361,7 +361,7 @@ def test_overhead_is_small_at_the_papers_settings() -> None:
     assert (result.seconds - result.evaluation_seconds) / len(result.records) < 0.03
 
 
-def test_the_elites_are_told_before_every_generation_also_when_resumed() -> None:
+def test_elites_and_records_are_told_before_every_generation_also_when_resumed() -> None:
     seen: dict[str, list[list[str]]] = {"whole": [], "resumed": []}
     journal = Memory()
     for name in seen:
@@ -369,6 +369,11 @@ def test_the_elites_are_told_before_every_generation_also_when_resumed() -> None
         strategy = STRATEGIES.get("evolution")(SPACE, SMALL)
         kept = Memory()
         kept.records = journal.records[:8] if name == "resumed" else journal.records
-        run_search(strategy, toy, kept, on_elites=lambda records, to=seen[name]: to.append([r["id"] for r in records]))
+
+        def told(elites: Any, records: Any, to: list[list[str]] = seen[name]) -> None:
+            to.append([r["id"] for r in (*elites, *records)])
+
+        run_search(strategy, toy, kept, on_generation=told)
     assert seen["whole"] == seen["resumed"]
-    assert [len(ids) for ids in seen["whole"]] == [0, 2, 2, 2]
+    assert [len(ids) - len(set(ids)) for ids in seen["whole"]] == [0, 2, 2, 2]
+    assert seen["whole"][-1][2:] == [r["id"] for r in journal.records[: len(seen["whole"][-1]) - 2]]

@@ -40,9 +40,15 @@ class RacingEvaluator:
         self.pieces = tuple(looks(evaluator.tokens.shape[0]))
         self._bar: Bar | None = None
 
-    def on_elites(self, records: Sequence[Mapping[str, Any]]) -> None:
-        """Set the bar for the generation that begins: the worst of a full set of elites."""
-        self._bar = bar_of([r["terms"] for r in records]) if len(records) >= self.elites else None
+    def on_generation(self, elites: Sequence[Mapping[str, Any]], records: Sequence[Mapping[str, Any]]) -> None:
+        """Set the bar for the generation that begins: the worst of a full set of elites.
+
+        Args:
+            elites: journal records, best first.
+            records: of all candidates so far.
+        """
+        measured = [r["terms"] for r in records if r["score"] is not None and "stopped" not in r]
+        self._bar = bar_of([r["terms"] for r in elites], measured) if len(elites) >= self.elites else None
 
     def __call__(self, candidates: Sequence[Architecture]) -> Iterator[Score]:
         """One score per candidate, in order; a candidate that fails is scored as failed, with the reason."""

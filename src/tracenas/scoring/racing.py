@@ -8,9 +8,9 @@ stopping there changes nothing but the cost if the verdict is right. It is passe
     mean(d) > z · s_k · √((1/k) · (1 - k/N)),   s_k² = (ν σ² + (k - 1) var(d)) / (ν + k - 1)
 
 with the finite-population factor (at k = N nothing is uncertain) and the variance shrunk towards σ², the median
-variance of such differences between elites: two or four sequences alone say little about it. The sequential
-halving of a sample follows Hoeffding races (Maron and Moore, 1994) with the paired differences of F-Race
-(Birattari et al., 2002).
+variance of such differences between the bar and the latest candidates that were measured to the end: a few sequences
+alone say little about it, and elites are more alike than a newcomer and an elite are. The growing share of the
+sample follows Hoeffding races (Maron and Moore, 1994) with the paired differences of F-Race (Birattari et al., 2002).
 """
 
 import math
@@ -21,14 +21,14 @@ import numpy as np
 
 __all__ = ["Bar", "bar_of", "looks"]
 
-Z = 3.0
-"""Standard errors by which a candidate must be worse; few looks (`looks`), so no further correction."""
+Z = 2.5
+"""Standard errors by which a candidate must be worse: a wrong verdict now and then costs a candidate near the bar."""
 
 _PRIOR_WEIGHT = 4.0
-"""ν: sequences that the elites' variance counts for."""
+"""ν: sequences that σ² counts for."""
 
-_FIRST = 2
-"""Sequences before the first look."""
+_LATEST = 16
+"""Candidates that σ² is learnt from."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Bar:
 
     Args:
         losses: of the worst elite per calibration sequence, nats per token [N].
-        variance: σ², of paired differences between elites.
+        variance: σ², of paired differences between the bar and other candidates.
     """
 
     losses: tuple[float, ...]
@@ -63,25 +63,32 @@ class Bar:
         return self.mean + math.fsum(losses) / len(losses) - math.fsum(self.losses[: len(losses)]) / len(losses)
 
 
-def bar_of(elites: Sequence[Sequence[float]]) -> Bar | None:
-    """The bar of a generation from its elites' losses per sequence, best first.
+def bar_of(elites: Sequence[Sequence[float]], measured: Sequence[Sequence[float]]) -> Bar | None:
+    """The bar of a generation.
+
+    Args:
+        elites: losses per sequence, best first.
+        measured: losses per sequence of all candidates that were measured to the end, the latest last.
 
     Returns:
-        None with fewer than two elites: there is no difference to learn the variance from.
+        None where there are no elites, or no other candidate to learn the variance from.
     """
-    if len(elites) < 2:
+    if not elites:
         return None
-    matrix = np.asarray(elites, dtype=np.float64)
-    pairs = [np.var(a - b, ddof=1) for i, a in enumerate(matrix) for b in matrix[:i]] if matrix.shape[1] > 1 else [0.0]
-    return Bar(tuple(float(v) for v in matrix[-1]), float(np.median(pairs)))
+    bar = np.asarray(elites[-1], dtype=np.float64)
+    differences = [d for losses in measured if (d := np.asarray(losses, dtype=np.float64) - bar).any()]
+    if not differences:
+        return None
+    variance = np.median([np.var(d, ddof=1) for d in differences[-_LATEST:]]) if len(bar) > 1 else 0.0
+    return Bar(tuple(float(v) for v in bar), float(variance))
 
 
 def looks(count: int) -> Iterator[slice]:
-    """The calibration's sequences in the pieces that are measured before each look: 2, 2, 4, 8, … of `count`."""
+    """The calibration's sequences in the pieces that end with a look: after 1, 2, 3, 4, 6, 9, 13, … of `count`."""
     start = 0
     while start < count:
-        end = min(count, max(_FIRST, 2 * start))
-        if count - end == 1:
+        end = min(count, start + max(1, start // 2))
+        if count - end == 1 and start:
             end = count
         yield slice(start, end)
         start = end

@@ -19,6 +19,8 @@ C = TypeVar("C", bound=Candidate)
 _FOREIGN = "the journal is of another run"
 Evaluate = Callable[[list[C]], Iterable[Score]]
 """Scores of the candidates, in order; a generator's are recorded one by one as they come."""
+OnGeneration = Callable[[Sequence[Record], Sequence[Record]], None]
+"""Told the elites' records and all records so far."""
 
 
 class Log(Protocol):
@@ -73,7 +75,7 @@ def run_search(
     journal: Log,
     *,
     on_event: Callable[[Progress], None] | None = None,
-    on_elites: Callable[[Sequence[Record]], None] | None = None,
+    on_generation: OnGeneration | None = None,
 ) -> SearchResult[C]:
     """Run a strategy to its end, or resume it where its journal stops (TraceNAS Algorithm 1).
 
@@ -85,14 +87,14 @@ def run_search(
         evaluate: is given the candidates of one generation that are not recorded yet.
         journal: of a new run, or of this run interrupted.
         on_event: called with the progress.
-        on_elites: called before every generation with the records of the `elites` best so far, best first (none
-            before the first generation): what racing measures the generation against.
+        on_generation: called before every generation with the records of the `elites` best so far, best first (none
+            before the first generation), and with all records so far: what racing measures the generation against.
 
     Raises:
         UserError: if the journal is of another run (the line is named), or if every candidate of the first
             generation failed.
     """
-    return _Run(strategy, evaluate, journal, on_event, on_elites).run()
+    return _Run(strategy, evaluate, journal, on_event, on_generation).run()
 
 
 @dataclass
@@ -101,7 +103,7 @@ class _Run(Generic[C]):
     evaluate: Evaluate[C]
     journal: Log
     on_event: Callable[[Progress], None] | None
-    on_elites: Callable[[Sequence[Record]], None] | None
+    on_generation: OnGeneration | None
     known: list[Record] = field(default_factory=list)
     """The journal as it was found; its first `len(records)` lines have been replayed."""
     records: list[Record] = field(default_factory=list)
@@ -118,8 +120,8 @@ class _Run(Generic[C]):
         while (batch := self.strategy.ask()) is not None:
             self.duplicates.append(batch.duplicates)
             first = len(self.records)
-            if self.on_elites is not None:
-                self.on_elites(tuple(self.top))
+            if self.on_generation is not None:
+                self.on_generation(tuple(self.top), tuple(self.records))
             self._score(batch)
             self._report(batch.generation, None)
             if not self.top:

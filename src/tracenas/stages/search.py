@@ -145,7 +145,7 @@ def search(config: SearchConfig) -> SearchOutcome:
             racing or evaluator,
             Journal(config.out / JOURNAL),
             on_event=on_event,
-            on_elites=None if racing is None else racing.on_elites,
+            on_generation=None if racing is None else racing.on_generation,
         )
     summary = _summary(config, source, session, evaluator.base_loss, result)
     write_json(
