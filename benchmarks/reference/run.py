@@ -6,9 +6,9 @@
 Rows: base, uniform, TraceNAS with the recommended proxy and with Φ as published, one-shot methods (ShortGPT removes
 depth only), random ones; at the budgets after the first, uniform and TraceNAS. Measured: perplexity right after
 pruning, after compensation and after equal recovery (distillation from the base, from the compensated start), tasks,
-speed, search time. Every cell is a line of the journal: start it again and it goes on with the next cell. The first
-budget comes first, and within a budget what needs no training; `--limit-cells 0` makes the table of what is there.
-With `--out`, a Markdown table is written beside the JSON. On a CPU it is hours.
+speed, search time. Every cell is a line of the journal: start it again and it goes on with the next cell, also on
+another machine (checkpoints that are not there are made again). Row by row, the first budget first; `--limit-cells 0`
+makes the table of what is there. With `--out`, a Markdown table is written beside the JSON. On a CPU it is hours.
 """
 
 import argparse
@@ -70,19 +70,16 @@ class Reference:
         return [Row("base"), *itertools.chain.from_iterable(of)]
 
     def wanted(self) -> Iterator[dict[str, Any]]:
-        """All cells, budget by budget: perplexities without training, recovered ones, speed, tasks."""
+        """All cells, row by row: a row's checkpoints are made once, and a stopped table has whole rows."""
         texts = [f"perplexity {text}" for text in self.texts]
         tasks = ["tasks"] if self.args.task_data is not None else []
-        rows = self.rows()
-        for budget in self.args.budgets:
-            of = [row for row in rows if row.budget == budget]
-            base = rows[:1] if budget == self.args.budgets[0] else []
-            for start in STARTS:
-                for row in (*base, *of) if start == "plain" else of:
-                    yield from (self.cell(row, start, what) for what in texts)
-            yield from (self.cell(row, "compensated", "speed") for row in of)
-            for row in (*base, *of):
-                yield from (self.cell(row, "plain" if row in base else "recovered", what) for what in tasks)
+        for row in self.rows():
+            is_base = row.name == "base"
+            for start in STARTS[:1] if is_base else STARTS:
+                yield from (self.cell(row, start, what) for what in texts)
+            if not is_base:
+                yield self.cell(row, "compensated", "speed")
+            yield from (self.cell(row, "plain" if is_base else "recovered", what) for what in tasks)
 
     def cell(self, row: Row, start: str, what: str) -> dict[str, Any]:
         """What tells a cell from the others."""
