@@ -26,6 +26,9 @@ from tracenas.rundir import read_json, write_json
 from tracenas.study.tables import StudyTable, interval, markdown, number
 
 BUDGETS = ("60%", "50%", "75%", "40%")
+REFERENCE = "phi"
+SHOWN = ("loss_compensated", "kl_compensated", "phi_compensated", "few_steps_compensated", "loss", "pruner_zero", "phi")
+"""Proxies of the tables study by study; the others are in the figure."""
 
 
 class Runs:
@@ -95,41 +98,54 @@ class Runs:
 
 
 def summary(studies: dict[str, dict[str, Any]]) -> StudyTable:
-    """ρ of every proxy with every study's main target; the lowest and the mean over the studies within a budget."""
-    names = list(dict.fromkeys(row["name"] for found in studies.values() for row in found["proxies"]))
-    within = [place for place, found in studies.items() if found["within_budget"]]
+    """Every proxy over the studies within a budget: mean and lowest ρ with the main target, and what it loses.
+
+    *Apart*: in how many studies its 95 % interval of ρ lies above that of Φ as published, and below it. *First choice*:
+    its loss after recovery minus uniform's and minus the pool's best, nats per token, means.
+    """
+    within = [found for found in studies.values() if found["within_budget"]]
+    names = list(dict.fromkeys(row["name"] for found in within for row in found["proxies"]))
     rows = []
     for name in names:
-        values = {place: _cell(found, name) for place, found in studies.items()}
-        known = [v for p in within if (cell := values[p]) is not None and (v := cell["rho"]["value"]) is not None]
-        cells = [interval(v["rho"]) if v is not None else number(None) for v in values.values()]
+        cells = [(c, _cell(found, REFERENCE)) for found in within if (c := _cell(found, name)) is not None]
+        known = [c["rho"]["value"] for c, _ in cells if c["rho"]["value"] is not None]
         mean, least = (statistics.mean(known), min(known)) if known else (None, None)
-        rows.append((mean, (name, number(mean), number(least), *cells)))
-    rows.sort(key=lambda row: -math.inf if row[0] is None else row[0], reverse=True)
-    columns = ("proxy", "mean within a budget", "lowest", *studies)
-    return StudyTable("Spearman ρ with the recovered loss", columns, tuple(row for _, row in rows))
+        both = [(c["rho"], r["rho"]) for c, r in cells if r is not None]
+        both = [(c, r) for c, r in both if c["low"] is not None and r["low"] is not None]
+        apart = f"{sum(c['low'] > r['high'] for c, r in both)} / {sum(c['high'] < r['low'] for c, r in both)}"
+        regrets = [c["regret"] for c, _ in cells if c["regret"] is not None]
+        losses = [[r[k] for r in regrets if r[k] is not None] for k in ("to_uniform", "to_best")]
+        means = [number(statistics.mean(v) if v else None, 3) for v in losses]
+        worse = sum(v > 0 for v in losses[0])
+        row = (name, number(mean), number(least), apart, *means, f"{worse} of {len(losses[0])}")
+        rows.append((-math.inf if mean is None else mean, row))
+    rows.sort(key=lambda row: row[0], reverse=True)
+    columns = ("proxy", "ρ, mean", "lowest", "above / below Φ", "− uniform", "− best", "worse than uniform")
+    return StudyTable(f"{len(within)} studies within a budget", columns, tuple(row for _, row in rows))
 
 
-def regrets(studies: dict[str, dict[str, Any]]) -> StudyTable:
-    """Loss of every proxy's first choice above uniform's, nats per token."""
-    within = {place: found for place, found in studies.items() if found["within_budget"]}
-    names = list(dict.fromkeys(row["name"] for found in within.values() for row in found["proxies"]))
+def by_study(studies: dict[str, dict[str, Any]]) -> StudyTable:
+    """ρ [95 %] of the proxies that matter, study by study."""
     rows = []
-    for name in names:
-        cells = [_cell(found, name) for found in within.values()]
-        values = [c["regret"]["to_uniform"] if c is not None and c["regret"] is not None else None for c in cells]
-        known = [v for v in values if v is not None]
-        mean = statistics.mean(known) if known else math.inf
-        rows.append((mean, (name, number(mean if known else None, 4), *(number(v, 4) for v in values))))
-    rows.sort(key=lambda row: row[0])
-    best = []
-    for found in within.values():
+    for place, found in studies.items():
+        cells = [_cell(found, name) for name in SHOWN]
+        rows.append((place, *(number(None) if c is None else interval(c["rho"]) for c in cells)))
+    return StudyTable("Spearman ρ with the recovered loss", ("study", *SHOWN), tuple(rows))
+
+
+def first_choices(studies: dict[str, dict[str, Any]]) -> StudyTable:
+    """The recovered loss of uniform, and how much is added to it by each proxy's first choice and the pool's best."""
+    rows = []
+    for place, found in studies.items():
         target = next(t for t in found["targets"] if t["name"] == found["main_target"])
-        missing = target["best"] is None or target["uniform"] is None
-        best.append(None if missing else target["best"] - target["uniform"])
-    rows.append((math.inf, ("best of the pool", number(None), *(number(v, 4) for v in best))))
-    title = "First choice's recovered loss minus uniform's, nats per token"
-    return StudyTable(title, ("proxy", "mean", *within), tuple(row for _, row in rows))
+        if not found["within_budget"] or target["uniform"] is None:
+            continue
+        cells = [_cell(found, name) for name in SHOWN]
+        over = [None if c is None or c["regret"] is None else c["regret"]["to_uniform"] for c in cells]
+        figures = (target["best"] - target["uniform"], *over)
+        rows.append((place, number(target["uniform"], 3), *(number(v, 3) for v in figures)))
+    title = "Recovered loss of uniform, and what the first choice adds to it, nats per token"
+    return StudyTable(title, ("study", "uniform", "best of the pool", *SHOWN), tuple(rows))
 
 
 def _cell(found: dict[str, Any], proxy: str) -> dict[str, Any] | None:
@@ -139,7 +155,8 @@ def _cell(found: dict[str, Any], proxy: str) -> dict[str, Any] | None:
 
 def page(studies: dict[str, dict[str, Any]], ablations: dict[str, str]) -> str:
     """All tables as Markdown: the comparison of the studies, each study, each ablation."""
-    parts = [f"**{t.title}**\n\n{t.markdown()}" for t in (summary(studies), regrets(studies))] if studies else []
+    tables = (summary(studies), by_study(studies), first_choices(studies)) if studies else ()
+    parts = [f"**{t.title}**\n\n{t.markdown()}" for t in tables]
     parts += [markdown({**found, "title": place}, "###") for place, found in studies.items()]
     parts += [f"### {place}\n\n{text}" for place, text in ablations.items()]
     return "\n\n".join(parts) + "\n"

@@ -51,6 +51,7 @@ class Setup:
         seed: of everything.
         samples, seq_len: of calibration; recovery trains on sequences of that length, too.
         recovery: settings of the recovery.
+        compensation: settings of the refit.
         search: settings of the searches.
     """
 
@@ -61,6 +62,7 @@ class Setup:
     samples: int
     seq_len: int
     recovery: dict[str, Any]
+    compensation: dict[str, Any]
     search: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -84,7 +86,9 @@ def checkpoint(setup: Setup, row: Row, start: str) -> Path:
     out = setup.work / f"{row.file}-{start}"
     if (out / "config.json").is_file():
         return out
-    how: dict[str, Any] = {"compensate": "sequential" if start == "compensated" else "none", "out": out}
+    how: dict[str, Any] = {"compensate": "none", "out": out}
+    if start == "compensated":
+        how |= {"compensate": "sequential", **setup.compensation}
     if row.name in ONE_SHOT:
         how |= {"method": row.name, "params": row.budget, **setup.calibration}
     elif row.name in SEARCHES:  # plain, it takes the calibration of its run

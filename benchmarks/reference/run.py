@@ -46,14 +46,16 @@ class Reference:
             "global_batch": args.batch,
             "learning_rate": args.learning_rate,
         }
+        compensation = {"compensate_samples": args.compensate_samples, "ridge": args.ridge}
         where = (args.model, args.data, args.work)
-        self.setup = Setup(*where, args.seed, args.samples, args.seq_len, recovery, pairs(args.search))
+        self.setup = Setup(*where, args.seed, args.samples, args.seq_len, recovery, compensation, pairs(args.search))
         self.settings = {
             "data": Path(args.data).name,
             "texts": {name: Path(text).name for name, text in self.texts.items()},
             **{k: getattr(args, k) for k in ("seed", "samples", "seq_len", "eval_windows", "tasks", "limit")},
             **{k: getattr(args, k) for k in ("prompt", "new_tokens", "trials")},
             "recovery": {**recovery, "method": "distill", "tokens": args.steps * args.batch * args.seq_len},
+            "compensation": {**compensation, "method": "sequential"},
             "search": self.setup.search,
         }
         self.cells = Cells(args.journal, FIELDS)
@@ -165,6 +167,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--randoms", type=int, default=3)
     parser.add_argument("--samples", type=int, default=8, help="calibration sequences")
     parser.add_argument("--seq-len", type=int, default=512)
+    parser.add_argument("--compensate-samples", type=int, default=48)
+    parser.add_argument("--ridge", type=float, default=0.01, help="of the refit: one value instead of a grid")
     parser.add_argument("--steps", type=int, default=40, help="of recovery")
     parser.add_argument("--batch", type=int, default=1, help="sequences per step of recovery")
     parser.add_argument("--learning-rate", type=float, default=3e-4)
