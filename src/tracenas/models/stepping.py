@@ -66,9 +66,13 @@ class BlockRunner:
 
     def __call__(self, index: int, hidden: Tensor) -> Tensor:
         """Block `index` of the model, as it is now, on hidden states [B, T, D]."""
-        args, kwargs = self._calls[tuple(hidden.shape[:2])][index]
         with torch.no_grad():
-            out = self.model.get_submodule(self.blocks[index].path)(hidden, *args, **kwargs)
+            return self.differentiable(index, hidden)
+
+    def differentiable(self, index: int, hidden: Tensor) -> Tensor:
+        """The same, in whatever mode of autograd is on."""
+        args, kwargs = self._calls[tuple(hidden.shape[:2])][index]
+        out = self.model.get_submodule(self.blocks[index].path)(hidden, *args, **kwargs)
         result: Tensor = out[0] if isinstance(out, tuple) else out
         return result
 

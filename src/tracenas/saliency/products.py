@@ -5,8 +5,10 @@ without absolute values. The gradient of one matrix, dyᵀx, exists while it is 
 blocks are checkpointed: their activations are computed a second time when the backward pass reaches them.
 
 The absolute value needs the gradient of the whole calibration. Where that fits into memory as one batch, one pass
-does it. Where it does not, gradients of as many matrices as fit are summed in float32 over smaller batches, and each
-such group of matrices costs one pass over the calibration: the result is the same but for rounding.
+does it. Where it does not, a decoder's blocks are walked through one at a time (`block_by_block`), with smaller
+batches and the float32 gradients of one block. Where blocks are no single chain (encoder and decoder), gradients of as
+many matrices as fit are summed over smaller batches, and each such group of matrices costs one pass over the
+calibration. The result is the same but for rounding.
 
 Only weights count (as published), not biases, and only rows and columns that go with a unit.
 """
@@ -14,6 +16,7 @@ Only weights count (as published), not biases, and only rows and columns that go
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -21,12 +24,11 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from tracenas.families import Block, Projection, SubBlock
-from tracenas.models.ordering import Key, holder_of
+from tracenas.models.ordering import Key
+from tracenas.saliency.backwards import Functional, block_by_block
+from tracenas.saliency.sinks import CHUNK_ELEMENTS, Sink
 
 __all__ = ["Functional", "mean_per_weight", "unit_products"]
-
-Functional = Callable[[Any, Tensor], Tensor]
-"""(model, input ids [B, T]) → one differentiable value per sequence, [B]."""
 
 SHARE = 0.16
 """Of the model's bytes: what a pass may take beside the model."""
@@ -34,7 +36,6 @@ SHARE = 0.16
 LEAST = 16 << 20
 """Bytes that a pass may take however small the model is."""
 
-_CHUNK_ELEMENTS = {"cpu": 1 << 18, "cuda": 1 << 22}
 _CHUNKS = 8
 """Temporary tensors of that size, float32, at a time."""
 
@@ -64,19 +65,45 @@ def unit_products(
         allowance: bytes beside the model; default 16 % of its own (16 MiB at least).
     """
     plan = _plan(model, blocks, tokens, micro_batch, absolute, allowance)
+
+    def watched(group: Sequence[Matrix], undo: ExitStack) -> list[Sink]:
+        return [Sink.watch(model, blocks[i], (i, sub), p, plan.accumulate, absolute, undo) for i, sub, p in group]
+
+    def mean(net: Any, batch: Tensor) -> Tensor:
+        return functional(net, batch).sum() / tokens.shape[0]
+
     totals: dict[Key, Tensor] = {}
-    for group in plan.groups:
-        with ExitStack() as undo:
-            sinks = [_Sink.watch(model, blocks[i], (i, sub), p, plan.accumulate, absolute, undo) for i, sub, p in group]
-            for block in blocks[group[0][0] :]:
-                undo.enter_context(_recomputed(model.get_submodule(block.path)))
-            with torch.enable_grad():
-                for batch in tokens.split(plan.batch):
-                    (functional(model, batch).sum() / tokens.shape[0]).backward()
-            for sink in sinks:
-                total = sink.finish()
-                totals[sink.key] = totals[sink.key] + total if sink.key in totals else total
+    if plan.walks:
+        of_block = dict(zip((group[0][0] for group in plan.groups), plan.groups, strict=True))
+        walk = block_by_block(
+            model, blocks, tokens, plan.batch, mean, lambda i, undo: watched(of_block.get(i, ()), undo)
+        )
+    else:
+        walk = (_whole(model, blocks, tokens.split(plan.batch), mean, group, watched) for group in plan.groups)
+    for sinks in walk:
+        for sink in sinks:
+            total = sink.finish()
+            totals[sink.key] = totals[sink.key] + total if sink.key in totals else total
     return totals
+
+
+def _whole(
+    model: Any,
+    blocks: Sequence[Block],
+    batches: Sequence[Tensor],
+    functional: Functional,
+    group: "Sequence[Matrix]",
+    watched: Callable[["Sequence[Matrix]", ExitStack], list[Sink]],
+) -> list[Sink]:
+    """Backward passes of the whole model, its blocks checkpointed, that show the gradients of a group of matrices."""
+    with ExitStack() as undo:
+        sinks = watched(group, undo)
+        for block in blocks[group[0][0] :]:
+            undo.enter_context(_recomputed(model.get_submodule(block.path)))
+        with torch.enable_grad():
+            for batch in batches:
+                functional(model, batch).backward()
+    return sinks
 
 
 def mean_per_weight(blocks: Sequence[Block], per_unit: Mapping[Key, Tensor]) -> dict[Key, float]:
@@ -98,11 +125,19 @@ Matrix = tuple[int, SubBlock, Projection]
 
 @dataclass(frozen=True)
 class _Plan:
-    """Sequences per batch, the matrices of every pass, and whether gradients are summed over the batches."""
+    """What is done at a time.
+
+    Args:
+        batch: sequences.
+        groups: matrices of every pass; of every block where it `walks`.
+        accumulate: whether gradients are summed over batches.
+        walks: whether blocks run one at a time, instead of the whole model for every group.
+    """
 
     batch: int
     groups: tuple[tuple[Matrix, ...], ...]
     accumulate: bool
+    walks: bool = False
 
 
 def _plan(
@@ -110,7 +145,7 @@ def _plan(
 ) -> _Plan:
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     free = max(LEAST, int(SHARE * weights)) if allowance is None else allowance
-    free -= 4 * _CHUNKS * _CHUNK_ELEMENTS[tokens.device.type]
+    free -= 4 * _CHUNKS * CHUNK_ELEMENTS[tokens.device.type]
     count, length = tokens.shape
     element = next(iter(model.parameters())).element_size()
     per_sequence = length * _per_token(blocks) * element
@@ -125,6 +160,10 @@ def _plan(
     )
     if fitting == count or not absolute:
         return _Plan(fitting, (present,), accumulate=False)
+    if not blocks[0].stack:
+        by_block = tuple(tuple(group) for _, group in groupby(present, key=lambda matrix: matrix[0]))
+        free -= max(_gradient_bytes(group) for group in by_block) + 2 * count * length * _hidden(blocks) * element
+        return _Plan(max(1, min(largest, int(free // (length * _in_block(blocks) * element)))), by_block, True, True)
     batch = max(1, min(largest, int(free // 2 // per_sequence)))
     groups = _groups(present, free - int(batch * per_sequence))
     return _Plan(batch, tuple(groups), accumulate=True)
@@ -132,10 +171,20 @@ def _plan(
 
 def _per_token(blocks: Sequence[Block]) -> float:
     """Values that a token leaves behind: the input of every block, and the activations of the widest one."""
+    return len(blocks) * _hidden(blocks) + _in_block(blocks)
+
+
+def _in_block(blocks: Sequence[Block]) -> float:
+    """Values that a token leaves behind in the widest block, its input and the gradient of its output among them."""
     present = [[p for s in b.sub_blocks if s.spec.units for p in s.projections] for b in blocks]
-    hidden = max((min(p.rows, p.columns) if p.stack else _residual(p) for ps in present for p in ps), default=1)
     widest = max(sum((p.rows + p.columns) * (p.active or 1) for p in ps) for ps in present)
-    return (len(blocks) + 2) * hidden + _ACTIVATIONS * widest
+    return 2 * _hidden(blocks) + _ACTIVATIONS * widest
+
+
+def _hidden(blocks: Sequence[Block]) -> int:
+    """Width of the residual stream."""
+    present = [p for b in blocks for s in b.sub_blocks if s.spec.units for p in s.projections]
+    return max((min(p.rows, p.columns) if p.stack else _residual(p) for p in present), default=1)
 
 
 def _residual(p: Projection) -> int:
@@ -148,7 +197,7 @@ def _groups(present: Sequence[Matrix], limit: int) -> Iterator[tuple[Matrix, ...
     group: list[Matrix] = []
     taken = 0
     for matrix in present:
-        size = 4 * matrix[2].rows * matrix[2].columns * (matrix[2].stack or 1)
+        size = _gradient_bytes((matrix,))
         if group and taken + size > limit:
             yield tuple(group)
             group, taken = [], 0
@@ -158,121 +207,12 @@ def _groups(present: Sequence[Matrix], limit: int) -> Iterator[tuple[Matrix, ...
         yield tuple(group)
 
 
-# --- one matrix -----------------------------------------------------------------------------------
+def _gradient_bytes(group: Sequence[Matrix]) -> int:
+    """Of the float32 gradients of some matrices."""
+    return sum(4 * p.rows * p.columns * (p.stack or 1) for _, _, p in group)
 
 
-class _Sink:
-    """Takes a matrix's gradient, [rows, columns] or [stack, rows, columns], and gives its products per unit."""
-
-    def __init__(self, key: Key, sub: SubBlock, p: Projection, weight: Tensor, accumulate: bool, absolute: bool):
-        self.key, self.weight, self.absolute = key, weight.detach(), absolute
-        self.axis = 0 if p.row_units else 1
-        owner = torch.from_numpy(p.unit_of(self.axis, sub.spec.units)).to(weight.device)
-        self._owner = torch.where(owner < 0, sub.spec.units, owner)  # fixed rows and columns fall behind the last unit
-        self._total = torch.zeros(sub.spec.units + 1, dtype=torch.float64, device=weight.device)
-        wide = torch.promote_types(weight.dtype, torch.float32)
-        self._gradient = torch.zeros(weight.shape, dtype=wide, device=weight.device) if accumulate else None
-
-    @classmethod
-    def watch(
-        cls,
-        model: Any,
-        block: Block,
-        place: tuple[int, SubBlock],
-        p: Projection,
-        accumulate: bool,
-        absolute: bool,
-        undo: ExitStack,
-    ) -> "_Sink":
-        """See the projection's gradient on every backward pass until `undo` closes."""
-        index, sub = place
-        module, name = holder_of(model, block, p)
-        weight: Tensor = getattr(module, name)
-        sink = cls((index, sub.spec.name), sub, p, weight, accumulate, absolute)
-        if p.stack:
-            undo.callback(weight.requires_grad_, False)
-            weight.requires_grad_(True)
-            undo.callback(weight.register_post_accumulate_grad_hook(sink.take).remove)
-        else:
-            start = torch.zeros((), device=weight.device, requires_grad=True)
-
-            def tap(_: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-                tapped: Tensor = _Tap.apply(output, inputs[0].detach(), start, sink.add)  # type: ignore[no-untyped-call]
-                return tapped
-
-            undo.callback(module.register_forward_hook(tap).remove)
-        return sink
-
-    def add(self, dy: Tensor, x: Tensor) -> None:
-        """The gradient dyᵀx of a linear module, some rows at a time."""
-        dy, x = dy.reshape(-1, dy.shape[-1]), x.reshape(-1, x.shape[-1])
-        rows = max(1, _CHUNK_ELEMENTS[dy.device.type] // x.shape[1])
-        mixed = dy.is_cuda and dy.dtype == torch.bfloat16
-        if not mixed:
-            x = x.to(torch.promote_types(x.dtype, torch.float32))
-        for start in range(0, dy.shape[1], rows):
-            part = slice(start, start + rows)
-            left = dy[:, part].T
-            product = torch.mm(left, x, out_dtype=torch.float32) if mixed else left.to(x.dtype) @ x
-            if self._gradient is None:
-                self._reduce(product, part)
-            else:
-                self._gradient[part] += product
-
-    def take(self, weight: Tensor) -> None:
-        """The gradient that autograd made of fused experts, which are multiplied inside one module."""
-        assert weight.grad is not None
-        if self._gradient is None:
-            self._reduce_all(weight.grad)
-        else:
-            self._gradient += weight.grad
-        weight.grad = None
-
-    def finish(self) -> Tensor:
-        """The products per unit, float64 [units], on the CPU; the gradient is given up."""
-        if self._gradient is not None:
-            self._reduce_all(self._gradient)
-            self._gradient = None
-        return self._total[:-1].cpu()
-
-    def _reduce_all(self, gradient: Tensor) -> None:
-        if gradient.dim() == 3:
-            for expert in range(gradient.shape[0]):
-                self._reduce(gradient[expert], slice(None), expert)
-            return
-        rows = max(1, _CHUNK_ELEMENTS[gradient.device.type] // gradient.shape[1])
-        for start in range(0, gradient.shape[0], rows):
-            part = slice(start, start + rows)
-            self._reduce(gradient[part], part)
-
-    def _reduce(self, gradient: Tensor, rows: slice, expert: int | None = None) -> None:
-        weight, owner = self.weight, self._owner
-        if expert is not None:
-            weight, owner = weight[expert], owner[expert]
-        product = weight[rows].to(torch.promote_types(weight.dtype, torch.float32)) * gradient
-        if self.absolute:
-            product.abs_()
-        sums = product.sum(dim=1 - self.axis, dtype=torch.float64)
-        self._total.index_add_(0, owner[rows] if self.axis == 0 else owner, sums)
-
-
-class _Tap(torch.autograd.Function):
-    """The identity; in the backward pass `see` gets the gradient and the input that was kept beside it.
-
-    The input is kept as autograd keeps its own, so that checkpointing gives it up and computes it again.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, output: Tensor, x: Tensor, start: Tensor, see: Callable[[Tensor, Tensor], None]) -> Tensor:
-        ctx.see = see
-        ctx.save_for_backward(x)
-        return output.view_as(output)
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None]:
-        (x,) = ctx.saved_tensors
-        ctx.see(grad_outputs[0], x)
-        return grad_outputs[0], None, None, None
+# --- checkpointing ---------------------------------------------------------------------------------
 
 
 @contextmanager
