@@ -85,7 +85,7 @@ class Runs:
             path = self.args.work / place / "study.json"
             if "study" not in own and path.is_file():
                 found[place] = read_json(path)
-        return found
+        return dict(sorted(found.items()))
 
     def ablations(self) -> dict[str, str]:
         """Tables of the finished ablations, as Markdown."""
@@ -153,6 +153,15 @@ def _cell(found: dict[str, Any], proxy: str) -> dict[str, Any] | None:
     return None if row is None else row["targets"][found["main_target"]]
 
 
+def _rounded(value: Any) -> Any:
+    """Five significant digits: the file is read by people and compared by tools."""
+    if isinstance(value, dict):
+        return {k: _rounded(v) for k, v in value.items() if k != "provenance"}
+    if isinstance(value, list):
+        return [_rounded(v) for v in value]
+    return float(f"{value:.5g}") if isinstance(value, float) else value
+
+
 def page(studies: dict[str, dict[str, Any]], ablations: dict[str, str]) -> str:
     """All tables as Markdown: the comparison of the studies, each study, each ablation."""
     tables = (summary(studies), by_study(studies), first_choices(studies)) if studies else ()
@@ -183,7 +192,7 @@ def main() -> None:
     runs = Runs(args)
     runs.run()
     studies, ablations = runs.finished(), runs.ablations()
-    result = {"benchmark": "study_runs", "machine": facts(), "settings": runs.settings, "studies": studies}
+    result = {"benchmark": "study_runs", "machine": facts(), "settings": runs.settings, "studies": _rounded(studies)}
     if args.out is not None:
         write_json(args.out, result)
     if args.markdown is not None:
