@@ -1,6 +1,6 @@
 """The figure of docs/study.md: how well every proxy orders architectures, study by study.
 
-    python benchmarks/study_figure.py benchmarks/results/study.json --out docs/images/study.svg
+    python benchmarks/study_figure.py benchmarks/results/study.json --out docs/images/study.png
 
 A row per proxy, the best mean within a budget first; a column per study; Spearman's ρ with the study's main target. A
 frame marks the studies in which the proxy's 95 % interval reaches the highest ρ of that study.
@@ -14,7 +14,7 @@ from typing import Any
 
 import matplotlib
 
-matplotlib.use("svg")
+matplotlib.use("agg")
 import matplotlib.pyplot as plt
 from matplotlib.patches import Rectangle
 
@@ -36,7 +36,7 @@ def correlations(studies: dict[str, dict[str, Any]]) -> dict[str, dict[str, dict
 
 
 def draw(studies: dict[str, dict[str, Any]], out: Path) -> None:
-    """Write the figure as SVG."""
+    """Write the figure."""
     table = correlations(studies)
     within = [place for place, study in studies.items() if study["within_budget"]]
 
@@ -46,7 +46,6 @@ def draw(studies: dict[str, dict[str, Any]], out: Path) -> None:
 
     names, places = sorted(table, key=mean, reverse=True), list(studies)
     top = {p: max(rhos[p]["value"] for rhos in table.values() if p in rhos) for p in places}
-    plt.rcParams.update({"svg.hashsalt": "tracenas", "svg.fonttype": "none", "font.family": "sans-serif"})
     figure, axes = plt.subplots(figsize=(2.6 + 0.62 * len(places), 1.7 + 0.3 * len(names)))
     colours = matplotlib.colormaps["RdBu"]
     for y, name in enumerate(names):
@@ -70,8 +69,7 @@ def draw(studies: dict[str, dict[str, Any]], out: Path) -> None:
     axes.tick_params(length=0, labeltop=True, labelbottom=False)
     for side in axes.spines.values():
         side.set_visible(False)
-    figure.tight_layout()
-    figure.savefig(out, metadata={"Date": None, "Creator": None})
+    figure.savefig(out, dpi=110, bbox_inches="tight", metadata={"Software": None})
 
 
 def main() -> None:

@@ -67,7 +67,7 @@ def test_bench_compares_with_the_first_model(tmp_path: Path, tokenizer: Any) -> 
     first = str(save_tiny(tmp_path / "first", "llama", tokenizer))
     second = str(save_tiny(tmp_path / "second", "llama", tokenizer, num_hidden_layers=2))
     config = BenchConfig(
-        models=(first, second), new_tokens=4, trials=2, warmup=1, no_memory=True, device="cpu", out=tmp_path / "b.json"
+        models=(first, second), new_tokens=4, trials=1, warmup=1, no_memory=True, device="cpu", out=tmp_path / "b.json"
     )
     found = bench(config)
     rows = found.to_json()["models"]
@@ -76,7 +76,7 @@ def test_bench_compares_with_the_first_model(tmp_path: Path, tokenizer: Any) -> 
     ratio = prefill_flops(open_source(first), 60) / prefill_flops(open_source(second), 60)
     assert rows[1]["prefill_flop_ratio"] == ratio
     assert 1.5 < ratio < 2
-    assert rows[1]["throughput_tokens_per_s"]["median"] == pytest.approx(1000 / rows[1]["tpot_ms"]["median"], rel=0.2)
+    assert rows[1]["throughput_tokens_per_s"]["median"] == pytest.approx(1000 / rows[1]["tpot_ms"]["median"])
     assert rows[1]["peak_memory_bytes"] is None
     assert "second" in found.table() and "not measured" in found.table()
     assert (tmp_path / "b.json").is_file()
