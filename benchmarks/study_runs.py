@@ -87,14 +87,10 @@ class Runs:
                 found[place] = read_json(path)
         return dict(sorted(found.items()))
 
-    def ablations(self) -> dict[str, str]:
-        """Tables of the finished ablations, as Markdown."""
-        found = {}
-        for place, _, own in self.wanted():
-            path = self.args.work / place / "ablation.md"
-            if "study" in own and path.is_file():
-                found[place] = path.read_text(encoding="utf-8")
-        return found
+    def ablations(self) -> dict[str, Path]:
+        """Directories of the finished ablations."""
+        places = [self.args.work / place for place, _, own in self.wanted() if "study" in own]
+        return {place.name: place for place in places if (place / "ablation.json").is_file()}
 
 
 def summary(studies: dict[str, dict[str, Any]]) -> StudyTable:
@@ -154,20 +150,23 @@ def _cell(found: dict[str, Any], proxy: str) -> dict[str, Any] | None:
 
 
 def _rounded(value: Any) -> Any:
-    """Five significant digits: the file is read by people and compared by tools."""
+    """Five significant digits, and names instead of a machine's paths: people and tools compare the file."""
     if isinstance(value, dict):
         return {k: _rounded(v) for k, v in value.items() if k != "provenance"}
     if isinstance(value, list):
         return [_rounded(v) for v in value]
+    if isinstance(value, str) and value.startswith(("/", "..")):
+        return Path(value).name
     return float(f"{value:.5g}") if isinstance(value, float) else value
 
 
-def page(studies: dict[str, dict[str, Any]], ablations: dict[str, str]) -> str:
+def page(studies: dict[str, dict[str, Any]], ablations: dict[str, Path]) -> str:
     """All tables as Markdown: the comparison of the studies, each study, each ablation."""
     tables = (summary(studies), by_study(studies), first_choices(studies)) if studies else ()
     parts = [f"**{t.title}**\n\n{t.markdown()}" for t in tables]
     parts += [markdown({**found, "title": place}, "###") for place, found in studies.items()]
-    parts += [f"### {place}\n\n{text}" for place, text in ablations.items()]
+    texts = {name: (place / "ablation.md").read_text(encoding="utf-8") for name, place in ablations.items()}
+    parts += [f"### {name}\n\n{text}" for name, text in texts.items()]
     return "\n\n".join(parts) + "\n"
 
 
@@ -193,6 +192,7 @@ def main() -> None:
     runs.run()
     studies, ablations = runs.finished(), runs.ablations()
     result = {"benchmark": "study_runs", "machine": facts(), "settings": runs.settings, "studies": _rounded(studies)}
+    result["ablations"] = {name: _rounded(read_json(place / "ablation.json")) for name, place in ablations.items()}
     if args.out is not None:
         write_json(args.out, result)
     if args.markdown is not None:
