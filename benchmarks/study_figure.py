@@ -20,7 +20,7 @@ from matplotlib.patches import Rectangle
 
 from tracenas.rundir import read_json
 
-INK, FRAME = "#22303c", "#22303c"
+INK = "#22303c"
 
 
 def correlations(studies: dict[str, dict[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
@@ -61,7 +61,7 @@ def draw(studies: dict[str, dict[str, Any]], out: Path) -> None:
             axes.text(x, y, label, ha="center", va="center", fontsize=8, color=colour, weight=weight)
             if rho["high"] is not None and rho["high"] >= top[place]:
                 corner = (x - 0.46, y - 0.46)
-                axes.add_patch(Rectangle(corner, 0.92, 0.92, fill=False, edgecolor=FRAME, linewidth=0.8))
+                axes.add_patch(Rectangle(corner, 0.92, 0.92, fill=False, edgecolor=INK, linewidth=0.8))
     axes.set_xlim(-0.5, len(places) - 0.5)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xticks(range(len(places)), places, rotation=40, ha="left", fontsize=8, color=INK)
