@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import platform
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,8 +22,28 @@ __all__ = [
     "read_json",
     "require_free",
     "sha256",
+    "sweep",
+    "temporary_prefix",
     "write_json",
 ]
+
+
+def temporary_prefix(path: Path) -> str:
+    """What the name of everything unfinished begins with, a file or a directory that will become `path`."""
+    return f".partial-{path.name}."
+
+
+def sweep(directory: Path) -> None:
+    """Remove what a killed process left unfinished in a run directory; call it before this run writes there.
+
+    Raises:
+        UserError: if it cannot be removed.
+    """
+    try:
+        for left in directory.glob(".partial-*"):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+    except OSError as error:
+        raise UserError(f"run directory {directory}: {error.strerror or error}") from error
 
 
 @contextmanager
@@ -35,7 +56,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=temporary_prefix(path), suffix=path.suffix, dir=path.parent)
         os.close(handle)
         temporary = Path(name)
         yield temporary

@@ -12,6 +12,7 @@ import pytest
 
 from tracenas.cli import invoke
 from tracenas.demo import calibration_path, model_path
+from tracenas.rundir import temporary_prefix
 
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")]
 
@@ -68,4 +69,16 @@ def test_killed_and_resumed_equals_undisturbed(tmp_path: Path) -> None:
     best = [json.loads((run / "best.json").read_text()) for run in (calm, killed)]
     assert best[0]["architecture"] == best[1]["architecture"]
     assert best[0]["score"] == best[1]["score"]
-    assert not [p for p in killed.iterdir() if p.name.startswith(".") and p.suffix == ".json"]
+    assert not [p.name for p in killed.iterdir() if p.name.startswith(".")]
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_what_was_being_written_when_killed_is_swept(begun: bool, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    if begun:
+        assert in_child([*SEARCH, "--out", str(out)], None) == 0
+    out.mkdir(exist_ok=True)
+    for name in ("base.json", "journal.jsonl", "report.html"):
+        (out / f"{temporary_prefix(out / name)}abc").touch()
+    assert in_child([*SEARCH, "--out", str(out), "--resume"], None) == 0
+    assert not [p.name for p in out.iterdir() if p.name.startswith(".")]

@@ -16,6 +16,8 @@ from tracenas.rundir import (
     read_json,
     require_free,
     sha256,
+    sweep,
+    temporary_prefix,
     write_json,
 )
 
@@ -52,6 +54,21 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
         write_json(path, 2)
     assert read_json(path) == 1
     assert os.listdir(tmp_path) == ["a.json"]
+
+
+def test_what_a_killed_process_leaves_is_swept(tmp_path: Path) -> None:
+    write_json(tmp_path / "kept.json", 1)
+    child = os.fork()
+    if child == 0:  # dies between the temporary file and its rename
+        with atomic_path(tmp_path / "a.json"):
+            os._exit(0)
+    os.waitpid(child, 0)
+    unfinished = tmp_path / f"{temporary_prefix(tmp_path / 'checkpoint')}x"
+    unfinished.mkdir()
+    (unfinished / "model.safetensors").touch()
+    assert len(list(tmp_path.iterdir())) == 3
+    sweep(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["kept.json"]
 
 
 def test_what_is_not_json_is_not_written(tmp_path: Path) -> None:

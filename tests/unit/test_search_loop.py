@@ -350,17 +350,6 @@ def test_plain_json() -> None:
     assert jsonable({"t": True, "n": None, "s": "x"}) == {"t": True, "n": None, "s": "x"}
 
 
-def test_overhead_is_small_at_the_papers_settings() -> None:
-    """Everything outside evaluations of a Llama-2-7B shape: about 2 ms per candidate, 30 at most."""
-    space = toys.space(0.4, layers=32, heads=32, channels=11008, hidden=4096, outside=262_000_000)
-    result = run_search(
-        Evolution(space, Settings(population=30, elites=10, iterations=3, init="uniform")),
-        Toy(space),
-        Memory(),
-    )
-    assert (result.seconds - result.evaluation_seconds) / len(result.records) < 0.03
-
-
 def test_elites_and_records_are_told_before_every_generation_also_when_resumed() -> None:
     seen: dict[str, list[list[str]]] = {"whole": [], "resumed": []}
     journal = Memory()

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from tracenas.errors import UserError
-from tracenas.rundir import require_free
+from tracenas.rundir import require_free, temporary_prefix
 
 __all__ = ["INDEX_FILE", "Entry", "atomic_directory", "read_header", "write_shards"]
 
@@ -132,7 +132,7 @@ def atomic_directory(out: Path) -> Iterator[Path]:
     temporary: Path | None = None
     done = False
     try:
-        temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+        temporary = Path(tempfile.mkdtemp(prefix=temporary_prefix(out), dir=out.parent))
         yield temporary
         _settle(temporary)
         temporary.replace(out)

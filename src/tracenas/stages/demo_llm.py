@@ -18,7 +18,7 @@ from tracenas.models.source import open_source
 from tracenas.report.formats import duration
 from tracenas.report.progress import stage_progress
 from tracenas.report.stage_data import PUBLISHED_MODEL
-from tracenas.rundir import read_json, require_free, write_json
+from tracenas.rundir import read_json, require_free, sweep, write_json
 from tracenas.stages.report import report
 from tracenas.stages.results import Table, print_table, to_plain
 from tracenas.stages.run import RunOutcome, run
@@ -129,6 +129,7 @@ def _planned(config: DemoConfig, model: Path, out: Path) -> dict[str, Any]:
     if (out / PLAN).is_file():
         if not config.resume:
             raise UserError(f"run directory {out} holds a demo; go on with --resume, or choose another")
+        sweep(out)
         stored: dict[str, Any] = read_json(out / PLAN)
         for key, value in asked.items():
             if stored.get(key) != value:

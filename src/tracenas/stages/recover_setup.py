@@ -19,7 +19,7 @@ from tracenas.recovery.settings import (
     default_micro_batch,
     learning_rate_factor,
 )
-from tracenas.rundir import atomic_path, require_free
+from tracenas.rundir import atomic_path, require_free, sweep
 from tracenas.stages.results import to_plain
 from tracenas.stages.run_settings import read_settings
 from tracenas.stages.session import set_threads
@@ -101,6 +101,8 @@ def _teacher_name(config: RecoverConfig, source: ModelSource) -> str:
 
 def check_out(config: RecoverConfig) -> bool:
     """Whether `out` holds a run to go on with."""
+    if config.resume:
+        sweep(config.out)
     if (config.out / SETTINGS).is_file():
         if not config.resume:
             raise UserError(f"output directory {config.out} holds a run; go on with --resume, or choose another")

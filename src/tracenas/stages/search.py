@@ -11,7 +11,7 @@ from typing import Any
 from tracenas.config import SearchConfig
 from tracenas.errors import UserError
 from tracenas.models.source import ModelSource, open_source
-from tracenas.rundir import Journal, provenance, require_free, write_json
+from tracenas.rundir import Journal, provenance, require_free, sweep, write_json
 from tracenas.search import STRATEGIES, Progress, SearchResult, Settings, run_search
 from tracenas.space.architecture import Architecture
 from tracenas.space.search_space import SearchSpace
@@ -83,11 +83,13 @@ class SearchOutcome:
 
 
 def check_out(out: Path, resume: bool) -> bool:
-    """Whether `out` holds a run to go on with; a start that was cut off before its settings were written is cleared.
+    """Whether `out` holds a run to go on with; what an interrupted process left half done in it is cleared.
 
     Raises:
         UserError: if there is a run and `--resume` was not given, or something that is no run.
     """
+    if resume:
+        sweep(out)
     if (out / CONFIG).is_file():
         if not resume:
             raise UserError(f"run directory {out} holds a run; go on with --resume, or choose another")
@@ -99,9 +101,9 @@ def check_out(out: Path, resume: bool) -> bool:
 
 
 def _clear(out: Path) -> None:
-    """Remove what a start leaves before the first candidate, if there is nothing else in `out`."""
+    """Remove what a start leaves before its settings are written, if there is nothing else in `out`."""
     files = list(out.iterdir())
-    if all(f.name in _START or (f.name.startswith(".") and f.name[1:].startswith(_START)) for f in files):
+    if all(f.name in _START for f in files):
         for file in files:
             file.unlink()
 
