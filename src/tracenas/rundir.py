@@ -15,6 +15,7 @@ from typing import Any
 from tracenas.errors import UserError
 
 __all__ = [
+    "UNFINISHED",
     "Journal",
     "atomic_path",
     "cache_directory",
@@ -28,9 +29,13 @@ __all__ = [
 ]
 
 
+UNFINISHED = ".unfinished-"
+"""What the name of everything unfinished begins with."""
+
+
 def temporary_prefix(path: Path) -> str:
-    """What the name of everything unfinished begins with, a file or a directory that will become `path`."""
-    return f".partial-{path.name}."
+    """How the name of the file or directory begins that will become `path`."""
+    return f"{UNFINISHED}{path.name}."
 
 
 def sweep(directory: Path) -> None:
@@ -40,7 +45,7 @@ def sweep(directory: Path) -> None:
         UserError: if it cannot be removed.
     """
     try:
-        for left in directory.glob(".partial-*"):
+        for left in directory.glob(f"{UNFINISHED}*"):
             shutil.rmtree(left) if left.is_dir() else left.unlink()
     except OSError as error:
         raise UserError(f"run directory {directory}: {error.strerror or error}") from error

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tracenas.errors import UserError
+from tracenas.rundir import UNFINISHED
 
 __all__ = [
     "checkpoint_path",
-    "clear_unfinished",
     "disk_trouble",
     "last_checkpoint",
     "publish",
@@ -22,7 +22,6 @@ __all__ = [
 ]
 
 _NAME = re.compile(r"checkpoint-(\d+)")
-_UNFINISHED = ".unfinished-"
 
 
 def checkpoint_path(directory: Path, step: int) -> Path:
@@ -44,15 +43,9 @@ def last_checkpoint(directory: Path) -> Path | None:
     return checkpoint_path(directory, known[-1]) if known else None
 
 
-def clear_unfinished(directory: Path) -> None:
-    """Remove what a killed process was writing."""
-    for path in directory.glob(f"{_UNFINISHED}*"):
-        shutil.rmtree(path, ignore_errors=True)
-
-
 def unfinished_path(directory: Path, step: int) -> Path:
     """Where the checkpoint of a step is while it is written."""
-    return directory / f"{_UNFINISHED}{step}"
+    return directory / f"{UNFINISHED}{step}"
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from tracenas.recovery import checkpoints, state
 from tracenas.recovery.datasets import Examples
 from tracenas.recovery.settings import TrainSettings, learning_rate_factor
 from tracenas.recovery.zeros import Zeros
+from tracenas.rundir import sweep
 
 __all__ = ["RecoveryTrainer", "Saver", "arguments", "held_out_nll"]
 
@@ -173,7 +174,7 @@ class RecoveryTrainer(Trainer):  # type: ignore[misc, unused-ignore]
             UserError: if the loss is not finite, or a checkpoint cannot be written.
         """
         if self.is_world_process_zero():
-            checkpoints.clear_unfinished(self.directory)
+            sweep(self.directory)
         last = checkpoints.last_checkpoint(self.directory)
         if last is not None:
             done = int(last.name.rpartition("-")[2])

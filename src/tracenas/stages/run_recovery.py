@@ -10,7 +10,7 @@ from tracenas.config import RecoverConfig, RunConfig
 from tracenas.errors import UserError
 from tracenas.models.source import open_source
 from tracenas.recovery.settings import World
-from tracenas.rundir import atomic_path, read_json, sweep, write_json
+from tracenas.rundir import atomic_path, read_json, write_json
 from tracenas.stages.prune import Pruned, prune
 from tracenas.stages.recover import RESULT as RECOVERY
 from tracenas.stages.recover import Recovered, recover
@@ -72,7 +72,6 @@ def _recovered(config: RunConfig, name: str, home: Path) -> dict[str, Any]:
     from tracenas.stages.evaluate import evaluate
 
     pruned, target = home / CHECKPOINT, home / RECOVERED_CHECKPOINT
-    sweep(target)
     settings, processes = recover_config(config, pruned, target), processes_of(config)
     if (target / RECOVERY).is_file():
         _check_settings(settings, processes)
