@@ -1,14 +1,16 @@
 """The reference table: every way to reach a budget that exists here, on one model, with the same text and training.
 
     python benchmarks/reference/run.py MODEL --data TEXT --eval-text NAME=TEXT [NAME=TEXT …] --work DIR --journal FILE
-        [--budgets 75% 85% 60%] [--steps 40] [--task-data DIR] [--limit-cells N] [--out FILE.json]
+        [--budgets 75% 85% 60%] [--steps 40] [--task-data DIR] [--rows NAME …] [--what perplexity tasks speed]
+        [--limit-cells N] [--out FILE.json]
 
 Rows: base, uniform, TraceNAS with the recommended proxy and with Φ as published, one-shot methods (ShortGPT removes
 depth only), random ones; at the budgets after the first, uniform and TraceNAS. Measured: perplexity right after
 pruning, after compensation and after equal recovery (distillation from the base, from the compensated start), tasks,
 speed, search time. Every cell is a line of the journal: start it again and it goes on with the next cell, also on
 another machine (checkpoints that are not there are made again). Row by row, the first budget first; `--limit-cells 0`
-makes the table of what is there. With `--out`, a Markdown table is written beside the JSON. On a CPU it is hours.
+makes the table of what is there; `--rows` and `--what` measure some rows or some columns only (the speed while nothing
+else runs, say). With `--out`, a Markdown table is written beside the JSON. On a CPU it is hours.
 """
 
 import argparse
@@ -31,6 +33,7 @@ import tracenas
 from tracenas.evaluation.suites import PAPER_AVERAGE
 from tracenas.study.tables import StudyTable, number
 
+KINDS = ("perplexity", "tasks", "speed")
 FIELDS = ("model", "row", "budget", "start", "what")
 SPEED = ("params", "ttft_ms", "tpot_ms", "prefill_speedup", "decode_speedup", "prefill_flop_ratio")
 
@@ -72,10 +75,17 @@ class Reference:
         return [Row("base"), *itertools.chain.from_iterable(of)]
 
     def wanted(self) -> Iterator[dict[str, Any]]:
-        """All cells, row by row: a row's checkpoints are made once, and a stopped table has whole rows."""
+        """The cells asked for, row by row: a row's checkpoints are made once, and a stopped table has whole rows."""
+        for cell in self._all():
+            if cell["what"].partition(" ")[0] in self.args.what:
+                yield cell
+
+    def _all(self) -> Iterator[dict[str, Any]]:
         texts = [f"perplexity {text}" for text in self.texts]
         tasks = ["tasks"] if self.args.task_data is not None else []
         for row in self.rows():
+            if self.args.rows is not None and row.name not in self.args.rows:
+                continue
             is_base = row.name == "base"
             for start in STARTS[:1] if is_base else STARTS:
                 yield from (self.cell(row, start, what) for what in texts)
@@ -181,6 +191,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--trials", type=int, default=5)
     parser.add_argument("--search", nargs="*", default=[], metavar="KEY=VALUE", help="settings of the searches")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--rows", nargs="+", metavar="NAME", help="measure only these rows")
+    parser.add_argument("--what", nargs="+", choices=KINDS, default=KINDS, help="measure only such cells")
     parser.add_argument("--limit-cells", type=int, help="stop after so many new cells")
     parser.add_argument("--out", type=Path)
     return parser.parse_args()

@@ -45,9 +45,14 @@ class SearchConfig(CalibrationConfig):
         "encoder-decoder models).",
     )
     rank: str = Field("64", description="Rank of the gradient traces, or full.")
-    strategy: str = Field("evolution", description="evolution, random or uniform.")
-    init: Literal["importance", "uniform", "random", "nirvana"] = Field(
-        "importance", description="Initial population of evolution: what it is anchored on."
+    strategy: str = Field(
+        "auto",
+        description="evolution (as published), guided (small moves, chosen by a regression on the scores so far), "
+        "random or uniform; auto: evolution for phi, guided for every other proxy.",
+    )
+    init: Literal["auto", "importance", "uniform", "random", "nirvana"] = Field(
+        "auto",
+        description="What the initial population is anchored on; auto: importance for evolution, uniform for guided.",
     )
     include_uniform: bool = Field(
         True, description="Put the uniform architecture into the initial population, too (the paper does not)."

@@ -31,6 +31,7 @@ STRATEGIES: Registry[StrategyFactory] = Registry(
     "strategy",
     {
         "evolution": "tracenas.search.evolution:Evolution",
+        "guided": "tracenas.search.guided:Guided",
         "random": "tracenas.search.random:RandomSearch",
         "uniform": "tracenas.search.uniform:Uniform",
     },

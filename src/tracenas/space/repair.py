@@ -1,5 +1,6 @@
 """Moving a candidate into the budget's window, one quantum of one sub-block at a time (decision 7)."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -55,11 +56,11 @@ def settle(space: "SearchSpace", counts: list[list[int]], rng: np.random.Generat
     return walk.cost
 
 
-def fill(space: "SearchSpace", arch: Architecture) -> Architecture:
-    """Grow active sub-blocks, evenly over the layers in a fixed order, until not one more quantum fits."""
+def fill(space: "SearchSpace", arch: Architecture, order: Sequence[int] | None = None) -> Architecture:
+    """Grow active sub-blocks, the layers in this order (None: evenly spread), until not one more quantum fits."""
     counts = space.counts(arch)
     limit, cost = space.window[1], space.cost(arch)
-    order = spread(len(counts))
+    order = spread(len(counts)) if order is None else order
     grown = True
     while grown:
         grown = False

@@ -12,6 +12,7 @@ from tracenas.errors import UserError
 from tracenas.space import costs
 from tracenas.space.architecture import Architecture, Layer
 from tracenas.space.constraints import Budget
+from tracenas.space.neighbour import neighbour
 from tracenas.space.repair import fill, repair, settle, spread
 from tracenas.space.sub_block import LayerSpec, SubBlockSpec
 
@@ -313,6 +314,10 @@ class SearchSpace:
     def repair(self, arch: Architecture, rng: np.random.Generator) -> Architecture | None:
         """Into the window by single-quantum moves; None if that is impossible."""
         return repair(self, arch, rng)
+
+    def neighbour(self, arch: Architecture, rng: np.random.Generator, *, sigma: float = 0.3) -> Architecture | None:
+        """A small move within the budget, which is filled; None if that is impossible."""
+        return neighbour(self, arch, rng, sigma=sigma)
 
     def _flip(self, counts: list[list[int]], rng: np.random.Generator) -> None:
         """Flip one bit of the depth mask in place, respecting `min_depth` and `keep_layers`."""

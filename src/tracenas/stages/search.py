@@ -118,15 +118,15 @@ def search(config: SearchConfig) -> SearchOutcome:
 
     source = open_source(config.model)
     space = space_of(source, config, params=config.params, tolerance=config.tolerance)
-    settings = _settings(config)
-    make_strategy = STRATEGIES.get(config.strategy)
-    config = config.model_copy(update={"proxy": proxy_of(config.proxy, source)})
+    decided = _decided(config, source)
+    STRATEGIES.get(decided.strategy)
+    _settings(decided)
     if config.saliency not in SALIENCIES:
         SALIENCIES.get(config.saliency)
     _ = config.trace_rank, config.protected
     known = check_out(config.out, config.resume)
-    if known:
-        config = as_started(config.out, config, _NOT_RESULTS)
+    config = as_started(config.out, config, _NOT_RESULTS) if known else decided
+    settings = _settings(config)
     try:
         session = open_session(source, space, config, data=config.data, run=config.out)
         anchor = [anchor_of(session, config.init)] if config.init == "nirvana" else []
@@ -140,7 +140,7 @@ def search(config: SearchConfig) -> SearchOutcome:
             _clear(config.out)
         raise
     prior = session.prior() if config.init == "importance" else None
-    strategy = make_strategy(space, settings, prior=prior, seeds=[*anchor, *_seeds(config, space)])
+    strategy = STRATEGIES.get(config.strategy)(space, settings, prior=prior, seeds=[*anchor, *_seeds(config, space)])
     with _display(space, config.proxy, strategy.generations) as on_event:
         result = run_search(
             strategy,
@@ -168,6 +168,17 @@ def search(config: SearchConfig) -> SearchOutcome:
     )
     write_json(config.out / SUMMARY, summary)
     return SearchOutcome(config.out, config.out / BEST, result.best, result.score, summary)
+
+
+def _decided(config: SearchConfig, source: ModelSource) -> SearchConfig:
+    """The settings with what `auto` stands for: Φ is searched as published, everything else by small guided moves."""
+    proxy = proxy_of(config.proxy, source)
+    strategy, init = config.strategy, config.init
+    if strategy == "auto":
+        strategy = "evolution" if proxy == "phi" else "guided"
+    if init == "auto":
+        init = "importance" if strategy == "evolution" else "uniform"
+    return config.model_copy(update={"proxy": proxy, "strategy": strategy, "init": init})
 
 
 def _settings(config: SearchConfig) -> Settings:
