@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from tracenas.evaluation.likelihood import Answer, capability, log_likelihoods
+
 __all__ = ["language_model", "shared"]
 
 
@@ -17,6 +19,9 @@ def language_model(model: Any, tokenizer: Any, batch_size: int, shard: bool) -> 
             would share out the questions instead; its few-shot examples then depend on the number of processes.
     """
     from lm_eval.models.huggingface import HFLM
+    from tqdm import tqdm
+
+    able = capability(model)
 
     class Counting(HFLM):  # type: ignore[misc]
         """Notes what lm-eval truncates silently."""
@@ -43,10 +48,35 @@ def language_model(model: Any, tokenizer: Any, batch_size: int, shard: bool) -> 
             """As in lm-eval."""
             return _divided(lambda own: super(Counting, self).generate_until(own, *args, **kwargs), requests, shard)
 
-        def _loglikelihood_tokens(self, requests: Any, *args: Any, **kwargs: Any) -> Any:
+        def _loglikelihood_tokens(
+            self, requests: Any, disable_tqdm: bool = False, override_bs: int | None = None
+        ) -> list[Answer]:
+            """lm-eval's answers, through `log_likelihoods`; by lm-eval itself where the model cannot select positions.
+
+            `override_bs` is lm-eval's for batch sizes that it is to find out.
+            """
             for task, (_, context, continuation) in zip(self._tasks, requests, strict=False):
                 self.truncated[task] += len(context) + len(continuation) > self.max_length + 1
-            return super()._loglikelihood_tokens(requests, *args, **kwargs)
+            if not able.selects:
+                answered: list[Answer] = super()._loglikelihood_tokens(requests, disable_tqdm, override_bs)
+                return answered
+            found = log_likelihoods(
+                self.model,
+                [(context, continuation) for _, context, continuation in requests],
+                able,
+                batch_size=batch_size,
+                max_length=self.max_length,
+                dtype=self.softmax_dtype,
+            )
+            hidden = disable_tqdm or self.rank != 0
+            answers: dict[int, Answer] = {}
+            for index, answer in tqdm(
+                found, total=len(requests), disable=hidden, desc="Running loglikelihood requests"
+            ):
+                answers[index] = answer
+                if requests[index][0] is not None:  # not a window of a longer text, which is cached as a whole
+                    self.cache_hook.add_partial("loglikelihood", requests[index][0], answer)
+            return [answers[index] for index in range(len(requests))]
 
     lm = Counting(pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=batch_size)
     lm.truncated, lm._tasks = Counter(), []
@@ -54,17 +84,17 @@ def language_model(model: Any, tokenizer: Any, batch_size: int, shard: bool) -> 
 
 
 def _divided(answer: Callable[[Any], Any], requests: Any, shard: bool) -> Any:
-    """All answers, in order; with `shard` every process works on each n-th request."""
+    """All answers, in order; with `shard` every process works on each n-th question, whose answers share a context."""
     if not shard:
         return answer(requests)
-    count = torch.distributed.get_world_size()
-    own = requests[torch.distributed.get_rank() :: count]
+    rank, count = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    places: dict[Any, int] = {}
+    owners = [places.setdefault((r.task_name, r.doc_id), len(places)) % count for r in requests]
+    own = [request for request, owner in zip(requests, owners, strict=True) if owner == rank]
     parts: list[Any] = [None] * count
     torch.distributed.all_gather_object(parts, list(answer(own)) if own else [])
-    merged: list[Any] = [None] * len(requests)
-    for rank, part in enumerate(parts):
-        merged[rank::count] = part
-    return merged
+    found = [iter(part) for part in parts]
+    return [next(found[owner]) for owner in owners]
 
 
 def shared(raw: Mapping[str, Any] | None, truncated: Mapping[str, int]) -> tuple[Any, Counter[str]]:
