@@ -32,7 +32,13 @@ from tracenas.search import Settings as SearchSettings
 from tracenas.space.architecture import Architecture
 from tracenas.stages.session import open_session, options_of, space_of
 
-EVOLUTION: dict[str, Any] = {"population": 20, "elites": 6, "iterations": 12}
+EVOLUTION: dict[str, Any] = {
+    "population": 20,
+    "elites": 6,
+    "iterations": 12,
+    "strategy": "evolution",
+    "init": "importance",
+}
 TRAIN: dict[str, Any] = {"seq_len": 128, "global_batch": 4, "learning_rate": 3e-4, "seed": 0}
 WINDOW, WINDOWS = 256, 128
 

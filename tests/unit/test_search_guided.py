@@ -6,7 +6,7 @@ import toys
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tracenas.search import Settings
+from tracenas.search import Prior, Settings
 from tracenas.search.guided import Guided
 from tracenas.search.surrogate import features, fit
 from tracenas.space import Architecture, SearchSpace
@@ -129,3 +129,25 @@ def test_where_nothing_has_a_score_children_are_samples() -> None:
     following = strategy.ask()
     assert following is not None
     assert len(following.proposals) + following.duplicates == 5
+
+
+@pytest.mark.parametrize(("init", "population"), [("uniform", 8), ("random", 8), ("uniform", 2), ("importance", 8)])
+def test_the_prior_is_in_the_first_generation(init: str, population: int) -> None:
+    space = toys.space(0.6)
+    ratios = [[1.0 + i] * 2 for i in range(8)]
+    wanted = space.profile(ratios)
+    assert wanted is not None
+    given_settings = Settings(population=population, elites=1, iterations=1, init=init)
+    batch = Guided(space, given_settings, prior=Prior(ratios)).ask()
+    assert batch is not None and len(batch.proposals) == population
+    assert [p.candidate for p in batch.proposals].count(wanted) == 1
+
+
+def test_the_prior_gives_way_to_seeds() -> None:
+    space = toys.space(0.6)
+    rng = np.random.default_rng(0)
+    seeds = [space.sample(rng) for _ in range(2)]
+    given_settings = Settings(population=2, elites=1, iterations=1, init="given")
+    batch = Guided(space, given_settings, prior=Prior([[1.0 + i] * 2 for i in range(8)]), seeds=seeds).ask()  # type: ignore[arg-type]
+    assert batch is not None
+    assert [p.candidate for p in batch.proposals] == seeds

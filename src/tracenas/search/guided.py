@@ -37,6 +37,9 @@ class Guided(Evolution[C]):
     Of `DRAWS` such children the one that is measured is the one for which a regression expects the highest score
     (`surrogate.py`), fitted to the better half of what was measured: it is to be right near the elites.
 
+    Generation 0 also holds the architecture of the importance prior (A.1), where one is given and there is room: on
+    some models it is far better than the uniform one, on others far worse, and it costs one evaluation to know.
+
     Args, Raises: as `Evolution`; `width_mutation` is not used.
     """
 
@@ -45,7 +48,7 @@ class Guided(Evolution[C]):
     def __init__(
         self, space: LocalSpace[C], settings: Settings, *, prior: Prior | None = None, seeds: Sequence[C] = ()
     ) -> None:
-        super().__init__(space, settings, prior=prior, seeds=seeds)
+        super().__init__(space, settings, prior=prior, seeds=[*seeds, *_by_importance(space, settings, prior, seeds)])
         self._measured: list[tuple[float, np.ndarray]] = []
         self._surrogate: Surrogate | None = None
 
@@ -78,3 +81,12 @@ class Guided(Evolution[C]):
             candidate = self.space.mutate(candidate, rng, depth=1.0, width=0.0)
         found = self.space.neighbour(candidate, rng, sigma=self.settings.sigma)
         return Proposal(candidate, feasible=False) if found is None else Proposal(found)
+
+
+def _by_importance(space: Space[C], settings: Settings, prior: Prior | None, seeds: Sequence[C]) -> list[C]:
+    """The architecture of the prior; none where it is the anchor already, or where there is no place for it."""
+    room = settings.population - len(seeds) - (settings.init not in ("random", "given"))
+    if prior is None or settings.init == "importance" or room < 1:
+        return []
+    found = space.profile(prior.ratios, prior.drop_order)
+    return [] if found is None else [found]

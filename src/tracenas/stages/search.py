@@ -139,8 +139,8 @@ def search(config: SearchConfig) -> SearchOutcome:
         if not known:
             _clear(config.out)
         raise
-    prior = session.prior() if config.init == "importance" else None
-    strategy = STRATEGIES.get(config.strategy)(space, settings, prior=prior, seeds=[*anchor, *_seeds(config, space)])
+    seeds = [*anchor, *_seeds(config, space)]
+    strategy = STRATEGIES.get(config.strategy)(space, settings, prior=session.prior(), seeds=seeds)
     with _display(space, config.proxy, strategy.generations) as on_event:
         result = run_search(
             strategy,
