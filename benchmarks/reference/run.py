@@ -61,6 +61,10 @@ class Reference:
             "compensation": {**compensation, "method": "sequential"},
             "search": self.setup.search,
         }
+        names = list(dict.fromkeys(row.name for row in self.rows()))
+        self.asked: list[str] = names if args.rows is None else args.rows
+        if unknown := [name for name in self.asked if name not in names]:
+            raise SystemExit(f"--rows '{unknown[0]}': no such row; accepted: {', '.join(names)}")
         self.cells = Cells(args.journal, FIELDS)
         for record in self.cells.where(model=self.name):
             for key, value in self.settings.items():
@@ -77,15 +81,13 @@ class Reference:
     def wanted(self) -> Iterator[dict[str, Any]]:
         """The cells asked for, row by row: a row's checkpoints are made once, and a stopped table has whole rows."""
         for cell in self._all():
-            if cell["what"].partition(" ")[0] in self.args.what:
+            if cell["row"] in self.asked and cell["what"].partition(" ")[0] in self.args.what:
                 yield cell
 
     def _all(self) -> Iterator[dict[str, Any]]:
         texts = [f"perplexity {text}" for text in self.texts]
         tasks = ["tasks"] if self.args.task_data is not None else []
         for row in self.rows():
-            if self.args.rows is not None and row.name not in self.args.rows:
-                continue
             is_base = row.name == "base"
             for start in STARTS[:1] if is_base else STARTS:
                 yield from (self.cell(row, start, what) for what in texts)

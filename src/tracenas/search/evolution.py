@@ -43,9 +43,8 @@ class Evolution(Generic[C]):
             raise UserError("init 'importance' needs an importance prior; without one: uniform, random")
         if settings.init == "given" and not seeds:
             raise UserError("init 'given' needs a seed architecture; without one: uniform, random")
-        places = settings.population - (settings.init not in ("random", "given"))
-        if len(seeds) > places:
-            raise UserError(f"{len(seeds)} seed architectures for {places} places in the initial population")
+        if len(seeds) > settings.seats:
+            raise UserError(f"{len(seeds)} seed architectures for {settings.seats} places in the initial population")
         self._prior = prior
         self._seeds = tuple(seeds)
         self._seen: set[str] = set()

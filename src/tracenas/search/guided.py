@@ -85,8 +85,7 @@ class Guided(Evolution[C]):
 
 def _by_importance(space: Space[C], settings: Settings, prior: Prior | None, seeds: Sequence[C]) -> list[C]:
     """The architecture of the prior; none where it is the anchor already, or where there is no place for it."""
-    room = settings.population - len(seeds) - (settings.init not in ("random", "given"))
-    if prior is None or settings.init == "importance" or room < 1:
+    if prior is None or settings.init == "importance" or len(seeds) >= settings.seats:
         return []
     found = space.profile(prior.ratios, prior.drop_order)
     return [] if found is None else [found]

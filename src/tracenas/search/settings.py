@@ -76,6 +76,11 @@ class Settings:
         """New candidates per generation after the first."""
         return self.population - self.elites
 
+    @property
+    def seats(self) -> int:
+        """Places of generation 0 that seeds can take: all but the anchor's, which with `given` is the first seed."""
+        return self.population - (self.init not in ("random", "given"))
+
     def size(self, generation: int) -> int:
         """Places for new candidates in a generation."""
         return self.population if generation == 0 else self.children
