@@ -16,7 +16,6 @@ else runs, say). With `--out`, a Markdown table is written beside the JSON. On a
 import argparse
 import itertools
 import json
-import statistics
 import sys
 import time
 from collections.abc import Iterator
@@ -28,10 +27,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from cells import Cells, model_name, pairs, perplexity
 from machine import facts, publish
 from rows import STARTS, Row, Setup, checkpoint, rows_of, seconds_of
+from table import answers, quality
 
 import tracenas
-from tracenas.evaluation.suites import PAPER_AVERAGE
-from tracenas.study.tables import StudyTable, number
 
 KINDS = ("perplexity", "tasks", "speed")
 FIELDS = ("model", "row", "budget", "start", "what")
@@ -134,37 +132,34 @@ class Reference:
         for start in ("plain", "recovered"):
             if (tasks := self.cells.get(self.cell(row, start, "tasks"))) is not None:
                 out["tasks"] = tasks["tasks"]
-                out["accuracy"] = round(statistics.mean(r[_metric(t, r)] for t, r in tasks["tasks"].items()), 4)
         return out
 
     def markdown(self) -> str:
-        """The table for people: perplexities, speed-ups over the base, search time, mean accuracy."""
-        texts = [f"{text}, {start}" for text, start in itertools.product(self.texts, STARTS)]
-        rows = []
-        for row in self.table():
-            cells = [row["row"], row["budget"], f"{row['params']:,}" if "params" in row else number(None)]
-            cells += [number(row.get(text), 2) for text in texts]
-            cells += [number(row.get(k), 2) for k in ("prefill_speedup", "decode_speedup")]
-            cells += [number(row.get("search_seconds"), 0), number(row.get("accuracy"), 3)]
-            rows.append(tuple(cells))
-        columns = ("row", "budget", "parameters", *texts, "prefill ×", "decode ×", "search, s", "mean accuracy")
-        return "\n\n".join((StudyTable("", columns, tuple(rows)).markdown(), *self._notes()))
+        """The table for people, and that of the tasks if any were asked."""
+        rows = self.table()
+        columns = [f"{text}, {start}" for text, start in itertools.product(self.texts, STARTS)]
+        tables = [quality(rows, columns), *([answers(rows)] if any("tasks" in row for row in rows) else [])]
+        return "\n\n".join((*(table.markdown() for table in tables), *self._notes()))
 
     def _notes(self) -> tuple[str, ...]:
-        s, machine = self.settings, facts()
-        tasks = f" Accuracies: {s['tasks']}, {s['limit']} questions each, after recovery."
+        s = self.settings
+        tasks = f" Accuracies: {s['tasks']}, {s['limit']} questions each, after recovery, ± standard errors."
         return (
             f"{self.name}. Perplexities: {s['eval_windows']} windows of {s['seq_len']} tokens. Recovered: distilled "
             f"for {s['recovery']['max_steps']} steps, {s['recovery']['tokens']:,} tokens."
             + (tasks if self.args.task_data is not None else ""),
-            f"{machine['cpu']}, {machine['threads']} threads, torch {machine['torch']}; {machine['date']}.",
+            *(f"{kind}: {'; '.join(where)}." for kind, where in self.machines().items()),
         )
 
-
-def _metric(task: str, result: dict[str, Any]) -> str:
-    """The accuracy that TraceNAS Table 2 averages, where the task is in it."""
-    name = PAPER_AVERAGE.get(task, "acc")
-    return name if name in result else "acc"
+    def machines(self) -> dict[str, list[str]]:
+        """Where the cells of each kind were measured."""
+        found: dict[str, list[str]] = {}
+        for record in self.cells.where(model=self.name):
+            where = f"{record['cpu']}, threads {record['threads']}, torch {record['torch']}, {record['date']}"
+            known = found.setdefault(record["what"].partition(" ")[0], [])
+            if where not in known:
+                known.append(where)
+        return found
 
 
 def arguments() -> argparse.Namespace:
@@ -206,7 +201,12 @@ def main() -> None:
     reference = Reference(args)
     args.work.mkdir(parents=True, exist_ok=True)
     reference.cells.fill(reference.wanted(), reference.measure, args.limit_cells)
-    result = {"benchmark": "reference", "model": reference.name, "machine": facts(), "settings": reference.settings}
+    result = {
+        "benchmark": "reference",
+        "model": reference.name,
+        "machines": reference.machines(),
+        "settings": reference.settings,
+    }
     publish({**result, "table": reference.table()}, args.out)
     print(reference.markdown())
     if args.out is not None:
