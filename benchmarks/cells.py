@@ -87,9 +87,9 @@ def model_name(model: str) -> str:
     return Path(model).resolve().name if Path(model).name != "model" else "demo"
 
 
-def perplexity(checkpoint: str, text: str, seq_len: int, windows: int) -> dict[str, Any]:
+def perplexity(checkpoint: str, text: str, seq_len: int, windows: int, dtype: str = "auto") -> dict[str, Any]:
     """Held-out loss, perplexity and number of parameters of a checkpoint."""
-    found = tracenas.evaluate([checkpoint], text=text, seq_len=seq_len, max_windows=windows).to_json()
+    found = tracenas.evaluate([checkpoint], text=text, seq_len=seq_len, max_windows=windows, dtype=dtype).to_json()
     return {"nll": found["nll"], "perplexity": found["perplexity"], "parameters": found["params"]}
 
 

@@ -50,6 +50,7 @@ class Setup:
         work: directory of runs and checkpoints.
         seed: of everything.
         samples, seq_len: of calibration; recovery trains on sequences of that length, too.
+        dtype: of all stages; recovery keeps fp32 weights.
         recovery: settings of the recovery.
         compensation: settings of the refit.
         search: settings of the searches.
@@ -61,14 +62,21 @@ class Setup:
     seed: int
     samples: int
     seq_len: int
+    dtype: str
     recovery: dict[str, Any]
     compensation: dict[str, Any]
     search: dict[str, Any] = field(default_factory=dict)
 
     @property
     def calibration(self) -> dict[str, Any]:
-        """Text and settings of calibration that every row takes."""
-        return {"data": self.data, "samples": self.samples, "seq_len": self.seq_len, "seed": self.seed}
+        """Text and settings that the search or pruning of every row takes."""
+        return {
+            "data": self.data,
+            "samples": self.samples,
+            "seq_len": self.seq_len,
+            "seed": self.seed,
+            "dtype": self.dtype,
+        }
 
 
 def rows_of(budget: str, *, first: bool, randoms: int) -> list[Row]:
@@ -114,6 +122,7 @@ def _recovered(setup: Setup, row: Row) -> Path:
         data=setup.data,
         out=out,
         seq_len=setup.seq_len,
+        dtype=setup.dtype,
         seed=setup.seed,
         save_every=max(1, steps // 4),
         resume=True,

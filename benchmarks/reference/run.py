@@ -49,11 +49,12 @@ class Reference:
         }
         compensation = {"compensate_samples": args.compensate_samples, "ridge": args.ridge}
         where = (args.model, args.data, args.work)
-        self.setup = Setup(*where, args.seed, args.samples, args.seq_len, recovery, compensation, pairs(args.search))
+        of_all = (args.seed, args.samples, args.seq_len, args.dtype)
+        self.setup = Setup(*where, *of_all, recovery, compensation, pairs(args.search))
         self.settings = {
             "data": Path(args.data).name,
             "texts": {name: Path(text).name for name, text in self.texts.items()},
-            **{k: getattr(args, k) for k in ("seed", "samples", "seq_len", "eval_windows", "tasks", "limit")},
+            **{k: getattr(args, k) for k in ("seed", "samples", "seq_len", "dtype", "eval_windows", "tasks", "limit")},
             **{k: getattr(args, k) for k in ("prompt", "new_tokens", "trials")},
             "recovery": {**recovery, "method": "distill", "tokens": args.steps * args.batch * args.seq_len},
             "compensation": {**compensation, "method": "sequential"},
@@ -66,8 +67,8 @@ class Reference:
         self.cells = Cells(args.journal, FIELDS)
         for record in self.cells.where(model=self.name):
             for key, value in self.settings.items():
-                if record["settings"][key] != value:
-                    known = json.dumps(record["settings"][key])
+                if (found := record["settings"].get(key)) != value:
+                    known = json.dumps(found)
                     raise SystemExit(f"{args.journal} was measured with {key} {known}, not {json.dumps(value)}")
 
     def rows(self) -> list[Row]:
@@ -108,12 +109,14 @@ class Reference:
     def _measured(self, row: Row, path: str, what: str) -> dict[str, Any]:
         kind, _, text = what.partition(" ")
         if kind == "perplexity":
-            return perplexity(path, self.texts[text], self.args.seq_len, self.args.eval_windows)
+            args = self.args
+            return perplexity(path, self.texts[text], args.seq_len, args.eval_windows, dtype=args.dtype)
         if kind == "speed":
-            how = {k: getattr(self.args, k) for k in ("prompt", "new_tokens", "trials")}
+            how = {k: getattr(self.args, k) for k in ("prompt", "new_tokens", "trials", "dtype")}
             found = tracenas.bench([self.args.model, path], no_memory=True, **how).to_json()["models"][1]
             return {**{k: found[k] for k in SPEED}, "search_seconds": seconds_of(self.setup, row)}
         asked = {"tasks": self.args.tasks, "task_data": self.args.task_data, "limit": self.args.limit}
+        asked["dtype"] = self.args.dtype
         return {"tasks": tracenas.evaluate([path], **asked).to_json()["tasks"]}
 
     def table(self) -> list[dict[str, Any]]:
@@ -145,8 +148,8 @@ class Reference:
         s = self.settings
         tasks = f" Accuracies: {s['tasks']}, {s['limit']} questions each, after recovery, ± standard errors."
         return (
-            f"{self.name}. Perplexities: {s['eval_windows']} windows of {s['seq_len']} tokens. Recovered: distilled "
-            f"for {s['recovery']['max_steps']} steps, {s['recovery']['tokens']:,} tokens."
+            f"{self.name}, {s['dtype']}. Perplexities: {s['eval_windows']} windows of {s['seq_len']} tokens. "
+            f"Recovered: distilled for {s['recovery']['max_steps']} steps, {s['recovery']['tokens']:,} tokens."
             + (tasks if self.args.task_data is not None else ""),
             *(f"{kind}: {'; '.join(where)}." for kind, where in self.machines().items()),
         )
@@ -174,6 +177,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--randoms", type=int, default=3)
     parser.add_argument("--samples", type=int, default=8, help="calibration sequences")
     parser.add_argument("--seq-len", type=int, default=512)
+    parser.add_argument("--dtype", default="fp32", help="of everything; recovery keeps fp32 weights")
     parser.add_argument("--compensate-samples", type=int, default=48)
     parser.add_argument("--ridge", type=float, default=0.01, help="of the refit: one value instead of a grid")
     parser.add_argument("--steps", type=int, default=40, help="of recovery")
