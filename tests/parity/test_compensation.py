@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tracenas.families import FAMILIES, Options, family_of
 from tracenas.models.compensated import CompensatedRealisation, _factor_of, _fit, prefix_order
+from tracenas.models.gram_sum import GramSum
 from tracenas.models.ordering import Ordering
 from tracenas.models.refit import FittedRealisation, fit_removed, in_base_order, ridge_outputs, strength
 from tracenas.models.sequential import sequential_outputs
@@ -354,3 +355,15 @@ def test_wrong_statistics_are_refused() -> None:
     grams.pop((3, "mlp"))
     with pytest.raises(ValueError, match="no Gram matrix of block 3, mlp"):
         CompensatedRealisation(setting.net, grams.items(), RIDGE)
+
+
+@pytest.mark.parametrize("columns", [1, 256, 300, 700])
+def test_gram_sums_are_whole_and_symmetric(columns: int) -> None:
+    """Only blocks below the diagonal are computed; the sum over batches is XᵀX, [columns, columns], all of it."""
+    rows = torch.randn(96, columns, generator=torch.Generator().manual_seed(columns))
+    total = GramSum(columns, rows.device)
+    for part in rows.split(40):
+        total.add(part)
+    gram = total.total()
+    torch.testing.assert_close(gram, rows.double().T @ rows.double(), rtol=1e-5, atol=1e-4)
+    assert torch.equal(gram, gram.T)

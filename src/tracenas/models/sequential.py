@@ -20,6 +20,7 @@ from torch import Tensor
 
 from tracenas.errors import UserError
 from tracenas.families import SubBlock
+from tracenas.models.gram_sum import GramSum
 from tracenas.models.ordering import Key
 from tracenas.models.refit import FittedRealisation, solve, strength
 from tracenas.models.stepping import BlockRunner, Stop, watch
@@ -137,28 +138,29 @@ def _fit(
     index, name = block.index, sub.spec.name
     names = [s.spec.name for s in net.blocks[index].sub_blocks if s.spec.units and not s.stacked]
     earlier = names[: names.index(name)]
-    seen: dict[str, Tensor] = {}
-    sums: list[Tensor] = []
-    place = 0
-
-    def see(x: Tensor, output: Tensor) -> None:
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        missing = block.outputs[name][place].to(wide.dtype) - output
-        if block.gaps is not None:
-            missing += block.gaps[place]
-            for other in earlier:
-                missing += block.outputs[other][place] - seen.get(other, 0)
-        parts = [(wide.T @ wide).double(), (wide.T @ missing).double()]
-        sums[:] = [total + part for total, part in zip(sums, parts, strict=True)] if sums else parts
-        raise Stop
-
     others = [s for s in net.blocks[index].sub_blocks if s.spec.name in earlier]
+    seen: dict[str, Tensor] = {}
     with ExitStack() as running:
         running.enter_context(net.realise_block(index, layer, FittedRealisation(fitted)))
         module = net.linear((index, name), sub.projection(sub.output))
+        start = module.weight.detach()
+        gram = GramSum(start.shape[1], start.device)
+        cross = torch.zeros(start.shape[1], start.shape[0], dtype=torch.float64, device=start.device)
+        place = 0
+
+        def see(x: Tensor, output: Tensor) -> None:
+            wide = x.to(torch.promote_types(x.dtype, torch.float32))
+            missing = block.outputs[name][place].to(wide.dtype) - output
+            if block.gaps is not None:
+                missing += block.gaps[place]
+                for other in earlier:
+                    missing += block.outputs[other][place] - seen.get(other, 0)
+            gram.add(wide)
+            cross.add_(wide.T @ missing)
+            raise Stop
+
         running.enter_context(_watching(net, index, others, seen.__setitem__))
         running.enter_context(watch(module, see))
-        start = module.weight.detach()
         for i, states in enumerate(block.inputs):
             place = i
             seen.clear()
@@ -166,7 +168,7 @@ def _fit(
                 runner(index, states)
             except Stop:
                 continue
-    gram, cross = sums
-    if not torch.isfinite(gram.diagonal().sum() + cross.sum()):
+    products = gram.total()
+    if not torch.isfinite(products.diagonal().sum() + cross.sum()):
         raise UserError(f"block {index}, {name}: the activations are not finite; try dtype=fp32")
-    return (start.double() + solve(gram, cross, strength(gram, ridge)).T).to(start.dtype)
+    return (start.double() + solve(products, cross, strength(products, ridge)).T).to(start.dtype)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tracenas.errors import UserError
 from tracenas.families import Block
+from tracenas.models.gram_sum import GramSum
 from tracenas.models.ordering import Key
 from tracenas.models.stepping import BlockRunner, watch
 
@@ -41,27 +42,28 @@ def gram_matrices(
     runner = BlockRunner(model, blocks)
     hidden = runner.embed(tokens, micro_batch)
     for index, block in enumerate(blocks):
-        found: dict[Key, Tensor] = {}
+        found: dict[Key, GramSum] = {}
         with ExitStack() as watching:
             for sub in block.sub_blocks:
                 if sub.spec.units and not sub.stacked:
                     columns = sub.projection(sub.output).columns
-                    total = torch.zeros(columns, columns, dtype=torch.float64, device=hidden[0].device)
+                    total = GramSum(columns, hidden[0].device)
                     found[index, sub.spec.name] = total
                     module = model.get_submodule(f"{block.path}.{sub.output}")
                     watching.enter_context(watch(module, _adder(total)))
             for i, states in enumerate(hidden):
                 hidden[i] = runner(index, states)
         for key in list(found):
-            if not torch.isfinite(found[key].diagonal().sum()):
+            gram = found.pop(key).total()
+            if not torch.isfinite(gram.diagonal().sum()):
                 where = f"block {key[0]}, {key[1]}"
                 raise UserError(f"{where}: the dense model's activations are not finite; try dtype=fp32")
-            yield key, found.pop(key)
+            yield key, gram
 
 
-def _adder(total: Tensor) -> Callable[[Tensor, Tensor], None]:
+def _adder(total: GramSum) -> Callable[[Tensor, Tensor], None]:
     def see(x: Tensor, _: Tensor) -> None:
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        total.add_(wide.T @ wide)
+        total.add(wide)
 
     return see
