@@ -12,7 +12,7 @@ from tracenas.space.architecture import Architecture
 
 __all__ = ["MEMO_BYTES", "RefitCosts", "refit_costs", "refit_memory"]
 
-MEMO_BYTES = 1 << 30
+MEMO_BYTES = 1 << 29
 """What the remembered output projections may take, by default."""
 
 
