@@ -6,10 +6,9 @@ G is symmetric, so only the blocks on and below its diagonal are computed: (1 + 
 import torch
 from torch import Tensor
 
-__all__ = ["GramSum"]
+from tracenas.models.refit_costs import gram_blocks
 
-_WIDTH = 256
-"""Columns of a block: narrow enough to spare nearly half of the products, wide enough to run at full speed."""
+__all__ = ["GramSum"]
 
 
 class GramSum:
@@ -25,13 +24,11 @@ class GramSum:
 
     def add(self, rows: Tensor) -> None:
         """Add XᵀX of X [rows, n], float32 or float64."""
-        for start in range(0, rows.shape[1], _WIDTH):
-            end = min(start + _WIDTH, rows.shape[1])
+        for start, end in gram_blocks(rows.shape[1]):
             self._lower[start:end, :end] += rows[:, start:end].T @ rows[:, :end]
 
     def total(self) -> Tensor:
         """G, float64 [n, n]; this is the sum itself: nothing may be added afterwards."""
-        for start in range(0, self._lower.shape[0], _WIDTH):
-            block = slice(start, start + _WIDTH)
-            self._lower[:start, block] = self._lower[block, :start].T
+        for start, end in gram_blocks(self._lower.shape[0]):
+            self._lower[:start, start:end] = self._lower[start:end, :start].T
         return self._lower

@@ -3,17 +3,20 @@
 Shapes: T tokens, per sub-block n columns of the output projection, k kept ones, D rows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from tracenas.families import Block
 from tracenas.space.architecture import Architecture
 
-__all__ = ["MEMO_BYTES", "RefitCosts", "refit_costs", "refit_memory"]
+__all__ = ["MEMO_BYTES", "RefitCosts", "gram_blocks", "refit_costs", "refit_memory"]
 
 MEMO_BYTES = 1 << 29
 """What the remembered output projections may take, by default."""
+
+_GRAM_WIDTH = 256
+"""Columns of a block of a Gram matrix: narrow enough to spare nearly half of it, wide enough to run at full speed."""
 
 
 @dataclass(frozen=True)
@@ -22,10 +25,10 @@ class RefitCosts:
 
     Args:
         forward: one forward pass of the dense blocks over the tokens, without attention scores.
-        gram: 2 T n² per sub-block: the products XᵀX.
+        gram: about T n² per sub-block: half of the products XᵀX, which is symmetric.
         factor: n³ + 2 n² D per sub-block: the Cholesky factor, its inverse and W L, float64, once for all candidates.
         candidate: 2 k min(k, n - k) D per sub-block: one candidate, if no width is remembered.
-        sequential: two forward passes (dense, and the candidate's share of 2.2), T·k² and T·k·D products, solves.
+        sequential: two forward passes (dense, and the candidate's share of 2.2), T k² and 2 T k D operations, solves.
         factor_bytes: L⁻¹ and W L of all sub-blocks in host memory, float32.
         statistics_bytes: at most at a time: one block's Gram matrices (float64) and the hidden states (2 bytes).
         outputs_bytes: one candidate's output projections, 2 bytes per entry.
@@ -51,6 +54,16 @@ class RefitCosts:
         }
 
 
+def gram_blocks(columns: int) -> Iterator[tuple[int, int]]:
+    """First column and end of the blocks in which a Gram matrix is computed, each up to its end (`gram_sum`)."""
+    return ((start, min(start + _GRAM_WIDTH, columns)) for start in range(0, columns, _GRAM_WIDTH))
+
+
+def _gram(columns: int) -> float:
+    """Operations per token: n² and those of the blocks on the diagonal above it."""
+    return 2.0 * sum((end - start) * end for start, end in gram_blocks(columns))
+
+
 def refit_costs(blocks: Sequence[Block], arch: Architecture, tokens: int) -> RefitCosts:
     """Costs of compensating `arch` on `tokens` tokens; fused experts are run, and not compensated."""
     forward = gram = factor = candidate = sequential = 0.0
@@ -68,12 +81,14 @@ def refit_costs(blocks: Sequence[Block], arch: Architecture, tokens: int) -> Ref
             matrices += n * n
             entries += n * (n + rows)
             outputs += k * rows
-            gram += 2.0 * tokens * n * n
+            gram += tokens * _gram(n)
             factor += float(n**3) + 2.0 * n * n * rows
             candidate += 2.0 * k * min(k, n - k) * rows
             share = kept / sub.spec.units
             # A pruned block runs up to every output projection, and once to its end.
-            sequential += dense * (1 + 2.2 * share) + 2.0 * tokens * k * (k + rows) + k**3 / 3 + 2.0 * k * k * rows
+            sequential += (
+                dense * (1 + 2.2 * share) + tokens * (_gram(k) + 2.0 * k * rows) + k**3 / 3 + 2.0 * k * k * rows
+            )
         largest = max(largest, matrices)
     return RefitCosts(
         forward, gram, factor, candidate, sequential, 4 * entries, 8 * largest + 2 * tokens * rows, 2 * outputs
