@@ -48,9 +48,8 @@ class Reference:
             "learning_rate": args.learning_rate,
         }
         compensation = {"compensate_samples": args.compensate_samples, "ridge": args.ridge}
-        where = (args.model, args.data, args.work)
-        of_all = (args.seed, args.samples, args.seq_len, args.dtype)
-        self.setup = Setup(*where, *of_all, recovery, compensation, pairs(args.search))
+        given = {k: getattr(args, k) for k in ("model", "data", "work", "seed", "samples", "seq_len", "dtype")}
+        self.setup = Setup(**given, recovery=recovery, compensation=compensation, search=pairs(args.search))
         self.settings = {
             "data": Path(args.data).name,
             "texts": {name: Path(text).name for name, text in self.texts.items()},
@@ -108,16 +107,15 @@ class Reference:
 
     def _measured(self, row: Row, path: str, what: str) -> dict[str, Any]:
         kind, _, text = what.partition(" ")
+        args, dtype = self.args, self.setup.dtype
         if kind == "perplexity":
-            args = self.args
-            return perplexity(path, self.texts[text], args.seq_len, args.eval_windows, dtype=args.dtype)
+            return perplexity(path, self.texts[text], args.seq_len, args.eval_windows, dtype=dtype)
         if kind == "speed":
-            how = {k: getattr(self.args, k) for k in ("prompt", "new_tokens", "trials", "dtype")}
-            found = tracenas.bench([self.args.model, path], no_memory=True, **how).to_json()["models"][1]
+            how = {k: getattr(args, k) for k in ("prompt", "new_tokens", "trials")}
+            found = tracenas.bench([args.model, path], no_memory=True, dtype=dtype, **how).to_json()["models"][1]
             return {**{k: found[k] for k in SPEED}, "search_seconds": seconds_of(self.setup, row)}
-        asked = {"tasks": self.args.tasks, "task_data": self.args.task_data, "limit": self.args.limit}
-        asked["dtype"] = self.args.dtype
-        return {"tasks": tracenas.evaluate([path], **asked).to_json()["tasks"]}
+        asked = {"tasks": args.tasks, "task_data": args.task_data, "limit": args.limit}
+        return {"tasks": tracenas.evaluate([path], dtype=dtype, **asked).to_json()["tasks"]}
 
     def table(self) -> list[dict[str, Any]]:
         """One object per row, with the cells that are there."""

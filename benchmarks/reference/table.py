@@ -8,12 +8,12 @@ from typing import Any
 from tracenas.evaluation.suites import PAPER_AVERAGE
 from tracenas.study.tables import StudyTable, number
 
-__all__ = ["accuracy", "answers", "quality"]
+__all__ = ["answers", "quality"]
 
 SPEED_UPS = {"prefill_speedup": "prefill ×", "decode_speedup": "decode ×"}
 
 
-def accuracy(task: str, result: dict[str, Any]) -> tuple[float, float]:
+def _accuracy(task: str, result: dict[str, Any]) -> tuple[float, float]:
     """The accuracy that TraceNAS Table 2 averages (where the task is in it) and its standard error."""
     name = PAPER_AVERAGE.get(task, "acc")
     name = name if name in result else "acc"
@@ -37,7 +37,7 @@ def answers(rows: Sequence[dict[str, Any]]) -> StudyTable:
     """Accuracy and standard error of every row that answered, task by task."""
     answered = [row for row in rows if "tasks" in row]
     tasks = list(dict.fromkeys(task for row in answered for task in row["tasks"]))
-    lines = [(*_name(r), *(_with_error(*accuracy(t, r["tasks"][t])) for t in tasks)) for r in answered]
+    lines = [(*_name(r), *(_with_error(*_accuracy(t, r["tasks"][t])) for t in tasks)) for r in answered]
     return StudyTable("", ("row", "budget", *tasks), tuple(lines))
 
 
@@ -55,5 +55,5 @@ def _with_error(value: float, error: float) -> str:
 
 def _mean(row: dict[str, Any]) -> tuple[float, float]:
     """Mean accuracy; its error over questions, the tasks' being independent of each other."""
-    found = [accuracy(task, result) for task, result in row["tasks"].items()]
+    found = [_accuracy(task, result) for task, result in row["tasks"].items()]
     return statistics.mean(value for value, _ in found), math.hypot(*(error for _, error in found)) / len(found)

@@ -55,7 +55,10 @@ class RefitCosts:
 
 
 def gram_blocks(columns: int) -> Iterator[tuple[int, int]]:
-    """First column and end of the blocks in which a Gram matrix is computed, each up to its end (`gram_sum`)."""
+    """First column and end of the blocks in which a Gram matrix is computed, each up to its end.
+
+    Told here and not where they are computed (`gram_sum`): costs are counted without torch.
+    """
     return ((start, min(start + _GRAM_WIDTH, columns)) for start in range(0, columns, _GRAM_WIDTH))
 
 
