@@ -14,8 +14,15 @@ from tracenas.rundir import read_json, write_json
 __all__ = ["STARTS", "Row", "Setup", "checkpoint", "rows_of", "seconds_of"]
 
 ONE_SHOT = ("shortgpt", "nirvana", "flap", "taylor")
-SEARCHES = {"tracenas (recommended)": "auto", "tracenas (phi)": "phi"}
-FEW = ("uniform", *SEARCHES)
+SEARCHES: dict[str, dict[str, str]] = {
+    "tracenas (recommended)": {"proxy": "auto"},
+    "tracenas (units by wanda)": {"proxy": "auto", "saliency": "wanda"},
+    "tracenas (phi)": {"proxy": "phi"},
+}
+"""Settings of the searches that are compared."""
+DRAWN = {"uniform": "wanda", "uniform (units by obs)": "obs"}
+"""What ranks the units of architectures that nothing was measured for; Wanda's saliency those of random ones, too."""
+FEW = (*DRAWN, *SEARCHES)
 """Rows of every budget; the others are made at the first budget alone."""
 STARTS = ("plain", "compensated", "recovered")
 """States of a row's checkpoint; recovery starts from the compensated one."""
@@ -102,7 +109,7 @@ def checkpoint(setup: Setup, row: Row, start: str) -> Path:
     elif row.name in SEARCHES:  # plain, it takes the calibration of its run
         how |= {"arch": _found(setup, row), **({"data": setup.data} if start == "compensated" else {})}
     else:
-        how |= {"arch": _drawn(setup, row), **setup.calibration}
+        how |= {"arch": _drawn(setup, row), "saliency": DRAWN.get(row.name, "wanda"), **setup.calibration}
     tracenas.prune(setup.model, **how)
     return out
 
@@ -132,12 +139,12 @@ def _recovered(setup: Setup, row: Row) -> Path:
 
 
 def _run_of(setup: Setup, row: Row) -> Path:
-    return setup.work / f"search-{SEARCHES[row.name]}-{row.budget.rstrip('%')}"
+    return setup.work / f"search-{row.file}"
 
 
 def _found(setup: Setup, row: Row) -> Path:
     """The best.json of a row's search, resumed if it was interrupted."""
-    how = {"params": row.budget, "proxy": SEARCHES[row.name], **setup.calibration, **setup.search}
+    how = {"params": row.budget, **SEARCHES[row.name], **setup.calibration, **setup.search}
     return searched(setup.model, _run_of(setup, row), **how) / "best.json"
 
 
@@ -153,7 +160,7 @@ def _drawn(setup: Setup, row: Row) -> Path:
         config = SearchConfig(model=setup.model, data=setup.data, params=row.budget, out=setup.work)
         space = space_of(open_source(setup.model), config, params=row.budget)
         count = int(row.name.split()[1]) if row.name.startswith("random") else 0
-        arch = rivals(space, count, setup.seed).get(row.name)
+        arch = rivals(space, count, setup.seed).get("uniform" if row.name in DRAWN else row.name)
         if arch is None:
             raise UserError(f"{setup.model}: no {row.name} architecture at {row.budget}")
         write_json(path, {"architecture": arch.to_json()})

@@ -2,15 +2,17 @@
 
     python benchmarks/reference/run.py MODEL --data TEXT --eval-text NAME=TEXT [NAME=TEXT …] --work DIR --journal FILE
         [--budgets 75% 85% 60%] [--steps 40] [--task-data DIR] [--rows NAME …] [--what perplexity tasks speed]
-        [--limit-cells N] [--out FILE.json]
+        [--limit-cells N] [--out FILE.json] [--into DOC.md …]
 
-Rows: base, uniform, TraceNAS with the recommended proxy and with Φ as published, one-shot methods (ShortGPT removes
-depth only), random ones; at the budgets after the first, uniform and TraceNAS. Measured: perplexity right after
+Rows: base; uniform, and what TraceNAS finds with the recommended proxy, with units ranked by Wanda's saliency and by
+OBS; TraceNAS with Φ as published; one-shot methods (ShortGPT removes depth only), random ones; at the budgets after
+the first, uniform and TraceNAS. Measured: perplexity right after
 pruning, after compensation and after equal recovery (distillation from the base, from the compensated start), tasks,
 speed, search time. Every cell is a line of the journal: start it again and it goes on with the next cell, also on
 another machine (checkpoints that are not there are made again). Row by row, the first budget first; `--limit-cells 0`
 makes the table of what is there; `--rows` and `--what` measure some rows or some columns only (the speed while nothing
-else runs, say). With `--out`, a Markdown table is written beside the JSON. On a CPU it is hours.
+else runs, say). With `--out`, a Markdown table is written beside the JSON; `--into` puts it between the markers of
+documents (`MAIN`: the first table, `ALL`: everything). On a CPU it is hours.
 """
 
 import argparse
@@ -31,6 +33,9 @@ from table import answers, quality
 
 import tracenas
 
+MAIN = "<!-- reference, main table: made by benchmarks/reference/run.py -->"
+ALL = "<!-- reference: made by benchmarks/reference/run.py -->"
+END = "<!-- end of reference -->"
 KINDS = ("perplexity", "tasks", "speed")
 FIELDS = ("model", "row", "budget", "start", "what")
 SPEED = ("params", "ttft_ms", "tpot_ms", "prefill_speedup", "decode_speedup", "prefill_flop_ratio")
@@ -135,12 +140,12 @@ class Reference:
                 out["tasks"] = tasks["tasks"]
         return out
 
-    def markdown(self) -> str:
-        """The table for people, and that of the tasks if any were asked."""
+    def markdown(self) -> list[str]:
+        """The table for people, that of the tasks if any were asked, notes."""
         rows = self.table()
         columns = [f"{text}, {start}" for text, start in itertools.product(self.texts, STARTS)]
         tables = [quality(rows, columns), *([answers(rows)] if any("tasks" in row for row in rows) else [])]
-        return "\n\n".join((*(table.markdown() for table in tables), *self._notes()))
+        return [*(table.markdown() for table in tables), *self._notes()]
 
     def _notes(self) -> tuple[str, ...]:
         s = self.settings
@@ -161,6 +166,18 @@ class Reference:
             if where not in known:
                 known.append(where)
         return found
+
+
+def filled(document: Path, tables: dict[str, str]) -> str:
+    """A document with the tables behind their markers, up to the mark of their end."""
+    text = document.read_text(encoding="utf-8")
+    if not any(marker in text and END in text for marker in tables):
+        raise SystemExit(f"--into {document}: expected one of the lines {', '.join(tables)}, and {END}")
+    for marker, table in tables.items():
+        before, begin, rest = text.partition(marker)
+        if begin:
+            text = f"{before}{begin}\n{table}\n{END}{rest.partition(END)[2]}"
+    return text
 
 
 def arguments() -> argparse.Namespace:
@@ -194,6 +211,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--what", nargs="+", choices=KINDS, default=KINDS, help="measure only such cells")
     parser.add_argument("--limit-cells", type=int, help="stop after so many new cells")
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--into", type=Path, nargs="+", default=[], metavar="DOC.md", help="put the table there")
     return parser.parse_args()
 
 
@@ -210,9 +228,13 @@ def main() -> None:
         "settings": reference.settings,
     }
     publish({**result, "table": reference.table()}, args.out)
-    print(reference.markdown())
+    parts = reference.markdown()
+    whole = "\n\n".join(parts)
+    print(whole)
     if args.out is not None:
-        args.out.with_suffix(".md").write_text(reference.markdown() + "\n", encoding="utf-8")
+        args.out.with_suffix(".md").write_text(whole + "\n", encoding="utf-8")
+    for document in args.into:
+        document.write_text(filled(document, {MAIN: parts[0], ALL: whole}), encoding="utf-8")
 
 
 if __name__ == "__main__":

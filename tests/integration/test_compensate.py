@@ -117,6 +117,43 @@ def test_auto_is_what_was_scored(home: Path, tmp_path: Path, capsys: pytest.Capt
     assert none["scored_loss"] == pytest.approx(record["loss"])
 
 
+def test_units_are_ranked_for_what_becomes_of_them(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By OBS on the compensation's text where candidates are refitted, by Wanda's saliency where they are not."""
+    import yaml
+
+    from tracenas.models.loading import load
+    from tracenas.models.ordering import Ordering
+    from tracenas.saliency import SALIENCIES
+
+    loaded = load(str(home / "model"), dtype="fp32")
+    blocks = loaded.blocks()
+    orders = {}
+    for run, name, text in (("plain", "wanda", "calibration"), ("ridge", "obs", "compensation")):
+        assert yaml.safe_load((home / run / "config.yaml").read_text())["saliency"] == name
+        found, metadata = Ordering.load(home / run / "ordering.safetensors", blocks)
+        tokens = load_tokens(home / run / f"{text}.safetensors")
+        expected = Ordering.from_saliency(blocks, SALIENCIES.get(name)(loaded.model, blocks, tokens, 4)[0])
+        assert metadata["saliency"] == name
+        assert all((found.ranking[key] == expected.ranking[key]).all() for key in expected.ranking)
+        orders[name] = found.ranking
+    assert any((orders["wanda"][key] != orders["obs"][key]).any() for key in orders["obs"])
+
+    arch = tmp_path / "arch.json"
+    arch.write_text(json.dumps({"architecture": best(home / "ridge")["architecture"]}))
+    common = ["--arch", str(arch), "--data", str(home / "text.txt"), "--samples", "4", "--seq-len", "32"]
+    made = {}
+    for how in ("none", "ridge"):
+        for saliency in ("auto", "wanda", "obs"):
+            out = tmp_path / f"{how}-{saliency}"
+            more = ["--compensate", how, "--saliency", saliency, "--json", *(["--ridge", "0.01"] * (how == "ridge"))]
+            assert invoke(["prune", str(home / "model"), *common, "--out", str(out), *more]) == 0
+            made[how, saliency] = json.loads(capsys.readouterr().out)["loss"]
+    assert made["none", "auto"] == made["none", "wanda"] != made["none", "obs"]
+    assert made["ridge", "auto"] == made["ridge", "obs"] != made["ridge", "wanda"]
+
+
 def test_the_text_is_other_text(home: Path) -> None:
     scored = load_tokens(home / "ridge" / "calibration.safetensors")
     fitted = load_tokens(home / "ridge" / "compensation.safetensors")

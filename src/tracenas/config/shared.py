@@ -71,7 +71,9 @@ class CalibrationConfig(SpaceConfig):
     micro_batch: int | None = Field(
         None, ge=1, description="Sequences per pass; default: up to 4,096 tokens, on a CPU up to 1 GiB of activations."
     )
-    saliency: str = Field("wanda", description="What units are ranked by.")
+    saliency: str = Field(
+        "auto", description="What units are ranked by; auto: obs where candidates are compensated, else wanda."
+    )
     compensate_samples: int | None = Field(
         None,
         ge=1,

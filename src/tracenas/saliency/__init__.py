@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from tracenas.families import Block
 
-__all__ = ["SALIENCIES", "Saliency"]
+__all__ = ["FOR_REFITS", "SALIENCIES", "Saliency"]
 
 Saliency = Callable[
     [Any, "Sequence[Block]", "Tensor", int],
@@ -26,7 +26,11 @@ SALIENCIES: Registry[Saliency] = Registry(
         "magnitude": "tracenas.saliency.magnitude:saliency",
         "nirvana": "tracenas.saliency.nirvana:saliency",
         "nirvana_loss": "tracenas.saliency.nirvana:loss_saliency",
+        "obs": "tracenas.saliency.obs:saliency",
         "taylor": "tracenas.saliency.taylor:saliency",
         "wanda": "tracenas.saliency.wanda:saliency",
     },
 )
+
+FOR_REFITS = frozenset({"obs"})
+"""Those that rank units by what a refit of the output projection cannot make up for."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tracenas.models.compensated import CompensatedRealisation
     from tracenas.models.ordering import Key
     from tracenas.models.supernet import Realisation, Supernet
-    from tracenas.stages.session import Session
+    from tracenas.stages.session import Calibrated, Session
 
     Outputs = Mapping[Key, torch.Tensor]
 
@@ -146,7 +146,7 @@ def compensated_realisation(session: "Session", net: "Supernet") -> "Compensated
     return CompensatedRealisation(net, grams, session.config.ridge or DEFAULT_RIDGE)
 
 
-def text_of(session: "Session", *, required: bool = False, reuse: bool = True, keep: bool = False) -> Text:
+def text_of(session: "Calibrated", *, required: bool = False, reuse: bool = True, keep: bool = False) -> Text:
     """What to fit a compensation on: further text of the calibration's source, none of which losses are measured on.
 
     Args:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tracenas.config import CalibrationConfig, SpaceConfig
 from tracenas.errors import UserError
@@ -26,7 +26,19 @@ if TYPE_CHECKING:
     from tracenas.scoring.evaluator import Evaluator
     from tracenas.scoring.panel import Panel
 
-__all__ = ["CALIBRATION", "ORDERING", "Session", "open_session", "options_of", "set_threads", "space_of"]
+__all__ = [
+    "CALIBRATION",
+    "ORDERING",
+    "Calibrated",
+    "Session",
+    "open_session",
+    "options_of",
+    "ranked",
+    "set_threads",
+    "space_of",
+]
+
+C = TypeVar("C", bound=CalibrationConfig)
 
 CALIBRATION = "calibration.safetensors"
 ORDERING = "ordering.safetensors"
@@ -55,6 +67,24 @@ def space_of(source: ModelSource, config: SpaceConfig, *, params: str | None, to
     return space
 
 
+def ranked(config: C, *, compensated: bool) -> C:
+    """The settings with what `saliency: auto` stands for: a refit makes up for other units than a plain cut spares.
+
+    Args:
+        compensated: whether the output projections of what is cut are refitted.
+
+    Raises:
+        UserError: for an unknown saliency.
+    """
+    from tracenas.saliency import SALIENCIES
+
+    automatic = "obs" if compensated else "wanda"
+    config = config if config.saliency != "auto" else config.model_copy(update={"saliency": automatic})
+    if config.saliency not in SALIENCIES:
+        SALIENCIES.get(config.saliency)
+    return config
+
+
 def set_threads(threads: int | None) -> int:
     """Fix torch's CPU threads for this process; returns how many there are."""
     import torch
@@ -65,26 +95,36 @@ def set_threads(threads: int | None) -> int:
 
 
 @dataclass
-class Session:
-    """A loaded model, ready to be cut.
+class Calibrated:
+    """A loaded model and its calibration.
 
     Args:
-        importance: I_l per (block, sub-block) (TraceNAS A.1).
-        micro_batch: sequences per forward pass.
+        tokens: int64 [N, L].
         data: where the calibration text comes from, if known.
         run: the run directory, if there is one.
     """
 
     config: CalibrationConfig
     loaded: "LoadedModel"
-    space: SearchSpace
     tokens: "torch.Tensor"
+    data: str | None
+    run: Path | None
+
+
+@dataclass
+class Session(Calibrated):
+    """A loaded model, ready to be cut.
+
+    Args:
+        importance: I_l per (block, sub-block) (TraceNAS A.1).
+        micro_batch: sequences per forward pass.
+    """
+
+    space: SearchSpace
     ordering: "Ordering"
     importance: Mapping[tuple[int, str], float]
     micro_batch: int
     threads: int
-    data: str | None = None
-    run: Path | None = None
 
     def machine(self) -> dict[str, Any]:
         """What `auto` and defaults came to here: device, dtype, threads and micro-batch."""
@@ -172,8 +212,8 @@ def open_session(
         loaded.dtype.itemsize,
         loaded.device.type,
     )
-    ordering, importance = _ordering(loaded, config, tokens, micro_batch, run)
-    return Session(config, loaded, space, tokens, ordering, importance, micro_batch, threads, data, run)
+    ordering, importance = _ordering(Calibrated(config, loaded, tokens, data, run), micro_batch)
+    return Session(config, loaded, tokens, data, run, space, ordering, importance, micro_batch, threads)
 
 
 def _tokens(loaded: "LoadedModel", config: CalibrationConfig, data: str | None, run: Path | None) -> "torch.Tensor":
@@ -195,26 +235,25 @@ def _tokens(loaded: "LoadedModel", config: CalibrationConfig, data: str | None, 
     return tokens
 
 
-def _ordering(
-    loaded: "LoadedModel",
-    config: CalibrationConfig,
-    tokens: "torch.Tensor",
-    micro_batch: int,
-    run: Path | None,
-) -> tuple["Ordering", dict[tuple[int, str], float]]:
+def _ordering(own: Calibrated, micro_batch: int) -> tuple["Ordering", dict[tuple[int, str], float]]:
+    """The run's, where it has one. What ranks units for a refit is measured on the text that is refitted on."""
     from tracenas.models.ordering import Ordering
-    from tracenas.saliency import SALIENCIES
+    from tracenas.saliency import FOR_REFITS, SALIENCIES
+    from tracenas.stages.compensation import text_of
 
+    config, loaded = own.config, own.loaded
+    path = None if own.run is None else own.run / ORDERING
     blocks = loaded.blocks(options_of(config))
-    if run is not None and (run / ORDERING).is_file():
-        ordering, metadata = Ordering.load(run / ORDERING, blocks)
+    if path is not None and path.is_file():
+        ordering, metadata = Ordering.load(path, blocks)
         raw = json.loads(metadata.get("importance", "{}"))
         importance = {(int(k.split(".")[0]), k.split(".")[1]): float(v) for k, v in raw.items()}
         return ordering, importance
     saliency = SALIENCIES.get(config.saliency)
+    tokens = text_of(own, keep=True).tokens if config.saliency in FOR_REFITS else own.tokens
     per_unit, importance = saliency(loaded.model, blocks, tokens.to(loaded.device), micro_batch)
     ordering = Ordering.from_saliency(blocks, per_unit)
-    if run is not None:
+    if path is not None:
         written = {f"{i}.{name}": v for (i, name), v in importance.items()}
-        ordering.save(run / ORDERING, {"saliency": config.saliency, "importance": json.dumps(written)})
+        ordering.save(path, {"saliency": config.saliency, "importance": json.dumps(written)})
     return ordering, importance

@@ -1,0 +1,149 @@
+"""Structured Optimal Brain Surgeon: units ranked for being compensated (ZipLM, arXiv:2302.04089, §3.1).
+
+What is wanted is the order in which units are best taken out if the output projection is refitted after every one of
+them. Units are eliminated one after another. With W [D, n] the projection, X [tokens, n] its inputs in the dense model,
+H = XᵀX + λI and C the columns of a unit, taking it out costs
+
+    ε_C = tr(W_C (H⁻¹_CC)⁻¹ W_Cᵀ) = min ‖X W'ᵀ - X Wᵀ‖² + λ‖W' - W‖² over W' without the columns C;
+
+the unit of the least cost goes, and both are updated for those that are left:
+
+    W ← W - W_C (H⁻¹_CC)⁻¹ H⁻¹_C:,    H⁻¹ ← H⁻¹ - H⁻¹_:C (H⁻¹_CC)⁻¹ H⁻¹_C:.
+
+A unit's saliency is the cost of all that are gone when it has gone, itself included: the error of the output
+projection after the refit. λ = 0.01 · mean diagonal of XᵀX, as compensated candidates are fitted. Two units that are
+copies of each other are both dear to `wanda`; here the first is free. Of units that are cut and not refitted this is
+the wrong order. X is the text that refits are fitted on (`FOR_REFITS`): on less of it the order is that text's own.
+
+Where a sub-block has more than 96 units, a forty-eighth of them goes at a time (of as many units, costs that one
+removal changes little), and the error is theirs together. Heads of several KV groups go in turns, one of every group.
+Fused experts, which are not refitted, are ranked by Wanda's saliency. float64; n³ + n² D multiply-adds and 32 n² bytes
+per sub-block, the Gram matrix included.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tracenas.families import Block
+from tracenas.models.ordering import Key, holder_of
+from tracenas.models.refit import strength
+from tracenas.saliency import wanda
+from tracenas.saliency.gram import gram_matrices
+from tracenas.saliency.statistics import ColumnNorms, column_norms
+
+__all__ = ["elimination", "of_gram", "saliency"]
+
+RIDGE = 0.01
+ROUNDS = 48
+"""Removals in which a sub-block of many units is taken apart."""
+
+
+def saliency(
+    model: Any, blocks: Sequence[Block], tokens: Tensor, micro_batch: int
+) -> tuple[dict[Key, Tensor], dict[Key, float]]:
+    """The error when a unit has gone, and the importance of every sub-block as `wanda` defines it (A.1).
+
+    Raises:
+        UserError: for an encoder–decoder model, and if an activation is not finite.
+    """
+    fused = any(sub.stacked for block in blocks for sub in block.sub_blocks)
+    units = wanda.saliency(model, blocks, tokens, micro_batch)[0] if fused else {}
+    norms = column_norms(model, blocks, tokens, micro_batch).norms if fused else {}
+    for key, gram in gram_matrices(model, blocks, tokens, micro_batch):
+        units[key] = of_gram(model, blocks, key, gram)
+        norms[key] = gram.diagonal().sqrt().cpu()
+    return units, wanda.importance(model, blocks, ColumnNorms(norms, tokens.numel()))
+
+
+def of_gram(model: Any, blocks: Sequence[Block], key: Key, gram: Tensor) -> Tensor:
+    """`elimination` of the sub-block `key`, whose output projection's inputs have this Gram matrix."""
+    block = blocks[key[0]]
+    sub = next(s for s in block.sub_blocks if s.spec.name == key[1])
+    projection = sub.projection(sub.output)
+    module, name = holder_of(model, block, projection)
+    owner = torch.from_numpy(projection.unit_of(1, sub.spec.units))
+    return elimination(gram, getattr(module, name).detach(), owner, groups=sub.groups, ridge=strength(gram, RIDGE))
+
+
+def elimination(gram: Tensor, weight: Tensor, owner: Tensor, *, groups: int = 1, ridge: float) -> Tensor:
+    """The error after the refit when a unit has gone, float64 [units] on the CPU.
+
+    Args:
+        gram: XᵀX, float64 [n, n].
+        weight: W, [D, n].
+        owner: int64 [n], the unit of every column; -1 for columns that stay. Every unit has as many columns.
+        groups: KV groups; the units of a group lie side by side, and groups lose as many.
+        ridge: λ, absolute.
+    """
+    units = int(owner.max()) + 1
+    order = owner.argsort(stable=True).to(gram.device)  # those that stay first, then unit by unit
+    rest = _Rest(
+        _inverse(gram[order][:, order], ridge),
+        weight.T[order].double(),
+        torch.arange(units, device=gram.device),
+        int((owner == 0).sum()),
+    )
+    group = torch.arange(units, device=gram.device) // (units // groups)
+    step = max(1, units // ROUNDS) if groups == 1 else 1
+    error, total = gram.new_zeros(units), gram.new_zeros(())
+    while len(rest.units):
+        size = torch.bincount(group[rest.units], minlength=groups)
+        costs = rest.costs().masked_fill((size < size.max())[group[rest.units]], torch.inf)
+        cheapest, chosen = costs.topk(min(step, len(costs)), largest=False)
+        ids = rest.units[chosen]
+        together = rest.remove(chosen)
+        # Of several at a time only the sum is exact; within it they stand in the order of their own costs.
+        shares = cheapest.cumsum(0) / cheapest.sum()
+        error[ids] = total + together * torch.where(shares.isfinite(), shares, 1.0)
+        total = total + together
+    return error.cpu()
+
+
+class _Rest:
+    """What is left of a projection: H⁻¹ [m, m], Wᵀ [m, D], columns that stay first, then those of `units`."""
+
+    def __init__(self, inverse: Tensor, weight: Tensor, units: Tensor, size: int) -> None:
+        self.inverse, self.weight, self.units, self.size = inverse, weight, units, size
+
+    def costs(self) -> Tensor:
+        """ε of every unit, [units]."""
+        own = self._columns()
+        factors = torch.linalg.cholesky(self.inverse[own[:, :, None], own[:, None, :]])
+        return _squares(factors, self.weight[own])
+
+    def remove(self, chosen: Tensor) -> Tensor:
+        """Take the units at these places out and refit the others; what they cost together."""
+        own = self._columns()
+        gone = own[chosen].flatten()
+        left = torch.ones(len(self.weight), dtype=torch.bool, device=gone.device)
+        left[gone] = False
+        stays = left.nonzero()[:, 0]
+        rows = self.inverse[gone]
+        factor = torch.linalg.cholesky(rows[:, gone])
+        cost = _squares(factor[None], self.weight[gone][None])[0]
+        across = rows[:, stays]
+        update = torch.cholesky_solve(across, factor)
+        self.weight = self.weight[stays].addmm_(update.T, self.weight[gone], alpha=-1)
+        self.inverse = self.inverse[stays][:, stays].addmm_(across.T, update, alpha=-1)
+        self.units = self.units[left[own[:, 0]]]
+        return cost
+
+    def _columns(self) -> Tensor:
+        """Of every unit, [units, columns of a unit]."""
+        count = len(self.units) * self.size
+        return torch.arange(len(self.weight) - count, len(self.weight), device=self.units.device).view(-1, self.size)
+
+
+def _inverse(gram: Tensor, ridge: float) -> Tensor:
+    """(G + λI)⁻¹; `gram` is the caller's to lose."""
+    gram.diagonal().add_(ridge)
+    return torch.cholesky_inverse(torch.linalg.cholesky(gram))
+
+
+def _squares(factor: Tensor, weight: Tensor) -> Tensor:
+    """tr(Wᵀ (L Lᵀ)⁻¹ W) of every matrix of a stack: L [b, s, s], W [b, s, D] → [b]."""
+    solved: Tensor = torch.linalg.solve_triangular(factor, weight, upper=False)
+    return solved.square().sum((1, 2))
