@@ -2,22 +2,23 @@
 
 What is wanted is the order in which units are best taken out if the output projection is refitted after every one of
 them. Units are eliminated one after another. With W [D, n] the projection, X [tokens, n] its inputs in the dense model,
-H = XᵀX + λI and C the columns of a unit, taking it out costs
+G = XᵀX, H = 0.9 G + 0.1 diag(G) + λI and C the columns of a unit, taking it out costs
 
-    ε_C = tr(W_C (H⁻¹_CC)⁻¹ W_Cᵀ) = min ‖X W'ᵀ - X Wᵀ‖² + λ‖W' - W‖² over W' without the columns C;
+    ε_C = tr(W_C (H⁻¹_CC)⁻¹ W_Cᵀ) = min tr((W' - W) H (W' - W)ᵀ) over W' without the columns C;
 
 the unit of the least cost goes, and both are updated for those that are left:
 
     W ← W - W_C (H⁻¹_CC)⁻¹ H⁻¹_C:,    H⁻¹ ← H⁻¹ - H⁻¹_:C (H⁻¹_CC)⁻¹ H⁻¹_C:.
 
 A unit's saliency is the cost of all that are gone when it has gone, itself included: the error of the output
-projection after the refit. λ = 0.01 · mean diagonal of XᵀX, as compensated candidates are fitted. Two units that are
-copies of each other are both dear to `wanda`; here the first is free. Of units that are cut and not refitted this is
-the wrong order. X is the text that refits are fitted on (`FOR_REFITS`): on less of it the order is that text's own.
+projection after the refit (with H for G + λI). Two units that are copies of each other are both dear to `wanda`; here
+the first is cheap. Of units that are cut and not refitted this is the wrong order. λ = 0.01 · mean diagonal of G, as
+compensated candidates are fitted; X is the text that refits are fitted on (`FOR_REFITS`). Correlations count a tenth
+less than on that text: taken as they are, the order is that text's own, and other text pays for it.
 
 Where a sub-block has more than 96 units, a forty-eighth of them goes at a time (of as many units, costs that one
 removal changes little), and the error is theirs together. Heads of several KV groups go in turns, one of every group.
-Fused experts, which are not refitted, are ranked by Wanda's saliency. float64; n³ + n² D multiply-adds and 32 n² bytes
+Fused experts, which are not refitted, are ranked by Wanda's saliency. float64; n³ + n² D multiply-adds and 40 n² bytes
 per sub-block, the Gram matrix included.
 """
 
@@ -37,6 +38,8 @@ from tracenas.saliency.statistics import ColumnNorms, column_norms
 __all__ = ["elimination", "of_gram", "saliency"]
 
 RIDGE = 0.01
+SHRUNK = 0.1
+"""Share by which correlations between columns are shrunk."""
 ROUNDS = 48
 """Removals in which a sub-block of many units is taken apart."""
 
@@ -59,20 +62,21 @@ def saliency(
 
 
 def of_gram(model: Any, blocks: Sequence[Block], key: Key, gram: Tensor) -> Tensor:
-    """`elimination` of the sub-block `key`, whose output projection's inputs have this Gram matrix."""
+    """`elimination` of the sub-block `key`, whose output projection's inputs have this Gram matrix, float64 [n, n]."""
     block = blocks[key[0]]
     sub = next(s for s in block.sub_blocks if s.spec.name == key[1])
     projection = sub.projection(sub.output)
     module, name = holder_of(model, block, projection)
     owner = torch.from_numpy(projection.unit_of(1, sub.spec.units))
-    return elimination(gram, getattr(module, name).detach(), owner, groups=sub.groups, ridge=strength(gram, RIDGE))
+    shrunk = torch.diag_embed(SHRUNK * gram.diagonal()).add_(gram, alpha=1 - SHRUNK)
+    return elimination(shrunk, getattr(module, name).detach(), owner, groups=sub.groups, ridge=strength(gram, RIDGE))
 
 
 def elimination(gram: Tensor, weight: Tensor, owner: Tensor, *, groups: int = 1, ridge: float) -> Tensor:
     """The error after the refit when a unit has gone, float64 [units] on the CPU.
 
     Args:
-        gram: XᵀX, float64 [n, n].
+        gram: G, float64 [n, n].
         weight: W, [D, n].
         owner: int64 [n], the unit of every column; -1 for columns that stay. Every unit has as many columns.
         groups: KV groups; the units of a group lie side by side, and groups lose as many.
