@@ -16,13 +16,13 @@ __all__ = ["STARTS", "Row", "Setup", "checkpoint", "rows_of", "seconds_of"]
 ONE_SHOT = ("shortgpt", "nirvana", "flap", "taylor")
 SEARCHES: dict[str, dict[str, str]] = {
     "tracenas (recommended)": {"proxy": "auto"},
-    "tracenas (units by wanda)": {"proxy": "auto", "saliency": "wanda"},
     "tracenas (phi)": {"proxy": "phi"},
+    "tracenas (units by obs)": {"proxy": "auto", "saliency": "obs"},
 }
 """Settings of the searches that are compared."""
 DRAWN = {"uniform": "wanda", "uniform (units by obs)": "obs"}
 """What ranks the units of architectures that nothing was measured for; Wanda's saliency those of random ones, too."""
-FEW = (*DRAWN, *SEARCHES)
+FEW = ("uniform", "tracenas (recommended)", "tracenas (phi)")
 """Rows of every budget; the others are made at the first budget alone."""
 STARTS = ("plain", "compensated", "recovered")
 """States of a row's checkpoint; recovery starts from the compensated one."""
@@ -88,8 +88,8 @@ class Setup:
 
 def rows_of(budget: str, *, first: bool, randoms: int) -> list[Row]:
     """All rows of a budget, those that matter most first: everybody at the first budget, a few at the others."""
-    more = (*ONE_SHOT, *(f"random {i + 1}" for i in range(randoms))) if first else ()
-    return [Row(name, budget) for name in (*FEW, *more)]
+    more = (*SEARCHES, *DRAWN, *ONE_SHOT, *(f"random {i + 1}" for i in range(randoms))) if first else ()
+    return [Row(name, budget) for name in dict.fromkeys((*FEW, *more))]
 
 
 def checkpoint(setup: Setup, row: Row, start: str) -> Path:

@@ -4,9 +4,9 @@
         [--budgets 75% 85% 60%] [--steps 40] [--task-data DIR] [--rows NAME …] [--what perplexity tasks speed]
         [--limit-cells N] [--out FILE.json] [--into DOC.md …]
 
-Rows: base; uniform, and what TraceNAS finds with the recommended proxy, with units ranked by Wanda's saliency and by
-OBS; TraceNAS with Φ as published; one-shot methods (ShortGPT removes depth only), random ones; at the budgets after
-the first, uniform and TraceNAS. Measured: perplexity right after
+Rows: base, uniform, TraceNAS with the recommended proxy and with Φ as published; TraceNAS and uniform with units ranked
+by OBS, one-shot methods (ShortGPT removes depth only), random ones; at the budgets after the first, only uniform,
+recommended and Φ. Measured: perplexity right after
 pruning, after compensation and after equal recovery (distillation from the base, from the compensated start), tasks,
 speed, search time. Every cell is a line of the journal: start it again and it goes on with the next cell, also on
 another machine (checkpoints that are not there are made again). Row by row, the first budget first; `--limit-cells 0`

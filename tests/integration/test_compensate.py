@@ -37,10 +37,12 @@ def search(home: Path, proxy: str, data: str = "text.txt") -> list[str]:
     return [*argv, "--proxy", proxy, *(["--compensate-samples", "10"] if proxy == "loss_compensated" else [])]
 
 
-def prune(home: Path, run: str, out: Path, capsys: pytest.CaptureFixture[str], *options: str) -> dict[str, Any]:
+def prune(
+    home: Path, run: str, out: Path, capsys: pytest.CaptureFixture[str], *options: str, model: Path | None = None
+) -> dict[str, Any]:
     capsys.readouterr()
     arch = str(home / run / "best.json")
-    assert invoke(["prune", str(home / "model"), "--arch", arch, "--out", str(out), "--json", *options]) == 0
+    assert invoke(["prune", str(model or home / "model"), "--arch", arch, "--out", str(out), "--json", *options]) == 0
     result: dict[str, Any] = json.loads(capsys.readouterr().out)
     return result
 
@@ -117,41 +119,41 @@ def test_auto_is_what_was_scored(home: Path, tmp_path: Path, capsys: pytest.Capt
     assert none["scored_loss"] == pytest.approx(record["loss"])
 
 
-def test_units_are_ranked_for_what_becomes_of_them(
-    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """By OBS on the compensation's text where candidates are refitted, by Wanda's saliency where they are not."""
-    import yaml
-
+def test_units_can_be_ranked_for_the_refit(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`obs` on the compensation's text, Wanda's saliency on the calibration; `prune` keeps the order."""
     from tracenas.models.loading import load
     from tracenas.models.ordering import Ordering
     from tracenas.saliency import SALIENCIES
 
+    run = tmp_path / "obs"
+    assert invoke([*search(home, "loss_compensated"), "--saliency", "obs", "--out", str(run)]) == 0
     loaded = load(str(home / "model"), dtype="fp32")
     blocks = loaded.blocks()
     orders = {}
-    for run, name, text in (("plain", "wanda", "calibration"), ("ridge", "obs", "compensation")):
-        assert yaml.safe_load((home / run / "config.yaml").read_text())["saliency"] == name
-        found, metadata = Ordering.load(home / run / "ordering.safetensors", blocks)
-        tokens = load_tokens(home / run / f"{text}.safetensors")
+    for where, name, text in ((home / "ridge", "wanda", "calibration"), (run, "obs", "compensation")):
+        found, metadata = Ordering.load(where / "ordering.safetensors", blocks)
+        tokens = load_tokens(where / f"{text}.safetensors")
         expected = Ordering.from_saliency(blocks, SALIENCIES.get(name)(loaded.model, blocks, tokens, 4)[0])
         assert metadata["saliency"] == name
         assert all((found.ranking[key] == expected.ranking[key]).all() for key in expected.ranking)
         orders[name] = found.ranking
     assert any((orders["wanda"][key] != orders["obs"][key]).any() for key in orders["obs"])
+    made = prune(tmp_path, "obs", tmp_path / "out", capsys, model=home / "model")
+    assert made["loss"] == pytest.approx(best(run)["loss"], abs=1e-4)
 
+
+@pytest.mark.parametrize("how", ["none", "ridge"])
+def test_an_order_of_ones_own(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], how: str) -> None:
     arch = tmp_path / "arch.json"
     arch.write_text(json.dumps({"architecture": best(home / "ridge")["architecture"]}))
-    common = ["--arch", str(arch), "--data", str(home / "text.txt"), "--samples", "4", "--seq-len", "32"]
-    made = {}
-    for how in ("none", "ridge"):
-        for saliency in ("auto", "wanda", "obs"):
-            out = tmp_path / f"{how}-{saliency}"
-            more = ["--compensate", how, "--saliency", saliency, "--json", *(["--ridge", "0.01"] * (how == "ridge"))]
-            assert invoke(["prune", str(home / "model"), *common, "--out", str(out), *more]) == 0
-            made[how, saliency] = json.loads(capsys.readouterr().out)["loss"]
-    assert made["none", "auto"] == made["none", "wanda"] != made["none", "obs"]
-    assert made["ridge", "auto"] == made["ridge", "obs"] != made["ridge", "wanda"]
+    argv = ["prune", str(home / "model"), "--arch", str(arch), "--data", str(home / "text.txt"), "--json"]
+    argv += ["--samples", "4", "--seq-len", "32", "--compensate", how, *(["--ridge", "0.01"] * (how == "ridge"))]
+    losses = []
+    for options in ([], ["--saliency", "wanda"], ["--saliency", "obs"]):
+        capsys.readouterr()
+        assert invoke([*argv, *options, "--out", str(tmp_path / f"out{len(losses)}")]) == 0
+        losses.append(json.loads(capsys.readouterr().out)["loss"])
+    assert losses[0] == losses[1] != losses[2]
 
 
 def test_the_text_is_other_text(home: Path) -> None:

@@ -71,9 +71,7 @@ class CalibrationConfig(SpaceConfig):
     micro_batch: int | None = Field(
         None, ge=1, description="Sequences per pass; default: up to 4,096 tokens, on a CPU up to 1 GiB of activations."
     )
-    saliency: str = Field(
-        "auto", description="What units are ranked by; auto: obs where candidates are compensated, else wanda."
-    )
+    saliency: str = Field("wanda", description="What units are ranked by.")
     compensate_samples: int | None = Field(
         None,
         ge=1,

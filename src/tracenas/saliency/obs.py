@@ -35,7 +35,7 @@ from tracenas.saliency import wanda
 from tracenas.saliency.gram import gram_matrices
 from tracenas.saliency.statistics import ColumnNorms, column_norms
 
-__all__ = ["elimination", "of_gram", "saliency"]
+__all__ = ["elimination", "saliency"]
 
 RIDGE = 0.01
 SHRUNK = 0.1
@@ -56,12 +56,12 @@ def saliency(
     units = wanda.saliency(model, blocks, tokens, micro_batch)[0] if fused else {}
     norms = column_norms(model, blocks, tokens, micro_batch).norms if fused else {}
     for key, gram in gram_matrices(model, blocks, tokens, micro_batch):
-        units[key] = of_gram(model, blocks, key, gram)
+        units[key] = _of_gram(model, blocks, key, gram)
         norms[key] = gram.diagonal().sqrt().cpu()
     return units, wanda.importance(model, blocks, ColumnNorms(norms, tokens.numel()))
 
 
-def of_gram(model: Any, blocks: Sequence[Block], key: Key, gram: Tensor) -> Tensor:
+def _of_gram(model: Any, blocks: Sequence[Block], key: Key, gram: Tensor) -> Tensor:
     """`elimination` of the sub-block `key`, whose output projection's inputs have this Gram matrix, float64 [n, n]."""
     block = blocks[key[0]]
     sub = next(s for s in block.sub_blocks if s.spec.name == key[1])

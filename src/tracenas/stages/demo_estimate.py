@@ -36,7 +36,7 @@ class Pieces:
         load: model and tokenizer from disk.
         forward, candidate: one sequence through the dense model, and through the uniform candidate.
         refit: the refits of a candidate none of whose widths was seen before.
-        gram: statistics of one sequence; order: the ranking of units from them; factor: the Cholesky factors.
+        gram: statistics of one sequence; factor: the Cholesky factors from them.
         step: one optimizer step of the uniform candidate; its teacher's pass is a `forward`.
         token: one generated token.
     """
@@ -46,7 +46,6 @@ class Pieces:
     candidate: float
     refit: float
     gram: float
-    order: float
     factor: float
     step: float
     token: float
@@ -98,11 +97,7 @@ def estimate(p: Pieces, a: Amounts, random_architectures: int) -> dict[str, floa
     models = 3 + random_architectures
     recovery = 4 * p.load + a.steps * (p.step + p.forward)
     return {
-        "search": a.compensate_samples * p.gram
-        + p.order
-        + fit
-        + 2 * a.samples * p.forward
-        + a.evaluations * (_RACED * a.samples * p.candidate + 0.7 * p.refit),
+        "search": fit + 3 * a.samples * p.forward + a.evaluations * (_RACED * a.samples * p.candidate + 0.7 * p.refit),
         "prune, compensate and check": fit + 2 * p.load + 3 * scored,
         "perplexity of all architectures": fit + p.load + models * (scored + perplexity),
         "recover found, uniform and random": (_CUT - 1) * (fit + 2 * p.load + 3 * scored)
@@ -136,7 +131,6 @@ def measure(source: "ModelSource", params: str, seq_len: int, batch: int, thread
     from tracenas.models.ordering import Ordering
     from tracenas.models.private import private_weights
     from tracenas.models.supernet import Supernet
-    from tracenas.saliency import obs
     from tracenas.saliency.gram import gram_matrices
     from tracenas.space.constraints import Budget, parse_size
     from tracenas.stages.session import set_threads
@@ -157,8 +151,6 @@ def measure(source: "ModelSource", params: str, seq_len: int, batch: int, thread
     as_they_are = {key: -torch.arange(number, dtype=torch.float64) for key, number in units.items()}
     net = Supernet(loaded.model, blocks, Ordering.from_saliency(blocks, as_they_are))
     statistics, grams = _timed(lambda: list(gram_matrices(net.model, blocks, ids, 1)))
-    first = [pair for pair in grams if pair[0][0] == 0]
-    order, _ = _timed(lambda: [obs.of_gram(net.model, blocks, *pair) for pair in first])
     factor, how = _timed(lambda: CompensatedRealisation(net, iter(grams), 0.01))
     grams.clear()
     refit, _ = _timed(partial(_realise, net, uniform, how))
@@ -171,7 +163,7 @@ def measure(source: "ModelSource", params: str, seq_len: int, batch: int, thread
     with net.realise(uniform) as model, private_weights(model) as weights:
         step = _step(model, weights, ids.expand(batch, -1))
     candidate = min(seconds[1:])
-    pieces = Pieces(loading, forward, candidate, refit, statistics, len(blocks) * order, factor, step, token)
+    pieces = Pieces(loading, forward, candidate, refit, statistics, factor, step, token)
     return pieces, count
 
 

@@ -94,7 +94,7 @@ def as_method(config: C) -> C:
         raise UserError("'params' is required with method: a share such as 50%, or a size such as 2.7B")
     if config.data is None:
         raise UserError("'data' is required with method: calibration text or tokens")
-    saliency = method.saliency if config.saliency == "auto" else config.saliency
+    saliency = config.saliency if "saliency" in given else method.saliency
     allocation = config.allocation or method.allocation
     for registry, name in ((SALIENCIES, saliency), (ALLOCATIONS, allocation)):
         if name not in registry:

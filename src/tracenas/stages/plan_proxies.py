@@ -47,14 +47,11 @@ def seconds_per_candidate(choice: Choice, rank: int, shape: Shape, timed: Timed)
 def compensation_seconds(
     choice: Choice, blocks: tuple[Block, ...], arch: Architecture, shape: Shape, flops: float
 ) -> tuple[float, float]:
-    """`(once, per candidate)`: statistics and what is made of them, and refits as if no width were remembered.
-
-    Once to rank the units (`obs`, about as much work per Gram matrix as its factors), once for the factors.
-    """
+    """`(once, per candidate)`: statistics and factors; and refits, as if no width were remembered."""
     if not choice.compensated:
         return 0.0, 0.0
     costs = refit_costs(blocks, arch, DEFAULT_SAMPLES * shape.seq_len)
-    once = 2 * (costs.forward + costs.gram + _DOUBLE * costs.factor) / flops
+    once = (costs.forward + costs.gram + _DOUBLE * costs.factor) / flops
     return once, costs.candidate / flops
 
 

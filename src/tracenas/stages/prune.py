@@ -13,7 +13,7 @@ from tracenas.stages.compensation import compensate, scored_as, scored_loss, sco
 from tracenas.stages.one_shot import ARCHITECTURE, OneShot, as_method, one_shot
 from tracenas.stages.results import Table, print_table, to_plain
 from tracenas.stages.run_settings import CONFIG, read_settings
-from tracenas.stages.session import CALIBRATION, ORDERING, Session, open_session, options_of, ranked, space_of
+from tracenas.stages.session import CALIBRATION, ORDERING, Session, open_session, options_of, space_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -123,7 +123,6 @@ def prune(config: PruneConfig) -> Pruned:
     arch = space.validate(Architecture.from_json(record, where=str(config.arch)), where=str(config.arch))
     require_free(config.out, what="checkpoint directory")
     scored = scored_as(record if run is not None else None)
-    config = ranked(config, compensated=config.compensate in ("ridge", "sequential"))
     session = open_session(source, space, config, data=data, run=run)
     expected = record.get("loss") if run is not None else None
     made = _realised(config, source, session, arch, scored, None if expected is None else float(expected))

@@ -12,7 +12,7 @@ from tracenas.space.architecture import Architecture
 from tracenas.stages.proxies import REFERENCE, proxy_of, stored_pool
 from tracenas.stages.results import Table, print_table
 from tracenas.stages.search import kept_by_unit
-from tracenas.stages.session import open_session, options_of, ranked, space_of
+from tracenas.stages.session import open_session, options_of, space_of
 
 __all__ = ["Scored", "score"]
 
@@ -76,7 +76,6 @@ def score(config: ScoreConfig) -> Scored:
     choice, reference = choose(proxy), config.arch.parent / REFERENCE
     if not choice.single:
         stored_pool(reference, choice)
-    config = ranked(config, compensated=choice.compensated)
     session = open_session(source, space, config, data=config.data)
     evaluator = session.evaluator(proxy, config.rank, reference=None if choice.single else reference)
     result = evaluator.score(arch)

@@ -11,7 +11,6 @@ from typing import Any
 from tracenas.config import SearchConfig
 from tracenas.errors import UserError
 from tracenas.models.source import ModelSource, open_source
-from tracenas.proxies.combination import choose
 from tracenas.rundir import Journal, provenance, require_free, sweep, write_json
 from tracenas.search import STRATEGIES, Progress, SearchResult, Settings, run_search
 from tracenas.space.architecture import Architecture
@@ -21,7 +20,7 @@ from tracenas.stages.one_shot import ANCHOR, anchor_of
 from tracenas.stages.proxies import REFERENCE, proxy_of, racing_of
 from tracenas.stages.results import Table, print_table, to_plain
 from tracenas.stages.run_settings import CONFIG, as_started, same_model, write_settings
-from tracenas.stages.session import CALIBRATION, ORDERING, Session, open_session, options_of, ranked, space_of
+from tracenas.stages.session import CALIBRATION, ORDERING, Session, open_session, options_of, space_of
 
 __all__ = ["SearchOutcome", "check_out", "search"]
 
@@ -115,11 +114,15 @@ def search(config: SearchConfig) -> SearchOutcome:
     Raises:
         UserError: for wrong input, before any work is done.
     """
+    from tracenas.saliency import SALIENCIES
+
     source = open_source(config.model)
     space = space_of(source, config, params=config.params, tolerance=config.tolerance)
     decided = _decided(config, source)
     STRATEGIES.get(decided.strategy)
     _settings(decided)
+    if config.saliency not in SALIENCIES:
+        SALIENCIES.get(config.saliency)
     _ = config.trace_rank, config.protected
     known = check_out(config.out, config.resume)
     config = as_started(config.out, config, _NOT_RESULTS) if known else decided
@@ -175,8 +178,7 @@ def _decided(config: SearchConfig, source: ModelSource) -> SearchConfig:
         strategy = "evolution" if proxy == "phi" else "guided"
     if init == "auto":
         init = "importance" if strategy == "evolution" else "uniform"
-    decided = config.model_copy(update={"proxy": proxy, "strategy": strategy, "init": init})
-    return ranked(decided, compensated=choose(proxy).compensated)
+    return config.model_copy(update={"proxy": proxy, "strategy": strategy, "init": init})
 
 
 def _settings(config: SearchConfig) -> Settings:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from tracenas.config import CalibrationConfig, SpaceConfig
 from tracenas.errors import UserError
@@ -33,12 +33,9 @@ __all__ = [
     "Session",
     "open_session",
     "options_of",
-    "ranked",
     "set_threads",
     "space_of",
 ]
-
-C = TypeVar("C", bound=CalibrationConfig)
 
 CALIBRATION = "calibration.safetensors"
 ORDERING = "ordering.safetensors"
@@ -65,24 +62,6 @@ def space_of(source: ModelSource, config: SpaceConfig, *, params: str | None, to
     space = replace(free, budget=Budget(limit, tolerance))
     space.check_budget()
     return space
-
-
-def ranked(config: C, *, compensated: bool) -> C:
-    """The settings with what `saliency: auto` stands for: a refit makes up for other units than a plain cut spares.
-
-    Args:
-        compensated: whether the output projections of what is cut are refitted.
-
-    Raises:
-        UserError: for an unknown saliency.
-    """
-    from tracenas.saliency import SALIENCIES
-
-    automatic = "obs" if compensated else "wanda"
-    config = config if config.saliency != "auto" else config.model_copy(update={"saliency": automatic})
-    if config.saliency not in SALIENCIES:
-        SALIENCIES.get(config.saliency)
-    return config
 
 
 def set_threads(threads: int | None) -> int:

@@ -18,7 +18,7 @@ from tracenas.space.search_space import SearchSpace
 from tracenas.stages.results import to_plain
 from tracenas.stages.run_settings import CONFIG, as_started, read_settings, same_model, write_settings
 from tracenas.stages.search import JOURNAL, check_out
-from tracenas.stages.session import Session, open_session, ranked
+from tracenas.stages.session import Session, open_session
 from tracenas.stages.study_combined import parse_combinations
 from tracenas.stages.study_pool import Drawn, draw_pool, parse_list
 from tracenas.stages.study_results import StudyOutcome, summarise, write_results
@@ -62,7 +62,6 @@ def study(config: StudyConfig) -> StudyOutcome:
     known = check_out(config.out, config.resume)
     if known:
         config = as_started(config.out, config, _NOT_RESULTS)
-    config = ranked(config, compensated="plain" not in plan.starts)
     try:
         session = _open(source, space, config, known)
         prepared = _prepare(config, session, plan, chosen, pool[0])

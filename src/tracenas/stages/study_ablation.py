@@ -18,7 +18,7 @@ from tracenas.stages.compensation import text_of
 from tracenas.stages.results import to_plain
 from tracenas.stages.run_settings import as_started, same_model, write_settings
 from tracenas.stages.search import JOURNAL, check_out
-from tracenas.stages.session import ORDERING, Session, open_session, ranked, space_of
+from tracenas.stages.session import ORDERING, Session, open_session, space_of
 from tracenas.stages.study_pool import draw_pool
 from tracenas.stages.study_results import STUDY, draw
 from tracenas.study.ablation import Setting, ablation_tables, compare
@@ -77,7 +77,6 @@ def ablation(config: AblationConfig) -> Ablated:
         config = as_started(config.out, config, _NOT_RESULTS)
     elif config.study is not None:
         shutil.copyfile(config.study / ORDERING, config.out / ORDERING)
-    config = ranked(config, compensated="compensated" in PROXIES.get(config.proxy).needs)
     session = _open(config, source, space, grid, known)
     records = _score(config, session, grid, pool.architectures)
     protocol = (
