@@ -39,7 +39,8 @@ class BlockRunner:
 
     def __init__(self, model: Any, blocks: Sequence[Block]) -> None:
         if blocks and blocks[0].stack:
-            raise UserError("blocks are run one at a time here (compensation does it): not of an encoder–decoder model")
+            what = "compensation and saliency obs run blocks one at a time"
+            raise UserError(f"{what}: not to be had for an encoder–decoder model")
         self.model, self.blocks = model, tuple(blocks)
         self._calls: dict[tuple[int, ...], list[Call]] = {}
 

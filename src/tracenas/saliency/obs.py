@@ -16,7 +16,7 @@ the first is cheap. Of units that are cut and not refitted this is the wrong ord
 compensated candidates are fitted; X is the text that refits are fitted on (`FOR_REFITS`). Correlations count a tenth
 less than on that text: taken as they are, the order is that text's own, and other text pays for it.
 
-Where a sub-block has more than 96 units, a forty-eighth of them goes at a time (of as many units, costs that one
+Where a sub-block has 96 units or more, a forty-eighth of them goes at a time (of as many units, costs that one
 removal changes little), and the error is theirs together. Heads of several KV groups go in turns, one of every group.
 Fused experts, which are not refitted, are ranked by Wanda's saliency. float64; n³ + n² D multiply-adds and 40 n² bytes
 per sub-block, the Gram matrix included.
