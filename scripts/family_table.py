@@ -154,17 +154,17 @@ def table(records: Records, families: Iterable[str]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
-def with_table(readme: str, new: str) -> str:
-    """A README with the table between the markers.
+def with_table(document: str, new: str, begin: str = BEGIN, end: str = END) -> str:
+    """A document (README.md) with the table between the markers.
 
     Raises:
         ValueError: if it has not both markers.
     """
-    before, begin, rest = readme.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"README.md needs the lines {BEGIN} and {END}")
-    return f"{before}{BEGIN}\n{new}\n{END}{after}"
+    before, begins, rest = document.partition(begin)
+    _, ends, after = rest.partition(end)
+    if not begins or not ends:
+        raise ValueError(f"the document needs the lines {begin} and {end}")
+    return f"{before}{begin}\n{new}\n{end}{after}"
 
 
 def read_records() -> dict[str, Any]:

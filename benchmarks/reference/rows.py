@@ -14,14 +14,10 @@ from tracenas.rundir import read_json, write_json
 __all__ = ["STARTS", "Row", "Setup", "checkpoint", "rows_of", "seconds_of"]
 
 ONE_SHOT = ("shortgpt", "nirvana", "flap", "taylor")
-SEARCHES: dict[str, dict[str, str]] = {
-    "tracenas (recommended)": {"proxy": "auto"},
-    "tracenas (phi)": {"proxy": "phi"},
-    "tracenas (units by obs)": {"proxy": "auto", "saliency": "obs"},
-}
-"""Settings of the searches that are compared."""
-DRAWN = {"uniform": "wanda", "uniform (units by obs)": "obs"}
-"""What ranks the units of architectures that nothing was measured for; Wanda's saliency those of random ones, too."""
+SEARCHES = {"tracenas (recommended)": "auto", "tracenas (phi)": "phi", "tracenas (units by obs)": "auto"}
+"""Proxies of the searches that are compared."""
+BY_OBS = ("tracenas (units by obs)", "uniform (units by obs)")
+"""Rows whose units OBS ranks; Wanda's saliency, the default, ranks those of the other searches, uniform and random."""
 FEW = ("uniform", "tracenas (recommended)", "tracenas (phi)")
 """Rows of every budget; the others are made at the first budget alone."""
 STARTS = ("plain", "compensated", "recovered")
@@ -88,8 +84,8 @@ class Setup:
 
 def rows_of(budget: str, *, first: bool, randoms: int) -> list[Row]:
     """All rows of a budget, those that matter most first: everybody at the first budget, a few at the others."""
-    more = (*SEARCHES, *DRAWN, *ONE_SHOT, *(f"random {i + 1}" for i in range(randoms))) if first else ()
-    return [Row(name, budget) for name in dict.fromkeys((*FEW, *more))]
+    more = (*BY_OBS, *ONE_SHOT, *(f"random {i + 1}" for i in range(randoms))) if first else ()
+    return [Row(name, budget) for name in (*FEW, *more)]
 
 
 def checkpoint(setup: Setup, row: Row, start: str) -> Path:
@@ -109,7 +105,7 @@ def checkpoint(setup: Setup, row: Row, start: str) -> Path:
     elif row.name in SEARCHES:  # plain, it takes the calibration of its run
         how |= {"arch": _found(setup, row), **({"data": setup.data} if start == "compensated" else {})}
     else:
-        how |= {"arch": _drawn(setup, row), "saliency": DRAWN.get(row.name, "wanda"), **setup.calibration}
+        how |= {"arch": _drawn(setup, row), **_ranked(row), **setup.calibration}
     tracenas.prune(setup.model, **how)
     return out
 
@@ -138,13 +134,18 @@ def _recovered(setup: Setup, row: Row) -> Path:
     return out
 
 
+def _ranked(row: Row) -> dict[str, str]:
+    """What ranks a row's units, where it is not the default."""
+    return {"saliency": "obs"} if row.name in BY_OBS else {}
+
+
 def _run_of(setup: Setup, row: Row) -> Path:
     return setup.work / f"search-{row.file}"
 
 
 def _found(setup: Setup, row: Row) -> Path:
     """The best.json of a row's search, resumed if it was interrupted."""
-    how = {"params": row.budget, **SEARCHES[row.name], **setup.calibration, **setup.search}
+    how = {"params": row.budget, "proxy": SEARCHES[row.name], **_ranked(row), **setup.calibration, **setup.search}
     return searched(setup.model, _run_of(setup, row), **how) / "best.json"
 
 
@@ -160,7 +161,7 @@ def _drawn(setup: Setup, row: Row) -> Path:
         config = SearchConfig(model=setup.model, data=setup.data, params=row.budget, out=setup.work)
         space = space_of(open_source(setup.model), config, params=row.budget)
         count = int(row.name.split()[1]) if row.name.startswith("random") else 0
-        arch = rivals(space, count, setup.seed).get("uniform" if row.name in DRAWN else row.name)
+        arch = rivals(space, count, setup.seed).get("uniform" if row.name in BY_OBS else row.name)
         if arch is None:
             raise UserError(f"{setup.model}: no {row.name} architecture at {row.budget}")
         write_json(path, {"architecture": arch.to_json()})

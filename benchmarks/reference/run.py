@@ -4,15 +4,15 @@
         [--budgets 75% 85% 60%] [--steps 40] [--task-data DIR] [--rows NAME …] [--what perplexity tasks speed]
         [--limit-cells N] [--out FILE.json] [--into DOC.md …]
 
-Rows: base, uniform, TraceNAS with the recommended proxy and with Φ as published; TraceNAS and uniform with units ranked
-by OBS, one-shot methods (ShortGPT removes depth only), random ones; at the budgets after the first, only uniform,
-recommended and Φ. Measured: perplexity right after
-pruning, after compensation and after equal recovery (distillation from the base, from the compensated start), tasks,
-speed, search time. Every cell is a line of the journal: start it again and it goes on with the next cell, also on
-another machine (checkpoints that are not there are made again). Row by row, the first budget first; `--limit-cells 0`
-makes the table of what is there; `--rows` and `--what` measure some rows or some columns only (the speed while nothing
-else runs, say). With `--out`, a Markdown table is written beside the JSON; `--into` puts it between the markers of
-documents (`MAIN`: the first table, `ALL`: everything). On a CPU it is hours.
+Rows: base, uniform, TraceNAS with the recommended proxy and with Φ as published; TraceNAS and uniform with units
+ranked by OBS, one-shot methods (ShortGPT removes depth only), random ones; at the budgets after the first, only
+uniform, recommended and Φ. Measured: perplexity right after pruning, after compensation and after equal recovery
+(distillation from the base, from the compensated start), tasks, speed, search time. Every cell is a line of the
+journal: start it again and it goes on with the next cell, also on another machine (checkpoints that are not there are
+made again). Row by row, the first budget first; `--limit-cells 0` makes the table of what is there; `--rows` and
+`--what` measure some rows or some columns only (the speed while nothing else runs, say). With `--out`, a Markdown
+table is written beside the JSON; `--into` puts it between the markers of documents (`MAIN`: the first table, `ALL`:
+everything). On a CPU it is hours.
 """
 
 import argparse
@@ -25,8 +25,10 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 
 from cells import Cells, model_name, pairs, perplexity
+from family_table import with_table
 from machine import facts, publish
 from rows import STARTS, Row, Setup, checkpoint, rows_of, seconds_of
 from table import answers, quality
@@ -168,16 +170,15 @@ class Reference:
         return found
 
 
-def filled(document: Path, tables: dict[str, str]) -> str:
-    """A document with the tables behind their markers, up to the mark of their end."""
+def put(document: Path, tables: dict[str, str]) -> None:
+    """Write the tables behind their markers, those that the document has."""
     text = document.read_text(encoding="utf-8")
-    if not any(marker in text and END in text for marker in tables):
-        raise SystemExit(f"--into {document}: expected one of the lines {', '.join(tables)}, and {END}")
-    for marker, table in tables.items():
-        before, begin, rest = text.partition(marker)
-        if begin:
-            text = f"{before}{begin}\n{table}\n{END}{rest.partition(END)[2]}"
-    return text
+    present = [marker for marker in tables if marker in text]
+    if not present:
+        raise SystemExit(f"--into {document}: expected one of the lines {', '.join(tables)}")
+    for marker in present:
+        text = with_table(text, tables[marker], marker, END)
+    document.write_text(text, encoding="utf-8")
 
 
 def arguments() -> argparse.Namespace:
@@ -234,7 +235,7 @@ def main() -> None:
     if args.out is not None:
         args.out.with_suffix(".md").write_text(whole + "\n", encoding="utf-8")
     for document in args.into:
-        document.write_text(filled(document, {MAIN: parts[0], ALL: whole}), encoding="utf-8")
+        put(document, {MAIN: parts[0], ALL: whole})
 
 
 if __name__ == "__main__":

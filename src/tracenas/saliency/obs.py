@@ -33,7 +33,7 @@ from tracenas.models.ordering import Key, holder_of
 from tracenas.models.refit import strength
 from tracenas.saliency import wanda
 from tracenas.saliency.gram import gram_matrices
-from tracenas.saliency.statistics import ColumnNorms, column_norms
+from tracenas.saliency.statistics import ColumnNorms
 
 __all__ = ["elimination", "saliency"]
 
@@ -52,12 +52,14 @@ def saliency(
     Raises:
         UserError: for an encoder–decoder model, and if an activation is not finite.
     """
-    fused = any(sub.stacked for block in blocks for sub in block.sub_blocks)
-    units = wanda.saliency(model, blocks, tokens, micro_batch)[0] if fused else {}
-    norms = column_norms(model, blocks, tokens, micro_batch).norms if fused else {}
+    units: dict[Key, Tensor] = {}
+    norms: dict[Key, Tensor] = {}
     for key, gram in gram_matrices(model, blocks, tokens, micro_batch):
         units[key] = _of_gram(model, blocks, key, gram)
         norms[key] = gram.diagonal().sqrt().cpu()
+    if any(sub.stacked for block in blocks for sub in block.sub_blocks):
+        by_wanda, importance = wanda.saliency(model, blocks, tokens, micro_batch)
+        return by_wanda | units, importance
     return units, wanda.importance(model, blocks, ColumnNorms(norms, tokens.numel()))
 
 
