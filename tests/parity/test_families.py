@@ -25,11 +25,13 @@ from tracenas.space.sub_block import SubBlockSpec
 pytestmark = pytest.mark.parity
 
 MHA: dict[str, Any] = {"num_key_value_heads": 4}
+MQA: dict[str, Any] = {"num_key_value_heads": 1}
 GROUPS: dict[str, Any] = {"kv_groups": True}
 # name → family, changes to its tiny configuration, options
 CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     **{name: (name, {}, {}) for name in FAMILIES},
     **{f"{name}-mha": (name, MHA, {}) for name in FAMILIES if name not in FIXED_HEADS},
+    **{f"{name}-mqa": (name, MQA, {}) for name in FAMILIES if name not in FIXED_HEADS},
     **{f"{name}-groups": (name, {}, GROUPS) for name in FAMILIES if name not in FIXED_HEADS},
     "gpt_neox-sequential": ("gpt_neox", {"use_parallel_residual": False}, {}),
     "gpt_neox-unbiased": ("gpt_neox", {"attention_bias": False}, {}),
@@ -81,6 +83,25 @@ def test_scores_equal_masked_dense_autograd(case: str, monkeypatch: pytest.Monke
         after = dict(model.named_parameters())
         assert set(after) == set(before)
         assert all(p.equal(after[n]) and not after[n].requires_grad for n, p in before.items())
+
+
+@pytest.mark.parametrize("window", [6, 64], ids=["window-shorter", "window-longer"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name not in FIXED_HEADS])
+def test_fewer_query_heads_on_one_kv_head(name: str, attention: str, window: int) -> None:
+    if getattr(tiny_config(name), "sliding_window", None) is None and window == 64:
+        pytest.skip("the family has no window")
+    models = [tiny_model(name, **MQA, sliding_window=window) for _ in range(2)]
+    if attention == "sdpa" and not models[0]._supports_sdpa:
+        pytest.skip("the family has no such attention")
+    for model in models:
+        model.set_attn_implementation(attention)
+    setup = Setup(*models, tokens())
+    counts = setup.space.counts(setup.space.base)
+    arch = setup.space.build([[1, *others] for _, *others in counts])
+    score = setup.evaluator.score(arch)
+    loss, _ = setup.dense(arch)
+    assert score.reason is None and score.loss == pytest.approx(loss, abs=1e-5)
 
 
 @pytest.mark.parametrize("name", FAMILIES.names())

@@ -159,7 +159,7 @@ class LlamaLike(Family):
 
     def attributes(self, heads: Heads) -> tuple[Attribute, ...]:
         """Numbers that the attention module keeps and that depend on its width."""
-        return (Attribute(f"{self.attention}.num_key_value_groups", heads.kv),) if heads.groups > 1 else ()
+        return (Attribute(f"{self.attention}.num_key_value_groups", heads.kv),) if heads.shared_kv else ()
 
     def mlp_projections(self, config: Mapping[str, Any]) -> tuple[Projection, ...]:
         """The matrices of the MLP; the last one is its output projection."""

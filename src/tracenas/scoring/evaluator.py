@@ -7,10 +7,11 @@ from typing import Any
 
 from torch import Tensor
 
+from tracenas.models.memory import attempt
 from tracenas.models.supernet import PlainRealisation, Realisation, Supernet
 from tracenas.proxies import Measurement, Proxy
 from tracenas.proxies.phi import correlations
-from tracenas.scoring.measuring import FAILURES, Measurer, Settings, clear_memory, failure, value_of
+from tracenas.scoring.measuring import Measurer, Settings, value_of
 from tracenas.search.score import Score
 from tracenas.space.architecture import Architecture
 from tracenas.space.costs import sub_blocks
@@ -56,19 +57,17 @@ class Evaluator:
     def score(self, arch: Architecture) -> Score:
         """Score one candidate."""
         started = time.perf_counter()
-        loss: float | None = None
-        extra: dict[str, Any] = {}
-        try:
-            measurement = self.measure(arch)
-            value, reason = value_of(self.proxy, measurement, self.measurer.unsupported)
-            if value is not None:
-                extra = trace_details(self.space, measurement)
-            loss = measurement.loss if math.isfinite(measurement.loss) else None
-        except FAILURES as error:
-            clear_memory(self.net.device)
-            value, reason = None, failure(error)
+        result, reason = attempt(lambda: self._scored(arch), self.net.device)
+        value, loss, extra, undefined = result or (None, None, {}, reason)
         seconds = time.perf_counter() - started
-        return Score(-math.inf if value is None else value, loss=loss, seconds=seconds, extra=extra, reason=reason)
+        return Score(-math.inf if value is None else value, loss=loss, seconds=seconds, extra=extra, reason=undefined)
+
+    def _scored(self, arch: Architecture) -> tuple[float | None, float | None, dict[str, Any], str | None]:
+        """Value, loss, details for the journal, and why there is no value."""
+        measurement = self.measure(arch)
+        value, reason = value_of(self.proxy, measurement, self.measurer.unsupported)
+        extra = {} if value is None else trace_details(self.space, measurement)
+        return value, measurement.loss if math.isfinite(measurement.loss) else None, extra, reason
 
     def measure(self, arch: Architecture) -> Measurement:
         """Loss and whatever else the proxy reads."""

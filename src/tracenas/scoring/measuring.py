@@ -1,6 +1,5 @@
 """One pass of a candidate over the calibration, and everything that the wanted proxies read off it."""
 
-import gc
 import math
 from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -10,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tracenas.errors import UserError, first_line
+from tracenas.errors import UserError
 from tracenas.models.loss import LogitsWatch, next_token_nll, predicted_tokens
+from tracenas.models.memory import failure, within_memory
 from tracenas.models.supernet import PlainRealisation, Realisation, Supernet
 from tracenas.proxies import Measurement, Proxy
 from tracenas.scoring.few_steps import FewSteps, recovered_losses
@@ -19,10 +19,7 @@ from tracenas.scoring.observers import OBSERVERS, AnchoredObserver, Observer
 from tracenas.space.architecture import Architecture
 from tracenas.space.search_space import SearchSpace
 
-__all__ = ["FAILURES", "Measurer", "Settings", "clear_memory", "failure", "value_of"]
-
-FAILURES = (RuntimeError, ValueError, IndexError)
-"""What costs a candidate, not the run: out of memory and shape errors of torch, and undefined proxies."""
+__all__ = ["Measurer", "Settings", "value_of"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +49,7 @@ class Measurer:
         needs: all that will be wanted; the base model is run once, for the records that candidates' are held against.
 
     Raises:
-        UserError: if the base model's own loss on the calibration is not finite.
+        UserError: if the base model's own loss on the calibration is not finite, or its pass needs too much memory.
     """
 
     def __init__(
@@ -72,8 +69,18 @@ class Measurer:
 
     def _anchor(self) -> float:
         anchored = [o for o in self.observers.values() if isinstance(o, AnchoredObserver)]
-        with self._watched(self.space.base, PlainRealisation(), anchored) as model:
-            _, loss = self._losses(model, anchored)
+
+        def run(tokens: Tensor) -> float:
+            with self._watched(self.space.base, PlainRealisation(), anchored) as model:
+                return self._losses(model, anchored, tokens)[1]
+
+        loss = within_memory(
+            lambda: run(self.tokens),
+            lambda count: run(self.tokens[:count]),
+            what="the base model's pass over the calibration",
+            micro_batch=min(self.settings.micro_batch, len(self.tokens)),
+            device=self.net.device,
+        )
         if not math.isfinite(loss):
             raise UserError("the base model's loss on the calibration data is not finite; try dtype=fp32")
         for observer in anchored:
@@ -88,7 +95,7 @@ class Measurer:
         """
         observers = [o for name, o in self.observers.items() if name in needs]
         with self._watched(arch, how, observers) as model:
-            losses, loss = self._losses(model, observers)
+            losses, loss = self._losses(model, observers, self.tokens)
         found: dict[str, Any] = {}
         for observer in observers:
             found |= observer.result(arch)
@@ -137,14 +144,14 @@ class Measurer:
                 watching.enter_context(observer.watch(arch))
             yield model
 
-    def _losses(self, model: Any, observers: Sequence[Observer]) -> tuple[tuple[float, ...], float]:
+    def _losses(self, model: Any, observers: Sequence[Observer], tokens: Tensor) -> tuple[tuple[float, ...], float]:
         """Every sequence's loss and E_b[L]; where gradients are wanted, a backward pass follows every micro-batch."""
         total = torch.zeros((), dtype=torch.float64)
-        count = self.tokens.shape[0] * predicted_tokens(model, self.tokens.shape[1])
+        count = tokens.shape[0] * predicted_tokens(model, tokens.shape[1])
         each: list[Tensor] = []
         first = 0
         with torch.set_grad_enabled(any(o.backward for o in observers)):
-            for batch in self.tokens.split(self.settings.micro_batch):
+            for batch in tokens.split(self.settings.micro_batch):
                 nll = self._nll(model, batch, first, observers)
                 loss = nll.sum() / count
                 if loss.requires_grad:
@@ -172,16 +179,3 @@ def value_of(proxy: Proxy, measurement: Measurement, unsupported: dict[str, str]
     if not (math.isfinite(value) and math.isfinite(measurement.loss)):
         return None, "loss or score is not finite"
     return value, None
-
-
-def failure(error: BaseException) -> str:
-    """One line on what went wrong."""
-    line = first_line(error)[:200]
-    return line if type(error).__name__ == "Undefined" else f"{type(error).__name__}: {line}"
-
-
-def clear_memory(device: torch.device) -> None:
-    """Give up what a failed candidate left behind."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()

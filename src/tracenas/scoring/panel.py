@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from tracenas.models.memory import attempt
 from tracenas.models.supernet import PlainRealisation, Realisation, Supernet
 from tracenas.proxies import Measurement, Proxy
-from tracenas.scoring.measuring import FAILURES, Measurer, Settings, clear_memory, failure, value_of
+from tracenas.scoring.measuring import Measurer, Settings, value_of
 from tracenas.space.architecture import Architecture
 from tracenas.space.search_space import SearchSpace
 
@@ -104,16 +105,14 @@ class Panel:
         """One pass for all of `wanted`; if it fails, one for each of them, so that none is lost for another's sake."""
         needs = frozenset[str]().union(*(p.needs for p in wanted)) - {"steps"}
         started = time.perf_counter()
-        try:
-            measured = self.measurer.measure(arch, how, needs)
-        except FAILURES as error:
-            clear_memory(self.net.device)
+        measured, reason = attempt(lambda: self.measurer.measure(arch, how, needs), self.net.device)
+        seconds = time.perf_counter() - started
+        if measured is None:
             if len(wanted) > 1:
                 parts = [self._run(arch, how, [proxy], scores) for proxy in wanted]
                 return next((m for m in parts if m is not None), None)
-            scores[wanted[0].name] = PanelScore(None, time.perf_counter() - started, failure(error))
+            scores[wanted[0].name] = PanelScore(None, seconds, reason)
             return None
-        seconds = time.perf_counter() - started
         for proxy in wanted:
             scores[proxy.name] = self._score(proxy, arch, how, measured, seconds)
         return measured
@@ -122,11 +121,11 @@ class Panel:
         self, proxy: Proxy, arch: Architecture, how: Realisation, measured: Measurement, seconds: float
     ) -> PanelScore:
         started = time.perf_counter()
-        try:
-            if "steps" in proxy.needs:
-                measured = self.measurer.recovered(measured, arch, how)
-            value, reason = value_of(proxy, measured, self.measurer.unsupported)
-        except FAILURES as error:
-            clear_memory(self.net.device)
-            value, reason = None, failure(error)
+
+        def read() -> tuple[float | None, str | None]:
+            final = self.measurer.recovered(measured, arch, how) if "steps" in proxy.needs else measured
+            return value_of(proxy, final, self.measurer.unsupported)
+
+        result, failed = attempt(read, self.net.device)
+        value, reason = result or (None, failed)
         return PanelScore(value, seconds + time.perf_counter() - started, reason)

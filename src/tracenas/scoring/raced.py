@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
+from tracenas.models.memory import attempt
 from tracenas.scoring.evaluator import Evaluator
-from tracenas.scoring.measuring import FAILURES, clear_memory, failure
 from tracenas.scoring.racing import Bar, bar_of, looks
 from tracenas.search.score import Score
 from tracenas.space.architecture import Architecture
@@ -58,12 +58,11 @@ class RacingEvaluator:
     def score(self, arch: Architecture) -> Score:
         """Score one candidate, on as many sequences as it takes."""
         started = time.perf_counter()
-        try:
-            losses, terms = self._measured(arch)
-        except FAILURES as error:
-            clear_memory(self.evaluator.net.device)
-            return Score.failed(failure(error), seconds=time.perf_counter() - started)
+        result, reason = attempt(lambda: self._measured(arch), self.evaluator.net.device)
         seconds = time.perf_counter() - started
+        if result is None:
+            return Score.failed(str(reason), seconds=seconds)
+        losses, terms = result
         if not all(math.isfinite(v) for v in (*losses, *terms)):
             return Score.failed("loss or score is not finite", seconds=seconds)
         if len(terms) < self.evaluator.tokens.shape[0]:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -214,6 +215,9 @@ def _prepare(config: MetricSearchConfig, source: ModelSource, *, gradients: bool
 
 def _evaluator(spec: dict[str, Any], workers: int, stack: ExitStack) -> Evaluate:
     """Evaluates tasks in this process, or in `workers` others."""
+    import torch
+
+    from tracenas.models.memory import attempt
     from tracenas.stages.metric_fitness import build
     from tracenas.symbolic.pool import Pool
 
@@ -225,10 +229,8 @@ def _evaluator(spec: dict[str, Any], workers: int, stack: ExitStack) -> Evaluate
 
     def here(tasks: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         for task in tasks:
-            try:
-                yield fitness(task)
-            except (RuntimeError, ValueError) as error:
-                yield {"failed": f"{type(error).__name__}: {str(error)[:200]}"}
+            result, reason = attempt(partial(fitness, task), torch.device(spec["device"]))
+            yield {"failed": reason} if result is None else result
 
     return here
 

@@ -216,6 +216,7 @@ def _tokens(loaded: "LoadedModel", config: CalibrationConfig, data: str | None, 
 
 def _ordering(own: Calibrated, micro_batch: int) -> tuple["Ordering", dict[tuple[int, str], float]]:
     """The run's, where it has one. What ranks units for a refit is measured on the text that is refitted on."""
+    from tracenas.models.memory import within_memory
     from tracenas.models.ordering import Ordering
     from tracenas.saliency import FOR_REFITS, SALIENCIES
     from tracenas.stages.compensation import text_of
@@ -230,7 +231,13 @@ def _ordering(own: Calibrated, micro_batch: int) -> tuple["Ordering", dict[tuple
         return ordering, importance
     saliency = SALIENCIES.get(config.saliency)
     tokens = text_of(own, keep=True).tokens if config.saliency in FOR_REFITS else own.tokens
-    per_unit, importance = saliency(loaded.model, blocks, tokens.to(loaded.device), micro_batch)
+    per_unit, importance = within_memory(
+        lambda: saliency(loaded.model, blocks, tokens.to(loaded.device), micro_batch),
+        lambda count: saliency(loaded.model, blocks, tokens[:count].to(loaded.device), count),
+        what=f"the base model's pass for the saliency {config.saliency}",
+        micro_batch=min(micro_batch, len(tokens)),
+        device=loaded.device,
+    )
     ordering = Ordering.from_saliency(blocks, per_unit)
     if path is not None:
         written = {f"{i}.{name}": v for (i, name), v in importance.items()}

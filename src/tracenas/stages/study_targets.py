@@ -1,6 +1,5 @@
 """What a study measures of an architecture: held-out loss right after pruning, after recovery, with the shared LoRA."""
 
-import gc
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -8,7 +7,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from tracenas.errors import first_line
 from tracenas.space.architecture import Architecture
 from tracenas.study import Target
 
@@ -113,19 +111,15 @@ class Measurer:
 
     def _guarded(self, names: list[str], measure: Callable[[], dict[str, list[float]]]) -> Measured:
         """Values with their mean; a failure of torch's costs these targets of this architecture."""
+        from tracenas.models.memory import attempt
+
         started = time.perf_counter()
-        values: dict[str, list[float]] = {}
-        reason = None
-        try:
-            values = measure()
-        except (RuntimeError, ValueError, IndexError) as error:
-            gc.collect()
-            reason = f"{type(error).__name__}: {first_line(error)[:200]}"
+        values, reason = attempt(measure, self.net.device)
         seconds = (time.perf_counter() - started) / len(names)
         return {
             name: {
-                "value": None if reason else math.fsum(values[name]) / len(values[name]),
-                "by_seed": values.get(name, []) if not reason else [],
+                "value": None if values is None else math.fsum(values[name]) / len(values[name]),
+                "by_seed": [] if values is None else values[name],
                 "seconds": seconds,
                 **({"reason": reason} if reason else {}),
             }

@@ -1,0 +1,72 @@
+"""Passes that may run out of memory: what a failed one held is free before anything else is tried."""
+
+import gc
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+
+from tracenas.errors import UserError, first_line
+
+__all__ = ["FAILURES", "attempt", "failure", "within_memory"]
+
+FAILURES = (RuntimeError, ValueError, IndexError)
+"""What costs a candidate, not the run: out of memory and shape errors of torch, and undefined proxies."""
+
+T = TypeVar("T")
+
+
+def failure(error: BaseException) -> str:
+    """One line on what went wrong."""
+    line = first_line(error)[:200]
+    return line if type(error).__name__ == "Undefined" else f"{type(error).__name__}: {line}"
+
+
+def attempt(work: Callable[[], T], device: torch.device) -> tuple[T | None, str | None]:
+    """What `work` returns, or None and one line on why it failed.
+
+    An exception holds the frames of the failed pass, and they its activations: memory is cleared once it is gone.
+    """
+    try:
+        return work(), None
+    except FAILURES as error:
+        reason = failure(error)
+    _clear_memory(device)
+    return None, reason
+
+
+def within_memory(
+    work: Callable[[], T], probe: Callable[[int], object], *, what: str, micro_batch: int, device: torch.device
+) -> T:
+    """What `work` returns.
+
+    Args:
+        work: a pass with `micro_batch` sequences at a time.
+        probe: runs one pass of so many sequences.
+        what: names the pass in the message.
+
+    Raises:
+        UserError: if it runs out of memory; it says how many sequences per pass fit, tried by halving.
+    """
+    try:
+        return work()
+    except RuntimeError as error:
+        if not _out_of_memory(error):
+            raise
+    _clear_memory(device)
+    trouble, smaller = f"{what} needs more memory than {device} has with micro-batch {micro_batch}", micro_batch // 2
+    while smaller:
+        if attempt(lambda count=smaller: (probe(count),), device)[0] is not None:  # type: ignore[misc]
+            raise UserError(f"{trouble}: --micro-batch {smaller} fits")
+        smaller //= 2
+    raise UserError(f"{trouble}, nor do smaller ones fit: take a shorter --seq-len, or --dtype bf16")
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _clear_memory(device: torch.device) -> None:
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
