@@ -1,4 +1,4 @@
-"""Named, lazily imported components: one file and one line here per family, proxy, saliency or strategy."""
+"""Named components, imported on first use where that costs time: a line per family, proxy, saliency or strategy."""
 
 import difflib
 from collections.abc import Iterator
@@ -30,9 +30,9 @@ class Registry(Generic[T]):
         builtin: name → `"module:attribute"`.
     """
 
-    def __init__(self, kind: str, builtin: dict[str, str]) -> None:
+    def __init__(self, kind: str, builtin: dict[str, str] | None = None) -> None:
         self.kind = kind
-        self._targets = dict(builtin)
+        self._targets = dict(builtin or {})
         self._loaded: dict[str, T] = {}
         self._plugins_seen = False
 

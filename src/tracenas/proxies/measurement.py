@@ -105,7 +105,6 @@ class Proxy:
         score: from a measurement to the score; raises `Undefined` where there is none.
         needs: of `NEEDS`; without any, one forward pass for the loss.
         reference: paper and section.
-        cost: what it costs, in words.
         terms: of an additive proxy: one term per sequence, the score is minus their mean.
     """
 
@@ -113,7 +112,6 @@ class Proxy:
     score: Callable[[Measurement], float]
     needs: frozenset[str] = frozenset()
     reference: str = ""
-    cost: str = "forward pass"
     terms: Callable[[Measurement], tuple[float, ...]] | None = None
 
     def __post_init__(self) -> None:
@@ -124,6 +122,15 @@ class Proxy:
     def additive(self) -> bool:
         """Whether the score is minus a mean over sequences, so that it can be taken sequence by sequence."""
         return self.terms is not None
+
+    @property
+    def cost(self) -> str:
+        """What it costs, in words."""
+        if "steps" in self.needs:
+            return "recovery steps: forward and full backward pass each, and the optimizer"
+        if "weight_gradients" in self.needs:
+            return "forward and full backward pass"
+        return "forward and input-gradient backward pass" if "trace" in self.needs else "forward pass"
 
     @property
     def backward(self) -> bool:

@@ -1,10 +1,10 @@
-"""Φ, the sparsity-weighted trace correlation (TraceNAS §3.4, eq. 1 and 2)."""
+"""Scores of gradient traces: Φ, the sparsity-weighted trace correlation (TraceNAS §3.4, eq. 1, 2), and variants."""
 
 import math
 
-from tracenas.proxies.measurement import Measurement, Proxy, SubBlockSums
+from tracenas.proxies.measurement import Measurement, SubBlockSums
 
-__all__ = ["PROXY", "correlations", "pearson", "phi"]
+__all__ = ["correlations", "grad_norm", "pearson", "phi", "phi_cosine", "phi_dot", "phi_unweighted"]
 
 
 def pearson(sums: SubBlockSums) -> tuple[float, str | None]:
@@ -39,10 +39,28 @@ def phi(measurement: Measurement) -> float:
     return math.fsum(measurement.sums[key].retention * value for key, value in rho.items())
 
 
-PROXY = Proxy(
-    "phi",
-    phi,
-    needs=frozenset({"trace"}),
-    reference="TraceNAS §3.4",
-    cost="forward and input-gradient backward pass",
-)
+def phi_unweighted(measurement: Measurement) -> float:
+    """Σ ρ over the active sub-blocks: Φ without the sparsity weights (§C.2; what the published code computes)."""
+    rho, _ = correlations(measurement)
+    return math.fsum(rho.values())
+
+
+def phi_dot(measurement: Measurement) -> float:
+    """Σ r·⟨g, b⟩ over the active sub-blocks: the dot product in place of the correlation (§C.2)."""
+    return math.fsum(sums.retention * sums.gb for sums in measurement.sums.values())
+
+
+def phi_cosine(measurement: Measurement) -> float:
+    """Σ r·cos(g, b) over the active sub-blocks (§C.2); a trace that is zero or not finite has cosine 0 (decision 5)."""
+    return math.fsum(sums.retention * _cosine(sums) for sums in measurement.sums.values())
+
+
+def _cosine(sums: SubBlockSums) -> float:
+    if not all(math.isfinite(v) for v in (sums.gg, sums.bb, sums.gb)) or sums.gg <= 0 or sums.bb <= 0:
+        return 0.0
+    return sums.gb / math.sqrt(sums.gg * sums.bb)
+
+
+def grad_norm(measurement: Measurement) -> float:
+    """‖g‖₂ over the traces of all active sub-blocks; at full rank the norm of the weights' gradient."""
+    return math.sqrt(math.fsum(sums.gg for sums in measurement.sums.values()))
