@@ -1,21 +1,15 @@
 """Small moves within the budget: a few sub-blocks trade quanta with the others."""
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from tracenas.space.architecture import Architecture
+from tracenas.space.feasible import FeasibleSet
 from tracenas.space.repair import fill, repair
-
-if TYPE_CHECKING:
-    from tracenas.space.search_space import SearchSpace
 
 __all__ = ["neighbour"]
 
 
-def neighbour(
-    space: "SearchSpace", arch: Architecture, rng: np.random.Generator, *, sigma: float
-) -> Architecture | None:
+def neighbour(space: FeasibleSet, arch: Architecture, rng: np.random.Generator, *, sigma: float) -> Architecture | None:
     """An architecture of the budget near `arch`, as large as the budget allows; None if it cannot be repaired.
 
     Of S active sub-blocks S^u are moved, u ~ U(0, 1): one of them as often as half of them. Each moves by

@@ -1,14 +1,11 @@
 """Moving a candidate into the budget's window, one quantum of one sub-block at a time (decision 7)."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tracenas.space.architecture import Architecture
-
-if TYPE_CHECKING:
-    from tracenas.space.search_space import SearchSpace
+from tracenas.space.feasible import FeasibleSet
 
 __all__ = ["fill", "repair", "settle", "spread"]
 
@@ -16,7 +13,7 @@ Slot = tuple[int, int]
 """(layer, sub-block)."""
 
 
-def repair(space: "SearchSpace", arch: Architecture, rng: np.random.Generator) -> Architecture | None:
+def repair(space: FeasibleSet, arch: Architecture, rng: np.random.Generator) -> Architecture | None:
     """The architecture moved into `space.window`, or None.
 
     Sub-blocks are chosen at random, in proportion to their number of quanta, so that the correction keeps the
@@ -35,7 +32,7 @@ def repair(space: "SearchSpace", arch: Architecture, rng: np.random.Generator) -
     return None
 
 
-def settle(space: "SearchSpace", counts: list[list[int]], rng: np.random.Generator) -> int:
+def settle(space: FeasibleSet, counts: list[list[int]], rng: np.random.Generator) -> int:
     """Move widths towards the window, in place; returns the cost that was reached.
 
     Where only quanta larger than the window are left to move, one of them jumps over it and smaller ones
@@ -56,7 +53,7 @@ def settle(space: "SearchSpace", counts: list[list[int]], rng: np.random.Generat
     return walk.cost
 
 
-def fill(space: "SearchSpace", arch: Architecture, order: Sequence[int] | None = None) -> Architecture:
+def fill(space: FeasibleSet, arch: Architecture, order: Sequence[int] | None = None) -> Architecture:
     """Grow active sub-blocks, the layers in this order (None: evenly spread), until not one more quantum fits."""
     counts = space.counts(arch)
     limit, cost = space.window[1], space.cost(arch)
@@ -91,7 +88,7 @@ class _Walk:
     passed over, which is the same as drawing among those that can.
     """
 
-    def __init__(self, space: "SearchSpace", counts: list[list[int]], rng: np.random.Generator) -> None:
+    def __init__(self, space: FeasibleSet, counts: list[list[int]], rng: np.random.Generator) -> None:
         self._space = space
         self._rng = rng
         self._slots: list[Slot] = [(i, j) for i, row in enumerate(counts) for j, k in enumerate(row) if k]
@@ -150,7 +147,7 @@ class _Walk:
         return picks
 
 
-def _move_depth(space: "SearchSpace", counts: list[list[int]], rng: np.random.Generator, *, shrink: bool) -> bool:
+def _move_depth(space: FeasibleSet, counts: list[list[int]], rng: np.random.Generator, *, shrink: bool) -> bool:
     """Skip (or bring back, at minimum width) one block or sub-block; False where none may move."""
     moves = [
         (i, j) for i, j in space.flippable(counts) if (any(counts[i]) if j is None else counts[i][j] > 0) == shrink
@@ -164,7 +161,7 @@ def _move_depth(space: "SearchSpace", counts: list[list[int]], rng: np.random.Ge
     return True
 
 
-def _respect_depth(space: "SearchSpace", counts: list[list[int]], rng: np.random.Generator) -> None:
+def _respect_depth(space: FeasibleSet, counts: list[list[int]], rng: np.random.Generator) -> None:
     """Bring back protected blocks, whole blocks under block granularity, and blocks up to `min_depth`."""
     for i, row in enumerate(counts):
         specs = space.layers[i].sub_blocks
@@ -184,5 +181,5 @@ def _respect_depth(space: "SearchSpace", counts: list[list[int]], rng: np.random
             counts[i] = _narrowest(space, i)
 
 
-def _narrowest(space: "SearchSpace", layer: int) -> list[int]:
+def _narrowest(space: FeasibleSet, layer: int) -> list[int]:
     return [s.choices()[0] if s.units else 0 for s in space.layers[layer].sub_blocks]
