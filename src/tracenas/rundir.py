@@ -101,6 +101,8 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path}: not UTF-8 (byte {error.start})") from error
     except json.JSONDecodeError as error:
         raise UserError(f"{path}: not JSON: {error.msg} at line {error.lineno}, column {error.colno}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not JSON that can be read: {error}") from error
 
 
 def sha256(path: Path) -> str:
@@ -183,7 +185,7 @@ class Journal:
                 record = json.loads(line)
                 if not isinstance(record, dict):
                     raise ValueError("not an object")
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 if last and not complete:
                     break
                 raise UserError(

@@ -140,3 +140,72 @@ def test_a_type_that_cannot_be_dequantised_is_named(tmp_path: Path, cache: Path)
     raw[at] = 9  # Q8_1: an intermediate of products, never of weights
     path.write_bytes(raw)
     assert "tensor blk.0.ffn_gate.weight is of GGUF type number 9" in _refused(path, cache)
+
+
+@pytest.mark.parametrize(
+    ("key", "count", "words"),
+    [
+        ("llama.block_count", 4_000_000_000, "4,000,000,000 blocks by the GGUF header, 4 in the file"),
+        ("llama.block_count", 3, "3 blocks by the GGUF header, 4 in the file"),
+        ("llama.embedding_length", 2_000_000_000, "'llama.embedding_length' is 2,000,000,000"),
+        ("llama.feed_forward_length", 4_294_967_295, "'llama.feed_forward_length' is 4,294,967,295"),
+        ("llama.attention.head_count", 2_000_000_000, "'llama.attention.head_count' is 2,000,000,000"),
+        ("llama.attention.head_count_kv", 2_000_000_000, "'llama.attention.head_count_kv' is 2,000,000,000"),
+        ("llama.attention.key_length", 2_000_000_000, "'llama.attention.key_length' is 2,000,000,000"),
+        ("general.alignment", 0, "alignment is 0"),
+    ],
+)
+def test_a_count_that_the_file_has_no_room_for_is_refused(
+    tmp_path: Path, cache: Path, key: str, count: int, words: str
+) -> None:
+    path = save_gguf(tmp_path / "m.gguf", gguf_model(), general__alignment=32)
+    raw = bytearray(path.read_bytes())
+    at = raw.index(key.encode()) + len(key) + 4
+    raw[at : at + 4] = count.to_bytes(4, "little")
+    path.write_bytes(raw)
+    assert words in _refused(path, cache)
+
+
+@pytest.mark.parametrize("at", [8, 16])  # how many tensors, how many pairs
+@pytest.mark.parametrize("count", [1 << 62, 1 << 20, 4097])
+def test_a_header_that_announces_more_than_it_holds_is_refused(
+    tmp_path: Path, cache: Path, at: int, count: int
+) -> None:
+    path = save_gguf(tmp_path / "m.gguf", gguf_model())
+    raw = bytearray(path.read_bytes())
+    raw[at : at + 8] = count.to_bytes(8, "little")
+    path.write_bytes(raw)
+    _refused(path, cache)
+
+
+def test_tensors_that_lie_over_each_other_are_refused(tmp_path: Path, cache: Path) -> None:
+    path = save_gguf(tmp_path / "m.gguf", gguf_model())
+    raw = bytearray(path.read_bytes())
+    for tensor in open_source(str(path)).gguf.tensors:  # type: ignore[union-attr]
+        at = raw.index(len(tensor.name).to_bytes(8, "little") + tensor.name.encode()) + 8 + len(tensor.name)
+        offset = at + 4 + 8 * len(tensor.shape) + 4
+        raw[offset : offset + 8] = bytes(8)
+    path.write_bytes(raw[: len(raw) // 2])
+    assert "cut short" in _refused(path, cache)
+
+
+def test_a_part_of_a_split_file_is_refused(tmp_path: Path, cache: Path) -> None:
+    path = save_gguf(tmp_path / "m.gguf", gguf_model(), split__count=3)
+    assert "one of 3 parts" in _refused(path, cache)
+
+
+def test_opening_reads_the_header_alone_and_a_changed_file_is_converted_anew(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save_gguf(tmp_path / "m.gguf", gguf_model())
+    with path.open("ab") as file:
+        file.truncate(1 << 36)  # 64 GiB, a hole: hashing them takes minutes
+    first = open_source(str(path))
+    assert first.path == open_source(str(path)).path
+    other = save_gguf(tmp_path / "n.gguf", gguf_model(seed=1))
+    assert load(str(other), device="cpu").source.path != first.path
+    raw = bytearray(other.read_bytes())
+    before = open_source(str(other)).path
+    raw[-1] ^= 1
+    other.write_bytes(raw)
+    assert open_source(str(other)).path != before

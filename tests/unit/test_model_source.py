@@ -34,6 +34,15 @@ def edited(folder: Path, **changes: Any) -> str:
         ({"num_attention_heads": [4, 4]}, r"is none of 'llama'"),
         ({"per_layer_config": {"first": {}}}, r"is none of 'llama': .*'first'"),
         ({"num_hidden_layers": 0}, r"says that it has no blocks"),
+        ({"num_hidden_layers": 200_000_000}, r"is none of 'llama': num_hidden_layers is 200,000,000"),
+        ({"num_hidden_layers": "200000000"}, r"is none of 'llama': num_hidden_layers is 200,000,000"),
+        ({"intermediate_size": 10**12}, r"is none of 'llama': mlp\.gate_proj would be 1,000,000,000,000"),
+        ({"hidden_size": 10**12}, r"is none of 'llama'"),
+        ({"num_attention_heads": 10**12}, r"is none of 'llama'"),
+        ({"num_attention_heads": 10**12, "head_dim": 1, "num_key_value_heads": 1}, r"is none of 'llama'"),
+        ({"num_key_value_heads": 10**12}, r"is none of 'llama'"),
+        ({"num_attention_heads": -4}, r"is none of 'llama'"),
+        ({"head_dim": 10**12}, r"is none of 'llama'"),
     ],
 )
 def test_a_configuration_that_describes_no_model(changes: dict[str, Any], told: str, folder: Path) -> None:

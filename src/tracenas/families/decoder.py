@@ -17,6 +17,7 @@ from tracenas.families.description import (
     Projection,
     Segment,
     SubBlock,
+    block_count,
     sub_block,
 )
 from tracenas.space.architecture import Layer
@@ -175,7 +176,7 @@ class LlamaLike(Family):
 
     def blocks(self, config: Mapping[str, Any], options: Options) -> tuple[Block, ...]:
         """Every block, from `config.json`."""
-        locals_ = [layer_config(config, i) for i in range(int(config["num_hidden_layers"]))]
+        locals_ = [layer_config(config, i) for i in range(block_count(config, "num_hidden_layers"))]
         return tuple(
             Block(f"{self.layers_path}.{i}", (self._attention(own, options), self._mlp(own, i, options)))
             for i, own in enumerate(locals_)

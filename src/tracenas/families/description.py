@@ -24,10 +24,25 @@ __all__ = [
     "Projection",
     "Segment",
     "SubBlock",
+    "block_count",
     "kept_in_order",
 ]
 
 IntArray = npt.NDArray[np.int64]
+_MOST_BLOCKS, _WIDEST = 4096, 1 << 20
+"""Many times what any model has: beyond that config.json is wrong, and nothing of such a size is made."""
+
+
+def block_count(config: Mapping[str, Any], key: str) -> int:
+    """How many blocks config.json says there are.
+
+    Raises:
+        ValueError: if there cannot be so many.
+    """
+    count = int(config[key])
+    if count > _MOST_BLOCKS:
+        raise ValueError(f"{key} is {count:,}; accepted: up to {_MOST_BLOCKS:,}")
+    return count
 
 
 @dataclass(frozen=True)
@@ -60,6 +75,11 @@ class Projection:
     stack: int = 0
     active: int = 0
     """How many of the stacked matrices multiply each token."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= min(self.rows, self.columns, self.stack) <= max(self.rows, self.columns, self.stack) <= _WIDEST:
+            size = " × ".join(f"{side:,}" for side in (self.stack, self.rows, self.columns) if side)
+            raise ValueError(f"{self.path} would be {size}; accepted: sides up to {_WIDEST:,}")
 
     @property
     def parameter(self) -> tuple[str, str]:
@@ -278,6 +298,8 @@ def sub_block(
 ) -> SubBlock:
     """A sub-block with its costs counted from its matrices; `present=False` for one the base has bypassed."""
     costs = costs or Costs()
+    if not 0 < units <= max(max(p.rows, p.columns) * max(p.stack, 1) for p in projections):
+        raise ValueError(f"{units:,} {unit} do not fit into the matrices of {module}")
     counts = [p.parameters(units) for p in (*projections, *width_norms)]
     per_unit, fixed = sum(c[0] for c in counts), sum(c[1] for c in counts)
     weights, fixed_weights = (sum(c[i] for c in counts[: len(projections)]) for i in (2, 3))

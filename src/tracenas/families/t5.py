@@ -23,6 +23,7 @@ from tracenas.families.description import (
     Projection,
     Segment,
     SubBlock,
+    block_count,
     sub_block,
 )
 from tracenas.space.architecture import Layer
@@ -87,8 +88,8 @@ class T5(Family):
 
     def depths(self, config: Mapping[str, Any]) -> dict[str, int]:
         """Blocks per stack."""
-        encoder = int(config["num_layers"])
-        return {"encoder": encoder, "decoder": int(config.get("num_decoder_layers") or encoder)}
+        decoder = "num_decoder_layers" if config.get("num_decoder_layers") else "num_layers"
+        return {"encoder": block_count(config, "num_layers"), "decoder": block_count(config, decoder)}
 
     def blocks(self, config: Mapping[str, Any], options: Options) -> tuple[Block, ...]:
         """Every block, those of the encoder first."""

@@ -1,6 +1,6 @@
 """A GGUF file as a Hugging Face directory in the user's cache, made once: dequantising is slow and is not repeated.
 
-The directory is named after the file's SHA-256, appears whole or not at all, and may be removed at any time.
+The directory is named after the file's identity, appears whole or not at all, and may be removed at any time.
 """
 
 import json
@@ -16,17 +16,17 @@ import yaml
 
 from tracenas.errors import UserError, first_line
 from tracenas.models.gguf import GgufFile
-from tracenas.rundir import cache_directory, sha256
+from tracenas.rundir import cache_directory
 
 __all__ = ["cached_place", "dequantise", "is_complete"]
 
-_FORM = "1"
+_FORM = "2"
 """Of what is written; another one is made anew."""
 
 
 def cached_place(file: GgufFile) -> Path:
     """Where the converted model is, or will be."""
-    return cache_directory() / "gguf" / f"{sha256(file.path)[:32]}-{_FORM}"
+    return cache_directory() / "gguf" / f"{file.identity[:32]}-{_FORM}"
 
 
 def is_complete(place: Path) -> bool:

@@ -1,9 +1,11 @@
 """What a GGUF file says of its model, read from its header alone: no torch, no tensor data, well under a second.
 
 The layout is that of the GGUF specification, versions 2 and 3: magic, counts, key-value pairs, a table of tensors,
-then the aligned data. What is refused here is refused before anything heavy is imported.
+then the aligned data. What is refused here is refused before anything heavy is imported. Every count is held against
+what the file has room for before anything is made of it.
 """
 
+import hashlib
 import mmap
 import struct
 from collections import Counter
@@ -35,6 +37,7 @@ _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: 
 _STRING, _ARRAY = 8, 9
 _LONGEST_LIST = 4096
 """Longer lists of numbers (scores and types of the vocabulary) are kept as their length."""
+_MOST_PAIRS, _MOST_TENSORS, _MOST_DIMENSIONS = 1 << 14, 1 << 18, 4
 _UNQUANTISED = ("F32", "F16", "BF16")
 
 
@@ -54,11 +57,13 @@ class GgufFile:
 
     Args:
         metadata: its key-value pairs; lists of strings and long lists are given as their length.
+        identity: hexadecimal; another one where the header, the file's size or its time of modification differs.
     """
 
     path: Path
     metadata: Mapping[str, Any]
     tensors: tuple[GgufTensor, ...]
+    identity: str = ""
 
     @property
     def architecture(self) -> str:
@@ -117,40 +122,55 @@ class GgufFile:
         self._refuse_what_would_be_lost()
         heads = self._number("attention.head_count")
         hidden = self._number("embedding_length")
-        dim = self.metadata.get(f"{name}.attention.key_length") or self.metadata.get(f"{name}.rope.dimension_count")
+        dim = self._number("attention.key_length", self._number("rope.dimension_count", max(1, hidden // heads)))
         vocabulary = next((t.shape[0] for t in self.tensors if t.name == "token_embd.weight"), None)
         if vocabulary is None:
             raise UserError(f"model {self.path}: the GGUF file has no token embedding")
+        blocks = self._number("block_count", bounded=False)
+        if blocks != (stored_blocks := len({t.name.split(".")[1] for t in self.tensors if t.name.startswith("blk.")})):
+            raise UserError(f"model {self.path}: {blocks:,} blocks by the GGUF header, {stored_blocks:,} in the file")
         stored = {"eos_token_id": "eos_token_id", "bos_token_id": "bos_token_id", "pad_token_id": "padding_token_id"}
         special = {key: self.metadata.get(f"tokenizer.ggml.{other}") for key, other in stored.items()}
         return {
             "model_type": ARCHITECTURES[name],
             "hidden_size": hidden,
             "intermediate_size": self._number("feed_forward_length"),
-            "num_hidden_layers": self._number("block_count"),
+            "num_hidden_layers": blocks,
             "num_attention_heads": heads,
             "num_key_value_heads": self._number("attention.head_count_kv", heads),
-            "head_dim": int(dim) if dim else hidden // heads,
-            "max_position_embeddings": self._number("context_length"),
+            "head_dim": dim,
+            "max_position_embeddings": self._number("context_length", bounded=False),
             "vocab_size": vocabulary,
             "tie_word_embeddings": all(t.name != "output.weight" for t in self.tensors),
             "dtype": self.dtype,
-            **{key: int(value) for key, value in special.items() if value is not None},
+            **{key: value for key, value in special.items() if isinstance(value, int)},
         }
 
-    def _number(self, key: str, default: int | None = None) -> int:
-        found = self.metadata.get(f"{self.architecture}.{key}", default)
+    def _number(self, key: str, default: int | None = None, *, bounded: bool = True) -> int:
+        """A count of the header; a `bounded` one is no larger than a side of some tensor.
+
+        A count of 0 stands for the default, as in llama.cpp.
+        """
+        found = self.metadata.get(f"{self.architecture}.{key}", default) or default
         if isinstance(found, list):
             raise UserError(
                 f"model {self.path}: '{key}' differs from layer to layer; only GGUF files of equal layers can be read"
             )
-        if not isinstance(found, int) or found < 1:
+        if not isinstance(found, int) or isinstance(found, bool) or found < 1:
             raise UserError(f"model {self.path}: the GGUF header names no '{self.architecture}.{key}'")
+        largest = max((side for t in self.tensors for side in t.shape), default=0)
+        if bounded and found > largest:
+            raise UserError(
+                f"model {self.path}: '{self.architecture}.{key}' is {found:,} in the GGUF header, but no tensor has a "
+                f"side above {largest:,}"
+            )
         return found
 
     def _refuse_what_would_be_lost(self) -> None:
         """Refuse what transformers' loader leaves out: the model would load and be another one."""
-        name = self.architecture
+        name, parts = self.architecture, self.metadata.get("split.count")
+        if isinstance(parts, int) and parts > 1:
+            raise UserError(f"model {self.path}: one of {parts} parts; join them: llama-gguf-split --merge")
         if self.metadata.get(f"{name}.expert_count"):
             raise UserError(
                 f"model {self.path}: a mixture of experts of architecture '{name}' cannot be read from GGUF"
@@ -190,22 +210,36 @@ class _Reader:
             version, tensors, pairs = self._unpack("IQQ")
             if version not in (2, 3):
                 raise UserError(f"model {self.path}: GGUF version {version}; accepted: 2 and 3 (little-endian)")
+            if pairs > _MOST_PAIRS or tensors > _MOST_TENSORS:
+                raise UserError(
+                    f"model {self.path}: {pairs:,} key-value pairs and {tensors:,} tensors in the GGUF header; "
+                    f"accepted: up to {_MOST_PAIRS:,} and {_MOST_TENSORS:,}"
+                )
             metadata = dict(self._pair() for _ in range(pairs))
             table = [self._tensor() for _ in range(tensors)]
         except (struct.error, UnicodeDecodeError, KeyError, MemoryError, OverflowError) as error:
             raise UserError(
                 f"model {self.path}: the GGUF header is cut short or damaged at byte {self.at:,}"
             ) from error
-        if "general.architecture" not in metadata:
+        if not isinstance(metadata.get("general.architecture"), str):
             raise UserError(f"model {self.path}: the GGUF header names no architecture")
-        alignment = int(metadata.get("general.alignment") or 32)
+        alignment = metadata.get("general.alignment", 32)
+        if not isinstance(alignment, int) or isinstance(alignment, bool) or alignment < 1:
+            raise UserError(f"model {self.path}: the GGUF header's alignment is {alignment!r}")
         start = -(-self.at // alignment) * alignment
-        end = max((start + offset + tensor.bytes for tensor, offset in table), default=start)
+        ends = (start + offset + tensor.bytes for tensor, offset in table)
+        end = max(*ends, start + sum(tensor.bytes for tensor, _ in table), start)
         if end > len(self.data):
             raise UserError(
                 f"model {self.path}: the GGUF file is cut short: {end:,} bytes announced, {len(self.data):,} found"
             )
-        return GgufFile(self.path, metadata, tuple(tensor for tensor, _ in table))
+        return GgufFile(self.path, metadata, tuple(tensor for tensor, _ in table), self._identity())
+
+    def _identity(self) -> str:
+        state = self.path.stat()
+        digest = hashlib.sha256(self.data[: self.at])
+        digest.update(f"{state.st_size} {state.st_mtime_ns}".encode())
+        return digest.hexdigest()
 
     def _unpack(self, kinds: str) -> tuple[Any, ...]:
         values = struct.unpack_from("<" + kinds, self.data, self.at)
@@ -247,8 +281,12 @@ class _Reader:
     def _tensor(self) -> tuple[GgufTensor, int]:
         name = self._string()
         (dimensions,) = self._unpack("I")
+        if dimensions > _MOST_DIMENSIONS:
+            raise struct.error
         shape = tuple(reversed(self._unpack(f"{dimensions}Q")))
         kind, offset = self._unpack("IQ")
+        if not all(shape):
+            raise UserError(f"model {self.path}: tensor {name} has no elements")
         if kind not in BLOCKS:
             known = ", ".join(sorted(name for name, _, _ in BLOCKS.values()))
             raise UserError(

@@ -71,10 +71,10 @@ class Architecture:
         Raises:
             UserError: on anything that is not such an object, naming the layer and the key.
         """
+        while isinstance(data, Mapping) and "architecture" in data:
+            data = data["architecture"]
         if not isinstance(data, Mapping):
             raise UserError(f"{where}: expected a JSON object with 'layers', found {type(data).__name__}")
-        if "architecture" in data:
-            return cls.from_json(data["architecture"], where=where)
         if "layers" in data:
             unknown = set(data) - {"layers"}
             stacks: dict[str, object] = {"": data["layers"]}

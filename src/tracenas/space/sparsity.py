@@ -46,8 +46,8 @@ class Shares:
         Raises:
             UserError: naming the layer.
         """
-        if isinstance(data, Mapping) and "architecture" in data:
-            return cls.from_json(data["architecture"], where=where)
+        while isinstance(data, Mapping) and "architecture" in data:
+            data = data["architecture"]
         raw = data.get("layers") if isinstance(data, Mapping) and set(data) == {"layers"} else None
         if not isinstance(raw, list) or not raw:
             raise UserError(f"{where}: expected a JSON object with just 'layers', a non-empty list")
