@@ -1,6 +1,5 @@
 """The HTML report and the terminal tables, on synthetic run directories."""
 
-import io
 import json
 import re
 from html.parser import HTMLParser
@@ -10,13 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 from report_run import make_run
-from rich.console import Console
 
 from tracenas.errors import UserError
 from tracenas.report import RunData, write_report
 from tracenas.report.dynamics import generations
 from tracenas.report.formats import decimal
-from tracenas.report.terminal import print_run
 from tracenas.report.verdict import judge
 
 
@@ -191,7 +188,6 @@ def test_parts_may_be_missing(tmp_path: Path, missing: list[str]) -> None:
     page = report(run)
     assert decimal(best) in page.text
     assert ("not finished" in page.text) == ("summary.json" in missing)
-    print_run(RunData.read(run), Console(file=io.StringIO()))
 
 
 def test_a_last_line_cut_off_is_tolerated(tmp_path: Path) -> None:

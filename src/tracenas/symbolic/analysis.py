@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from tracenas.symbolic.tree import ARITY, VARIABLES, Expression
 
@@ -68,17 +69,9 @@ def usage(metrics: Sequence[tuple[Expression, float]]) -> list[Usage]:
 
 def spearman(x: Sequence[float], y: Sequence[float]) -> float | None:
     """Rank correlation with average ranks for ties; None where one side is constant or there are fewer than 3."""
-    a, b = _ranks(np.asarray(x, dtype=np.float64)), _ranks(np.asarray(y, dtype=np.float64))
-    if len(a) < 3 or a.std() == 0 or b.std() == 0:
+    if len(x) < 3 or len(set(x)) == 1 or len(set(y)) == 1:
         return None
-    return float(np.corrcoef(a, b)[0, 1])
-
-
-def _ranks(values: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ends = np.cumsum(counts)
-    ranks: np.ndarray[Any, np.dtype[np.float64]] = (ends - (counts - 1) / 2)[inverse]
-    return ranks
+    return float(stats.spearmanr(x, y).statistic)
 
 
 def correlations(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
