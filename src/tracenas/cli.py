@@ -1,7 +1,9 @@
 """The command line: a command reads its settings, calls its stage and prints what comes back; nothing else."""
 
+import io
 import json
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -136,7 +138,8 @@ def _command(name: str, command: Command) -> click.Command:
         default = "" if info.is_required() or info.default in (None, "", False) else f" [{info.default}]"
         text = (info.description or "") + default + (" [required]" if info.is_required() else "")
         if info.annotation is bool:
-            params.append(click.Option([flag, field], is_flag=True, default=None, flag_value=True, help=text))
+            off = "--" + field[3:].replace("_", "-") if field.startswith("no_") else f"--no-{flag[2:]}"
+            params.append(click.Option([f"{flag}/{off}", field], is_flag=True, default=None, help=text))
         else:
             params.append(click.Option([flag, field], default=None, metavar="VALUE", help=text))
 
@@ -222,12 +225,16 @@ def app() -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point. Exit status: 0 done, 2 wrong input, 130 interrupted, 1 anything else."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what a terminal cannot show does not lose a result
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(invoke(list(sys.argv[1:] if argv is None else argv)))
 
 
 def invoke(argv: list[str]) -> int:
     """Run one command line and return its exit status."""
     try:
+        _check_unicode(argv)
         result = app.main(args=argv, prog_name="tracenas", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except click.ClickException as error:
@@ -241,7 +248,7 @@ def invoke(argv: list[str]) -> int:
         return 1
     except (KeyboardInterrupt, click.Abort):
         resumable = argv and argv[0] in ("search", "run", "demo", "metric", "recover", "study")
-        again = " ".join([*argv, "" if "--resume" in argv else "--resume"]).strip()
+        again = shlex.join([*argv, *(() if "--resume" in argv else ("--resume",))])
         click.echo("\ntracenas: interrupted" + (f"; go on with: tracenas {again}" if resumable else ""), err=True)
         return 130
     except BrokenPipeError:
@@ -255,6 +262,20 @@ def invoke(argv: list[str]) -> int:
             err=True,
         )
         return 1
+
+
+def _check_unicode(argv: Sequence[str]) -> None:
+    """Refuse names that are not UTF-8: no JSON or YAML file could say them.
+
+    Raises:
+        UserError: naming the argument.
+    """
+    for argument in argv:
+        try:
+            argument.encode()
+        except UnicodeEncodeError as error:
+            shown = argument.encode(errors="backslashreplace").decode()
+            raise UserError(f"argument '{shown}': not UTF-8; rename the file") from error
 
 
 if __name__ == "__main__":

@@ -109,7 +109,10 @@ def test_parameters_add_up_over_sub_blocks(space: SearchSpace, seed: int) -> Non
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [("60%", 600), ("100%", 1000), ("33.3%", 333), ("0.5k", 500), ("700", 700), (250, 250), ("1e", None)],
+    [
+        *(("60%", 600), ("60 %", 600), ("100%", 1000), ("33.3%", 333), ("0.5k", 500), (".5k", 500), ("700", 700)),
+        *((250, 250), ("1,000", 1000), ("1e", None), ("1,00", None), ("-60%", None), ("60%%", None)),
+    ],
 )
 def test_sizes(text: str, size: int | None) -> None:
     if size is None:
@@ -126,3 +129,27 @@ def test_sizes_of_billions_and_refusals() -> None:
         parse_size("0%", 1000)
     with pytest.raises(UserError, match=r"more than the base model's 1,000"):
         parse_size("2k", 1000)
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        *(
+            ("0.6", "60%"),
+            (0.6, "60%"),
+            (".6", "60%"),
+            ("60", "60% or 60M"),
+            ("1", "1% or 1B"),
+            ("1.5", "1.5% or 1.5B"),
+        ),
+        *(("0,6", "0.6"), ("2,7B", "2.7B"), ("60,5%", "60.5%")),
+    ],
+)
+def test_what_a_size_without_a_unit_may_mean(text: str | float, meant: str) -> None:
+    with pytest.raises(UserError, match=rf"^params '{text}'.*; did you mean {meant}\?$"):
+        parse_size(text, 2_000_000_000)
+
+
+def test_more_than_all_of_the_base() -> None:
+    with pytest.raises(UserError, match=r"more than the base model's 1,000; accepted: up to 100%"):
+        parse_size("120%", 1000)

@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import Field
 
 from tracenas.config.one_shot import OneShotSettings
-from tracenas.config.shared import CalibrationConfig, SpaceConfig, StageConfig, parse_rank
+from tracenas.config.shared import CalibrationConfig, Dtype, SpaceConfig, StageConfig, parse_rank
 
 __all__ = ["DemoConfig", "PlanConfig", "PruneConfig", "ReportConfig", "ScoreConfig", "SearchConfig"]
 
@@ -108,7 +108,7 @@ class PruneConfig(OneShotSettings):
         "by layer (sequential); auto: as the architecture was scored.",
     )
     shard_size: str = Field("5GB", description="Largest weights file.")
-    save_dtype: Literal["auto", "fp32", "bf16"] = Field("auto", description="Of the checkpoint; auto: the base's.")
+    save_dtype: Dtype = Field("auto", description="Of the checkpoint; auto: the base's.")
     stub_removed_attention: bool = Field(
         False,
         description="Write one head of zeros where attention is removed: the same logits, a few more parameters, and "

@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from tracenas.config.shared import StageConfig
+from tracenas.config.shared import Dtype, StageConfig
 
 __all__ = ["RecoverConfig"]
 
@@ -14,6 +14,9 @@ class RecoverConfig(StageConfig):
     """Train a pruned model until it is useful again."""
 
     model: str = Field(description="Checkpoint to recover: a directory or hub id.")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="auto, cpu or cuda (one of several by CUDA_VISIBLE_DEVICES)."
+    )
     method: Literal["pretrain", "lora", "distill"] = Field(
         description="pretrain (continued, on text), lora (instruction tuning) or distill (from the dense base)."
     )
@@ -55,5 +58,5 @@ class RecoverConfig(StageConfig):
     lora_alpha: float = Field(16, gt=0, description="lora: alpha; adapters are scaled by alpha / r.")
     lora_dropout: float = Field(0.0, ge=0, lt=1, description="lora: dropout of the adapters' input.")
     keep_zeros: bool = Field(True, description="Keep the zeros of an unstructured sparse checkpoint (sparsity.json).")
-    save_dtype: Literal["auto", "fp32", "bf16"] = Field("auto", description="Of the checkpoint; auto: as it was.")
+    save_dtype: Dtype = Field("auto", description="Of the checkpoint; auto: as it was.")
     shard_size: str = Field("5GB", description="Largest weights file.")

@@ -1,15 +1,22 @@
 """What every command takes, and how settings are built and refused."""
 
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
+from tracenas.dtypes import short_name
 from tracenas.errors import UserError
 from tracenas.registry import did_you_mean
 
-__all__ = ["CalibrationConfig", "SpaceConfig", "StageConfig", "build", "parse_rank"]
+__all__ = ["CalibrationConfig", "Dtype", "SpaceConfig", "StageConfig", "build", "parse_rank"]
 
 C = TypeVar("C", bound="StageConfig")
+
+Dtype = Annotated[
+    Literal["auto", "fp32", "bf16", "fp16"],
+    BeforeValidator(lambda value: short_name(value) if isinstance(value, str) else value),
+]
+"""A dtype's name, ours or torch's; kept as ours."""
 
 
 class StageConfig(BaseModel):
@@ -22,8 +29,9 @@ class StageConfig(BaseModel):
 
     seed: int = Field(0, ge=0, description="Seed of everything random in this command.")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
-    dtype: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="Of computation: auto is bf16 on CUDA, fp32 on the CPU."
+    dtype: Dtype = Field(
+        "auto",
+        description="Of computation: fp32, bf16 or fp16 (or torch's names); auto: bf16 on CUDA, fp32 on the CPU.",
     )
     threads: int | None = Field(None, ge=1, description="CPU threads of torch; default: torch's own choice, recorded.")
     trust_remote_code: bool = Field(False, description="Run code that a model repository ships.")

@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from tracenas.config.shared import StageConfig
+from tracenas.config.shared import Dtype, StageConfig
 
 __all__ = ["MetricSearchConfig", "MetricShowConfig", "SparsifyConfig"]
 
@@ -36,7 +36,7 @@ class SparsifyConfig(StageConfig):
     gradients: Path | None = Field(
         None, description="File of gradient statistics: used if it is there, else written there."
     )
-    save_dtype: Literal["auto", "fp32", "bf16"] = Field("auto", description="Of the checkpoint; auto: the base's.")
+    save_dtype: Dtype = Field("auto", description="Of the checkpoint; auto: the base's.")
     shard_size: str = Field("5GB", description="Largest weights file.")
     run: Path | None = Field(
         None, description="ratios=search: run directory; default: the checkpoint's name with .search."

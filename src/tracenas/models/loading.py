@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from tracenas.dtypes import TORCH_NAMES, short_name
 from tracenas.errors import UserError, first_line
 from tracenas.families import Block, Options
 from tracenas.models.dequantised import dequantise
@@ -14,12 +15,7 @@ from tracenas.rundir import read_json
 
 __all__ = ["LoadedModel", "dtype_to_save", "load", "pick_device", "pick_dtype"]
 
-_DTYPES = {
-    "fp32": torch.float32,
-    "float32": torch.float32,
-    "bf16": torch.bfloat16,
-    "bfloat16": torch.bfloat16,
-}
+_DTYPES: dict[str, torch.dtype] = {ours: getattr(torch, theirs) for ours, theirs in TORCH_NAMES.items()}
 
 
 @dataclass
@@ -45,8 +41,8 @@ class LoadedModel:
 
     @property
     def dtype_name(self) -> str:
-        """The weights' dtype as `load` takes it: `bf16` or `fp32`."""
-        return "bf16" if self.dtype == torch.bfloat16 else "fp32"
+        """The weights' dtype as settings name it: `fp32`, `bf16` or `fp16`."""
+        return short_name(str(self.dtype))
 
     def blocks(self, options: Options | None = None) -> tuple[Block, ...]:
         """The model's blocks."""
@@ -89,22 +85,22 @@ def pick_device(name: str) -> torch.device:
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    """`fp32`, `bf16`, or `auto`: bf16 on CUDA, fp32 on the CPU."""
+    """A dtype by name, or `auto`: bf16 on CUDA, fp32 on the CPU."""
     if name == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
-    if name not in _DTYPES:
-        raise UserError(f"dtype '{name}': accepted: auto, fp32, bf16")
-    return _DTYPES[name]
+    if (short := short_name(name)) not in _DTYPES:
+        raise UserError(f"dtype '{name}': accepted: auto, {', '.join(_DTYPES)}, or torch's names of them")
+    return _DTYPES[short]
 
 
 def dtype_to_save(asked: str, source: ModelSource, otherwise: torch.dtype) -> torch.dtype:
-    """Of a checkpoint made from a model: `fp32`, `bf16`, or `auto`: what the model's own config.json says.
+    """Of a checkpoint made from a model: by name, or `auto`: what the model's own config.json says.
 
     Args:
         otherwise: for `auto` where that says nothing.
     """
     if asked != "auto":
-        return _DTYPES[asked]
+        return _DTYPES[short_name(asked)]
     named = getattr(torch, str(source.config.get("dtype") or source.config.get("torch_dtype")), None)
     return named if isinstance(named, torch.dtype) else otherwise
 

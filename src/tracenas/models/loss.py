@@ -3,6 +3,7 @@
 Shapes: B sequences, T tokens, D hidden, V vocabulary, C tokens of a chunk.
 """
 
+import math
 from typing import Any, Protocol
 
 import torch
@@ -12,6 +13,7 @@ __all__ = [
     "LogitsWatch",
     "decoder_of",
     "entering_head",
+    "gradient_scale",
     "halves",
     "hidden_states",
     "next_token_nll",
@@ -102,6 +104,15 @@ def token_nll(
     """
     result: Tensor = _TokenNLL.apply(hidden, weight, labels, softcap, watch)  # type: ignore[no-untyped-call]
     return result
+
+
+def gradient_scale(model: Any, count: int) -> float:
+    """What a mean over `count` tokens is multiplied by before its backward pass, and its gradients divided by after it.
+
+    A power of two near `count` where the weights are float16, below whose smallest a gradient would fall; else 1.
+    """
+    half = next(iter(model.parameters())).dtype == torch.float16
+    return 2.0 ** int(math.log2(count)) if half else 1.0
 
 
 def halves(length: int) -> tuple[int, int]:

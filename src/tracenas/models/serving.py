@@ -1,6 +1,8 @@
 """Which programs serve a pruned checkpoint, and how: the section of its card. Facts of its configuration, no torch."""
 
+import json
 import re
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,8 +21,8 @@ _TITLE = "## Serving"
 _LOAD = """```python
 from transformers import {auto}, AutoTokenizer
 
-model = {auto}.from_pretrained("{name}"{remote})
-tokenizer = AutoTokenizer.from_pretrained("{name}")
+model = {auto}.from_pretrained({name}{remote})
+tokenizer = AutoTokenizer.from_pretrained({name})
 ```"""
 _CODE = (
     "Its layers differ from each other. The code that builds them is in this directory (`modeling_tracenas.py`): read "
@@ -48,7 +50,9 @@ def serving_section(name: str, config: Mapping[str, Any], gguf: str | None = Non
     parts = [
         _TITLE,
         "**transformers**",
-        _LOAD.format(name=name, auto=auto, remote="" if stock else ", trust_remote_code=True"),
+        _LOAD.format(
+            name=json.dumps(name, ensure_ascii=False), auto=auto, remote="" if stock else ", trust_remote_code=True"
+        ),
         "A stock checkpoint: no custom code is needed." if stock else _CODE,
         *(_stock_vllm(name, config) if stock else _vllm(name, config)),
     ]
@@ -56,10 +60,15 @@ def serving_section(name: str, config: Mapping[str, Any], gguf: str | None = Non
         padded = " Its layers are filled up with zeros to one width." if gguf == "padded" else ""
         parts += [
             "**llama.cpp, Ollama**",
-            f"```sh\ntracenas export {name} --format gguf --out {name}.gguf\n```",
+            _shell("tracenas", "export", name, "--format", "gguf", "--out", f"{name}.gguf"),
             f"In the layout `{gguf}`.{padded} `--check` compares llama.cpp's logits with this checkpoint's.",
         ]
     return "\n\n".join(parts)
+
+
+def _shell(*words: str) -> str:
+    """A command to be copied."""
+    return f"```sh\n{shlex.join(words)}\n```"
 
 
 def with_serving(card: str, section: str) -> str:
@@ -70,19 +79,19 @@ def with_serving(card: str, section: str) -> str:
 def _stock_vllm(name: str, config: Mapping[str, Any]) -> list[str]:
     if config.get("model_type") not in _AS_IT_IS:
         return []
-    return ["**vLLM**", f"```sh\nvllm serve {name}\n```"]
+    return ["**vLLM**", _shell("vllm", "serve", name)]
 
 
 def _vllm(name: str, config: Mapping[str, Any]) -> list[str]:
     family, removed = str(config["base_model_type"]), without_attention(config)
     served = []
     if not removed and family in STOCK_VLLM_FAMILIES:
-        served += [f"```sh\nvllm serve {name} --trust-remote-code\n```", "By vLLM's Transformers backend."]
+        served += [_shell("vllm", "serve", name, "--trust-remote-code"), "By vLLM's Transformers backend."]
     if family in PLUGIN_FAMILIES:
         again = "Or without remote code, by" if served else "By"
         served += [
             f"{again} vLLM's own layers, with tracenas in vLLM's environment (`pip install --no-deps tracenas`):",
-            f"```sh\nvllm serve {name}\n```",
+            _shell("vllm", "serve", name),
         ]
     if removed:
         which = ", ".join(map(str, removed))

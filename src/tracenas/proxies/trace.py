@@ -36,6 +36,11 @@ class Trace:
 
     parts: dict[tuple[int, str], Tensor] = field(default_factory=dict)
 
+    def divide(self, scale: float) -> None:
+        """Undo what the loss was multiplied by."""
+        for part in self.parts.values() if scale != 1 else ():
+            part.div_(scale)
+
 
 class TraceRecorder:
     """Takes traces of a super-network's candidates.

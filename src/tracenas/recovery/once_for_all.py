@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
+from tracenas.models.loss import gradient_scale
 from tracenas.models.shared_lora import SharedLora
 from tracenas.models.supernet import Supernet
 from tracenas.recovery.short import ShortSettings, next_token_loss
@@ -46,9 +47,12 @@ def tune_once_for_all(
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * min(1.0, (done + 1) / warmup)
         optimizer.zero_grad(set_to_none=True)
-        chosen = draw()
+        chosen, scale = draw(), gradient_scale(net.model, batch.numel())
         for arch in chosen:
-            _backward(net, lora, arch, batch, len(chosen), settings.micro_batch, done)
+            _backward(net, lora, arch, batch, len(chosen), settings.micro_batch, done, scale)
+        for parameter in parameters if scale != 1 else ():
+            if parameter.grad is not None:
+                parameter.grad.div_(scale)
         if settings.clip:
             nn.utils.clip_grad_norm_(parameters, settings.clip)
         optimizer.step()
@@ -59,11 +63,18 @@ def tune_once_for_all(
 
 
 def _backward(
-    net: Supernet, lora: SharedLora, arch: Architecture, batch: Tensor, share: int, micro_batch: int, step: int
+    net: Supernet,
+    lora: SharedLora,
+    arch: Architecture,
+    batch: Tensor,
+    share: int,
+    micro_batch: int,
+    step: int,
+    scale: float,
 ) -> None:
     for part in batch.split(micro_batch):
         with net.realise(arch) as model, torch.enable_grad(), lora.attached(arch):
             loss = next_token_loss(model, part) * (len(part) / len(batch) / share)
             if not math.isfinite(float(loss.detach())):
                 raise ValueError(f"loss is not finite at step {step + 1} of the once-for-all tuning")
-            loss.backward()
+            (loss * scale).backward()

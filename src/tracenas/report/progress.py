@@ -95,10 +95,10 @@ class SearchProgress:
         self._evaluated = 0
         self._task: TaskID | None = None
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
-            TextColumn("{task.completed}/{task.total}"),
-            TextColumn("{task.fields[status]}"),
+            TextColumn("{task.completed}/{task.total}", markup=False),
+            TextColumn("{task.fields[status]}", markup=False),
             console=self._console,
             redirect_stdout=False,
         )
@@ -196,12 +196,12 @@ def stage_progress(
         yield from _plain_stage(title, total, console, clock)
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
-        TextColumn("{task.completed}{task.fields[of]}"),
+        TextColumn("{task.completed}{task.fields[of]}", markup=False),
     )
     with Progress(*columns, _Left(), console=console, redirect_stdout=False) as progress:
-        task = progress.add_task(Text(title).markup, total=total, of="" if total is None else f"/{total}")
+        task = progress.add_task(title, total=total, of="" if total is None else f"/{total}")
 
         def advance(steps: int = 1) -> None:
             progress.advance(task, steps)

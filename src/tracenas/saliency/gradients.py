@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tracenas.errors import UserError, first_line
 from tracenas.families import Block
-from tracenas.models.loss import next_token_nll
+from tracenas.models.loss import gradient_scale, next_token_nll
 from tracenas.rundir import atomic_path
 from tracenas.saliency.linear import linear_of, projections
 
@@ -128,6 +128,7 @@ def _accumulate(
 ) -> dict[str, Tensor]:
     """Sums over the sequences of |g| and g² for the blocks of a group."""
     sums: dict[str, Tensor] = {}
+    scale = gradient_scale(model, tokens.shape[1])
     handles = []
     for index, _, p in projections(blocks):
         if index not in group:
@@ -135,19 +136,19 @@ def _accumulate(
         module = linear_of(model, blocks[index], p)
         own = {kind: torch.zeros(module.weight.shape, device=module.weight.device) for kind in kinds}
         sums |= {f"{index}.{p.path}.{kind}": value for kind, value in own.items()}
-        handles.append(module.register_forward_hook(_hook(own)))
+        handles.append(module.register_forward_hook(_hook(own, scale)))
     try:
         with torch.enable_grad():
             for batch in tokens.split(micro_batch):
                 loss = next_token_nll(model, batch).mean(dim=1).sum()
-                loss.backward()
+                (loss * scale).backward()
     finally:
         for handle in handles:
             handle.remove()
     return sums
 
 
-def _hook(sums: dict[str, Tensor]) -> Any:
+def _hook(sums: dict[str, Tensor], scale: float) -> Any:
     """Adds every sequence's weight gradient dyᵀx, which exists for one sequence and layer at a time."""
 
     def forward(_: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
@@ -157,7 +158,7 @@ def _hook(sums: dict[str, Tensor]) -> Any:
 
         def backward(dy: Tensor) -> None:
             for x_one, dy_one in zip(x, dy, strict=True):
-                gradient = dy_one.float().T @ x_one.float()
+                gradient = (dy_one.float() / scale).T @ x_one.float()
                 if "gradient" in sums:
                     sums["gradient"] += gradient.abs()
                 if "gradient_rms" in sums:

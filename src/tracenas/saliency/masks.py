@@ -50,7 +50,8 @@ class Target:
         except ValueError as error:
             raise UserError(f"sparsity '{text}': {accepted}") from error
         if not (math.isfinite(share) and 0 <= share < 1):
-            raise UserError(f"sparsity '{text}': outside [0, 1); {accepted}")
+            meant = f"; did you mean {share:g}%?" if 1 <= share < 100 else ""
+            raise UserError(f"sparsity '{text}': outside [0, 1); {accepted}{meant}")
         return cls(share)
 
     def __str__(self) -> str:

@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from tracenas.families import Block, Projection, SubBlock
+from tracenas.models.loss import gradient_scale
 from tracenas.models.ordering import Key
 from tracenas.saliency.backwards import Functional, block_by_block
 from tracenas.saliency.sinks import CHUNK_ELEMENTS, Sink
@@ -65,12 +66,13 @@ def unit_products(
         allowance: bytes beside the model; default 16 % of its own (16 MiB at least).
     """
     plan = _plan(model, blocks, tokens, micro_batch, absolute, allowance)
+    scale = gradient_scale(model, tokens.numel())
 
     def watched(group: Sequence[Matrix], undo: ExitStack) -> list[Sink]:
         return [Sink.watch(model, blocks[i], (i, sub), p, plan.accumulate, absolute, undo) for i, sub, p in group]
 
     def mean(net: Any, batch: Tensor) -> Tensor:
-        return functional(net, batch).sum() / tokens.shape[0]
+        return functional(net, batch).sum() / (tokens.shape[0] / scale)
 
     totals: dict[Key, Tensor] = {}
     if plan.walks:
@@ -82,7 +84,7 @@ def unit_products(
         walk = (_whole(model, blocks, tokens.split(plan.batch), mean, group, watched) for group in plan.groups)
     for sinks in walk:
         for sink in sinks:
-            total = sink.finish()
+            total = sink.finish() / scale
             totals[sink.key] = totals[sink.key] + total if sink.key in totals else total
     return totals
 

@@ -66,7 +66,7 @@ class Sink:
         """The gradient dyᵀx of a linear module, some rows at a time."""
         dy, x = dy.reshape(-1, dy.shape[-1]), x.reshape(-1, x.shape[-1])
         rows = max(1, CHUNK_ELEMENTS[dy.device.type] // x.shape[1])
-        mixed = dy.is_cuda and dy.dtype == torch.bfloat16
+        mixed = dy.is_cuda and dy.dtype in (torch.bfloat16, torch.float16)
         if not mixed:
             x = x.to(torch.promote_types(x.dtype, torch.float32))
         for start in range(0, dy.shape[1], rows):

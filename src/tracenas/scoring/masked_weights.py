@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from tracenas.errors import UserError
-from tracenas.models.loss import next_token_nll
+from tracenas.models.loss import gradient_scale, next_token_nll
 from tracenas.models.ordering import Key, Ordering
 from tracenas.models.supernet import Supernet
 from tracenas.proxies import Measurement, Proxy
@@ -116,6 +116,7 @@ class SparsityEvaluator:
         self.net = Supernet(masked.model, masked.blocks, _own_order(masked.blocks))
         self.tokens = tokens.to(self.net.device)
         self._recorder = TraceRecorder(self.net, settings.rank, settings.seed) if "trace" in proxy.needs else None
+        self._scale = gradient_scale(masked.model, tokens.numel())
         self.base_loss, self._base = self._run()
         if not math.isfinite(self.base_loss):
             raise UserError("the base model's loss on the calibration data is not finite; try dtype=fp32")
@@ -164,7 +165,9 @@ class SparsityEvaluator:
             with torch.no_grad():
                 return self._mean_loss(), None
         with self._recorder.record(self.base) as trace, torch.enable_grad():
-            return self._mean_loss(), trace
+            loss = self._mean_loss()
+            trace.divide(self._scale)
+            return loss, trace
 
     def _mean_loss(self) -> float:
         total = torch.zeros((), dtype=torch.float64)
@@ -172,7 +175,7 @@ class SparsityEvaluator:
         for batch in self.tokens.split(self.settings.micro_batch):
             loss = next_token_nll(self.masked.model, batch).sum() / count
             if loss.requires_grad:
-                loss.backward()
+                (loss * self._scale).backward()
             total += loss.detach().double().cpu()
         return float(total)
 

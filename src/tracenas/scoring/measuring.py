@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tracenas.errors import UserError
-from tracenas.models.loss import LogitsWatch, next_token_nll, predicted_tokens
+from tracenas.models.loss import LogitsWatch, gradient_scale, next_token_nll, predicted_tokens
 from tracenas.models.memory import failure, within_memory
 from tracenas.models.supernet import PlainRealisation, Realisation, Supernet
 from tracenas.proxies import Measurement, Proxy
@@ -148,6 +148,9 @@ class Measurer:
         """Every sequence's loss and E_b[L]; where gradients are wanted, a backward pass follows every micro-batch."""
         total = torch.zeros((), dtype=torch.float64)
         count = tokens.shape[0] * predicted_tokens(model, tokens.shape[1])
+        scale = gradient_scale(model, count)
+        for observer in observers:
+            observer.scale = scale
         each: list[Tensor] = []
         first = 0
         with torch.set_grad_enabled(any(o.backward for o in observers)):
@@ -155,7 +158,7 @@ class Measurer:
                 nll = self._nll(model, batch, first, observers)
                 loss = nll.sum() / count
                 if loss.requires_grad:
-                    loss.backward()
+                    (loss * scale).backward()
                 total += loss.detach().double().cpu()
                 each.append(nll.detach().double().mean(dim=1))
                 first += len(batch)

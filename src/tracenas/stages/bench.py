@@ -206,10 +206,9 @@ def _peaks(
         return [own + max(t.extra_bytes for t in of) for own, of in zip(weights, trials, strict=True)]
     from tracenas.benchmark.memory import peak_bytes
 
-    short = "bf16" if dtype == "bfloat16" else "fp32"
     return [
         peak_bytes(
-            name, settings, dtype=short, threads=threads, trust_remote_code=config.trust_remote_code, seed=config.seed
+            name, settings, dtype=dtype, threads=threads, trust_remote_code=config.trust_remote_code, seed=config.seed
         )
         for name in config.models
     ]

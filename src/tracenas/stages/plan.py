@@ -203,7 +203,7 @@ def _shape(config: PlanConfig, source: ModelSource, rank: int | None) -> Shape:
         raise UserError(f"seq-len {config.seq_len}: the model has {source.positions} positions")
     length = config.seq_len or min(4096, source.positions)
     device = "cuda" if config.device.startswith("cuda") else "cpu"
-    half = config.dtype == "bf16" or (config.dtype == "auto" and device == "cuda")
+    half = config.dtype in ("bf16", "fp16") or (config.dtype == "auto" and device == "cuda")
     return Shape(config.samples, length, 1, rank, 2 if half else 4, device)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from tracenas.config import RecoverConfig
 from tracenas.data.sources import is_tokens, parse_source
+from tracenas.dtypes import short_name
 from tracenas.errors import UserError
 from tracenas.models.source import ModelSource, open_source
 from tracenas.recovery.card import base_of
@@ -67,8 +68,8 @@ def check_input(config: RecoverConfig, source: ModelSource, world: World) -> Non
     if config.method == "distill":
         open_source(_teacher_name(config, source), decoder_only="recover (its teacher)")
     learning_rate_factor(TrainSettings(config.max_steps, 0, 1, 1, 1.0, config.warmup, config.decay))
-    if config.device not in ("auto", "cpu", "cuda"):
-        raise UserError(f"device '{config.device}': accepted: auto, cpu, cuda (choose one by CUDA_VISIBLE_DEVICES)")
+    if config.dtype == "fp16":
+        raise UserError("dtype fp16: too narrow for the gradients of training; accepted: auto, fp32, bf16")
     if config.fsdp or os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true"):
         _check_fsdp(config, world)
 
@@ -113,8 +114,6 @@ def check_out(config: RecoverConfig) -> bool:
 
 def resolved(config: RecoverConfig, source: ModelSource, world: World) -> RecoverConfig:
     """The settings with what `auto` and defaults come to."""
-    import torch
-
     from tracenas.models.loading import pick_device, pick_dtype
 
     device = pick_device(config.device)
@@ -128,7 +127,7 @@ def resolved(config: RecoverConfig, source: ModelSource, world: World) -> Recove
     micro = config.micro_batch or default_micro_batch(
         config.global_batch, world.size, length, _TOKENS_AT_ONCE[device.type]
     )
-    dtype = "bf16" if pick_dtype(config.dtype, device) == torch.bfloat16 else "fp32"
+    dtype = short_name(str(pick_dtype(config.dtype, device)))
     chosen = {
         "device": device.type,
         "dtype": dtype,

@@ -17,18 +17,20 @@ class Table:
 
 
 def print_table(table: Table) -> None:
-    """Draw a table on stdout; plain text where stdout is no terminal."""
+    """Draw a table on stdout, every cell as it stands; plain text where stdout is no terminal."""
     from rich.console import Console
     from rich.table import Table as RichTable
+    from rich.text import Text
 
-    drawn = RichTable(title=table.title or None, title_justify="left", header_style="bold")
+    title = Text(table.title, style="table.title") if table.title else None
+    drawn = RichTable(title=title, title_justify="left", header_style="bold")
     for i, name in enumerate(table.columns):
-        drawn.add_column(name, justify="left" if i == 0 else "right")
+        drawn.add_column(Text(name), justify="left" if i == 0 else "right", overflow="fold")
     for row in table.rows:
-        drawn.add_row(*row)
+        drawn.add_row(*map(Text, row))
     console = Console()
     if not console.is_terminal:  # lines of a file or pipe are not cut to the width of a screen
-        console.width = max(console.width, 240)
+        console.width = 100_000
     console.print(drawn)
 
 

@@ -31,6 +31,8 @@ class Observer(ABC):
         self.net, self.tokens, self.rank, self.seed = net, tokens, rank, seed
         self.first = 0
         """The first sequence of the micro-batch that is running."""
+        self.scale = 1.0
+        """What the gradients of the pass are multiplied by (`gradient_scale`)."""
 
     @abstractmethod
     def watch(self, arch: Architecture) -> AbstractContextManager[None]:

@@ -31,6 +31,7 @@ class TraceObserver(AnchoredObserver):
         """Add up the traces of every backward pass."""
         with self.recorder.record(arch) as self._trace:
             yield
+        self._trace.divide(self.scale)
 
     def anchor(self) -> None:
         """The functional anchor of §3.4."""

@@ -83,10 +83,10 @@ class WeightGradientObserver(Observer):
         wide = torch.promote_types(dy_BTR.dtype, torch.float32)
         step = max(1, _CHUNK_ELEMENTS // totals.weight.numel())
         step += step % 2 if step > 1 else 0
-        count = len(self.tokens)
+        factor = len(self.tokens) / self.scale
         for start in range(0, len(dy_BTR), step):
             dy, x = dy_BTR[start : start + step].to(wide), x_BTC[start : start + step].to(wide)
-            _add(totals, torch.bmm(dy.transpose(1, 2) * count, x), first + start)
+            _add(totals, torch.bmm(dy.transpose(1, 2) * factor, x), first + start)
 
     def result(self, arch: Architecture) -> dict[str, Any]:
         """`weights`."""
