@@ -299,6 +299,23 @@ def test_wrong_input_is_told_before_anything_is_written(toys: Toys, tmp_path: Pa
         assert not out.exists() or not any(out.iterdir())
 
 
+@pytest.mark.parametrize("prefetch", [False, True])
+def test_a_row_that_is_wrong_ends_training_in_one_line(prefetch: bool, toys: Toys, tmp_path: Path) -> None:
+    """The file is shuffled through a buffer of two rows, so that the third from the end is read while training."""
+    from tracenas.data import sources
+
+    rows = [json.dumps({"text": "some text " * 40}) for _ in range(30)]
+    path = tmp_path / "data.jsonl"
+    path.write_text("\n".join([*rows, '{"text": null}', *rows[:3]]))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(sources, "_WHOLE_FILE_BYTES", 0)
+        patched.setattr(sources, "SHUFFLE_BUFFER", 2)
+        patched.setattr("tracenas.data.packing._BATCH", 1)
+        with pytest.raises(UserError) as told:
+            recover(settings(toys.pruned, path, tmp_path / "out", prefetch=prefetch, max_steps=400))
+    assert str(told.value) == f"'{path}', line 31: field 'text' holds a null, not a string"
+
+
 def test_resume_needs_the_same_settings(toys: Toys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out"
     with monkeypatch.context() as patched:

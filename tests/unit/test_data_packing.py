@@ -1,11 +1,15 @@
 import itertools
+import json
 import logging
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from tracenas.data import packing
 from tracenas.data.packing import encode, eos_id, interleave, pack
+from tracenas.data.sources import documents
 from tracenas.errors import UserError
 
 
@@ -115,3 +119,38 @@ def without_eos(tokenizer):
     from transformers import PreTrainedTokenizerFast
 
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer)
+
+
+class Refusing:
+    """A tokenizer whose own code does not take every text."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+
+    def __call__(self, texts: list[str], **options: Any) -> Any:
+        if any("three" in text for text in texts):
+            raise KeyError("no token\nfor this")
+        return self.tokenizer(texts, **options)
+
+
+def test_a_refused_document_is_told_with_its_row(tmp_path: Path, tokenizer: Any) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in ("one", "", "two three", "four")))
+    with pytest.raises(UserError) as caught:
+        list(encode(documents(str(path)), Refusing(tokenizer)))
+    assert str(caught.value).startswith(f"'{path}', line 3: the tokenizer refuses it: ")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="text 'three blind mice': the tokenizer refuses it"):
+        list(encode(["one", "three blind mice"], Refusing(tokenizer)))
+
+
+def test_a_vocabulary_without_the_unknown_token_refuses_in_one_line(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(models.WordLevel({"one": 0, "two": 1}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    path = tmp_path / "a.csv"
+    path.write_text("text\none two\ntwo three\n")
+    with pytest.raises(UserError, match=r"'.*a\.csv', line 3: the tokenizer refuses it: .*UNK"):
+        list(encode(documents(str(path)), PreTrainedTokenizerFast(tokenizer_object=words)))

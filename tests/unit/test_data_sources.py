@@ -62,7 +62,7 @@ class TestText:
     @pytest.mark.parametrize("before", [0, 7, 2**20 - 1, 2**20, 2**20 + 3])
     def test_not_utf8_names_the_byte(self, write, before: int) -> None:
         source = write("a.txt", b"x" * before + b"\xff" + b"y" * 9)
-        assert complaint(source) == f"'{source}' is not UTF-8 text: invalid byte at offset {before}"
+        assert complaint(source) == f"'{source}' is not UTF-8 text: invalid byte at offset {before} (line 1)"
 
     def test_truncated_character_at_the_end(self, write) -> None:
         assert "invalid byte at offset 2" in complaint(write("a.txt", b"ab\xc3"))
@@ -93,7 +93,9 @@ class TestJsonLines:
         assert "line 3 is not JSON" in message and "one object per line" in message
 
     def test_not_an_object(self, write) -> None:
-        assert "line 1 is a JSON list" in complaint(write("a.json", '[{"text": "x"}]'))
+        assert "line 2 is a JSON list" in complaint(write("a.json", '{"text": "x"}\n["x"]'))
+        assert "row 1 is a JSON string" in complaint(write("b.json", '[{"text": "x"}, "y"]'))
+        assert list(documents(write("c.json", '[\n {"text": "x"},\n {"text": "y"}\n]'))) == ["x", "y"]
 
     def test_missing_field_names_those_there(self, write) -> None:
         message = complaint(write("a.jsonl", '{"body": "x", "id": 3}'))
@@ -119,8 +121,8 @@ class TestParquet:
         assert list(documents(source, text_field="body")) == ["x"]
 
     def test_no_strings(self, tmp_path: Path) -> None:
-        assert "column 'text' holds int64" in complaint(table(tmp_path / "a.parquet", text=[1]))
-        assert "row 1: column 'text' is null" in complaint(table(tmp_path / "b.parquet", text=["x", None]))
+        assert "row 0: field 'text' holds a number" in complaint(table(tmp_path / "a.parquet", text=[1]))
+        assert "row 1: field 'text' holds a null" in complaint(table(tmp_path / "b.parquet", text=["x", None]))
 
     def test_unreadable(self, write) -> None:
         assert "no readable Parquet file" in complaint(write("a.parquet", b"PAR1 but not really"))

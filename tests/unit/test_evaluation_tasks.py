@@ -1,17 +1,20 @@
 """Suites, the paper's average, local task files and the overlays over lm-eval's definitions."""
 
+import gzip
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 import yaml
 
 from tracenas.errors import UserError
 from tracenas.evaluation.overlay import Source, write_overlay
 from tracenas.evaluation.suites import PAPER_AVERAGE, PAPER_SHOTS, Request, TaskResult, paper_average, requests
-from tracenas.evaluation.task_data import dataset, local_task, subjects
+from tracenas.evaluation.task_data import check_values, dataset, local_task, subjects
 
 PIQA = {"goal": "g", "sol1": "a", "sol2": "b", "label": 0}
 
@@ -104,15 +107,69 @@ def test_mmlu_is_counted_and_read_by_subject(tmp_path: Path) -> None:
     ("rows", "message"),
     [
         ([PIQA, '{"goal": "cut'], "line 2 is not JSON"),
-        ([PIQA, "[1]"], "line 2 is not a JSON object"),
-        ([{"goal": "g", "sol1": "a", "label": 0}], "row 1 has no 'sol2'; task piqa needs goal, sol1, sol2, label"),
-        ([], "holds no rows"),
+        ([PIQA, "[1]"], "line 2 is a JSON list"),
+        ([{"goal": "g", "sol1": "a", "label": 0}], "line 1 has no 'sol2'; task piqa needs goal, sol1, sol2, label"),
+        (["null", PIQA], "line 1 is a JSON null"),
+        (["", ""], "holds no rows"),
+        ([], "is empty"),
+        ([PIQA, PIQA, {**PIQA, "label": "first"}, PIQA], "line 3 makes no table with the rows before it: .*'first'"),
+        ([PIQA, {**PIQA, "goal": ["x"]}], "line 2 makes no table with the rows before it"),
+        ([{**PIQA, "further": text} for text in ("x", "y", "\ud800")], "line 3 makes no table"),
     ],
 )
 def test_a_broken_file_is_named_with_its_line(tmp_path: Path, rows: list[Any], message: str) -> None:
     write(tmp_path, "piqa", "validation", rows)
     with pytest.raises(UserError, match=message):
         local_task(tmp_path, "piqa")
+
+
+ARC = {"question": "q", "choices": {"text": ["x", "y"], "label": ["A", "B"]}, "answerKey": "B"}
+HELLASWAG = {"query": "q", "choices": ["x", "y"], "label": "1"}
+LOGIQA = {"context": "c", "question": "q", "options": list("wxyz"), "label": "d\n"}
+MMLU = {"question": "q", "subject": "anatomy", "choices": list("wxyz"), "answer": 3}
+WINOGRANDE = {"sentence": "a _ b", "option1": "x", "option2": "y", "answer": "2"}
+
+
+@pytest.mark.parametrize(
+    ("task", "row", "message"),
+    [
+        ("piqa", PIQA, ""),
+        ("piqa", {**PIQA, "label": 2}, "line 2: 'label' is 2, accepted: 0, 1"),
+        ("piqa", {**PIQA, "label": None}, "line 2: 'label' is None"),
+        ("piqa", {**PIQA, "goal": None}, "line 2: 'goal' holds a null, not a string"),
+        ("piqa", {**PIQA, "goal": "\ud800"}, "line 2 makes no table"),
+        ("arc_easy", ARC, ""),
+        ("arc_easy", {**ARC, "answerKey": "C"}, "line 2: 'answerKey' is 'C', accepted: 'A', 'B'"),
+        ("arc_easy", {**ARC, "choices": None}, r"line 2: no choices can be read from choices .null."),
+        ("hellaswag", HELLASWAG, ""),
+        ("hellaswag", {**HELLASWAG, "label": ""}, "line 2: 'label' is ''"),
+        ("logiqa", LOGIQA, ""),
+        ("logiqa", {**LOGIQA, "label": "e"}, "line 2: 'label' is 'e', accepted: 'a', 'b', 'c', 'd'"),
+        ("mmlu", MMLU, ""),
+        ("mmlu", {**MMLU, "answer": 4}, "line 2: 'answer' is 4"),
+        ("winogrande", WINOGRANDE, ""),
+        ("winogrande", {**WINOGRANDE, "answer": ""}, "line 2: 'answer' is '', accepted: '1', '2'"),
+    ],
+)
+def test_rows_of_the_evaluated_split_hold_text_and_one_of_the_answers(
+    tmp_path: Path, task: str, row: dict[str, Any], message: str
+) -> None:
+    good = {"piqa": PIQA, "arc_easy": ARC, "hellaswag": HELLASWAG, "logiqa": LOGIQA, "mmlu": MMLU}.get(task, WINOGRANDE)
+    write(tmp_path, task, "validation", [good, row])
+    write(tmp_path, task, "test", [{**good, "label": None, "answer": None}])  # public test splits have no answers
+    if not message:
+        return check_values(local_task(tmp_path, task), ["validation"])
+    with pytest.raises(UserError, match=message):
+        check_values(local_task(tmp_path, task), ["validation"])
+    return None
+
+
+def test_compressed_and_parquet_files_are_read(tmp_path: Path) -> None:
+    text = write(tmp_path, "piqa", "validation_1000", [PIQA, PIQA]).read_bytes()
+    (tmp_path / "piqa" / "validation_1000.jsonl").unlink()
+    (tmp_path / "piqa" / "validation_1000.jsonl.gz").write_bytes(gzip.compress(text))
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([PIQA]), tmp_path / "piqa" / "train.parquet")
+    assert local_task(tmp_path, "piqa").sizes == {"validation": 2, "train": 1}
 
 
 def test_missing_folders_and_files_are_named(tmp_path: Path) -> None:

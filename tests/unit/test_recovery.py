@@ -143,7 +143,7 @@ def test_labels_by_a_chat_template(tokenizer: Any) -> None:
         ('{"prompt": "x", "response": "y"}\nno', "line 2 is not JSON"),
         ('{"messages": [{"role": "user", "content": "x"}]}', "no turn of the assistant"),
         ('{"messages": [{"role": "cat", "content": "x"}]}', "a turn needs 'role'"),
-        ("[1]", "expected objects"),
+        ("[1]", "row 0 is a JSON number"),
         ('{"prompt": "' + 99 * "x" + '", "response": "y"}', "no response within 64 tokens"),
     ],
 )
@@ -217,3 +217,74 @@ def test_windows_of_a_mixture_keep_their_shares_over_epochs(tmp_path: Path, toke
     found = first_tokens(Windows(source, tokenizer, 8, seed=0, eos=0, vocab_size=257), 80)
     share = sum(tokenizer.decode(ids[:1]) == "a" for ids in found) / 80
     assert share == 0.75
+
+
+# --- what refuses -----------------------------------------------------------------------------------
+
+CHAT = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
+TURNS = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("template", "messages", "message"),
+    [
+        ("{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + TURNS,
+         [{"role": "system", "content": "S"}, *CHAT], "no system role"),
+        ("{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+         "{{ raise_exception('roles must\\nalternate') }}{% endif %}{% endfor %}" + TURNS,
+         [CHAT[0], *CHAT], "roles must"),
+        (TURNS + "{{ messages[0]['content'] + 1 }}", CHAT, "can only concatenate str"),
+        (TURNS + "{{ missing.field }}", CHAT, "'missing' is undefined"),
+        (TURNS + "{% if %}", CHAT, "Expected an expression"),
+        ("{% if messages | length > 3 %}x{% endif %}" + TURNS, [*CHAT, *CHAT], "it rewrites earlier turns"),
+    ],
+)  # fmt: skip
+def test_a_chat_template_that_refuses_is_told_with_the_row(
+    template: str, messages: list[dict[str, str]], message: str, tmp_path: Path, tokenizer: Any
+) -> None:
+    import copy
+
+    own = copy.deepcopy(tokenizer)
+    own.chat_template = template
+    path = tmp_path / "chats.jsonl"
+    simple = "" if template.endswith(("1 }}", "field }}", "if %}")) else json.dumps({"messages": CHAT})
+    path.write_text(f"{simple}\n" + json.dumps({"messages": messages}) + "\n")
+    with pytest.raises(UserError) as caught:
+        instruction_examples(str(path), own, 64, seed=0, vocab_size=257, eos=0)
+    assert f"'{path}', line 2: the chat template refuses it: " in str(caught.value)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"prompt": ["x"], "response": "y"}, "field 'prompt' holds a list, not a string"),
+        ({"prompt": "x", "response": None}, "field 'response' holds a null; accepted"),
+        ({"prompt": "x", "response": 3}, "field 'response' holds a number"),
+        ({"instruction": "x", "input": {"a": 1}, "output": "y"}, "field 'input' holds a object"),
+        ({"prompt": "x", "response": "\ud83d"}, r"field 'response' holds \\ud83d, half of a surrogate pair"),
+        ({"messages": [{"role": "user", "content": None}, CHAT[1]]}, "'content' of a turn holds a null"),
+        ({"messages": [{"role": "user", "content": "\udc00"}, CHAT[1]]}, "'content' of a turn holds .*half"),
+        ({"messages": [{"role": "user"}, CHAT[1]]}, "a turn needs 'role'.*and 'content'"),
+        ({"messages": None}, "the chat holds no turn of the assistant"),
+    ],
+)
+def test_rows_of_another_type_are_told_with_their_line(
+    row: dict[str, Any], message: str, tmp_path: Path, tokenizer: Any
+) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_text(json.dumps({"prompt": "x", "response": "y", "input": None}) + "\n" + json.dumps(row))
+    with pytest.raises(UserError, match=rf"'{path}', line 2: {message}"):
+        instruction_examples(str(path), tokenizer, 64, seed=0, vocab_size=257, eos=0)
+
+
+def test_instructions_from_compressed_csv(tmp_path: Path, tokenizer: Any) -> None:
+    import gzip
+
+    (tmp_path / "a.csv.gz").write_bytes(gzip.compress(b'instruction,input,output\n"Say, it",,"one\ntwo"\n'))
+    (tmp_path / "a.jsonl").write_text('{"prompt": "Say, it", "response": "one\\ntwo"}')
+    found = [
+        first_tokens(instruction_examples(str(path), tokenizer, 64, seed=0, vocab_size=257, eos=0), 1)
+        for path in (tmp_path / "a.csv.gz", tmp_path / "a.jsonl")
+    ]
+    assert found[0] == found[1]

@@ -19,7 +19,7 @@ class EvalConfig(StageConfig):
         None, ge=2, description="Window length; default min(4096, the smallest model's positions)."
     )
     max_windows: int | None = Field(None, ge=1, description="Use no more than this many windows.")
-    text_field: str | None = Field(None, description="Field of JSONL, Parquet or hub data that holds the text.")
+    text_field: str | None = Field(None, description="Field of JSONL, CSV, Parquet or hub data that holds the text.")
     micro_batch: int | None = Field(None, ge=1, description="Windows per forward pass; default: up to 4,096 tokens.")
     tasks: str | None = Field(None, description="Tasks of lm-eval, such as piqa,arc_challenge:25 (25 examples each).")
     suite: str | None = Field(None, description="paper: the nine tasks of TraceNAS with the paper's shots.")

@@ -35,7 +35,7 @@ class SearchConfig(CalibrationConfig):
     """Find an architecture."""
 
     model: str = Field(description="Model directory, .gguf file or hub id.")
-    data: str = Field(description="Text, JSONL, Parquet or token file, data-set name, or a mixture a=0.7,b=0.3.")
+    data: str = Field(description="Text, JSONL, CSV, Parquet or token file, data-set name, or a mixture a=0.7,b=0.3.")
     params: str = Field(description="Budget for all parameters: a share such as 60%, or a size such as 2.7B.")
     out: Path = Field(description="Run directory.")
     tolerance: float = Field(0.01, gt=0, lt=1, description="Depth of the budget window, relative.")

@@ -21,7 +21,7 @@ class RecoverConfig(StageConfig):
         description="pretrain (continued, on text), lora (instruction tuning) or distill (from the dense base)."
     )
     data: str = Field(
-        description="Text or tokens as in search; for lora prompts and responses or chats (JSONL, Parquet, hub)."
+        description="Text or tokens as in search; for lora prompts and responses or chats (JSONL, CSV, Parquet, hub)."
     )
     out: Path = Field(description="Directory of the recovered checkpoint; log and training state are in it, too.")
     max_steps: int = Field(ge=1, description="Optimizer steps.")
@@ -29,7 +29,7 @@ class RecoverConfig(StageConfig):
     eval_text: str | None = Field(None, description="Held-out text for the perplexity while training.")
     eval_windows: int | None = Field(64, ge=1, description="Use no more than this many held-out windows.")
     seq_len: int | None = Field(None, ge=2, description="Tokens per sequence; default min(4096, positions).")
-    text_field: str | None = Field(None, description="Field of JSONL, Parquet or hub data that holds the text.")
+    text_field: str | None = Field(None, description="Field of JSONL, CSV, Parquet or hub data that holds the text.")
     global_batch: int = Field(1024, ge=1, description="Sequences per step, over all processes.")
     micro_batch: int | None = Field(None, ge=1, description="Sequences per forward pass and process.")
     learning_rate: float | None = Field(None, gt=0, description="Peak; default 1e-4.")

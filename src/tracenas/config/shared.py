@@ -75,7 +75,7 @@ class CalibrationConfig(SpaceConfig):
     seq_len: int | None = Field(
         None, ge=2, description="Tokens per sequence; default min(4096, the model's positions)."
     )
-    text_field: str | None = Field(None, description="Field of JSONL, Parquet or hub data that holds the text.")
+    text_field: str | None = Field(None, description="Field of JSONL, CSV, Parquet or hub data that holds the text.")
     micro_batch: int | None = Field(
         None, ge=1, description="Sequences per pass; default: up to 4,096 tokens, on a CPU up to 1 GiB of activations."
     )

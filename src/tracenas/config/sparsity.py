@@ -31,7 +31,7 @@ class SparsifyConfig(StageConfig):
     seq_len: int | None = Field(
         None, ge=2, description="Tokens per sequence; default min(2048, the model's positions)."
     )
-    text_field: str | None = Field(None, description="Field of JSONL, Parquet or hub data that holds the text.")
+    text_field: str | None = Field(None, description="Field of JSONL, CSV, Parquet or hub data that holds the text.")
     micro_batch: int | None = Field(None, ge=1, description="Sequences per forward pass; default: up to 4,096 tokens.")
     gradients: Path | None = Field(
         None, description="File of gradient statistics: used if it is there, else written there."
@@ -70,7 +70,7 @@ class MetricSearchConfig(StageConfig):
         None, ge=2, description="Tokens per sequence; default min(2048, the model's positions)."
     )
     eval_windows: int = Field(32, ge=1, description="Held-out windows of a fitness evaluation.")
-    text_field: str | None = Field(None, description="Field of JSONL, Parquet or hub data that holds the text.")
+    text_field: str | None = Field(None, description="Field of JSONL, CSV, Parquet or hub data that holds the text.")
     micro_batch: int | None = Field(None, ge=1, description="Sequences per forward pass; default: up to 4,096 tokens.")
     population: int = Field(40, ge=2, description="Metrics per generation.")
     elites: int = Field(4, ge=1, description="Metrics carried over to the next generation.")

@@ -1,53 +1,72 @@
-"""Documents from local files: text, JSON lines, Parquet."""
+"""Documents from local files: text, JSON lines, CSV, Parquet."""
 
-import codecs
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tracenas.errors import UserError, first_line
+from tracenas.data.decoding import decoded, format_name, require_text
+from tracenas.data.rows import ROW_FORMATS, field_names, rows
+from tracenas.errors import UserError
 
-__all__ = ["SEPARATOR", "read", "split_documents"]
+__all__ = ["SEPARATOR", "Document", "document", "read", "split_documents"]
 
 SEPARATOR = "<|endoftext|>"
 """Separates documents in text files."""
 
-_CHUNK_BYTES = 2**20
+
+class Document(str):
+    """A document that says where it stands: `where`, such as "'a.jsonl', line 3"."""
+
+    where: str
+
+    def __new__(cls, text: str, where: str) -> "Document":
+        made = super().__new__(cls, text)
+        made.where = where
+        return made
 
 
 def read(path: Path, *, text_field: str | None = None) -> Iterator[str]:
     """The non-empty documents of a file, in its order; the format is told by the name's ending.
 
     Args:
-        path: `.jsonl`, `.ndjson` and `.json` hold an object per line, `.parquet` rows, the rest UTF-8 text.
+        path: rows (`ROW_FORMATS`, see `tracenas.data.rows`) or text, UTF-8 unless a byte order mark says otherwise;
+            either may be compressed.
         text_field: the field or column with the text, `text` unless given.
 
     Raises:
-        UserError: the file cannot be read, is empty, not UTF-8 (byte offset), malformed (line number), lacks
-            the field (those it has), or holds no text.
+        UserError: the file cannot be read, is empty, not UTF-8 (line and byte), malformed (line), lacks the field
+            (those it has), holds something else in it than text, or no text at all.
     """
-    suffix = path.suffix.lower()
+    suffix = format_name(path)
     if suffix == ".safetensors":
         raise UserError(f"'{path}' holds token ids, text is needed here")
+    if suffix in ROW_FORMATS:
+        field = text_field or "text"
+        found = (document(row, field, where) for where, row in rows(path, (field,)))
+    else:
+        texts = enumerate(split_documents(decoded(path)), start=1)
+        found = (Document(text, f"'{path}', document {number}") for number, text in texts)
+    nothing = True
     try:
-        if path.stat().st_size == 0:
-            raise UserError(f"'{path}' is empty")
-        if suffix in (".jsonl", ".ndjson", ".json"):
-            found = _json_lines(path, text_field or "text")
-        elif suffix == ".parquet":
-            found = _parquet(path, text_field or "text")
-        else:
-            found = split_documents(_decoded(path))
-        nothing = True
-        for document in found:
-            if document.strip():
+        for text in found:
+            if text.strip():
                 nothing = False
-                yield document
+                yield text
     except OSError as error:
         raise UserError(f"'{path}' cannot be read: {error.strerror or error}") from error
     if nothing:
-        raise UserError(f"'{path}' holds no text")
+        raise UserError(f"'{path}' holds no text" + (f" in '{text_field or 'text'}'" if suffix in ROW_FORMATS else ""))
+
+
+def document(row: Mapping[str, Any], field: str, where: str) -> Document:
+    """The text in a row.
+
+    Raises:
+        UserError: there is no such field, or it holds no Unicode string.
+    """
+    if field not in row:
+        raise UserError(f"{where} has no field '{field}': its fields are {field_names(row)} (text-field names another)")
+    return Document(require_text(row[field], f"{where}: field '{field}'"), where)
 
 
 def split_documents(chunks: Iterator[str]) -> Iterator[str]:
@@ -69,92 +88,3 @@ def split_documents(chunks: Iterator[str]) -> Iterator[str]:
         tail = pieces[-1][-keep:]
     last = "".join([*rest, tail])
     yield last.strip("\r\n") if separated else last
-
-
-def _decoded(path: Path) -> Iterator[str]:
-    decoder = codecs.getincrementaldecoder("utf-8-sig")()
-    offset = 0
-    with path.open("rb") as file:
-        while True:
-            chunk = file.read(_CHUNK_BYTES)
-            pending = len(decoder.getstate()[0])
-            try:
-                text = decoder.decode(chunk, final=not chunk)
-            except UnicodeDecodeError as error:
-                raise _not_utf8(path, offset - pending + error.start) from error
-            offset += len(chunk)
-            if not chunk:
-                if text:
-                    yield text
-                return
-            yield text
-
-
-def _json_lines(path: Path, field: str) -> Iterator[str]:
-    offset = 0
-    with path.open("rb") as file:
-        for number, raw in enumerate(file, start=1):
-            try:
-                line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                raise _not_utf8(path, offset + error.start) from error
-            offset += len(raw)
-            if not line.strip():
-                continue
-            where = f"'{path}', line {number}"
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
-                raise UserError(f"{where} is not JSON: {reason}; expected one object per line") from error
-            if not isinstance(row, dict):
-                raise UserError(f"{where} is a JSON {_json_type(row)}, expected one object per line")
-            yield text_of(row, field, where)
-
-
-def text_of(row: dict[str, Any], field: str, where: str) -> str:
-    """The text in a row.
-
-    Raises:
-        UserError: there is no such field, or it holds no string.
-    """
-    if field not in row:
-        raise UserError(f"{where} has no field '{field}': its fields are {', '.join(map(str, row)) or 'none'}")
-    text = row[field]
-    if not isinstance(text, str):
-        raise UserError(f"{where}: field '{field}' holds a {_json_type(text)}, not a string")
-    return text
-
-
-def _parquet(path: Path, field: str) -> Iterator[str]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            schema = file.schema_arrow
-            if field not in schema.names:
-                raise UserError(
-                    f"'{path}' has no column '{field}': its columns are {', '.join(schema.names) or 'none'}"
-                )
-            kind = schema.field(field).type
-            if not (pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)):
-                raise UserError(f"'{path}': column '{field}' holds {kind}, not strings")
-            row = 0
-            for batch in file.iter_batches(batch_size=1024, columns=[field]):
-                for text in batch.column(0).to_pylist():
-                    if text is None:
-                        raise UserError(f"'{path}', row {row}: column '{field}' is null, not a string")
-                    row += 1
-                    yield text
-    except (pyarrow.ArrowException, UnicodeDecodeError) as error:
-        raise UserError(f"'{path}' is no readable Parquet file: {first_line(error)}") from error
-
-
-def _not_utf8(path: Path, offset: int) -> UserError:
-    return UserError(f"'{path}' is not UTF-8 text: invalid byte at offset {offset}")
-
-
-def _json_type(value: object) -> str:
-    names = {list: "list", dict: "object", str: "string", bool: "boolean", type(None): "null"}
-    return names.get(type(value), "number")

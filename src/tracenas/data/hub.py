@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tracenas.data.files import text_of
+from tracenas.data.files import document
 from tracenas.errors import UserError
 from tracenas.registry import did_you_mean
 
@@ -83,7 +83,7 @@ def rows(
     """
     field = text_field or "text"
     for row in _streamed(data, seed=seed, buffer=buffer):
-        text = text_of(row, field, f"data set '{data}'")
+        text = document(row, field, f"data set '{data}'")
         if text.strip() or data.articles:
             yield text
 

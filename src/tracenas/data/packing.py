@@ -4,17 +4,18 @@ Shapes: T tokens of a document, L tokens of a window.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tracenas.errors import UserError
+from tracenas.errors import UserError, first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Packed", "encode", "eos_id", "interleave", "pack", "pieces"]
+__all__ = ["Packed", "encode", "eos_id", "interleave", "pack", "pieces", "refusals"]
 
 _PIECE = 4_000_000
 """Characters tokenised at once; tokenizers take some hundred bytes per token while they work."""
@@ -64,12 +65,32 @@ def encode(documents: Iterable[str], tokenizer: "PreTrainedTokenizerBase") -> It
     """Each document's token ids, [T] int64, without special tokens.
 
     A document of more than four million characters is tokenised in pieces, cut at the end of a line or word.
+
+    Raises:
+        UserError: the tokenizer refuses a document; says which.
     """
     for batch in _batches(documents):
         parts = [pieces(document, _PIECE) for document in batch]
-        encoded = iter(_token_ids([part for document in parts for part in document], tokenizer))
+        try:
+            encoded = iter(_token_ids([part for document in parts for part in document], tokenizer))
+        except Exception:
+            for text, document in zip(batch, parts, strict=True):
+                with refusals("tokenizer", getattr(text, "where", f"text {text[:40]!r}")):
+                    _token_ids(document, tokenizer)
+            raise
         for document in parts:
             yield np.concatenate([next(encoded) for _ in document])
+
+
+@contextmanager
+def refusals(what: str, where: str) -> Iterator[None]:
+    """Whatever the code of a tokenizer or chat template raises becomes one line that names the row."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{where}: the {what} refuses it: {first_line(error)[:300]}") from error
 
 
 def pieces(text: str, size: int) -> list[str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from tracenas.data import files, hub
+from tracenas.data.decoding import compression
 from tracenas.errors import UserError
 
 __all__ = ["SHUFFLE_BUFFER", "Mixture", "documents", "is_tokens", "parse_source"]
@@ -19,9 +20,11 @@ SHUFFLE_BUFFER = 10_000
 """Documents held at a time when a stream is shuffled."""
 
 _WHOLE_FILE_BYTES = 2**30
-"""Local files up to this size are shuffled as a whole."""
+"""Local files up to this size, an eighth of it if compressed, are shuffled as a whole."""
 
-_FILE_SUFFIX = re.compile(r"\.(txt|text|md|raw|jsonl?|ndjson|parquet|safetensors|csv|tsv|gz|zst|zip|py|html?)$", re.I)
+_FILE_SUFFIX = re.compile(
+    r"\.(txt|text|md|raw|jsonl?|ndjson|jsonlines|parquet|safetensors|csv|tsv|tab|gz|zst|bz2|xz|zip|py|html?)$", re.I
+)
 
 
 @dataclass(frozen=True)
@@ -77,13 +80,13 @@ def parse_source(source: str) -> Mixture:
 def documents(source: str, *, seed: int | None = None, text_field: str | None = None) -> Iterator[str]:
     """The documents of one source (not a mixture); empty ones are left out.
 
-    Text files hold documents separated by `<|endoftext|>`; without it, the file is one document. JSON lines
-    and Parquet files hold one document per row, in the field `text` or `text_field`, and so do data sets on
-    the hub (`wikitext2`, whose rows are lines, is joined into articles).
+    Text files hold documents separated by `<|endoftext|>`; without it, the file is one document. JSON lines, CSV,
+    TSV and Parquet files hold one document per row, in the field `text` or `text_field`, and so do data sets on
+    the hub (`wikitext2`, whose rows are lines, is joined into articles). Files may be compressed.
 
     Args:
-        source: a text, `.jsonl` or `.parquet` file; `fineweb-edu`, `wikitext2`, `c4`; or a hub data set,
-            `org/name[:config][@split]`.
+        source: a text, `.jsonl`, `.csv`, `.tsv` or `.parquet` file; `fineweb-edu`, `wikitext2`, `c4`; or a hub data
+            set, `org/name[:config][@split]`.
         seed: None keeps the source's order. A number shuffles, the same way each time: files up to 1 GiB as a
             whole, anything larger and streams through a buffer of `SHUFFLE_BUFFER` documents.
         text_field: the field that holds the text.
@@ -96,7 +99,8 @@ def documents(source: str, *, seed: int | None = None, text_field: str | None = 
         _check_single(source)
         found = files.read(path, text_field=text_field)
         if seed is not None:
-            buffer = None if path.stat().st_size <= _WHOLE_FILE_BYTES else SHUFFLE_BUFFER
+            size = path.stat().st_size * (8 if compression(path) else 1)
+            buffer = None if size <= _WHOLE_FILE_BYTES else SHUFFLE_BUFFER
             found = _shuffled(found, np.random.default_rng(seed), buffer)
         yield from found
         return
@@ -119,7 +123,7 @@ def is_tokens(source: str) -> bool:
 
 
 _ACCEPTED = (
-    "a text, .jsonl, .parquet or .safetensors (token ids) file, "
+    "a text, .jsonl, .csv, .tsv, .parquet or .safetensors (token ids) file, "
     f"{', '.join(hub.KNOWN)}, a hub data set 'org/name[:config][@split]', "
     "or a mixture 'a.jsonl=0.7,b.txt=0.3'"
 )

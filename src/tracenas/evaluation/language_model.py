@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from tracenas.data.packing import refusals
 from tracenas.evaluation.likelihood import Answer, capability, log_likelihoods
 
 __all__ = ["language_model", "shared"]
@@ -34,7 +35,13 @@ def language_model(model: Any, tokenizer: Any, batch_size: int, shard: bool) -> 
 
             def answer(own: Any) -> Any:
                 self._tasks = [str(request.task_name) for request in own]
-                return super(Counting, self).loglikelihood(own, *args, **kwargs)
+                try:
+                    return super(Counting, self).loglikelihood(own, *args, **kwargs)
+                except Exception:
+                    for request in own:
+                        with refusals("tokenizer", f"task {request.task_name}, question {request.doc_id + 1}"):
+                            self.tok_encode("".join(map(str, request.args)))
+                    raise
 
             return _divided(answer, requests, shard)
 

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from tracenas.errors import UserError
-from tracenas.evaluation.task_data import LocalTask, local_task, subjects
+from tracenas.evaluation.task_data import LocalTask, check_values, local_task, subjects
 
 __all__ = ["Source", "write_overlay"]
 
@@ -101,6 +101,7 @@ def _splits(
     if pool == evaluated:
         # lm-eval leaves the question out of its own examples where fewshot_split equals test_split; both may be null.
         splits["fewshot_split"] = splits["test_split"]
+    check_values(local, {pool, evaluated} if shots else {evaluated})
     needed = shots + (splits["fewshot_split"] == splits["test_split"])
     if shots and sizes[pool] < needed:
         raise UserError(

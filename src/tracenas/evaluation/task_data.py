@@ -1,25 +1,27 @@
 """Local files in place of a task's data set: FOLDER/<task>/<split>.jsonl, a JSON object per line, no network.
 
-A split is `train`, `dev`, `validation` or `test`; anything after an underscore is ignored (`validation_1000`).
-The columns are the original data set's. Two common variants are converted: boolq with `answer` (true or false)
-in place of `label`, and hellaswag with `query`, `choices` and `gold` as lm-eval makes them.
+JSON lines may be compressed (`.jsonl.gz`); Parquet files are read as well. A split is `train`, `dev`, `validation` or
+`test`; anything after an underscore is ignored (`validation_1000`). The columns are the original data set's. Two common
+variants are converted: boolq with `answer` (true or false) in place of `label`, and hellaswag with `query`, `choices`
+and `gold` as lm-eval makes them.
 """
 
-import json
-from collections.abc import Mapping, Sequence
+import bisect
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from tracenas.errors import UserError
+from tracenas.data.decoding import format_name, require_text, type_name
+from tracenas.data.rows import Row, field_names, rows
+from tracenas.errors import UserError, first_line
 
-__all__ = ["SPLITS", "LocalTask", "dataset", "local_task", "subjects"]
+__all__ = ["SPLITS", "LocalTask", "check_values", "dataset", "local_task", "subjects"]
 
 SPLITS = ("train", "dev", "validation", "test")
 
-Row = dict[str, Any]
-
+_FORMATS = (".jsonl", ".ndjson", ".parquet")
 _COLUMNS: dict[str, tuple[str, ...]] = {
     "arc_challenge": ("question", "choices", "answerKey"),
     "arc_easy": ("question", "choices", "answerKey"),
@@ -33,6 +35,25 @@ _COLUMNS: dict[str, tuple[str, ...]] = {
     "sciq": ("question", "distractor1", "distractor2", "distractor3", "correct_answer", "support"),
     "winogrande": ("sentence", "option1", "option2", "answer"),
 }
+_NO_TEXT = ("answer", "choices", "label", "options")
+
+
+def _numbers(choices: Collection[Any]) -> list[str | int]:
+    return [*map(str, range(len(choices))), *range(len(choices))]
+
+
+_ANSWERS: dict[str, tuple[str, Callable[[Row], Collection[Any]]]] = {
+    "arc_challenge": ("answerKey", lambda row: row["choices"]["label"]),
+    "arc_easy": ("answerKey", lambda row: row["choices"]["label"]),
+    "boolq": ("label", lambda row: (0, 1)),
+    "hellaswag": ("label", lambda row: _numbers(row.get("choices") or row["endings"])),
+    "logiqa": ("label", lambda row: "abcd"[: len(row["options"])]),
+    "mmlu": ("answer", lambda row: [*range(len(row["choices"])), *"ABCD"]),
+    "openbookqa": ("answerKey", lambda row: row["choices"]["label"]),
+    "piqa": ("label", lambda row: (0, 1)),
+    "winogrande": ("answer", lambda row: ("1", "2")),
+}
+"""Per task, the column of the answer and what may stand in it; lm-eval takes anything else for a wrong answer."""
 
 
 @dataclass(frozen=True)
@@ -65,17 +86,46 @@ def local_task(folder: Path, name: str) -> LocalTask:
         there = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
         raise UserError(f"task-data {folder}: no folder '{name}' in it (there are: {', '.join(there) or 'none'})")
     files: dict[str, Path] = {}
-    for path in sorted(directory.glob("*.jsonl")):
-        split = path.stem.partition("_")[0]
+    for path in sorted(p for p in directory.iterdir() if format_name(p) in _FORMATS):
+        split = path.name.lower().rpartition(format_name(path))[0].partition("_")[0]
         if split in files:
             raise UserError(f"task-data {directory}: both {files[split].name} and {path.name} are split '{split}'")
         if split in SPLITS:
             files[split] = path
     if not files:
         raise UserError(f"task-data {directory}: no {', '.join(s + '.jsonl' for s in SPLITS)} in it")
-    rows = {split: _rows(path, name) for split, path in files.items()}
-    processed = name == "hellaswag" and all("ctx_a" not in r for part in rows.values() for r in part)
-    return LocalTask(name, files, {s: len(r) for s, r in rows.items()}, processed)
+    found = {split: _rows(path, name) for split, path in files.items()}
+    processed = name == "hellaswag" and all("ctx_a" not in row for part in found.values() for _, row in part)
+    return LocalTask(name, files, {split: len(part) for split, part in found.items()}, processed)
+
+
+def check_values(task: LocalTask, splits: Iterable[str]) -> None:
+    """Check that these splits' rows hold text where the task wants text, and an answer that is one of the choices.
+
+    Splits that are not used may lack answers, as public test splits do.
+
+    Raises:
+        UserError: naming the first such row.
+    """
+    columns = set(_COLUMNS.get(task.name, ())) - set(_NO_TEXT)
+    for where, row in (found for split in sorted(set(splits)) for found in _rows(task.files[split], task.name)):
+        for column in columns & row.keys():
+            require_text(row[column], f"{where}: '{column}'")
+        if task.name in _ANSWERS:
+            _check_answer(row, *_ANSWERS[task.name], where)
+
+
+def _check_answer(row: Row, column: str, answers: Callable[[Row], Collection[Any]], where: str) -> None:
+    try:
+        accepted = list(answers(row))
+    except (KeyError, TypeError) as error:
+        told = ", ".join(f"{k} ({type_name(v)})" for k, v in row.items() if k in (*_NO_TEXT, "endings"))
+        raise UserError(f"{where}: no choices can be read from {told or field_names(row)}") from error
+    value = row[column]
+    if isinstance(value, str) and accepted and isinstance(accepted[0], str):
+        value = value.strip()
+    if isinstance(value, (dict, list)) or value not in accepted:
+        raise UserError(f"{where}: '{column}' is {row[column]!r}, accepted: {field_names(map(repr, accepted))}")
 
 
 def dataset(*, folder: str, task: str, subject: str | None = None, **_: Any) -> dict[str, Any]:
@@ -88,9 +138,9 @@ def dataset(*, folder: str, task: str, subject: str | None = None, **_: Any) -> 
 
     found = {}
     for split, path in local_task(Path(folder), task).files.items():
-        rows = [row for row in _rows(path, task) if subject is None or row["subject"] == subject]
-        if rows:
-            found[split] = Dataset.from_list(rows)
+        part = [row for _, row in _rows(path, task) if subject is None or row["subject"] == subject]
+        if part:
+            found[split] = Dataset.from_list(part)
     return found
 
 
@@ -98,46 +148,44 @@ def subjects(task: LocalTask) -> dict[str, dict[str, int]]:
     """Per subject: rows of every split."""
     counts: dict[str, dict[str, int]] = {}
     for split, path in task.files.items():
-        for row in _rows(path, task.name):
+        for _, row in _rows(path, task.name):
             of_subject = counts.setdefault(str(row["subject"]), {})
             of_subject[split] = of_subject.get(split, 0) + 1
     return counts
 
 
-@lru_cache(maxsize=32)
-def _read(path: Path, stamp: tuple[int, int]) -> tuple[Row, ...]:
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 (byte {error.start})") from error
-    rows: list[Row] = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}: line {number} is not JSON: {error.msg}") from error
-        if not isinstance(row, dict):
-            raise UserError(f"{path}: line {number} is not a JSON object")
-        rows.append(row)
-    return tuple(rows)
-
-
-def _rows(path: Path, task: str) -> Sequence[Row]:
-    """A file's rows in the columns the task reads."""
+def _rows(path: Path, task: str) -> tuple[tuple[str, Row], ...]:
+    """A file's rows in the columns the task reads, each with its place."""
     status = path.stat()
-    rows = [_converted(task, row) for row in _read(path, (status.st_mtime_ns, status.st_size))]
-    if not rows:
-        raise UserError(f"{path}: holds no rows")
-    for number, row in enumerate(rows, start=1):
+    return _read(path, task, (status.st_mtime_ns, status.st_size))
+
+
+@lru_cache(maxsize=32)
+def _read(path: Path, task: str, stamp: tuple[int, int]) -> tuple[tuple[str, Row], ...]:
+    found = tuple((where, _converted(task, row)) for where, row in rows(path))
+    if not found:
+        raise UserError(f"'{path}' holds no rows")
+    for where, row in found:
         if missing := [c for c in _COLUMNS.get(task, ()) if c not in row and "ctx_a" not in row]:
-            raise UserError(
-                f"{path}: row {number} has no '{missing[0]}'; task {task} needs {', '.join(_COLUMNS[task])}"
-            )
-    return rows
+            raise UserError(f"{where} has no '{missing[0]}'; task {task} needs {', '.join(_COLUMNS[task])}")
+    _check_table(found)
+    return found
+
+
+def _check_table(found: tuple[tuple[str, Row], ...]) -> None:
+    """Columns must be of one type; the first row of another is named."""
+    from datasets import Dataset
+
+    def reason(count: int) -> str | None:
+        try:
+            Dataset.from_list([row for _, row in found[:count]])
+        except Exception as error:  # pyarrow's, and those of Python's own conversions
+            return first_line(error)
+        return None
+
+    if reason(len(found)) is not None:
+        place = bisect.bisect_left(range(1, len(found) + 1), True, key=lambda count: reason(count) is not None)
+        raise UserError(f"{found[place][0]} makes no table with the rows before it: {reason(place + 1)}")
 
 
 def _converted(task: str, row: Row) -> Row:

@@ -1,7 +1,6 @@
-"""Instruction data: prompts and responses or chats, from JSON lines, Parquet or the hub; labels on responses only."""
+"""Instruction data: prompts and responses or chats, from files of rows or the hub; labels on responses only."""
 
 import itertools
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,10 @@ import numpy as np
 import torch
 
 from tracenas.data import hub
-from tracenas.errors import UserError, first_line
+from tracenas.data.decoding import format_name, require_text
+from tracenas.data.packing import refusals
+from tracenas.data.rows import ROW_FORMATS, field_names, rows
+from tracenas.errors import UserError
 from tracenas.recovery.datasets import Example, Examples, Rows
 
 if TYPE_CHECKING:
@@ -26,6 +28,8 @@ _PROMPTS = ("prompt", "instruction", "question", "query")
 _CONTEXTS = ("input", "context")
 _RESPONSES = ("response", "output", "completion", "answer")
 _SYSTEMS = ("system", "system_prompt")
+_CHATS = (("messages", "role", "content"), ("conversations", "from", "value"))
+_FIELDS = (*_PROMPTS, *_CONTEXTS, *_RESPONSES, *_SYSTEMS, *(name for name, _, _ in _CHATS))
 _ACCEPTED = (
     "prompt/response, instruction/input/output, system_prompt/question/response, question/answer, "
     "or messages (role, content) and conversations (from, value)"
@@ -40,15 +44,17 @@ def messages_of(row: Mapping[str, Any], where: str) -> list[Message]:
     """The chat that a row holds, whichever of the usual fields it has.
 
     Raises:
-        UserError: if it has none of them, or no response.
+        UserError: if it has none of them, no response, or something else than text in one of them.
     """
-    for field, role, text in (("messages", "role", "content"), ("conversations", "from", "value")):
+    for field, role, text in _CHATS:
         if field in row:
             return _chat(row[field], role, text, where)
-    prompt, response = _first(row, _PROMPTS), _first(row, _RESPONSES)
+    prompt, response = _first(row, _PROMPTS, where), _first(row, _RESPONSES, where)
     if prompt is None or response is None:
-        raise UserError(f"{where}: fields {', '.join(row) or 'none'}; accepted: {_ACCEPTED}")
-    system, context = _first(row, _SYSTEMS), _first(row, _CONTEXTS)
+        empty = next((f for f in (*_PROMPTS, *_RESPONSES) if f in row and row[f] is None), None)
+        reason = f"fields {field_names(row)}" if empty is None else f"field '{empty}' holds a null"
+        raise UserError(f"{where}: {reason}; accepted: {_ACCEPTED}")
+    system, context = _first(row, _SYSTEMS, where), _first(row, _CONTEXTS, where)
     asked = f"{prompt}\n\n{context}" if context else prompt
     return [*([("system", system)] if system else []), ("user", asked), ("assistant", response)]
 
@@ -66,7 +72,7 @@ def encode_chat(
     learned: list[bool] = []
 
     def add(text: str, learn: bool) -> None:
-        new = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        new = [int(token) for token in tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]]
         ids.extend(new)
         learned.extend([learn] * len(new))
 
@@ -105,14 +111,16 @@ def instruction_examples(
 def _in_memory(
     source: str, tokenizer: "PreTrainedTokenizerBase", seq_len: int, seed: int, vocab_size: int, eos: int
 ) -> Rows:
-    rows: list[Example] = []
-    for where, row in itertools.islice(_rows_of(Path(source)), _ROWS_IN_MEMORY):
-        example = _example(messages_of(row, where), tokenizer, seq_len, vocab_size, eos, source)
+    if format_name(Path(source)) not in ROW_FORMATS:
+        raise UserError(f"'{source}': instruction data is a file of rows ({', '.join(ROW_FORMATS)}) with {_ACCEPTED}")
+    examples: list[Example] = []
+    for where, row in itertools.islice(rows(Path(source), _FIELDS), _ROWS_IN_MEMORY):
+        example = _example(messages_of(row, where), tokenizer, seq_len, vocab_size, eos, where)
         if example is not None:
-            rows.append(example)
-    if not rows:
+            examples.append(example)
+    if not examples:
         raise UserError(f"data '{source}' holds no response within {seq_len} tokens (seq_len)")
-    return Rows(rows, seed)
+    return Rows(examples, seed)
 
 
 class _Streamed(Examples):
@@ -126,8 +134,9 @@ class _Streamed(Examples):
             seed = int(np.random.SeedSequence([self._seed, epoch]).generate_state(1)[0])
             nothing = True
             for row in _hub_rows(self._data, seed):
-                chat = messages_of(row, f"data set '{self._data}'")
-                example = _example(chat, self._tokenizer, self._seq_len, self._vocab_size, self._eos, str(self._data))
+                where = f"data set '{self._data}'"
+                chat = messages_of(row, where)
+                example = _example(chat, self._tokenizer, self._seq_len, self._vocab_size, self._eos, where)
                 if example is not None:
                     nothing = False
                     yield example
@@ -147,11 +156,12 @@ def _hub_rows(data: hub.HubData, seed: int) -> Iterator[dict[str, Any]]:
 
 
 def _example(
-    chat: Sequence[Message], tokenizer: Any, seq_len: int, vocab_size: int, eos: int, source: str
+    chat: Sequence[Message], tokenizer: Any, seq_len: int, vocab_size: int, eos: int, where: str
 ) -> Example | None:
-    ids, learned = encode_chat(chat, tokenizer, eos)
+    with refusals("chat template" if getattr(tokenizer, "chat_template", None) else "tokenizer", where):
+        ids, learned = encode_chat(chat, tokenizer, eos)
     if ids and max(ids) >= vocab_size:
-        raise UserError(f"'{source}': token id {max(ids)}, the model's vocabulary ends at {vocab_size - 1}")
+        raise UserError(f"{where}: token id {max(ids)}, the model's vocabulary ends at {vocab_size - 1}")
     input_ids, learn = torch.tensor(ids[:seq_len]), torch.tensor(learned[:seq_len])
     labels = torch.where(learn, input_ids, -100)
     return {"input_ids": input_ids, "labels": labels} if bool((labels[1:] != -100).any()) else None
@@ -167,7 +177,7 @@ def _templated(messages: Sequence[Message], tokenizer: Any, eos: int) -> tuple[l
         before = _ids(tokenizer.apply_chat_template(chat[: end - 1], add_generation_prompt=True))
         after = _ids(tokenizer.apply_chat_template(chat[:end]))
         if before[: len(ids)] != ids or after[: len(before)] != before:
-            raise UserError("the tokenizer's chat template rewrites earlier turns: labels cannot be told from it")
+            raise ValueError("it rewrites earlier turns, and labels cannot be told from it")
         learned += [False] * (len(before) - len(ids)) + [True] * (len(after) - len(before))
         ids = after
     if ids and eos not in ids[-3:]:
@@ -181,58 +191,19 @@ def _ids(encoded: Any) -> list[int]:
     return [int(token) for token in found]
 
 
-def _rows_of(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    if path.suffix.lower() == ".parquet":
-        import pyarrow
-        import pyarrow.parquet
-
-        try:
-            table = pyarrow.parquet.read_table(path)
-        except (pyarrow.ArrowException, OSError) as error:
-            raise UserError(f"'{path}' is no readable Parquet file: {first_line(error)}") from error
-        yield from ((f"'{path}', row {number}", row) for number, row in enumerate(table.to_pylist()))
-        return
-    if path.suffix.lower() not in (".jsonl", ".ndjson", ".json"):
-        raise UserError(f"'{path}': instruction data is JSON lines, Parquet or a hub data set with {_ACCEPTED}")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise UserError(f"'{path}' cannot be read: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"'{path}' is not UTF-8 text: invalid byte at offset {error.start}") from error
-    yield from _json_rows(path, text)
-
-
-def _json_rows(path: Path, text: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """An object per line, or one list of objects (Alpaca's own file)."""
-    if text.lstrip().startswith("["):
-        numbered = [(1, text)]
-    else:
-        numbered = [(n, line) for n, line in enumerate(text.split("\n"), start=1) if line.strip()]
-    for number, line in numbered:
-        where = f"'{path}', line {number}"
-        try:
-            found = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{where} is not JSON; expected one object per line, or one list of objects") from error
-        for row in found if isinstance(found, list) else [found]:
-            if not isinstance(row, dict):
-                raise UserError(f"{where}: expected objects with {_ACCEPTED}")
-            yield where, row
-
-
 def _chat(turns: Any, role_field: str, text_field: str, where: str) -> list[Message]:
     chat: list[Message] = []
     for turn in turns if isinstance(turns, list) else []:
         role = _ROLES.get(str(turn.get(role_field))) if isinstance(turn, dict) else None
-        text = turn.get(text_field) if isinstance(turn, dict) else None
-        if role is None or not isinstance(text, str):
+        if role is None or text_field not in turn:
             raise UserError(f"{where}: a turn needs '{role_field}' (one of {', '.join(_ROLES)}) and '{text_field}'")
-        chat.append((role, text))
+        chat.append((role, require_text(turn[text_field], f"{where}: '{text_field}' of a turn")))
     if not any(role == "assistant" for role, _ in chat):
         raise UserError(f"{where}: the chat holds no turn of the assistant")
     return chat
 
 
-def _first(row: Mapping[str, Any], names: Sequence[str]) -> str | None:
-    return next((row[name] for name in names if isinstance(row.get(name), str)), None)
+def _first(row: Mapping[str, Any], names: Sequence[str], where: str) -> str | None:
+    """The first of the fields that holds something."""
+    name = next((name for name in names if row.get(name) is not None), None)
+    return None if name is None else require_text(row[name], f"{where}: field '{name}'")

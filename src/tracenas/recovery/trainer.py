@@ -184,6 +184,8 @@ class RecoveryTrainer(Trainer):  # type: ignore[misc, unused-ignore]
         self.args.eval_on_start = self.windows is not None and last is None
         try:
             self.train(resume_from_checkpoint=None if last is None else str(last))
+        except UserError as error:  # of a loader process, torch puts its traceback before the message
+            raise UserError(str(error).strip().splitlines()[-1].rpartition("tracenas.errors.UserError: ")[2]) from error
         except torch.cuda.OutOfMemoryError as error:
             raise UserError(
                 f"out of GPU memory with micro-batch {self.settings.micro_batch}: take a smaller one, a shorter "

@@ -257,6 +257,7 @@ def _answers(settings: RunConfig, out: Path) -> list[dict[str, str]]:
 def _said(path: str, settings: RunConfig, advance: Callable[[], None]) -> list[str]:
     import torch
 
+    from tracenas.data.packing import refusals
     from tracenas.models.loading import load
     from tracenas.stages.demo_estimate import ANSWER_TOKENS
 
@@ -266,7 +267,8 @@ def _said(path: str, settings: RunConfig, advance: Callable[[], None]) -> list[s
         text = f"{prompt}\n"
         if tokenizer.chat_template:
             messages = [{"role": "user", "content": prompt}]
-            text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            with refusals("chat template", f"prompt '{prompt}'"):
+                text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         ids = torch.tensor([tokenizer(text, add_special_tokens=False).input_ids], device=loaded.device)
         ids = ids[:, -max(1, loaded.source.positions - ANSWER_TOKENS) :]
         with torch.no_grad():
