@@ -9,6 +9,7 @@ from typing import Any
 
 from tracenas.errors import UserError, first_line
 from tracenas.families import Block, Family, Options, family_of
+from tracenas.models.directory import ADAPTER, check_directory, quantisation, refuse_adapter
 from tracenas.models.gguf import GgufFile, read_gguf
 from tracenas.rundir import read_json
 from tracenas.space.constraints import Budget
@@ -98,8 +99,7 @@ def open_source(name: str, *, decoder_only: str = "") -> ModelSource:
 def _open(name: str) -> ModelSource:
     path = Path(name)
     if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise UserError(f"model {name}: the directory holds no config.json")
+        check_directory(name, path)
         config = read_json(path / "config.json")
         local: Path | None = path
     elif path.is_file() and path.suffix.lower() == ".gguf":
@@ -120,6 +120,11 @@ def _open(name: str) -> ModelSource:
 def _source(name: str, path: Path | None, config: Mapping[str, Any], gguf: GgufFile | None = None) -> ModelSource:
     """The model with its configuration as its family reads it, if that can describe the model."""
     family = family_of(config)
+    if (method := quantisation(config)) is not None:
+        raise UserError(
+            f"model {name}: its weights are quantised ({method}), which cannot be pruned; "
+            "accepted: the checkpoint it was quantised from, or a GGUF file"
+        )
     stores = None if path is None else partial(_stores, path)
     try:
         source = ModelSource(name, path, family.normalised(config, stores), family, gguf)
@@ -158,9 +163,15 @@ def _open_gguf(name: str, path: Path) -> ModelSource:
 
 def _hub_config(name: str) -> Any:
     from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
 
     try:
-        return read_json(Path(hf_hub_download(name, "config.json")))
+        config = read_json(Path(hf_hub_download(name, "config.json")))
+        try:
+            hf_hub_download(name, ADAPTER)
+        except EntryNotFoundError:
+            return config
+        return refuse_adapter(name)
     except UserError:
         raise
     except Exception as error:  # the hub client raises many unrelated types; each means "not to be had"
