@@ -12,6 +12,7 @@ from pruned_cases import DECODERS
 from tiny import tiny_config, tiny_model
 from torch import Tensor
 
+from tracenas.errors import UserError
 from tracenas.families import FAMILIES, Options, family_of
 from tracenas.models.compensated import CompensatedRealisation, _factor_of, _fit, prefix_order
 from tracenas.models.gram_sum import GramSum
@@ -292,6 +293,34 @@ def test_memory_of_what_was_refitted_is_bounded() -> None:
             assert torch.equal(weight, expected[key])
         assert bounded.memo_used <= 40_000
     assert free.memo_used > 40_000
+
+
+def test_what_was_used_last_is_remembered_longest(monkeypatch: pytest.MonkeyPatch) -> None:
+    setting = Setting("llama")
+    grams = list(gram_matrices(setting.net.model, setting.blocks, setting.tokens, 4))
+    sub = next(s for s in setting.blocks[0].sub_blocks if s.spec.name == "mlp")
+    output, key = sub.projection(sub.output), (0, "mlp")
+    bytes_per_channel = setting.net.linear(key, output).weight.element_size() * output.rows
+    how = CompensatedRealisation(setting.net, grams, RIDGE, memo_bytes=3 * 16 * bytes_per_channel)
+
+    def refit(kept: int) -> int:
+        return id(how.weight(setting.net, key, sub, output, kept))
+
+    first, _ = refit(16), refit(24)
+    assert refit(16) == first  # used again: 24 is the one to go
+    fits: list[int] = []
+    monkeypatch.setattr("tracenas.models.compensated._fit", lambda *args: fits.append(args[2]) or _fit(*args))
+    refit(20)
+    assert refit(16) == first and fits == [20]
+    refit(24)
+    assert fits == [20, 24]
+
+
+def test_a_gram_matrix_that_is_not_finite_is_refused() -> None:
+    setting = Setting("llama")
+    setting.net.model.model.layers[1].mlp.up_proj.weight.data[0] = float("inf")
+    with pytest.raises(UserError, match=r"block 1, mlp: the dense model's activations are not finite"):
+        list(gram_matrices(setting.net.model, setting.blocks, setting.tokens, 4))
 
 
 @pytest.mark.parametrize("ridge", [1e-2, 1e-4])

@@ -54,6 +54,13 @@ def test_without_a_budget_the_base_is_described() -> None:
     assert "budget" not in [label for label, _ in found._rows()]
 
 
+@pytest.mark.parametrize(
+    ("device", "dtype", "size"), [("cpu", "fp32", 4), ("cpu", "bf16", 2), ("cuda", "auto", 2), ("cuda", "fp32", 4)]
+)
+def test_weights_take_the_bytes_of_their_dtype(device: str, dtype: str, size: int) -> None:
+    assert planned(params="60%", device=device, dtype=dtype).memory.weights == size * 2_869_920
+
+
 def test_memory_follows_rank_micro_batch_and_proxy() -> None:
     usual = planned(params="60%").memory
     assert planned(params="60%", rank="full").memory.traces > 2 * usual.traces

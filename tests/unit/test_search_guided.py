@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tracenas.search import Prior, Settings
-from tracenas.search.guided import Guided
+from tracenas.search.evolution import Evolution
+from tracenas.search.guided import DRAWS, Guided
 from tracenas.search.surrogate import features, fit
 from tracenas.space import Architecture, SearchSpace
 
@@ -96,8 +97,6 @@ def test_a_regression_on_equal_scores_expects_that_score() -> None:
 
 
 def test_guided_search_gains_more_than_evolution_from_a_good_start() -> None:
-    from tracenas.search.evolution import Evolution
-
     space = toys.space(0.6, layers=12)
     start = space.uniform()
     assert start is not None
@@ -119,6 +118,26 @@ def test_a_generations_draws_depend_on_what_was_told_only() -> None:
         scores = [concave(space, p.candidate) for p in first.proposals]
         one.tell(first, scores)
         two.tell(first, scores)
+
+
+def test_the_child_is_the_best_of_all_draws_by_the_regression() -> None:
+    space = toys.space(0.6, layers=12)
+    strategy = Guided(space, SMALL)
+    batch = strategy.ask()
+    assert batch is not None
+    strategy.tell(batch, [concave(space, p.candidate) for p in batch.proposals])
+    surrogate = strategy._surrogate
+    assert surrogate is not None
+    places = []
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        drawn = [Evolution._child(strategy, rng) for _ in range(DRAWS)]
+        new = [p for p in drawn if p is not None and p.feasible and p.candidate.id not in strategy._seen]
+        expected = [surrogate(features(space.ratios(p.candidate))) for p in new]
+        child = strategy._child(np.random.default_rng(seed))
+        assert child == new[int(np.argmax(expected))]
+        places.append(int(np.argmax(expected)))
+    assert max(places) > DRAWS // 2 and len(set(places)) > 3
 
 
 def test_where_nothing_has_a_score_children_are_samples() -> None:

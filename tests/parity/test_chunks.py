@@ -1,0 +1,107 @@
+"""What is computed in pieces equals the whole: every real vocabulary and model takes more pieces than one."""
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from proxy_setting import ProxySetting
+from tiny import tiny_model
+from torch import Tensor
+
+from tracenas.families import Options, family_of
+from tracenas.models import loss
+from tracenas.models.supernet import PlainRealisation
+from tracenas.saliency import sinks
+from tracenas.saliency.nirvana import sequence_loss
+from tracenas.saliency.products import unit_products
+from tracenas.scoring.evaluator import Settings
+from tracenas.scoring.observers import divergence
+
+pytestmark = pytest.mark.parity
+
+VOCABULARY = 257
+CHUNKS = [1, 7 * VOCABULARY, 1 << 23]
+"""One token at a time, seven, and all of them."""
+
+
+class Watched:
+    """What a watch of the logits was shown."""
+
+    def __init__(self) -> None:
+        self.logits_, self.normalisers = [], []  # type: list[Tensor], list[Tensor]
+        self.parts: list[int] = []
+
+    def logits(self, part: slice, logits: Tensor, scale: float) -> None:
+        self.parts.append(part.start)
+        self.logits_.append(logits * scale)
+
+    def normaliser(self, part: slice, lse: Tensor) -> None:
+        assert part.start == self.parts[-1]
+        self.normalisers.append(lse.clone())
+
+
+@pytest.mark.parametrize("chunk", CHUNKS)
+@pytest.mark.parametrize("softcap", [None, 3.0])
+def test_the_loss_of_every_token(monkeypatch: pytest.MonkeyPatch, chunk: int, softcap: float | None) -> None:
+    monkeypatch.setattr(loss, "_CHUNK_ELEMENTS", {"cpu": chunk})
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(23, 32, generator=generator).requires_grad_(True)
+    weight = torch.randn(VOCABULARY, 32, generator=generator)
+    labels = torch.randint(0, VOCABULARY, (23,), generator=generator)
+    watched = Watched()
+    values = loss.token_nll(hidden, weight, labels, softcap, watched)
+    (slope,) = torch.autograd.grad((values * torch.arange(23)).sum(), hidden)
+    logits = hidden @ weight.T
+    if softcap is not None:
+        logits = softcap * torch.tanh(logits / softcap)
+    expected = F.cross_entropy(logits, labels, reduction="none")
+    (reference,) = torch.autograd.grad((expected * torch.arange(23)).sum(), hidden)
+    torch.testing.assert_close(values, expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(slope, reference, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(torch.cat(watched.logits_), logits, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(torch.cat(watched.normalisers), logits.logsumexp(-1), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("chunk", CHUNKS)
+@pytest.mark.parametrize("room", [0, 1 << 30], ids=["hidden", "probabilities"])
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+def test_the_divergence_of_every_sequence(monkeypatch: pytest.MonkeyPatch, family: str, room: int, chunk: int) -> None:
+    """Gemma 2 caps its logits; without room for probabilities the base's logits are computed again."""
+    monkeypatch.setattr(loss, "_CHUNK_ELEMENTS", {"cpu": chunk})
+    monkeypatch.setattr(divergence, "PROBABILITY_BYTES", room)
+    setting = ProxySetting(family)
+    evaluator = setting.evaluator("kl", Settings(rank=4, micro_batch=2))
+    arch = setting.architectures(3)[2]
+    found = evaluator.measure(arch).kls
+    log_p, log_q = (_log_probabilities(setting, a) for a in (setting.space.base, arch))
+    expected = F.kl_div(log_q, log_p, log_target=True, reduction="none").sum(-1).mean(-1)
+    assert len(found) == len(setting.tokens) and expected.min() > 1e-3
+    torch.testing.assert_close(torch.tensor(found, dtype=torch.float32), expected, rtol=1e-3, atol=1e-5)
+
+
+def _log_probabilities(setting: ProxySetting, arch: Any) -> Tensor:
+    with torch.no_grad(), setting.net.realise(arch, PlainRealisation()) as model:
+        logits: Tensor = model(input_ids=setting.tokens, use_cache=False).logits[:, :-1]
+    return logits.float().log_softmax(-1)
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+@pytest.mark.parametrize("family", ["llama", "phi3"])
+def test_gradients_end_the_same_in_few_rows_and_in_many(
+    monkeypatch: pytest.MonkeyPatch, family: str, absolute: bool
+) -> None:
+    model = tiny_model(family)
+    config = model.config.to_dict()
+    blocks = family_of(config).blocks(config, Options(channel_quantum=8))
+    tokens = torch.randint(1, VOCABULARY, (4, 16), generator=torch.Generator().manual_seed(1))
+
+    def products(rows: int) -> dict[Any, Tensor]:
+        monkeypatch.setattr(sinks, "CHUNK_ELEMENTS", {"cpu": rows * 32})
+        return unit_products(model, blocks, tokens, 2, sequence_loss, absolute=absolute)
+
+    few, many = products(5), products(1 << 18)
+    assert few.keys() == many.keys()
+    for key, values in few.items():
+        torch.testing.assert_close(values, many[key], rtol=1e-3, atol=1e-7)
+        assert values.abs().min() > 0
