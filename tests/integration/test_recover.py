@@ -1,6 +1,7 @@
 """`recover` in this process: what comes out, exact resume, and input that is wrong."""
 
 import json
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,7 +145,8 @@ def test_resumed_run_equals_the_undisturbed_one(
     torch.manual_seed(99)
     resumed = recover(settings(toys.pruned, data, tmp_path / "killed", resume=True, **changes))
     assert log_of(tmp_path / "killed") == log_of(tmp_path / "straight")
-    assert len(log_of(tmp_path / "straight")) == 6
+    assert [r["step"] for r in log_of(tmp_path / "straight") if "loss" in r] == [1, 2, 3, 4, 5, 6]
+    assert [r["step"] for r in log_of(tmp_path / "straight") if "validation_nll" in r] == [0, 2, 4, 6]
     assert resumed.loss == straight.loss and resumed.tokens == straight.tokens
     first, second = weights_of(tmp_path / "straight"), weights_of(tmp_path / "killed")
     assert first.keys() == second.keys() == weights_of(toys.pruned).keys()
@@ -197,10 +199,61 @@ def test_best_checkpoint_is_kept(toys: Toys, tmp_path: Path) -> None:
             keep_last=1,
         )
     )
-    perplexities = {r["step"]: r["perplexity"] for r in log_of(out) if "perplexity" in r}
-    del perplexities[0]
-    assert found.step == min(perplexities, key=lambda step: perplexities[step]) < 6
-    assert found.perplexity == perplexities[found.step]
+    measured = {r["step"]: r for r in log_of(out) if "validation_nll" in r}
+    assert found.selection_nll_before == measured.pop(0)["validation_nll"]
+    assert found.step == min(measured, key=lambda step: measured[step]["validation_nll"]) < 6
+    assert found.selection_nll == measured[found.step]["validation_nll"]
+    assert found.perplexity == measured[found.step]["perplexity"]
+
+
+@pytest.mark.parametrize("method", ["pretrain", "lora"])
+def test_what_is_reported_chooses_nothing(
+    method: str, toys: Toys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Losses by script: the reported text is best at step 2, the split that chooses at step 4."""
+    from tracenas.recovery import trainer
+
+    script = iter([(9.0, 9.0), (5.0, 1.0), (1.0, 5.0), (3.0, 8.0)])
+    told = iter([loss for pair in script for loss in pair])
+    monkeypatch.setattr(trainer, "held_out_nll", lambda model, batches: next(told))
+    data = {"pretrain": toys.text, "lora": toys.instructions}[method]
+    changes: dict[str, Any] = {"method": method, "seq_len": 96 if method == "lora" else 32}
+    found = recover(settings(toys.pruned, data, tmp_path / "out", eval_text=str(toys.held_out), **changes))
+    assert (found.step, found.selection_nll) == (4, 1.0)
+    assert found.perplexity == pytest.approx(math.exp(5.0)) and found.reported_on == str(toys.held_out)
+    assert found.selected_on.endswith(f"split off {data}")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert f"| chosen on | {found.selected_on} |" in card and f"{toys.held_out} (chose nothing)" in card
+
+
+def test_a_validation_text_of_its_own(toys: Toys, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    chooser = write_text(tmp_path / "validation.txt", 10, seed=7)
+    found = recover(settings(toys.pruned, toys.text, out, validation=str(chooser), max_steps=2))
+    assert found.selected_on == str(chooser) and found.reported_on is None
+    model = load(str(out), device="cpu")
+    held = windows(str(chooser), model.tokenizer, 32, limit=64)
+    assert found.selection_nll == pytest.approx(perplexity(model.model, held, 8).nll, rel=1e-5)
+
+
+def test_the_loss_of_instructions_is_that_of_responses(toys: Toys, tmp_path: Path) -> None:
+    """By the model as it was written, example by example without padding."""
+    import torch.nn.functional as F
+
+    from tracenas.recovery.instructions import instruction_examples
+
+    chooser = write_instructions(tmp_path / "validation.jsonl", 5)
+    out = tmp_path / "out"
+    changes: dict[str, Any] = {"method": "lora", "seq_len": 96, "validation": str(chooser)}
+    found = recover(settings(toys.dense, toys.instructions, out, save_dtype="fp32", **changes))
+    model = load(str(out), device="cpu")
+    total, count = 0.0, 0
+    for one in instruction_examples(str(chooser), model.tokenizer, 96, seed=0, vocab_size=257, eos=0).sample(5):
+        logits = model.model(input_ids=one["input_ids"][None]).logits[0, :-1]
+        labels = one["labels"][1:]
+        total += float(F.cross_entropy(logits, labels, reduction="sum"))
+        count += int((labels != -100).sum())
+    assert found.selection_nll == pytest.approx(total / count, rel=1e-4)
 
 
 def test_nan_stops_and_keeps_the_last_good_checkpoint(
@@ -265,6 +318,8 @@ def test_wrong_input_is_told_before_anything_is_written(toys: Toys, tmp_path: Pa
     empty, tiny, other = tmp_path / "empty.txt", tmp_path / "tiny.txt", tmp_path / "other"
     empty.write_text("")
     tiny.write_text("too short")
+    repeated, one = tmp_path / "repeated.txt", write_instructions(tmp_path / "one.jsonl", 1)
+    repeated.write_text("the same words over and over again, " * 100)
     other.mkdir()
     (other / "config.json").write_text('{"model_type": "bert"}')
     broken = tmp_path / "broken"
@@ -291,6 +346,11 @@ def test_wrong_input_is_told_before_anything_is_written(toys: Toys, tmp_path: Pa
         ("is not JSON", {"method": "lora", "data": str(write_text(tmp_path / "x.jsonl", 3))}),
         ("sequences of 32 tokens, 16", {"data": str(toys.tokens), "seq_len": 16}),
         ("together at most 1", {"warmup": 0.9, "decay": 0.2}),
+        ("validation and eval-text are both", {"validation": str(toys.held_out), "eval_text": str(toys.held_out)}),
+        ("are both .*wikitext-2-raw-v1@test", {"validation": "wikitext2@test", "eval_text": "wikitext2"}),
+        ("does not exist", {"validation": "no-such.txt"}),
+        ("nothing is left to train on", {"data": str(repeated)}),
+        ("nothing is left to train on", {"method": "lora", "data": str(one), "seq_len": 96}),
     ]
     for message, changes in wrong:
         with pytest.raises(UserError, match=message) as told:

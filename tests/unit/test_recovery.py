@@ -219,6 +219,59 @@ def test_windows_of_a_mixture_keep_their_shares_over_epochs(tmp_path: Path, toke
     assert share == 0.75
 
 
+# --- the split that chooses -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("documents", [1, 40])
+def test_windows_of_the_split_are_never_trained_on(documents: int, tmp_path: Path, tokenizer: Any) -> None:
+    """Three passes over the text, whose windows lie elsewhere in each, share no run of 16 tokens with the split."""
+    import numpy as np
+
+    from tracenas.data.further import overlaps
+
+    rng = np.random.default_rng(0)
+    texts = [" ".join(map(str, rng.integers(0, 10**6, size=2000 // documents))) for _ in range(documents)]
+    path = tmp_path / "text.txt"
+    path.write_text("<|endoftext|>".join(texts))
+    whole = Windows(str(path), tokenizer, 64, seed=0, eos=0, vocab_size=257)
+    validation, rest = whole.split(8)
+    assert len(validation) == 8
+    known = torch.stack([example["input_ids"] for example in validation])
+    count = 3 * (sum(map(len, texts)) // 64)
+    before = torch.stack([e["input_ids"] for e in itertools.islice(iter(whole), count)])
+    after = torch.stack([e["input_ids"] for e in itertools.islice(iter(rest), count)])
+    assert bool(overlaps(before, known, 32).any()) and not bool(overlaps(after, known, 32).any())
+    again, same = Windows(str(path), tokenizer, 64, seed=0, eos=0, vocab_size=257).split(8)
+    assert torch.equal(torch.stack([example["input_ids"] for example in again]), known)
+    assert first_tokens(same, 5) == first_tokens(rest, 5)
+
+
+def test_rows_of_the_split_are_never_trained_on(tmp_path: Path, tokenizer: Any) -> None:
+    tokens = torch.randint(1, 257, (40, 32), generator=torch.Generator().manual_seed(0))
+    validation, rest = Rows(torch.cat([tokens, tokens]), seed=0).split(64)
+    chosen = {tuple(example["input_ids"].tolist()) for example in validation}
+    trained = set(map(tuple, first_tokens(rest, 200)))
+    assert len(validation) == 8 and not chosen & trained  # a tenth; the other copy of a row is left out, too
+    assert len(chosen | trained) == 40
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"prompt": "x", "response": str(i % 30)}) + "\n" for i in range(60)))
+    validation, rest = instruction_examples(str(path), tokenizer, 64, seed=0, vocab_size=257, eos=0).split(4)
+    chosen = {tuple(example["input_ids"].tolist()) for example in validation}
+    trained = set(map(tuple, first_tokens(rest, 120)))
+    assert len(validation) == 4 and not chosen & trained and len(chosen | trained) == 30
+
+
+def test_streamed_instructions_are_split_likewise(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tracenas.recovery import instructions
+
+    made = [{"prompt": "x", "response": str(i)} for i in range(50)]
+    monkeypatch.setattr(instructions, "_hub_rows", lambda data, seed: iter(made[seed % 50 :] + made[: seed % 50]))
+    validation, rest = instruction_examples("org/chats", tokenizer, 64, seed=0, vocab_size=257, eos=0).split(64)
+    chosen = {tuple(example["input_ids"].tolist()) for example in validation}
+    trained = first_tokens(rest, 135)
+    assert len(chosen) == 5 and not chosen & set(map(tuple, trained)) and len(set(map(tuple, trained))) == 45
+
+
 # --- what refuses -----------------------------------------------------------------------------------
 
 CHAT = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]

@@ -36,10 +36,10 @@ def spread(median: float, width: float = 0.0) -> dict[str, float]:
 
 def write_recovery(directory: Path, scale: float, steps: int = 40, result: bool = True) -> None:
     directory.mkdir(parents=True)
-    lines: list[dict[str, Any]] = [{"step": 0, "perplexity": 80 * scale, "nll": 1.0}]
+    lines: list[dict[str, Any]] = [{"step": 0, "perplexity": 80 * scale, "nll": 1.0, "validation_nll": 4.0}]
     for step in range(2, steps + 1, 2):
         lines.append({"step": step, "loss": scale * (5 - step / 20), "tokens": step * 512, "tokens_per_second": 900.0})
-    lines.append({"step": steps, "perplexity": 40 * scale, "nll": 1.0})
+    lines.append({"step": steps, "perplexity": 40 * scale, "nll": 1.0, "validation_nll": 3.0})
     (directory / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (directory / "recover.yaml").write_text(
         f"model: {directory.parent}/pruned\nout: {directory}\nmethod: distill\nglobal_batch: 8\nseq_len: 64\n"
@@ -47,7 +47,7 @@ def write_recovery(directory: Path, scale: float, steps: int = 40, result: bool 
     )
     if result:
         told = {"method": "distill", "steps": steps, "step": steps, "tokens": steps * 512, "loss": 3.0}
-        told |= {"perplexity_before": 80 * scale, "perplexity": 40 * scale}
+        told |= {"perplexity_before": 80 * scale, "perplexity": 40 * scale, "selected_on": "64 sequences split off x"}
         (directory / "recovery.json").write_text(json.dumps(told))
 
 

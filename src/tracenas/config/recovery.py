@@ -26,8 +26,11 @@ class RecoverConfig(StageConfig):
     out: Path = Field(description="Directory of the recovered checkpoint; log and training state are in it, too.")
     max_steps: int = Field(ge=1, description="Optimizer steps.")
     resume: bool = Field(False, description="Go on with an interrupted run.")
-    eval_text: str | None = Field(None, description="Held-out text for the perplexity while training.")
-    eval_windows: int | None = Field(64, ge=1, description="Use no more than this many held-out windows.")
+    validation: str | None = Field(
+        None, description="Data that choose the checkpoint; default: sequences split off the data and not trained on."
+    )
+    eval_text: str | None = Field(None, description="Text whose perplexity is reported; it chooses nothing.")
+    eval_windows: int | None = Field(64, ge=1, description="Use no more than this many windows of each of the two.")
     seq_len: int | None = Field(None, ge=2, description="Tokens per sequence; default min(4096, positions).")
     text_field: str | None = Field(None, description="Field of JSONL, CSV, Parquet or hub data that holds the text.")
     global_batch: int = Field(1024, ge=1, description="Sequences per step, over all processes.")

@@ -11,7 +11,7 @@ from tracenas.errors import UserError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["further_calibration", "overlaps"]
+__all__ = ["Repeats", "further_calibration", "overlaps"]
 
 _RUN = 32
 _SHARE = 0.125
@@ -28,8 +28,27 @@ def overlaps(rows: torch.Tensor, known: torch.Tensor, run: int = _RUN) -> torch.
     Returns:
         bool [N].
     """
-    length = min(run, rows.shape[1], known.shape[1])
-    return torch.isin(_hashes(rows, length), _hashes(known, length)).float().mean(dim=1) > _SHARE
+    return Repeats(known, min(run, rows.shape[1]))(rows)
+
+
+class Repeats:
+    """`overlaps` with windows that are hashed once, for rows that come one by one.
+
+    Args:
+        known: int64 [M, K].
+        run: tokens that are compared at a time; no more than a row has.
+    """
+
+    def __init__(self, known: torch.Tensor, run: int = _RUN) -> None:
+        self._run = min(run, known.shape[1])
+        self._hashes = _hashes(known, self._run).unique()
+
+    def __call__(self, rows: torch.Tensor) -> torch.Tensor:
+        """Which rows repeat text, bool [N]."""
+        hashes = _hashes(rows, self._run)
+        places = torch.searchsorted(self._hashes, hashes).clamp_(max=len(self._hashes) - 1)
+        shared: torch.Tensor = (self._hashes[places] == hashes).float().mean(dim=1)
+        return shared > _SHARE
 
 
 def further_calibration(

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ def windows(
     limit: int | None = None,
     eos: int | Sequence[int] | None = None,
     text_field: str | None = None,
+    use: Literal["validation", "held_out"] = "held_out",
 ) -> torch.Tensor:
     """The whole of a text in non-overlapping windows, [N, L] int64.
 
@@ -44,6 +45,7 @@ def windows(
         limit: read no more than this many windows.
         eos: the model config's `eos_token_id`, for tokenizers that name none; needed between documents only.
         text_field: the field of JSON lines, Parquet and hub data sets that holds the text.
+        use: which split of a known data set is read where none is named.
 
     Raises:
         UserError: the source cannot be read, is a mixture, or has fewer than two tokens.
@@ -56,7 +58,7 @@ def windows(
         if rows.shape[1] != seq_len:
             raise UserError(f"'{source}' holds windows of {rows.shape[1]} tokens, {seq_len} were asked for (seq_len)")
         return rows
-    return _cut(_held_out(source, text_field), tokenizer, seq_len, limit, eos, source)
+    return _cut(_held_out(source, text_field, use), tokenizer, seq_len, limit, eos, source)
 
 
 def text_windows(
@@ -71,10 +73,10 @@ def text_windows(
     return _cut(found, tokenizer, seq_len, None, eos, "the text")
 
 
-def _held_out(source: str, text_field: str | None) -> Iterator[str]:
+def _held_out(source: str, text_field: str | None, use: Literal["validation", "held_out"]) -> Iterator[str]:
     if Path(source).exists():
         return documents(source, text_field=text_field)
-    data = hub.parse(source, held_out=True)
+    data = hub.parse(source, use=use)
     rows = hub.rows(data, text_field=text_field)
     return iter(["\n\n".join(rows)]) if data.articles else rows
 

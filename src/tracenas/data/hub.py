@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from tracenas.data.files import document
 from tracenas.errors import UserError
@@ -21,6 +21,7 @@ class HubData:
         config: its configuration (subset), None for the default one.
         split: its split.
         held_out: the split meant for evaluation, if it is known.
+        validation: the split meant for choosing between models, likewise.
         articles: its rows are lines of articles that begin with ` = Title = `.
     """
 
@@ -28,6 +29,7 @@ class HubData:
     config: str | None = None
     split: str = "train"
     held_out: str | None = None
+    validation: str | None = None
     articles: bool = False
 
     def __str__(self) -> str:
@@ -37,8 +39,10 @@ class HubData:
 
 KNOWN = {
     "fineweb-edu": HubData("HuggingFaceFW/fineweb-edu", "sample-100BT"),
-    "wikitext2": HubData("Salesforce/wikitext", "wikitext-2-raw-v1", held_out="test", articles=True),
-    "c4": HubData("allenai/c4", "en", held_out="validation"),
+    "wikitext2": HubData(
+        "Salesforce/wikitext", "wikitext-2-raw-v1", held_out="test", validation="validation", articles=True
+    ),
+    "c4": HubData("allenai/c4", "en", held_out="validation", validation="validation"),
 }
 """Data sets that have a short name; `:config` and `@split` may follow it as they may follow a hub id."""
 
@@ -46,12 +50,12 @@ _NAME = re.compile(r"(?P<path>[\w.-]+(/[\w.-]+)?)(:(?P<config>[\w.-]+))?(@(?P<sp
 _TITLE = re.compile(r" = [^=\s](.*[^=\s])? = \n?")
 
 
-def parse(name: str, *, held_out: bool = False) -> HubData:
+def parse(name: str, *, use: Literal["training", "validation", "held_out"] = "training") -> HubData:
     """`fineweb-edu`, `org/name`, `org/name:config`, `org/name@split` … → what to load.
 
     Args:
         name: as above.
-        held_out: prefer a known data set's evaluation split where none is named.
+        use: whose split of a known data set is taken where none is named.
 
     Raises:
         UserError: it is neither a known name nor a hub id.
@@ -64,8 +68,8 @@ def parse(name: str, *, held_out: bool = False) -> HubData:
             f"{did_you_mean(name, list(KNOWN))}, or a hub data set 'org/name[:config][@split]'"
         )
     data = known or HubData(match["path"])
-    if held_out and data.held_out:
-        data = replace(data, split=data.held_out)
+    if use != "training" and (split := getattr(data, use)):
+        data = replace(data, split=split)
     if match["config"]:
         data = replace(data, config=match["config"])
     if match["split"]:

@@ -20,6 +20,8 @@ _NAMES = {
     "mfu": "mfu",
     "eval_perplexity": "perplexity",
     "eval_nll": "nll",
+    "eval_validation_perplexity": "validation_perplexity",
+    "eval_validation_nll": "validation_nll",
 }
 
 
@@ -50,7 +52,7 @@ class RunLog(TrainerCallback):  # type: ignore[misc, unused-ignore]
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """One more record."""
-        if not state.is_world_process_zero or not logs or not {"loss", "eval_nll"} & set(logs):
+        if not state.is_world_process_zero or not logs or not {"loss", "eval_validation_nll"} & set(logs):
             return
         record = {"step": state.global_step}
         record |= {name: _finite(logs[key]) for key, name in _NAMES.items() if key in logs}

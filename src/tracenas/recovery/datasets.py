@@ -6,6 +6,7 @@ same sequence, so that a global batch holds the same examples whatever their num
 Shapes: N rows, L tokens of a window.
 """
 
+import copy
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +17,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
+from tracenas.data.calibration import calibration
+from tracenas.data.further import Repeats
 from tracenas.data.packing import eos_id, interleave, pack
 from tracenas.data.sources import documents, is_tokens, parse_source
 from tracenas.data.tokens import check_vocabulary, load_tokens
@@ -26,9 +29,16 @@ if TYPE_CHECKING:
 
     from tracenas.data.packing import Packed
 
-__all__ = ["Examples", "Rows", "Windows", "collate_padded", "collate_windows", "text_examples"]
+__all__ = ["Examples", "Rows", "Windows", "collate_padded", "collate_windows", "key", "text_examples"]
 
 Example = Mapping[str, Tensor]
+
+_PART = 10
+"""Of so many examples one is set aside at most."""
+_AT_ONCE = 256
+"""Rows whose text is compared at a time."""
+_SAMPLE = 0x53504C54
+"""In the seed of what is set aside, so that it is drawn apart from the order of training."""
 
 
 class Examples(IterableDataset[Example], ABC):
@@ -42,6 +52,28 @@ class Examples(IterableDataset[Example], ABC):
     @abstractmethod
     def from_start(self) -> Iterator[Example]:
         """The whole sequence."""
+
+    @abstractmethod
+    def sample(self, limit: int) -> list[Example]:
+        """Up to `limit` examples, each once, drawn apart from the order of the sequence."""
+
+    @abstractmethod
+    def without(self, examples: Sequence[Example]) -> "Examples":
+        """The sequence without these examples and what repeats them.
+
+        Raises:
+            UserError: if nothing remains; here or when the first one is asked for.
+        """
+
+    def split(self, limit: int) -> "tuple[list[Example], Examples]":
+        """Up to `limit` examples, but no more than a tenth of all, and the sequence without them.
+
+        Raises:
+            UserError: if there are too few.
+        """
+        drawn = self.sample(_PART * limit)
+        chosen = drawn[: max(1, min(limit, len(drawn) // _PART))]
+        return chosen, self.without(chosen)
 
     def __iter__(self) -> Iterator[Example]:
         return itertools.islice(self.from_start(), self.start, None)
@@ -66,12 +98,29 @@ class Rows(Examples):
             order = np.random.default_rng([self._seed, epoch]).permutation(count)
             first = self.start % count if epoch == self.start // count else 0
             for place in order[first:]:
-                row = self._rows[int(place)]
-                yield _window(row, torch.arange(len(row))) if isinstance(row, Tensor) else row
+                yield _example(self._rows[int(place)])
 
     def from_start(self) -> Iterator[Example]:
         """The whole sequence."""
         return iter(Rows(self._rows, self._seed))
+
+    def sample(self, limit: int) -> list[Example]:
+        """Up to `limit` of the rows."""
+        order = np.random.default_rng([self._seed, _SAMPLE]).permutation(len(self._rows))[:limit]
+        return [_example(self._rows[int(place)]) for place in order]
+
+    def without(self, examples: Sequence[Example]) -> "Rows":
+        """The rows that are none of these examples; of token ids, those that share no more than an eighth of a row."""
+        rest: Sequence[Example] | Tensor
+        if isinstance(self._rows, Tensor):
+            repeats = _repeats(examples)
+            rest = torch.cat([part[~repeats(part)] for part in self._rows.split(_AT_ONCE)])
+        else:
+            known = {key(example) for example in examples}
+            rest = [row for row in self._rows if key(row) not in known]
+        if not len(rest):
+            raise _nothing_left("the data")
+        return Rows(rest, self._seed)
 
 
 class Windows(Examples):
@@ -108,6 +157,7 @@ class Windows(Examples):
         self._eos = eos
         self._vocab_size = vocab_size
         self._text_field = text_field
+        self._repeats: Repeats | None = None
 
     def from_start(self) -> Iterator[Example]:
         """The whole sequence."""
@@ -121,12 +171,38 @@ class Windows(Examples):
         for epoch in itertools.count():
             seed = int(np.random.SeedSequence([self._seed, place, epoch]).generate_state(1)[0])
             found = documents(name, seed=seed, text_field=self._text_field)
-            nothing = True
+            nothing = repeated = True
             for packed in pack(found, self._tokenizer, self._seq_len, eos=self._eos):
                 nothing = False
-                yield packed
+                if self._repeats is None or not self._repeats(torch.from_numpy(packed.input_ids)[None]):
+                    repeated = False
+                    yield packed
+            if repeated and not nothing:
+                raise _nothing_left(f"data '{name}'")
             if nothing:
                 raise UserError(f"data '{name}' is too short for one sequence of {self._seq_len} tokens (seq_len)")
+
+    def sample(self, limit: int) -> list[Example]:
+        """Up to `limit` windows of all documents, as a calibration is drawn."""
+        rows = calibration(
+            self._source,
+            self._tokenizer,
+            samples=limit,
+            seq_len=self._seq_len,
+            seed=int(np.random.SeedSequence([self._seed, _SAMPLE]).generate_state(1)[0]),
+            eos=self._eos,
+            vocab_size=self._vocab_size,
+            text_field=self._text_field,
+            fewer=True,
+        )
+        return [_example(row) for row in rows]
+
+    def without(self, examples: Sequence[Example]) -> "Windows":
+        """The windows that share no more than an eighth of their text with these."""
+        rest = copy.copy(self)
+        rest._repeats = _repeats(examples)
+        next(iter(rest))
+        return rest
 
 
 def text_examples(
@@ -182,6 +258,27 @@ class _Padded:
             batch["labels"].append(torch.nn.functional.pad(example["labels"], tail, value=-100))
             batch["attention_mask"].append((torch.arange(length) < own).long())
         return {key: torch.stack(tensors) for key, tensors in batch.items()}
+
+
+def key(example: Example) -> bytes:
+    """What tells two examples apart: their token ids."""
+    return example["input_ids"].numpy().tobytes()
+
+
+def _repeats(windows: Sequence[Example]) -> Repeats:
+    known = torch.stack([example["input_ids"] for example in windows])
+    return Repeats(known, min(32, max(1, known.shape[1] // 2)))
+
+
+def _nothing_left(what: str) -> UserError:
+    return UserError(
+        f"{what}: nothing is left to train on beside the sequences that choose the checkpoint and what repeats them: "
+        "more data, or a text of its own for validation"
+    )
+
+
+def _example(row: Example | Tensor) -> Example:
+    return _window(row, torch.arange(len(row))) if isinstance(row, Tensor) else row
 
 
 def _window(input_ids: Tensor, position_ids: Tensor) -> Example:

@@ -1,5 +1,6 @@
 """Instruction data: prompts and responses or chats, from files of rows or the hub; labels on responses only."""
 
+import copy
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from tracenas.data.decoding import format_name, require_text
 from tracenas.data.packing import refusals
 from tracenas.data.rows import ROW_FORMATS, field_names, rows
 from tracenas.errors import UserError
-from tracenas.recovery.datasets import Example, Examples, Rows
+from tracenas.recovery.datasets import Example, Examples, Rows, key
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -38,6 +39,8 @@ _ACCEPTED = (
 _TURNS = {"system": "{}\n\n", "user": "### Instruction:\n{}\n\n", "assistant": "### Response:\n"}
 _ROWS_IN_MEMORY = 2_000_000
 _BUFFER = 10_000
+_SAMPLE = 0x53504C54
+"""In the place of an epoch: the pass that the examples which choose the checkpoint are drawn from."""
 
 
 def messages_of(row: Mapping[str, Any], where: str) -> list[Message]:
@@ -128,20 +131,38 @@ class _Streamed(Examples):
         super().__init__()
         self._data, self._tokenizer, self._seq_len = data, tokenizer, seq_len
         self._seed, self._vocab_size, self._eos = seed, vocab_size, eos
+        self._excluded: frozenset[bytes] = frozenset()
 
     def from_start(self) -> Iterator[Example]:
         for epoch in itertools.count():
-            seed = int(np.random.SeedSequence([self._seed, epoch]).generate_state(1)[0])
             nothing = True
-            for row in _hub_rows(self._data, seed):
-                where = f"data set '{self._data}'"
-                chat = messages_of(row, where)
-                example = _example(chat, self._tokenizer, self._seq_len, self._vocab_size, self._eos, where)
-                if example is not None:
+            for example in self._pass(epoch):
+                if key(example) not in self._excluded:
                     nothing = False
                     yield example
             if nothing:
-                raise UserError(f"data set '{self._data}' holds no response within {self._seq_len} tokens (seq_len)")
+                beside = " beside those that choose the checkpoint" if self._excluded else ""
+                raise UserError(
+                    f"data set '{self._data}' holds no response within {self._seq_len} tokens (seq_len){beside}"
+                )
+
+    def sample(self, limit: int) -> list[Example]:
+        return list({key(e): e for e in itertools.islice(self._pass(_SAMPLE), limit)}.values())
+
+    def without(self, examples: Sequence[Example]) -> "_Streamed":
+        rest = copy.copy(self)
+        rest._excluded = frozenset(map(key, examples))
+        return rest
+
+    def _pass(self, epoch: int) -> Iterator[Example]:
+        """Every example of the data set once, in an order of the epoch's own."""
+        seed = int(np.random.SeedSequence([self._seed, epoch]).generate_state(1)[0])
+        where = f"data set '{self._data}'"
+        for row in _hub_rows(self._data, seed):
+            chat = messages_of(row, where)
+            example = _example(chat, self._tokenizer, self._seq_len, self._vocab_size, self._eos, where)
+            if example is not None:
+                yield example
 
 
 def _hub_rows(data: hub.HubData, seed: int) -> Iterator[dict[str, Any]]:

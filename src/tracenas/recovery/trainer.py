@@ -3,7 +3,7 @@
 import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from tracenas.errors import UserError
 from tracenas.recovery import checkpoints, state
-from tracenas.recovery.datasets import Examples
+from tracenas.recovery.datasets import Example, Examples
 from tracenas.recovery.settings import TrainSettings, learning_rate_factor
 from tracenas.recovery.zeros import Zeros
 from tracenas.rundir import sweep
@@ -78,25 +78,25 @@ def arguments(settings: TrainSettings, directory: Path) -> Any:
     return made
 
 
-def held_out_nll(model: Any, windows: Tensor, micro_batch: int) -> float:
-    """Mean -log p(x_t | x_<t) over windows of token ids [N, L], nats per token.
+def held_out_nll(model: Any, batches: Iterable[Mapping[str, Tensor]]) -> float:
+    """Mean -log p(x_t | x_<t) over the labels of batches [N, L] as in training (-100: none), nats per token.
 
     The model is called as in training, so that a sharded or wrapped one works as well.
     """
     training, device = model.training, next(iter(model.parameters())).device
-    total = torch.zeros((), dtype=torch.float64)
+    total, count = torch.zeros((), dtype=torch.float64), 0
     model.eval()
     with torch.no_grad():
-        for batch in windows.split(micro_batch):
-            ids = batch.to(device)
-            logits = model(input_ids=ids, use_cache=False).logits[:, :-1].flatten(0, 1)
-            labels = ids[:, 1:].flatten()
+        for batch in batches:
+            inputs = {name: value.to(device) for name, value in batch.items() if name != "labels"}
+            labels = batch["labels"].to(device)[:, 1:].flatten()
+            count += int((labels != -100).sum())
+            logits = model(**inputs, use_cache=False).logits[:, :-1].flatten(0, 1)
             size = max(1, _CHUNK // logits.shape[1])
             for part, wanted in zip(logits.split(size), labels.split(size), strict=True):
                 total += torch.nn.functional.cross_entropy(part.float(), wanted, reduction="sum").double().cpu()
     model.train(training)
-    count, length = windows.shape
-    return float(total) / (count * (length - 1))
+    return float(total) / count
 
 
 class _Switches(TrainerCallback):  # type: ignore[misc, unused-ignore]
@@ -115,9 +115,7 @@ class _Switches(TrainerCallback):  # type: ignore[misc, unused-ignore]
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         every = self._trainer.settings.eval_every
         control.should_save |= state.global_step >= state.max_steps
-        control.should_evaluate = self._trainer.windows is not None and (
-            control.should_save or bool(every and state.global_step % every == 0)
-        )
+        control.should_evaluate = control.should_save or bool(every and state.global_step % every == 0)
         control.should_log |= control.should_save or control.should_evaluate
 
 
@@ -131,7 +129,8 @@ class RecoveryTrainer(Trainer):  # type: ignore[misc, unused-ignore]
         examples: the training data; entered where a resumed run stopped.
         collate: examples → batch.
         save_model: writes what a checkpoint holds of the model.
-        windows: held-out token ids [N, L], None: no evaluation.
+        validation: examples that are not trained on; the checkpoint of their lowest loss is the best one.
+        windows: held-out token ids [N, L] whose loss is only told; None: there are none.
     """
 
     def __init__(
@@ -142,6 +141,7 @@ class RecoveryTrainer(Trainer):  # type: ignore[misc, unused-ignore]
         examples: Examples,
         collate: Callable[[Sequence[Any]], dict[str, Tensor]],
         save_model: Saver,
+        validation: Sequence[Example],
         *,
         windows: Tensor | None = None,
         callbacks: Sequence[TrainerCallback] = (),
@@ -150,7 +150,8 @@ class RecoveryTrainer(Trainer):  # type: ignore[misc, unused-ignore]
         self.directory = directory
         self.examples = examples
         self.save_weights = save_model
-        self.windows = windows
+        self.validation, self.windows = validation, windows
+        self._collate = collate
         self.zeros: Zeros | None = None
         self._since, self._away = time.monotonic(), 0.0
         self._new_tokens: Any = 0
@@ -181,7 +182,7 @@ class RecoveryTrainer(Trainer):  # type: ignore[misc, unused-ignore]
             if done >= self.settings.max_steps:
                 return
             self.examples.start = done * self.args.train_batch_size * self.args.world_size * self.settings.accumulation
-        self.args.eval_on_start = self.windows is not None and last is None
+        self.args.eval_on_start = last is None
         try:
             self.train(resume_from_checkpoint=None if last is None else str(last))
         except UserError as error:  # of a loader process, torch puts its traceback before the message
@@ -259,23 +260,28 @@ class RecoveryTrainer(Trainer):  # type: ignore[misc, unused-ignore]
         self.state.log_history.clear()  # log.jsonl has it; checkpoints need not carry it
 
     def _evaluate(self, trial: Any, ignore_keys_for_eval: Any, skip_scheduler: bool = False) -> dict[str, float]:
-        assert self.windows is not None
-        started = time.monotonic()
+        started, size = time.monotonic(), self.settings.micro_batch
+        metrics: dict[str, float] = {}
         self.control.should_evaluate = False
-        nll = held_out_nll(self.model_wrapped, self.windows, self.settings.micro_batch)
+        parts = (self.validation[at : at + size] for at in range(0, len(self.validation), size))
+        texts: dict[str, Iterable[Mapping[str, Tensor]]] = {"eval_validation": map(self._collate, parts)}
+        if self.windows is not None:
+            texts["eval"] = ({"input_ids": rows, "labels": rows} for rows in self.windows.split(size))
+        for name, batches in texts.items():
+            nll = held_out_nll(self.model_wrapped, batches)
+            if not math.isfinite(nll):
+                raise self._diverged(f"the held-out loss is {nll}", self.state.global_step)
+            metrics |= {f"{name}_nll": nll, f"{name}_perplexity": math.exp(min(nll, 700.0))}
         self._away += time.monotonic() - started
-        if not math.isfinite(nll):
-            raise self._diverged(f"the held-out loss is {nll}", self.state.global_step)
-        metrics = {"eval_nll": nll, "eval_perplexity": math.exp(min(nll, 700.0))}
         self.log(dict(metrics))
         return metrics
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         """Only a model that is kept can be the best one."""
-        best = self.state.best_metric
-        if not self.control.should_save or (best is not None and metrics["eval_nll"] >= best):
+        best, nll = self.state.best_metric, metrics["eval_validation_nll"]
+        if not self.control.should_save or (best is not None and nll >= best):
             return False
-        self.state.best_metric, self.state.best_global_step = metrics["eval_nll"], self.state.global_step
+        self.state.best_metric, self.state.best_global_step = nll, self.state.global_step
         return True
 
     # --- checkpoints ------------------------------------------------------------------------------

@@ -147,11 +147,12 @@ def _recovery(recoveries: Sequence[Recovery]) -> Markup | None:
 
 
 def training_charts(recoveries: Sequence[Recovery]) -> Markup | None:
-    """Training loss and held-out perplexity by step, a line per recovery."""
+    """Training loss, validation loss and held-out perplexity by step, a line per recovery."""
     figures = []
     for key, name, label in (
         ("loss", "Training loss", "loss, nats per token"),
-        ("perplexity", "Held-out perplexity", "perplexity"),
+        ("validation_nll", "Validation loss, which chooses", "loss, nats per token"),
+        ("perplexity", "Held-out perplexity, which is reported", "perplexity"),
     ):
         series = [(one.name, one.series(key)) for one in recoveries]
         drawn = [(who, points) for who, points in series if len(points) > 1]

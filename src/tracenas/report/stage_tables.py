@@ -67,9 +67,14 @@ def _recovery_notes(recoveries: Sequence[Recovery]) -> list[str]:
         batch = f"batches of {settings['global_batch']:,}" if isinstance(settings.get("global_batch"), int) else ""
         length = f" × {settings['seq_len']:,} tokens" if isinstance(settings.get("seq_len"), int) else ""
         notes.append(f"trained on {_file(settings['data'])}{', ' + batch + length if batch else ''}")
+    result = recoveries[0].result
+    if result.get("selected_on"):
+        notes.append(f"the checkpoint of step {result.get('step')} was chosen on {result['selected_on']}")
     if settings.get("eval_text"):
         windows = f" (windows of {settings['seq_len']:,} tokens)" if isinstance(settings.get("seq_len"), int) else ""
-        notes.append(f"perplexities of this table: {_file(settings['eval_text'])}{windows}")
+        notes.append(
+            f"perplexities of this table: {_file(settings['eval_text'])}{windows}, by which nothing was chosen"
+        )
     if len(recoveries) > 1:
         keys = {key for one in recoveries for key in one.settings} - {"model", "out"}
         if all(len({str(one.settings.get(key)) for one in recoveries}) == 1 for key in keys):

@@ -205,6 +205,7 @@ def _settings(config: DemoConfig, model: Path, out: Path, amounts: dict[str, int
             "log_every": max(1, steps // 10),
             "save_every": max(1, -(-steps // 2)),
             "eval_text": None,
+            "eval_windows": 4,
         },
         recover_rivals=True,
         bench={

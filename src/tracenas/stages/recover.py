@@ -2,12 +2,8 @@
 
 import json
 import math
-import os
 import shutil
-import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +13,8 @@ from tracenas.errors import UserError
 from tracenas.models.source import ModelSource, open_source
 from tracenas.recovery.settings import TrainSettings, World
 from tracenas.rundir import provenance, read_json, write_json
+from tracenas.stages.recover_data import RecoveryData, recovery_data, split_name
+from tracenas.stages.recover_progress import progress, tensorboard
 from tracenas.stages.recover_setup import (
     SETTINGS,
     SPARSITY,
@@ -30,13 +28,9 @@ from tracenas.stages.recover_setup import (
 )
 from tracenas.stages.results import Table, print_table, to_plain
 from tracenas.stages.session import set_threads
-from tracenas.stages.tokens import held_out
 
 if TYPE_CHECKING:
-    import torch
-
     from tracenas.models.loading import LoadedModel
-    from tracenas.recovery.datasets import Examples
 
 __all__ = ["CHECKPOINTS", "LOG", "RESULT", "SETTINGS", "Recovered", "recover"]
 
@@ -49,10 +43,13 @@ class Recovered:
 
     Args:
         path: its directory.
-        step: of the weights that were kept: the one of lowest held-out perplexity, else the last.
+        step: of the weights that were kept: those of lowest loss on what `selected_on` says.
         steps, tokens: trained in all.
         loss: the last of the log, nats per token (distill: of the distillation loss).
-        perplexity, perplexity_before: held-out, None without `eval_text`.
+        selected_on: the split that chose the step.
+        selection_nll, selection_nll_before: on it, nats per token.
+        reported_on: the text that nothing was chosen by, None without `eval_text`.
+        perplexity, perplexity_before: on it.
         teacher: of distillation.
     """
 
@@ -62,6 +59,10 @@ class Recovered:
     steps: int
     tokens: int
     loss: float
+    selected_on: str
+    selection_nll: float
+    selection_nll_before: float
+    reported_on: str | None = None
     perplexity: float | None = None
     perplexity_before: float | None = None
     teacher: str | None = None
@@ -75,9 +76,11 @@ class Recovered:
         """A summary on stdout."""
         rows = [("checkpoint", str(self.path)), ("steps", f"{self.steps:,}"), ("tokens", f"{self.tokens:,}")]
         rows.append(("training loss at the end", f"{self.loss:.4f}"))
+        rows.append((f"step {self.step:,} chosen on", self.selected_on))
+        rows.append(("its loss there, before and after", f"{self.selection_nll_before:.4f}, {self.selection_nll:.4f}"))
         if self.perplexity is not None and self.perplexity_before is not None:
-            rows.append(("held-out perplexity before", f"{self.perplexity_before:.4f}"))
-            rows.append((f"held-out perplexity, step {self.step}", f"{self.perplexity:.4f}"))
+            rows.append((f"perplexity of {self.reported_on}, before", f"{self.perplexity_before:.4f}"))
+            rows.append((f"perplexity of {self.reported_on}, step {self.step:,}", f"{self.perplexity:.4f}"))
         print_table(Table(f"recovered by {self.method}", ("", "value"), rows))
 
 
@@ -94,7 +97,10 @@ def recover(config: RecoverConfig) -> Recovered:
     check_input(config, source, world)
     if config.resume and (config.out / RESULT).is_file():
         stored = read_json(config.out / RESULT)
-        return Recovered(**{**stored, "path": Path(stored["path"])})
+        try:
+            return Recovered(**{**stored, "path": Path(stored["path"])})
+        except (TypeError, KeyError) as error:
+            raise UserError(f"{config.out / RESULT}: another version's ({error}); choose another output") from error
     known = check_out(config) if world.is_main else (config.out / SETTINGS).is_file()
     config = resolved(config, source, world)
     set_threads(config.threads)
@@ -104,43 +110,19 @@ def recover(config: RecoverConfig) -> Recovered:
 
     trained_dtype = config.dtype if config.method == "lora" else "fp32"
     loaded = load(source, device="cpu", dtype=trained_dtype, trust_remote_code=config.trust_remote_code)
-    examples = _examples(config, loaded)
-    next(iter(examples))  # wrong or too little data is told before anything is written
+    data = recovery_data(config, loaded)
     teacher = _load_teacher(config, source)
-    windows = _held_out(config, loaded)
     if world.is_main:
         config.out.mkdir(parents=True, exist_ok=True)
         if not known:
             write_settings(config)
     settings = train_settings(config, world, loaded, teacher)
     source = loaded.source  # of a GGUF file: the whole configuration, which its header does not have
-    _train(config, settings, loaded, examples, teacher, windows)
-    return _finish(config, source, world, teacher)
+    _train(config, settings, loaded, data, teacher)
+    return _finish(config, source, world, data.selected_on)
 
 
 # --- parts ----------------------------------------------------------------------------------------
-
-
-def _examples(config: RecoverConfig, loaded: "LoadedModel") -> "Examples":
-    assert config.seq_len is not None
-    vocabulary = int(loaded.source.config["vocab_size"])
-    if config.method == "lora":
-        from tracenas.recovery.instructions import instruction_examples
-
-        return instruction_examples(
-            config.data, loaded.tokenizer, config.seq_len, seed=config.seed, vocab_size=vocabulary, eos=loaded.eos
-        )
-    from tracenas.recovery.datasets import text_examples
-
-    return text_examples(
-        config.data,
-        loaded.tokenizer,
-        config.seq_len,
-        seed=config.seed,
-        vocab_size=vocabulary,
-        eos=loaded.source.config.get("eos_token_id"),
-        text_field=config.text_field,
-    )
 
 
 def _load_teacher(config: RecoverConfig, source: ModelSource) -> "LoadedModel | None":
@@ -158,15 +140,6 @@ def _load_teacher(config: RecoverConfig, source: ModelSource) -> "LoadedModel | 
     if (config.seq_len or 0) > teacher.positions:
         raise UserError(f"seq-len {config.seq_len}: the teacher has {teacher.positions} positions")
     return load(teacher, device="cpu", dtype=config.dtype, trust_remote_code=config.trust_remote_code)
-
-
-def _held_out(config: RecoverConfig, loaded: "LoadedModel") -> "torch.Tensor | None":
-    if config.eval_text is None:
-        return None
-    assert config.seq_len is not None
-    return held_out(
-        loaded, config.eval_text, config.seq_len, config.eval_windows, config.text_field, setting="eval-text"
-    )
 
 
 def _adapted(config: RecoverConfig, loaded: "LoadedModel") -> Any:
@@ -189,9 +162,8 @@ def _train(
     config: RecoverConfig,
     settings: TrainSettings,
     loaded: "LoadedModel",
-    examples: "Examples",
+    data: RecoveryData,
     teacher: "LoadedModel | None",
-    windows: "torch.Tensor | None",
 ) -> None:
     from tracenas.recovery.callbacks import RunLog, cut_log
     from tracenas.recovery.checkpoints import steps
@@ -206,85 +178,40 @@ def _train(
     main = World.from_environment().is_main
     if main:
         cut_log(config.out / LOG, done)
-    parts: dict[str, Any] = {"windows": windows}
+    parts: dict[str, Any] = {"windows": data.windows}
     kind: Callable[..., Any] = RecoveryTrainer
     if teacher is not None:
         told = Distillation(teacher.model, config.temperature, config.top_k, config.ce_weight)
         kind, parts = DistillTrainer, {**parts, "distillation": told}
-    with _progress(config, done, quiet=not main) as (on_step, on_record), _tensorboard(config.out):
+    with progress(config, done, quiet=not main) as (on_step, on_record), tensorboard(config.out):
         log = RunLog(config.out / LOG, on_step=on_step, on_record=on_record)
         trainer = kind(
             model,
             settings,
             directory,
-            examples,
+            data.examples,
             collate_padded(loaded.eos) if is_lora else collate_windows,
             saver(model, loaded.tokenizer, config.shard_size),
+            data.validation,
             callbacks=[log],
             **parts,
         )
         trainer.run()
 
 
-@contextmanager
-def _tensorboard(out: Path) -> Iterator[None]:
-    """Where transformers' integration writes, unless the environment says otherwise."""
-    if "TENSORBOARD_LOGGING_DIR" in os.environ:
-        yield
-        return
-    os.environ["TENSORBOARD_LOGGING_DIR"] = str(out / "tensorboard")
-    try:
-        yield
-    finally:
-        del os.environ["TENSORBOARD_LOGGING_DIR"]
-
-
-_Reports = tuple[Callable[[int], None], Callable[[Mapping[str, Any]], None]]
-
-
-def _progress(config: RecoverConfig, done: int, *, quiet: bool) -> AbstractContextManager[_Reports]:
-    if quiet:
-        return nullcontext((lambda step: None, lambda record: None))
-
-    @contextmanager
-    def shown() -> Iterator[_Reports]:
-        from tracenas.report.progress import stage_progress
-
-        step_now, spoken = done, 0.0
-        with stage_progress(f"recover ({config.method})", config.max_steps) as advance:
-            advance(done)
-
-            def on_step(step: int) -> None:
-                nonlocal step_now
-                advance(step - step_now)
-                step_now = step
-
-            def on_record(record: Mapping[str, Any]) -> None:
-                nonlocal spoken
-                if sys.stderr.isatty() or (time.monotonic() - spoken < 5 and "perplexity" not in record):
-                    return
-                spoken = time.monotonic()
-                values = (f"{k} {v:.6g}" for k, v in record.items() if k != "step" and v is not None)
-                print(f"step {record['step']}: {', '.join(values)}", file=sys.stderr, flush=True)
-
-            yield on_step, on_record
-
-    return shown()
-
-
 # --- the result -----------------------------------------------------------------------------------
 
 
-def _finish(config: RecoverConfig, source: ModelSource, world: World, teacher: "LoadedModel | None") -> Recovered:
-    """Write the plain checkpoint from the best (or last) training checkpoint, and say what came of it."""
+def _finish(config: RecoverConfig, source: ModelSource, world: World, selected_on: str) -> Recovered:
+    """Write the plain checkpoint from the best training checkpoint, and say what came of it."""
     from tracenas.recovery.checkpoints import checkpoint_path, disk_trouble, last_checkpoint
 
     directory = config.out / CHECKPOINTS
     last = last_checkpoint(directory)
     assert last is not None
     ended = read_json(last / "trainer_state.json")
-    step = int(ended.get("best_global_step") or ended["global_step"])
-    result = _result(config, step, ended)
+    result = _result(config, ended, selected_on)
+    step = result.step
     _wait_for_all(world)  # every process has read what the main one removes in the end
     if not world.is_main:
         _wait_for_all(world)
@@ -311,12 +238,13 @@ def _wait_for_all(world: World) -> None:
         distributed.barrier()
 
 
-def _result(config: RecoverConfig, step: int, ended: Mapping[str, Any]) -> Recovered:
+def _result(config: RecoverConfig, ended: Mapping[str, Any], selected_on: str) -> Recovered:
     from tracenas.rundir import Journal
 
+    step = int(ended["best_global_step"])
     records = Journal(config.out / LOG).read()
     losses = [record["loss"] for record in records if "loss" in record]
-    perplexity = {record["step"]: record["perplexity"] for record in records if "perplexity" in record}
+    measured = {record["step"]: record for record in records if "validation_nll" in record}
     return Recovered(
         path=config.out,
         method=config.method,
@@ -324,8 +252,12 @@ def _result(config: RecoverConfig, step: int, ended: Mapping[str, Any]) -> Recov
         steps=config.max_steps,
         tokens=int(ended["num_input_tokens_seen"]),
         loss=losses[-1] if losses else math.nan,
-        perplexity=perplexity.get(step),
-        perplexity_before=perplexity.get(0),
+        selected_on=selected_on,
+        selection_nll=measured[step]["validation_nll"],
+        selection_nll_before=measured[0]["validation_nll"],
+        reported_on=None if config.eval_text is None else split_name(config.eval_text, "held_out"),
+        perplexity=measured[step].get("perplexity"),
+        perplexity_before=measured[0].get("perplexity"),
         teacher=config.teacher if config.method == "distill" else None,
     )
 
@@ -352,12 +284,15 @@ def _write(config: RecoverConfig, source: ModelSource, checkpoint: Path, result:
         "steps": f"{result.steps:,}",
         "tokens": f"{result.tokens:,}",
         "weights of step": f"{result.step:,}",
+        "chosen on": result.selected_on,
+        "loss there, before (nats/token)": f"{result.selection_nll_before:.6f}",
+        "loss there, after (nats/token)": f"{result.selection_nll:.6f}",
         "training loss at the end (nats/token)": f"{result.loss:.6f}",
     }
     if result.perplexity is not None and result.perplexity_before is not None:
         numbers |= {
-            f"perplexity before, {config.eval_text}": f"{result.perplexity_before:.4f}",
-            f"perplexity after, {config.eval_text}": f"{result.perplexity:.4f}",
+            f"perplexity before, {result.reported_on} (chose nothing)": f"{result.perplexity_before:.4f}",
+            f"perplexity after, {result.reported_on}": f"{result.perplexity:.4f}",
         }
     section = recovery_section(
         source=config.model,

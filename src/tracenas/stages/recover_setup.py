@@ -21,6 +21,7 @@ from tracenas.recovery.settings import (
     learning_rate_factor,
 )
 from tracenas.rundir import atomic_path, require_free, sweep
+from tracenas.stages.recover_data import check_splits
 from tracenas.stages.results import to_plain
 from tracenas.stages.run_settings import read_settings
 from tracenas.stages.session import set_threads
@@ -55,6 +56,9 @@ def check_input(config: RecoverConfig, source: ModelSource, world: World) -> Non
         raise UserError(f"data '{config.data}' holds token ids; lora needs prompts and responses")
     if config.eval_text is not None:
         parse_source(config.eval_text)
+    if config.validation is not None:
+        parse_source(config.validation)
+        check_splits(config)
     if config.seq_len is not None and config.seq_len > source.positions:
         raise UserError(f"seq-len {config.seq_len}: the model has {source.positions} positions")
     accumulation(config.global_batch, config.micro_batch or 1, world.size)

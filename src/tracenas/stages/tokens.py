@@ -1,6 +1,6 @@
 """Calibration and held-out tokens for a loaded model: what it can read, no longer than its positions."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from tracenas.data.sources import is_tokens
 from tracenas.errors import UserError
@@ -66,11 +66,13 @@ def held_out(
     text_field: str | None = None,
     *,
     setting: str = "text",
+    use: Literal["validation", "held_out"] = "held_out",
 ) -> "torch.Tensor":
     """The held-out windows for a model's tokenizer, int64 [N, L].
 
     Args:
         setting: what `text` is called where the user gives it.
+        use: which split of a known data set is read.
 
     Raises:
         UserError: text for a model without tokenizer, or ids beyond its vocabulary.
@@ -80,7 +82,7 @@ def held_out(
 
     _require_tokenizer(loaded, text, setting)
     eos = loaded.source.config.get("eos_token_id")
-    found = windows(text, loaded.tokenizer, seq_len, limit=limit, eos=eos, text_field=text_field)
+    found = windows(text, loaded.tokenizer, seq_len, limit=limit, eos=eos, text_field=text_field, use=use)
     check_vocabulary(found, int(loaded.source.config["vocab_size"]), text)
     return found
 
