@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from tracenas.errors import UserError
 from tracenas.families import Options, family_of
 from tracenas.models.checkpoint import Draft, check_checkpoint, save_pruned
-from tracenas.models.shards import INDEX_FILE, Entry, read_header, write_shards
+from tracenas.models.headers import INDEX_FILE, read_header
+from tracenas.models.shards import Entry, write_shards
 
 SIZES: dict[str, Any] = {
     "vocab_size": 300,
@@ -162,7 +163,8 @@ def test_tensors_of_all_dtypes_are_read_back(tmp_path: Path) -> None:
     found = load_file(tmp_path / "model.safetensors")
     assert set(found) == set(tensors)
     assert all(found[n].dtype == t.dtype and found[n].equal(t) for n, t in tensors.items())
-    assert read_header(tmp_path / "model.safetensors") == {n: tuple(t.shape) for n, t in tensors.items()}
+    header = read_header(tmp_path / "model.safetensors")
+    assert {n: t.shape for n, t in header.items()} == {n: tuple(t.shape) for n, t in tensors.items()}
 
 
 # --- checking -------------------------------------------------------------------------------------

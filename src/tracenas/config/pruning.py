@@ -108,7 +108,7 @@ class PruneConfig(OneShotSettings):
         "by layer (sequential); auto: as the architecture was scored.",
     )
     shard_size: str = Field("5GB", description="Largest weights file.")
-    save_dtype: Dtype = Field("auto", description="Of the checkpoint; auto: the base's.")
+    save_dtype: Dtype = Field("auto", description="Of the written weights; auto: each as the base stores it.")
     stub_removed_attention: bool = Field(
         False,
         description="Write one head of zeros where attention is removed: the same logits, a few more parameters, and "

@@ -61,5 +61,5 @@ class RecoverConfig(StageConfig):
     lora_alpha: float = Field(16, gt=0, description="lora: alpha; adapters are scaled by alpha / r.")
     lora_dropout: float = Field(0.0, ge=0, lt=1, description="lora: dropout of the adapters' input.")
     keep_zeros: bool = Field(True, description="Keep the zeros of an unstructured sparse checkpoint (sparsity.json).")
-    save_dtype: Dtype = Field("auto", description="Of the checkpoint; auto: as it was.")
+    save_dtype: Dtype = Field("auto", description="Of the written weights; auto: each as it was stored.")
     shard_size: str = Field("5GB", description="Largest weights file.")

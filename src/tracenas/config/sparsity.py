@@ -36,7 +36,7 @@ class SparsifyConfig(StageConfig):
     gradients: Path | None = Field(
         None, description="File of gradient statistics: used if it is there, else written there."
     )
-    save_dtype: Dtype = Field("auto", description="Of the checkpoint; auto: the base's.")
+    save_dtype: Dtype = Field("auto", description="Of the written weights; auto: each as the base stores it.")
     shard_size: str = Field("5GB", description="Largest weights file.")
     run: Path | None = Field(
         None, description="ratios=search: run directory; default: the checkpoint's name with .search."

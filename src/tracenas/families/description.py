@@ -225,6 +225,10 @@ class Family(Protocol):
 
     stacks: tuple[str, ...] = ()
     """Names of the stacks that blocks stand in (`encoder`, `decoder`); none in decoder-only models."""
+    head_names: tuple[str, ...] = ("lm_head.weight",)
+    """What the head's matrix may be called in files."""
+    embedding_names: tuple[str, ...] = ("model.embed_tokens.weight", "embed_tokens.weight")
+    """What the embeddings may be called in files."""
 
     def normalised(self, config: Mapping[str, Any], stores: Callable[[str], bool] | None) -> Mapping[str, Any]:
         """`config.json` with the keys that all families have, and what it should have said: as it is.

@@ -17,6 +17,9 @@ __all__ = ["FAMILY"]
 class GPTNeoX(LlamaLike):
     """Heads lie in `query_key_value` one after the other, each as [q | k | v]."""
 
+    head_names = ("embed_out.weight", "lm_head.weight")
+    embedding_names = ("gpt_neox.embed_in.weight", "embed_in.weight")
+
     def biases(self, config: Mapping[str, Any]) -> Biases:
         """Everywhere, unless attention is said to have none."""
         attention = bool(config.get("attention_bias", True))

@@ -14,11 +14,12 @@ from tracenas.errors import UserError
 from tracenas.families import Block, Family, Projection, SubBlock
 from tracenas.families.description import IntArray
 from tracenas.models import heterogeneous
-from tracenas.models.configuration import built_shapes, new_places, pruned_config, tensors_of
+from tracenas.models.configuration import built_shapes, new_places, pruned_config
+from tracenas.models.headers import counted, prevailing, stored_tensors
 from tracenas.models.ordering import take
-from tracenas.models.shards import INDEX_FILE, Entry, atomic_directory, read_header, write_shards
+from tracenas.models.shards import DTYPES, NAMES, Entry, atomic_directory, write_shards
 from tracenas.models.stacked_configuration import with_own_head
-from tracenas.models.stored import as_stored
+from tracenas.models.stored import as_stored, in_memory
 from tracenas.rundir import read_json
 from tracenas.space.architecture import Layer
 
@@ -53,13 +54,14 @@ def save_pruned(
     kept: Kept,
     out: Path,
     *,
+    tensors: Mapping[str, Entry] | None = None,
     outputs: Mapping[tuple[int, str], torch.Tensor] | None = None,
     dtype: torch.dtype | None = None,
     max_shard_size: int | str = "5GB",
     stub_attention: bool = False,
     card: Callable[[Draft], str] | str = "",
 ) -> Draft:
-    """Cut `model` to the kept units and write the result; one cut tensor is in memory at a time.
+    """Cut a model to the kept units and write the result; one cut tensor is in memory at a time.
 
     Rows and columns stay whose unit is kept or that belong to no unit, in their order. A block without units
     is left out and the blocks behind it are renumbered. The result is a stock checkpoint of the family where
@@ -70,8 +72,10 @@ def save_pruned(
         model: a transformers causal language model; may itself be heterogeneous (pruning again).
         tokenizer: carried over; None if there is none.
         blocks: the family's description of `model`.
+        tensors: what is cut, by the model's names (`LoadedModel.tensors`: the base's files); the model's own if None.
         outputs: output projections that replace the cut ones, [rows, kept columns] (compensation).
-        dtype: of the written floating-point tensors; the model's own if None.
+        dtype: of the written floating-point tensors; if None each has that of the tensor it was cut from, and
+            config.json names the one that most weights have.
         max_shard_size: bytes, or text such as `5GB`.
         stub_attention: write one zero head where attention is removed, for software that needs attention in
             every block; logits are the same.
@@ -84,28 +88,20 @@ def save_pruned(
         UserError: if `out` is not free or cannot be written.
         ValueError: for kept ids that do not fit the blocks.
     """
-    dtype = dtype or next(iter(model.parameters())).dtype
     layers = tuple(_layer(block, index, kept) for index, block in enumerate(blocks))
-    entries = list(_entries(model, blocks, layers, kept, outputs or {}, dtype))
+    whole = in_memory(model)
+    whole |= {name: entry for name, entry in (tensors or {}).items() if name in whole}
+    entries = list(_entries(whole, blocks, layers, kept, outputs or {}, dtype))
     shapes = {entry.name: entry.shape for entry in entries}
+    main = _main_dtype(entries)
     base = with_own_head(model)
     made = pruned_config(base, family, blocks, layers, shapes, kept=kept, stub_attention=stub_attention)
     config, stock = made.config, made.stock
-    entries += [
-        Entry(name, shape, dtype, partial(torch.zeros, shape, dtype=dtype)) for name, shape in made.zeros.items()
-    ]
+    entries += [Entry(name, shape, main, partial(torch.zeros, shape, dtype=main)) for name, shape in made.zeros.items()]
     entries = as_stored(config, entries) if stock else entries
-    config["dtype"] = str(dtype).removeprefix("torch.")
+    config["dtype"] = str(main).removeprefix("torch.")
     with atomic_directory(out) as directory:
-        text = json.dumps(model.config._encode_special_floats(config), indent=2, sort_keys=True) + "\n"
-        (directory / "config.json").write_text(text, encoding="utf-8")
-        if not stock:
-            code = heterogeneous.shipped_code(family.model_type)
-            (directory / heterogeneous.CODE_FILE).write_text(code, encoding="utf-8")
-        if tokenizer is not None:
-            tokenizer.save_pretrained(directory)
-        if getattr(model, "generation_config", None) is not None:
-            model.generation_config.to_json_file(directory / "generation_config.json")
+        _write_beside(model, tokenizer, config, directory)
         write_shards(directory, entries, max_shard_size)
         count = sum(torch.Size(e.shape).numel() for e in entries if e.dtype.is_floating_point)
         stubs = sum(torch.Size(shape).numel() for shape in made.zeros.values())
@@ -114,6 +110,19 @@ def save_pruned(
         if readme:
             (directory / "README.md").write_text(readme, encoding="utf-8")
     return replace(draft, path=out)
+
+
+def _write_beside(model: Any, tokenizer: Any, config: Mapping[str, Any], directory: Path) -> None:
+    """Everything but the weights and the card."""
+    text = json.dumps(model.config._encode_special_floats(config), indent=2, sort_keys=True) + "\n"
+    (directory / "config.json").write_text(text, encoding="utf-8")
+    if "base_model_type" in config:
+        code = heterogeneous.shipped_code(config["base_model_type"])
+        (directory / heterogeneous.CODE_FILE).write_text(code, encoding="utf-8")
+    if tokenizer is not None:
+        tokenizer.save_pretrained(directory)
+    if getattr(model, "generation_config", None) is not None:
+        model.generation_config.to_json_file(directory / "generation_config.json")
 
 
 def _layer(block: Block, index: int, kept: Kept) -> Layer:
@@ -133,22 +142,28 @@ def _layer(block: Block, index: int, kept: Kept) -> Layer:
 # --- tensors --------------------------------------------------------------------------------------
 
 
+def _main_dtype(entries: Sequence[Entry]) -> torch.dtype:
+    """The floating-point type that most weights have."""
+    main = prevailing((NAMES[entry.dtype], entry.shape) for entry in entries)
+    return DTYPES[main] if main is not None else torch.float32
+
+
 def _entries(
-    model: Any,
+    whole: Mapping[str, Entry],
     blocks: Sequence[Block],
     layers: Sequence[Layer],
     kept: Kept,
     outputs: Mapping[tuple[int, str], torch.Tensor],
-    dtype: torch.dtype,
+    dtype: torch.dtype | None,
 ) -> Iterator[Entry]:
     """What is to be written, in the model's order; tied tensors once, under the first of their names."""
     places = new_places(blocks, layers)
     owner = {block.path: index for index, block in enumerate(blocks)}
     tables = {s.position_bias.table + ".weight" for b in blocks for s in b.sub_blocks if s.position_bias is not None}
-    for name, tensor in tensors_of(model):
+    for name, entry in whole.items():
         index = next((owner[p] for p in _prefixes(name) if p in owner), None)
         if index is None or name in tables:  # a table stays in the first block, whichever that is
-            yield _entry(name, tensor, None, None, dtype)
+            yield _cut(entry, name, None, None, dtype)
             continue
         block, place = blocks[index], places[index]
         inner = name.removeprefix(block.path + ".")
@@ -166,8 +181,9 @@ def _entries(
                 columns = _selected(projection, 1, sub.spec.units, ids) if kind != "bias" else None
             replacement = outputs.get((index, sub.spec.name))
             if replacement is not None and inner == f"{sub.output}.weight":
-                tensor, rows, columns = replacement, None, None
-        yield _entry(f"{place}.{inner}", tensor, rows, columns, dtype)
+                entry = replace(entry, shape=tuple(replacement.shape), make=replacement.detach)
+                rows = columns = None
+        yield _cut(entry, f"{place}.{inner}", rows, columns, dtype)
 
 
 def _prefixes(name: str) -> Iterator[str]:
@@ -193,21 +209,17 @@ def _selected(projection: Projection, axis: int, units: int, ids: IntArray) -> t
     return left.nonzero()[:, -1].reshape(*left.shape[:-1], -1)
 
 
-def _entry(
-    name: str,
-    tensor: torch.Tensor,
-    rows: torch.Tensor | None,
-    columns: torch.Tensor | None,
-    dtype: torch.dtype,
+def _cut(
+    entry: Entry, name: str, rows: torch.Tensor | None, columns: torch.Tensor | None, dtype: torch.dtype | None
 ) -> Entry:
-    shape = list(tensor.shape)
+    shape = list(entry.shape)
     for axis, index in enumerate((rows, columns)):
         if index is not None:
             shape[axis + max(0, len(shape) - 2)] = index.shape[-1]
-    target = dtype if tensor.is_floating_point() else tensor.dtype
+    target = dtype if dtype is not None and entry.dtype.is_floating_point else entry.dtype
 
     def make() -> torch.Tensor:
-        cut = tensor.detach()
+        cut = entry.make()
         for axis, index in enumerate((rows, columns)):
             if index is not None:
                 cut = take(cut, axis, index.to(cut.device))
@@ -233,61 +245,35 @@ def check_checkpoint(path: Path) -> None:
     config = read_json(path / "config.json")
     if not isinstance(config, dict):
         raise UserError(f"model {path}: config.json holds no object")
-    found = _stored_shapes(path)
-    expected = _expected_shapes(config)
-    if expected is None:
-        return
+    found = {name: tensor.shape for name, tensor in stored_tensors(path).items()}
+    expected, aliases = _expected_shapes(config)
+    found |= {name: found[alias] for name, alias in aliases if alias in found and name not in found}
     missing = [name for name in expected if name not in found]
     if missing:
-        raise UserError(f"model {path}: {_some(missing, 'is missing', 'are missing')}")
+        raise UserError(f"model {path}: {counted(missing, 'is missing', 'are missing')}")
     wrong = [name for name, shape in expected.items() if found[name] != shape]
     if wrong:
         shapes = f"{list(found[wrong[0]])} in the file, {list(expected[wrong[0]])} by config.json"
         raise UserError(f"model {path}: tensor {wrong[0]} has another shape ({shapes})")
 
 
-def _stored_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Shapes of all tensors in the directory's safetensors files."""
-    if (path / INDEX_FILE).is_file():
-        index = read_json(path / INDEX_FILE)
-        places = index.get("weight_map") if isinstance(index, dict) else None
-        if not isinstance(places, dict) or not all(isinstance(v, str) for v in places.values()):
-            raise UserError(f"model {path}: {INDEX_FILE} holds no weight_map")
-    elif (path / "model.safetensors").is_file():
-        return dict(read_header(path / "model.safetensors"))
-    else:
-        pickled = sorted(p.name for pattern in ("*.bin", "*.pt", "*.pth") for p in path.glob(pattern))
-        also = f" ({pickled[0]} is a pickle, which is never read; convert it)" if pickled else ""
-        raise UserError(f"model {path}: no model.safetensors; only safetensors is accepted{also}")
-    files = sorted(set(places.values()))
-    if absent := [name for name in files if not (path / name).is_file()]:
-        raise UserError(f"model {path}: {len(absent)} of {len(files)} shards are missing, first: {absent[0]}")
-    stored = {file: read_header(path / file) for file in files}
-    if lost := [name for name, file in places.items() if name not in stored[file]]:
-        raise UserError(f"model {path}: {_some(lost, 'is not in its shard', 'are not in their shards')}")
-    return {name: shape for shapes in stored.values() for name, shape in shapes.items()}
-
-
-def _some(names: list[str], one: str, many: str) -> str:
-    if len(names) == 1:
-        return f"tensor {names[0]} {one}"
-    return f"{len(names)} tensors {many}, first: {names[0]}"
-
-
-def _expected_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]] | None:
-    """Shapes of the tensors that must be there; None where the names in files may be others."""
+def _expected_shapes(config: Mapping[str, Any]) -> tuple[dict[str, tuple[int, ...]], list[tuple[str, str]]]:
+    """Shapes of the tensors that must be there, none where the names in files may be others; and which of them
+    `(name, alias)` may stand in the files under the name of the tensor that is tied to it."""
     from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
     base = str(config.get("base_model_type") or config.get("model_type"))
     try:
         causal = heterogeneous.language_model(base)
     except KeyError:
-        return None
+        return {}, []
     names = () if "base_model_type" in config else (base, causal.__name__)
     if "quantization_config" in config or any(get_checkpoint_conversion_mapping(name) for name in names):
-        return None
+        return {}, []
     shapes = built_shapes(config)
     if shapes is None:
         raise UserError(f"config.json: not a configuration of '{base}' that transformers accepts")
     ignored = causal._keys_to_ignore_on_load_missing or ()
-    return {name: s for name, s in shapes.items() if not any(re.search(pattern, name) for pattern in ignored)}
+    needed = {name: s for name, s in shapes.items() if not any(re.search(pattern, name) for pattern in ignored)}
+    tied = (causal._tied_weights_keys or {}).items()
+    return needed, [(source, target) for target, source in tied if target not in shapes]

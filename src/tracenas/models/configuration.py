@@ -13,7 +13,7 @@ from tracenas.models import heterogeneous
 from tracenas.models.stacked_configuration import stacked_candidates
 from tracenas.space.architecture import Layer
 
-__all__ = ["ATTENTION", "PrunedConfig", "built_shapes", "new_places", "pruned_config", "tensors_of"]
+__all__ = ["ATTENTION", "PrunedConfig", "built_shapes", "empty_model", "new_places", "pruned_config", "tensors_of"]
 
 ATTENTION = "attention"
 """The sub-block in whose place a stub can be written."""
@@ -207,6 +207,20 @@ def _stock_config(common: Mapping[str, Any], model_type: str, override: Mapping[
 def built_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]] | None:
     """Shapes of the tensors (tied ones once) of the model a configuration builds; None if it is refused."""
     from huggingface_hub.errors import StrictDataclassError
+
+    try:
+        model = empty_model(config)
+    except (StrictDataclassError, ValueError):
+        return None
+    return {name: tuple(tensor.shape) for name, tensor in tensors_of(model)}
+
+
+def empty_model(config: Mapping[str, Any]) -> Any:
+    """The model a configuration builds, its weights without data (on the device `meta`).
+
+    Raises:
+        StrictDataclassError, ValueError: if transformers refuses the configuration.
+    """
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     if base := config.get("base_model_type"):
@@ -214,17 +228,14 @@ def built_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]] | None
     else:
         config_class = CONFIG_MAPPING[config["model_type"]]
         causal = heterogeneous.language_model(config["model_type"])
-    try:
-        built = config_class.from_dict(dict(config))
-    except (StrictDataclassError, ValueError):
-        return None
+    built = config_class.from_dict(dict(config))
     with torch.device("meta"):
         model = causal(built)
     model.tie_weights()
     if built.is_encoder_decoder and config.get("tie_word_embeddings") is False:
         head = model.get_output_embeddings()  # which transformers ties, until it reads a file that holds it
         head.weight = torch.nn.Parameter(torch.empty_like(head.weight))
-    return {name: tuple(tensor.shape) for name, tensor in tensors_of(model)}
+    return model
 
 
 def tensors_of(model: Any) -> Iterator[tuple[str, torch.Tensor]]:

@@ -20,7 +20,7 @@ from tracenas.rundir import cache_directory
 
 __all__ = ["cached_place", "dequantise", "is_complete"]
 
-_FORM = "2"
+_FORM = "3"
 """Of what is written; another one is made anew."""
 
 
@@ -85,6 +85,9 @@ def _read(file: GgufFile) -> tuple[Any, Any]:
         del config.quantization_config
     config.dtype = dtype
     model = type(dense)(config).to(dtype)
+    for parameter in model.parameters():
+        if parameter.dim() == 1:
+            parameter.data = parameter.data.to(getattr(torch, file.vector_dtype))
     model.load_state_dict(dense.state_dict())
     model.tie_weights()
     model.generation_config = dense.generation_config

@@ -98,6 +98,12 @@ class GgufFile:
         return "float16" if matrices == {"F16"} else "float32"
 
     @property
+    def vector_dtype(self) -> str:
+        """The same of norms and biases, which are stored in F32 beside matrices of any type."""
+        vectors = {t.type for t in self.tensors if len(t.shape) == 1}
+        return "float32" if vectors == {"F32"} else self.dtype
+
+    @property
     def types(self) -> str:
         """How the tensors are stored, such as `210 Q4_1, 61 F32, 1 Q8_0`."""
         return ", ".join(f"{count} {name}" for name, count in Counter(t.type for t in self.tensors).most_common())

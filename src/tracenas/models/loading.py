@@ -1,6 +1,7 @@
 """Loading a causal language model with its tokenizer: a directory or the hub (safetensors only), or a GGUF file."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,11 +10,15 @@ from torch import nn
 from tracenas.dtypes import TORCH_NAMES, short_name
 from tracenas.errors import UserError, first_line
 from tracenas.families import Block, Options
+from tracenas.models.configuration import tensors_of
 from tracenas.models.dequantised import dequantise
-from tracenas.models.source import ModelSource, open_source
+from tracenas.models.headers import stored_tensors
+from tracenas.models.shards import Entry
+from tracenas.models.source import ModelSource, as_stored_config, open_source
+from tracenas.models.stored import as_loaded
 from tracenas.rundir import read_json
 
-__all__ = ["LoadedModel", "dtype_to_save", "load", "pick_device", "pick_dtype"]
+__all__ = ["LoadedModel", "dtype_to_save", "dtypes_to_save", "load", "pick_device", "pick_dtype", "stored_entries"]
 
 _DTYPES: dict[str, torch.dtype] = {ours: getattr(torch, theirs) for ours, theirs in TORCH_NAMES.items()}
 
@@ -47,6 +52,14 @@ class LoadedModel:
     def blocks(self, options: Options | None = None) -> tuple[Block, ...]:
         """The model's blocks."""
         return self.source.blocks(options)
+
+    def tensors(self) -> dict[str, Entry]:
+        """The weights by the model's names as its files hold them, in the types they are stored in."""
+        return stored_entries(self.source, self.model)
+
+    def release(self) -> None:
+        """Free the weights' memory; the model is of no use afterwards."""
+        self.model.to("meta")
 
     @property
     def eos(self) -> int:
@@ -93,16 +106,15 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     return _DTYPES[short]
 
 
-def dtype_to_save(asked: str, source: ModelSource, otherwise: torch.dtype) -> torch.dtype:
-    """Of a checkpoint made from a model: by name, or `auto`: what the model's own config.json says.
+def dtype_to_save(asked: str) -> torch.dtype | None:
+    """Of the written weights: the named type, or None for `auto`: each tensor keeps the one it is stored in."""
+    return None if asked == "auto" else _DTYPES[short_name(asked)]
 
-    Args:
-        otherwise: for `auto` where that says nothing.
-    """
-    if asked != "auto":
-        return _DTYPES[short_name(asked)]
-    named = getattr(torch, str(source.config.get("dtype") or source.config.get("torch_dtype")), None)
-    return named if isinstance(named, torch.dtype) else otherwise
+
+def dtypes_to_save(asked: str, source: ModelSource, model: Any) -> dict[str, torch.dtype]:
+    """The same for each tensor of a model that was made from `source` and has its tensors."""
+    dtype, stored = dtype_to_save(asked), stored_entries(source, model)
+    return {n: dtype or (stored[n].dtype if n in stored else t.dtype) for n, t in tensors_of(model)}
 
 
 def load(
@@ -119,7 +131,8 @@ def load(
     target = pick_device(device)
     if source.gguf is not None and source.path is not None:
         dequantise(source.gguf, source.path)
-        source = replace(source, config=source.family.normalised(read_json(source.path / "config.json"), None))
+        config = as_stored_config(source.name, source.path, read_json(source.path / "config.json"), source.family)
+        source = replace(source, config=config)
     model = _load_model(source, pick_dtype(dtype, target), trust_remote_code)
     model.to(target).eval().requires_grad_(False)
     return LoadedModel(source, model, _load_tokenizer(source, trust_remote_code))
@@ -138,6 +151,8 @@ def _load_model(source: ModelSource, dtype: torch.dtype, trust_remote_code: bool
         check_checkpoint(source.path)
     remote = trust_remote_code and not str(source.config.get("model_type", "")).startswith("tracenas_")
     auto: Any = AutoModelForSeq2SeqLM if source.is_encoder_decoder else AutoModelForCausalLM
+    # where the files hold two matrices, config.json may say otherwise
+    untied = {} if source.is_encoder_decoder or source.family.tied(source.config) else {"tie_word_embeddings": False}
     try:
         loaded: Any = auto.from_pretrained(
             str(source.path or source.name),
@@ -145,6 +160,7 @@ def _load_model(source: ModelSource, dtype: torch.dtype, trust_remote_code: bool
             use_safetensors=True,
             trust_remote_code=remote,
             output_loading_info=True,
+            **untied,
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(f"model {source.name}: cannot be loaded: {first_line(error)[:240]}") from error
@@ -155,26 +171,42 @@ def _load_model(source: ModelSource, dtype: torch.dtype, trust_remote_code: bool
         raise UserError(
             f"model {source.name}: {len(problems)} tensors are missing or of another shape, first: {problems[0]}"
         )
-    if source.is_encoder_decoder:
-        _check_encoder_decoder(source, model)
+    _check_tying(source, model)
     return model
 
 
-def _check_encoder_decoder(source: ModelSource, model: Any) -> None:
-    """Refuse what would be counted wrong, or has no token to start with.
+def _check_tying(source: ModelSource, model: Any) -> None:
+    """Refuse a model in which other tensors are tied than were described.
 
     Raises:
-        UserError: naming the key of config.json.
+        UserError: naming the key of config.json; also if an encoder–decoder has no token to start with.
     """
-    if getattr(model.config, "decoder_start_token_id", None) is None:
+    if source.is_encoder_decoder and getattr(model.config, "decoder_start_token_id", None) is None:
         raise UserError(f"model {source.name}: config.json names no decoder_start_token_id")
-    described = not source.family.tied(source.config)
-    if described != (model.get_output_embeddings().weight is not model.get_input_embeddings().weight):
-        said, found = ("a tensor of its own", "the embeddings") if described else ("the embeddings", "another tensor")
+    tied = source.family.tied(source.config)
+    apart = set(model.get_expanded_tied_weights_keys(all_submodels=True)) - set(model.all_tied_weights_keys)
+    if apart := apart - set(() if tied else source.family.head_names):
         raise UserError(
-            f"model {source.name}: by config.json the head is {said}, in the files it is {found}; "
+            f"model {source.name}: by config.json {min(apart)} is the embeddings, in the files it is another tensor; "
+            "correct tie_word_embeddings (of a model on the hub: download it, and name its directory)"
+        )
+    if not tied and model.get_output_embeddings().weight is model.get_input_embeddings().weight:
+        raise UserError(
+            f"model {source.name}: by config.json the head is a tensor of its own, in the files it is the embeddings; "
             "correct tie_word_embeddings"
         )
+
+
+def stored_entries(source: ModelSource, model: Any) -> dict[str, Entry]:
+    """What the files of a model hold, by the names that it has in memory (see `as_loaded`)."""
+    return as_loaded(model, stored_tensors(source.path or _cached(source.name)))
+
+
+def _cached(name: str) -> Path:
+    """Where the hub's files of a model lie that has been loaded."""
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(name, allow_patterns=["config.json", "*.safetensors*"], local_files_only=True))
 
 
 def _load_tokenizer(source: ModelSource, trust_remote_code: bool) -> Any:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from tracenas.families import Projection, SubBlock
-from tracenas.models.ordering import Key, permutation
+from tracenas.models.ordering import Key
 from tracenas.models.supernet import PlainRealisation, Supernet
 from tracenas.space.architecture import Architecture
 
@@ -107,10 +107,8 @@ def in_base_order(net: Supernet, arch: Architecture, outputs: Mapping[Key, Tenso
     for key, weight in outputs.items():
         sub, kept = _place(net, arch, key)
         projection = sub.projection(sub.output)
-        order = permutation(projection, 1, net.ordering.ranking[key])
-        columns = torch.arange(projection.columns) if order is None else torch.from_numpy(order)
-        stays = net.cut(sub, projection, 1, kept).take(columns.to(weight.device), 0)
-        placed[key] = weight.index_select(1, stays.argsort())
+        order = net.base_order(key, sub, projection, 1, kept)
+        placed[key] = weight if order is None else weight.index_select(1, order.to(weight.device))
     return placed
 
 

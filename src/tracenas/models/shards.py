@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
@@ -14,23 +14,22 @@ from typing import Any
 import torch
 
 from tracenas.errors import UserError
+from tracenas.models.headers import FLOATS, INDEX_FILE
 from tracenas.rundir import require_free, temporary_prefix
 
-__all__ = ["INDEX_FILE", "Entry", "atomic_directory", "read_header", "write_shards"]
+__all__ = ["DTYPES", "NAMES", "Entry", "atomic_directory", "write_shards"]
 
-INDEX_FILE = "model.safetensors.index.json"
-_NAMES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
+DTYPES = {
+    **{name: getattr(torch, dtype) for name, dtype in FLOATS.items()},
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
 }
+"""Types by the names that safetensors headers have for them."""
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ def _write_file(path: Path, entries: list[Entry]) -> None:
     for entry in entries:
         start, end = end, end + entry.size
         place = {"shape": list(entry.shape), "data_offsets": [start, end]}
-        header[entry.name] = {"dtype": _NAMES[entry.dtype], **place}
+        header[entry.name] = {"dtype": NAMES[entry.dtype], **place}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     with path.open("wb") as file:
@@ -92,30 +91,6 @@ def _write_file(path: Path, entries: list[Entry]) -> None:
                 found = f"{tuple(tensor.shape)} {tensor.dtype}"
                 raise RuntimeError(f"{entry.name}: announced as {entry.shape} {entry.dtype}, made as {found}")
             file.write(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-
-
-def read_header(path: Path) -> Mapping[str, tuple[int, ...]]:
-    """Shapes by name of the tensors in a safetensors file, without reading them.
-
-    Raises:
-        UserError: if the file is cut short or is no safetensors file.
-    """
-    try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            total = path.stat().st_size
-            if length > total:
-                raise ValueError("its header is cut short")
-            header = json.loads(file.read(length))
-        header.pop("__metadata__", None)
-        end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
-        if 8 + length + end != total:
-            raise ValueError(f"{8 + length + end} bytes announced, {total} found")
-        return {name: tuple(entry["shape"]) for name, entry in header.items()}
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: damaged safetensors file ({error})") from error
 
 
 @contextmanager

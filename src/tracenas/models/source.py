@@ -1,9 +1,7 @@
 """Where a model is and what its config.json says, before torch is imported."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +9,12 @@ from tracenas.errors import UserError, first_line
 from tracenas.families import Block, Family, Options, family_of
 from tracenas.models.directory import ADAPTER, check_directory, quantisation, refuse_adapter
 from tracenas.models.gguf import GgufFile, read_gguf
+from tracenas.models.headers import equal_tensors, stored_tensors
 from tracenas.rundir import read_json
 from tracenas.space.constraints import Budget
 from tracenas.space.search_space import SearchSpace
 
-__all__ = ["ModelSource", "open_source"]
+__all__ = ["ModelSource", "as_stored_config", "open_source"]
 
 
 @dataclass(frozen=True)
@@ -118,16 +117,15 @@ def _open(name: str) -> ModelSource:
 
 
 def _source(name: str, path: Path | None, config: Mapping[str, Any], gguf: GgufFile | None = None) -> ModelSource:
-    """The model with its configuration as its family reads it, if that can describe the model."""
+    """The model with its configuration as its family and its files have it, if that can describe the model."""
     family = family_of(config)
     if (method := quantisation(config)) is not None:
         raise UserError(
             f"model {name}: its weights are quantised ({method}), which cannot be pruned; "
             "accepted: the checkpoint it was quantised from, or a GGUF file"
         )
-    stores = None if path is None else partial(_stores, path)
     try:
-        source = ModelSource(name, path, family.normalised(config, stores), family, gguf)
+        source = ModelSource(name, path, as_stored_config(name, path, config, family), family, gguf)
         described = source.blocks()
         family.outside(source.config)
     except KeyError as error:
@@ -139,15 +137,44 @@ def _source(name: str, path: Path | None, config: Mapping[str, Any], gguf: GgufF
     return source
 
 
-def _stores(path: Path, name: str) -> bool:
-    """Whether a directory's safetensors files hold a tensor of this name; damaged files are refused later."""
+def as_stored_config(name: str, path: Path | None, config: Mapping[str, Any], family: Family) -> Mapping[str, Any]:
+    """config.json as its family reads it, with `tie_word_embeddings` as transformers finds it in the model's files.
+
+    Where they hold a head and other embeddings, transformers keeps both, whatever config.json says.
+
+    Args:
+        name: of the model, for messages.
+        path: of its directory; None if that is not at hand.
+
+    Raises:
+        UserError: if the head is to be a tensor of its own and the files hold none, or an encoder–decoder's head,
+            which config.json says how to scale, is another tensor than that says.
+    """
+    if path is None:
+        return family.normalised(config, None)
     try:
-        if (path / "model.safetensors.index.json").is_file():
-            return name in json.loads((path / "model.safetensors.index.json").read_text(encoding="utf-8"))["weight_map"]
-        with (path / "model.safetensors").open("rb") as file:
-            return name in json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    except (OSError, ValueError, KeyError, TypeError, OverflowError, MemoryError):
-        return True
+        stored = stored_tensors(path)
+    except UserError:  # told when the model is loaded
+        return family.normalised(config, lambda _: True)
+    config = family.normalised(config, stored.__contains__)
+    head, embeddings = (
+        next((stored[n] for n in names if n in stored), None) for names in (family.head_names, family.embedding_names)
+    )
+    if not family.tied(config):
+        if head is None:
+            raise UserError(
+                f"model {name}: by config.json the head is a tensor of its own, the files hold no "
+                f"{family.head_names[0]}; if it is the embeddings, correct tie_word_embeddings"
+            )
+        return config
+    if head is None or embeddings is None or equal_tensors(head, embeddings):
+        return config
+    if family.stacks:
+        raise UserError(
+            f"model {name}: by config.json the head is the embeddings, in the files it is another tensor; "
+            "correct tie_word_embeddings"
+        )
+    return {**config, "tie_word_embeddings": False}
 
 
 def _open_gguf(name: str, path: Path) -> ModelSource:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from tracenas.families import Block, Projection, SubBlock
-from tracenas.models.ordering import Key, Ordering, holder_of
+from tracenas.models.ordering import Key, Ordering, holder_of, permutation
 from tracenas.space.architecture import Architecture, Layer
 
 __all__ = ["Cut", "PlainRealisation", "Realisation", "Supernet", "bypass"]
@@ -101,6 +101,16 @@ class Supernet:
         if name not in self._cuts:
             self._cuts[name] = self._make_cut(sub, projection, axis, kept)
         return self._cuts[name]
+
+    def base_order(self, key: Key, sub: SubBlock, projection: Projection, axis: int, kept: int) -> Tensor | None:
+        """What puts the kept rows (axis 0) or columns (1) of a width into the base's order, as `take`'s index.
+
+        None where no unit lies on the axis.
+        """
+        order = permutation(projection, axis, self.ordering.ranking[key])
+        if order is None:
+            return None
+        return self.cut(sub, projection, axis, kept).take(torch.from_numpy(order).to(self.device), -1).argsort(-1)
 
     def _make_cut(self, sub: SubBlock, projection: Projection, axis: int, kept: int) -> Cut:
         length = projection.rows if axis == 0 else projection.columns

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tracenas.models.configuration import tensors_of
+from tracenas.models.headers import FLOATS, prevailing, stored_tensors
 from tracenas.recovery.checkpoints import publish
 from tracenas.recovery.trainer import Saver
 
@@ -42,7 +44,7 @@ def write_final(
     tokenizer: Any,
     out: Path,
     *,
-    dtype: torch.dtype,
+    dtypes: Mapping[str, torch.dtype],
     config: Mapping[str, Any],
     readme: str,
     copied: Mapping[str, Path],
@@ -52,14 +54,16 @@ def write_final(
 
     Args:
         model: a plain causal language model on the CPU.
-        dtype: of the written weights.
-        config: config.json of what was recovered; only its dtype is changed.
+        dtypes: of the written weights, by name.
+        config: config.json of what was recovered; only its dtype is changed, to what most weights have.
         copied: further files, name → source.
 
     Raises:
         OSError: if the disk is full; what was there is intact.
     """
-    model.to(dtype)
+    for name, tensor in tensors_of(model):
+        if tensor.is_floating_point():
+            tensor.data = tensor.data.to(dtypes[name])
     temporary = out / ".final"
     shutil.rmtree(temporary, ignore_errors=True)
     try:
@@ -70,7 +74,7 @@ def write_final(
         for name, source in copied.items():
             shutil.copyfile(source, temporary / name)
         same = {key: value for key, value in config.items() if key != "torch_dtype"}
-        text = json.dumps({**same, "dtype": str(dtype).removeprefix("torch.")}, indent=2, sort_keys=True)
+        text = json.dumps({**same, "dtype": _main_dtype(temporary)}, indent=2, sort_keys=True)
         (temporary / "config.json").write_text(text + "\n", encoding="utf-8")
         whole = out / ".whole"
         publish(temporary, whole)
@@ -79,3 +83,9 @@ def write_final(
         whole.rmdir()
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _main_dtype(directory: Path) -> str:
+    """What most weights of a directory are stored in, by torch's name."""
+    main = prevailing((tensor.dtype, tensor.shape) for tensor in stored_tensors(directory).values())
+    return FLOATS[main or "F32"]

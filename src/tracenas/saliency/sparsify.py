@@ -2,7 +2,8 @@
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,23 @@ from torch import Tensor
 from tracenas.errors import UserError
 from tracenas.families import Block
 from tracenas.models.ordering import Key
+from tracenas.models.shards import Entry
 from tracenas.saliency.gradients import GradientStore
 from tracenas.saliency.layerwise import BlockWalk, Layer, Plan, prune_blocks, statistics
 from tracenas.saliency.linear import linear_of, projections
 from tracenas.saliency.masks import COMPARISONS, keep, threshold
 from tracenas.saliency.unstructured import Metric, Statistics
 
-__all__ = ["Explain", "LayerCount", "check", "outlier_shares", "score_of", "sparsify_model", "total_share"]
+__all__ = [
+    "Explain",
+    "LayerCount",
+    "check",
+    "outlier_shares",
+    "score_of",
+    "sparse_entries",
+    "sparsify_model",
+    "total_share",
+]
 
 Explain = Callable[[Metric, Layer, Statistics], str]
 """Says why a metric cannot rank a layer, for a message."""
@@ -139,6 +150,29 @@ def _with_zeros(model: Any, blocks: Sequence[Block], c: LayerCount, place: Any) 
     index, _, projection = place
     zeros = int((linear_of(model, blocks[index], projection).weight == 0).sum())
     return LayerCount(c.name, c.sub_block, c.rows, c.columns, c.pruned, zeros)
+
+
+def sparse_entries(
+    model: Any, blocks: Sequence[Block], stored: Mapping[str, Entry], *, solved: bool
+) -> dict[str, Entry]:
+    """The pruned matrices as they are to be written: in the types they are stored in.
+
+    Args:
+        model: what `sparsify_model` left.
+        stored: the base's tensors by name, as its files hold them.
+        solved: whether the weights that stay were changed as well; otherwise they are the files'.
+    """
+    out = {}
+    for index, _, projection in projections(blocks):
+        weight = linear_of(model, blocks[index], projection).weight.detach()
+        name = f"{blocks[index].path}.{projection.path}.weight"
+        if (entry := stored.get(name)) is not None:
+            out[name] = replace(entry, make=partial(_sparse, weight, entry, solved))
+    return out
+
+
+def _sparse(weight: Tensor, entry: Entry, solved: bool) -> Tensor:
+    return weight.to(entry.dtype) if solved else entry.make().masked_fill(weight.cpu() == 0, 0.0)
 
 
 def _prune_globally(

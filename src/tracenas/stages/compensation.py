@@ -231,7 +231,7 @@ def compensate(
     text: Text,
     *,
     ridge: float | None,
-    stored: "torch.dtype",
+    stored: "Mapping[Key, torch.dtype]",
 ) -> Compensation:
     """Refit a candidate's output projections.
 
@@ -239,7 +239,7 @@ def compensate(
         method: `ridge` (the dense model's statistics) or `sequential` (layer by layer on refitted inputs).
         ridge: relative strength; None: the one of `RIDGES` with the lowest loss on held-out sequences of the
             compensation's text, fitted on the others; the final fit uses all of them.
-        stored: dtype of the checkpoint; the outputs are rounded to it.
+        stored: dtypes that the outputs are written in; they are rounded to them.
 
     Raises:
         UserError: if the dense model's activations are not finite.
@@ -258,7 +258,7 @@ def compensate(
         chosen = ridge or (min(trials, key=lambda r: trials[r]) if trials else DEFAULT_RIDGE)
         fitted = fit(text.tokens, (chosen,))[chosen]
         advance()
-    outputs = {key: weight.to(stored).to(weight.dtype) for key, weight in fitted.items()}
+    outputs = {key: weight.to(stored[key]).to(weight.dtype) for key, weight in fitted.items()}
     after = _loss(session, net, arch, FittedRealisation(outputs))
     fused = Counter(sub.spec.name for block in net.blocks for sub in block.sub_blocks if sub.stacked)
     left = tuple(f"{name} of {number} blocks" for name, number in fused.items())

@@ -15,6 +15,7 @@ from tracenas.stages.one_shot import ARCHITECTURE, OneShot, as_method, one_shot
 from tracenas.stages.results import Table, print_table, to_plain
 from tracenas.stages.run_settings import CONFIG, read_settings
 from tracenas.stages.session import CALIBRATION, ORDERING, Session, open_session, options_of, space_of
+from tracenas.stages.verification import compare_losses, output_dtypes, verified_loss
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,7 +35,6 @@ _ONE_SHOT = (
     *("channel_quantum", "head_quantum", "deploy", "samples", "seq_len", "text_field", "seed", "dtype"),
 )
 """Settings that decide what a one-shot method keeps."""
-_TOLERANCE = {"float32": 1e-4, "bfloat16": 3e-2, "float16": 4e-3}
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ def _realised(
     net = session.supernet()
     again = scored_loss(session, net, arch, scored)
     if expected is not None:
-        _compare("the candidate's calibration loss", again, "the journal's", expected, session.dtype)
+        compare_losses("the candidate's calibration loss", again, "the journal's", expected, session.dtype)
     if method in ("none", "plain"):
         plain = scored_loss(session, net, arch, ("plain", 0.0))
         made, outputs, loss = None, None, plain
@@ -199,9 +199,7 @@ def refitted(
     scored_ridge: float,
 ) -> "Compensation":
     """The candidate compensated: as it was scored (`auto`), or by the method, text and strength that were asked for."""
-    from tracenas.models.loading import dtype_to_save
-
-    stored = dtype_to_save(config.save_dtype, source, session.loaded.dtype)
+    stored = output_dtypes(session, net.blocks, config.save_dtype)
     if config.compensate == "auto":
         return compensate(session, net, arch, method, scored_text(session), ridge=scored_ridge, stored=stored)
     given = config.data is not None
@@ -223,12 +221,11 @@ def _write(
     blocks = session.loaded.blocks(options_of(config))
     kept = session.ordering.kept(blocks, arch)
     losses = {"scored": made.scored_loss}
+    dtype = dtype_to_save(config.save_dtype)
 
     def card(draft: "Draft") -> str:
-        losses["reloaded"] = _loss_of(draft.path, config, session)
-        what = "the scored candidate's" if made.compensation is None else "the compensated candidate's"
-        name = session.dtype
-        _compare("the checkpoint's calibration loss", losses["reloaded"], what, made.loss, name)
+        refits = None if made.compensation is None else made.compensation.outputs
+        losses["reloaded"] = verified_loss(session, blocks, arch, refits, draft, made.loss, dtype)
         if found is not None:
             write_json(draft.path / ARCHITECTURE, {"architecture": arch.to_json()})
         return _card(config, source, session, draft, losses, made, found)
@@ -240,8 +237,9 @@ def _write(
         blocks,
         kept,
         config.out,
+        tensors=session.loaded.tensors(),
         outputs=made.outputs,
-        dtype=dtype_to_save(config.save_dtype, source, session.loaded.dtype),
+        dtype=dtype,
         max_shard_size=config.shard_size,
         stub_attention=config.stub_removed_attention,
         card=card,
@@ -272,24 +270,6 @@ def as_searched(config: PruneConfig, run: Path) -> tuple[PruneConfig, str | None
     if config.data is None:
         update["text_field"] = config.text_field or stored.get("text_field")
     return config.model_copy(update=update), config.data or stored.get("data")
-
-
-def _loss_of(path: Path, config: PruneConfig, session: Session) -> float:
-    """Calibration loss of the written checkpoint, loaded again from disk."""
-    from tracenas.evaluation.perplexity import perplexity
-    from tracenas.models.loading import load
-
-    again = load(str(path), device=str(session.loaded.device), dtype=session.loaded.dtype_name)
-    return perplexity(again.model, session.tokens, session.micro_batch).nll
-
-
-def _compare(what: str, found: float, whose: str, expected: float, dtype: str) -> None:
-    tolerance = _TOLERANCE.get(dtype, 1e-4) * max(1.0, abs(expected))
-    if not abs(found - expected) <= tolerance:
-        raise UserError(
-            f"{what} is {found:.6f}, {whose} {expected:.6f}: not the model that was scored (has the base model "
-            f"changed since the search?); nothing was written"
-        )
 
 
 def _card(

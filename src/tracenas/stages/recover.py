@@ -263,16 +263,13 @@ def _result(config: RecoverConfig, ended: Mapping[str, Any], selected_on: str) -
 
 
 def _write(config: RecoverConfig, source: ModelSource, checkpoint: Path, result: Recovered) -> None:
-    import torch
-
-    from tracenas.models.loading import dtype_to_save, load
+    from tracenas.models.loading import dtypes_to_save, load
     from tracenas.recovery.card import recovery_section
     from tracenas.recovery.lora import adapter_file, merged
     from tracenas.recovery.pretrain import write_final
     from tracenas.recovery.state import load_weights
     from tracenas.stages.serving import recovered_card
 
-    dtype = dtype_to_save(config.save_dtype, source, torch.float32)
     if config.method == "lora":
         loaded = load(source, device="cpu", dtype="fp32", trust_remote_code=config.trust_remote_code)
         weights = load_weights(adapter_file(checkpoint))
@@ -306,7 +303,7 @@ def _write(config: RecoverConfig, source: ModelSource, checkpoint: Path, result:
         model,
         loaded.tokenizer,
         config.out,
-        dtype=dtype,
+        dtypes=dtypes_to_save(config.save_dtype, source, model),
         config=source.config,
         readme=recovered_card(source, config.out.name, section),
         copied=_carried(source),

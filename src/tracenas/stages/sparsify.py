@@ -295,6 +295,7 @@ def _write(
 
     from tracenas.models.checkpoint import save_pruned
     from tracenas.models.loading import dtype_to_save
+    from tracenas.saliency.sparsify import sparse_entries
     from tracenas.stages.sparsity_card import sparsity_card, verified
 
     blocks = loaded.blocks()
@@ -320,6 +321,8 @@ def _write(
         for i, b in enumerate(blocks)
         for s in b.sub_blocks
     }
+    tensors = loaded.tensors()
+    tensors |= sparse_entries(loaded.model, blocks, tensors, solved=plan.metric.solve is not None)
     draft = save_pruned(
         loaded.model,
         loaded.tokenizer,
@@ -327,7 +330,8 @@ def _write(
         blocks,
         kept,
         config.out,
-        dtype=dtype_to_save(config.save_dtype, source, loaded.dtype),
+        tensors=tensors,
+        dtype=dtype_to_save(config.save_dtype),
         max_shard_size=config.shard_size,
         card=card,
     )

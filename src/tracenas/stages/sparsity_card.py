@@ -27,17 +27,15 @@ def verified(
     """
     from safetensors import safe_open
 
-    from tracenas.models.shards import INDEX_FILE
-    from tracenas.rundir import read_json
+    from tracenas.models.headers import stored_tensors
     from tracenas.saliency.linear import projections
     from tracenas.saliency.masks import nm_holds
 
-    index = path / INDEX_FILE
-    places: dict[str, str] = read_json(index)["weight_map"] if index.is_file() else {}
+    stored = stored_tensors(path)
     out = []
     for (number, _, p), count in zip(projections(blocks), counts, strict=True):
         name = f"{blocks[number].path}.{p.path}.weight"
-        with safe_open(str(path / places.get(name, "model.safetensors")), "pt") as file:
+        with safe_open(str(stored[name].file), "pt") as file:
             weight = file.get_tensor(name)
         zeros = int((weight == 0).sum())
         if zeros < count.pruned or (target.m and not nm_holds(weight, target)):

@@ -1,7 +1,7 @@
 """A checkpoint directory as one GGUF file, which llama.cpp and Ollama read; written tensor by tensor."""
 
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from math import prod
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Exported", "export_gguf"]
 
 _OUTTYPES = ("auto", "f32", "f16", "bf16", "q8_0")
-_OF_DTYPE = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
+_OF_DTYPE = {"F16": "f16", "BF16": "bf16"}
 _K_QUANT = 256
 _ROUNDED_MUCH = 0.1
 _IGNORED = ("rotary_emb.inv_freq",)  # buffers of old checkpoints, which transformers computes anew
@@ -103,7 +103,7 @@ def export_gguf(
     chosen = choose(model, layout)
     vocabulary = vocabulary_of(source.path, model.vocab, source.config, pre=pre, use=tokenizer)
     draft = chosen.draft(model, weights)
-    job = _Job(source, weights, model, chosen, draft, vocabulary, _resolved(outtype, source.config))
+    job = _Job(source, weights, model, chosen, draft, vocabulary, _resolved(outtype, weights))
     job.check_complete()
     checker = None
     if checker_python is not None:
@@ -126,9 +126,8 @@ def _check_request(source: ModelSource, out: Path, outtype: str) -> None:
         raise UserError("--format gguf needs the gguf library: pip install 'tracenas[gguf]'")
 
 
-def _resolved(outtype: str, config: Mapping[str, Any]) -> str:
-    stored = str(config.get("dtype") or config.get("torch_dtype") or "float32").removeprefix("torch.")
-    return _OF_DTYPE.get(stored, "f32") if outtype == "auto" else outtype
+def _resolved(outtype: str, weights: "StoredWeights") -> str:
+    return _OF_DTYPE.get(weights.dtype or "", "f32") if outtype == "auto" else outtype
 
 
 def _checker(python: Path, ids: Sequence[int], model: "Decoder", longest: int, threads: int | None) -> "Checker":

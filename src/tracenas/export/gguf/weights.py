@@ -7,12 +7,12 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from tracenas.models.shards import INDEX_FILE, read_header
-from tracenas.rundir import read_json
+from tracenas.models.headers import prevailing, stored_tensors
 
 __all__ = ["Array", "StoredWeights", "Weights"]
 
 Array = npt.NDArray[np.float32]
+EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
 class Weights(Protocol):
@@ -32,25 +32,29 @@ class StoredWeights:
     """The safetensors files of a directory; nothing is kept in memory.
 
     Raises:
-        UserError: if a file is cut short or is no safetensors file.
+        UserError: if a file is missing, cut short or no safetensors file.
     """
 
     def __init__(self, directory: Path) -> None:
-        index = directory / INDEX_FILE
-        files = sorted(set(read_json(index)["weight_map"].values())) if index.is_file() else ["model.safetensors"]
-        self._file = {name: directory / file for file in files for name in read_header(directory / file)}
-        self._shapes = {name: shape for file in files for name, shape in read_header(directory / file).items()}
+        self._tensors = stored_tensors(directory)
+        if EMBEDDINGS not in self._tensors and HEAD in self._tensors:  # one tensor, under its other name
+            self._tensors[EMBEDDINGS] = self._tensors.pop(HEAD)
 
     @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
         """Shape of every tensor."""
-        return self._shapes
+        return {name: tensor.shape for name, tensor in self._tensors.items()}
+
+    @property
+    def dtype(self) -> str | None:
+        """What most of the matrices' elements are stored in, in safetensors' names; None if there is no float."""
+        return prevailing((t.dtype, t.shape) for t in self._tensors.values() if len(t.shape) > 1)
 
     def read(self, name: str) -> Array:
         """The tensor, float32."""
         from safetensors import safe_open
 
-        opened: Any = safe_open(str(self._file[name]), framework="pt")
+        opened: Any = safe_open(str(self._tensors[name].file), framework="pt")
         with opened as file:
             array: Array = file.get_tensor(name).float().numpy()
         return array

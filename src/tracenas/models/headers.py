@@ -1,0 +1,158 @@
+"""What a directory's safetensors files hold, from their headers alone: no tensor is read, torch is not imported."""
+
+import json
+import mmap
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from tracenas.errors import UserError
+from tracenas.rundir import read_json
+
+__all__ = [
+    "FLOATS",
+    "INDEX_FILE",
+    "StoredTensor",
+    "equal_tensors",
+    "prevailing",
+    "read_header",
+    "stored_tensors",
+]
+
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+"""Names of floating-point types in safetensors headers, and in torch."""
+_CHUNK = 1 << 24
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor in a safetensors file.
+
+    Args:
+        file: where it is, as `name`.
+        dtype: as the header calls it: `F32`, `BF16`, …
+        start, end: its bytes in the file.
+    """
+
+    file: Path
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
+def stored_tensors(directory: Path) -> dict[str, StoredTensor]:
+    """Every tensor that transformers reads from a directory: of model.safetensors, else of the shards in its index.
+
+    Raises:
+        UserError: if there is no such file, or one is missing, cut short or damaged.
+    """
+    if (directory / SINGLE_FILE).is_file():
+        return read_header(directory / SINGLE_FILE)
+    if not (directory / INDEX_FILE).is_file():
+        pickled = sorted(p.name for pattern in ("*.bin", "*.pt", "*.pth") for p in directory.glob(pattern))
+        also = f" ({pickled[0]} is a pickle, which is never read; convert it)" if pickled else ""
+        raise UserError(f"model {directory}: no {SINGLE_FILE}; only safetensors is accepted{also}")
+    index = read_json(directory / INDEX_FILE)
+    places = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(places, dict) or not places or not all(isinstance(v, str) for v in places.values()):
+        raise UserError(f"model {directory}: {INDEX_FILE} holds no weight_map")
+    files = sorted(set(places.values()))
+    if absent := [name for name in files if not (directory / name).is_file()]:
+        raise UserError(f"model {directory}: {len(absent)} of {len(files)} shards are missing, first: {absent[0]}")
+    stored = {file: read_header(directory / file) for file in files}
+    if lost := [name for name, file in places.items() if name not in stored[file]]:
+        raise UserError(f"model {directory}: {counted(lost, 'is not in its shard', 'are not in their shards')}")
+    return {name: tensor for tensors in stored.values() for name, tensor in tensors.items()}
+
+
+def counted(names: list[str], one: str, many: str) -> str:
+    """`tensor a is missing`, or `3 tensors are missing, first: a`."""
+    if len(names) == 1:
+        return f"tensor {names[0]} {one}"
+    return f"{len(names)} tensors {many}, first: {names[0]}"
+
+
+def read_header(path: Path) -> dict[str, StoredTensor]:
+    """The tensors of a safetensors file by name.
+
+    Raises:
+        UserError: if the file is cut short or is no safetensors file.
+    """
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            total = path.stat().st_size
+            if length > total:
+                raise ValueError("its header is cut short")
+            header = json.loads(file.read(length))
+        header.pop("__metadata__", None)
+        end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
+        first = 8 + length
+        if first + end != total:
+            raise ValueError(f"{first + end} bytes announced, {total} found")
+        return {name: _stored(path, name, entry, first) for name, entry in header.items()}
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{path}: damaged safetensors file ({error})") from error
+
+
+def _stored(path: Path, name: str, entry: dict[str, Any], first: int) -> StoredTensor:
+    shape, (start, end) = entry["shape"], entry["data_offsets"]
+    if not all(isinstance(n, int) and n >= 0 for n in (*shape, start, end - start)) or not isinstance(
+        entry["dtype"], str
+    ):
+        raise ValueError(f"tensor {name} has no place or type")
+    return StoredTensor(path, name, entry["dtype"], tuple(shape), first + start, first + end)
+
+
+def prevailing(tensors: Iterable[tuple[str, tuple[int, ...]]]) -> str | None:
+    """The floating-point type of most elements among `(type, shape)`, in safetensors' names; None if there is none."""
+    count: Counter[str] = Counter()
+    for dtype, shape in tensors:
+        if dtype in FLOATS:
+            count[dtype] += prod(shape)
+    return count.most_common(1)[0][0] if count else None
+
+
+def equal_tensors(a: StoredTensor, b: StoredTensor) -> bool:
+    """Whether two tensors have the same numbers; read from disk, once while the files stay as they are."""
+    if a.shape != b.shape:
+        return False
+    return _equal(a, b, *((p.stat().st_mtime_ns, p.stat().st_size) for p in (a.file, b.file)))
+
+
+@lru_cache
+def _equal(a: StoredTensor, b: StoredTensor, *_states: tuple[int, int]) -> bool:
+    if a.dtype != b.dtype:
+        return _equal_values(a, b)
+    if a.end - a.start != b.end - b.start:
+        return False
+    with (
+        a.file.open("rb") as one,
+        b.file.open("rb") as other,
+        mmap.mmap(one.fileno(), 0, access=mmap.ACCESS_READ) as x,
+        mmap.mmap(other.fileno(), 0, access=mmap.ACCESS_READ) as y,
+    ):
+        starts = zip(range(a.start, a.end, _CHUNK), range(b.start, b.end, _CHUNK), strict=True)
+        return all(x[i : min(i + _CHUNK, a.end)] == y[j : min(j + _CHUNK, b.end)] for i, j in starts)
+
+
+def _equal_values(a: StoredTensor, b: StoredTensor) -> bool:
+    import torch
+    from safetensors import safe_open
+
+    tensors = []
+    for stored in (a, b):
+        with safe_open(str(stored.file), framework="pt") as file:
+            tensors.append(file.get_tensor(stored.name))
+    wider = torch.promote_types(tensors[0].dtype, tensors[1].dtype)
+    return torch.equal(tensors[0].to(wider), tensors[1].to(wider))
