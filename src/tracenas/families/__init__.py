@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tracenas.errors import UserError
+from tracenas.families.active import active, placed, within
 from tracenas.families.description import Block, Family, Options, Projection, Segment, SubBlock, kept_in_order
 from tracenas.registry import Registry, did_you_mean
 
@@ -15,8 +16,11 @@ __all__ = [
     "Projection",
     "Segment",
     "SubBlock",
+    "active",
     "family_of",
     "kept_in_order",
+    "placed",
+    "within",
 ]
 
 FAMILIES: Registry[Family] = Registry(

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tracenas.families.active import within
 from tracenas.families.description import (
     Attribute,
     Block,
@@ -199,7 +200,7 @@ class LlamaLike(Family):
     def layer_overrides(self, config: Mapping[str, Any], index: int, block: Block, layer: Layer) -> dict[str, Any]:
         """Head counts and MLP width of a cut block, and which of its sub-blocks are skipped."""
         local = layer_config(config, index)
-        names = [s.spec.name for s, (_, count) in zip(block.sub_blocks, layer.kept, strict=True) if count == 0]
+        names = [s.spec.name for s, count in within(block, layer) if count == 0]
         heads, width = (
             self.head_overrides(local, dict(layer.kept)),
             self.width_overrides(local, index, layer["channels"]),

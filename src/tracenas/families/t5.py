@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from tracenas.families.active import within
 from tracenas.families.decoder import Heads
 from tracenas.families.description import (
     Attribute,
@@ -119,7 +120,7 @@ class T5(Family):
         """Head counts and FFN width of a cut block (the base's where they are gone), and what is skipped."""
         base = own_config(config, block.stack, int(block.path.rpartition(".")[2]))
         keys = {"attention": "num_heads", "cross_attention": "num_cross_heads", "mlp": "d_ff"}
-        counts = {s.spec.name: count for s, (_, count) in zip(block.sub_blocks, layer.kept, strict=True)}
+        counts = {s.spec.name: count for s, count in within(block, layer)}
         own: dict[str, Any] = {keys[name]: count or int(base[keys[name]]) for name, count in counts.items()}
         skip = [name for name, count in counts.items() if not count]
         return {**own, "skip": skip} if skip else own

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from tracenas.families import Block
+from tracenas.families import Block, within
 from tracenas.models.configuration import ATTENTION
 from tracenas.space.architecture import Layer
 
@@ -118,7 +118,7 @@ def _table(blocks: Sequence[Block], layers: Sequence[Layer], *, stubbed: bool) -
             continue
         counts = [
             f"{kept:,} of {sub.spec.units:,}" if kept else _gone(sub.spec.name, stubbed)
-            for sub, (_, kept) in zip(block.sub_blocks, layer.kept, strict=True)
+            for sub, kept in within(block, layer)
         ]
         rows.append([str(index), *counts, str(place)])
         place += 1

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from tracenas.errors import UserError
-from tracenas.families import Block, Family
+from tracenas.families import Block, Family, within
 from tracenas.families.description import IntArray
 from tracenas.models import heterogeneous
 from tracenas.models.stacked_configuration import stacked_candidates
@@ -143,7 +143,7 @@ def _stubs(blocks: Sequence[Block], layers: Sequence[Layer]) -> dict[int, tuple[
     found: dict[int, tuple[str, ...]] = {}
     present = [(b, la, p) for b, la, p in zip(blocks, layers, new_places(blocks, layers), strict=True) if p]
     for new, (block, layer, place) in enumerate(present):
-        for sub, (_, kept) in zip(block.sub_blocks, layer.kept, strict=True):
+        for sub, kept in within(block, layer):
             if sub.spec.name == ATTENTION and not kept:
                 found[new] = tuple(f"{place}.{path}." for path in (sub.module, *sub.norms))
     return found

@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 from torch import Tensor, nn
 
 from tracenas.errors import UserError
-from tracenas.families import Block, Projection, SubBlock, kept_in_order
+from tracenas.families import Block, Projection, SubBlock, kept_in_order, placed
 from tracenas.families.description import IntArray, PositionBias
 from tracenas.rundir import atomic_path
 from tracenas.space.architecture import Architecture
@@ -54,10 +54,9 @@ class Ordering:
     def kept(self, blocks: Sequence[Block], arch: Architecture) -> dict[Key, IntArray | None]:
         """Base ids of the kept units per sub-block, ascending; None where it is bypassed."""
         out: dict[Key, IntArray | None] = {}
-        for index, (block, layer) in enumerate(zip(blocks, arch.layers, strict=True)):
-            for sub, (_, count) in zip(block.sub_blocks, layer.kept, strict=True):
-                key = (index, sub.spec.name)
-                out[key] = kept_in_order(self.ranking[key], sub.groups, count) if count else None
+        for index, sub, count in placed(blocks, arch):
+            key = (index, sub.spec.name)
+            out[key] = kept_in_order(self.ranking[key], sub.groups, count) if count else None
         return out
 
     def apply(self, model: nn.Module, blocks: Sequence[Block]) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tracenas.families import Projection, SubBlock
+from tracenas.families import Projection, SubBlock, placed
 from tracenas.models.ordering import Key
 from tracenas.models.supernet import PlainRealisation, Supernet
 from tracenas.space.architecture import Architecture
@@ -114,5 +114,4 @@ def in_base_order(net: Supernet, arch: Architecture, outputs: Mapping[Key, Tenso
 
 def _place(net: Supernet, arch: Architecture, key: Key) -> tuple[SubBlock, int]:
     """The sub-block called `key` and its kept units in `arch`."""
-    pairs = zip(net.blocks[key[0]].sub_blocks, arch.layers[key[0]].kept, strict=True)
-    return next((sub, kept) for sub, (_, kept) in pairs if sub.spec.name == key[1])
+    return next((sub, kept) for index, sub, kept in placed(net.blocks, arch) if (index, sub.spec.name) == key)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tracenas.families import Block
+from tracenas.families import Block, within
 from tracenas.space.architecture import Architecture
 
 __all__ = ["MEMO_BYTES", "RefitCosts", "gram_blocks", "refit_costs", "refit_memory"]
@@ -73,7 +73,7 @@ def refit_costs(blocks: Sequence[Block], arch: Architecture, tokens: int) -> Ref
     entries = outputs = largest = rows = 0
     for block, layer in zip(blocks, arch.layers, strict=True):
         matrices = 0
-        for sub, (_, kept) in zip(block.sub_blocks, layer.kept, strict=True):
+        for sub, kept in within(block, layer):
             dense = 2.0 * tokens * sub.spec.units * sub.spec.weights_per_unit + 2.0 * tokens * sub.spec.fixed_weights
             forward += dense
             if not sub.spec.units or sub.stacked:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from tracenas.errors import UserError
-from tracenas.families import SubBlock
+from tracenas.families import SubBlock, within
 from tracenas.models.gram_sum import GramSum
 from tracenas.models.ordering import Key
 from tracenas.models.refit import FittedRealisation, solve, strength
@@ -61,7 +61,7 @@ def sequential_outputs(
         block = _advance_dense(net, runner, index, dense, pruned, stream)
         if layer.skip:
             continue
-        for sub, (_, kept) in zip(net.blocks[index].sub_blocks, layer.kept, strict=True):
+        for sub, kept in within(net.blocks[index], layer):
             if sub.spec.units and kept and not sub.stacked:
                 fitted[index, sub.spec.name] = _fit(net, runner, block, sub, layer, fitted, ridge)
         with net.realise_block(index, layer, FittedRealisation(fitted)):

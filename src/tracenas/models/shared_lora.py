@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tracenas.families import Projection, SubBlock
+from tracenas.families import Projection, SubBlock, active
 from tracenas.models.ordering import Key
 from tracenas.models.supernet import Supernet
 from tracenas.space.architecture import Architecture
@@ -84,19 +84,15 @@ class SharedLora:
         Entered inside `Supernet.realise(arch)`.
         """
         with ExitStack() as undo:
+            widths = {(index, sub.spec.name): kept for index, sub, kept in active(self.net.blocks, arch)}
             for key, sub, projection in self._projections():
-                kept = self._kept(arch, key)
-                if kept == 0:
+                if (kept := widths.get(key, 0)) == 0:
                     continue
                 down, up = self._pairs[key, projection.path]
                 rows, columns = (self.net.cut(sub, projection, axis, kept) for axis in (0, 1))
                 hook = _Added(columns.take(down, -1), rows.take(up, -2), self.scale)
                 undo.callback(self.net.linear(key, projection).register_forward_hook(hook).remove)
             yield
-
-    def _kept(self, arch: Architecture, key: Key) -> int:
-        pairs = zip(self.net.blocks[key[0]].sub_blocks, arch.layers[key[0]].kept, strict=True)
-        return next(kept for sub, (_, kept) in pairs if sub.spec.name == key[1])
 
 
 class _Added:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tracenas.families import Block, Projection, SubBlock
+from tracenas.families import Block, Projection, SubBlock, within
 from tracenas.models.ordering import Key, Ordering, holder_of, permutation
 from tracenas.space.architecture import Architecture, Layer
 
@@ -149,7 +149,7 @@ class Supernet:
         if layer.skip:
             bypass(self.model, block, None, undo)
             return
-        for sub, (_, kept) in zip(block.sub_blocks, layer.kept, strict=True):
+        for sub, kept in within(block, layer):
             if not sub.spec.units:
                 continue
             if kept == 0:

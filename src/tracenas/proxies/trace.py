@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tracenas.families import Projection, SubBlock
+from tracenas.families import Projection, SubBlock, active
 from tracenas.models.ordering import Key, permutation
 from tracenas.models.supernet import Supernet
 from tracenas.proxies.measurement import SubBlockSums
@@ -79,22 +79,21 @@ class TraceRecorder:
         """Add up the trace of every backward pass run inside, for a model realised as `arch`."""
         trace, handles = Trace(), list[Any]()
         last: list[tuple[tuple[int, str], Tensor, Tensor]] = []
-        for index, (block, layer) in enumerate(zip(self.net.blocks, arch.layers, strict=True)):
-            for sub, (_, kept) in zip(block.sub_blocks, layer.kept, strict=True):
-                for projection in sub.projections if kept else ():
-                    key = (index, sub.spec.name)
-                    rows = self.net.cut(sub, projection, 0, kept).length
-                    columns = self.net.cut(sub, projection, 1, kept)
-                    source = (index, projection.source)
-                    a = columns.take(self._subspaces[source], -1) if self.rank != FULL else None
-                    stack = (projection.stack,) if projection.stack else ()
-                    accumulator = torch.zeros(*stack, rows, self.rank or columns.length, device=self.net.device)
-                    trace.parts[index, projection.path] = accumulator
-                    if projection.stack:
-                        handles.append(_StackWatch(self.net.weight(key, projection), a, accumulator))
-                    else:
-                        module = self.net.linear(key, projection)
-                        handles.append(module.register_forward_hook(_hook(a, accumulator, source, last)))
+        for index, sub, kept in active(self.net.blocks, arch):
+            for projection in sub.projections:
+                key = (index, sub.spec.name)
+                rows = self.net.cut(sub, projection, 0, kept).length
+                columns = self.net.cut(sub, projection, 1, kept)
+                source = (index, projection.source)
+                a = columns.take(self._subspaces[source], -1) if self.rank != FULL else None
+                stack = (projection.stack,) if projection.stack else ()
+                accumulator = torch.zeros(*stack, rows, self.rank or columns.length, device=self.net.device)
+                trace.parts[index, projection.path] = accumulator
+                if projection.stack:
+                    handles.append(_StackWatch(self.net.weight(key, projection), a, accumulator))
+                else:
+                    module = self.net.linear(key, projection)
+                    handles.append(module.register_forward_hook(_hook(a, accumulator, source, last)))
         try:
             yield trace
         finally:
@@ -198,22 +197,19 @@ def correlation_sums(
     """
     cache = {} if cache is None else cache
     out: dict[Key, SubBlockSums] = {}
-    for index, (block, layer) in enumerate(zip(net.blocks, arch.layers, strict=True)):
-        for sub, (_, kept) in zip(block.sub_blocks, layer.kept, strict=True):
-            if not kept:
-                continue
-            key = (index, sub.spec.name)
-            if key not in cache:
-                cache[key] = _base_sums(sub, index, base)
-            g = gg = gb = 0.0
-            for projection in sub.projections:
-                part = trace.parts[index, projection.path].double()
-                anchor = net.cut(sub, projection, 0, kept).take(base.parts[index, projection.path], -2)
-                if anchor.shape[-1] != part.shape[-1]:
-                    anchor = net.cut(sub, projection, 1, kept).take(anchor, -1)
-                g += float(part.sum())
-                gg += float(part.square().sum())
-                gb += float((part * anchor).sum())
-            own = cache[key]
-            out[key] = SubBlockSums(own.count, g, gg, own.b, own.bb, gb, kept / sub.spec.units)
+    for index, sub, kept in active(net.blocks, arch):
+        key = (index, sub.spec.name)
+        if key not in cache:
+            cache[key] = _base_sums(sub, index, base)
+        g = gg = gb = 0.0
+        for projection in sub.projections:
+            part = trace.parts[index, projection.path].double()
+            anchor = net.cut(sub, projection, 0, kept).take(base.parts[index, projection.path], -2)
+            if anchor.shape[-1] != part.shape[-1]:
+                anchor = net.cut(sub, projection, 1, kept).take(anchor, -1)
+            g += float(part.sum())
+            gg += float(part.square().sum())
+            gb += float((part * anchor).sum())
+        own = cache[key]
+        out[key] = SubBlockSums(own.count, g, gg, own.b, own.bb, gb, kept / sub.spec.units)
     return out

@@ -4,10 +4,9 @@ An evaluation is a forward pass, a backward pass for the inputs' gradients alone
 gradient traces (TraceNAS §3.4): no weight gradient of the base is formed.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from tracenas.families import Block, Projection, SubBlock
+from tracenas.families import Block, Projection, SubBlock, active
 from tracenas.space.architecture import Architecture
 
 __all__ = ["Memory", "Shape", "Workload", "default_micro_batch", "memory", "per_stack", "workload"]
@@ -105,16 +104,9 @@ def default_micro_batch(
     """
     tokens = _TOKENS_PER_BATCH
     if device == "cpu":
-        each = element * sum(_activations(s, k, hidden, None) for s, k in _active(blocks, base))
+        each = element * sum(_activations(s, k, hidden, None) for _, s, k in active(blocks, base))
         tokens = min(tokens, _ACTIVATION_BYTES // each)
     return max(1, tokens // seq_len)
-
-
-def _active(blocks: tuple[Block, ...], arch: Architecture) -> Iterator[tuple[SubBlock, int]]:
-    for block, layer in zip(blocks, arch.layers, strict=True):
-        for sub, (_, kept) in zip(block.sub_blocks, layer.kept, strict=True):
-            if kept:
-                yield sub, kept
 
 
 def _sides(projection: Projection, units: int, kept: int) -> tuple[int, int]:
@@ -141,7 +133,7 @@ def workload(blocks: tuple[Block, ...], arch: Architecture, head: int, hidden: i
     products = 2.0 * head * (2 if backward else 1)
     trace = pairs = 0.0
     elements = _VOCABULARY * head / hidden
-    for sub, kept in _active(blocks, arch):
+    for _, sub, kept in active(blocks, arch):
         spec = sub.spec
         products += 2.0 * (spec.fixed_weights + kept * spec.weights_per_unit) * (2 if backward else 1)
         pairs += spec.heads_per_unit * kept * shape.seq_len if spec.score_width else 0.0
@@ -191,11 +183,11 @@ def memory(
     traces = 0
     if shape.rank is not None:
         traces = _trace_bytes(blocks, base, shape) + _trace_bytes(blocks, arch, shape)
-        traces += sum(_subspace_bytes(sub, kept, shape) for sub, kept in _active(blocks, base))
+        traces += sum(_subspace_bytes(sub, kept, shape) for _, sub, kept in active(blocks, base))
     # The base itself is evaluated once, as the anchor: its activations are the largest.
-    kept_per_token = sum(_activations(s, k, hidden, shape.rank) for s, k in _active(blocks, base))
+    kept_per_token = sum(_activations(s, k, hidden, shape.rank) for _, s, k in active(blocks, base))
     if shape.rank is None:
-        kept_per_token = max((_activations(s, k, hidden, None) for s, k in _active(blocks, base)), default=0)
+        kept_per_token = max((_activations(s, k, hidden, None) for _, s, k in active(blocks, base)), default=0)
     chunk = min(_CHUNK_ELEMENTS[shape.device], tokens * vocabulary)
     return Memory(
         weights=parameters * shape.element,
@@ -208,7 +200,7 @@ def memory(
 
 def _trace_bytes(blocks: tuple[Block, ...], arch: Architecture, shape: Shape) -> int:
     total = 0
-    for sub, kept in _active(blocks, arch):
+    for _, sub, kept in active(blocks, arch):
         for projection in sub.projections:
             rows, columns = _sides(projection, sub.spec.units, kept)
             total += 4 * rows * (shape.rank or columns) * (projection.stack or 1)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tracenas.families import Projection, SubBlock
+from tracenas.families import Projection, SubBlock, active
 from tracenas.models.loss import tokens_of_stack
 from tracenas.models.ordering import Key
 from tracenas.scoring.observers.observer import Observer, spread, watching
@@ -36,15 +36,14 @@ class CodeObserver(Observer):
         """Read the codes of every forward pass."""
         self._codes: dict[int, list[Tensor]] = {}
         handles = []
-        for index, (block, layer) in enumerate(zip(self.net.blocks, arch.layers, strict=True)):
-            length = tokens_of_stack(block.stack, self.tokens.shape[1])
-            positions = spread(length, CODE_POSITIONS, self.net.device)
-            for sub, (_, kept) in zip(block.sub_blocks, layer.kept, strict=True):
-                if kept and not sub.spec.score_width:
-                    gate = _gate(sub)
-                    found = self._codes.setdefault(len(self._codes), [])
-                    module = self.net.linear((index, sub.spec.name), gate)
-                    handles.append(module.register_forward_hook(_reader(found, positions, len(gate.row_units))))
+        for index, sub, _ in active(self.net.blocks, arch):
+            if not sub.spec.score_width:
+                length = tokens_of_stack(self.net.blocks[index].stack, self.tokens.shape[1])
+                positions = spread(length, CODE_POSITIONS, self.net.device)
+                gate = _gate(sub)
+                codes = self._codes.setdefault(len(self._codes), [])
+                module = self.net.linear((index, sub.spec.name), gate)
+                handles.append(module.register_forward_hook(_reader(codes, positions, len(gate.row_units))))
         return watching(handles)
 
     def result(self, arch: Architecture) -> dict[str, Any]:
@@ -79,11 +78,9 @@ class FeatureObserver(Observer):
         self._moments: dict[Key, list[Tensor]] = {}
         self._rows: dict[Key, int] = {}
         handles = []
-        for index, (block, layer) in enumerate(zip(self.net.blocks, arch.layers, strict=True)):
-            for sub, (_, kept) in zip(block.sub_blocks, layer.kept, strict=True):
-                if kept:
-                    module = self.net.model.get_submodule(f"{block.path}.{sub.module}")
-                    handles.append(module.register_forward_hook(self._adder((index, sub.spec.name))))
+        for index, sub, _ in active(self.net.blocks, arch):
+            module = self.net.model.get_submodule(f"{self.net.blocks[index].path}.{sub.module}")
+            handles.append(module.register_forward_hook(self._adder((index, sub.spec.name))))
         return watching(handles)
 
     def _adder(self, key: Key) -> Callable[..., None]:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tracenas.families import active
 from tracenas.proxies import WeightSums
 from tracenas.scoring.observers.observer import Observer, watching
 from tracenas.space.architecture import Architecture
@@ -57,12 +58,11 @@ class WeightGradientObserver(Observer):
         """Reduce every backward pass's weight gradients."""
         self._totals: dict[tuple[int, str], _Totals] = {}
         handles = []
-        for index, (block, layer) in enumerate(zip(self.net.blocks, arch.layers, strict=True)):
-            for sub, (_, kept) in zip(block.sub_blocks, layer.kept, strict=True):
-                for projection in sub.projections if kept else ():
-                    module = self.net.linear((index, sub.spec.name), projection)
-                    totals = self._totals[index, projection.path] = _totals(module.weight.detach())
-                    handles.append(module.register_forward_hook(self._hook(totals)))
+        for index, sub, _ in active(self.net.blocks, arch):
+            for projection in sub.projections:
+                module = self.net.linear((index, sub.spec.name), projection)
+                totals = self._totals[index, projection.path] = _totals(module.weight.detach())
+                handles.append(module.register_forward_hook(self._hook(totals)))
         return watching(handles)
 
     def _hook(self, totals: _Totals) -> Callable[..., Tensor]:

@@ -1,0 +1,25 @@
+"""An architecture laid over the blocks that it cuts."""
+
+from collections.abc import Iterator, Sequence
+
+from tracenas.families.description import Block, SubBlock
+from tracenas.space.architecture import Architecture, Layer
+
+__all__ = ["active", "placed", "within"]
+
+
+def within(block: Block, layer: Layer) -> Iterator[tuple[SubBlock, int]]:
+    """`(sub-block, kept units)` of one block, in order; 0 units where it is bypassed."""
+    return ((sub, kept) for sub, (_, kept) in zip(block.sub_blocks, layer.kept, strict=True))
+
+
+def placed(blocks: Sequence[Block], arch: Architecture) -> Iterator[tuple[int, SubBlock, int]]:
+    """`(block, sub-block, kept units)` of every sub-block, in order; 0 units where it is bypassed."""
+    for index, (block, layer) in enumerate(zip(blocks, arch.layers, strict=True)):
+        for sub, kept in within(block, layer):
+            yield index, sub, kept
+
+
+def active(blocks: Sequence[Block], arch: Architecture) -> Iterator[tuple[int, SubBlock, int]]:
+    """Those of `placed` that are not bypassed."""
+    return ((index, sub, kept) for index, sub, kept in placed(blocks, arch) if kept)
