@@ -8,7 +8,7 @@ from tracenas.data.decoding import decoded, format_name, require_text
 from tracenas.data.rows import ROW_FORMATS, field_names, rows
 from tracenas.errors import UserError
 
-__all__ = ["SEPARATOR", "Document", "document", "read", "split_documents"]
+__all__ = ["SEPARATOR", "Document", "document", "probe", "read", "split_documents"]
 
 SEPARATOR = "<|endoftext|>"
 """Separates documents in text files."""
@@ -56,6 +56,14 @@ def read(path: Path, *, text_field: str | None = None) -> Iterator[str]:
         raise UserError(f"'{path}' cannot be read: {error.strerror or error}") from error
     if nothing:
         raise UserError(f"'{path}' holds no text" + (f" in '{text_field or 'text'}'" if suffix in ROW_FORMATS else ""))
+
+
+def probe(path: Path, *, text_field: str | None = None) -> None:
+    """Read a file's first document with text in it, or the first piece of one; see `read` for what is refused."""
+    if format_name(path) in ROW_FORMATS:
+        next(read(path, text_field=text_field))
+    else:
+        next(decoded(path))
 
 
 def document(row: Mapping[str, Any], field: str, where: str) -> Document:

@@ -14,7 +14,7 @@ from tracenas.data import files, hub
 from tracenas.data.decoding import compression
 from tracenas.errors import UserError
 
-__all__ = ["SHUFFLE_BUFFER", "Mixture", "documents", "is_tokens", "parse_source"]
+__all__ = ["SHUFFLE_BUFFER", "Mixture", "documents", "is_tokens", "parse_source", "probe"]
 
 SHUFFLE_BUFFER = 10_000
 """Documents held at a time when a stream is shuffled."""
@@ -75,6 +75,18 @@ def parse_source(source: str) -> Mixture:
         parts[name] = weight
     total = sum(parts.values())
     return Mixture(tuple((name, weight / total) for name, weight in parts.items()))
+
+
+def probe(text_field: str | None, *sources: str | None) -> None:
+    """Check the beginning of what was named, without torch, network, or reading all of it; None is passed over.
+
+    Raises:
+        UserError: see `parse_source`; a file is not what its name says, or its first row has no text.
+    """
+    for source in sources:
+        for name in () if source is None else parse_source(source).names:
+            if Path(name).exists() and not is_tokens(name):
+                files.probe(Path(name), text_field=text_field)
 
 
 def documents(source: str, *, seed: int | None = None, text_field: str | None = None) -> Iterator[str]:

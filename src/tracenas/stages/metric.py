@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tracenas.config import MetricSearchConfig, MetricShowConfig
+from tracenas.data.sources import probe
 from tracenas.errors import UserError
 from tracenas.models.source import ModelSource, open_source
 from tracenas.rundir import Journal, provenance, read_json, write_json
@@ -123,6 +124,8 @@ def search(config: MetricSearchConfig) -> MetricSearched:
     from tracenas.symbolic.grammar import ExpressionSpace, Program
 
     source = open_source(config.model, decoder_only="metric")
+    if not config.resume:
+        probe(config.text_field, config.data, config.eval_text)
     variables = tuple(sorted(v for v in config.variables.replace(" ", "").split(",") if v))
     space = ExpressionSpace(variables, config.max_nodes, config.initial_depth)
     settings = Settings(
@@ -133,12 +136,18 @@ def search(config: MetricSearchConfig) -> MetricSearched:
     programming = Programming(config.tournament, config.mutation, config.patience)
     strategy = GeneticProgramming(space, settings, programming, seeds=seeds)
     _check_sparsity(config, source)
-    if check_out(config.out, config.resume):
+    begun = check_out(config.out, config.resume)
+    if begun:
         stored = same_settings(config.out, config.model_dump(), _NOT_RESULTS)
         config = config.model_copy(update={key: stored.get(key) for key in _RESOLVED})
     else:
         write_settings(config.out, config.model_dump())
-    spec = _prepare(config, source, gradients="G" in variables)
+    try:
+        spec = _prepare(config, source, gradients="G" in variables)
+    except UserError:
+        for file in () if begun else ("config.yaml", "calibration.safetensors", "heldout.safetensors"):
+            (config.out / file).unlink(missing_ok=True)  # `check_out` saw an empty directory: they are this start's
+        raise
     with ExitStack() as stack:
         evaluate = _evaluator(spec, config.workers, stack)
         known = _known(config.out / "known.json", evaluate, gradients=bool(spec["gradients"]))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tracenas.config import RecoverConfig
-from tracenas.data.sources import is_tokens, parse_source
+from tracenas.data.sources import is_tokens, parse_source, probe
 from tracenas.dtypes import short_name
 from tracenas.errors import UserError
 from tracenas.models.source import ModelSource, open_source
@@ -50,15 +50,15 @@ _REPORTERS = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",
 
 def check_input(config: RecoverConfig, source: ModelSource, world: World) -> None:
     """Everything that can be told without torch."""
-    if config.method != "lora" or Path(config.data).exists():
-        parse_source(config.data)
+    if config.method != "lora":
+        probe(config.text_field, config.data, config.validation)
+    for data in (config.data, config.validation):
+        if data is not None and Path(data).exists():
+            parse_source(data)
     if config.method == "lora" and is_tokens(config.data):
         raise UserError(f"data '{config.data}' holds token ids; lora needs prompts and responses")
-    if config.eval_text is not None:
-        parse_source(config.eval_text)
-    if config.validation is not None:
-        parse_source(config.validation)
-        check_splits(config)
+    probe(config.text_field, config.eval_text)
+    check_splits(config)
     if config.seq_len is not None and config.seq_len > source.positions:
         raise UserError(f"seq-len {config.seq_len}: the model has {source.positions} positions")
     accumulation(config.global_batch, config.micro_batch or 1, world.size)

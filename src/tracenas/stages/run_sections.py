@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tracenas.config import BenchConfig, EvalConfig, PruneConfig, RecoverConfig, RunConfig
+from tracenas.data.sources import probe
 from tracenas.errors import UserError
 from tracenas.models.source import ModelSource, open_source
 from tracenas.recovery.settings import World
@@ -95,6 +96,8 @@ def check_run(config: RunConfig) -> None:
         )
     if config.resume:
         _check_finished(config)
+    else:
+        probe(config.text_field, config.data, config.eval_text)
     source = open_source(config.model, decoder_only=_for_decoders(config))
     if config.recover is not None and not (config.out / RECOVERED).is_file():
         from tracenas.stages.recover_setup import check_input
@@ -145,6 +148,7 @@ def _same(step: Step, recorded: Mapping[str, Any], again: str) -> None:
 def _check_evaluation(config: EvalConfig, source: ModelSource) -> None:
     from tracenas.evaluation.suites import requests
 
+    probe(config.text_field, config.text)
     wanted = requests(config.tasks, config.suite, config.shots)
     if config.task_data is not None and not wanted:
         raise UserError("eval.task_data without tasks: name them with eval.tasks or eval.suite")

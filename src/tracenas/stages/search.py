@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tracenas.config import SearchConfig
+from tracenas.data.sources import probe
 from tracenas.errors import UserError
 from tracenas.models.source import ModelSource, open_source
 from tracenas.rundir import Journal, provenance, require_free, sweep, write_json
@@ -117,6 +118,8 @@ def search(config: SearchConfig) -> SearchOutcome:
     from tracenas.saliency import SALIENCIES
 
     source = open_source(config.model)
+    if not config.resume:
+        probe(config.text_field, config.data)
     space = space_of(source, config, params=config.params, tolerance=config.tolerance)
     decided = _decided(config, source)
     STRATEGIES.get(decided.strategy)

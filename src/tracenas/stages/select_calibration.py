@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tracenas.config import SelectCalibrationConfig
+from tracenas.data.sources import probe
 from tracenas.errors import UserError
 from tracenas.models.source import open_source
 from tracenas.stages.one_shot import as_method, on_tokens
@@ -121,8 +122,9 @@ def select_calibration(config: SelectCalibrationConfig) -> Selected:
     if config.method is None:
         raise UserError("'method' is required: what the candidate sets prune with")
     config = as_method(config)
-    _check_out(config.out)
     source = open_source(config.model)
+    probe(config.text_field, config.data, config.held_out, config.second)
+    _check_out(config.out)
     space = space_of(source, config, params=config.params, tolerance=config.tolerance)
     set_threads(config.threads)
     from tracenas.data.tokens import save_tokens

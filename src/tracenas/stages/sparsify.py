@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tracenas.config import SparsifyConfig
-from tracenas.data.sources import is_tokens
+from tracenas.data.sources import is_tokens, probe
 from tracenas.errors import UserError
 from tracenas.models.source import ModelSource, open_source
 from tracenas.rundir import provenance, read_json, require_free, write_json
@@ -88,6 +88,7 @@ def sparsify(config: SparsifyConfig) -> Sparsified:
     from tracenas.saliency.masks import Target
 
     source = open_source(config.model, decoder_only="sparsify")
+    probe(config.text_field, config.data)
     target = Target.parse(config.sparsity)
     for index, block in enumerate(source.blocks()):
         for sub in block.sub_blocks:

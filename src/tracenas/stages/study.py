@@ -10,6 +10,7 @@ import numpy as np
 
 from tracenas.config import StudyConfig
 from tracenas.config.study import names
+from tracenas.data.sources import probe
 from tracenas.errors import UserError
 from tracenas.models.source import ModelSource, open_source
 from tracenas.proxies import PROXIES
@@ -54,6 +55,8 @@ def study(config: StudyConfig) -> StudyOutcome:
     """
     started = time.perf_counter()
     source = open_source(config.model, decoder_only="study")
+    if not config.resume:
+        probe(config.text_field, config.data, config.eval_text)
     chosen = _proxies(config)
     combinations = parse_combinations(config.combinations, chosen)
     plan = _plan(config)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tracenas.config import AblationConfig, parse_rank
 from tracenas.config.study import names
+from tracenas.data.sources import probe
 from tracenas.errors import UserError
 from tracenas.models.source import ModelSource, open_source
 from tracenas.proxies import PROXIES
@@ -69,6 +70,8 @@ def ablation(config: AblationConfig) -> Ablated:
         UserError: for wrong input, before any work is done.
     """
     source = open_source(config.model, decoder_only="study")
+    if not config.resume:
+        probe(config.text_field, config.data)
     PROXIES.get(config.proxy)
     grid = _grid(config, source)
     space, pool = _pool(config, source)
