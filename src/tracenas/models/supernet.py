@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -52,6 +53,10 @@ class PlainRealisation:
         return net.cut(sub, projection, 1, kept).take(net.cut(sub, projection, 0, kept).take(weight, -2), -1)
 
 
+_PERMUTED: WeakSet[Any] = WeakSet()
+"""Models whose units are in a super-network's order."""
+
+
 class Supernet:
     """A model whose units are in saliency order, and the candidates inside it.
 
@@ -59,13 +64,19 @@ class Supernet:
         model: a transformers causal language model; its weights are permuted in place, once.
         blocks: where its units live.
         ordering: the ranking to permute by.
+
+    Raises:
+        ValueError: if the model is a super-network already that was not restored.
     """
 
     def __init__(self, model: Any, blocks: Sequence[Block], ordering: Ordering) -> None:
+        if model in _PERMUTED:
+            raise ValueError("the model's units are in the order of another super-network: restore that first")
         self.model = model
         self.blocks = tuple(blocks)
         self.ordering = ordering
         ordering.apply(model, blocks)
+        _PERMUTED.add(model)
         model.eval().requires_grad_(False)
         self._cuts: dict[tuple[SubBlock, str, int, int], Cut] = {}
         self._linears = {
@@ -84,7 +95,15 @@ class Supernet:
 
     def restore(self) -> None:
         """Put the model's units back into the base's order, bit for bit; the super-network is of no use afterwards."""
+        if self.restored:
+            raise ValueError("the model's units are in the base's order already")
         self.ordering.inverse().apply(self.model, self.blocks)
+        _PERMUTED.discard(self.model)
+
+    @property
+    def restored(self) -> bool:
+        """Whether the model's units are in the base's order again."""
+        return self.model not in _PERMUTED
 
     def linear(self, key: Key, projection: Projection) -> nn.Linear:
         """The module of a projection (where matrices are stacked: the experts')."""

@@ -146,6 +146,8 @@ def one_shot_architecture(
     chosen = method_of(method)
     ordering, importance = session.ordering, session.importance
     if session.config.saliency != chosen.saliency:
+        if session.net is not None and not session.net.restored:
+            raise ValueError(f"method {method}: saliency is measured on the base, and this is a super-network by now")
         ordering, importance = _ranked(
             session.config, session.loaded, chosen.saliency, session.tokens, session.micro_batch
         )

@@ -44,6 +44,8 @@ REFERENCE = "reference.jsonl"
 POOL = 32
 """Random architectures of the pool, beside the uniform one."""
 
+_STREAM = 0x52414E4B
+
 
 def proxy_of(text: str, source: "ModelSource") -> str:
     """The proxy that was asked for, or the recommended one; Φ where the model's kind cannot be compensated.
@@ -162,7 +164,7 @@ def reference_pool(space: SearchSpace, seed: int) -> list[Architecture]:
     """
     uniform = space.uniform()
     pool = [] if uniform is None else [uniform]
-    rng = np.random.default_rng([seed, 0x504F4F4C])
+    rng = np.random.default_rng([seed, _STREAM])
     random: list[Architecture] = []
     for _ in range(20 * POOL):
         drawn = space.sample(rng) if len(random) < POOL else None

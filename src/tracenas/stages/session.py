@@ -97,6 +97,7 @@ class Session(Calibrated):
     Args:
         importance: I_l per (block, sub-block) (TraceNAS A.1).
         micro_batch: sequences per forward pass.
+        net: the super-network once it is made.
     """
 
     space: SearchSpace
@@ -104,6 +105,7 @@ class Session(Calibrated):
     importance: Mapping[tuple[int, str], float]
     micro_batch: int
     threads: int
+    net: "Supernet | None" = None
 
     def machine(self) -> dict[str, Any]:
         """What `auto` and defaults came to here: device, dtype, threads and micro-batch."""
@@ -120,10 +122,12 @@ class Session(Calibrated):
         return str(self.loaded.dtype).removeprefix("torch.")
 
     def supernet(self) -> "Supernet":
-        """The super-network; permutes the model's weights in place."""
+        """The super-network, the same one until it is restored; the model's weights are permuted in place, once."""
         from tracenas.models.supernet import Supernet
 
-        return Supernet(self.loaded.model, self.loaded.blocks(options_of(self.config)), self.ordering)
+        if self.net is None or self.net.restored:
+            self.net = Supernet(self.loaded.model, self.loaded.blocks(options_of(self.config)), self.ordering)
+        return self.net
 
     def evaluator(
         self, proxy: str, rank: str, net: "Supernet | None" = None, reference: Path | None = None

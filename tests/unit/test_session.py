@@ -1,0 +1,65 @@
+"""A session's super-network is made once, and everything random in the stages has a stream of its own."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from proxy_setting import draw
+from tiny import save_tiny
+from transformers import PreTrainedTokenizerFast
+
+from tracenas.config import CalibrationConfig
+from tracenas.data.tokens import save_tokens
+from tracenas.models.source import open_source
+from tracenas.models.supernet import Supernet
+from tracenas.stages.one_shot import one_shot_architecture
+from tracenas.stages.proxies import reference_pool
+from tracenas.stages.session import Session, open_session, space_of
+from tracenas.stages.study_pool import _within
+
+STAGES = Path(__file__).parents[2] / "src" / "tracenas"
+
+
+@pytest.fixture
+def session(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Session:
+    source = open_source(str(save_tiny(tmp_path / "model", "llama", tokenizer)))
+    save_tokens(tmp_path / "t.safetensors", draw(4, 16, 0), {})
+    config = CalibrationConfig(threads=1)
+    space = space_of(source, config, params="70%")
+    return open_session(source, space, config, data=str(tmp_path / "t.safetensors"))
+
+
+def test_the_super_network_is_made_once(session: Session) -> None:
+    before = {name: p.clone() for name, p in session.loaded.model.named_parameters()}
+    net = session.supernet()
+    permuted = {name: p.clone() for name, p in net.model.named_parameters()}
+    assert any(not torch.equal(permuted[name], p) for name, p in before.items())
+    shorter = replace(session, tokens=session.tokens[:2])
+    assert session.supernet() is net and shorter.supernet() is net
+    session.evaluator("loss", "4")
+    assert all(torch.equal(p, permuted[name]) for name, p in net.model.named_parameters())
+    with pytest.raises(ValueError, match="restore that first"):
+        Supernet(net.model, net.blocks, net.ordering)
+    with pytest.raises(ValueError, match="measured on the base"):
+        one_shot_architecture(session, "magnitude")
+    net.restore()
+    assert all(torch.equal(p, before[name]) for name, p in session.loaded.model.named_parameters())
+    with pytest.raises(ValueError, match="already"):
+        net.restore()
+    assert session.supernet() is not net
+    assert all(torch.equal(p, permuted[name]) for name, p in session.loaded.model.named_parameters())
+
+
+def test_a_combinations_pool_and_a_studys_are_different_architectures(session: Session) -> None:
+    reference = {arch.id for arch in reference_pool(session.space, 0)[1:]}
+    study = [d.arch.id for d in _within(session.space, 20, 0)[1:]]
+    assert len(reference.intersection(study)) < len(study) / 2
+
+
+def test_no_two_stages_draw_from_the_same_stream() -> None:
+    found = [
+        n for p in STAGES.rglob("*.py") for n in re.findall(r"\b0x[0-9A-F]{8}\b", p.read_text()) if n != "0x7FFFFFFF"
+    ]
+    assert len(found) > 5 and len(found) == len(set(found))
