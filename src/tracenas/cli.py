@@ -131,9 +131,10 @@ def _command(name: str, command: Command) -> click.Command:
         ),
         click.Option(["--json", "json_output"], is_flag=True, help="One JSON object on stdout."),
     ]
-    for field, info in kind.model_fields.items():
+    for field in configs.settings_of(kind):
         if field in command.positional or field in kind.sections:
             continue
+        info = kind.model_fields[field]
         flag = "--" + field.replace("_", "-")
         default = "" if info.is_required() or info.default in (None, "", False) else f" [{info.default}]"
         text = (info.description or "") + default + (" [required]" if info.is_required() else "")
@@ -144,8 +145,9 @@ def _command(name: str, command: Command) -> click.Command:
             params.append(click.Option([flag, field], default=None, metavar="VALUE", help=text))
 
     def call(arguments: tuple[str, ...], config: Path | None, json_output: bool, **options: Any) -> None:
-        values = _values(kind, command, arguments, config, options)
-        settings = configs.build(kind, values)
+        stored: dict[str, Any] = _yaml(config) if config is not None else {}
+        here = _values(kind, command, arguments, stored, options)
+        settings = configs.build(kind, {**stored, **here}, inherited=stored.keys() - here.keys())
         module, _, function = command.stage.partition(":")
         result = getattr(import_module(f"tracenas.stages.{module}"), function)(settings)
         if os.environ.get("RANK", "0") != "0":  # of several processes (torchrun), the first one prints
@@ -166,19 +168,19 @@ def _metavar(command: Command) -> str:
 
 
 def _values(
-    kind: Any, command: Command, arguments: Sequence[str], config: Path | None, options: dict[str, Any]
+    kind: Any, command: Command, arguments: Sequence[str], stored: dict[str, Any], options: dict[str, Any]
 ) -> dict[str, Any]:
-    """Settings from the YAML file, then `key=value`, then options; later ones win."""
-    values: dict[str, Any] = _yaml(config) if config is not None else {}
+    """Settings from `key=value`, then options; later ones win. A section's join those that the YAML file has."""
     for name in kind.sections:
-        if name in values and values[name] is None:  # `bench:` with nothing below it: the stage, with its defaults
-            values[name] = {}
+        if name in stored and stored[name] is None:  # `bench:` with nothing below it: the stage, with its defaults
+            stored[name] = {}
+    values: dict[str, Any] = {}
     plain: list[str] = []
     for argument in arguments:
         key, equals, value = argument.partition("=")
         section, dot, setting = key.replace("-", "_").partition(".")
         if equals and dot and section in kind.sections and not Path(argument).exists():
-            values[section] = {**(values.get(section) or {}), setting: _scalar(value)}
+            values[section] = {**(values.get(section) or stored.get(section) or {}), setting: _scalar(value)}
         elif equals and key.replace("-", "_").isidentifier() and not Path(argument).exists():
             values[key.replace("-", "_")] = _scalar(value)
         else:

@@ -111,7 +111,8 @@ def test_a_pruned_checkpoint_can_be_pruned_again(
     first, second = tmp_path / "first", tmp_path / "second"
     assert invoke(["prune", str(model_path()), "--arch", str(finished / "best.json"), "--out", str(first)]) == 0
     run = tmp_path / "run"
-    argv = ["search", str(first), "--data", str(calibration_path()), "--params", "80%", "--out", str(run), *QUICK]
+    argv = ["search", str(first), "--data", str(calibration_path()), "--params", "80%", "--proxy", "phi"]
+    argv += ["--out", str(run), *QUICK]
     assert invoke(argv) == 0
     assert invoke(["prune", str(first), "--arch", str(run / "best.json"), "--out", str(second)]) == 0
     capsys.readouterr()

@@ -33,8 +33,8 @@ def home(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
 
 
 def search(home: Path, proxy: str, data: str = "text.txt") -> list[str]:
-    argv = ["search", str(home / "model"), "--data", str(home / data), *QUICK, "--iterations", "3", "--rank", "4"]
-    return [*argv, "--proxy", proxy, *(["--compensate-samples", "10"] if proxy == "loss_compensated" else [])]
+    argv = ["search", str(home / "model"), "--data", str(home / data), *QUICK, "--iterations", "3", "--proxy", proxy]
+    return [*argv, *(["--compensate-samples", "10"] if proxy == "loss_compensated" else ["--rank", "4"])]
 
 
 def prune(

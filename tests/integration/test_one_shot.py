@@ -225,7 +225,7 @@ def test_a_search_starts_from_nirvana_and_resumes(
 
     run = tmp_path / "run"
     argv = ["search", str(home / "model"), "--data", str(home / "text.txt"), *SETTINGS, "--population", "4"]
-    argv += ["--elites", "2", "--iterations", "3", "--rank", "4", "--init", "nirvana", "--saliency", "taylor"]
+    argv += ["--elites", "2", "--iterations", "3", "--init", "nirvana", "--saliency", "taylor"]
     printed(capsys, [*argv, "--out", str(run)])
     anchor = json.loads((run / "anchor.json").read_text())["architecture"]
     journal = [json.loads(line) for line in (run / "journal.jsonl").read_text().splitlines()]

@@ -12,7 +12,8 @@ from tracenas.demo import calibration_path, model_path
 pytestmark = pytest.mark.integration
 
 MODEL, DATA = str(model_path()), str(calibration_path())
-SMALL = ["--data", DATA, "--samples", "2", "--seq-len", "32", "--rank", "8", "--threads", "1"]
+SMALL = ["--data", DATA, "--samples", "2", "--seq-len", "32", "--threads", "1"]
+RANK = ["--rank", "8"]
 SEARCH = ["search", MODEL, *SMALL, "--params", "60%", "--population", "3", "--elites", "1", "--iterations", "2"]
 BOTH = "loss_compensated=0.7,phi=0.3"
 
@@ -28,7 +29,7 @@ def undisturbed(path: Path) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("combined") / "run"
-    assert invoke([*SEARCH, "--out", str(out), "--proxy", BOTH]) == 0
+    assert invoke([*SEARCH, *RANK, "--out", str(out), "--proxy", BOTH]) == 0
     return out
 
 
@@ -58,34 +59,34 @@ def test_a_combination_is_relative_to_a_stored_pool(run: Path) -> None:
 def test_a_resumed_combination_equals_the_undisturbed_one(run: Path, tmp_path: Path) -> None:
     """Cut off in the middle of the pool, and once more in the middle of the search."""
     out = tmp_path / "run"
-    assert invoke([*SEARCH, "--out", str(out), "--proxy", BOTH]) == 0
+    assert invoke([*SEARCH, *RANK, "--out", str(out), "--proxy", BOTH]) == 0
     assert undisturbed(out / "journal.jsonl") == undisturbed(run / "journal.jsonl")
     for name, keep in (("reference.jsonl", 7), ("journal.jsonl", 2)):
         kept = (out / name).read_text().splitlines(keepends=True)[:keep]
         (out / name).write_text("".join(kept) + '{"id": "cut o')
-    assert invoke([*SEARCH, "--out", str(out), "--proxy", BOTH, "--resume"]) == 0
+    assert invoke([*SEARCH, *RANK, "--out", str(out), "--proxy", BOTH, "--resume"]) == 0
     assert lines(out / "reference.jsonl") == lines(run / "reference.jsonl")
     assert undisturbed(out / "journal.jsonl") == undisturbed(run / "journal.jsonl")
 
 
 def test_a_pool_of_another_run_is_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "run"
-    assert invoke([*SEARCH, "--out", str(out), "--proxy", BOTH]) == 0
+    assert invoke([*SEARCH, *RANK, "--out", str(out), "--proxy", BOTH]) == 0
     pool = lines(out / "reference.jsonl")
     (out / "reference.jsonl").write_text("".join(json.dumps(r) + "\n" for r in reversed(pool)))
-    assert invoke([*SEARCH, "--out", str(out), "--proxy", BOTH, "--resume"]) == 2
+    assert invoke([*SEARCH, *RANK, "--out", str(out), "--proxy", BOTH, "--resume"]) == 2
     assert "line 1: not of this run's pool" in capsys.readouterr().err
 
 
 def test_score_by_a_combination(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     best = run / "best.json"
-    assert invoke(["score", MODEL, *SMALL, "--arch", str(best), "--proxy", BOTH, "--json"]) == 0
+    assert invoke(["score", MODEL, *SMALL, *RANK, "--arch", str(best), "--proxy", BOTH, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)[BOTH] == pytest.approx(json.loads(best.read_text())["score"], rel=1e-6)
     alone = tmp_path / "arch.json"
     alone.write_text(best.read_text())
-    assert invoke(["score", MODEL, *SMALL, "--arch", str(alone), "--proxy", BOTH]) == 2
+    assert invoke(["score", MODEL, *SMALL, *RANK, "--arch", str(alone), "--proxy", BOTH]) == 2
     assert "there is no" in capsys.readouterr().err
-    assert invoke(["score", MODEL, *SMALL, "--arch", str(best), "--proxy", "kl=1,phi=1"]) == 2
+    assert invoke(["score", MODEL, *SMALL, *RANK, "--arch", str(best), "--proxy", "kl=1,phi=1"]) == 2
     assert "no value of 'kl'" in capsys.readouterr().err
 
 

@@ -48,7 +48,6 @@ def command(home: Path, out: Path, sections: str, *more: str) -> list[str]:
         "population": 4,
         "elites": 2,
         "iterations": 2,
-        "rank": 4,
         "random_architectures": 1,
         "threads": 1,
         "device": "cpu",

@@ -29,8 +29,10 @@ def study(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Study:
 
     def command(out: Path, *more: str, proxies: str = "phi,loss,loss_compensated", params: str = "80%") -> list[str]:
         argv = ["study", str(model), "--data", str(home / "data.txt"), "--eval-text", str(home / "held.txt")]
-        argv += ["--out", str(out), "--samples", "4", "--seq-len", "32", "--rank", "4", "--proxies", proxies]
-        argv += ["--compensate-samples", "6", "--eval-windows", "4", "--recover-batch", "2", "--resamples", "50"]
+        argv += ["--out", str(out), "--samples", "4", "--seq-len", "32", "--proxies", proxies]
+        argv += ["--rank", "4", "--compensate-samples", "6"] if "phi" in proxies else []
+        argv += [] if "0" in more else ["--recover-batch", "2"]
+        argv += ["--eval-windows", "4", "--resamples", "50"]
         argv += ["--params", params] if params else []
         return [*argv, *more]
 

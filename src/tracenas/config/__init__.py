@@ -13,7 +13,16 @@ from tracenas.config.pruning import (
 )
 from tracenas.config.recovery import RecoverConfig
 from tracenas.config.run import RunConfig
-from tracenas.config.shared import CalibrationConfig, SpaceConfig, StageConfig, build, parse_rank
+from tracenas.config.shared import (
+    CalibrationConfig,
+    SpaceConfig,
+    StageConfig,
+    build,
+    check_used,
+    construct,
+    parse_rank,
+    settings_of,
+)
 from tracenas.config.sparsity import MetricSearchConfig, MetricShowConfig, SparsifyConfig
 from tracenas.config.study import AblationConfig, StudyConfig
 
@@ -40,5 +49,8 @@ __all__ = [
     "StageConfig",
     "StudyConfig",
     "build",
+    "check_used",
+    "construct",
     "parse_rank",
+    "settings_of",
 ]

@@ -6,6 +6,7 @@ from typing import Any
 from pydantic import Field, field_validator
 
 from tracenas.config.shared import StageConfig
+from tracenas.config.usage import Use
 from tracenas.errors import UserError
 
 __all__ = ["ExportConfig"]
@@ -13,6 +14,13 @@ __all__ = ["ExportConfig"]
 
 class ExportConfig(StageConfig):
     """Write a checkpoint in the form that a serving program reads."""
+
+    without = ("seed", "device", "dtype", "trust_remote_code")
+    uses = (
+        Use(("check_ids", "llama_python"), "--check", lambda c: c.check),
+        Use(("threads",), "--check", lambda c: c.check),
+        Use(("pre",), "tokenizer auto", lambda c: c.tokenizer == "auto"),
+    )
 
     model: str = Field(description="Checkpoint directory.")
     format: str = Field("gguf", description="gguf (llama.cpp, Ollama).")

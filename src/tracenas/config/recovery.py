@@ -1,17 +1,31 @@
 """Settings of recover."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
 from tracenas.config.shared import Dtype, StageConfig
+from tracenas.config.usage import Use
 
 __all__ = ["RecoverConfig"]
 
 
+def _reads_text(config: Any) -> bool:
+    return bool(config.method != "lora" or config.eval_text is not None)
+
+
 class RecoverConfig(StageConfig):
     """Train a pruned model until it is useful again."""
+
+    uses = (
+        Use(("teacher", "temperature", "top_k", "ce_weight"), "method distill", lambda c: c.method == "distill"),
+        Use(("lora_rank", "lora_alpha", "lora_dropout"), "method lora", lambda c: c.method == "lora"),
+        Use(("text_field",), "text: data of another method than lora, or eval-text", _reads_text),
+        Use(("eval_windows", "eval_every"), "eval-text", lambda c: c.eval_text is not None),
+        Use(("run_name",), "report-to", lambda c: bool(c.report_to)),
+        Use(("decay_form",), "a decay of more than 0", lambda c: c.decay > 0),
+    )
 
     model: str = Field(description="Checkpoint to recover: a directory or hub id.")
     device: Literal["auto", "cpu", "cuda"] = Field(

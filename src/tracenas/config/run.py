@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from tracenas.config.measuring import BenchConfig, EvalConfig
 from tracenas.config.pruning import PruneConfig, SearchConfig
 from tracenas.config.recovery import RecoverConfig
-from tracenas.config.shared import StageConfig, build
+from tracenas.config.shared import StageConfig, build, settings_of
 from tracenas.errors import UserError
 from tracenas.registry import did_you_mean
 
@@ -30,9 +30,9 @@ _KINDS: dict[str, type[StageConfig]] = {
 _FROM_RUN = ("model", "models", "arch", "out", "resume", "trust_remote_code")
 _OF_PRUNE = ("data", "compensate_samples", "ridge", "shard_size", "save_dtype", "stub_removed_attention")
 _STAND_INS: dict[str, dict[str, Any]] = {
-    "prune": {"model": "-", "arch": "-", "out": "-"},
-    "recover": {"model": "-", "data": "-", "out": "-"},
-    "eval": {"models": ("-",)},
+    "prune": {"model": "-", "arch": "-", "out": "-", "data": "-"},
+    "recover": {"model": "-", "data": "-", "out": "-", "eval_text": "-"},
+    "eval": {"models": ("-",), "text": "-"},
     "bench": {"models": ("-",)},
 }
 
@@ -62,18 +62,19 @@ class RunConfig(SearchConfig):
     def _check_sections(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
-        checked = {name: _section(name, values[name]) for name in _KINDS if values.get(name) is not None}
+        compensate = values.get("compensate") or cls.model_fields["compensate"].default
+        checked = {name: _section(name, values[name], compensate) for name in _KINDS if values.get(name) is not None}
         if values.get("recover_rivals") in (True, "true") and "recover" not in checked:
             raise UserError("recover_rivals needs the section recover: there is no recovery to repeat")
         return {**values, **checked}
 
 
-def _section(name: str, values: object) -> dict[str, Any]:
+def _section(name: str, values: object, compensate: str) -> dict[str, Any]:
     """The section's own settings, checked and converted by the stage's model."""
     if not isinstance(values, Mapping):
         raise UserError(f"{name} '{values}': expected settings of its stage, such as {name}.KEY=VALUE")
     kind, given = _KINDS[name], {str(key).replace("-", "_"): value for key, value in values.items()}
-    accepted = _OF_PRUNE if name == "prune" else tuple(key for key in kind.model_fields if key not in _FROM_RUN)
+    accepted = _OF_PRUNE if name == "prune" else tuple(key for key in settings_of(kind) if key not in _FROM_RUN)
     for key in given:
         if key in accepted:
             continue
@@ -83,7 +84,8 @@ def _section(name: str, values: object) -> dict[str, Any]:
     if given.get("method") == "lora" and "data" not in given:
         raise UserError("recover.data is required for lora: prompts and responses, or chats")
     try:
-        built = build(kind, {**_STAND_INS[name], **given})
+        outer = {"compensate": compensate} if name == "prune" else {}
+        built = build(kind, {**_STAND_INS[name], **outer, **given}, inherited=given)
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
     return {key: getattr(built, key) for key in given}

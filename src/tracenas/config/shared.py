@@ -1,14 +1,26 @@
 """What every command takes, and how settings are built and refused."""
 
+from collections.abc import Collection
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
 
+from tracenas.config.usage import Use, applies, refits
 from tracenas.dtypes import short_name
 from tracenas.errors import UserError
 from tracenas.registry import did_you_mean
 
-__all__ = ["CalibrationConfig", "Dtype", "SpaceConfig", "StageConfig", "build", "parse_rank"]
+__all__ = [
+    "CalibrationConfig",
+    "Dtype",
+    "SpaceConfig",
+    "StageConfig",
+    "build",
+    "check_used",
+    "construct",
+    "parse_rank",
+    "settings_of",
+]
 
 C = TypeVar("C", bound="StageConfig")
 
@@ -26,6 +38,18 @@ class StageConfig(BaseModel):
 
     sections: ClassVar[tuple[str, ...]] = ()
     """Fields that hold another stage's settings: `recover.max_steps=100`, or a mapping in YAML."""
+
+    without: ClassVar[tuple[str, ...]] = ()
+    """Fields that this command has from what it is built on, and does not read: not its settings."""
+
+    uses: ClassVar[tuple[Use, ...]] = ()
+    """When settings are read that are not read always."""
+
+    _asked_for: frozenset[str] = PrivateAttr(frozenset())
+
+    def asks_for(self, name: str) -> bool:
+        """Whether the user gave this setting, and so expects it to be used."""
+        return name in self._asked_for
 
     seed: int = Field(0, ge=0, description="Seed of everything random in this command.")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
@@ -71,6 +95,8 @@ class SpaceConfig(StageConfig):
 class CalibrationConfig(SpaceConfig):
     """The text that candidates are measured on."""
 
+    uses = (Use(("ridge", "compensate_samples"), "a compensated proxy, saliency obs or a refit (compensate)", refits),)
+
     samples: int | None = Field(None, ge=1, description="Calibration sequences; default 16, or all of a token file.")
     seq_len: int | None = Field(
         None, ge=2, description="Tokens per sequence; default min(4096, the model's positions)."
@@ -103,13 +129,52 @@ def parse_rank(text: str) -> int:
     return int(text)
 
 
-def build(kind: type[C], values: dict[str, Any]) -> C:
+def settings_of(kind: type[StageConfig]) -> list[str]:
+    """Names of a command's settings."""
+    return [name for name in kind.model_fields if name not in kind.without]
+
+
+def build(kind: type[C], values: dict[str, Any], inherited: Collection[str] = ()) -> C:
     """A stage's configuration, with one clear line for what is wrong.
+
+    Args:
+        inherited: keys whose values come from a file that may serve other commands, too: those that are the default
+            ask for nothing.
+
+    Raises:
+        UserError: for unknown keys (with a suggestion), missing or unacceptable values, and for settings that are
+            not used (`check_used`).
+    """
+    config = construct(kind, values)
+    config._asked_for = frozenset(
+        name
+        for name in values
+        if (value := getattr(config, name)) is not None
+        and (value != (default := kind.model_fields[name].default) or (name not in inherited and default is not False))
+    )
+    check_used(config)
+    return config
+
+
+def check_used(config: StageConfig) -> None:
+    """Refuse what was asked for and would not be read; asked again where `auto` has been resolved.
+
+    Raises:
+        UserError: naming the setting and what it goes with.
+    """
+    for use in applies(type(config)):
+        ignored = [name for name in use.settings if config.asks_for(name)]
+        if ignored and not use.read(config):
+            raise UserError(f"{ignored[0].replace('_', '-')} is not used here: {use.told()}")
+
+
+def construct(kind: type[C], values: dict[str, Any]) -> C:
+    """A stage's configuration, whatever of it is used.
 
     Raises:
         UserError: for unknown keys (with a suggestion), missing or unacceptable values.
     """
-    known = list(kind.model_fields)
+    known = settings_of(kind)
     for key in values:
         if key not in known:
             raise UserError(f"unknown setting '{key}': {did_you_mean(key, known)}")

@@ -6,12 +6,24 @@ from typing import Literal
 from pydantic import Field
 
 from tracenas.config.shared import Dtype, StageConfig
+from tracenas.config.usage import Use, needs
 
 __all__ = ["MetricSearchConfig", "MetricShowConfig", "SparsifyConfig"]
 
 
 class SparsifyConfig(StageConfig):
     """Unstructured and N:M pruning."""
+
+    uses = (
+        Use(("samples", "seq_len", "text_field", "micro_batch"), "data", lambda c: c.data is not None),
+        Use(
+            ("run", "proxy", "population", "elites", "iterations", "rank", "resume"),
+            "ratios search",
+            lambda c: c.ratios == "search",
+        ),
+        Use(("rank",), "a proxy of gradient traces, such as phi", lambda c: needs(c.proxy, "trace")),
+        Use(("spread",), "ratios search or a file of ratios", lambda c: c.ratios not in ("uniform", "owl")),
+    )
 
     model: str = Field(description="Model directory, .gguf file or hub id.")
     metric: str = Field(
@@ -93,5 +105,7 @@ class MetricSearchConfig(StageConfig):
 
 class MetricShowConfig(StageConfig):
     """What an expression is."""
+
+    without = ("seed", "device", "dtype", "threads", "trust_remote_code")
 
     metric: str = Field(description="An expression, a JSON file of one, or a registered name of the published metrics.")

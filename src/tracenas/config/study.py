@@ -1,10 +1,12 @@
 """Settings of study and study ablation."""
 
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field, field_validator
 
 from tracenas.config.shared import CalibrationConfig, parse_rank
+from tracenas.config.usage import Use, needs
 from tracenas.errors import UserError
 
 __all__ = ["AblationConfig", "PoolConfig", "StudyConfig", "names"]
@@ -12,6 +14,8 @@ __all__ = ["AblationConfig", "PoolConfig", "StudyConfig", "names"]
 
 class PoolConfig(CalibrationConfig):
     """Which architectures are drawn."""
+
+    uses = (Use(("sizes",), "across-sizes", lambda c: c.across_sizes),)
 
     model: str = Field(description="Model directory, .gguf file or hub id.")
     data: str = Field(
@@ -54,8 +58,33 @@ def names(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(part for part in text.replace(" ", "").split(",") if part))
 
 
+def _any_needs(config: Any, need: str) -> bool:
+    return config.proxies == "all" or any(needs(name, need) for name in names(config.proxies))
+
+
 class StudyConfig(PoolConfig):
     """Do proxies order architectures as their recovered quality does?"""
+
+    uses = (
+        Use(("rank",), "proxies of gradient traces, such as phi", lambda c: _any_needs(c, "trace")),
+        Use(
+            ("steps", "long_steps", "seeds", "learning_rate", "tasks"),
+            "targets recovery",
+            lambda c: c.steps == 0 or "recovery" in names(c.targets),
+        ),
+        Use(
+            ("recover_batch", "recover_seq_len"),
+            "steps or targets supernet_lora",
+            lambda c: c.steps > 0 or "supernet_lora" in names(c.targets),
+        ),
+        Use(("seeds", "learning_rate"), "steps", lambda c: c.steps > 0),
+        Use(
+            ("lora_rank", "lora_alpha", "lora_steps", "lora_learning_rate"),
+            "targets supernet_lora",
+            lambda c: "supernet_lora" in names(c.targets),
+        ),
+        Use(("task_data", "limit"), "tasks", lambda c: c.tasks is not None),
+    )
 
     eval_text: str = Field(description="Held-out text that losses are measured on.")
     eval_windows: int = Field(64, ge=1, description="Use no more than this many held-out windows.")
@@ -82,6 +111,11 @@ class StudyConfig(PoolConfig):
     task_data: Path | None = Field(None, description="Folder with TASK/SPLIT.jsonl, instead of fetching tasks' data.")
     limit: int | None = Field(None, ge=1, description="Questions per task.")
 
+    @property
+    def compensate(self) -> str:
+        """Whether architectures are refitted, in prune's words."""
+        return "ridge" if "compensated" in names(self.starts) or _any_needs(self, "compensated") else "none"
+
     @field_validator("proxies", "targets", "starts", "tasks", mode="before")
     @classmethod
     def _join(cls, value: object) -> object:
@@ -90,6 +124,15 @@ class StudyConfig(PoolConfig):
 
 class AblationConfig(PoolConfig):
     """How stable is a proxy's ranking when it is computed from less?"""
+
+    uses = (
+        Use(("rank", "ranks"), "a proxy of gradient traces, such as phi", lambda c: needs(c.proxy, "trace")),
+        Use(
+            ("architectures", "sizes", "tolerance", "saliency", "depth_granularity", "min_depth", "keep_layers"),
+            "new architectures: the study has decided them",
+            lambda c: c.study is None,
+        ),
+    )
 
     proxy: str = Field("phi", description="The proxy.")
     study: Path | None = Field(

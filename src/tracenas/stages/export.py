@@ -46,8 +46,6 @@ def _gguf(config: ExportConfig, source: ModelSource) -> ExportOutcome:
 
     if config.tokenizer not in ("auto", "none"):
         raise UserError(f"tokenizer '{config.tokenizer}': accepted: auto, none")
-    if not config.check and (config.check_ids or config.llama_python is not None):
-        raise UserError("check-ids and llama-python need --check")
     made = export_gguf(
         source,
         config.out,

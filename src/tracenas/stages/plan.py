@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from tracenas.config import PlanConfig, parse_rank
+from tracenas.config import PlanConfig, check_used, parse_rank
 from tracenas.errors import UserError
 from tracenas.families import Block
 from tracenas.models.source import ModelSource, open_source
@@ -154,7 +154,9 @@ def plan(config: PlanConfig) -> Plan:
     source = open_source(config.model)
     space = space_of(source, config, params=config.params, tolerance=config.tolerance)
     settings = Settings(population=config.population, elites=config.elites, iterations=config.iterations)
-    choice = choose(proxy_of(config.proxy, source))
+    proxy = proxy_of(config.proxy, source)
+    check_used(config.model_copy(update={"proxy": proxy}))
+    choice = choose(proxy)
     arch = space.base if config.params is None else space.uniform()
     assert arch is not None  # `space_of` has refused such a budget
     rank = parse_rank(config.rank)

@@ -266,6 +266,11 @@ def _run_of(arch: Path, record: object) -> Path | None:
 def as_searched(config: PruneConfig, run: Path) -> tuple[PruneConfig, str | None]:
     """The settings that decide which units are kept, and the data (unless given), from the run's config.yaml."""
     stored = read_settings(run / CONFIG)
+    for key in (*_OF_THE_RUN, "samples", "seq_len"):
+        asked = getattr(config, key)
+        if config.asks_for(key) and asked != "auto" and asked != stored.get(key):
+            name = key.replace("_", "-")
+            raise UserError(f"{name} {asked}: {run} was searched with {stored.get(key)}, and decides it; leave it out")
     update = {key: stored[key] for key in _OF_THE_RUN if key in stored}
     if config.data is None:
         update["text_field"] = config.text_field or stored.get("text_field")

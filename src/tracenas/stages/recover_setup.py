@@ -72,6 +72,8 @@ def check_input(config: RecoverConfig, source: ModelSource, world: World) -> Non
     if config.method == "distill":
         open_source(_teacher_name(config, source), decoder_only="recover (its teacher)")
     learning_rate_factor(TrainSettings(config.max_steps, 0, 1, 1, 1.0, config.warmup, config.decay))
+    if config.asks_for("keep_zeros") and (source.path is None or not (source.path / SPARSITY).is_file()):
+        raise UserError(f"keep-zeros is not used here: {config.model} has no {SPARSITY}; leave it out")
     if config.dtype == "fp16":
         raise UserError("dtype fp16: too narrow for the gradients of training; accepted: auto, fp32, bf16")
     if config.fsdp or os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true"):

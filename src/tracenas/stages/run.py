@@ -4,19 +4,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tracenas.config import ReportConfig, RunConfig, SearchConfig
+from tracenas.config import ReportConfig, RunConfig, SearchConfig, check_used
 from tracenas.models.source import open_source
 from tracenas.report.stage_data import Stages
 from tracenas.report.stage_tables import stage_tables
 from tracenas.rundir import read_json, write_json
-from tracenas.stages.proxies import proxy_of
 from tracenas.stages.prune import Pruned
 from tracenas.stages.report import report
 from tracenas.stages.results import Table, print_table
 from tracenas.stages.run_comparison import compare, rivals, verdict
 from tracenas.stages.run_recovery import CHECKPOINT, RECOVERED_CHECKPOINT, RIVALS, prune_once, recover_all
 from tracenas.stages.run_sections import BENCH, EVALUATION, begin, bench_config, check_run, eval_config
-from tracenas.stages.search import SUMMARY, SearchOutcome, search
+from tracenas.stages.search import SUMMARY, SearchOutcome, resolved, search
 
 __all__ = ["RunOutcome", "rivals", "run", "verdict"]
 
@@ -101,7 +100,8 @@ def run(config: RunConfig) -> RunOutcome:
     Raises:
         UserError: for wrong input, that of later stages included, before any work is done.
     """
-    config = config.model_copy(update={"proxy": proxy_of(config.proxy, open_source(config.model))})
+    config = resolved(config, open_source(config.model))
+    check_used(config)
     check_run(config)
     found = search(SearchConfig(**{key: getattr(config, key) for key in SearchConfig.model_fields}))
     begin(config, "prune")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tracenas.config import BenchConfig, EvalConfig, PruneConfig, RecoverConfig, RunConfig
+from tracenas.config import BenchConfig, EvalConfig, PruneConfig, RecoverConfig, RunConfig, construct
 from tracenas.data.sources import probe
 from tracenas.errors import UserError
 from tracenas.models.source import ModelSource, open_source
@@ -194,8 +194,8 @@ def recover_config(config: RunConfig, model: str | Path, out: Path) -> RecoverCo
         own["text_field"] = config.text_field
     if section.get("method") == "distill":
         own["teacher"] = config.model
-    return RecoverConfig(
-        **{**_machine(config), **own, **section, "model": str(model), "out": out, "resume": True},
+    return construct(
+        RecoverConfig, {**_machine(config), **own, **section, "model": str(model), "out": out, "resume": True}
     )
 
 

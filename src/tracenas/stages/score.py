@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from tracenas.config import ScoreConfig
+from tracenas.config import ScoreConfig, check_used
 from tracenas.errors import UserError
 from tracenas.models.source import open_source
 from tracenas.proxies.combination import choose
@@ -73,6 +73,7 @@ def score(config: ScoreConfig) -> Scored:
     )
     _ = config.trace_rank
     proxy = proxy_of(config.proxy, source)
+    check_used(config.model_copy(update={"proxy": proxy}))
     choice, reference = choose(proxy), config.arch.parent / REFERENCE
     if not choice.single:
         stored_pool(reference, choice)

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from tracenas.config import SearchConfig
+from tracenas.config import SearchConfig, check_used
 from tracenas.data.sources import probe
 from tracenas.errors import UserError
 from tracenas.models.source import ModelSource, open_source
@@ -23,7 +23,9 @@ from tracenas.stages.results import Table, print_table, to_plain
 from tracenas.stages.run_settings import CONFIG, as_started, same_model, write_settings
 from tracenas.stages.session import CALIBRATION, ORDERING, Session, open_session, options_of, space_of
 
-__all__ = ["SearchOutcome", "check_out", "search"]
+__all__ = ["SearchOutcome", "check_out", "resolved", "search"]
+
+C = TypeVar("C", bound=SearchConfig)
 
 JOURNAL, BEST, SUMMARY = "journal.jsonl", "best.json", "summary.json"
 _NOT_RESULTS = ("resume", "out")
@@ -121,7 +123,8 @@ def search(config: SearchConfig) -> SearchOutcome:
     if not config.resume:
         probe(config.text_field, config.data)
     space = space_of(source, config, params=config.params, tolerance=config.tolerance)
-    decided = _decided(config, source)
+    decided = resolved(config, source)
+    check_used(decided)
     STRATEGIES.get(decided.strategy)
     _settings(decided)
     if config.saliency not in SALIENCIES:
@@ -173,7 +176,7 @@ def search(config: SearchConfig) -> SearchOutcome:
     return SearchOutcome(config.out, config.out / BEST, result.best, result.score, summary)
 
 
-def _decided(config: SearchConfig, source: ModelSource) -> SearchConfig:
+def resolved(config: C, source: ModelSource) -> C:
     """The settings with what `auto` stands for: Φ is searched as published, everything else by small guided moves."""
     proxy = proxy_of(config.proxy, source)
     strategy, init = config.strategy, config.init

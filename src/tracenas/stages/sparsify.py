@@ -128,6 +128,8 @@ def _check(config: SparsifyConfig, metric: "Metric", groups: bool) -> None:
     if needed and config.data is None:
         reader = f"ratios {config.ratios}" if config.ratios in ("owl", "search") else f"metric {metric.name}"
         raise UserError(f"'data' is required: {reader} reads calibration text or tokens")
+    if config.gradients is not None and not metric.needs & {"gradient", "gradient_rms"}:
+        raise UserError(f"gradients is not used here: metric {metric.name} reads none; leave it out")
     if config.ratios not in ("uniform", "owl", "search") and not Path(config.ratios).is_file():
         raise UserError(f"ratios '{config.ratios}': accepted: uniform, owl, search, or a JSON file")
     if groups and config.ratios != "uniform":

@@ -1,0 +1,55 @@
+"""When a setting is read: tables beside the settings, so that one that was given and would be ignored is refused."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["Use", "applies", "needs", "refits"]
+
+
+@dataclass(frozen=True)
+class Use:
+    """Settings that are read under a condition only.
+
+    Args:
+        settings: names of fields.
+        where: the condition in words, behind "need".
+        read: the condition; of settings whose `auto` is not resolved yet, true where it may hold.
+    """
+
+    settings: tuple[str, ...]
+    where: str
+    read: Callable[[Any], bool]
+
+    def told(self) -> str:
+        """The condition in a sentence: `a, b and c need …`."""
+        *most, last = (name.replace("_", "-") for name in self.settings)
+        return f"{', '.join(most)} and {last} need {self.where}" if most else f"{last} needs {self.where}"
+
+
+def applies(kind: type) -> Iterator[Use]:
+    """The table of a command's settings, with those of the settings that it is built on."""
+    for base in kind.__mro__:
+        yield from base.__dict__.get("uses", ())
+
+
+def needs(proxy: str, need: str) -> bool:
+    """Whether a proxy, or one of a combination's, needs `need`; so may `auto`.
+
+    Raises:
+        UserError: for an unknown proxy.
+    """
+    from tracenas.proxies.combination import choose
+
+    return proxy == "auto" or need in choose(proxy).needs
+
+
+def refits(config: Any) -> bool:
+    """Whether output projections are refitted: to score candidates, to rank units or to prune."""
+    from tracenas.saliency import FOR_REFITS
+
+    return (
+        needs(getattr(config, "proxy", "phi"), "compensated")
+        or config.saliency in FOR_REFITS
+        or getattr(config, "compensate", "none") not in ("auto", "none")
+    )

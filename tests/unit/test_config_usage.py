@@ -1,0 +1,176 @@
+"""A setting that was given and is not used is refused, whichever way it was given; and nothing is offered in vain."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click import Context, Option
+
+from tracenas import config as configs
+from tracenas.cli import COMMANDS, _command, app, invoke
+from tracenas.config.usage import applies
+from tracenas.errors import UserError
+
+SEARCH = {"model": "m", "data": "d", "params": "60%", "out": "o"}
+STUDY = {"model": "m", "data": "d", "eval_text": "e", "params": "60%", "out": "o"}
+RECOVER = {"model": "m", "data": "d", "out": "o", "max_steps": 1}
+ONE_SHOT = {"model": "m", "out": "o", "method": "wanda", "params": "50%", "data": "d"}
+ARCH = {"model": "m", "out": "o", "arch": "a.json"}
+RUN = {**SEARCH, "eval_text": "e"}
+
+IGNORED: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
+    ("SearchConfig", {**SEARCH, "proxy": "loss"}, {"rank": "8"}, "traces"),
+    ("SearchConfig", {**SEARCH, "proxy": "loss=0.5,kl=0.5"}, {"rank": "8"}, "traces"),
+    ("SearchConfig", {**SEARCH, "strategy": "guided"}, {"mutation_width": 0.3}, "strategy evolution"),
+    ("SearchConfig", {**SEARCH, "proxy": "kl"}, {"mutation_width": 0.3}, "strategy evolution"),
+    ("SearchConfig", {**SEARCH, "strategy": "random"}, {"mutation_width": 0.3}, "strategy evolution"),
+    ("SearchConfig", {**SEARCH, "strategy": "random"}, {"sigma": 0.2}, "evolution or guided"),
+    ("SearchConfig", {**SEARCH, "strategy": "random"}, {"crossover": 0.2}, "evolution or guided"),
+    ("SearchConfig", {**SEARCH, "strategy": "random"}, {"init": "uniform"}, "evolution or guided"),
+    ("SearchConfig", {**SEARCH, "strategy": "uniform"}, {"population": 8}, "not uniform"),
+    ("SearchConfig", {**SEARCH, "strategy": "uniform"}, {"race": "off"}, "not uniform"),
+    ("SearchConfig", {**SEARCH, "init": "uniform"}, {"include_uniform": False}, "another init than uniform"),
+    ("SearchConfig", {**SEARCH, "proxy": "phi"}, {"ridge": 0.1}, "a refit"),
+    ("SearchConfig", {**SEARCH, "proxy": "phi"}, {"compensate_samples": 4}, "a refit"),
+    ("ScoreConfig", {"model": "m", "arch": "a", "data": "d", "proxy": "kl"}, {"rank": "8"}, "traces"),
+    ("ScoreConfig", {"model": "m", "arch": "a", "data": "d"}, {"ridge": 0.1}, "a refit"),
+    ("PlanConfig", {"model": "m"}, {"tolerance": 0.1}, "params"),
+    ("PlanConfig", {"model": "m", "no_timing": True}, {"threads": 2}, "estimate of time"),
+    ("PlanConfig", {"model": "m", "proxy": "loss"}, {"rank": "8"}, "traces"),
+    ("PruneConfig", ARCH, {"tolerance": 0.1}, "method"),
+    ("PruneConfig", ARCH, {"min_depth": 2}, "method"),
+    ("PruneConfig", ARCH, {"text_field": "t"}, "data"),
+    ("PruneConfig", {**ONE_SHOT, "compensate": "none"}, {"ridge": 0.1}, "need --compensate ridge or sequential"),
+    ("ExportConfig", {"model": "m", "out": "o"}, {"threads": 2}, "check"),
+    ("ExportConfig", {"model": "m", "out": "o"}, {"check_ids": "1,2"}, "check"),
+    ("ExportConfig", {"model": "m", "out": "o", "tokenizer": "none"}, {"pre": "gpt-2"}, "tokenizer auto"),
+    ("EvalConfig", {"models": ("m",), "tasks": "piqa"}, {"seq_len": 8}, "text"),
+    ("EvalConfig", {"models": ("m",), "text": "t"}, {"limit": 8}, "tasks"),
+    ("EvalConfig", {"models": ("m",), "text": "t"}, {"batch_size": 4}, "tasks"),
+    ("EvalConfig", {"models": ("m",), "tasks": "piqa:5,arc_easy:1"}, {"shots": 2}, "names no number"),
+    ("SparsifyConfig", {"model": "m", "sparsity": "0.5", "out": "o"}, {"samples": 8}, "data"),
+    ("SparsifyConfig", {"model": "m", "sparsity": "0.5", "out": "o", "data": "d"}, {"population": 8}, "ratios search"),
+    ("SparsifyConfig", {"model": "m", "sparsity": "0.5", "out": "o", "data": "d"}, {"resume": True}, "ratios search"),
+    (
+        "SparsifyConfig",
+        {"model": "m", "sparsity": "0.5", "out": "o", "data": "d", "ratios": "search", "proxy": "num_params"},
+        {"rank": "8"},
+        "traces",
+    ),
+    ("SparsifyConfig", {"model": "m", "sparsity": "0.5", "out": "o", "ratios": "owl"}, {"spread": 0.1}, "a file"),
+    ("RecoverConfig", {**RECOVER, "method": "pretrain"}, {"temperature": 2.0}, "distill"),
+    ("RecoverConfig", {**RECOVER, "method": "distill"}, {"lora_rank": 4}, "method lora"),
+    ("RecoverConfig", {**RECOVER, "method": "lora"}, {"text_field": "t"}, "text"),
+    ("RecoverConfig", {**RECOVER, "method": "pretrain"}, {"eval_every": 5}, "eval-text"),
+    ("RecoverConfig", {**RECOVER, "method": "pretrain"}, {"run_name": "n"}, "report-to"),
+    ("RecoverConfig", {**RECOVER, "method": "pretrain", "decay": 0.0}, {"decay_form": "cosine"}, "a decay"),
+    ("StudyConfig", {**STUDY, "targets": "supernet_lora"}, {"steps": 5}, "targets recovery"),
+    ("StudyConfig", {**STUDY, "steps": 0}, {"recover_batch": 2}, "steps or targets"),
+    ("StudyConfig", {**STUDY, "proxies": "loss,kl", "starts": "plain"}, {"rank": "8"}, "traces"),
+    ("StudyConfig", {**STUDY, "proxies": "loss,kl", "starts": "plain"}, {"ridge": 0.1}, "a refit"),
+    ("StudyConfig", STUDY, {"lora_steps": 5}, "supernet_lora"),
+    ("StudyConfig", {**STUDY, "steps": 0}, {"learning_rate": 0.1}, "steps"),
+    ("StudyConfig", STUDY, {"limit": 5}, "tasks"),
+    ("StudyConfig", STUDY, {"sizes": "40%-90%"}, "across-sizes"),
+    ("AblationConfig", {**SEARCH, "proxy": "loss"}, {"ranks": "2,8"}, "traces"),
+    ("AblationConfig", {"model": "m", "data": "d", "out": "o", "study": "s"}, {"architectures": 8}, "study"),
+    ("DemoConfig", {}, {"minutes": 5.0}, "smollm2"),
+    ("RunConfig", {**RUN, "compensate": "none"}, {"prune": {"ridge": 0.1}}, "prune: ridge"),
+    ("RunConfig", RUN, {"recover": {"method": "pretrain", "max_steps": 1, "top_k": 5}}, "recover: top-k"),
+]
+
+
+@pytest.mark.parametrize(("kind", "base", "ignored", "why"), IGNORED)
+def test_what_would_be_ignored_is_refused(kind: str, base: dict[str, Any], ignored: dict[str, Any], why: str) -> None:
+    built = configs.build(getattr(configs, kind), base)
+    (name,) = ignored
+    with pytest.raises(UserError, match=rf"{why}|{name.replace('_', '-')} is not used here.*{why}"):
+        configs.build(type(built), {**base, **ignored})
+
+
+def test_every_entry_of_the_tables_has_a_case_of_its_own() -> None:
+    covered = {(kind, name) for kind, _, ignored, _ in IGNORED for name in ignored}
+    for kind in {command.config for command in COMMANDS.values()}:
+        for use in getattr(configs, kind).__dict__.get("uses", ()):
+            assert any((kind, name) in covered for name in use.settings), (kind, use.settings)
+            assert set(use.settings) <= set(configs.settings_of(getattr(configs, kind)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        ("SearchConfig", {**SEARCH, "proxy": "phi", "rank": "8", "mutation_width": 0.3}),
+        ("SearchConfig", {**SEARCH, "rank": "8", "ridge": 0.1}),  # `auto` depends on the model
+        ("SearchConfig", {**SEARCH, "proxy": "loss=0.5,phi=0.5", "rank": "8", "init": "nirvana", "strategy": "random"}),
+        ("SearchConfig", {**SEARCH, "proxy": "phi", "saliency": "obs", "compensate_samples": 4}),
+        ("RunConfig", {**RUN, "proxy": "phi", "compensate_samples": 4, "ridge": 0.1}),
+        ("RunConfig", {**RUN, "eval": {"max_windows": 5}, "recover": {"method": "lora", "data": "d", "max_steps": 1}}),
+        ("StudyConfig", {**STUDY, "proxies": "loss", "ridge": 0.1}),
+        ("SparsifyConfig", {"model": "m", "sparsity": "0.5", "out": "o", "resume": False}),
+        ("SearchConfig", {**SEARCH, "proxy": "kl", "resume": False, "ridge": None}),
+    ],
+)
+def test_what_is_used_is_accepted(kind: str, values: dict[str, Any]) -> None:
+    configs.build(getattr(configs, kind), values)
+
+
+def test_defaults_of_a_file_ask_for_nothing_and_others_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "search.yaml"
+    values = {**SEARCH, "model": str(tmp_path / "none"), "rank": 64, "mutation_width": 0.2}
+    for extra, expected in (
+        ([], "none"),  # the model that is not there: the settings were accepted
+        (["--rank", "64"], "rank is not used here"),
+        (["rank=64"], "rank is not used here"),
+        (["--mutation-width", "0.2"], "mutation-width is not used here"),
+    ):
+        file.write_text(yaml.safe_dump(values))
+        assert invoke(["search", "--config", str(file), "proxy=kl", *extra]) == 2
+        assert expected in capsys.readouterr().err
+    file.write_text(yaml.safe_dump({**values, "rank": 32}))
+    assert invoke(["search", "--config", str(file), "proxy=kl"]) == 2
+    assert "rank is not used here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_boolean_option_can_be_switched_on_and_off(name: str) -> None:
+    command = COMMANDS[name]
+    kind = getattr(configs, command.config)
+    options = {param.name: param for param in _command(name, command).params}
+    for field in configs.settings_of(kind):
+        if kind.model_fields[field].annotation is not bool:
+            continue
+        option = options[field]
+        assert len(option.opts) == len(option.secondary_opts) == 1
+        for flag, value in ((option.opts[0], True), (option.secondary_opts[0], False)):
+            with Context(app) as parent:
+                leaf = _command(name, command)
+                assert leaf.make_context(name, [flag], parent).params[field] is value
+
+
+@pytest.mark.parametrize(
+    ("argv", "option"),
+    [
+        *((["report", "RUN"], f"--{name}") for name in ("seed", "device", "dtype", "threads")),
+        *((["metric", "show", "abs(W)"], f"--{name}") for name in ("seed", "device", "dtype", "threads")),
+        *((["export", "DIR", "--out", "o"], f"--{name}") for name in ("seed", "device", "dtype")),
+        (["eval", "DIR", "--text", "t"], "--seed"),
+    ],
+)
+def test_options_that_nothing_reads_are_gone(argv: list[str], option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert invoke([*argv, option, "1"]) == 2
+    assert f"No such option '{option}'" in capsys.readouterr().err
+    assert invoke([*argv, f"{option[2:]}=1"]) == 2
+    assert f"unknown setting '{option[2:]}'" in capsys.readouterr().err
+
+
+def test_recover_takes_no_numbered_device(capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["recover", "DIR", "--method", "pretrain", "--data", "d", "--out", "o", "--max-steps", "1"]
+    assert invoke([*argv, "--device", "cuda:1"]) == 2
+    assert "device 'cuda:1': input should be 'auto', 'cpu' or 'cuda'" in capsys.readouterr().err
+    option = next(p for p in _command("recover", COMMANDS["recover"]).params if p.name == "device")
+    assert isinstance(option, Option) and "cuda:N" not in str(option.help)
+
+
+def test_conditions_are_inherited() -> None:
+    assert set(applies(configs.SearchConfig)) <= set(applies(configs.RunConfig))
