@@ -160,7 +160,7 @@ def test_other_settings_are_refused_for_finished_stages(
     for change, words in (
         ("recover.max_steps=5", r"another recover.max_steps: the finished stage has 4, not 5; remove "),
         ("bench.trials=3", "another bench.trials: the finished stage has 2, not 3"),
-        ("eval.limit=3", "another eval.limit: the finished stage has None, not 3"),
+        ("eval.max_windows=3", "another eval.max_windows: the finished stage has None, not 3"),
         ("compensate=none", "another prune.compensate: the finished stage has 'sequential', not 'none'"),
         ("eval_windows=3", "another eval_windows: the finished stage has 4, not 3"),
         ("seed=3", "another seed"),

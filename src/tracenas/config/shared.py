@@ -95,7 +95,9 @@ class SpaceConfig(StageConfig):
 class CalibrationConfig(SpaceConfig):
     """The text that candidates are measured on."""
 
-    uses = (Use(("ridge", "compensate_samples"), "a compensated proxy, saliency obs or a refit (compensate)", refits),)
+    uses: ClassVar[tuple[Use, ...]] = (
+        Use(("ridge", "compensate_samples"), "a compensated proxy, saliency obs or a refit (compensate)", refits),
+    )
 
     samples: int | None = Field(None, ge=1, description="Calibration sequences; default 16, or all of a token file.")
     seq_len: int | None = Field(

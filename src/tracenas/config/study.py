@@ -1,7 +1,7 @@
 """Settings of study and study ablation."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field, field_validator
 
@@ -15,7 +15,7 @@ __all__ = ["AblationConfig", "PoolConfig", "StudyConfig", "names"]
 class PoolConfig(CalibrationConfig):
     """Which architectures are drawn."""
 
-    uses = (Use(("sizes",), "across-sizes", lambda c: c.across_sizes),)
+    uses: ClassVar[tuple[Use, ...]] = (Use(("sizes",), "across-sizes", lambda c: c.across_sizes),)
 
     model: str = Field(description="Model directory, .gguf file or hub id.")
     data: str = Field(
