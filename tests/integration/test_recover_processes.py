@@ -51,7 +51,7 @@ def test_killed_and_resumed(model: Path, tmp_path: Path) -> None:
         )
     deadline = time.monotonic() + 120
     while process.poll() is None and time.monotonic() < deadline:
-        if (out / "log.jsonl").is_file() and len((out / "log.jsonl").read_bytes().split(b"\n")) > 3:
+        if (out / "log.jsonl").is_file() and len((out / "log.jsonl").read_bytes().split(b"\n")) > 5:
             break
         time.sleep(0.02)
     assert process.poll() is None, said.read_text()

@@ -65,6 +65,8 @@ def test_shuffled_reproducibly(calls: list[tuple]) -> None:
 
 def test_missing_field(calls: list[tuple]) -> None:
     with pytest.raises(UserError, match="data set 'allenai/c4:en@train' has no field 'body': its fields are text, url"):
+        next(documents("c4", text_field="body", seed=0))
+    with pytest.raises(UserError, match="data set 'allenai/c4:en@train', row 0 has no field 'body'"):
         next(documents("c4", text_field="body"))
 
 
@@ -81,7 +83,8 @@ def test_held_out_is_the_evaluation_split(calls: list[tuple], monkeypatch: pytes
     assert tokenizer.decode(windows("wikitext2", tokenizer, len(text))[0]) == text
     windows("c4", tokenizer, 8)
     windows("c4@train", tokenizer, 8)
-    assert [split for _, _, split, _ in calls] == ["test", "validation", "train"]
+    windows("wikitext2", tokenizer, len(text), use="validation")
+    assert [split for _, _, split, _ in calls] == ["test", "validation", "train", "validation"]
 
 
 def test_held_out_reads_a_stream_no_further_than_needed(monkeypatch: pytest.MonkeyPatch, tokenizer) -> None:

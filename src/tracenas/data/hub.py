@@ -86,8 +86,9 @@ def rows(
         UserError: the data set cannot be had, or its rows lack the field; with the data set's name.
     """
     field = text_field or "text"
-    for row in _streamed(data, seed=seed, buffer=buffer):
-        text = document(row, field, f"data set '{data}'")
+    for number, row in enumerate(_streamed(data, seed=seed, buffer=buffer)):
+        place = f", row {number}" if seed is None else ""  # a shuffled row's number says nothing
+        text = document(row, field, f"data set '{data}'{place}")
         if text.strip() or data.articles:
             yield text
 
