@@ -5,9 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 from tiny import tiny_model
 
 from tracenas.errors import UserError
+from tracenas.models.headers import read_header
 from tracenas.models.loading import load
 from tracenas.models.source import open_source
 
@@ -61,15 +64,133 @@ def test_a_model_without_a_tokenizer_loads(folder: Path) -> None:
     assert load(str(folder), device="cpu").tokenizer is None
 
 
-@pytest.mark.parametrize("text", ["[]", "{}", '{"weight_map": 3}', "no JSON"])
-def test_a_damaged_index_is_refused_when_the_model_is_loaded(text: str, tmp_path: Path) -> None:
-    tiny_model("t5").save_pretrained(tmp_path / "t5")
-    place = edited(tmp_path / "t5", scale_decoder_outputs=False)
-    (tmp_path / "t5" / "model.safetensors").unlink()  # transformers would read that first
-    (tmp_path / "t5" / "model.safetensors.index.json").write_text(text)
-    assert not open_source(place).config["tie_word_embeddings"]
-    with pytest.raises(UserError):
-        load(place, device="cpu")
+@pytest.mark.parametrize("text", ["[]", "{}", '{"weight_map": 3}', "no JSON", "[" * 100_000, "9" * 5000])
+def test_a_damaged_index_is_refused(text: str, folder: Path) -> None:
+    index = folder / "model.safetensors.index.json"
+    index.write_text(text)
+    open_source(str(folder))  # an old one: transformers reads model.safetensors first
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(UserError, match="index.json"):
+        open_source(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        (["pytorch_model.bin", "training_args.bin"], "pytorch_model.bin is a pickle"),
+        (["a.gguf"], "a.gguf is not what transformers reads here"),
+        (["consolidated.safetensors"], "consolidated.safetensors is not what"),
+        (["model.fp16.safetensors"], "model.fp16.safetensors is not what"),
+        (["model-00001-of-00002.safetensors"], "is a shard, but there is no model.safetensors.index.json"),
+    ],
+)
+def test_weights_in_another_form_are_refused_when_the_model_is_opened(
+    files: list[str], told: str, folder: Path
+) -> None:
+    content = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").unlink()
+    open_source(str(folder))  # a configuration alone can be planned
+    for name in files:
+        (folder / name).write_bytes(content)
+    with pytest.raises(UserError, match=f"no model.safetensors; only safetensors is accepted .*{told}"):
+        open_source(str(folder))
+
+
+def test_whatever_else_lies_beside_the_weights_is_not_read(folder: Path) -> None:
+    expected = load(str(folder), device="cpu").model.lm_head.weight
+    for name in (
+        "pytorch_model.bin",
+        "consolidated.safetensors",
+        "._model.safetensors",
+        "model-00001-of-00009.safetensors",
+    ):
+        (folder / name).write_bytes(b"nothing")
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"lm_head.weight": "gone.safetensors"}}')
+    assert load(str(folder), device="cpu").model.lm_head.weight.equal(expected)
+
+
+@pytest.mark.parametrize("absent", [1, 2])
+def test_shards_that_are_missing_are_named(absent: int, folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = sorted(weights)
+    halves = {f"model-0000{i}-of-00002.safetensors": names[i - 1 :: 2] for i in (1, 2)}
+    for file, part in halves.items():
+        save_file({n: weights[n] for n in part}, folder / file, {"format": "pt"})
+    index = {"weight_map": {n: file for file, part in halves.items() for n in part}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    open_source(str(folder))
+    for file in list(halves)[:absent]:
+        (folder / file).unlink()
+    with pytest.raises(UserError, match=rf"{absent} of 2 shards are missing, first: model-00001-of-00002"):
+        open_source(str(folder))
+
+
+def test_a_pointer_of_git_lfs_is_told(folder: Path) -> None:
+    (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    with pytest.raises(UserError, match="git lfs pull"):
+        open_source(str(folder))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_hidden_layers": 1000},
+        {"vocab_size": 10**15},
+        {"hidden_size": 1 << 20},
+        {"intermediate_size": 1 << 20},
+    ],
+)
+def test_a_configuration_of_more_than_the_files_hold_is_refused(changes: dict[str, Any], folder: Path) -> None:
+    with pytest.raises(UserError, match=r"parameters by config.json, 0?[\d,]+ in its files"):
+        open_source(edited(folder, **changes))
+
+
+def test_more_units_than_any_model_has_are_refused(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(UserError, match="heads and channels; accepted: up to 268,435,456"):
+        open_source(edited(folder, num_hidden_layers=1000, intermediate_size=1 << 19))
+
+
+@pytest.mark.parametrize(("dtype", "name"), [(torch.float8_e4m3fn, "F8_E4M3"), (torch.int8, "I8"), (torch.uint8, "U8")])
+def test_weights_that_are_quantised_without_a_word_in_the_configuration(
+    dtype: torch.dtype, name: str, folder: Path
+) -> None:
+    weights = load_file(folder / "model.safetensors")
+    weights["model.layers.0.mlp.up_proj.weight"] = weights["model.layers.0.mlp.up_proj.weight"].to(dtype)
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match=f"up_proj.weight is of type {name}: the weights are quantised"):
+        open_source(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("header", "told"),
+    [
+        ({"a": {"dtype": "F32", "shape": [4], "data_offsets": [0, 8]}}, "8 bytes for F32"),
+        ({"a": {"dtype": "F32", "shape": [-2], "data_offsets": [0, 8]}}, "no place or type"),
+        ({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, -8]}}, "no place or type"),
+        ({"a": {"dtype": "F32", "shape": [2**62], "data_offsets": [0, 2**64]}}, "announced"),
+        ({n: {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]} for n in "ab"}, "tensor b begins at byte"),
+        ({"a": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}}, "tensor a begins at byte"),
+        ({"a": {"dtype": "F32", "shape": "22", "data_offsets": [0, 8]}}, "no place or type"),
+        ([], "damaged safetensors file"),
+    ],
+)
+def test_a_safetensors_header_that_does_not_fit_its_file(header: Any, told: str, tmp_path: Path) -> None:
+    text = json.dumps(header).encode()
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(8))
+    with pytest.raises(UserError, match=told):
+        read_header(path)
+
+
+def test_a_safetensors_header_longer_than_the_library_reads(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    with path.open("wb") as file:
+        file.write((1 << 33).to_bytes(8, "little"))
+        file.truncate(1 << 34)
+    with pytest.raises(UserError, match="a header of 8,589,934,592 bytes"):
+        read_header(path)
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 IntArray = npt.NDArray[np.int64]
-_MOST_BLOCKS, _WIDEST = 4096, 1 << 20
+_MOST_BLOCKS, _WIDEST = 1024, 1 << 20
 """Many times what any model has: beyond that config.json is wrong, and nothing of such a size is made."""
 
 
@@ -114,10 +114,11 @@ class Projection:
         """`(per unit, fixed, weights per unit, fixed weights)`: parameters, and what multiplies each token."""
         count, used = (self.stack, self.active / self.stack) if self.stack else (1, 1)
         units //= count
-        unit_rows = int((self.unit_of_one(0, units) == 0).sum()) if self.row_units else 0
-        unit_columns = int((self.unit_of_one(1, units) == 0).sum()) if self.column_units else 0
+        unit_rows, unit_columns = (sum(s.size for s in at) for at in (self.row_units, self.column_units))
         fixed_rows = self.rows - units * unit_rows
         fixed_columns = self.columns - units * unit_columns
+        if min(unit_rows, unit_columns, fixed_rows, fixed_columns) < 0:
+            raise ValueError(f"{units:,} units do not fit into {self.path}, {self.rows:,} × {self.columns:,}")
         weights = unit_rows * fixed_columns + unit_columns * fixed_rows
         fixed = fixed_rows * fixed_columns * count
         return weights + unit_rows * self.bias, fixed + count * fixed_rows * self.bias, weights * used, fixed * used

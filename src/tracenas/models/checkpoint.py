@@ -268,7 +268,7 @@ def _expected_shapes(config: Mapping[str, Any]) -> tuple[dict[str, tuple[int, ..
     except KeyError:
         return {}, []
     names = () if "base_model_type" in config else (base, causal.__name__)
-    if "quantization_config" in config or any(get_checkpoint_conversion_mapping(name) for name in names):
+    if any(get_checkpoint_conversion_mapping(name) for name in names):
         return {}, []
     shapes = built_shapes(config)
     if shapes is None:

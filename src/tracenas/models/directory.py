@@ -8,11 +8,12 @@ from typing import Any, NoReturn
 from tracenas.errors import UserError
 from tracenas.rundir import read_json
 
-__all__ = ["ADAPTER", "check_directory", "quantisation", "refuse_adapter"]
+__all__ = ["ADAPTER", "check_directory", "holds_weights", "quantisation", "refuse_adapter"]
 
 ADAPTER = "adapter_config.json"
 _DISTRIBUTED = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
 """Files that transformers reads before model.safetensors."""
+_WEIGHTS = (".safetensors", ".index.json", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf")
 
 
 def check_directory(name: str, path: Path) -> None:
@@ -28,6 +29,11 @@ def check_directory(name: str, path: Path) -> None:
         refuse_adapter(name)
     if part := next((p.name for p in sorted(path.glob("shard-*.safetensors")) if _DISTRIBUTED.fullmatch(p.name)), None):
         raise UserError(f"model {name}: {part} is of a distributed checkpoint; save the model with save_pretrained")
+
+
+def holds_weights(path: Path) -> bool:
+    """Whether there are weights in a directory, of whatever format; a configuration alone can be planned."""
+    return any(p.name.endswith(_WEIGHTS) for p in path.glob("*"))
 
 
 def refuse_adapter(name: str) -> NoReturn:

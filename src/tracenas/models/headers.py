@@ -2,9 +2,11 @@
 
 import json
 import mmap
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from functools import lru_cache
 from math import prod
 from pathlib import Path
@@ -28,6 +30,8 @@ INDEX_FILE = "model.safetensors.index.json"
 FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 """Names of floating-point types in safetensors headers, and in torch."""
 _CHUNK = 1 << 24
+_LONGEST_HEADER = 100_000_000
+"""As the safetensors library has it."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,11 @@ class StoredTensor:
     start: int
     end: int
 
+    @property
+    def is_packed(self) -> bool:
+        """Whether it holds quantised weights: 8-bit or 4-bit floats, or integers in place of a weight."""
+        return self.dtype.startswith(("F8", "F4", "F6")) or (self.dtype not in FLOATS and "weight" in self.name)
+
 
 def stored_tensors(directory: Path) -> dict[str, StoredTensor]:
     """Every tensor that transformers reads from a directory: of model.safetensors, else of the shards in its index.
@@ -57,9 +66,7 @@ def stored_tensors(directory: Path) -> dict[str, StoredTensor]:
     if (directory / SINGLE_FILE).is_file():
         return read_header(directory / SINGLE_FILE)
     if not (directory / INDEX_FILE).is_file():
-        pickled = sorted(p.name for pattern in ("*.bin", "*.pt", "*.pth") for p in directory.glob(pattern))
-        also = f" ({pickled[0]} is a pickle, which is never read; convert it)" if pickled else ""
-        raise UserError(f"model {directory}: no {SINGLE_FILE}; only safetensors is accepted{also}")
+        raise UserError(f"model {directory}: no {SINGLE_FILE}; only safetensors is accepted{_instead(directory)}")
     index = read_json(directory / INDEX_FILE)
     places = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(places, dict) or not places or not all(isinstance(v, str) for v in places.values()):
@@ -71,6 +78,19 @@ def stored_tensors(directory: Path) -> dict[str, StoredTensor]:
     if lost := [name for name, file in places.items() if name not in stored[file]]:
         raise UserError(f"model {directory}: {counted(lost, 'is not in its shard', 'are not in their shards')}")
     return {name: tensor for tensors in stored.values() for name, tensor in tensors.items()}
+
+
+def _instead(directory: Path) -> str:
+    """What lies there in place of it, the likeliest first."""
+    names = sorted(p.name for p in directory.glob("*"))
+    pickles = ("pytorch_model*.bin", "*.pth", "*.pt", "*.bin")
+    if pickled := next((n for pattern in pickles for n in names if fnmatch(n, pattern)), None):
+        return f" ({pickled} is a pickle, which is never read; convert it)"
+    if shard := next((n for n in names if fnmatch(n, "model-*.safetensors")), None):
+        return f" ({shard} is a shard, but there is no {INDEX_FILE})"
+    if other := next((n for n in names if n.endswith((".safetensors", ".gguf"))), None):
+        return f" ({other} is not what transformers reads here)"
+    return ""
 
 
 def counted(names: list[str], one: str, many: str) -> str:
@@ -90,15 +110,23 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             total = path.stat().st_size
+            if length == int.from_bytes(b"version ", "little"):
+                raise ValueError("a pointer of Git LFS: git lfs pull")
             if length > total:
                 raise ValueError("its header is cut short")
+            if length > _LONGEST_HEADER:
+                raise ValueError(f"a header of {length:,} bytes; accepted: up to {_LONGEST_HEADER:,}")
             header = json.loads(file.read(length))
         header.pop("__metadata__", None)
-        end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
-        first = 8 + length
-        if first + end != total:
-            raise ValueError(f"{first + end} bytes announced, {total} found")
-        return {name: _stored(path, name, entry, first) for name, entry in header.items()}
+        first = end = 8 + length
+        tensors = {name: _stored(path, name, entry, first) for name, entry in header.items()}
+        for tensor in sorted(tensors.values(), key=lambda t: (t.start, t.end)):
+            if tensor.start != end:
+                raise ValueError(f"tensor {tensor.name} begins at byte {tensor.start:,}, not at {end:,}")
+            end = tensor.end
+        if end != total:
+            raise ValueError(f"{end} bytes announced, {total} found")
+        return tensors
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -111,6 +139,9 @@ def _stored(path: Path, name: str, entry: dict[str, Any], first: int) -> StoredT
         entry["dtype"], str
     ):
         raise ValueError(f"tensor {name} has no place or type")
+    bits = re.search(r"\d+", entry["dtype"])
+    if bits is not None and prod(shape) * int(bits.group()) != 8 * (end - start):
+        raise ValueError(f"tensor {name}: {end - start:,} bytes for {entry['dtype']} {shape}")
     return StoredTensor(path, name, entry["dtype"], tuple(shape), first + start, first + end)
 
 

@@ -131,7 +131,9 @@ def load(
     target = pick_device(device)
     if source.gguf is not None and source.path is not None:
         dequantise(source.gguf, source.path)
-        config = as_stored_config(source.name, source.path, read_json(source.path / "config.json"), source.family)
+        config = as_stored_config(
+            source.name, stored_tensors(source.path), read_json(source.path / "config.json"), source.family
+        )
         source = replace(source, config=config)
     model = _load_model(source, pick_dtype(dtype, target), trust_remote_code)
     model.to(target).eval().requires_grad_(False)

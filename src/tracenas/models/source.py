@@ -2,19 +2,23 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
 from tracenas.errors import UserError, first_line
 from tracenas.families import Block, Family, Options, family_of
-from tracenas.models.directory import ADAPTER, check_directory, quantisation, refuse_adapter
+from tracenas.models.directory import ADAPTER, check_directory, holds_weights, quantisation, refuse_adapter
 from tracenas.models.gguf import GgufFile, read_gguf
-from tracenas.models.headers import equal_tensors, stored_tensors
+from tracenas.models.headers import FLOATS, StoredTensor, equal_tensors, stored_tensors
 from tracenas.rundir import read_json
 from tracenas.space.constraints import Budget
 from tracenas.space.search_space import SearchSpace
 
 __all__ = ["ModelSource", "as_stored_config", "open_source"]
+
+_MOST_UNITS = 1 << 28
+"""Heads and channels of all blocks: several times those of the largest mixtures of experts."""
 
 
 @dataclass(frozen=True)
@@ -124,38 +128,63 @@ def _source(name: str, path: Path | None, config: Mapping[str, Any], gguf: GgufF
             f"model {name}: its weights are quantised ({method}), which cannot be pruned; "
             "accepted: the checkpoint it was quantised from, or a GGUF file"
         )
+    stored = stored_tensors(path) if path is not None and holds_weights(path) else None
     try:
-        source = ModelSource(name, path, as_stored_config(name, path, config, family), family, gguf)
+        source = ModelSource(name, path, as_stored_config(name, stored, config, family), family, gguf)
         described = source.blocks()
-        family.outside(source.config)
+        count = family.outside(source.config) + sum(
+            s.spec.parameters(s.spec.units) for block in described for s in block.sub_blocks
+        )
+        if source.positions < 1:
+            raise ValueError(f"max_position_embeddings is {source.positions}")
     except KeyError as error:
         raise UserError(f"model {name}: config.json has no {error}, which '{family.model_type}' needs") from error
     except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
-        raise UserError(f"model {name}: config.json is none of '{family.model_type}': {error}") from error
+        raise UserError(f"model {name}: config.json is none of '{family.model_type}': {first_line(error)}") from error
     if not described:
         raise UserError(f"model {name}: config.json says that it has no blocks")
+    _check_size(source, count, stored)
     return source
 
 
-def as_stored_config(name: str, path: Path | None, config: Mapping[str, Any], family: Family) -> Mapping[str, Any]:
+def _check_size(source: ModelSource, count: int, stored: Mapping[str, StoredTensor] | None) -> None:
+    """Refuse a model that describes more than its files hold, or that nothing could be made of.
+
+    Args:
+        count: parameters by config.json.
+        stored: what the files hold, if they are at hand.
+    """
+    held = source.gguf.parameters if source.gguf is not None else None
+    if stored is not None:
+        if packed := next((t for t in stored.values() if t.is_packed), None):
+            raise UserError(
+                f"model {source.name}: tensor {packed.name} is of type {packed.dtype}: the weights are quantised; "
+                "accepted: the checkpoint they were quantised from, or a GGUF file"
+            )
+        held = sum(prod(t.shape) for t in stored.values() if t.dtype in FLOATS)
+    if held is not None and count > 2 * held:  # of fewer, loading says which tensors are missing
+        raise UserError(f"model {source.name}: {count:,} parameters by config.json, {held:,} in its files")
+    if (units := sum(s.spec.units for block in source.blocks() for s in block.sub_blocks)) > _MOST_UNITS:
+        raise UserError(f"model {source.name}: {units:,} heads and channels; accepted: up to {_MOST_UNITS:,}")
+
+
+def as_stored_config(
+    name: str, stored: Mapping[str, StoredTensor] | None, config: Mapping[str, Any], family: Family
+) -> Mapping[str, Any]:
     """config.json as its family reads it, with `tie_word_embeddings` as transformers finds it in the model's files.
 
     Where they hold a head and other embeddings, transformers keeps both, whatever config.json says.
 
     Args:
         name: of the model, for messages.
-        path: of its directory; None if that is not at hand.
+        stored: what its files hold; None if they are not at hand.
 
     Raises:
         UserError: if the head is to be a tensor of its own and the files hold none, or an encoder–decoder's head,
             which config.json says how to scale, is another tensor than that says.
     """
-    if path is None:
+    if stored is None:
         return family.normalised(config, None)
-    try:
-        stored = stored_tensors(path)
-    except UserError:  # told when the model is loaded
-        return family.normalised(config, lambda _: True)
     config = family.normalised(config, stored.__contains__)
     head, embeddings = (
         next((stored[n] for n in names if n in stored), None) for names in (family.head_names, family.embedding_names)
