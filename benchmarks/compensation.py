@@ -21,6 +21,7 @@ from torch import Tensor
 from tracenas.data.calibration import calibration
 from tracenas.data.further import further_calibration
 from tracenas.data.held_out import windows
+from tracenas.data.windows import added_bos
 from tracenas.evaluation.perplexity import perplexity
 from tracenas.families import Options, family_of
 from tracenas.models.compensated import CompensatedRealisation
@@ -59,11 +60,12 @@ class Bench:
         eos, positions = loaded.source.config.get("eos_token_id"), loaded.source.positions
         length = min(args.seq_len, positions)
         self.batch = max(1, 4096 // length)
-        self.scored = calibration(args.data, loaded.tokenizer, samples=16, seq_len=length, eos=eos)
+        bos = added_bos(loaded.tokenizer)
+        self.scored = calibration(args.data, loaded.tokenizer, samples=16, seq_len=length, eos=eos, bos=bos)
         self.fitted = further_calibration(
-            args.data, loaded.tokenizer, known=self.scored, samples=max(args.sequences), eos=eos
+            args.data, loaded.tokenizer, known=self.scored, samples=max(args.sequences), eos=eos, bos=bos
         )
-        self.held = windows(args.held_out, loaded.tokenizer, length, limit=args.windows, eos=eos)
+        self.held = windows(args.held_out, loaded.tokenizer, length, limit=args.windows, eos=eos, bos=bos)
         blocks = loaded.blocks()
         free = loaded.source.space(Options())
         limit = parse_size(args.params, free.parameters(free.base))

@@ -19,6 +19,7 @@ from machine import facts, interleaved, publish, ratio
 
 from tracenas.data.calibration import calibration
 from tracenas.data.further import further_calibration
+from tracenas.data.windows import added_bos
 from tracenas.families import Options, family_of
 from tracenas.models.compensated import CompensatedRealisation
 from tracenas.models.loading import load
@@ -51,8 +52,9 @@ class Bench:
             model, config = loaded.model, loaded.source.config
             length, eos = min(args.seq_len, loaded.source.positions), config.get("eos_token_id")
             count = max(2, args.tokens // length)
-            self.tokens = calibration(args.data, loaded.tokenizer, samples=count, seq_len=length, eos=eos)
-            fitted = further_calibration(args.data, loaded.tokenizer, known=self.tokens, samples=24, eos=eos)
+            told = {"eos": eos, "bos": added_bos(loaded.tokenizer)}
+            self.tokens = calibration(args.data, loaded.tokenizer, samples=count, seq_len=length, **told)
+            fitted = further_calibration(args.data, loaded.tokenizer, known=self.tokens, samples=24, **told)
         self.batch = max(1, 4096 // length)
         family = family_of(config)
         blocks = family.blocks(config, Options())

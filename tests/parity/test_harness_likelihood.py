@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from tiny import tiny_model
 
+from tracenas.errors import UserError
 from tracenas.evaluation.language_model import language_model
 
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("default")]
@@ -55,6 +56,24 @@ def test_answers_equal_lm_evals(kind: str, selects: bool, tokenizer: Any, monkey
     assert bool(calls) != selects
     assert lm.truncated == {"long": 3, "short": 0}
     assert lm.cache_hook.noted == {i.args: answer for i, answer in zip(instances(), found, strict=True)}
+
+
+@pytest.mark.parametrize(("bos", "added"), [("auto", None), ("on", True), ("off", False)])
+def test_bos_is_added_where_lm_eval_adds_it(bos: Any, added: bool | None, bos_tokenizer: Any) -> None:
+    from lm_eval.models.huggingface import HFLM
+
+    model = tiny_model("llama", vocab_size=258)
+    theirs = HFLM(pretrained=model, tokenizer=bos_tokenizer, batch_size=4, add_bos_token=added)
+    lm = language_model(model, bos_tokenizer, batch_size=4, shard=False, bos=bos)
+    lm.cache_hook = Hook()
+    expected = theirs.loglikelihood(instances(), disable_tqdm=True)
+    assert lm.loglikelihood(instances(), disable_tqdm=True) == pytest.approx(expected, rel=1e-5, abs=1e-5)
+    assert lm.tok_encode("a")[0] == (257 if bos != "off" else bos_tokenizer("a").input_ids[1])
+
+
+def test_bos_that_the_tokenizer_does_not_add(tokenizer: Any) -> None:
+    with pytest.raises(UserError, match="bos on: tasks are encoded as lm-eval does"):
+        language_model(tiny_model("llama"), tokenizer, batch_size=4, shard=False, bos="on")
 
 
 def test_windows_of_a_longer_text_equal_lm_evals(tokenizer: Any) -> None:

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from tracenas.config.shared import StageConfig
+from tracenas.config.shared import StageConfig, WindowsConfig
 from tracenas.config.usage import Use
 
 __all__ = ["BenchConfig", "EvalConfig"]
@@ -15,7 +15,7 @@ def _without_shots(config: Any) -> bool:
     return bool(config.suite) or any(":" not in name for name in (config.tasks or "").split(","))
 
 
-class EvalConfig(StageConfig):
+class EvalConfig(WindowsConfig):
     """Perplexity and task accuracy of one or more models."""
 
     without = ("seed",)

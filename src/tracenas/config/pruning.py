@@ -6,7 +6,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from tracenas.config.one_shot import OneShotSettings
-from tracenas.config.shared import CalibrationConfig, Dtype, SpaceConfig, StageConfig, parse_rank
+from tracenas.config.shared import CalibrationConfig, Dtype, SpaceConfig, StageConfig, Switch, parse_rank
 from tracenas.config.usage import Use, needs, refits
 
 __all__ = ["DemoConfig", "PlanConfig", "PruneConfig", "ReportConfig", "ScoreConfig", "SearchConfig"]
@@ -104,7 +104,7 @@ class SearchConfig(CalibrationConfig):
     mutation_depth: float = Field(0.2, ge=0, le=1, description="Probability of a depth flip per child.")
     mutation_width: float = Field(0.2, ge=0, le=1, description="Probability of a width jitter per child.")
     sigma: float = Field(0.3, ge=0, description="Standard deviation of the width jitter's factor.")
-    race: Literal["auto", "on", "off"] = Field(
+    race: Switch = Field(
         "auto",
         description="Stop measuring a candidate once it is clearly worse than the elites; auto: where the proxy is a "
         "mean over sequences (loss, kl, and both compensated).",

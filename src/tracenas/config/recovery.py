@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from tracenas.config.shared import Dtype, StageConfig
+from tracenas.config.shared import Dtype, WindowsConfig
 from tracenas.config.usage import Use
 
 __all__ = ["RecoverConfig"]
@@ -15,7 +15,7 @@ def _reads_text(config: Any) -> bool:
     return bool(config.method != "lora" or config.eval_text is not None)
 
 
-class RecoverConfig(StageConfig):
+class RecoverConfig(WindowsConfig):
     """Train a pruned model until it is useful again."""
 
     uses = (

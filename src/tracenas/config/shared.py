@@ -15,6 +15,8 @@ __all__ = [
     "Dtype",
     "SpaceConfig",
     "StageConfig",
+    "Switch",
+    "WindowsConfig",
     "build",
     "check_used",
     "construct",
@@ -29,6 +31,12 @@ Dtype = Annotated[
     BeforeValidator(lambda value: short_name(value) if isinstance(value, str) else value),
 ]
 """A dtype's name, ours or torch's; kept as ours."""
+
+Switch = Annotated[
+    Literal["auto", "on", "off"],
+    BeforeValidator(lambda value: {True: "on", False: "off"}[value] if isinstance(value, bool) else value),
+]
+"""YAML reads `on` and `off` as true and false."""
 
 
 class StageConfig(BaseModel):
@@ -92,7 +100,17 @@ class SpaceConfig(StageConfig):
             ) from error
 
 
-class CalibrationConfig(SpaceConfig):
+class WindowsConfig(StageConfig):
+    """How text becomes windows."""
+
+    bos: Switch = Field(
+        "auto",
+        description="Whether windows of text begin with the BOS token, which counts in their length and is not scored; "
+        "auto: where the tokenizer adds one by itself.",
+    )
+
+
+class CalibrationConfig(SpaceConfig, WindowsConfig):
     """The text that candidates are measured on."""
 
     uses: ClassVar[tuple[Use, ...]] = (

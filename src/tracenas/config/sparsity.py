@@ -5,17 +5,17 @@ from typing import Literal
 
 from pydantic import Field
 
-from tracenas.config.shared import Dtype, StageConfig
+from tracenas.config.shared import Dtype, StageConfig, WindowsConfig
 from tracenas.config.usage import Use, needs
 
 __all__ = ["MetricSearchConfig", "MetricShowConfig", "SparsifyConfig"]
 
 
-class SparsifyConfig(StageConfig):
+class SparsifyConfig(WindowsConfig):
     """Unstructured and N:M pruning."""
 
     uses = (
-        Use(("samples", "seq_len", "text_field", "micro_batch"), "data", lambda c: c.data is not None),
+        Use(("samples", "seq_len", "text_field", "bos", "micro_batch"), "data", lambda c: c.data is not None),
         Use(
             ("run", "proxy", "population", "elites", "iterations", "rank", "resume"),
             "ratios search",
@@ -64,7 +64,7 @@ class SparsifyConfig(StageConfig):
     resume: bool = Field(False, description="ratios=search: go on with an interrupted search.")
 
 
-class MetricSearchConfig(StageConfig):
+class MetricSearchConfig(WindowsConfig):
     """Discover pruning metrics by genetic programming."""
 
     model: str = Field(description="Model directory, .gguf file or hub id.")

@@ -13,6 +13,7 @@ import torch
 from tracenas.data.packing import Packed, encode, eos_id, interleave, pack, pieces
 from tracenas.data.sources import documents, is_tokens, parse_source
 from tracenas.data.tokens import check_vocabulary, load_tokens
+from tracenas.data.windows import with_bos
 from tracenas.errors import UserError
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def calibration(
     default_seq_len: int = 4096,
     eos: int | Sequence[int] | None = None,
     vocab_size: int | None = None,
+    bos: int | None = None,
     text_field: str | None = None,
     fewer: bool = False,
 ) -> torch.Tensor:
@@ -60,6 +62,7 @@ def calibration(
         default_seq_len: min(4096, the model's positions), unless the caller knows better.
         eos: the model config's `eos_token_id`, for tokenizers that name none.
         vocab_size: the model's; ids must be below it.
+        bos: the first token of every window of text, one of its `seq_len` (`tracenas.data.windows`); None: no such.
         text_field: the field of JSON lines, Parquet and hub data sets that holds the text.
         fewer: take what there is, at least one sequence, where the source holds fewer than `samples`.
 
@@ -77,12 +80,13 @@ def calibration(
         length = seq_len or default_seq_len
         wanted = samples or DEFAULT_SAMPLES
         end = eos_id(tokenizer, eos)
-        streams = [_windows(name, tokenizer, wanted, length, seed, end, text_field) for name in mixture.names]
+        text_length = length - (bos is not None)
+        streams = [_windows(name, tokenizer, wanted, text_length, seed, end, text_field) for name in mixture.names]
         weights = [weight for _, weight in mixture.parts]
         rows = [window.input_ids for window in itertools.islice(interleave(streams, weights), wanted)]
         if len(rows) < wanted and not (fewer and rows):
             raise _too_few(source, wanted, len(rows), length, mixed=len(streams) > 1)
-        input_ids = torch.from_numpy(np.stack(rows))
+        input_ids = with_bos(torch.from_numpy(np.stack(rows)), bos)
     if vocab_size is not None:
         check_vocabulary(input_ids, vocab_size, source)
     return input_ids

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from tracenas.data.calibration import calibration
+from tracenas.data.windows import text_tokens
 from tracenas.errors import UserError
 
 if TYPE_CHECKING:
@@ -17,18 +18,20 @@ _RUN = 32
 _SHARE = 0.125
 
 
-def overlaps(rows: torch.Tensor, known: torch.Tensor, run: int = _RUN) -> torch.Tensor:
+def overlaps(rows: torch.Tensor, known: torch.Tensor, run: int = _RUN, *, bos: int | None = None) -> torch.Tensor:
     """Which rows repeat text of `known`: more than 1/8 of their runs of 32 tokens stand there, too.
 
     Args:
         rows: int64 [N, L].
         known: int64 [M, K].
         run: tokens that are compared at a time; the shorter, the less a short row may share.
+        bos: a BOS that all of `rows` or of `known` begin with, which is no text.
 
     Returns:
         bool [N].
     """
-    return Repeats(known, min(run, rows.shape[1]))(rows)
+    rows = text_tokens(rows, bos)
+    return Repeats(text_tokens(known, bos), min(run, rows.shape[1]))(rows)
 
 
 class Repeats:
@@ -61,6 +64,7 @@ def further_calibration(
     seed: int = 0,
     eos: int | Sequence[int] | None = None,
     vocab_size: int | None = None,
+    bos: int | None = None,
     text_field: str | None = None,
 ) -> torch.Tensor:
     """Windows of `source` that share no text with `known`, int64 [samples, L], L as in `known`.
@@ -70,6 +74,7 @@ def further_calibration(
     Args:
         known: int64 [M, L], windows of the same source or of another one.
         samples: how many are wanted.
+        bos: the first token of every window, of the source's as of those in `known`; None: no such.
         fewer: accept fewer, if the source holds no more.
 
     Raises:
@@ -84,10 +89,11 @@ def further_calibration(
         seed=seed,
         eos=eos,
         vocab_size=vocab_size,
+        bos=bos,
         text_field=text_field,
         fewer=True,
     )
-    found = drawn[~overlaps(drawn, known)][:samples]
+    found = drawn[~overlaps(drawn, known, bos=bos)][:samples]
     if found.shape[0] < (1 if fewer else samples):
         raise UserError(
             f"'{source}' holds {found.shape[0]} sequences of {known.shape[1]} tokens beside the {known.shape[0]} that "

@@ -12,6 +12,7 @@ from tracenas.data.files import split_documents
 from tracenas.data.packing import encode, eos_id
 from tracenas.data.sources import documents, is_tokens, parse_source
 from tracenas.data.tokens import load_tokens
+from tracenas.data.windows import with_bos
 from tracenas.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,16 +28,17 @@ def windows(
     *,
     limit: int | None = None,
     eos: int | Sequence[int] | None = None,
+    bos: int | None = None,
     text_field: str | None = None,
     use: Literal["validation", "held_out"] = "held_out",
 ) -> torch.Tensor:
     """The whole of a text in non-overlapping windows, [N, L] int64.
 
     The protocol: documents in their order, no special tokens but one EOS between two documents (in a text
-    file, where `<|endoftext|>` stands); the tokens cut every `seq_len`; a last partial window is dropped
-    unless it is the only one (then L is its length). `wikitext2` is its test split, the rows joined by blank
-    lines, as is usual in the literature on pruning; other known data sets are their evaluation split, too,
-    unless one is named.
+    file, where `<|endoftext|>` stands), and `bos` before every window; the tokens cut every `seq_len`; a last
+    partial window is dropped unless it is the only one (then L is its length). `wikitext2` is its test split, the
+    rows joined by blank lines, as is usual in the literature on pruning; other known data sets are their
+    evaluation split, too, unless one is named.
 
     Args:
         source: a file, a data set's name, or a `.safetensors` file of windows, which is used as it is.
@@ -44,6 +46,7 @@ def windows(
         seq_len: L; tokens per window.
         limit: read no more than this many windows.
         eos: the model config's `eos_token_id`, for tokenizers that name none; needed between documents only.
+        bos: the first token of every window, one of its `seq_len` (`tracenas.data.windows`); None: no such.
         text_field: the field of JSON lines, Parquet and hub data sets that holds the text.
         use: which split of a known data set is read where none is named.
 
@@ -58,7 +61,7 @@ def windows(
         if rows.shape[1] != seq_len:
             raise UserError(f"'{source}' holds windows of {rows.shape[1]} tokens, {seq_len} were asked for (seq_len)")
         return rows
-    return _cut(_held_out(source, text_field, use), tokenizer, seq_len, limit, eos, source)
+    return _cut(_held_out(source, text_field, use), tokenizer, seq_len, limit, eos, bos, source)
 
 
 def text_windows(
@@ -67,10 +70,11 @@ def text_windows(
     seq_len: int,
     *,
     eos: int | Sequence[int] | None = None,
+    bos: int | None = None,
 ) -> torch.Tensor:
     """`windows` of a text in memory, [N, L] int64."""
     found = (document for document in split_documents(iter([text])) if document.strip())
-    return _cut(found, tokenizer, seq_len, None, eos, "the text")
+    return _cut(found, tokenizer, seq_len, None, eos, bos, "the text")
 
 
 def _held_out(source: str, text_field: str | None, use: Literal["validation", "held_out"]) -> Iterator[str]:
@@ -87,11 +91,13 @@ def _cut(
     seq_len: int,
     limit: int | None,
     eos: int | Sequence[int] | None,
+    bos: int | None,
     source: str,
 ) -> torch.Tensor:
     if seq_len < 2:
         raise UserError(f"seq_len is {seq_len}, accepted: at least 2")
-    enough = None if limit is None else limit * seq_len
+    text_length = seq_len - (bos is not None)
+    enough = None if limit is None else limit * text_length
     parts: list[np.ndarray] = []
     count = 0
     # One document at a time: a stream is read no further than `limit` windows need.
@@ -105,9 +111,9 @@ def _cut(
         if enough is not None and count >= enough:
             break
     tokens = torch.from_numpy(np.concatenate(parts)) if parts else torch.empty(0, dtype=torch.int64)
-    if len(tokens) < 2:
+    if len(tokens) < (2 if bos is None else 1):
         raise UserError(f"{source} holds {len(tokens)} tokens, at least two are needed for a perplexity")
-    if len(tokens) < seq_len:
-        return tokens.unsqueeze(0)
-    cut = tokens[: len(tokens) // seq_len * seq_len].view(-1, seq_len)
-    return cut[:limit].clone()
+    if len(tokens) < text_length:
+        return with_bos(tokens.unsqueeze(0), bos)
+    cut = tokens[: len(tokens) // text_length * text_length].view(-1, text_length)
+    return with_bos(cut[:limit].clone(), bos)

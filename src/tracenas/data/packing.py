@@ -105,7 +105,9 @@ def pieces(text: str, size: int) -> list[str]:
     return [*found, text[at:]]
 
 
-def pack(documents: Iterable[str], tokenizer: "PreTrainedTokenizerBase", seq_len: int, *, eos: int) -> Iterator[Packed]:
+def pack(
+    documents: Iterable[str], tokenizer: "PreTrainedTokenizerBase", seq_len: int, *, eos: int, bos: int | None = None
+) -> Iterator[Packed]:
     """Documents joined by EOS, cut into windows of `seq_len` tokens; a last partial window is dropped.
 
     Args:
@@ -113,6 +115,7 @@ def pack(documents: Iterable[str], tokenizer: "PreTrainedTokenizerBase", seq_len
         tokenizer: called without special tokens.
         seq_len: L, the tokens of a window.
         eos: put after every document (`eos_id`).
+        bos: put before every document that does not begin with it; None: nothing is.
     """
     if seq_len < 1:
         raise ValueError(f"seq_len must be at least 1, not {seq_len}")
@@ -122,6 +125,8 @@ def pack(documents: Iterable[str], tokenizer: "PreTrainedTokenizerBase", seq_len
     for ids in encode(documents, tokenizer):
         if not len(ids):
             continue
+        if bos is not None and ids[0] != bos:
+            ids = np.concatenate([[bos], ids])
         starts = np.zeros(len(ids) + 1, dtype=np.bool_)
         starts[0] = True
         tokens = np.concatenate([rest, ids, end])

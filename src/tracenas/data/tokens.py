@@ -1,7 +1,9 @@
 """Token ids on disk: a safetensors file with `input_ids` [N, L]: a run scores the same tokens again."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -10,7 +12,7 @@ from safetensors.torch import save_file
 from tracenas.errors import UserError, first_line
 from tracenas.rundir import atomic_path
 
-__all__ = ["check_vocabulary", "load_tokens", "save_tokens"]
+__all__ = ["check_vocabulary", "load_tokens", "noted_bos", "save_tokens"]
 
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.uint8)
 
@@ -21,7 +23,8 @@ def save_tokens(path: str | Path, input_ids: torch.Tensor, metadata: Mapping[str
     Args:
         path: the `.safetensors` file.
         input_ids: [N, L] integers, stored as int64.
-        metadata: strings for the file's header (where the tokens come from).
+        metadata: strings for the file's header: where the tokens come from, and `bos`, "true" or "false": whether
+            every row begins with a BOS.
     """
     if input_ids.ndim != 2:
         raise ValueError(f"input_ids must be [N, L], not {list(input_ids.shape)}")
@@ -36,15 +39,9 @@ def load_tokens(path: str | Path) -> torch.Tensor:
     Raises:
         UserError: no such file, no readable safetensors, no `input_ids`, or these are no [N, L] integers ≥ 0.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"token file '{path}' does not exist")
-    try:
-        with safe_open(path, framework="pt") as file:
-            names = list(file.keys())
-            input_ids: torch.Tensor | None = file.get_tensor("input_ids") if "input_ids" in names else None
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"'{path}' is no readable safetensors file: {first_line(error)}") from error
+    with _opened(path) as file:
+        names = list(file.keys())
+        input_ids: torch.Tensor | None = file.get_tensor("input_ids") if "input_ids" in names else None
     if input_ids is None:
         raise UserError(f"'{path}' has no tensor 'input_ids': it has {', '.join(sorted(names)) or 'none'}")
     shape = list(input_ids.shape)
@@ -56,6 +53,30 @@ def load_tokens(path: str | Path) -> torch.Tensor:
     if int(input_ids.min()) < 0:
         raise UserError(f"'{path}': input_ids hold a negative id, {int(input_ids.min())}")
     return input_ids.long()
+
+
+def noted_bos(path: str | Path) -> bool | None:
+    """Whether a token file says that its rows begin with a BOS (metadata `bos`); None: it does not say.
+
+    Raises:
+        UserError: as `load_tokens`, or the note is neither "true" nor "false".
+    """
+    with _opened(path) as file:
+        note = (file.metadata() or {}).get("bos")
+    if note not in (None, "true", "false"):
+        raise UserError(f"'{path}': its metadata say bos '{note}', accepted: true, false")
+    return None if note is None else note == "true"
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[Any]:
+    if not Path(path).is_file():
+        raise UserError(f"token file '{path}' does not exist")
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"'{path}' is no readable safetensors file: {first_line(error)}") from error
 
 
 def check_vocabulary(input_ids: torch.Tensor, vocab_size: int, source: str) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from tracenas.data.windows import BosRule
 from tracenas.errors import UserError, first_line
 from tracenas.evaluation.language_model import language_model, shared
 from tracenas.evaluation.overlay import Source, write_overlay
@@ -71,7 +72,14 @@ class Harness:
                 self._check(request.name)
 
     def run(
-        self, model: Any, tokenizer: Any, *, limit: int | None = None, batch_size: int = 8, shard: bool = False
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        limit: int | None = None,
+        batch_size: int = 8,
+        bos: BosRule = "auto",
+        shard: bool = False,
     ) -> dict[str, TaskResult]:
         """Evaluate one model.
 
@@ -80,6 +88,7 @@ class Harness:
             tokenizer: the model's.
             limit: questions per task (per subject in MMLU).
             batch_size: requests per forward pass.
+            bos: whether prompts begin with BOS; auto: as the tokenizer has it, which is what lm-eval does.
             shard: whether the questions are shared out over the processes of torch.distributed; every process
                 gets the whole result.
 
@@ -87,7 +96,7 @@ class Harness:
             UserError: if a task's data cannot be had.
         """
         with _quiet():
-            lm = language_model(model, tokenizer, batch_size, shard)
+            lm = language_model(model, tokenizer, batch_size, shard, bos)
             results: dict[str, TaskResult] = {}
             for shots in dict.fromkeys(r.shots for r in self.wanted):
                 names = [r.name for r in self.wanted if r.shots == shots]

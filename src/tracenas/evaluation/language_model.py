@@ -7,18 +7,26 @@ from typing import Any
 import torch
 
 from tracenas.data.packing import refusals
+from tracenas.data.windows import BosRule, added_bos
+from tracenas.errors import UserError
 from tracenas.evaluation.likelihood import Answer, capability, log_likelihoods
 
 __all__ = ["language_model", "shared"]
 
 
-def language_model(model: Any, tokenizer: Any, batch_size: int, shard: bool) -> Any:
+def language_model(model: Any, tokenizer: Any, batch_size: int, shard: bool, bos: BosRule = "auto") -> Any:
     """An `HFLM` over a model in memory, with `truncated`: answers per task whose prompt lost its beginning.
 
     Args:
         shard: whether this process answers a share of the requests (torch.distributed is initialised). lm-eval
             would share out the questions instead; its few-shot examples then depend on the number of processes.
+        bos: whether prompts begin with the BOS that the tokenizer adds by itself; auto: as lm-eval has it.
+
+    Raises:
+        UserError: `bos` is on and the tokenizer adds none.
     """
+    if bos == "on" and added_bos(tokenizer) is None:
+        raise UserError("bos on: tasks are encoded as lm-eval does, by the tokenizer, which adds no BOS")
     from lm_eval.models.huggingface import HFLM
     from tqdm import tqdm
 
@@ -85,7 +93,13 @@ def language_model(model: Any, tokenizer: Any, batch_size: int, shard: bool) -> 
                     self.cache_hook.add_partial("loglikelihood", requests[index][0], answer)
             return [answers[index] for index in range(len(requests))]
 
-    lm = Counting(pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=batch_size)
+    lm = Counting(
+        pretrained=model,
+        tokenizer=tokenizer,
+        backend="causal",
+        batch_size=batch_size,
+        add_bos_token={"auto": None, "on": True, "off": False}[bos],
+    )
     lm.truncated, lm._tasks = Counter(), []
     return lm
 

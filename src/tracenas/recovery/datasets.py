@@ -22,6 +22,7 @@ from tracenas.data.further import Repeats
 from tracenas.data.packing import eos_id, interleave, pack
 from tracenas.data.sources import documents, is_tokens, parse_source
 from tracenas.data.tokens import check_vocabulary, load_tokens
+from tracenas.data.windows import text_tokens
 from tracenas.errors import UserError
 
 if TYPE_CHECKING:
@@ -135,6 +136,7 @@ class Windows(Examples):
         seed: of the order of documents.
         eos: put after every document.
         vocab_size: the model's; ids must be below it.
+        bos: put before every document and never learned; None: nothing is.
     """
 
     def __init__(
@@ -146,6 +148,7 @@ class Windows(Examples):
         seed: int,
         eos: int,
         vocab_size: int,
+        bos: int | None = None,
         text_field: str | None = None,
     ) -> None:
         super().__init__()
@@ -154,7 +157,7 @@ class Windows(Examples):
         self._tokenizer = tokenizer
         self._seq_len = seq_len
         self._seed = seed
-        self._eos = eos
+        self._eos, self._bos = eos, bos
         self._vocab_size = vocab_size
         self._text_field = text_field
         self._repeats: Repeats | None = None
@@ -165,14 +168,14 @@ class Windows(Examples):
         for packed in interleave(streams, [weight for _, weight in self._parts]):
             ids = torch.from_numpy(packed.input_ids)
             check_vocabulary(ids, self._vocab_size, self._source)
-            yield _window(ids, torch.from_numpy(packed.position_ids))
+            yield _window(ids, torch.from_numpy(packed.position_ids), self._bos)
 
     def _endless(self, name: str, place: int) -> "Iterator[Packed]":
         for epoch in itertools.count():
             seed = int(np.random.SeedSequence([self._seed, place, epoch]).generate_state(1)[0])
             found = documents(name, seed=seed, text_field=self._text_field)
             nothing = repeated = True
-            for packed in pack(found, self._tokenizer, self._seq_len, eos=self._eos):
+            for packed in pack(found, self._tokenizer, self._seq_len, eos=self._eos, bos=self._bos):
                 nothing = False
                 if self._repeats is None or not self._repeats(torch.from_numpy(packed.input_ids)[None]):
                     repeated = False
@@ -192,6 +195,7 @@ class Windows(Examples):
             seed=int(np.random.SeedSequence([self._seed, _SAMPLE]).generate_state(1)[0]),
             eos=self._eos,
             vocab_size=self._vocab_size,
+            bos=self._bos,
             text_field=self._text_field,
             fewer=True,
         )
@@ -200,7 +204,7 @@ class Windows(Examples):
     def without(self, examples: Sequence[Example]) -> "Windows":
         """The windows that share no more than an eighth of their text with these."""
         rest = copy.copy(self)
-        rest._repeats = _repeats(examples)
+        rest._repeats = _repeats(examples, self._bos)
         next(iter(rest))
         return rest
 
@@ -213,9 +217,10 @@ def text_examples(
     seed: int,
     vocab_size: int,
     eos: int | Sequence[int] | None = None,
+    bos: int | None = None,
     text_field: str | None = None,
 ) -> Examples:
-    """Training windows from text (packed) or from token ids (each row as it is).
+    """Training windows from text (packed, with `bos` before every document) or from token ids (each row as it is).
 
     Raises:
         UserError: if the source is wrong, or its rows have another length than `seq_len`.
@@ -224,7 +229,9 @@ def text_examples(
         if tokenizer is None:
             raise UserError("the model has no tokenizer; give token ids (.safetensors) as data")
         end = eos_id(tokenizer, eos)
-        return Windows(source, tokenizer, seq_len, seed=seed, eos=end, vocab_size=vocab_size, text_field=text_field)
+        return Windows(
+            source, tokenizer, seq_len, seed=seed, eos=end, vocab_size=vocab_size, bos=bos, text_field=text_field
+        )
     rows = load_tokens(source)
     if rows.shape[1] != seq_len:
         raise UserError(f"'{source}' holds sequences of {rows.shape[1]} tokens, {seq_len} were asked for (seq_len)")
@@ -265,8 +272,8 @@ def key(example: Example) -> bytes:
     return example["input_ids"].numpy().tobytes()
 
 
-def _repeats(windows: Sequence[Example]) -> Repeats:
-    known = torch.stack([example["input_ids"] for example in windows])
+def _repeats(windows: Sequence[Example], bos: int | None = None) -> Repeats:
+    known = text_tokens(torch.stack([example["input_ids"] for example in windows]), bos)
     return Repeats(known, min(32, max(1, known.shape[1] // 2)))
 
 
@@ -281,5 +288,9 @@ def _example(row: Example | Tensor) -> Example:
     return _window(row, torch.arange(len(row))) if isinstance(row, Tensor) else row
 
 
-def _window(input_ids: Tensor, position_ids: Tensor) -> Example:
-    return {"input_ids": input_ids, "position_ids": position_ids, "labels": input_ids}
+def _window(input_ids: Tensor, position_ids: Tensor, bos: int | None = None) -> Example:
+    """The example of a window; a BOS at the start of a document is read, and is no label."""
+    labels = input_ids
+    if bos is not None:
+        labels = input_ids.masked_fill((position_ids == 0) & (input_ids == bos), -100)
+    return {"input_ids": input_ids, "position_ids": position_ids, "labels": labels}

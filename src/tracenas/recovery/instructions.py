@@ -2,7 +2,8 @@
 
 import copy
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,8 @@ __all__ = ["Message", "encode_chat", "instruction_examples", "messages_of"]
 
 Message = tuple[str, str]
 """(role, text); the role is `system`, `user` or `assistant`."""
+_Encode = Callable[[Sequence[Message], str], Example | None]
+"""(chat, where it is from) → an example."""
 
 _ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 _PROMPTS = ("prompt", "instruction", "question", "query")
@@ -63,16 +66,16 @@ def messages_of(row: Mapping[str, Any], where: str) -> list[Message]:
 
 
 def encode_chat(
-    messages: Sequence[Message], tokenizer: "PreTrainedTokenizerBase", eos: int
+    messages: Sequence[Message], tokenizer: "PreTrainedTokenizerBase", eos: int, bos: int | None = None
 ) -> tuple[list[int], list[bool]]:
     """Token ids, and which of them the model is to learn: what the assistant says and the token that ends it.
 
-    The tokenizer's chat template is used where it has one, else Alpaca's headings.
+    The tokenizer's chat template is used where it has one, else Alpaca's headings behind `bos` (None: behind nothing).
     """
     if getattr(tokenizer, "chat_template", None):
         return _templated(messages, tokenizer, eos)
-    ids: list[int] = []
-    learned: list[bool] = []
+    ids = [] if bos is None else [bos]
+    learned = [False] * len(ids)
 
     def add(text: str, learn: bool) -> None:
         new = [int(token) for token in tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]]
@@ -96,6 +99,7 @@ def instruction_examples(
     seed: int,
     vocab_size: int,
     eos: int,
+    bos: int | None = None,
 ) -> Examples:
     """Examples with labels on responses; those longer than `seq_len` are cut, those without a response left out.
 
@@ -106,19 +110,18 @@ def instruction_examples(
     """
     if tokenizer is None:
         raise UserError("the model has no tokenizer: instruction tuning needs one")
+    encode = partial(_example, tokenizer=tokenizer, seq_len=seq_len, vocab_size=vocab_size, eos=eos, bos=bos)
     if Path(source).exists():
-        return _in_memory(source, tokenizer, seq_len, seed, vocab_size, eos)
-    return _Streamed(hub.parse(source), tokenizer, seq_len, seed, vocab_size, eos)
+        return _in_memory(source, encode, seq_len, seed)
+    return _Streamed(hub.parse(source), encode, seq_len, seed)
 
 
-def _in_memory(
-    source: str, tokenizer: "PreTrainedTokenizerBase", seq_len: int, seed: int, vocab_size: int, eos: int
-) -> Rows:
+def _in_memory(source: str, encode: _Encode, seq_len: int, seed: int) -> Rows:
     if format_name(Path(source)) not in ROW_FORMATS:
         raise UserError(f"'{source}': instruction data is a file of rows ({', '.join(ROW_FORMATS)}) with {_ACCEPTED}")
     examples: list[Example] = []
     for where, row in itertools.islice(rows(Path(source), _FIELDS), _ROWS_IN_MEMORY):
-        example = _example(messages_of(row, where), tokenizer, seq_len, vocab_size, eos, where)
+        example = encode(messages_of(row, where), where)
         if example is not None:
             examples.append(example)
     if not examples:
@@ -127,10 +130,9 @@ def _in_memory(
 
 
 class _Streamed(Examples):
-    def __init__(self, data: hub.HubData, tokenizer: Any, seq_len: int, seed: int, vocab_size: int, eos: int) -> None:
+    def __init__(self, data: hub.HubData, encode: _Encode, seq_len: int, seed: int) -> None:
         super().__init__()
-        self._data, self._tokenizer, self._seq_len = data, tokenizer, seq_len
-        self._seed, self._vocab_size, self._eos = seed, vocab_size, eos
+        self._data, self._encode, self._seq_len, self._seed = data, encode, seq_len, seed
         self._excluded: frozenset[bytes] = frozenset()
 
     def from_start(self) -> Iterator[Example]:
@@ -159,8 +161,7 @@ class _Streamed(Examples):
         seed = int(np.random.SeedSequence([self._seed, epoch]).generate_state(1)[0])
         where = f"data set '{self._data}'"
         for row in _hub_rows(self._data, seed):
-            chat = messages_of(row, where)
-            example = _example(chat, self._tokenizer, self._seq_len, self._vocab_size, self._eos, where)
+            example = self._encode(messages_of(row, where), where)
             if example is not None:
                 yield example
 
@@ -177,10 +178,10 @@ def _hub_rows(data: hub.HubData, seed: int) -> Iterator[dict[str, Any]]:
 
 
 def _example(
-    chat: Sequence[Message], tokenizer: Any, seq_len: int, vocab_size: int, eos: int, where: str
+    chat: Sequence[Message], where: str, *, tokenizer: Any, seq_len: int, vocab_size: int, eos: int, bos: int | None
 ) -> Example | None:
     with refusals("chat template" if getattr(tokenizer, "chat_template", None) else "tokenizer", where):
-        ids, learned = encode_chat(chat, tokenizer, eos)
+        ids, learned = encode_chat(chat, tokenizer, eos, bos)
     if ids and max(ids) >= vocab_size:
         raise UserError(f"{where}: token id {max(ids)}, the model's vocabulary ends at {vocab_size - 1}")
     input_ids, learn = torch.tensor(ids[:seq_len]), torch.tensor(learned[:seq_len])

@@ -104,7 +104,7 @@ def evaluation_table(measured: Measured) -> StageTable:
     if any(averages):
         cells = (_plus_minus(a["value"], a.get("stderr")) if a else MISSING for a in averages)
         rows.append(["the paper's average", "", "8 tasks", *cells])
-    notes = [str(m["protocol"]) for m in models[:1] if m.get("protocol")]
+    notes = list(dict.fromkeys(str(m["protocol"]) for m in models if m.get("protocol")))
     notes = [note.replace(text, _file(text)) for note in notes for text in [note.split(":")[0]]]
     if any(tasks):
         limit = next((m["limit"] for m in models if m.get("limit")), None)

@@ -76,6 +76,7 @@ def run_search(
     *,
     on_event: Callable[[Progress], None] | None = None,
     on_generation: OnGeneration | None = None,
+    facts: Mapping[str, Any] | None = None,
 ) -> SearchResult[C]:
     """Run a strategy to its end, or resume it where its journal stops (TraceNAS Algorithm 1).
 
@@ -89,12 +90,13 @@ def run_search(
         on_event: called with the progress.
         on_generation: called before every generation with the records of the `elites` best so far, best first (none
             before the first generation), and with all records so far: what racing measures the generation against.
+        facts: stand in every record: what all candidates were measured on.
 
     Raises:
         UserError: if the journal is of another run (the line is named), or if every candidate of the first
             generation failed.
     """
-    return _Run(strategy, evaluate, journal, on_event, on_generation).run()
+    return _Run(strategy, evaluate, journal, on_event, on_generation, facts or {}).run()
 
 
 @dataclass
@@ -104,6 +106,7 @@ class _Run(Generic[C]):
     journal: Log
     on_event: Callable[[Progress], None] | None
     on_generation: OnGeneration | None
+    facts: Mapping[str, Any]
     known: list[Record] = field(default_factory=list)
     """The journal as it was found; its first `len(records)` lines have been replayed."""
     records: list[Record] = field(default_factory=list)
@@ -206,6 +209,7 @@ class _Run(Generic[C]):
             "status": status,
             **({"reason": score.reason} if score.reason else {}),
             **score.extra,
+            **self.facts,
         }
         plain: Record = jsonable(record)
         return plain

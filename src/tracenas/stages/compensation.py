@@ -160,6 +160,7 @@ def text_of(session: "Calibrated", *, required: bool = False, reuse: bool = True
     """
     from tracenas.data.further import further_calibration
     from tracenas.data.tokens import load_tokens, save_tokens
+    from tracenas.stages.tokens import window_start
 
     config, source = session.config, session.loaded.source
     asked = config.compensate_samples
@@ -171,6 +172,7 @@ def text_of(session: "Calibrated", *, required: bool = False, reuse: bool = True
     try:
         if session.data is None:
             raise UserError("'data' is required: text to fit the compensation on")
+        start = window_start(session.loaded, session.data, config.bos)
         tokens = further_calibration(
             session.data,
             session.loaded.tokenizer,
@@ -180,6 +182,7 @@ def text_of(session: "Calibrated", *, required: bool = False, reuse: bool = True
             seed=config.seed,
             eos=source.config.get("eos_token_id"),
             vocab_size=int(source.config["vocab_size"]),
+            bos=start.bos,
             text_field=config.text_field,
         )
     except UserError:
@@ -187,7 +190,7 @@ def text_of(session: "Calibrated", *, required: bool = False, reuse: bool = True
             raise
         return Text(session.tokens, separate=False)
     if keep and stored is not None:
-        save_tokens(stored, tokens, {"source": session.data, "model": source.name})
+        save_tokens(stored, tokens, {"source": session.data, "model": source.name, **start.note})
     return Text(tokens, separate=True)
 
 

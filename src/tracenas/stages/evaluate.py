@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tracenas.config import EvalConfig
+from tracenas.data.windows import WindowStart
 from tracenas.errors import UserError
 from tracenas.evaluation.perplexity import Perplexity, perplexity
 from tracenas.evaluation.suites import TaskResult, paper_average, requests
@@ -14,7 +15,7 @@ from tracenas.stages.evaluation_tables import evaluation_rows, finite
 from tracenas.stages.processes import Processes, join_processes
 from tracenas.stages.results import Table, print_table, to_plain
 from tracenas.stages.session import set_threads
-from tracenas.stages.tokens import held_out
+from tracenas.stages.tokens import held_out, window_start
 
 __all__ = ["Evaluation", "evaluate"]
 
@@ -30,6 +31,7 @@ class Evaluation:
         tasks: per model, results by task; empty if no tasks were asked for.
         text: the held-out source, None without one.
         limit: questions per task, None for all.
+        starts: how the windows of the text begin, per model.
     """
 
     models: tuple[str, ...]
@@ -38,6 +40,7 @@ class Evaluation:
     tasks: tuple[dict[str, TaskResult], ...] = ()
     text: str | None = None
     limit: int | None = None
+    starts: tuple[WindowStart, ...] = ()
 
     def to_json(self) -> Any:
         """One object, or a list of them for several models."""
@@ -49,7 +52,7 @@ class Evaluation:
         if self.results:
             r = self.results[index]
             row |= {"perplexity": finite(r.perplexity), "nll": finite(r.nll), "tokens": r.tokens}
-            row["protocol"] = self.protocol
+            row |= {"bos": self.starts[index].carried, "protocol": self._protocol(index)}
         if self.tasks:
             row["tasks"] = {name: result.to_json() for name, result in self.tasks[index].items()}
             row["limit"] = self.limit
@@ -59,14 +62,21 @@ class Evaluation:
 
     @property
     def protocol(self) -> str:
-        """How the perplexity was measured, in one line; empty without a text."""
-        if not self.results:
-            return ""
-        count, length = self.results[0].windows
-        all_but_one = self.results[0].tokens == count * (length - 1)
-        scored = "first token of a window not scored" if all_but_one else "second half of a window scored"
-        how = f"{count} windows of {length} tokens, {scored}"
-        return f"{self.text}: documents joined by EOS, {how}"
+        """How the perplexity was measured, a line for all models where it was the same; empty without a text."""
+        lines = [self._protocol(i) for i in range(len(self.results))]
+        if len(set(lines)) < 2:
+            return "".join(lines[:1])
+        return "\n".join(f"{model}: {line}" for model, line in zip(self.models, lines, strict=True))
+
+    def _protocol(self, index: int) -> str:
+        result, start = self.results[index], self.starts[index]
+        count, length = result.windows
+        scored = "first token of a window not scored"
+        if result.tokens != count * (length - 1):
+            scored = "second half of a window scored"
+        elif start.carried:
+            scored = "each begins with BOS, which is not scored"
+        return f"{self.text}: documents joined by EOS, {count} windows of {length} tokens, {scored}"
 
     def _tables(self) -> list[Table]:
         tables = []
@@ -138,11 +148,12 @@ def evaluate(config: EvalConfig) -> Evaluation:
         harness = Harness(wanted, config.task_data)
     set_threads(config.threads)
     processes = join_processes(config.device)
-    results, tasks, parameters = [], [], []
+    results, starts, tasks, parameters = [], [], [], []
     for source in sources:
         loaded = load(source, device=processes.device, dtype=config.dtype, trust_remote_code=config.trust_remote_code)
         parameters.append(sum(p.numel() for p in loaded.model.parameters()))
         if config.text is not None:
+            starts.append(window_start(loaded, config.text, config.bos, setting="text"))
             results.append(_perplexity(config, loaded, length, processes))
         if harness is not None:
             if loaded.tokenizer is None:
@@ -153,6 +164,7 @@ def evaluate(config: EvalConfig) -> Evaluation:
                     loaded.tokenizer,
                     limit=config.limit,
                     batch_size=config.batch_size,
+                    bos=config.bos,
                     shard=processes.many,
                 )
             )
@@ -164,6 +176,7 @@ def evaluate(config: EvalConfig) -> Evaluation:
         tuple(tasks),
         config.text,
         config.limit if wanted else None,
+        tuple(starts),
     )
     if config.out is not None and processes.first:
         write_json(config.out, _record(config, found))
@@ -179,7 +192,7 @@ def _window(config: EvalConfig, sources: list[ModelSource]) -> int:
 
 def _perplexity(config: EvalConfig, loaded: LoadedModel, length: int, processes: Processes) -> Perplexity:
     assert config.text is not None
-    tokens = held_out(loaded, config.text, length, config.max_windows, config.text_field)
+    tokens = held_out(loaded, config.text, length, config.max_windows, config.text_field, bos=config.bos)
     batch = config.micro_batch or max(1, 4096 // tokens.shape[1])
     return perplexity(loaded.model, tokens, batch, shard=processes.many)
 

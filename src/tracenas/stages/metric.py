@@ -18,6 +18,7 @@ from tracenas.stages.metric_name import expression_of
 from tracenas.stages.results import Table, print_table
 from tracenas.stages.run_settings import same_settings, write_settings
 from tracenas.stages.search import BEST, JOURNAL, SUMMARY, check_out
+from tracenas.stages.session import CALIBRATION
 from tracenas.symbolic import KNOWN, VARIABLES, Expression, locate
 
 if TYPE_CHECKING:
@@ -178,10 +179,10 @@ def _prepare(config: MetricSearchConfig, source: ModelSource, *, gradients: bool
     from tracenas.saliency.gradients import write_gradients
     from tracenas.stages.session import set_threads
     from tracenas.stages.sparsify import calibration_tokens
-    from tracenas.stages.tokens import held_out
+    from tracenas.stages.tokens import held_out, window_start
 
     out = config.out
-    calibration, windows, measured = (out / f"{n}.safetensors" for n in ("calibration", "heldout", "gradients"))
+    calibration, windows, measured = (out / n for n in (CALIBRATION, "heldout.safetensors", "gradients.safetensors"))
     threads = set_threads(config.threads)
     loaded = load(source, device=config.device, dtype=config.dtype, trust_remote_code=config.trust_remote_code)
     if not calibration.is_file():
@@ -192,13 +193,24 @@ def _prepare(config: MetricSearchConfig, source: ModelSource, *, gradients: bool
             seq_len=config.seq_len,
             seed=config.seed,
             text_field=config.text_field,
+            bos=config.bos,
         )
-        save_tokens(calibration, tokens, {"source": config.data, "model": config.model})
+        start = window_start(loaded, config.data, config.bos)
+        save_tokens(calibration, tokens, {"source": config.data, "model": config.model, **start.note})
     tokens = load_tokens(calibration)
     if not windows.is_file():
         length = tokens.shape[1]
-        rows = held_out(loaded, config.eval_text, length, config.eval_windows, config.text_field, setting="eval-text")
-        save_tokens(windows, rows, {"source": config.eval_text, "model": config.model})
+        rows = held_out(
+            loaded,
+            config.eval_text,
+            length,
+            config.eval_windows,
+            config.text_field,
+            bos=config.bos,
+            setting="eval-text",
+        )
+        start = window_start(loaded, config.eval_text, config.bos)
+        save_tokens(windows, rows, {"source": config.eval_text, "model": config.model, **start.note})
     micro_batch = config.micro_batch or max(1, 4096 // tokens.shape[1])
     if gradients and not measured.is_file():
         write_gradients(loaded.model, loaded.blocks(), tokens.to(loaded.device), measured, micro_batch=micro_batch)
@@ -262,6 +274,7 @@ def _known(path: Path, evaluate: Evaluate, *, gradients: bool) -> list[dict[str,
 
 
 def _run(config: MetricSearchConfig, strategy: Any, evaluate: Evaluate, stack: ExitStack) -> "SearchResult[Program]":
+    from tracenas.data.windows import token_file_start
     from tracenas.report.progress import SearchProgress
 
     def score(programs: "list[Program]") -> Iterator[Score]:
@@ -277,6 +290,7 @@ def _run(config: MetricSearchConfig, strategy: Any, evaluate: Evaluate, stack: E
         score,
         Journal(config.out / JOURNAL),
         on_event=lambda e: display.update(e.generation, e.done, e.planned - e.duplicates, e.best, None, e.duplicates),
+        facts={"bos": token_file_start(config.out / CALIBRATION).carried},
     )
 
 

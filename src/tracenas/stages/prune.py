@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tracenas.config import PruneConfig
+from tracenas.data.sources import is_tokens
 from tracenas.errors import UserError
 from tracenas.models.source import ModelSource, open_source
 from tracenas.rundir import provenance, read_json, require_free, write_json
@@ -29,10 +30,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Pruned", "as_searched", "prune", "refitted"]
 
-_OF_THE_RUN = ("channel_quantum", "head_quantum", "kv_groups", "deploy", "saliency", "dtype", "seed")
+_OF_THE_RUN = ("channel_quantum", "head_quantum", "kv_groups", "deploy", "saliency", "dtype", "seed", "bos")
 _ONE_SHOT = (
     *("method", "params", "tolerance", "saliency", "allocation", "gamma", "kv_groups", "min_depth", "keep_layers"),
-    *("channel_quantum", "head_quantum", "deploy", "samples", "seq_len", "text_field", "seed", "dtype"),
+    *("channel_quantum", "head_quantum", "deploy", "samples", "seq_len", "text_field", "seed", "dtype", "bos"),
 )
 """Settings that decide what a one-shot method keeps."""
 
@@ -249,9 +250,9 @@ def _write(
     if draft.parameters != predicted:
         raise RuntimeError(f"the checkpoint has {draft.parameters:,} parameters, {predicted:,} were predicted")
     facts = made.compensation.to_json() if made.compensation is not None else None
-    loss, scored = losses["reloaded"], losses["scored"]
     how = None if found is None else dict(found.facts)
-    return Pruned(config.out, draft.parameters, base, draft.stock, loss, scored, facts, draft.stub_parameters, how)
+    made_of = (config.out, draft.parameters, base, draft.stock)
+    return Pruned(*made_of, losses["reloaded"], losses["scored"], facts, draft.stub_parameters, how)
 
 
 def _run_of(arch: Path, record: object) -> Path | None:
@@ -274,6 +275,8 @@ def as_searched(config: PruneConfig, run: Path) -> tuple[PruneConfig, str | None
     update = {key: stored[key] for key in _OF_THE_RUN if key in stored}
     if config.data is None:
         update["text_field"] = config.text_field or stored.get("text_field")
+    elif is_tokens(config.data):
+        update.pop("bos", None)  # token ids are as they are, and say so themselves
     return config.model_copy(update=update), config.data or stored.get("data")
 
 
@@ -305,7 +308,9 @@ def _card(
         command += ["--ridge", f"{config.ridge:g}"]
     if config.stub_removed_attention:
         command.append("--stub-removed-attention")
-    before = session.space.parameters(session.space.base)
+    if found is None and session.run is None and config.bos != "auto":
+        command += ["--bos", config.bos]
+    before, (count, length) = session.space.parameters(session.space.base), session.tokens.shape
     return model_card(
         config.out.name,
         source.name,
@@ -317,6 +322,7 @@ def _card(
         pipeline="text2text-generation" if draft.config.get("is_encoder_decoder") else "text-generation",
         command=shlex.join(command),
         numbers={
+            "calibration windows": f"{count} of {length} tokens, {session.start}",
             "calibration loss as scored, nats per token": f"{losses['scored']:.6f}",
             "calibration loss of this checkpoint, reloaded": f"{losses['reloaded']:.6f}",
             **(made.compensation.facts() if made.compensation is not None else {"compensation": "none"}),

@@ -51,6 +51,7 @@ class Recovered:
         reported_on: the text that nothing was chosen by, None without `eval_text`.
         perplexity, perplexity_before: on it.
         teacher: of distillation.
+        bos: whether documents begin with BOS; None: token ids that do not say, or chats of a template.
     """
 
     path: Path
@@ -66,6 +67,7 @@ class Recovered:
     perplexity: float | None = None
     perplexity_before: float | None = None
     teacher: str | None = None
+    bos: bool | None = None
 
     def to_json(self) -> dict[str, Any]:
         """For `--json`."""
@@ -119,7 +121,7 @@ def recover(config: RecoverConfig) -> Recovered:
     settings = train_settings(config, world, loaded, teacher)
     source = loaded.source  # of a GGUF file: the whole configuration, which its header does not have
     _train(config, settings, loaded, data, teacher)
-    return _finish(config, source, world, data.selected_on)
+    return _finish(config, source, world, data)
 
 
 # --- parts ----------------------------------------------------------------------------------------
@@ -202,7 +204,7 @@ def _train(
 # --- the result -----------------------------------------------------------------------------------
 
 
-def _finish(config: RecoverConfig, source: ModelSource, world: World, selected_on: str) -> Recovered:
+def _finish(config: RecoverConfig, source: ModelSource, world: World, data: RecoveryData) -> Recovered:
     """Write the plain checkpoint from the best training checkpoint, and say what came of it."""
     from tracenas.recovery.checkpoints import checkpoint_path, disk_trouble, last_checkpoint
 
@@ -210,7 +212,7 @@ def _finish(config: RecoverConfig, source: ModelSource, world: World, selected_o
     last = last_checkpoint(directory)
     assert last is not None
     ended = read_json(last / "trainer_state.json")
-    result = _result(config, ended, selected_on)
+    result = _result(config, ended, data)
     step = result.step
     _wait_for_all(world)  # every process has read what the main one removes in the end
     if not world.is_main:
@@ -238,7 +240,7 @@ def _wait_for_all(world: World) -> None:
         distributed.barrier()
 
 
-def _result(config: RecoverConfig, ended: Mapping[str, Any], selected_on: str) -> Recovered:
+def _result(config: RecoverConfig, ended: Mapping[str, Any], data: RecoveryData) -> Recovered:
     from tracenas.rundir import Journal
 
     step = int(ended["best_global_step"])
@@ -252,13 +254,14 @@ def _result(config: RecoverConfig, ended: Mapping[str, Any], selected_on: str) -
         steps=config.max_steps,
         tokens=int(ended["num_input_tokens_seen"]),
         loss=losses[-1] if losses else math.nan,
-        selected_on=selected_on,
+        selected_on=data.selected_on,
         selection_nll=measured[step]["validation_nll"],
         selection_nll_before=measured[0]["validation_nll"],
         reported_on=None if config.eval_text is None else split_name(config.eval_text, "held_out"),
         perplexity=measured[step].get("perplexity"),
         perplexity_before=measured[0].get("perplexity"),
         teacher=config.teacher if config.method == "distill" else None,
+        bos=data.bos,
     )
 
 
@@ -297,7 +300,7 @@ def _write(config: RecoverConfig, source: ModelSource, checkpoint: Path, result:
         data=config.data,
         numbers=numbers,
         settings={k: v for k, v in to_plain(config.model_dump(exclude={"resume", "out"})).items() if v is not None},
-        provenance=json.loads(json.dumps(provenance(seed=config.seed))),
+        provenance=json.loads(json.dumps(provenance(seed=config.seed, bos=result.bos))),
     )
     write_final(
         model,

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Literal
 from tracenas.config import RecoverConfig
 from tracenas.data import hub
 from tracenas.errors import UserError
-from tracenas.stages.tokens import held_out
+from tracenas.stages.tokens import held_out, window_start
 
 if TYPE_CHECKING:
     import torch
 
+    from tracenas.data.windows import WindowStart
     from tracenas.models.loading import LoadedModel
     from tracenas.recovery.datasets import Example, Examples
 
@@ -30,12 +31,14 @@ class RecoveryData:
         validation: what it does not train on, and chooses its checkpoint by.
         selected_on: what these are, in words.
         windows: int64 [N, L] of the text that is only reported; None without one.
+        bos: whether documents begin with BOS; None: token ids that do not say, or chats of a template.
     """
 
     examples: "Examples"
     validation: "list[Example]"
     selected_on: str
     windows: "torch.Tensor | None"
+    bos: bool | None
 
 
 def split_name(source: str, use: Literal["validation", "held_out"]) -> str:
@@ -80,7 +83,7 @@ def recovery_data(config: RecoverConfig, loaded: "LoadedModel") -> RecoveryData:
     windows = None
     if config.eval_text is not None:
         windows = _windows(config, loaded, config.eval_text, "held_out")
-    return RecoveryData(examples, validation, selected_on, windows)
+    return RecoveryData(examples, validation, selected_on, windows, _start(config, loaded, config.data).carried)
 
 
 def _validation(config: RecoverConfig, loaded: "LoadedModel", source: str, limit: int) -> "list[Example]":
@@ -97,17 +100,41 @@ def _windows(
 ) -> "torch.Tensor":
     assert config.seq_len is not None
     setting = "validation" if use == "validation" else "eval-text"
-    return held_out(loaded, text, config.seq_len, config.eval_windows, config.text_field, setting=setting, use=use)
+    return held_out(
+        loaded,
+        text,
+        config.seq_len,
+        config.eval_windows,
+        config.text_field,
+        bos=config.bos,
+        setting=setting,
+        use=use,
+    )
+
+
+def _start(config: RecoverConfig, loaded: "LoadedModel", source: str) -> "WindowStart":
+    """What documents begin with; a chat begins as the tokenizer's chat template has it.
+
+    Raises:
+        UserError: as `window_start`; a `bos` that nothing would read.
+    """
+    from tracenas.data.windows import WindowStart
+
+    if config.method != "lora" or (loaded.tokenizer is not None and not loaded.tokenizer.chat_template):
+        return window_start(loaded, source, config.bos)
+    if config.bos != "auto" and config.eval_text is None:
+        raise UserError(f"bos {config.bos}: the tokenizer's chat template says how a chat begins; leave it out")
+    return WindowStart()
 
 
 def _examples(config: RecoverConfig, loaded: "LoadedModel", source: str) -> "Examples":
     assert config.seq_len is not None
-    vocabulary = int(loaded.source.config["vocab_size"])
+    vocabulary, bos = int(loaded.source.config["vocab_size"]), _start(config, loaded, source).bos
     if config.method == "lora":
         from tracenas.recovery.instructions import instruction_examples
 
         return instruction_examples(
-            source, loaded.tokenizer, config.seq_len, seed=config.seed, vocab_size=vocabulary, eos=loaded.eos
+            source, loaded.tokenizer, config.seq_len, seed=config.seed, vocab_size=vocabulary, eos=loaded.eos, bos=bos
         )
     from tracenas.recovery.datasets import text_examples
 
@@ -118,5 +145,6 @@ def _examples(config: RecoverConfig, loaded: "LoadedModel", source: str) -> "Exa
         seed=config.seed,
         vocab_size=vocabulary,
         eos=loaded.source.config.get("eos_token_id"),
+        bos=bos,
         text_field=config.text_field,
     )

@@ -86,7 +86,13 @@ def compare(config: RunConfig, found: SearchOutcome, pruned: Pruned) -> list[dic
     session = open_session(source, space, config, data=config.data, run=config.out)
     length = min(session.tokens.shape[1], source.positions)
     windows = held_out(
-        session.loaded, config.eval_text, length, config.eval_windows, config.text_field, setting="eval-text"
+        session.loaded,
+        config.eval_text,
+        length,
+        config.eval_windows,
+        config.text_field,
+        bos=config.bos,
+        setting="eval-text",
     )
     measure = _Measure(session, windows)
     net = session.supernet()

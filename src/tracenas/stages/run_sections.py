@@ -190,6 +190,7 @@ def recover_config(config: RunConfig, model: str | Path, out: Path) -> RecoverCo
     """Settings of recovering one pruned checkpoint, resumable."""
     section = {key: value for key, value in (config.recover or {}).items() if key != "processes"}
     own: dict[str, Any] = {"data": config.data, "eval_text": config.eval_text, "seed": config.seed}
+    own["bos"] = config.bos
     if "data" not in section:
         own["text_field"] = config.text_field
     if section.get("method") == "distill":
@@ -211,7 +212,12 @@ def eval_config(config: RunConfig, models: tuple[str, ...], *, section: Mapping[
         section: in place of the run's own.
     """
     own: dict[str, Any] = {"text": config.eval_text, "max_windows": config.eval_windows, "seed": config.seed}
-    own |= {"text_field": config.text_field, "micro_batch": config.micro_batch, **_as_searched(config)}
+    own |= {
+        "text_field": config.text_field,
+        "bos": config.bos,
+        "micro_batch": config.micro_batch,
+        **_as_searched(config),
+    }
     given = (config.eval or {}) if section is None else section
     return EvalConfig(**{**_machine(config), **own, **given, "models": models})
 

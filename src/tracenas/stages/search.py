@@ -154,6 +154,7 @@ def search(config: SearchConfig) -> SearchOutcome:
             Journal(config.out / JOURNAL),
             on_event=on_event,
             on_generation=None if racing is None else racing.on_generation,
+            facts={"bos": session.start.carried},
         )
     summary = _summary(config, source, session, evaluator.base_loss, result)
     write_json(
@@ -168,6 +169,7 @@ def search(config: SearchConfig) -> SearchOutcome:
                 seed=config.seed,
                 proxy=config.proxy,
                 dtype=session.dtype,
+                bos=session.start.carried,
                 **realisation_facts(config.proxy, config.ridge),
             ),
         },
@@ -270,6 +272,7 @@ def _summary(
         "seconds": sum(float(r["seconds"]) for r in result.records),
         "overhead_seconds": result.seconds - result.evaluation_seconds,
         "calibration_tokens": session.tokens.numel(),
+        "bos": session.start.carried,
         **_measured(session, result),
         "peak_memory_bytes": peak,
         "kept": kept_by_unit(space, kept),

@@ -14,7 +14,7 @@ from tracenas.models.source import open_source
 from tracenas.stages.one_shot import as_method, on_tokens
 from tracenas.stages.results import Table, print_table, to_plain
 from tracenas.stages.session import options_of, set_threads, space_of
-from tracenas.stages.tokens import calibration_tokens, held_out
+from tracenas.stages.tokens import calibration_tokens, held_out, window_start
 
 if TYPE_CHECKING:
     import torch
@@ -144,6 +144,7 @@ def select_calibration(config: SelectCalibrationConfig) -> Selected:
     outcome = Selected(config.out, tuple(found), settings)
     best = outcome.best
     facts = {"source": str(config.data), "model": source.name, "seed": str(config.seed)}
+    facts |= window_start(loaded, str(config.data), config.bos).note
     chosen = {"candidate": f"{best.number} of {config.candidates}", "kl": f"{best.score:.6f}"}
     save_tokens(config.out, sets[best.number], {**facts, **chosen, "method": str(config.method)})
     return outcome
@@ -179,6 +180,7 @@ def _texts(
         seq_len=config.seq_len,
         seed=config.seed,
         text_field=config.text_field,
+        bos=config.bos,
         fewer=True,
     )
     count, length = drawn.shape
@@ -192,9 +194,10 @@ def _texts(
             f"{config.candidates} were asked for (candidates)"
         )
     known = drawn[:wanted]
-    texts = [_held_out(config, loaded, config.held_out, known, drawn[wanted:])]
+    bos = window_start(loaded, config.data, config.bos).bos
+    texts = [_held_out(config, loaded, config.held_out, known, drawn[wanted:], bos)]
     if config.second is not None:
-        texts.append(_held_out(config, loaded, config.second, known, drawn[wanted:]))
+        texts.append(_held_out(config, loaded, config.second, known, drawn[wanted:], bos))
     return known.split(samples), texts
 
 
@@ -204,14 +207,15 @@ def _held_out(
     text: str | None,
     known: "torch.Tensor",
     rest: "torch.Tensor",
+    bos: int | None,
 ) -> "torch.Tensor":
     """Windows of a text (None: the rest of the data) that repeat nothing of the candidate sets."""
     from tracenas.data.further import overlaps
 
     if text is not None:
-        rest = held_out(loaded, text, known.shape[1], 4 * config.held_out_samples, config.text_field)
+        rest = held_out(loaded, text, known.shape[1], 4 * config.held_out_samples, config.text_field, bos=config.bos)
     run = min(32, max(1, known.shape[1] // 2))
-    own = rest[~overlaps(rest, known, run)][: config.held_out_samples] if len(rest) else rest
+    own = rest[~overlaps(rest, known, run, bos=bos)][: config.held_out_samples] if len(rest) else rest
     if not len(own):
         raise UserError(
             f"'{text or config.data}' holds no text beside the {config.candidates} candidate sets to measure the "

@@ -13,12 +13,13 @@ from tracenas.search import Prior
 from tracenas.space.constraints import Budget, parse_size
 from tracenas.space.search_space import SearchSpace
 from tracenas.stages.deployment import check_deploy, options_of
-from tracenas.stages.tokens import calibration_tokens
+from tracenas.stages.tokens import calibration_tokens, window_start
 from tracenas.stages.workload import default_micro_batch
 
 if TYPE_CHECKING:
     import torch
 
+    from tracenas.data.windows import WindowStart
     from tracenas.models.loading import LoadedModel
     from tracenas.models.ordering import Ordering
     from tracenas.models.supernet import Supernet
@@ -79,6 +80,7 @@ class Calibrated:
 
     Args:
         tokens: int64 [N, L].
+        start: how these windows begin.
         data: where the calibration text comes from, if known.
         run: the run directory, if there is one.
     """
@@ -86,6 +88,7 @@ class Calibrated:
     config: CalibrationConfig
     loaded: "LoadedModel"
     tokens: "torch.Tensor"
+    start: "WindowStart"
     data: str | None
     run: Path | None
 
@@ -108,12 +111,13 @@ class Session(Calibrated):
     net: "Supernet | None" = None
 
     def machine(self) -> dict[str, Any]:
-        """What `auto` and defaults came to here: device, dtype, threads and micro-batch."""
+        """What `auto` and defaults came to here: device, dtype, threads, micro-batch and whether there is a BOS."""
         return {
             "device": str(self.loaded.device),
             "dtype": self.loaded.dtype_name,
             "threads": self.threads,
             "micro_batch": self.micro_batch,
+            "bos": self.start.rule,
         }
 
     @property
@@ -186,7 +190,7 @@ def open_session(
     if data is None and (run is None or not (run / CALIBRATION).is_file()):
         raise UserError("'data' is required: calibration text or tokens (the architecture is not a run's best.json)")
     loaded = load(source, device=config.device, dtype=config.dtype, trust_remote_code=config.trust_remote_code)
-    tokens = _tokens(loaded, config, data, run)
+    tokens, start = _tokens(loaded, config, data, run)
     micro_batch = config.micro_batch or default_micro_batch(
         loaded.blocks(options_of(config)),
         space.base,
@@ -195,15 +199,18 @@ def open_session(
         loaded.dtype.itemsize,
         loaded.device.type,
     )
-    ordering, importance = _ordering(Calibrated(config, loaded, tokens, data, run), micro_batch)
-    return Session(config, loaded, tokens, data, run, space, ordering, importance, micro_batch, threads)
+    ordering, importance = _ordering(Calibrated(config, loaded, tokens, start, data, run), micro_batch)
+    return Session(config, loaded, tokens, start, data, run, space, ordering, importance, micro_batch, threads)
 
 
-def _tokens(loaded: "LoadedModel", config: CalibrationConfig, data: str | None, run: Path | None) -> "torch.Tensor":
+def _tokens(
+    loaded: "LoadedModel", config: CalibrationConfig, data: str | None, run: Path | None
+) -> "tuple[torch.Tensor, WindowStart]":
     from tracenas.data.tokens import load_tokens, save_tokens
+    from tracenas.data.windows import token_file_start
 
     if run is not None and (run / CALIBRATION).is_file():
-        return load_tokens(str(run / CALIBRATION))
+        return load_tokens(run / CALIBRATION), token_file_start(run / CALIBRATION)
     assert data is not None
     tokens = calibration_tokens(
         loaded,
@@ -212,10 +219,12 @@ def _tokens(loaded: "LoadedModel", config: CalibrationConfig, data: str | None, 
         seq_len=config.seq_len,
         seed=config.seed,
         text_field=config.text_field,
+        bos=config.bos,
     )
+    start = window_start(loaded, data, config.bos)
     if run is not None:
-        save_tokens(run / CALIBRATION, tokens, {"source": data, "model": loaded.source.name})
-    return tokens
+        save_tokens(run / CALIBRATION, tokens, {"source": data, "model": loaded.source.name, **start.note})
+    return tokens, start
 
 
 def _ordering(own: Calibrated, micro_batch: int) -> tuple["Ordering", dict[tuple[int, str], float]]:

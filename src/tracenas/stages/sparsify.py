@@ -17,10 +17,12 @@ from tracenas.stages.metric_name import explain, find_metric
 from tracenas.stages.results import Table, print_table, to_plain
 from tracenas.stages.session import set_threads
 from tracenas.stages.tokens import calibration_tokens as tokens_of
+from tracenas.stages.tokens import window_start
 
 if TYPE_CHECKING:
     import torch
 
+    from tracenas.data.windows import BosRule
     from tracenas.models.checkpoint import Draft
     from tracenas.models.loading import LoadedModel
     from tracenas.saliency.gradients import GradientStore
@@ -161,12 +163,20 @@ def _load(config: SparsifyConfig, source: ModelSource) -> "tuple[LoadedModel, to
         seq_len=config.seq_len,
         seed=config.seed,
         text_field=config.text_field,
+        bos=config.bos,
     ).to(loaded.device)
     return loaded, drawn, config.micro_batch or max(1, 4096 // drawn.shape[1])
 
 
 def calibration_tokens(
-    loaded: "LoadedModel", data: str, *, samples: int | None, seq_len: int | None, seed: int, text_field: str | None
+    loaded: "LoadedModel",
+    data: str,
+    *,
+    samples: int | None,
+    seq_len: int | None,
+    seed: int,
+    text_field: str | None,
+    bos: "BosRule" = "auto",
 ) -> "torch.Tensor":
     """Calibration token ids, int64 [N, L] (128 sequences of up to 2,048 tokens of text, as published).
 
@@ -180,6 +190,7 @@ def calibration_tokens(
         seq_len=seq_len,
         seed=seed,
         text_field=text_field,
+        bos=bos,
         longest=2048,
     )
 
@@ -302,6 +313,7 @@ def _write(
     from tracenas.stages.sparsity_card import sparsity_card, verified
 
     blocks = loaded.blocks()
+    bos = None if config.data is None else window_start(loaded, config.data, config.bos).carried
     facts: dict[str, Any] = {
         "metric": plan.metric.name,
         "target": str(plan.target),
@@ -315,7 +327,7 @@ def _write(
         zeros, weights = sum(c.zeros for c in in_file), sum(c.rows * c.columns for c in in_file)
         facts.update(sparsity=zeros / weights, zeros=zeros, weights=weights, layers=[c.to_json() for c in in_file])
         facts.update(base=config.model, base_loss=losses[0], loss=losses[1])
-        facts.update(provenance=provenance(model=config.model, seed=config.seed, data=config.data))
+        facts.update(provenance=provenance(model=config.model, seed=config.seed, data=config.data, bos=bos))
         write_json(draft.path / SPARSITY, facts)
         return sparsity_card(config, source, draft, json.loads(json.dumps(facts)))
 

@@ -91,6 +91,7 @@ def _command(config: SparsifyConfig) -> str:
 
     words = ["tracenas", "sparsify", config.model, "--metric", config.metric, "--sparsity", config.sparsity]
     words += ["--data", config.data] if config.data is not None else []
+    words += ["--bos", config.bos] if config.bos != "auto" else []
     words += [
         "--compare",
         config.compare,

@@ -12,6 +12,7 @@ from tracenas.search.evolution import Evolution
 from tracenas.space.sparsity import Shares, SparsitySpace
 from tracenas.stages.run_settings import same_model, same_settings, write_settings
 from tracenas.stages.search import BEST, JOURNAL, SUMMARY, check_out
+from tracenas.stages.tokens import window_start
 
 if TYPE_CHECKING:
     import torch
@@ -61,6 +62,7 @@ def search_shares(
     evaluator = _evaluator(config, loaded, space, metric, compare, gradients, tokens, batch)
     same_model(run, evaluator.base_loss)
     strategy: Evolution[Shares] = Evolution(space, settings)
+    assert config.data is not None
     label = "Φ" if config.proxy == "phi" else config.proxy
     with SearchProgress(settings.iterations, label=label) as display:
         result = run_search(
@@ -70,6 +72,7 @@ def search_shares(
             on_event=lambda e: display.update(
                 e.generation, e.done, e.planned - e.duplicates, e.best, None, e.duplicates
             ),
+            facts={"bos": window_start(loaded, config.data, config.bos).carried},
         )
     _write_result(config, run, metric, result, evaluator.base_loss)
     return result.best

@@ -10,7 +10,7 @@ import numpy as np
 
 from tracenas.config import StudyConfig
 from tracenas.config.study import names
-from tracenas.data.sources import probe
+from tracenas.data.sources import is_tokens, probe
 from tracenas.errors import UserError
 from tracenas.models.source import ModelSource, open_source
 from tracenas.proxies import PROXIES
@@ -73,7 +73,7 @@ def study(config: StudyConfig) -> StudyOutcome:
             _clear(config.out)
         raise
     setup = time.perf_counter() - started
-    records = _measure(config, space, pool, prepared)
+    records = _measure(config, space, pool, prepared, {"bos": session.start.carried})
     found = summarise(
         config,
         space,
@@ -84,7 +84,7 @@ def study(config: StudyConfig) -> StudyOutcome:
         settings=read_settings(config.out / CONFIG),
         combinations=combinations,
     )
-    found["provenance"] = provenance(model=config.model, seed=config.seed)
+    found["provenance"] = provenance(model=config.model, seed=config.seed, bos=session.start.carried)
     write_results(config.out, found)
     return StudyOutcome(config.out, found)
 
@@ -135,6 +135,8 @@ def _open(source: ModelSource, space: SearchSpace, config: StudyConfig, known: b
     if not known:
         samples, seq_len = session.tokens.shape
         resolved = {**session.machine(), "samples": samples, "seq_len": seq_len}
+        if is_tokens(config.eval_text):  # its own note says how its windows begin
+            resolved["bos"] = config.bos
         write_settings(config.out, {**to_plain(config.model_dump()), **resolved})
     return session
 
@@ -212,8 +214,10 @@ def _accuracy(config: StudyConfig, session: Session) -> Callable[[Any], Mapping[
     return measure
 
 
-def _measure(config: StudyConfig, space: SearchSpace, pool: list[Drawn], prepared: _Prepared) -> list[dict[str, Any]]:
-    """Score and measure what the journal does not hold yet, one line per architecture.
+def _measure(
+    config: StudyConfig, space: SearchSpace, pool: list[Drawn], prepared: _Prepared, facts: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Score and measure what the journal does not hold yet, one line per architecture, with `facts` in each.
 
     Raises:
         UserError: if the journal is of other architectures.
@@ -244,6 +248,7 @@ def _measure(config: StudyConfig, space: SearchSpace, pool: list[Drawn], prepare
                 },
                 "proxy_seconds": {n: s.seconds for n, s in scores.items()},
                 "targets": targets,
+                **facts,
                 "seconds": {"scores": scored - began, "targets": time.perf_counter() - scored},
             }
             journal.append(record)

@@ -94,7 +94,7 @@ def ablation(config: AblationConfig) -> Ablated:
         "categories": compare(
             grid.settings(), records, pool.targets, pool.values, seed=config.seed, resamples=config.resamples
         ),
-        "provenance": provenance(model=config.model, seed=config.seed),
+        "provenance": provenance(model=config.model, seed=config.seed, bos=session.start.carried),
     }
     write_json(config.out / ABLATION, to_plain(found))
     with atomic_path(config.out / MARKDOWN) as temporary:
@@ -241,4 +241,5 @@ def _scored(
         "scores": [s.value for s in found],
         "reasons": sorted({s.reason for s in found if s.reason}),
         "seconds": sum(s.seconds for s in found) / len(found),
+        "bos": session.start.carried,
     }

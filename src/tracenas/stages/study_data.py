@@ -24,15 +24,22 @@ _STREAM = 0x4F524452
 def held_out_windows(session: "Session", config: StudyConfig, out: Path) -> "torch.Tensor":
     """Windows as long as the calibration's, int64 [N, L]; those that the study has stored, if it has."""
     from tracenas.data.tokens import load_tokens, save_tokens
-    from tracenas.stages.tokens import held_out
+    from tracenas.stages.tokens import held_out, window_start
 
     path = out / HELD_OUT
     if not path.is_file():
         length = session.tokens.shape[1]
         rows = held_out(
-            session.loaded, config.eval_text, length, config.eval_windows, config.text_field, setting="eval-text"
+            session.loaded,
+            config.eval_text,
+            length,
+            config.eval_windows,
+            config.text_field,
+            bos=config.bos,
+            setting="eval-text",
         )
-        save_tokens(path, rows, {"source": config.eval_text, "model": config.model})
+        note = window_start(session.loaded, config.eval_text, config.bos).note
+        save_tokens(path, rows, {"source": config.eval_text, "model": config.model, **note})
     return load_tokens(path)
 
 
@@ -53,6 +60,7 @@ def training_rows(
     from tracenas.data.further import overlaps
     from tracenas.data.sources import is_tokens
     from tracenas.data.tokens import load_tokens, save_tokens
+    from tracenas.stages.tokens import window_start
 
     path = out / TRAINING
     if path.is_file():
@@ -61,6 +69,7 @@ def training_rows(
     length = config.recover_seq_len or (limit if is_tokens(config.data) else min(_DEFAULT_LENGTH, limit))
     if length > session.loaded.source.positions:
         raise UserError(f"recover-seq-len {length}: the model has {session.loaded.source.positions} positions")
+    start = window_start(session.loaded, config.data, config.bos)
     wanted = needed * config.seeds
     beside = sum(rows.numel() // length + 2 * len(rows) for rows in known)
     drawn = calibration(
@@ -71,11 +80,12 @@ def training_rows(
         seed=config.seed + 1,
         eos=session.loaded.source.config.get("eos_token_id"),
         vocab_size=int(session.loaded.source.config["vocab_size"]),
+        bos=start.bos,
         text_field=config.text_field,
         fewer=True,
     )
     for rows in known:
-        drawn = drawn[~overlaps(drawn, rows.cpu())]
+        drawn = drawn[~overlaps(drawn, rows.cpu(), bos=start.bos)]
     found = drawn[:wanted].contiguous()
     if len(found) < needed:
         raise UserError(
@@ -83,7 +93,7 @@ def training_rows(
             f"held-out text, recovery needs {needed}: use more text, fewer steps, a smaller recover-batch or a "
             "shorter recover-seq-len"
         )
-    save_tokens(path, found, {"source": config.data, "model": config.model})
+    save_tokens(path, found, {"source": config.data, "model": config.model, **start.note})
     return found
 
 

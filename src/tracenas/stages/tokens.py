@@ -1,4 +1,4 @@
-"""Calibration and held-out tokens for a loaded model: what it can read, no longer than its positions."""
+"""Calibration and held-out tokens for a loaded model: what it can read, how it begins, no longer than its positions."""
 
 from typing import TYPE_CHECKING, Literal
 
@@ -8,9 +8,10 @@ from tracenas.errors import UserError
 if TYPE_CHECKING:
     import torch
 
+    from tracenas.data.windows import BosRule, WindowStart
     from tracenas.models.loading import LoadedModel
 
-__all__ = ["calibration_tokens", "held_out"]
+__all__ = ["calibration_tokens", "held_out", "window_start"]
 
 
 def calibration_tokens(
@@ -21,22 +22,24 @@ def calibration_tokens(
     seq_len: int | None,
     seed: int,
     text_field: str | None,
+    bos: "BosRule" = "auto",
     longest: int = 4096,
     fewer: bool = False,
 ) -> "torch.Tensor":
     """Token ids that everything is measured on, int64 [N, L]; see `tracenas.data.calibration`.
 
     Args:
+        bos: whether the windows begin with BOS.
         longest: L of text where `seq_len` is None, if the model has so many positions.
         fewer: take what there is where the source holds fewer than `samples`.
 
     Raises:
-        UserError: too few tokens, too long sequences, or text for a model without tokenizer.
+        UserError: too few tokens, too long sequences, or as `window_start`.
     """
     from tracenas.data.calibration import calibration
 
     source = loaded.source
-    _require_tokenizer(loaded, data, "data")
+    start = window_start(loaded, data, bos)
     if seq_len is not None and seq_len > source.positions:
         raise UserError(f"seq-len {seq_len}: the model has {source.positions} positions")
     tokens = calibration(
@@ -48,6 +51,7 @@ def calibration_tokens(
         default_seq_len=min(longest, source.positions),
         eos=source.config.get("eos_token_id"),
         vocab_size=int(source.config["vocab_size"]),
+        bos=start.bos,
         text_field=text_field,
         fewer=fewer,
     )
@@ -65,6 +69,7 @@ def held_out(
     limit: int | None,
     text_field: str | None = None,
     *,
+    bos: "BosRule" = "auto",
     setting: str = "text",
     use: Literal["validation", "held_out"] = "held_out",
 ) -> "torch.Tensor":
@@ -75,18 +80,35 @@ def held_out(
         use: which split of a known data set is read.
 
     Raises:
-        UserError: text for a model without tokenizer, or ids beyond its vocabulary.
+        UserError: as `window_start`, or ids beyond its vocabulary.
     """
     from tracenas.data.held_out import windows
     from tracenas.data.tokens import check_vocabulary
 
-    _require_tokenizer(loaded, text, setting)
+    start = window_start(loaded, text, bos, setting=setting)
     eos = loaded.source.config.get("eos_token_id")
-    found = windows(text, loaded.tokenizer, seq_len, limit=limit, eos=eos, text_field=text_field, use=use)
+    found = windows(
+        text, loaded.tokenizer, seq_len, limit=limit, eos=eos, bos=start.bos, text_field=text_field, use=use
+    )
     check_vocabulary(found, int(loaded.source.config["vocab_size"]), text)
     return found
 
 
-def _require_tokenizer(loaded: "LoadedModel", source: str, setting: str) -> None:
+def window_start(loaded: "LoadedModel", source: str, bos: "BosRule", *, setting: str = "data") -> "WindowStart":
+    """How windows of a source begin for a model; an encoder-decoder's halves have no BOS.
+
+    Args:
+        setting: what `source` is called where the user gives it.
+
+    Raises:
+        UserError: text for a model without tokenizer, or a rule that cannot be kept (`tracenas.data.windows`).
+    """
+    from tracenas.data import windows
+
     if loaded.tokenizer is None and not is_tokens(source):
         raise UserError(f"model {loaded.source.name} has no tokenizer; give token ids (.safetensors) as {setting}")
+    if loaded.source.is_encoder_decoder and not is_tokens(source):
+        if bos == "on":
+            raise UserError(f"bos on: {loaded.source.name} is an encoder-decoder model, whose windows have none")
+        return windows.WindowStart(None, carried=False)
+    return windows.window_start(source, loaded.tokenizer, bos, bos=loaded.source.config.get("bos_token_id"))
