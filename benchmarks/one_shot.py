@@ -23,6 +23,8 @@ from machine import facts, publish
 
 import tracenas
 
+ONE_THRESHOLD = ("wanda", "magnitude", "taylor")
+"""Methods that these tables share out by `--allocation global`."""
 METHODS = ("nirvana", "wanda", "magnitude", "taylor", "flap", "shortgpt", "uniform", "search")
 FIELDS = ("model", "params", "seed", "method", "selected", "steps")
 CALIBRATION: dict[str, Any] = {"samples": 32, "seq_len": 128}
@@ -94,9 +96,11 @@ class Table:
             if cell["method"] == "search":
                 how = {"params": cell["params"], **given, **self.search}
                 run = searched(self.args.model, self.place(cell, "-run"), **how)
-                tracenas.prune(self.args.model, arch=run / "best.json", **common)
+                tracenas.prune(self.args.model, arch=run / "best.json", compensate="auto", **common)
             else:
-                tracenas.prune(self.args.model, method=cell["method"], params=cell["params"], **given, **common)
+                common |= {"allocation": "global"} if cell["method"] in ONE_THRESHOLD else {}
+                how = {"method": cell["method"], "params": cell["params"], "compensate": "none"}
+                tracenas.prune(self.args.model, **how, **given, **common)
         return str(out)
 
     def measure(self, cell: dict[str, Any]) -> dict[str, Any]:

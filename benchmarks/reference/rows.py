@@ -13,7 +13,8 @@ from tracenas.rundir import read_json, write_json
 
 __all__ = ["STARTS", "Row", "Setup", "checkpoint", "rows_of", "seconds_of"]
 
-ONE_SHOT = ("shortgpt", "nirvana", "flap", "taylor")
+ONE_SHOT: dict[str, dict[str, str]] = {"shortgpt": {}, "nirvana": {}, "flap": {}, "taylor": {"allocation": "global"}}
+"""One-shot methods, with what the rows of the table have of their own."""
 SEARCHES = {"tracenas (recommended)": "auto", "tracenas (phi)": "phi", "tracenas (units by obs)": "auto"}
 """Proxies of the searches that are compared."""
 BY_OBS = ("tracenas (units by obs)", "uniform (units by obs)")
@@ -101,7 +102,7 @@ def checkpoint(setup: Setup, row: Row, start: str) -> Path:
     if start == "compensated":
         how |= {"compensate": "sequential", **setup.compensation}
     if row.name in ONE_SHOT:
-        how |= {"method": row.name, "params": row.budget, **setup.calibration}
+        how |= {"method": row.name, "params": row.budget, **ONE_SHOT[row.name], **setup.calibration}
     elif row.name in SEARCHES:  # plain, it takes the calibration of its run
         how |= {"arch": _found(setup, row), **({"data": setup.data} if start == "compensated" else {})}
     else:

@@ -95,6 +95,22 @@ def test_parts_can_be_exchanged(home: Path, tmp_path: Path, capsys: pytest.Captu
     assert all("heads" in layer for layer in stored["architecture"]["layers"])
 
 
+@pytest.mark.parametrize("method", ["wanda", "magnitude", "taylor"])
+def test_budgets_are_shared_out_within_layers(
+    method: str, home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As the authors do; one threshold over all layers is asked for by name."""
+    shapes = {}
+    for allocation in ("default", "global"):
+        more = [] if allocation == "default" else ["--allocation", allocation]
+        made = printed(capsys, prune(home, tmp_path / allocation, "--method", method, *more))
+        assert made["one_shot"]["allocation"] == ("uniform" if allocation == "default" else allocation)
+        stored = json.loads((tmp_path / allocation / "architecture.json").read_text())
+        shapes[allocation] = [tuple(layer.items()) for layer in stored["architecture"]["layers"]]
+    assert len(set(shapes["default"])) <= 3 < len(shapes["default"])  # but for what is left of the budget
+    assert shapes["default"] != shapes["global"]
+
+
 def test_from_python(home: Path, tmp_path: Path) -> None:
     import tracenas
 
@@ -119,7 +135,7 @@ def test_from_python(home: Path, tmp_path: Path) -> None:
         (("--method", "nirvana", "--gamma", "0"), "gamma '0': input should be greater than 0"),
         (("--method", "nirvana", "--gamma", "x"), "gamma 'x'"),
         (("--method", "nirvana", "--params", "45%", "--gamma", "900"), "accepted for this budget: 1.63 to 7.33"),
-        (("--method", "wanda", "--gamma", "2"), "gamma goes with allocation adaptive, not global"),
+        (("--method", "wanda", "--gamma", "2"), "gamma goes with allocation adaptive, not uniform"),
         (("--method", "wanda", "--allocation", "even"), "unknown allocation 'even'"),
         (("--method", "wanda", "--saliency", "wonda"), "unknown saliency 'wonda': did you mean 'wanda'?"),
         (("--method", "wanda", "--params", "2%"), "feasible:"),

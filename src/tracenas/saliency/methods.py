@@ -28,10 +28,10 @@ class Method:
 
 METHODS: Mapping[str, Method] = {
     "flap": Method("flap", "global_units", "FLAP, arXiv:2312.11983 (WIFV, AL-AM)"),
-    "magnitude": Method("magnitude", "global", "L1 norm, after arXiv:1608.08710"),
+    "magnitude": Method("magnitude", "uniform", "L1 norm, equal ratios within layers, arXiv:1608.08710"),
     "nirvana": Method("nirvana", "adaptive", "NIRVANA, arXiv:2509.14230", kv_groups=True),
     "shortgpt": Method("block_influence", "depth", "ShortGPT, arXiv:2403.03853"),
-    "taylor": Method("taylor", "global", "LLM-Pruner, arXiv:2305.11627"),
+    "taylor": Method("taylor", "uniform", "LLM-Pruner's block-wise pruning, arXiv:2305.11627"),
     "uniform": Method("wanda", "uniform", "equal ratios, units by Wanda (arXiv:2306.11695)"),
-    "wanda": Method("wanda", "global", "Wanda, arXiv:2306.11695, one threshold per parameter"),
+    "wanda": Method("wanda", "uniform", "Wanda, arXiv:2306.11695, equal ratios within layers"),
 }

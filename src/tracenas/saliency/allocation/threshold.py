@@ -1,7 +1,7 @@
 """One threshold over all units of the model: what lies below it goes, wherever it is.
 
-`global`: saliency per parameter of the unit, so that attention and MLP units compare (LLM-Pruner's global pruning,
-arXiv:2305.11627; magnitude pruning with one threshold). `global_units`: the saliency as it is, for saliencies that
+`global`: saliency per parameter of the unit, so that attention and MLP units compare (an option of LLM-Pruner,
+arXiv:2305.11627, whose own results prune block by block). `global_units`: the saliency as it is, for saliencies that
 are comparable between sub-blocks already (FLAP's standardised ones, arXiv:2312.11983, "AL-AM").
 
 Every block keeps the smallest feasible width at least.
