@@ -40,7 +40,6 @@ IGNORED: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("PlanConfig", {"model": "m", "proxy": "loss"}, {"rank": "8"}, "traces"),
     ("PruneConfig", ARCH, {"tolerance": 0.1}, "method"),
     ("PruneConfig", ARCH, {"min_depth": 2}, "method"),
-    ("PruneConfig", ARCH, {"text_field": "t"}, "data"),
     ("PruneConfig", {**ONE_SHOT, "compensate": "none"}, {"ridge": 0.1}, "need --compensate ridge or sequential"),
     ("ExportConfig", {"model": "m", "out": "o"}, {"threads": 2}, "check"),
     ("ExportConfig", {"model": "m", "out": "o"}, {"check_ids": "1,2"}, "check"),
@@ -170,6 +169,26 @@ def test_recover_takes_no_numbered_device(capsys: pytest.CaptureFixture[str]) ->
     assert "device 'cuda:1': input should be 'auto', 'cpu' or 'cuda'" in capsys.readouterr().err
     option = next(p for p in _command("recover", COMMANDS["recover"]).params if p.name == "device")
     assert isinstance(option, Option) and "cuda:N" not in str(option.help)
+
+
+@pytest.mark.parametrize(
+    ("name", "read"), [("a.jsonl", True), ("a.csv.gz", True), ("a.txt", False), ("a.txt.gz", False), ("a.md", False)]
+)
+def test_a_field_is_for_text_in_rows(name: str, read: bool, tmp_path: Path) -> None:
+    file = tmp_path / name
+    file.touch()
+    for kind, values in (
+        ("SearchConfig", {**SEARCH, "data": str(file)}),
+        ("EvalConfig", {"models": ("m",), "text": str(file)}),
+        ("SparsifyConfig", {"model": "m", "sparsity": "0.5", "out": "o", "data": str(file)}),
+        ("StudyConfig", {**STUDY, "data": str(file), "eval_text": str(file)}),
+    ):
+        if read:
+            configs.build(getattr(configs, kind), {**values, "text_field": "body"})
+        else:
+            with pytest.raises(UserError, match="text-field is not used here: text-field needs text in rows"):
+                configs.build(getattr(configs, kind), {**values, "text_field": "body"})
+    configs.build(configs.StudyConfig, {**STUDY, "data": str(tmp_path / "more.jsonl"), "text_field": "body"})
 
 
 def test_conditions_are_inherited() -> None:

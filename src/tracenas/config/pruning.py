@@ -144,7 +144,6 @@ class PruneConfig(OneShotSettings):
             "--method: an architecture has decided them",
             lambda c: c.method is not None,
         ),
-        Use(("text_field",), "data", lambda c: c.data is not None),
         Use(("ridge", "compensate_samples"), "--compensate ridge or sequential (auto: as it was scored)", refits),
     )
 

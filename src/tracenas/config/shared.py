@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
 
-from tracenas.config.usage import Use, applies, refits
+from tracenas.config.usage import ROWS, Use, applies, refits
 from tracenas.dtypes import short_name
 from tracenas.errors import UserError
 from tracenas.registry import did_you_mean
@@ -50,7 +50,7 @@ class StageConfig(BaseModel):
     without: ClassVar[tuple[str, ...]] = ()
     """Fields that this command has from what it is built on, and does not read: not its settings."""
 
-    uses: ClassVar[tuple[Use, ...]] = ()
+    uses: ClassVar[tuple[Use, ...]] = (ROWS,)
     """When settings are read that are not read always."""
 
     _asked_for: frozenset[str] = PrivateAttr(frozenset())

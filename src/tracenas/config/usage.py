@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-__all__ = ["Use", "applies", "needs", "refits"]
+__all__ = ["ROWS", "Use", "applies", "needs", "refits"]
 
 
 @dataclass(frozen=True)
@@ -53,3 +54,16 @@ def refits(config: Any) -> bool:
         or config.saliency in FOR_REFITS
         or getattr(config, "compensate", "none") not in ("auto", "none")
     )
+
+
+def _reads_rows(config: Any) -> bool:
+    """Whether some of the text may come in rows with fields; so may what is no local file."""
+    from tracenas.data.decoding import format_name
+    from tracenas.data.rows import ROW_FORMATS
+
+    named = (getattr(config, name, None) for name in ("data", "eval_text", "text", "held_out", "second"))
+    files = [Path(source) for source in named if source is not None]
+    return not files or any(not file.exists() or format_name(file) in ROW_FORMATS for file in files)
+
+
+ROWS = Use(("text_field",), "text in rows: JSONL, CSV, Parquet or hub data", _reads_rows)
