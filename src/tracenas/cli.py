@@ -5,6 +5,7 @@ import json
 import os
 import shlex
 import sys
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -13,7 +14,9 @@ from typing import Any
 
 import click
 
-from tracenas.errors import CheckFailed, UserError
+from tracenas.error_log import ERROR_LOG, error_log, log_beside, traceback_place
+from tracenas.errors import CheckFailed, UserError, first_line
+from tracenas.process import discard_output, disk_failures, is_first, terminable
 from tracenas.registry import did_you_mean
 
 __all__ = ["COMMANDS", "main"]
@@ -28,6 +31,10 @@ class Command:
     help: str
     positional: tuple[str, ...] = ()
     variadic: bool = False
+    parallel: bool = False
+    """Whether torchrun may start it in several processes."""
+    file: bool = False
+    """Whether `out` is a file."""
 
 
 COMMANDS: dict[str, Command] = {
@@ -46,11 +53,20 @@ COMMANDS: dict[str, Command] = {
         "SelectCalibrationConfig",
         "Choose the calibration set that prunes best.",
         ("model",),
+        file=True,
     ),
     "prune": Command("prune:prune", "PruneConfig", "Write the smaller checkpoint.", ("model",)),
-    "recover": Command("recover:recover", "RecoverConfig", "Train a pruned checkpoint to recover.", ("model",)),
+    "recover": Command(
+        "recover:recover", "RecoverConfig", "Train a pruned checkpoint to recover.", ("model",), parallel=True
+    ),
     "eval": Command(
-        "evaluate:evaluate", "EvalConfig", "Perplexity and task accuracy of models.", ("models",), variadic=True
+        "evaluate:evaluate",
+        "EvalConfig",
+        "Perplexity and task accuracy of models.",
+        ("models",),
+        variadic=True,
+        parallel=True,
+        file=True,
     ),
     "sparsify": Command("sparsify:sparsify", "SparsifyConfig", "Set weights to zero: unstructured or N:M.", ("model",)),
     "metric search": Command(
@@ -63,9 +79,12 @@ COMMANDS: dict[str, Command] = {
         "Latency, throughput and memory of models.",
         ("models",),
         variadic=True,
+        file=True,
     ),
-    "export": Command("export:export", "ExportConfig", "Write a checkpoint for llama.cpp (GGUF).", ("model",)),
-    "report": Command("report:report", "ReportConfig", "Draw a run's report.html again.", ("run",)),
+    "export": Command(
+        "export:export", "ExportConfig", "Write a checkpoint for llama.cpp (GGUF).", ("model",), file=True
+    ),
+    "report": Command("report:report", "ReportConfig", "Draw a run's report.html again.", ("run",), file=True),
     "study": Command("study:study", "StudyConfig", "Which proxies order architectures as recovery does.", ("model",)),
     "study ablation": Command(
         "study_ablation:ablation", "AblationConfig", "A proxy's ranking from less text or rank.", ("model",)
@@ -148,18 +167,27 @@ def _command(name: str, command: Command) -> click.Command:
         stored: dict[str, Any] = _yaml(config) if config is not None else {}
         here = _values(kind, command, arguments, stored, options)
         settings = configs.build(kind, {**stored, **here}, inherited=stored.keys() - here.keys())
+        first = is_first(name, tuple(n for n, c in COMMANDS.items() if c.parallel))
         module, _, function = command.stage.partition(":")
-        result = getattr(import_module(f"tracenas.stages.{module}"), function)(settings)
-        if os.environ.get("RANK", "0") != "0":  # of several processes (torchrun), the first one prints
-            return
-        if json_output:
-            click.echo(json.dumps(result.to_json(), allow_nan=False))
-        else:
-            result.show()
+        with error_log(_log_of(command, settings)), disk_failures():
+            result = getattr(import_module(f"tracenas.stages.{module}"), function)(settings)
+            if first and json_output:
+                click.echo(json.dumps(result.to_json(), allow_nan=False))
+            elif first:
+                result.show()
+            sys.stdout.flush()
 
     further = [f"{name}.KEY=VALUE: {kind.model_fields[name].description}" for name in kind.sections]
     epilog = "\b\n" + "\n".join(further) if further else None
     return _Leaf(name, callback=call, params=params, help=command.help, epilog=epilog)
+
+
+def _log_of(command: Command, settings: Any) -> Path | None:
+    """Where unexpected errors are kept: OUT/error.log, beside an OUT that is a file, else nowhere."""
+    out: Path | None = getattr(settings, "out", None)
+    if out is None:
+        return None
+    return log_beside(out) if command.file else out / ERROR_LOG
 
 
 def _metavar(command: Command) -> str:
@@ -234,7 +262,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def invoke(argv: list[str]) -> int:
-    """Run one command line and return its exit status."""
+    """Run one command line and return its exit status; SIGTERM ends it like Ctrl-C."""
+    with terminable():
+        return _invoked(argv)
+
+
+def _invoked(argv: list[str]) -> int:
     try:
         _check_unicode(argv)
         result = app.main(args=argv, prog_name="tracenas", standalone_mode=False)
@@ -254,15 +287,16 @@ def invoke(argv: list[str]) -> int:
         click.echo("\ntracenas: interrupted" + (f"; go on with: tracenas {again}" if resumable else ""), err=True)
         return 130
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_output()
         return 1
     except Exception as error:
         if os.environ.get("TRACENAS_TRACEBACK"):
             raise
-        click.echo(
-            f"tracenas: unexpected {type(error).__name__}: {str(error)[:300]} (set TRACENAS_TRACEBACK=1 to see where)",
-            err=True,
-        )
+        place = traceback_place(error)
+        if place is None:
+            click.echo("".join(traceback.format_exception(error)), err=True, nl=False)
+        where = "" if place is None else f"; the traceback is in {place}"
+        click.echo(f"tracenas: unexpected {type(error).__name__}: {first_line(error)}{where}", err=True)
         return 1
 
 

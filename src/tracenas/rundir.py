@@ -1,5 +1,7 @@
 """Run directories: atomic writes, provenance, an append-only journal and what resuming needs of it."""
 
+import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -7,25 +9,35 @@ import platform
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from tracenas.errors import UserError
+from tracenas.error_log import is_error_log
+from tracenas.errors import UserError, disk_trouble
 
 __all__ = [
+    "LOCK",
     "UNFINISHED",
     "Journal",
     "atomic_path",
     "cache_directory",
+    "default_mode",
+    "free_of_ours",
+    "fsync",
+    "holding",
+    "make_directory",
     "provenance",
     "read_json",
     "require_free",
     "sha256",
     "sweep",
     "temporary_prefix",
+    "undone_on_error",
     "write_json",
+    "writing",
 ]
 
 
@@ -38,44 +50,130 @@ def temporary_prefix(path: Path) -> str:
     return f"{UNFINISHED}{path.name}."
 
 
+LOCK = ".lock"
+"""In a directory that a process has for itself (`locks.locked`)."""
+
+_new_files: ContextVar[tuple[dict[Path, int], ...]] = ContextVar("new_files", default=())
+
+
 def sweep(directory: Path) -> None:
-    """Remove what a killed process left unfinished in a run directory; call it before this run writes there.
+    """Remove what a killed process left unfinished in a run directory, but nothing that a process is still writing.
 
     Raises:
         UserError: if it cannot be removed.
     """
     try:
         for left in directory.glob(f"{UNFINISHED}*"):
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
+            with holding(left) as abandoned:
+                if abandoned:
+                    shutil.rmtree(left) if left.is_dir() else left.unlink()
     except OSError as error:
         raise UserError(f"run directory {directory}: {error.strerror or error}") from error
 
 
 @contextmanager
+def holding(path: Path) -> Iterator[bool]:
+    """Show other processes that a file or directory is being written; False if one of them is writing it."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        alone = True
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            alone = False
+        except OSError:
+            pass  # a file system without such locks
+        yield alone
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Tells a file system's failure to write `path` in one line.
+
+    Raises:
+        UserError: for a full or read-only disk, a quota, a missing permission.
+    """
+    try:
+        yield
+    except Exception as error:
+        if reason := disk_trouble(error):
+            raise UserError(f"cannot write {path}: {reason}") from error
+        raise
+
+
+@contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path`, renamed over it (after fsync) when the block ends without an error.
+    """A temporary file beside `path`, renamed over it when the block ends without an error; all of it on disk.
 
     Raises:
         UserError: if the directory cannot be written or the disk is full; `path` is then as it was.
     """
     temporary: Path | None = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=temporary_prefix(path), suffix=path.suffix, dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        temporary.replace(path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+        with writing(path):
+            make_directory(path.parent)
+            handle, name = tempfile.mkstemp(prefix=temporary_prefix(path), suffix=path.suffix, dir=path.parent)
+            os.close(handle)
+            temporary = Path(name)
+            with holding(temporary):
+                yield temporary
+                fsync(temporary)
+                temporary.chmod(default_mode(0o666))
+                replaced, inode = path.exists(), temporary.stat().st_ino
+                temporary.replace(path)
+            for files in _new_files.get():
+                if path in files or not replaced:
+                    files[path] = inode
+            fsync(path.parent)
     finally:
-        if temporary is not None and temporary.exists():
-            temporary.unlink()
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def undone_on_error() -> Iterator[None]:
+    """If the block ends with an error, the files are removed that `atomic_path` made in it, and no other one."""
+    files: dict[Path, int] = {}
+    token = _new_files.set((*_new_files.get(), files))
+    try:
+        yield
+    except Exception:
+        for path, inode in files.items():
+            with suppress(OSError):
+                if path.stat().st_ino == inode:
+                    path.unlink()
+        raise
+    finally:
+        _new_files.reset(token)
+
+
+def make_directory(path: Path) -> None:
+    """Make a directory and those above it, each of them on disk."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in missing:
+        fsync(folder.parent)
+
+
+def default_mode(mode: int) -> int:
+    """The permissions that the user's umask leaves of `mode`."""
+    umask = os.umask(0)
+    os.umask(umask)
+    return mode & ~umask
+
+
+def fsync(path: Path) -> None:
+    """Have a file's content, or a directory's entries, on disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that does not know it of directories
+            raise
+    finally:
+        os.close(handle)
 
 
 def write_json(path: Path, data: object) -> None:
@@ -131,6 +229,11 @@ def provenance(**facts: Any) -> dict[str, Any]:
     return {"versions": versions, "python": platform.python_version(), "machine": platform.machine(), **facts}
 
 
+def free_of_ours(directory: Path) -> bool:
+    """Whether nothing is in a directory but a lock and the log of an earlier error."""
+    return all(path.name == LOCK or is_error_log(path) for path in directory.iterdir())
+
+
 def require_free(directory: Path, *, what: str = "output directory") -> None:
     """Refuse a directory that holds something already, or that cannot be made.
 
@@ -139,10 +242,10 @@ def require_free(directory: Path, *, what: str = "output directory") -> None:
     """
     if directory.exists() and not directory.is_dir():
         raise UserError(f"{what} {directory}: is a file")
-    if directory.is_dir() and any(directory.iterdir()):
-        raise UserError(f"{what} {directory}: exists and is not empty; choose another or remove it")
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        if directory.is_dir() and not free_of_ours(directory):
+            raise UserError(f"{what} {directory}: exists and is not empty; choose another or remove it")
+        make_directory(directory)
         with tempfile.TemporaryFile(dir=directory):
             pass
     except OSError as error:
@@ -159,6 +262,8 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._valid_bytes: int | None = None
+        self._size = 0
+        """Of the file as it was last seen: what is behind the valid bytes was cut off."""
 
     def read(self) -> list[dict[str, Any]]:
         """All complete records.
@@ -169,7 +274,7 @@ class Journal:
         try:
             raw = self.path.read_bytes()
         except FileNotFoundError:
-            self._valid_bytes = 0
+            self._valid_bytes = self._size = 0
             return []
         except OSError as error:
             raise UserError(f"{self.path}: {error.strerror or error}") from error
@@ -195,27 +300,36 @@ class Journal:
                 break
             records.append(record)
             valid += len(line) + 1
-        self._valid_bytes = valid
+        self._valid_bytes, self._size = valid, len(raw)
         return records
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Add one record durably.
 
         Raises:
-            UserError: if it cannot be written (full disk); the records before it are intact.
+            UserError: if it cannot be written (full disk), or another process has written to it since; the records
+                before it are intact.
         """
         if self._valid_bytes is None:
             self.read()
         assert self._valid_bytes is not None
         line = (json.dumps(record, allow_nan=False) + "\n").encode()
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("r+b" if self.path.exists() else "w+b") as file:
+        with writing(self.path):
+            make_directory(self.path.parent)
+            with self.path.open("r+b" if self.path.exists() else "x+b", buffering=0) as file:
+                size = os.fstat(file.fileno()).st_size
+                if size != self._size:
+                    raise UserError(
+                        f"{self.path}: {size:,} bytes, where this process left {self._size:,}: another one has written "
+                        "to it; nothing was added"
+                    )
                 file.truncate(self._valid_bytes)
                 file.seek(self._valid_bytes)
-                file.write(line)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise UserError(f"cannot write {self.path}: {error.strerror or error}") from error
+                rest = memoryview(line)
+                try:
+                    while rest:
+                        rest = rest[file.write(rest) :]
+                    os.fsync(file.fileno())
+                finally:
+                    self._size = os.fstat(file.fileno()).st_size
         self._valid_bytes += len(line)

@@ -1,7 +1,6 @@
 """Safetensors files written tensor by tensor, and directories that appear whole or not at all."""
 
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -13,9 +12,9 @@ from typing import Any
 
 import torch
 
-from tracenas.errors import UserError
+from tracenas.error_log import ERROR_LOG, is_error_log
 from tracenas.models.headers import FLOATS, INDEX_FILE
-from tracenas.rundir import require_free, temporary_prefix
+from tracenas.rundir import default_mode, fsync, holding, require_free, temporary_prefix, writing
 
 __all__ = ["DTYPES", "NAMES", "Entry", "atomic_directory", "write_shards"]
 
@@ -107,16 +106,16 @@ def atomic_directory(out: Path) -> Iterator[Path]:
     temporary: Path | None = None
     done = False
     try:
-        temporary = Path(tempfile.mkdtemp(prefix=temporary_prefix(out), dir=out.parent))
-        yield temporary
-        _settle(temporary)
-        temporary.replace(out)
-        _fsync(out.parent)
-        done = True
-    except Exception as error:
-        if reason := _disk_trouble(error):
-            raise UserError(f"cannot write {out}: {reason}") from error
-        raise
+        with writing(out):
+            temporary = Path(tempfile.mkdtemp(prefix=temporary_prefix(out), dir=out.parent))
+            with holding(temporary):
+                yield temporary
+                _settle(temporary)
+                if is_error_log(log := out / ERROR_LOG):  # of an earlier attempt; a directory in the way must be empty
+                    log.unlink()
+                temporary.replace(out)
+                done = True
+            fsync(out.parent)
     finally:
         if not done:
             if temporary is not None:
@@ -127,26 +126,7 @@ def atomic_directory(out: Path) -> Iterator[Path]:
 
 def _settle(directory: Path) -> None:
     """Usual permissions, and everything flushed to disk."""
-    umask = os.umask(0)
-    os.umask(umask)
-    directory.chmod(0o777 & ~umask)
+    directory.chmod(default_mode(0o777))
     for path in directory.rglob("*"):
-        _fsync(path)
-    _fsync(directory)
-
-
-def _fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _disk_trouble(error: Exception) -> str:
-    """The system's words if the file system failed; tokenizers passes them on as text."""
-    if isinstance(error, UserError):
-        return ""
-    if isinstance(error, OSError):
-        return error.strerror or str(error)
-    return str(error) if "os error" in str(error) else ""
+        fsync(path)
+    fsync(directory)

@@ -1,20 +1,19 @@
 """Checkpoints of a training run: each appears whole or not at all, and the newest whole one is resumed."""
 
-import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tracenas.errors import UserError
-from tracenas.rundir import UNFINISHED
+from tracenas.errors import UserError, disk_trouble
+from tracenas.rundir import UNFINISHED, default_mode, fsync
 
 __all__ = [
     "checkpoint_path",
-    "disk_trouble",
     "last_checkpoint",
     "publish",
+    "remove_all",
     "rotate",
     "steps",
     "unfinished_path",
@@ -49,11 +48,12 @@ def unfinished_path(directory: Path, step: int) -> Path:
 
 
 @contextmanager
-def writing(path: Path, kept: Path | None) -> Iterator[None]:
-    """Turns a file system's failure into the user's line, and removes what was written to `path`.
+def writing(path: Path, kept: Path | None, unfinished: Path | None = None) -> Iterator[None]:
+    """Turns a file system's failure to write `path` into the user's line.
 
     Args:
         kept: the last whole checkpoint, named in the message.
+        unfinished: directory that is removed after an error.
 
     Raises:
         UserError: for a full disk, an unwritable directory and the like.
@@ -61,26 +61,33 @@ def writing(path: Path, kept: Path | None) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        shutil.rmtree(path, ignore_errors=True)
+        if unfinished is not None:
+            shutil.rmtree(unfinished, ignore_errors=True)
         if not (reason := disk_trouble(error)):
             raise
         intact = f"{kept} is intact: go on from it with --resume" if kept else "no earlier checkpoint was written"
-        raise UserError(f"cannot write checkpoint {path.parent}: {reason}; {intact}") from error
+        raise UserError(f"cannot write {path}: {reason}; {intact}") from error
 
 
 def publish(temporary: Path, path: Path) -> None:
     """Flush a directory to disk and give it its name, in the place of an older one of that name."""
-    umask = os.umask(0)
-    os.umask(umask)
     for file in sorted(temporary.rglob("*")):
         if file.is_file():
-            file.chmod(0o666 & ~umask)
-        _fsync(file)
-    _fsync(temporary)
+            file.chmod(default_mode(0o666))
+        fsync(file)
+    fsync(temporary)
     if path.exists():
         shutil.rmtree(path)
     temporary.replace(path)
-    _fsync(path.parent)
+    fsync(path.parent)
+
+
+def remove_all(directory: Path) -> None:
+    """Remove every checkpoint, and the directory if nothing else is in it."""
+    for step in steps(directory):
+        shutil.rmtree(checkpoint_path(directory, step), ignore_errors=True)
+    with suppress(OSError):
+        directory.rmdir()
 
 
 def rotate(directory: Path, keep_last: int, best: int | None) -> None:
@@ -89,21 +96,3 @@ def rotate(directory: Path, keep_last: int, best: int | None) -> None:
     for step in known[:-keep_last] if keep_last else []:
         if step != best:
             shutil.rmtree(checkpoint_path(directory, step), ignore_errors=True)
-
-
-def disk_trouble(error: BaseException) -> str:
-    """The system's words if the file system failed (safetensors and tokenizers pass them on as text), else ''."""
-    if isinstance(error, UserError):
-        return ""
-    if isinstance(error, OSError):
-        return error.strerror or str(error)
-    text = str(error)
-    return text.splitlines()[0] if "os error" in text or "No space left" in text else ""
-
-
-def _fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

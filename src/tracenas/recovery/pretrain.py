@@ -13,6 +13,7 @@ from tracenas.models.configuration import tensors_of
 from tracenas.models.headers import FLOATS, prevailing, stored_tensors
 from tracenas.recovery.checkpoints import publish
 from tracenas.recovery.trainer import Saver
+from tracenas.rundir import fsync
 
 __all__ = ["saver", "trainable", "write_final"]
 
@@ -80,6 +81,7 @@ def write_final(
         publish(temporary, whole)
         for path in sorted(whole.iterdir(), key=lambda p: (p.name == "config.json", p.name)):
             path.replace(out / path.name)
+        fsync(out)
         whole.rmdir()
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

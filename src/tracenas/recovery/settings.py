@@ -19,8 +19,20 @@ class World:
 
     @classmethod
     def from_environment(cls) -> "World":
-        """One process unless WORLD_SIZE says otherwise."""
-        return cls(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+        """One process unless both RANK and WORLD_SIZE say otherwise: either alone is left over from something else.
+
+        Raises:
+            UserError: for values that no launcher sets.
+        """
+        told = {name: os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE")}
+        if not all(told.values()) or told["WORLD_SIZE"] == "1":
+            return cls()
+        rank, size = (int(text) if text.isdecimal() else -1 for text in told.values())
+        if not 0 <= rank < size:
+            raise UserError(
+                f"RANK={told['RANK']} of WORLD_SIZE={told['WORLD_SIZE']}: no launcher sets these; unset them"
+            )
+        return cls(rank, size)
 
     @property
     def is_main(self) -> bool:

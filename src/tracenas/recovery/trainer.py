@@ -1,7 +1,6 @@
 """transformers' Trainer with exact resume from safetensors and JSON, atomic checkpoints and a stop at NaN."""
 
 import math
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
@@ -15,7 +14,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from tracenas.errors import UserError
 from tracenas.recovery import checkpoints, state
 from tracenas.recovery.datasets import Example, Examples
-from tracenas.recovery.settings import TrainSettings, learning_rate_factor
+from tracenas.recovery.settings import TrainSettings, World, learning_rate_factor
 from tracenas.recovery.zeros import Zeros
 from tracenas.rundir import sweep
 
@@ -39,7 +38,7 @@ def arguments(settings: TrainSettings, directory: Path) -> Any:
     if settings.fsdp:
         sharding = {"version": 2, "activation_checkpointing": settings.activation_checkpointing}
         extra |= {"fsdp": True, "fsdp_config": sharding}
-    if settings.cpu and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if settings.cpu and World.from_environment().size > 1:
         extra["ddp_backend"] = "gloo"
     made = TrainingArguments(
         output_dir=str(directory),
@@ -293,7 +292,7 @@ class RecoveryTrainer(Trainer):  # type: ignore[misc, unused-ignore]
         temporary = checkpoints.unfinished_path(self.directory, step)
         whole = self.accelerator.get_state_dict(self.model) if self.is_fsdp_enabled else None
         optimizer = state.optimizer_state(self.model, self.optimizer, sharded=self.is_fsdp_enabled)
-        with checkpoints.writing(temporary, checkpoints.last_checkpoint(self.directory)):
+        with checkpoints.writing(path, checkpoints.last_checkpoint(self.directory), temporary):
             temporary.mkdir(parents=True, exist_ok=True)
             self.save_weights(temporary, whole, self.args.should_save)
             state.save_random_state(temporary, self.args.process_index)

@@ -15,6 +15,7 @@ from tracenas.errors import UserError
 from tracenas.families import Block
 from tracenas.models.ordering import Key
 from tracenas.models.shards import Entry
+from tracenas.rundir import writing
 from tracenas.saliency.gradients import GradientStore
 from tracenas.saliency.layerwise import BlockWalk, Layer, Plan, prune_blocks, statistics
 from tracenas.saliency.linear import linear_of, projections
@@ -188,7 +189,8 @@ def _prune_globally(
         scores: dict[str, Tensor] = {}
         for layer, found in statistics(walk, index, plan.metric.needs, gradients=gradients, seed=plan.seed):
             scores[layer.projection.path] = score_of(plan.metric, layer, found, explain).cpu().contiguous()
-        save_file(scores, directory / f"{index}.safetensors")
+        with writing(path := directory / f"{index}.safetensors"):
+            save_file(scores, path)
         walk.advance(index)
         if on_block is not None:
             on_block(index)

@@ -22,7 +22,9 @@ from tracenas.rundir import read_json, require_free, sweep, write_json
 from tracenas.stages.report import report
 from tracenas.stages.results import Table, print_table, to_plain
 from tracenas.stages.run import RunOutcome, run
+from tracenas.stages.run_directory import KIND, in_use
 from tracenas.stages.run_recovery import CHECKPOINT, RECOVERED_CHECKPOINT
+from tracenas.stages.run_settings import write_settings
 from tracenas.stages.search import SUMMARY
 
 __all__ = ["PROMPTS", "LlmDemo", "demo_llm"]
@@ -91,6 +93,11 @@ def demo_llm(config: DemoConfig, model: Path) -> LlmDemo:
         UserError: for wrong input, before any work is done.
     """
     out = config.out or Path("tracenas-demo-smollm2")
+    with in_use(out):
+        return _demo(config, model, out)
+
+
+def _demo(config: DemoConfig, model: Path, out: Path) -> LlmDemo:
     plan = _planned(config, model, out)
     settings = _settings(config, model, out, plan["amounts"])
     session = _Session(out, plan)
@@ -144,6 +151,7 @@ def _planned(config: DemoConfig, model: Path, out: Path) -> dict[str, Any]:
         length = min(_SEQ_LEN, source.positions)
         pieces, threads = measure(source, params, length, _BATCH, config.threads)
         advance()
+    write_settings(out, {KIND: "demo", **config.model_dump()})
     amounts, told = amounts_within(pieces, _SLACK * 60 * config.minutes, _RANDOM)
     plan = {**asked, "seq_len": length, "minutes": config.minutes, **to_json(pieces, amounts, told, threads)}
     write_json(out / PLAN, plan)

@@ -16,8 +16,9 @@ from tracenas.rundir import Journal, provenance, read_json, write_json
 from tracenas.search import Score, SearchResult, Settings, run_search
 from tracenas.stages.metric_name import expression_of
 from tracenas.stages.results import Table, print_table
-from tracenas.stages.run_settings import same_settings, write_settings
-from tracenas.stages.search import BEST, JOURNAL, SUMMARY, check_out
+from tracenas.stages.run_directory import run_directory, starting
+from tracenas.stages.run_settings import as_started, resolve_settings
+from tracenas.stages.search import BEST, JOURNAL, SUMMARY
 from tracenas.stages.session import CALIBRATION
 from tracenas.symbolic import KNOWN, VARIABLES, Expression, locate
 
@@ -28,8 +29,6 @@ __all__ = ["MetricSearched", "MetricShown", "search", "show"]
 
 KNOWN_METRICS = ("magnitude", "wanda", "gblm", "pruner_zero", "sparsegpt", "random")
 _NOT_RESULTS = ("out", "resume", "workers")
-_RESOLVED = ("device", "dtype", "threads", "seq_len", "micro_batch")
-"""Settings that are found out when the run begins, and kept when it goes on."""
 _NEEDS_GRADIENTS = ("gblm", "pruner_zero")
 
 Evaluate = Callable[[Sequence[dict[str, Any]]], Iterator[dict[str, Any]]]
@@ -137,27 +136,20 @@ def search(config: MetricSearchConfig) -> MetricSearched:
     programming = Programming(config.tournament, config.mutation, config.patience)
     strategy = GeneticProgramming(space, settings, programming, seeds=seeds)
     _check_sparsity(config, source)
-    begun = check_out(config.out, config.resume)
-    if begun:
-        stored = same_settings(config.out, config.model_dump(), _NOT_RESULTS)
-        config = config.model_copy(update={key: stored.get(key) for key in _RESOLVED})
-    else:
-        write_settings(config.out, config.model_dump())
-    try:
-        spec = _prepare(config, source, gradients="G" in variables)
-    except UserError:
-        for file in () if begun else ("config.yaml", "calibration.safetensors", "heldout.safetensors"):
-            (config.out / file).unlink(missing_ok=True)  # `check_out` saw an empty directory: they are this start's
-        raise
-    with ExitStack() as stack:
-        evaluate = _evaluator(spec, config.workers, stack)
-        known = _known(config.out / "known.json", evaluate, gradients=bool(spec["gradients"]))
-        result = _run(config, strategy, evaluate, stack)
-    summary = _summary(config, result, known)
-    write_json(config.out / BEST, _best(config, summary, result))
-    write_json(config.out / SUMMARY, summary)
-    write_metric_report(config.out)
-    return MetricSearched(config.out, config.out / BEST, summary["metric"], summary)
+    with run_directory(config.out, "metric search", config.resume) as begun:
+        if begun:
+            config = as_started(config.out, config, _NOT_RESULTS)
+        with starting(config.out, "metric search", config.model_dump(), begun):
+            spec = _prepare(config, source, gradients="G" in variables)
+        with ExitStack() as stack:
+            evaluate = _evaluator(spec, config.workers, stack)
+            known = _known(config.out / "known.json", evaluate, gradients=bool(spec["gradients"]))
+            result = _run(config, strategy, evaluate, stack)
+        summary = _summary(config, result, known)
+        write_json(config.out / BEST, _best(config, summary, result))
+        write_json(config.out / SUMMARY, summary)
+        write_metric_report(config.out)
+        return MetricSearched(config.out, config.out / BEST, summary["metric"], summary)
 
 
 def _check_sparsity(config: MetricSearchConfig, source: ModelSource) -> None:
@@ -221,7 +213,7 @@ def _prepare(config: MetricSearchConfig, source: ModelSource, *, gradients: bool
         "seq_len": tokens.shape[1],
         "micro_batch": micro_batch,
     }
-    write_settings(out, {"command": "metric search", **config.model_dump(), **chosen})
+    resolve_settings(out, chosen)
     return {
         "model": config.model,
         **{k: chosen[k] for k in ("device", "dtype", "threads", "micro_batch")},

@@ -1,7 +1,8 @@
 """Data-parallel work under torchrun or `accelerate launch`: who this process is."""
 
-import os
 from dataclasses import dataclass
+
+from tracenas.recovery.settings import World
 
 __all__ = ["Processes", "join_processes"]
 
@@ -37,7 +38,7 @@ def join_processes(device: str) -> Processes:
     Args:
         device: as the user named it; `auto` and `cuda` become this process's own GPU.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+    if World.from_environment().size < 2:
         return Processes(0, 1, device)
     import torch
     from accelerate import PartialState

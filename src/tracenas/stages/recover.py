@@ -2,8 +2,8 @@
 
 import json
 import math
-import shutil
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,7 @@ from tracenas.stages.recover_setup import (
     write_settings,
 )
 from tracenas.stages.results import Table, print_table, to_plain
+from tracenas.stages.run_directory import in_use
 from tracenas.stages.session import set_threads
 
 if TYPE_CHECKING:
@@ -97,6 +98,11 @@ def recover(config: RecoverConfig) -> Recovered:
     world = World.from_environment()
     source = open_source(config.model, decoder_only="recover")
     check_input(config, source, world)
+    with in_use(config.out) if world.is_main else nullcontext():
+        return _recover(config, source, world)
+
+
+def _recover(config: RecoverConfig, source: ModelSource, world: World) -> Recovered:
     if config.resume and (config.out / RESULT).is_file():
         stored = read_json(config.out / RESULT)
         try:
@@ -206,7 +212,7 @@ def _train(
 
 def _finish(config: RecoverConfig, source: ModelSource, world: World, data: RecoveryData) -> Recovered:
     """Write the plain checkpoint from the best training checkpoint, and say what came of it."""
-    from tracenas.recovery.checkpoints import checkpoint_path, disk_trouble, last_checkpoint
+    from tracenas.recovery.checkpoints import checkpoint_path, last_checkpoint, remove_all, writing
 
     directory = config.out / CHECKPOINTS
     last = last_checkpoint(directory)
@@ -218,17 +224,11 @@ def _finish(config: RecoverConfig, source: ModelSource, world: World, data: Reco
     if not world.is_main:
         _wait_for_all(world)
         return result
-    try:
+    with writing(config.out, checkpoint_path(directory, step)):
         _write(config, source, checkpoint_path(directory, step), result)
-    except Exception as error:
-        if reason := disk_trouble(error):
-            raise UserError(
-                f"cannot write {config.out}: {reason}; the checkpoint of step {step} is intact: go on with --resume"
-            ) from error
-        raise
     write_json(config.out / RESULT, result.to_json())
     if not config.keep_checkpoints:
-        shutil.rmtree(directory, ignore_errors=True)
+        remove_all(directory)
     _wait_for_all(world)
     return result
 

@@ -23,6 +23,7 @@ from tracenas.recovery.settings import (
 from tracenas.rundir import atomic_path, require_free, sweep
 from tracenas.stages.recover_data import check_splits
 from tracenas.stages.results import to_plain
+from tracenas.stages.run_directory import KIND
 from tracenas.stages.run_settings import read_settings
 from tracenas.stages.session import set_threads
 
@@ -152,7 +153,7 @@ def write_settings(config: RecoverConfig) -> None:
     import torch
     import yaml
 
-    stored = {**to_plain(config.model_dump()), "threads": torch.get_num_threads()}
+    stored = {KIND: "recover", **to_plain(config.model_dump()), "threads": torch.get_num_threads()}
     with atomic_path(config.out / SETTINGS) as temporary:
         temporary.write_text(yaml.safe_dump(stored, sort_keys=False), encoding="utf-8")
 

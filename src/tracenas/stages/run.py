@@ -13,6 +13,7 @@ from tracenas.stages.prune import Pruned
 from tracenas.stages.report import report
 from tracenas.stages.results import Table, print_table
 from tracenas.stages.run_comparison import compare, rivals, verdict
+from tracenas.stages.run_directory import in_use
 from tracenas.stages.run_recovery import CHECKPOINT, RECOVERED_CHECKPOINT, RIVALS, prune_once, recover_all
 from tracenas.stages.run_sections import BENCH, EVALUATION, begin, bench_config, check_run, eval_config
 from tracenas.stages.search import SUMMARY, SearchOutcome, resolved, search
@@ -102,8 +103,13 @@ def run(config: RunConfig) -> RunOutcome:
     """
     config = resolved(config, open_source(config.model))
     check_used(config)
+    with in_use(config.out):
+        return _stages(config)
+
+
+def _stages(config: RunConfig) -> RunOutcome:
     check_run(config)
-    found = search(SearchConfig(**{key: getattr(config, key) for key in SearchConfig.model_fields}))
+    found = search(SearchConfig(**{key: getattr(config, key) for key in SearchConfig.model_fields}), kind="run")
     begin(config, "prune")
     pruned = prune_once(config, found.best, config.out)
     comparison = compare(config, found, pruned)

@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from tracenas.config import RecoverConfig, RunConfig
 from tracenas.errors import UserError
 from tracenas.models.source import open_source
 from tracenas.recovery.settings import World
-from tracenas.rundir import atomic_path, read_json, write_json
+from tracenas.rundir import atomic_path, read_json, require_free, write_json
 from tracenas.stages.prune import Pruned, prune
 from tracenas.stages.recover import RESULT as RECOVERY
 from tracenas.stages.recover import Recovered, recover
@@ -29,19 +30,26 @@ from tracenas.stages.run_sections import (
 __all__ = ["CHECKPOINT", "RECOVERED_CHECKPOINT", "RIVALS", "prune_once", "recover_all"]
 
 CHECKPOINT, RECOVERED_CHECKPOINT, RIVALS = "pruned", "recovered", "rivals"
+_PRUNING = "pruning.json"
+"""There while this run writes the checkpoint: one that is there without it is somebody else's."""
+_PATIENCE = 30
+"""Seconds that processes have to end after an interrupt."""
 _REPEATED = ("uniform", "random 1")
 
 
 def prune_once(config: RunConfig, arch: Path, home: Path) -> Pruned:
     """The checkpoint of an architecture in HOME/pruned, recorded in HOME/pruned.json; written if it is not there."""
-    record, target = home / PRUNED, home / CHECKPOINT
+    record, target, claim = home / PRUNED, home / CHECKPOINT, home / _PRUNING
     if record.is_file() and target.is_dir():
         stored = read_json(record)
         return Pruned(**{**stored, "path": target})
-    if target.is_dir():  # written, but not recorded: the directory appears whole, so it only has to be written again
+    if claim.is_file() and target.is_dir():  # written whole, but not recorded: it only has to be written again
         shutil.rmtree(target)
+    require_free(target, what="checkpoint directory")
+    write_json(claim, {"checkpoint": CHECKPOINT})
     result = prune(prune_config(config, arch, target))
     write_json(record, result.to_json())
+    claim.unlink()
     return result
 
 
@@ -111,7 +119,15 @@ def _recover(config: RecoverConfig, processes: int, home: Path) -> Recovered:
         temporary.write_text(yaml.safe_dump(told, sort_keys=False), encoding="utf-8")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     command += ["-m", "tracenas.cli", "recover", "--config", str(settings)]
-    status = subprocess.run(command, stdout=2, check=False).returncode
+    launcher = subprocess.Popen(command, stdout=2)
+    try:
+        status = launcher.wait()
+    except BaseException:
+        launcher.terminate()  # it ends its processes, which would outlive a kill
+        with suppress(subprocess.TimeoutExpired):
+            launcher.wait(_PATIENCE)
+        launcher.kill()
+        raise
     if status != 0:
         raise UserError(
             f"the recovery in {processes} processes ended with status {status} (its message stands above); nothing "

@@ -9,7 +9,15 @@ from tracenas.errors import UserError, first_line
 from tracenas.rundir import atomic_path, read_json, write_json
 from tracenas.stages.results import to_plain
 
-__all__ = ["CONFIG", "as_started", "read_settings", "same_model", "same_settings", "write_settings"]
+__all__ = [
+    "CONFIG",
+    "as_started",
+    "read_settings",
+    "resolve_settings",
+    "same_model",
+    "same_settings",
+    "write_settings",
+]
 
 CONFIG = "config.yaml"
 C = TypeVar("C", bound=StageConfig)
@@ -22,6 +30,14 @@ def write_settings(out: Path, settings: Mapping[str, Any]) -> None:
     text = yaml.safe_dump(to_plain(dict(settings)), sort_keys=False)
     with atomic_path(out / CONFIG) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def resolve_settings(out: Path, settings: Mapping[str, Any]) -> None:
+    """Put into RUN/config.yaml what the settings that it leaves open came to."""
+    stored = read_settings(out / CONFIG)
+    values = {k: v for k, v in settings.items() if stored.get(k) in (None, "auto") and v not in (None, "auto")}
+    if values:
+        write_settings(out, {**stored, **values})
 
 
 def read_settings(path: Path) -> dict[str, Any]:

@@ -10,26 +10,25 @@ from typing import Any, TypeVar
 
 from tracenas.config import SearchConfig, check_used
 from tracenas.data.sources import probe
-from tracenas.errors import UserError
 from tracenas.models.source import ModelSource, open_source
-from tracenas.rundir import Journal, provenance, require_free, sweep, write_json
+from tracenas.rundir import Journal, provenance, write_json
 from tracenas.search import STRATEGIES, Progress, SearchResult, Settings, run_search
 from tracenas.space.architecture import Architecture
 from tracenas.space.search_space import SearchSpace
-from tracenas.stages.compensation import COMPENSATION, realisation_facts
-from tracenas.stages.one_shot import ANCHOR, anchor_of
-from tracenas.stages.proxies import REFERENCE, proxy_of, racing_of
-from tracenas.stages.results import Table, print_table, to_plain
-from tracenas.stages.run_settings import CONFIG, as_started, same_model, write_settings
-from tracenas.stages.session import CALIBRATION, ORDERING, Session, open_session, options_of, space_of
+from tracenas.stages.compensation import realisation_facts
+from tracenas.stages.one_shot import anchor_of
+from tracenas.stages.proxies import proxy_of, racing_of
+from tracenas.stages.results import Table, print_table
+from tracenas.stages.run_directory import run_directory, starting
+from tracenas.stages.run_settings import as_started, resolve_settings, same_model
+from tracenas.stages.session import Session, open_session, options_of, space_of
 
-__all__ = ["SearchOutcome", "check_out", "resolved", "search"]
+__all__ = ["SearchOutcome", "resolved", "search"]
 
 C = TypeVar("C", bound=SearchConfig)
 
 JOURNAL, BEST, SUMMARY = "journal.jsonl", "best.json", "summary.json"
 _NOT_RESULTS = ("resume", "out")
-_START = (CALIBRATION, ORDERING, COMPENSATION, REFERENCE, ANCHOR, CONFIG, "base.json")
 
 
 @dataclass(frozen=True)
@@ -85,34 +84,11 @@ class SearchOutcome:
         )
 
 
-def check_out(out: Path, resume: bool) -> bool:
-    """Whether `out` holds a run to go on with; what an interrupted process left half done in it is cleared.
-
-    Raises:
-        UserError: if there is a run and `--resume` was not given, or something that is no run.
-    """
-    if resume:
-        sweep(out)
-    if (out / CONFIG).is_file():
-        if not resume:
-            raise UserError(f"run directory {out} holds a run; go on with --resume, or choose another")
-        return True
-    if resume and out.is_dir():
-        _clear(out)
-    require_free(out, what="run directory")
-    return False
-
-
-def _clear(out: Path) -> None:
-    """Remove what a start leaves before its settings are written, if there is nothing else in `out`."""
-    files = list(out.iterdir())
-    if all(f.name in _START for f in files):
-        for file in files:
-            file.unlink()
-
-
-def search(config: SearchConfig) -> SearchOutcome:
+def search(config: SearchConfig, kind: str = "search") -> SearchOutcome:
     """Run or resume a search (TraceNAS Algorithm 1) into the run directory `config.out`.
+
+    Args:
+        kind: the command that the directory is of.
 
     Raises:
         UserError: for wrong input, before any work is done.
@@ -130,21 +106,21 @@ def search(config: SearchConfig) -> SearchOutcome:
     if config.saliency not in SALIENCIES:
         SALIENCIES.get(config.saliency)
     _ = config.trace_rank, config.protected
-    known = check_out(config.out, config.resume)
-    config = as_started(config.out, config, _NOT_RESULTS) if known else decided
+    with run_directory(config.out, kind, config.resume) as begun:
+        settings = as_started(config.out, config, _NOT_RESULTS) if begun else decided
+        return _search(settings, source, space, kind, begun)
+
+
+def _search(config: SearchConfig, source: ModelSource, space: SearchSpace, kind: str, begun: bool) -> SearchOutcome:
     settings = _settings(config)
-    try:
+    with starting(config.out, kind, config.model_dump(), begun):
         session = open_session(source, space, config, data=config.data, run=config.out)
         anchor = [anchor_of(session, config.init)] if config.init == "nirvana" else []
-        if not known:
-            write_settings(config.out, _resolved(config, session))
+        samples, seq_len = session.tokens.shape
+        resolve_settings(config.out, {**session.machine(), "samples": samples, "seq_len": seq_len})
         evaluator = session.evaluator(config.proxy, config.rank)
         racing = racing_of(evaluator, config.race, config.elites)
         same_model(config.out, evaluator.base_loss)
-    except UserError:
-        if not known:
-            _clear(config.out)
-        raise
     seeds = [*anchor, *_seeds(config, space)]
     strategy = STRATEGIES.get(config.strategy)(space, settings, prior=session.prior(), seeds=seeds)
     with _display(space, config.proxy, strategy.generations) as on_event:
@@ -207,12 +183,6 @@ def _seeds(config: SearchConfig, space: SearchSpace) -> list[Architecture]:
     """Candidates that generation 0 holds besides the anchor: so that the result never scores below uniform."""
     uniform = space.uniform() if config.include_uniform and config.init != "uniform" else None
     return [] if uniform is None else [uniform]
-
-
-def _resolved(config: SearchConfig, session: Session) -> dict[str, Any]:
-    """The settings with what `auto` came to, as config.yaml keeps them."""
-    samples, seq_len = session.tokens.shape
-    return {**to_plain(config.model_dump()), **session.machine(), "samples": samples, "seq_len": seq_len}
 
 
 @contextmanager

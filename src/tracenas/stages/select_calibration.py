@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from tracenas.config import SelectCalibrationConfig
 from tracenas.data.sources import probe
+from tracenas.error_log import error_log, log_beside
 from tracenas.errors import UserError
-from tracenas.models.source import open_source
+from tracenas.locks import locked
+from tracenas.models.source import ModelSource, open_source
 from tracenas.stages.one_shot import as_method, on_tokens
 from tracenas.stages.results import Table, print_table, to_plain
 from tracenas.stages.session import options_of, set_threads, space_of
@@ -125,6 +127,12 @@ def select_calibration(config: SelectCalibrationConfig) -> Selected:
     source = open_source(config.model)
     probe(config.text_field, config.data, config.held_out, config.second)
     _check_out(config.out)
+    what, name = f"out {config.out.name} in", f".{config.out.name}.lock"
+    with locked(config.out.parent, what=what, name=name), error_log(log_beside(config.out)):
+        return _select(config, source)
+
+
+def _select(config: SelectCalibrationConfig, source: ModelSource) -> Selected:
     space = space_of(source, config, params=config.params, tolerance=config.tolerance)
     set_threads(config.threads)
     from tracenas.data.tokens import save_tokens

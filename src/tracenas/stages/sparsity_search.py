@@ -10,8 +10,9 @@ from tracenas.rundir import Journal, provenance, write_json
 from tracenas.search import SearchResult, Settings, run_search
 from tracenas.search.evolution import Evolution
 from tracenas.space.sparsity import Shares, SparsitySpace
-from tracenas.stages.run_settings import same_model, same_settings, write_settings
-from tracenas.stages.search import BEST, JOURNAL, SUMMARY, check_out
+from tracenas.stages.run_directory import run_directory, starting
+from tracenas.stages.run_settings import same_model, same_settings
+from tracenas.stages.search import BEST, JOURNAL, SUMMARY
 from tracenas.stages.tokens import window_start
 
 if TYPE_CHECKING:
@@ -54,27 +55,27 @@ def search_shares(
     check_proxy(config.proxy)
     run = config.run or config.out.with_name(config.out.name + ".search")
     settings = Settings(config.population, config.elites, config.iterations, init="uniform", seed=config.seed)
-    plain = config.model_dump()
-    if check_out(run, config.resume):
-        same_settings(run, plain, _NOT_RESULTS)
-    else:
-        write_settings(run, {**plain, "samples": tokens.shape[0], "seq_len": tokens.shape[1], "micro_batch": batch})
-    evaluator = _evaluator(config, loaded, space, metric, compare, gradients, tokens, batch)
-    same_model(run, evaluator.base_loss)
-    strategy: Evolution[Shares] = Evolution(space, settings)
     assert config.data is not None
-    label = "Φ" if config.proxy == "phi" else config.proxy
-    with SearchProgress(settings.iterations, label=label) as display:
-        result = run_search(
-            strategy,
-            evaluator,
-            Journal(run / JOURNAL),
-            on_event=lambda e: display.update(
-                e.generation, e.done, e.planned - e.duplicates, e.best, None, e.duplicates
-            ),
-            facts={"bos": window_start(loaded, config.data, config.bos).carried},
-        )
-    _write_result(config, run, metric, result, evaluator.base_loss)
+    chosen = {"samples": tokens.shape[0], "seq_len": tokens.shape[1], "micro_batch": batch}
+    with run_directory(run, "sparsify", config.resume) as begun:
+        if begun:
+            same_settings(run, config.model_dump(), _NOT_RESULTS)
+        with starting(run, "sparsify", {**config.model_dump(), **chosen}, begun):
+            evaluator = _evaluator(config, loaded, space, metric, compare, gradients, tokens, batch)
+            same_model(run, evaluator.base_loss)
+        strategy: Evolution[Shares] = Evolution(space, settings)
+        label = "Φ" if config.proxy == "phi" else config.proxy
+        with SearchProgress(settings.iterations, label=label) as display:
+            result = run_search(
+                strategy,
+                evaluator,
+                Journal(run / JOURNAL),
+                on_event=lambda e: display.update(
+                    e.generation, e.done, e.planned - e.duplicates, e.best, None, e.duplicates
+                ),
+                facts={"bos": window_start(loaded, config.data, config.bos).carried},
+            )
+        _write_result(config, run, metric, result, evaluator.base_loss)
     return result.best
 
 

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,13 +11,13 @@ from tracenas.config import StudyConfig
 from tracenas.config.study import names
 from tracenas.data.sources import is_tokens, probe
 from tracenas.errors import UserError
-from tracenas.models.source import ModelSource, open_source
+from tracenas.models.source import open_source
 from tracenas.proxies import PROXIES
 from tracenas.rundir import Journal, provenance, read_json, write_json
 from tracenas.space.search_space import SearchSpace
-from tracenas.stages.results import to_plain
-from tracenas.stages.run_settings import CONFIG, as_started, read_settings, same_model, write_settings
-from tracenas.stages.search import JOURNAL, check_out
+from tracenas.stages.run_directory import run_directory, starting
+from tracenas.stages.run_settings import CONFIG, as_started, read_settings, resolve_settings, same_model
+from tracenas.stages.search import JOURNAL
 from tracenas.stages.session import Session, open_session
 from tracenas.stages.study_combined import parse_combinations
 from tracenas.stages.study_pool import Drawn, draw_pool, parse_list
@@ -62,31 +61,32 @@ def study(config: StudyConfig) -> StudyOutcome:
     plan = _plan(config)
     space, pool = draw_pool(source, config)
     _ = config.trace_rank
-    known = check_out(config.out, config.resume)
-    if known:
-        config = as_started(config.out, config, _NOT_RESULTS)
-    try:
-        session = _open(source, space, config, known)
-        prepared = _prepare(config, session, plan, chosen, pool[0])
-    except UserError:
-        if not known:
-            _clear(config.out)
-        raise
-    setup = time.perf_counter() - started
-    records = _measure(config, space, pool, prepared, {"bos": session.start.carried})
-    found = summarise(
-        config,
-        space,
-        plan,
-        prepared.costs,
-        records,
-        setup_seconds=setup,
-        settings=read_settings(config.out / CONFIG),
-        combinations=combinations,
-    )
-    found["provenance"] = provenance(model=config.model, seed=config.seed, bos=session.start.carried)
-    write_results(config.out, found)
-    return StudyOutcome(config.out, found)
+    with run_directory(config.out, "study", config.resume) as begun:
+        if begun:
+            config = as_started(config.out, config, _NOT_RESULTS)
+        with starting(config.out, "study", config.model_dump(), begun):
+            session = open_session(source, space, config, data=config.data, run=config.out)
+            samples, seq_len = session.tokens.shape
+            machine = {**session.machine(), "samples": samples, "seq_len": seq_len}
+            if is_tokens(config.eval_text):  # its own note says how its windows begin
+                machine["bos"] = config.bos
+            resolve_settings(config.out, machine)
+            prepared = _prepare(config, session, plan, chosen, pool[0])
+        setup = time.perf_counter() - started
+        records = _measure(config, space, pool, prepared, {"bos": session.start.carried})
+        found = summarise(
+            config,
+            space,
+            plan,
+            prepared.costs,
+            records,
+            setup_seconds=setup,
+            settings=read_settings(config.out / CONFIG),
+            combinations=combinations,
+        )
+        found["provenance"] = provenance(model=config.model, seed=config.seed, bos=session.start.carried)
+        write_results(config.out, found)
+        return StudyOutcome(config.out, found)
 
 
 def _proxies(config: StudyConfig) -> tuple[str, ...]:
@@ -128,24 +128,6 @@ def _plan(config: StudyConfig) -> Plan:
     if config.target is not None:
         parse_list("target", config.target, tuple(t.name for t in plan.targets()))
     return plan
-
-
-def _open(source: ModelSource, space: SearchSpace, config: StudyConfig, known: bool) -> Session:
-    session = open_session(source, space, config, data=config.data, run=config.out)
-    if not known:
-        samples, seq_len = session.tokens.shape
-        resolved = {**session.machine(), "samples": samples, "seq_len": seq_len}
-        if is_tokens(config.eval_text):  # its own note says how its windows begin
-            resolved["bos"] = config.bos
-        write_settings(config.out, {**to_plain(config.model_dump()), **resolved})
-    return session
-
-
-def _clear(out: Path) -> None:
-    """Remove what a refused start has left."""
-    for file in out.iterdir() if out.is_dir() and not (out / JOURNAL).exists() else ():
-        if file.name == CONFIG or file.suffix in (".safetensors", ".json"):
-            file.unlink()
 
 
 def _prepare(config: StudyConfig, session: Session, plan: Plan, chosen: tuple[str, ...], first: Drawn) -> _Prepared:

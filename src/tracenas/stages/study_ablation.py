@@ -17,8 +17,9 @@ from tracenas.space.architecture import Architecture
 from tracenas.space.search_space import SearchSpace
 from tracenas.stages.compensation import text_of
 from tracenas.stages.results import to_plain
-from tracenas.stages.run_settings import as_started, same_model, write_settings
-from tracenas.stages.search import JOURNAL, check_out
+from tracenas.stages.run_directory import run_directory, starting
+from tracenas.stages.run_settings import as_started, resolve_settings, same_model
+from tracenas.stages.search import JOURNAL
 from tracenas.stages.session import ORDERING, Session, open_session, space_of
 from tracenas.stages.study_pool import draw_pool
 from tracenas.stages.study_results import STUDY, draw
@@ -75,32 +76,31 @@ def ablation(config: AblationConfig) -> Ablated:
     PROXIES.get(config.proxy)
     grid = _grid(config, source)
     space, pool = _pool(config, source)
-    known = check_out(config.out, config.resume)
-    if known:
-        config = as_started(config.out, config, _NOT_RESULTS)
-    elif config.study is not None:
-        shutil.copyfile(config.study / ORDERING, config.out / ORDERING)
-    session = _open(config, source, space, grid, known)
-    records = _score(config, session, grid, pool.architectures)
-    protocol = (
-        f"{config.proxy} of {len(pool.architectures)} architectures; unless varied: "
-        f"{grid.samples} sequences of {grid.length} tokens, rank {config.rank}."
-    )
-    found = {
-        "model": config.model,
-        "proxy": config.proxy,
-        "architectures": len(pool.architectures),
-        "protocol": protocol,
-        "categories": compare(
-            grid.settings(), records, pool.targets, pool.values, seed=config.seed, resamples=config.resamples
-        ),
-        "provenance": provenance(model=config.model, seed=config.seed, bos=session.start.carried),
-    }
-    write_json(config.out / ABLATION, to_plain(found))
-    with atomic_path(config.out / MARKDOWN) as temporary:
-        parts = [protocol, *(f"**{t.title}**\n\n{t.markdown()}" for t in ablation_tables(found))]
-        temporary.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-    return Ablated(config.out, found)
+    with run_directory(config.out, "study ablation", config.resume) as begun:
+        if begun:
+            config = as_started(config.out, config, _NOT_RESULTS)
+        with starting(config.out, "study ablation", config.model_dump(), begun):
+            session = _open(config, source, space, grid)
+        records = _score(config, session, grid, pool.architectures)
+        protocol = (
+            f"{config.proxy} of {len(pool.architectures)} architectures; unless varied: "
+            f"{grid.samples} sequences of {grid.length} tokens, rank {config.rank}."
+        )
+        found = {
+            "model": config.model,
+            "proxy": config.proxy,
+            "architectures": len(pool.architectures),
+            "protocol": protocol,
+            "categories": compare(
+                grid.settings(), records, pool.targets, pool.values, seed=config.seed, resamples=config.resamples
+            ),
+            "provenance": provenance(model=config.model, seed=config.seed, bos=session.start.carried),
+        }
+        write_json(config.out / ABLATION, to_plain(found))
+        with atomic_path(config.out / MARKDOWN) as temporary:
+            parts = [protocol, *(f"**{t.title}**\n\n{t.markdown()}" for t in ablation_tables(found))]
+            temporary.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+        return Ablated(config.out, found)
 
 
 # --- what is varied -------------------------------------------------------------------------------
@@ -172,18 +172,15 @@ def _pool(config: AblationConfig, source: ModelSource) -> tuple[SearchSpace, _Po
     return space, _Pool(architectures, targets, values)
 
 
-def _open(config: AblationConfig, source: ModelSource, space: SearchSpace, grid: _Grid, known: bool) -> Session:
+def _open(config: AblationConfig, source: ModelSource, space: SearchSpace, grid: _Grid) -> Session:
+    """The session with as much text as any setting reads, its units in the study's order."""
+    if config.study is not None and not (config.out / ORDERING).is_file():
+        with atomic_path(config.out / ORDERING) as temporary:
+            shutil.copyfile(config.study / ORDERING, temporary)
     most = max([grid.samples, *grid.counts])
     loading = config.model_copy(update={"samples": most, "seq_len": grid.length})
-    try:
-        session = open_session(source, space, loading, data=config.data, run=config.out)
-    except UserError:
-        if not known:
-            for file in config.out.glob("*.safetensors"):
-                file.unlink()
-        raise
-    if not known:
-        write_settings(config.out, {**to_plain(config.model_dump()), **session.machine()})
+    session = open_session(source, space, loading, data=config.data, run=config.out)
+    resolve_settings(config.out, session.machine())
     return session
 
 

@@ -1,0 +1,68 @@
+"""One process at a time in a directory that a command writes into."""
+
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from tracenas.errors import UserError
+from tracenas.rundir import LOCK, make_directory
+
+__all__ = ["locked"]
+
+_holders: dict[Path, int] = {}
+"""Lock file → the thread of this process that holds it."""
+
+
+@contextmanager
+def locked(directory: Path, *, what: str = "run directory", name: str = LOCK) -> Iterator[None]:
+    """Have a directory alone for the block; free within a block that has it. The system ends a dead process's lock.
+
+    Args:
+        directory: made if it is not there, and removed in the end if nothing was put into it.
+        name: of the lock file, where it is for a single file of the directory.
+
+    Raises:
+        UserError: if another process or thread has it (which one), or no lock can be made there.
+    """
+    place = directory.resolve() / name
+    if _holders.get(place) == threading.get_ident():
+        yield
+        return
+    made = not directory.exists()
+    if not made and not directory.is_dir():
+        raise UserError(f"{what} {directory}: is a file")
+    lock = FileLock(place, timeout=0)
+    try:
+        make_directory(directory)
+        holder = _text(place)  # before the attempt: old versions of filelock empty the file
+        lock.acquire()
+        if getattr(lock, "pid", None) is None:  # where the system has no locks, filelock writes into the file itself
+            place.write_text(f"pid {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+    except Timeout as error:
+        raise UserError(
+            f"{what} {directory}: in use by {holder or 'another process'}; wait, or choose another"
+        ) from error
+    except OSError as error:
+        lock.release()
+        raise UserError(f"{what} {directory}: {error.strerror or error}") from error
+    _holders[place] = threading.get_ident()
+    try:
+        yield
+    finally:
+        del _holders[place]
+        place.unlink(missing_ok=True)
+        lock.release()
+        if made:
+            with suppress(OSError):  # not empty
+                directory.rmdir()
+
+
+def _text(path: Path) -> str:
+    with suppress(OSError, UnicodeDecodeError):
+        return path.read_text(encoding="utf-8").strip()
+    return ""
