@@ -53,7 +53,7 @@ def temporary_prefix(path: Path) -> str:
 LOCK = ".lock"
 """In a directory that a process has for itself (`locks.locked`)."""
 
-_new_files: ContextVar[tuple[dict[Path, int], ...]] = ContextVar("new_files", default=())
+_new_files: ContextVar[tuple[dict[Path, tuple[int, int]], ...]] = ContextVar("new_files", default=())
 
 
 def sweep(directory: Path) -> None:
@@ -121,11 +121,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
                 yield temporary
                 fsync(temporary)
                 temporary.chmod(default_mode(0o666))
-                replaced, inode = path.exists(), temporary.stat().st_ino
+                replaced, identity = path.exists(), _identity(temporary)
                 temporary.replace(path)
             for files in _new_files.get():
                 if path in files or not replaced:
-                    files[path] = inode
+                    files[path] = identity
             fsync(path.parent)
     finally:
         if temporary is not None:
@@ -135,18 +135,24 @@ def atomic_path(path: Path) -> Iterator[Path]:
 @contextmanager
 def undone_on_error() -> Iterator[None]:
     """If the block ends with an error, the files are removed that `atomic_path` made in it, and no other one."""
-    files: dict[Path, int] = {}
+    files: dict[Path, tuple[int, int]] = {}
     token = _new_files.set((*_new_files.get(), files))
     try:
         yield
     except Exception:
-        for path, inode in files.items():
+        for path, identity in files.items():
             with suppress(OSError):
-                if path.stat().st_ino == inode:
+                if _identity(path) == identity:
                     path.unlink()
         raise
     finally:
         _new_files.reset(token)
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """Tells a file from a later one of the same name: systems give the number of a removed file again."""
+    status = path.stat()
+    return status.st_ino, status.st_mtime_ns
 
 
 def make_directory(path: Path) -> None:
