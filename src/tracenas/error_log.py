@@ -2,14 +2,15 @@
 
 import logging
 import os
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
-from tracenas.errors import CheckFailed, UserError, first_line
+from tracenas.errors import CheckFailed, UserError
 
-__all__ = ["ERROR_LOG", "error_log", "is_error_log", "log_beside", "log_failure", "traceback_place"]
+__all__ = ["ERROR_LOG", "error_log", "is_error_log", "log_beside", "log_failure", "log_trace", "traceback_place"]
 
 ERROR_LOG = "error.log"
 _HEADER = "tracenas error log"
@@ -74,12 +75,16 @@ def log_beside(file: Path) -> Path:
     return file.with_name(f"{file.name}.{ERROR_LOG}")
 
 
-def log_failure(error: BaseException | str) -> None:
-    """Keep an error's traceback, or the text of one from another process, where a log is kept."""
-    if isinstance(error, str):
-        _log.error("%s", error)
-    else:
-        _log.error("%s: %s", type(error).__name__, first_line(error), exc_info=error)
+def log_failure(error: BaseException) -> str:
+    """Keep an error's traceback where a log is kept; returns its text."""
+    trace = "".join(traceback.format_exception(error)).rstrip()
+    log_trace(trace)
+    return trace
+
+
+def log_trace(trace: str) -> None:
+    """Keep a traceback's text, where a log is kept; the error itself would hold what its frames hold."""
+    _log.error("%s", trace)
 
 
 def traceback_place(error: BaseException) -> str | None:

@@ -15,7 +15,7 @@ import pytest
 
 from tracenas import error_log as logs
 from tracenas import rundir
-from tracenas.error_log import error_log, is_error_log, log_failure, traceback_place
+from tracenas.error_log import error_log, is_error_log, log_failure, log_trace, traceback_place
 from tracenas.errors import CheckFailed, UserError, disk_trouble
 from tracenas.locks import locked
 from tracenas.process import disk_failures, is_first, terminable
@@ -369,8 +369,8 @@ def test_failures_within_are_kept_once(tmp_path: Path) -> None:
                 deep()
             except KeyError as error:
                 log_failure(error)
-        log_failure("of another process")
-    log_failure("of nobody")
+        log_trace("of another process")
+    log_trace("of nobody")
     text = (tmp_path / "error.log").read_text()
     assert text.count("in deep") == 1
     assert "of another process" in text

@@ -6,6 +6,7 @@ from typing import TypeVar
 
 import torch
 
+from tracenas.error_log import log_failure
 from tracenas.errors import UserError, first_line
 
 __all__ = ["FAILURES", "attempt", "failure", "within_memory"]
@@ -17,9 +18,12 @@ T = TypeVar("T")
 
 
 def failure(error: BaseException) -> str:
-    """One line on what went wrong."""
+    """One line on what went wrong; the traceback is kept where a log is."""
     line = first_line(error)[:200]
-    return line if type(error).__name__ == "Undefined" else f"{type(error).__name__}: {line}"
+    if type(error).__name__ == "Undefined":
+        return line
+    log_failure(error)
+    return f"{type(error).__name__}: {line}"
 
 
 def attempt(work: Callable[[], T], device: torch.device) -> tuple[T | None, str | None]:

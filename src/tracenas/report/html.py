@@ -5,7 +5,7 @@ from tracenas.report.drawing import UNIT_NAMES, architecture_drawing
 from tracenas.report.dynamics import Generation, generations
 from tracenas.report.formats import count, data_size, decimal, duration, percent, plural, proxy_label
 from tracenas.report.markup import Markup, el, join
-from tracenas.report.page import Section, asset, document, figure, header, section_head, stat_card
+from tracenas.report.page import Section, asset, document, figure, header, section_head, stat_card, unfinished
 from tracenas.report.published_model import published_model
 from tracenas.report.run_data import Compared, RunData
 from tracenas.report.stage_data import Stages
@@ -53,7 +53,7 @@ def _chips(run: RunData) -> list[str | Markup]:
     seed = run.setting("seed")
     facts += [] if seed is None else [f"Seed {seed}"]
     if not run.finished:
-        facts.append(el("li", "Search not finished: what the journal holds so far", class_="warn"))
+        facts.append(unfinished("Search"))
     return facts
 
 

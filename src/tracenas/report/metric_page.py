@@ -10,14 +10,15 @@ import numpy as np
 from tracenas.errors import UserError
 from tracenas.report.formats import MISSING, decimal, duration, percent, plural
 from tracenas.report.markup import Markup, el, join
-from tracenas.report.page import Section, document, figure, header, section_head, stat_card
+from tracenas.report.page import Section, document, figure, header, section_head, stat_card, unfinished
 from tracenas.report.reading import read_object, read_settings
 from tracenas.report.svg import Frame, circle, line, polyline, rect, star, text, ticks
 from tracenas.report.tables import settings_table, table
-from tracenas.rundir import Journal, atomic_path
-from tracenas.symbolic.analysis import front
+from tracenas.rundir import Journal, atomic_path, read_json
+from tracenas.search.result import generations
+from tracenas.symbolic.analysis import findings, front
 
-__all__ = ["is_metric_search", "write_metric_report"]
+__all__ = ["write_metric_report"]
 
 _BEST = 15
 _LOST = {
@@ -30,39 +31,49 @@ _LOST = {
 Row = Mapping[str, Any]
 
 
-def is_metric_search(run: Path) -> bool:
-    """Whether a run directory is a metric search's."""
-    return (run / "known.json").is_file() and (run / "summary.json").is_file()
-
-
 def write_metric_report(run: Path, out: Path | None = None) -> Path:
-    """Write RUN/report.html (or `out`) from a metric search's summary, journal and settings.
+    """Write RUN/report.html (or `out`) from a metric search's journal, settings and, if it has ended, summary.
 
     Raises:
-        UserError: if summary or journal are missing, or any of them is corrupt.
+        UserError: if what there must be is missing, or a file is corrupt.
     """
-    summary = read_object(run / "summary.json", required=True)
-    records = Journal(run / "journal.jsonl").read()
-    if not any(r.get("score") is not None for r in records):
-        raise UserError(f"{run / 'journal.jsonl'}: no metric with a score in it")
     settings = read_settings(run / "config.yaml")
+    records = Journal(run / "journal.jsonl").read()
+    running = "model" in settings and not (run / "summary.json").exists()
+    summary = _so_far(run, settings, records) if running else read_object(run / "summary.json", required=True)
+    if not running and not any(r.get("score") is not None for r in records):
+        raise UserError(f"{run / 'journal.jsonl'}: no metric with a score in it")
     path = out or run / "report.html"
-    page = _render(summary, records, settings)
+    page = _render(summary, records, settings, running)
     with atomic_path(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return path
 
 
-def _render(summary: Row, records: Sequence[Row], settings: Row) -> str:
+def _so_far(run: Path, settings: Row, records: Sequence[Row]) -> dict[str, Any]:
+    """What summary.json would say of a search that is still running."""
+    known = read_json(run / "known.json") if (run / "known.json").is_file() else []
+    history = generations(records, settings["population"], settings["elites"])
+    return {
+        **{key: settings[key] for key in ("model", "sparsity", "compare", "seed")},
+        **findings(records, known),
+        "duplicates": sum(g.duplicates for g in history[:-1]),
+        "generations": [g.to_json() for g in history],
+    }
+
+
+def _render(summary: Row, records: Sequence[Row], settings: Row, running: bool) -> str:
+    scored = any(r.get("score") is not None for r in records)
     sections: list[Section] = [
         ("known", "Comparison", _comparison(summary)),
-        ("search", "Search", _search(summary, records)),
-        ("metrics", "Metrics", _metrics(records)),
-        ("principles", "Principles", _principles(summary)),
+        ("search", "Search", _search(summary, records) if scored else None),
+        ("metrics", "Metrics", _metrics(records) if records else None),
+        ("principles", "Principles", _principles(summary) if scored else None),
         ("settings", "Settings", _settings(settings)),
     ]
     model = str(summary["model"])
-    chips = [f"Sparsity {summary['sparsity']}", f"Compared by {summary['compare']}", f"Seed {summary['seed']}"]
+    chips: list[str | Markup] = [f"Sparsity {summary['sparsity']}", f"Compared by {summary['compare']}"]
+    chips += [f"Seed {summary['seed']}", *([unfinished("Search")] if running else [])]
     top = header("metric search report", model, chips, sections)
     return document(f"{model}: metric search", top, _cards(summary), sections)
 
@@ -86,17 +97,21 @@ def _cards(summary: Row) -> Markup:
         stat_card(
             "Time of the evaluations",
             duration(summary["seconds"]),
-            f"{summary['complexity']} nodes in the found metric",
+            "" if summary["complexity"] is None else f"{summary['complexity']} nodes in the found metric",
         ),
     ]
     return el("div", *cards, class_="cards")
 
 
-def _comparison(summary: Row) -> Markup:
-    rows: list[tuple[str, str, float | None, str]] = [("found", summary["metric"], summary["loss"], "found")]
+def _comparison(summary: Row) -> Markup | None:
+    rows: list[tuple[str, str, float | None, str]] = []
+    if summary["metric"] is not None:
+        rows.append(("found", summary["metric"], summary["loss"], "found"))
     for known in summary["known"]:
         update = "updates weights" if known["name"] == "sparsegpt" else ""
         rows.append((known["name"], known["metric"] or update, known["loss"], ""))
+    if not rows:
+        return None
     rows.sort(key=lambda r: math.inf if r[2] is None else r[2])
     cells = [([n, el("code", m), _perplexity(loss), decimal(loss)], kind) for n, m, loss, kind in rows]
     lead = "Perplexity on the held-out text of the search, right after one-shot pruning, all pruned in the same way."

@@ -5,7 +5,7 @@ from importlib.resources import files
 
 from tracenas.report.markup import Markup, el, join
 
-__all__ = ["Section", "asset", "document", "figure", "header", "section_head", "stat_card"]
+__all__ = ["Section", "asset", "document", "figure", "header", "section_head", "stat_card", "unfinished"]
 
 Section = tuple[str, str, Markup | None]
 """(anchor, name in the menu, content); without content it is left out of page and menu."""
@@ -68,6 +68,11 @@ def header(kind: str, model: str, chips: Sequence[str | Markup], sections: Seque
 def section_head(name: str, lead: str | Markup | None = None) -> Markup:
     """A section's heading, and what stands in it in a sentence."""
     return join(el("h2", name), el("p", lead, class_="lead") if lead else None)
+
+
+def unfinished(what: str) -> Markup:
+    """A chip of the page of something that is still running, or was interrupted."""
+    return el("li", f"{what} not finished: what the journal holds so far", class_="warn")
 
 
 def stat_card(label: str, value: str | Markup, note: str | Markup | None = None, class_: str = "") -> Markup:

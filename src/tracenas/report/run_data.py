@@ -82,8 +82,9 @@ class RunData:
         run_dir = Path(run_dir)
         if not run_dir.is_dir():
             raise UserError(f"{run_dir}: no such run directory")
-        if not any((run_dir / name).is_file() for name in ("journal.jsonl", "best.json", "summary.json")):
-            raise UserError(f"{run_dir}: not a run directory (no journal.jsonl, best.json or summary.json in it)")
+        names = ("journal.jsonl", "best.json", "summary.json", "config.yaml")
+        if not any((run_dir / name).is_file() for name in names):
+            raise UserError(f"{run_dir}: not a run directory (no {', '.join(names[:-1])} or {names[-1]} in it)")
         summary = read_object(run_dir / "summary.json")
         journal = run_dir / "journal.jsonl"
         candidates = tuple(

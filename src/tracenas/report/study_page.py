@@ -7,8 +7,9 @@ from typing import Any
 from tracenas.report.formats import count, decimal, duration, percent, plural
 from tracenas.report.markup import Markup, el, join
 from tracenas.report.page import Section, document, figure, header, section_head, stat_card
-from tracenas.report.reading import read_object
+from tracenas.report.reading import read_object, read_settings
 from tracenas.report.study_charts import interval_chart, kind_legend, rank_chart, scatter
+from tracenas.report.study_progress import kept, study_so_far
 from tracenas.report.tables import settings_cards, table
 from tracenas.rundir import Journal, atomic_path
 from tracenas.study.tables import (
@@ -25,7 +26,7 @@ from tracenas.study.tables import (
     undefined,
 )
 
-__all__ = ["is_study", "write_study_report"]
+__all__ = ["write_study_report"]
 
 _CSS = """
 .figures.three { grid-template-columns: repeat(3, minmax(0, 1fr)); }
@@ -37,25 +38,18 @@ svg .rank.uniform { stroke: var(--uniform); stroke-width: 2.4; }
 
 Row = Mapping[str, Any]
 
-_LAYERS = 8
-"""Layers of an architecture that the table shows."""
-
-
-def is_study(run: Path) -> bool:
-    """Whether a directory is a finished study's."""
-    return (run / "study.json").is_file()
-
 
 def write_study_report(run: Path, out: Path | None = None) -> Path:
-    """Write RUN/report.html (or `out`) from a study's results and its journal.
+    """Write RUN/report.html (or `out`) from a study's journal and its results, or its settings while it is running.
 
     Raises:
-        UserError: if they are missing or corrupt.
+        UserError: if what there must be is missing, or a file is corrupt.
     """
     path = out or run / "report.html"
-    study = read_object(run / "study.json", required=True)
+    settings = read_settings(run / "config.yaml")
+    study = read_object(run / "study.json", required="model" not in settings)
     records = [_with_combined(study, r) for r in Journal(run / "journal.jsonl").read()]
-    page = _render(study, records)
+    page = _render(study, records) if study else study_so_far(settings, records)
     with atomic_path(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return path
@@ -213,8 +207,8 @@ def _architectures(study: Row, records: Sequence[Row]) -> Markup:
     for record in sorted(records, key=place):
         figures = [decimal(record["targets"][t["name"]]["value"]) for t in targets]
         size = percent(record["params"] / study["base_params"])
-        kept = _kept(record["arch"])
-        rows.append(([record["kind"], size, *figures, kept], "found" if record["kind"] == "uniform" else ""))
+        units = kept(record["arch"])
+        rows.append(([record["kind"], size, *figures, units], "found" if record["kind"] == "uniform" else ""))
     columns = ["Drawn", "of base", *(t["label"] for t in targets), "Kept per layer"]
     lead = f"In the order of “{main['label']}”; kept units as attention/MLP per layer, × a skipped block."
     failed = [
@@ -233,13 +227,6 @@ def _architectures(study: Row, records: Sequence[Row]) -> Markup:
         if cells:
             parts += [section_head(title), el("div", table(names, cells), class_="card flush")]
     return join(*parts)
-
-
-def _kept(arch: Row) -> str:
-    """`4/192 × 8/352`; stacks of an encoder–decoder one after the other."""
-    layers = arch["layers"] if "layers" in arch else [la for stack in arch.values() for la in stack["layers"]]
-    shown = ["×" if la.get("skip") else "/".join(str(v) for v in la.values()) for la in layers]
-    return "  ".join(shown if len(shown) <= _LAYERS else [*shown[: _LAYERS - 1], f"… {shown[-1]}"])
 
 
 def _settings(study: Row) -> Markup:

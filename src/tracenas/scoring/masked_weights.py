@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from tracenas.errors import UserError
 from tracenas.models.loss import gradient_scale, next_token_nll
+from tracenas.models.memory import failure
 from tracenas.models.ordering import Key, Ordering
 from tracenas.models.supernet import Supernet
 from tracenas.proxies import Measurement, Proxy
@@ -141,8 +142,7 @@ class SparsityEvaluator:
             score = Score(self.proxy.score(measured), loss=measured.loss, extra=extra)
         except (RuntimeError, ValueError) as error:
             gc.collect()
-            line = (str(error).strip().splitlines() or [""])[0][:200]
-            score = Score.failed(f"{type(error).__name__}: {line}")
+            score = Score.failed(failure(error))
         return replace(score, seconds=time.perf_counter() - started)
 
     def measure(self, shares: Shares) -> Measurement:

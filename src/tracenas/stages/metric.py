@@ -286,11 +286,6 @@ def _run(config: MetricSearchConfig, strategy: Any, evaluate: Evaluate, stack: E
     )
 
 
-def _simplest(result: "SearchResult[Program]") -> dict[str, Any]:
-    """The record with the highest score and, of several, the fewest nodes."""
-    return min((r for r in result.records if r["score"] == result.score), key=lambda r: int(r["params"]))
-
-
 def _best(config: MetricSearchConfig, summary: dict[str, Any], result: "SearchResult[Program]") -> dict[str, Any]:
     best = locate(summary["metric"]).expression
     return {
@@ -309,30 +304,14 @@ def _best(config: MetricSearchConfig, summary: dict[str, Any], result: "SearchRe
 def _summary(
     config: MetricSearchConfig, result: "SearchResult[Program]", known: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    from tracenas.symbolic.analysis import correlations, front, usage
+    from tracenas.symbolic.analysis import findings
 
-    scored = [r for r in result.records if r["score"] is not None]
-    metrics = [(Expression.from_json(r["arch"]), float(r["loss"])) for r in scored]
-    best = _simplest(result)
-    loss = float(best["loss"])
     return {
         "model": config.model,
         "sparsity": config.sparsity,
         "compare": config.compare,
         "seed": config.seed,
-        "metric": best["arch"]["metric"],
-        "loss": loss,
-        "perplexity": math.exp(min(loss, 700)),
-        "complexity": best["params"],
-        "evaluations": result.evaluated,
-        "failed": sum(r["status"] == "failed" for r in result.records),
+        **findings(result.records, known),
         "duplicates": result.duplicates,
-        "seconds": sum(float(r["seconds"]) for r in result.records),
-        "known": known,
-        "front": [
-            {"metric": r["arch"]["metric"], "complexity": r["params"], "loss": r["loss"]} for r in front(result.records)
-        ],
-        "usage": [u.to_json() for u in usage(metrics)],
-        "correlation": correlations([*scored, *({**k, "params": k["params"] or 0} for k in known)]),
         "generations": [g.to_json() for g in result.generations],
     }

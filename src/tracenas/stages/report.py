@@ -1,15 +1,31 @@
 """`tracenas report`: draw a run's report.html."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tracenas.config import ReportConfig
+from tracenas.errors import UserError
 from tracenas.report import write_report
-from tracenas.report.metric_page import is_metric_search, write_metric_report
-from tracenas.report.study_page import is_study, write_study_report
+from tracenas.report.metric_page import write_metric_report
+from tracenas.report.reading import read_settings
+from tracenas.report.study_page import write_study_report
+from tracenas.stages.run_directory import KIND
+from tracenas.stages.run_settings import CONFIG
 
 __all__ = ["Reported", "report"]
+
+_PAGES: dict[str, Callable[[Path, Path | None], Path]] = {
+    "search": write_report,
+    "run": write_report,
+    "demo": lambda out, page: write_report(out / "run", page or out / "report.html"),
+    "metric search": write_metric_report,
+    "study": write_study_report,
+}
+_SETTINGS = {"starts": "study", "variables": "metric search", "sample_counts": "study ablation", "ratios": "sparsify"}
+"""A setting of each command that others have not: older directories do not say what they are of."""
+_FILES = {"known.json": "metric search", "study.json": "study", "recover.yaml": "recover", "sparsity.json": "sparsify"}
 
 
 @dataclass(frozen=True)
@@ -28,13 +44,19 @@ class Reported:
 
 
 def report(config: ReportConfig) -> Reported:
-    """Write the report of a run directory.
+    """Write the report of a run directory: of one that is still running, what there is.
 
     Raises:
-        UserError: if the directory holds no run.
+        UserError: if the directory holds no run, or one that has no page.
     """
-    if is_metric_search(config.run):
-        return Reported(write_metric_report(config.run, config.out))
-    if is_study(config.run):
-        return Reported(write_study_report(config.run, config.out))
-    return Reported(write_report(config.run, config.out))
+    kind = _kind(config.run, read_settings(config.run / CONFIG))
+    if kind not in _PAGES:
+        raise UserError(f"{config.run}: of `tracenas {kind}`, which has no page; accepted: of {', '.join(_PAGES)}")
+    return Reported(_PAGES[kind](config.run, config.out))
+
+
+def _kind(run: Path, settings: Mapping[str, Any]) -> str:
+    """The command that a directory is of; `search` where nothing says so."""
+    guesses = [kind for key, kind in _SETTINGS.items() if key in settings]
+    guesses += [kind for name, kind in _FILES.items() if (run / name).is_file()]
+    return str(settings.get(KIND) or next(iter(guesses), "search"))

@@ -1,5 +1,6 @@
 """What a metric search teaches: its front, its operators, and what goes along with quality (Pruner-Zero §4)."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -9,7 +10,7 @@ from scipy import stats
 
 from tracenas.symbolic.tree import ARITY, VARIABLES, Expression
 
-__all__ = ["Usage", "correlations", "front", "spearman", "usage"]
+__all__ = ["Usage", "correlations", "findings", "front", "simplest", "spearman", "usage"]
 
 
 def front(records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -20,6 +21,38 @@ def front(records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         if not best or record["score"] > best[-1]["score"]:
             best.append(record)
     return best
+
+
+def simplest(records: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The record with the highest score and, of several, the fewest nodes; None where none has a score."""
+    scored = [r for r in records if r["score"] is not None]
+    return min(scored, key=lambda r: (-r["score"], r["params"]), default=None)
+
+
+def findings(records: Sequence[Mapping[str, Any]], known: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What a journal says of its metrics, as summary.json holds it.
+
+    Args:
+        known: `name, metric, params, loss, lost` of the known metrics, measured in the same way.
+    """
+    scored = [r for r in records if r["score"] is not None]
+    best = simplest(records)
+    loss = None if best is None else float(best["loss"])
+    return {
+        "metric": None if best is None else best["arch"]["metric"],
+        "loss": loss,
+        "perplexity": None if loss is None else math.exp(min(loss, 700)),
+        "complexity": None if best is None else best["params"],
+        "evaluations": sum(r["status"] != "infeasible" for r in records),
+        "failed": sum(r["status"] == "failed" for r in records),
+        "seconds": sum(float(r["seconds"]) for r in records),
+        "known": list(known),
+        "front": [
+            {"metric": r["arch"]["metric"], "complexity": r["params"], "loss": r["loss"]} for r in front(records)
+        ],
+        "usage": [u.to_json() for u in usage([(Expression.from_json(r["arch"]), float(r["loss"])) for r in scored])],
+        "correlation": correlations([*scored, *({**k, "params": k["params"] or 0} for k in known)]),
+    }
 
 
 @dataclass(frozen=True)

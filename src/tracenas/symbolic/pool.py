@@ -6,12 +6,16 @@ evaluated on its own.
 
 import json
 import multiprocessing
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from multiprocessing.connection import Connection, wait
 from types import TracebackType
 from typing import Any
+
+from tracenas.error_log import log_trace
+from tracenas.errors import first_line
 
 __all__ = ["Pool", "resolve"]
 
@@ -38,7 +42,8 @@ def _serve(connection: Connection, target: str, spec: str) -> None:
             try:
                 answer = {"result": evaluate(task)}
             except Exception as error:
-                answer = {"error": f"{type(error).__name__}: {str(error)[:200]}"}
+                trace = "".join(traceback.format_exception(error))
+                answer = {"error": f"{type(error).__name__}: {first_line(error)[:200]}", "trace": trace}
             connection.send_bytes(json.dumps(answer).encode())
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
@@ -115,6 +120,8 @@ class Pool:
             assert task is not None
             try:
                 answers[task] = json.loads(worker.connection.recv_bytes())
+                if trace := answers[task].pop("trace", None):
+                    log_trace(trace)
             except (EOFError, ConnectionResetError):
                 worker.close()
                 self._workers[i] = _Worker(self._context, self._target, self._spec)
