@@ -66,7 +66,7 @@ def writing(path: Path, kept: Path | None, unfinished: Path | None = None) -> It
         if not (reason := disk_trouble(error)):
             raise
         intact = f"{kept} is intact: go on from it with --resume" if kept else "no earlier checkpoint was written"
-        raise UserError(f"cannot write {path}: {reason}; {intact}") from error
+        raise UserError(f"cannot write checkpoint {path}: {reason}; {intact}") from error
 
 
 def publish(temporary: Path, path: Path) -> None:
