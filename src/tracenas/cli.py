@@ -164,7 +164,7 @@ def _command(name: str, command: Command) -> click.Command:
             params.append(click.Option([flag, field], default=None, metavar="VALUE", help=text))
 
     def call(arguments: tuple[str, ...], config: Path | None, json_output: bool, **options: Any) -> None:
-        stored: dict[str, Any] = _yaml(config) if config is not None else {}
+        stored: dict[str, Any] = _yaml(config, name) if config is not None else {}
         here = _values(kind, command, arguments, stored, options)
         settings = configs.build(kind, {**stored, **here}, inherited=stored.keys() - here.keys())
         first = is_first(name, tuple(n for n, c in COMMANDS.items() if c.parallel))
@@ -229,7 +229,7 @@ def _scalar(text: str) -> Any:
     return {"true": True, "false": False, "null": None}.get(text.lower(), text)
 
 
-def _yaml(path: Path) -> dict[str, Any]:
+def _yaml(path: Path, command: str) -> dict[str, Any]:
     import yaml
 
     try:
@@ -244,6 +244,9 @@ def _yaml(path: Path) -> dict[str, Any]:
         raise UserError(f"config {path}: not YAML{where}") from error
     if not isinstance(data, dict):
         raise UserError(f"config {path}: expected settings of the form key: value")
+    kind = data.pop("kind", command)  # of a run directory's config.yaml
+    if kind != command and not {kind, command} <= {"run", "search"}:
+        raise UserError(f"config {path}: settings of `tracenas {kind}`, not of `tracenas {command}`")
     return {str(k).replace("-", "_"): v for k, v in data.items()}
 
 
