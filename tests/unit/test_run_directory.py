@@ -322,7 +322,8 @@ def test_every_writer_tells_a_full_disk_in_one_line(write: Callable[[Path], None
         error = stack.enter_context(pytest.raises(UserError))
         stack.enter_context(small_files(2048))
         write(tmp_path / name)
-    assert str(error.value).startswith(f"cannot write {tmp_path / name}: File too large")
+    what = "checkpoint " if write is _checkpoint else ""
+    assert str(error.value).startswith(f"cannot write {what}{tmp_path / name}: File too large")
     assert "\n" not in str(error.value)
     if write is not _checkpoint:  # its directory is removed by who writes it
         assert not list(tmp_path.iterdir())
