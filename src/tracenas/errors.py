@@ -4,7 +4,7 @@ import errno
 import os
 import re
 
-__all__ = ["CheckFailed", "UserError", "disk_trouble", "first_line", "system_error"]
+__all__ = ["CheckFailed", "UserError", "disk_trouble", "first_line", "one_line", "system_error"]
 
 _SYSTEM_ERROR = re.compile(r"\(os error (\d+)\)")
 _SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")
@@ -27,8 +27,21 @@ class CheckFailed(Exception):
 
 def first_line(error: BaseException) -> str:
     """What another library's exception says, in one line; its type if it says nothing."""
-    said = str(error).strip()
-    return said.splitlines()[0] if said else type(error).__name__
+    return _message(error).splitlines()[0]
+
+
+def one_line(error: BaseException, limit: int = 400) -> str:
+    """The same with every line of the message, whose last one may be the remedy; cut after `limit` characters."""
+    text = " ".join(_message(error).split())
+    return text if len(text) <= limit else f"{text[:limit]}…"
+
+
+def _message(error: BaseException) -> str:
+    """The message; a `KeyError`'s as it was written, with its type where it is a bare key, which says nothing alone."""
+    if isinstance(error, KeyError) and len(error.args) == 1:
+        key = str(error.args[0]).strip()
+        return key if " " in key else f"KeyError: {key!r}"
+    return str(error).strip() or type(error).__name__
 
 
 def system_error(error: BaseException) -> int | None:

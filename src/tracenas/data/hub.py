@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from tracenas.data.files import document
-from tracenas.errors import UserError
+from tracenas.errors import UserError, one_line
 from tracenas.registry import did_you_mean
 
 __all__ = ["KNOWN", "HubData", "articles", "parse", "rows"]
@@ -117,7 +117,6 @@ def _streamed(data: HubData, *, seed: int | None, buffer: int) -> Iterator[dict[
             stream = stream.shuffle(seed=seed, buffer_size=buffer)
         yield from stream
     except Exception as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(
-            f"data set '{data}' cannot be read from the hub, and is no file here: {lines[0][:300]}"
+            f"data set '{data}' cannot be read from the hub, and is no file here: {one_line(error)}"
         ) from error

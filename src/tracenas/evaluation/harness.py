@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from tracenas.data.windows import BosRule
-from tracenas.errors import UserError, first_line
+from tracenas.errors import UserError, one_line
 from tracenas.evaluation.language_model import language_model, shared
 from tracenas.evaluation.overlay import Source, write_overlay
 from tracenas.evaluation.suites import Request, TaskResult
@@ -109,15 +109,15 @@ class Harness:
         import lm_eval
 
         try:
-            return lm_eval.simple_evaluate(
-                lm, tasks=list(names), num_fewshot=shots, limit=limit, task_manager=self._manager, log_samples=False
-            )
+            with _unasked():
+                return lm_eval.simple_evaluate(
+                    lm, tasks=list(names), num_fewshot=shots, limit=limit, task_manager=self._manager, log_samples=False
+                )
         except UserError:
             raise
         except OSError as error:
             raise UserError(
-                f"tasks {', '.join(names)}: data cannot be fetched ({first_line(error)[:160]}); "
-                "give local files with task-data"
+                f"tasks {', '.join(names)}: data cannot be fetched ({one_line(error)}); give local files with task-data"
             ) from error
 
     def _result(self, raw: Mapping[str, Any], name: str, cut: Mapping[str, int]) -> TaskResult:
@@ -191,6 +191,21 @@ def _suggestion(name: str, known: Sequence[str]) -> str:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+@contextlib.contextmanager
+def _unasked() -> Iterator[None]:
+    """lm-eval without its notes of the machine, which nobody reads: git complains where there is no repository."""
+    import lm_eval.evaluator as module
+
+    noted = {name: getattr(module, name) for name in ("get_git_commit_hash", "add_env_info") if hasattr(module, name)}
+    for name in noted:
+        setattr(module, name, lambda *_: None)
+    try:
+        yield
+    finally:
+        for name, function in noted.items():
+            setattr(module, name, function)
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
-"""A transformers model as lm-eval sees it: counts truncated prompts, shares requests out over processes."""
+"""A transformers model as lm-eval sees it: refuses what it cannot answer, shares requests out over processes."""
 
+import copy
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,6 +14,9 @@ from tracenas.evaluation.likelihood import Answer, capability, log_likelihoods
 
 __all__ = ["language_model", "shared"]
 
+_NEW_TOKENS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
+"""What tasks call the length of an answer; the first of them counts."""
+
 
 def language_model(model: Any, tokenizer: Any, batch_size: int, shard: bool, bos: BosRule = "auto") -> Any:
     """An `HFLM` over a model in memory, with `truncated`: answers per task whose prompt lost its beginning.
@@ -23,7 +27,7 @@ def language_model(model: Any, tokenizer: Any, batch_size: int, shard: bool, bos
         bos: whether prompts begin with the BOS that the tokenizer adds by itself; auto: as lm-eval has it.
 
     Raises:
-        UserError: `bos` is on and the tokenizer adds none.
+        UserError: `bos` is on and the tokenizer adds none; no token is named that could stand before an empty prompt.
     """
     if bos == "on" and added_bos(tokenizer) is None:
         raise UserError("bos on: tasks are encoded as lm-eval does, by the tokenizer, which adds no BOS")
@@ -31,12 +35,18 @@ def language_model(model: Any, tokenizer: Any, batch_size: int, shard: bool, bos
     from tqdm import tqdm
 
     able = capability(model)
+    prefix, end = _special_tokens(tokenizer, model.config)
 
     class Counting(HFLM):  # type: ignore[misc]
         """Notes what lm-eval truncates silently."""
 
         truncated: Counter[str]
         _tasks: list[str]
+
+        @property
+        def eot_token_id(self) -> int:
+            """Ends a text."""
+            return end
 
         def loglikelihood(self, requests: Any, *args: Any, **kwargs: Any) -> Any:
             """As in lm-eval; remembers which task every request is of."""
@@ -61,6 +71,14 @@ def language_model(model: Any, tokenizer: Any, batch_size: int, shard: bool, bos
 
         def generate_until(self, requests: Any, *args: Any, **kwargs: Any) -> Any:
             """As in lm-eval."""
+            for request in requests:
+                told = [request.args[1][name] for name in _NEW_TOKENS if request.args[1].get(name) is not None]
+                new = int(told[0] if told else self.max_gen_toks)
+                if new >= self.max_length:
+                    raise UserError(
+                        f"task {request.task_name}: {new} new tokens for an answer; the model has {self.max_length} "
+                        "positions for prompt and answer"
+                    )
             return _divided(lambda own: super(Counting, self).generate_until(own, *args, **kwargs), requests, shard)
 
         def _loglikelihood_tokens(
@@ -71,6 +89,7 @@ def language_model(model: Any, tokenizer: Any, batch_size: int, shard: bool, bos
             `override_bs` is lm-eval's for batch sizes that it is to find out.
             """
             for task, (_, context, continuation) in zip(self._tasks, requests, strict=False):
+                _check(task, len(context), len(continuation), self.max_length)
                 self.truncated[task] += len(context) + len(continuation) > self.max_length + 1
             if not able.selects:
                 answered: list[Answer] = super()._loglikelihood_tokens(requests, disable_tqdm, override_bs)
@@ -95,13 +114,57 @@ def language_model(model: Any, tokenizer: Any, batch_size: int, shard: bool, bos
 
     lm = Counting(
         pretrained=model,
-        tokenizer=tokenizer,
+        tokenizer=_with_pad(tokenizer, end),
         backend="causal",
         batch_size=batch_size,
         add_bos_token={"auto": None, "on": True, "off": False}[bos],
+        prefix_token_id=prefix,
     )
     lm.truncated, lm._tasks = Counter(), []
     return lm
+
+
+def _special_tokens(tokenizer: Any, config: Any) -> tuple[int, int]:
+    """(what stands before an empty prompt, what ends a text): the tokenizer's, else the configuration's.
+
+    Raises:
+        UserError: neither names one.
+    """
+    named = [getattr(place, name, None) for place in (tokenizer, config) for name in ("bos_token_id", "eos_token_id")]
+    bos, eos, *told = [next(iter(value), None) if isinstance(value, (list, tuple)) else value for value in named]
+    known = [token for token in (bos, eos, *told) if token is not None]
+    if not known:
+        raise UserError(
+            "tasks need a BOS or EOS token to begin empty prompts with; neither tokenizer nor config.json names one: "
+            "set eos_token in tokenizer_config.json or eos_token_id in config.json"
+        )
+    ends = [token for token in (eos, told[1]) if token is not None]
+    return known[0], (ends or known)[0]
+
+
+def _with_pad(tokenizer: Any, token: int) -> Any:
+    """The tokenizer, or a copy with a token to pad with; lm-eval would add one that the embeddings have not."""
+    if tokenizer.pad_token_id is not None:
+        return tokenizer
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.pad_token_id = token if tokenizer.unk_token_id is None else tokenizer.unk_token_id
+    return tokenizer
+
+
+def _check(task: str, context: int, continuation: int, positions: int) -> None:
+    """Refuse a request that lm-eval asserts away.
+
+    Args:
+        context, continuation: their tokens.
+
+    Raises:
+        UserError: one of them is empty, or the answer alone is longer than the model's positions.
+    """
+    if not context or not 0 < continuation <= positions:
+        raise UserError(
+            f"task {task}: a prompt of {context} tokens with an answer of {continuation}; expected at least one token "
+            f"each, and an answer of no more than the model's {positions} positions"
+        )
 
 
 def _divided(answer: Callable[[Any], Any], requests: Any, shard: bool) -> Any:

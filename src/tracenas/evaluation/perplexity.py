@@ -48,7 +48,7 @@ def perplexity(model: Any, windows: Tensor, micro_batch: int, *, shard: bool = F
     if shard:
         own = windows[torch.distributed.get_rank() :: torch.distributed.get_world_size()]
     with torch.no_grad():
-        for batch in own.split(micro_batch):
+        for batch in own.split(micro_batch) if len(own) else ():
             total += next_token_nll(model, batch.to(device)).sum(dtype=torch.float64).cpu()
     if shard:
         total = total.to(device)

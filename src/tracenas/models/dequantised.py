@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from tracenas.errors import UserError, first_line
+from tracenas.errors import UserError, one_line
 from tracenas.models.gguf import GgufFile
 from tracenas.rundir import cache_directory
 
@@ -76,7 +76,7 @@ def _read(file: GgufFile) -> tuple[Any, Any]:
             tokenizer = AutoTokenizer.from_pretrained(folder, **where)
     # what transformers' readers raise over files that they cannot place; ImportError: the package gguf is too old
     except (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError) as error:
-        raise UserError(f"model {file.path}: the GGUF file cannot be read: {first_line(error)[:240]}") from error
+        raise UserError(f"model {file.path}: the GGUF file cannot be read: {one_line(error)}") from error
     dense, info = loaded
     if missing := [*info["missing_keys"], *(str(k) for k in info.get("mismatched_keys", ()))]:
         raise UserError(f"model {file.path}: the GGUF file lacks {len(missing)} tensors, first: {missing[0]}")

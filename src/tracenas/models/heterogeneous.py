@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedConfig
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
@@ -42,7 +43,7 @@ __all__ = [
     "shipped_code",
 ]
 
-if not hasattr(PreTrainedConfig, "per_layer_config"):
+if not hasattr(getattr(transformers, "PreTrainedConfig", None), "per_layer_config"):
     raise ImportError("this model's layers differ from each other: it needs transformers 5.17 or newer")
 
 CODE_FILE = "modeling_tracenas.py"

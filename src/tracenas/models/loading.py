@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from tracenas.dtypes import TORCH_NAMES, short_name
-from tracenas.errors import UserError, first_line
+from tracenas.errors import UserError, first_line, one_line
 from tracenas.families import Block, Options
 from tracenas.models.configuration import tensors_of
 from tracenas.models.dequantised import dequantise
@@ -149,13 +149,13 @@ def _load_model(source: ModelSource, dtype: torch.dtype, trust_remote_code: bool
 
     register(source.family.model_type)
     logging.disable_progress_bar()
-    if source.path is not None:
-        check_checkpoint(source.path)
     remote = trust_remote_code and not str(source.config.get("model_type", "")).startswith("tracenas_")
     auto: Any = AutoModelForSeq2SeqLM if source.is_encoder_decoder else AutoModelForCausalLM
     # where the files hold two matrices, config.json may say otherwise
     untied = {} if source.is_encoder_decoder or source.family.tied(source.config) else {"tie_word_embeddings": False}
     try:
+        if source.path is not None:
+            check_checkpoint(source.path)
         loaded: Any = auto.from_pretrained(
             str(source.path or source.name),
             dtype=dtype,
@@ -164,8 +164,9 @@ def _load_model(source: ModelSource, dtype: torch.dtype, trust_remote_code: bool
             output_loading_info=True,
             **untied,
         )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"model {source.name}: cannot be loaded: {first_line(error)[:240]}") from error
+    # KeyError: a setting of config.json that is missing or unknown; ImportError: a package that it asks for
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError, TypeError, AttributeError) as error:
+        raise UserError(f"model {source.name}: cannot be loaded: {one_line(error)}") from error
     model: nn.Module = loaded[0]
     info = loaded[1]
     problems = [*info["missing_keys"], *(str(k) for k in info.get("mismatched_keys", ()))]

@@ -6,7 +6,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from tracenas.errors import UserError, first_line
+from tracenas.errors import UserError, first_line, one_line
 from tracenas.families import Block, Family, Options, family_of
 from tracenas.models.directory import ADAPTER, check_directory, holds_weights, quantisation, refuse_adapter
 from tracenas.models.gguf import GgufFile, read_gguf
@@ -231,6 +231,4 @@ def _hub_config(name: str) -> Any:
     except UserError:
         raise
     except Exception as error:  # the hub client raises many unrelated types; each means "not to be had"
-        raise UserError(
-            f"model {name}: no such directory, and the hub did not give it ({first_line(error)[:160]})"
-        ) from error
+        raise UserError(f"model {name}: no such directory, and the hub did not give it ({one_line(error)})") from error

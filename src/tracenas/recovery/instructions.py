@@ -14,7 +14,7 @@ from tracenas.data import hub
 from tracenas.data.decoding import format_name, require_text
 from tracenas.data.packing import refusals
 from tracenas.data.rows import ROW_FORMATS, field_names, rows
-from tracenas.errors import UserError
+from tracenas.errors import UserError, one_line
 from tracenas.recovery.datasets import Example, Examples, Rows, key
 
 if TYPE_CHECKING:
@@ -173,8 +173,7 @@ def _hub_rows(data: hub.HubData, seed: int) -> Iterator[dict[str, Any]]:
         stream = datasets.load_dataset(data.path, name=data.config, split=data.split, streaming=True)
         yield from stream.shuffle(seed=seed, buffer_size=_BUFFER)
     except Exception as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(f"data set '{data}' cannot be read from the hub: {lines[0][:300]}") from error
+        raise UserError(f"data set '{data}' cannot be read from the hub: {one_line(error)}") from error
 
 
 def _example(
