@@ -64,7 +64,18 @@ def test_a_model_without_a_tokenizer_loads(folder: Path) -> None:
     assert load(str(folder), device="cpu").tokenizer is None
 
 
-@pytest.mark.parametrize("text", ["[]", "{}", '{"weight_map": 3}', "no JSON", "[" * 100_000, "9" * 5000])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[]",
+        "{}",
+        '{"weight_map": 3}',
+        "no JSON",
+        '{"metadata": {}, "weight_map": {"a": "' + "x" * 300 + '"}}',
+        "[" * 100_000,
+        "9" * 5000,
+    ],
+)
 def test_a_damaged_index_is_refused(text: str, folder: Path) -> None:
     index = folder / "model.safetensors.index.json"
     index.write_text(text)
@@ -117,13 +128,19 @@ def test_shards_that_are_missing_are_named(absent: int, folder: Path) -> None:
     halves = {f"model-0000{i}-of-00002.safetensors": names[i - 1 :: 2] for i in (1, 2)}
     for file, part in halves.items():
         save_file({n: weights[n] for n in part}, folder / file, {"format": "pt"})
-    index = {"weight_map": {n: file for file, part in halves.items() for n in part}}
+    index = {"metadata": {}, "weight_map": {n: file for file, part in halves.items() for n in part}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     open_source(str(folder))
     for file in list(halves)[:absent]:
         (folder / file).unlink()
     with pytest.raises(UserError, match=rf"{absent} of 2 shards are missing, first: model-00001-of-00002"):
         open_source(str(folder))
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "/".join(["x" * 200] * 30), "a\0b"])
+def test_a_name_that_no_file_can_have(name: str) -> None:
+    with pytest.raises(UserError, match=f"model {name[:2]}"):
+        open_source(name)
 
 
 def test_a_pointer_of_git_lfs_is_told(folder: Path) -> None:

@@ -15,6 +15,7 @@ from tracenas.space.architecture import Layer
 from tracenas.space.sub_block import LayerSpec, SubBlockSpec
 
 __all__ = [
+    "WIDEST",
     "Attribute",
     "Block",
     "Family",
@@ -29,7 +30,7 @@ __all__ = [
 ]
 
 IntArray = npt.NDArray[np.int64]
-_MOST_BLOCKS, _WIDEST = 1024, 1 << 20
+WIDEST, _MOST_BLOCKS = 1 << 20, 1024
 """Many times what any model has: beyond that config.json is wrong, and nothing of such a size is made."""
 
 
@@ -77,9 +78,9 @@ class Projection:
     """How many of the stacked matrices multiply each token."""
 
     def __post_init__(self) -> None:
-        if not 0 <= min(self.rows, self.columns, self.stack) <= max(self.rows, self.columns, self.stack) <= _WIDEST:
+        if not (0 < self.rows <= WIDEST and 0 < self.columns <= WIDEST and 0 <= self.stack <= WIDEST):
             size = " × ".join(f"{side:,}" for side in (self.stack, self.rows, self.columns) if side)
-            raise ValueError(f"{self.path} would be {size}; accepted: sides up to {_WIDEST:,}")
+            raise ValueError(f"{self.path} would be {size}; accepted: sides up to {WIDEST:,}")
 
     @property
     def parameter(self) -> tuple[str, str]:

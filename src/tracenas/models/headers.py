@@ -68,9 +68,13 @@ def stored_tensors(directory: Path) -> dict[str, StoredTensor]:
     if not (directory / INDEX_FILE).is_file():
         raise UserError(f"model {directory}: no {SINGLE_FILE}; only safetensors is accepted{_instead(directory)}")
     index = read_json(directory / INDEX_FILE)
-    places = index.get("weight_map") if isinstance(index, dict) else None
-    if not isinstance(places, dict) or not places or not all(isinstance(v, str) for v in places.values()):
-        raise UserError(f"model {directory}: {INDEX_FILE} holds no weight_map")
+    places = index.get("weight_map") if isinstance(index, dict) and isinstance(index.get("metadata"), dict) else None
+    if (
+        not isinstance(places, dict)
+        or not places
+        or not all(isinstance(v, str) and len(v) < 256 for v in places.values())
+    ):
+        raise UserError(f"model {directory}: {INDEX_FILE} holds no weight_map and metadata")
     files = sorted(set(places.values()))
     if absent := [name for name in files if not (directory / name).is_file()]:
         raise UserError(f"model {directory}: {len(absent)} of {len(files)} shards are missing, first: {absent[0]}")
@@ -117,7 +121,9 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
             if length > _LONGEST_HEADER:
                 raise ValueError(f"a header of {length:,} bytes; accepted: up to {_LONGEST_HEADER:,}")
             header = json.loads(file.read(length))
-        header.pop("__metadata__", None)
+        metadata = header.pop("__metadata__", {})
+        if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+            raise ValueError("its metadata are not text")
         first = end = 8 + length
         tensors = {name: _stored(path, name, entry, first) for name, entry in header.items()}
         for tensor in sorted(tensors.values(), key=lambda t: (t.start, t.end)):

@@ -164,8 +164,9 @@ def _load_model(source: ModelSource, dtype: torch.dtype, trust_remote_code: bool
             output_loading_info=True,
             **untied,
         )
-    # KeyError: a setting of config.json that is missing or unknown; ImportError: a package that it asks for
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError, TypeError, AttributeError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # a setting that is missing, unknown or makes no sense, or a package that it asks for
         raise UserError(f"model {source.name}: cannot be loaded: {one_line(error)}") from error
     model: nn.Module = loaded[0]
     info = loaded[1]

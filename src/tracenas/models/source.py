@@ -17,8 +17,8 @@ from tracenas.space.search_space import SearchSpace
 
 __all__ = ["ModelSource", "as_stored_config", "open_source"]
 
-_MOST_UNITS = 1 << 28
-"""Heads and channels of all blocks: several times those of the largest mixtures of experts."""
+_MOST_UNITS, _MOST_PARAMETERS = 1 << 28, 1 << 50
+"""Heads and channels of all blocks, and parameters: many times those of the largest mixtures of experts."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,10 @@ def open_source(name: str, *, decoder_only: str = "") -> ModelSource:
     Raises:
         UserError: if there is no such model, its family is not supported, or it is an encoder–decoder's.
     """
-    source = _open(name)
+    try:
+        source = _open(name)
+    except OSError as error:
+        raise UserError(f"model {name[:200]}: {error.strerror or error}") from error
     if decoder_only:
         source.require_decoder(decoder_only)
     return source
@@ -135,8 +138,8 @@ def _source(name: str, path: Path | None, config: Mapping[str, Any], gguf: GgufF
         count = family.outside(source.config) + sum(
             s.spec.parameters(s.spec.units) for block in described for s in block.sub_blocks
         )
-        if source.positions < 1:
-            raise ValueError(f"max_position_embeddings is {source.positions}")
+        if min(source.positions, int(source.config["vocab_size"])) < 1:
+            raise ValueError(f"{source.positions} positions, {source.config['vocab_size']} tokens")
     except KeyError as error:
         raise UserError(f"model {name}: config.json has no {error}, which '{family.model_type}' needs") from error
     except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
@@ -164,6 +167,10 @@ def _check_size(source: ModelSource, count: int, stored: Mapping[str, StoredTens
         held = sum(prod(t.shape) for t in stored.values() if t.dtype in FLOATS)
     if held is not None and count > 2 * held:  # of fewer, loading says which tensors are missing
         raise UserError(f"model {source.name}: {count:,} parameters by config.json, {held:,} in its files")
+    if count > _MOST_PARAMETERS:
+        raise UserError(
+            f"model {source.name}: {count:,} parameters by config.json; accepted: up to {_MOST_PARAMETERS:,}"
+        )
     if (units := sum(s.spec.units for block in source.blocks() for s in block.sub_blocks)) > _MOST_UNITS:
         raise UserError(f"model {source.name}: {units:,} heads and channels; accepted: up to {_MOST_UNITS:,}")
 

@@ -11,7 +11,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from tracenas.errors import UserError
 from tracenas.search.protocol import Batch, Candidate, Proposal, Strategy
 from tracenas.search.result import Generation, Record, SearchResult, generations
-from tracenas.search.score import Score, jsonable
+from tracenas.search.score import Score, is_number, jsonable
 
 __all__ = ["Evaluate", "Log", "Progress", "run_search"]
 
@@ -218,17 +218,18 @@ class _Run(Generic[C]):
         """The journal's record of this proposal, which must be the next one."""
         record = self.known[len(self.records)]
         where = f"{self.journal.path}: line {len(self.records) + 1}"
-        for key in ("id", "generation", "score", "status", "seconds"):
+        for key in ("id", "generation", "params", "score", "loss", "status", "seconds"):
             if key not in record:
                 raise UserError(f"{where}: no '{key}' in it; {_FOREIGN}")
+            optional = key in ("score", "loss")
+            if key not in ("id", "status") and not (is_number(record[key]) or (optional and record[key] is None)):
+                kind = "a number or null" if optional else "a number"
+                raise UserError(f"{where}: '{key}' must be {kind}, found {str(record[key])[:60]!r}")
         if (record["id"], record["generation"]) != (proposal.candidate.id, generation):
             raise UserError(
-                f"{where}: candidate {record['id']} of generation {record['generation']}, where this run has "
+                f"{where}: candidate {str(record['id'])[:60]} of generation {record['generation']}, where this run has "
                 f"{proposal.candidate.id} of generation {generation}; {_FOREIGN}"
             )
-        score = record["score"]
-        if score is not None and (isinstance(score, bool) or not isinstance(score, (int, float))):
-            raise UserError(f"{where}: 'score' must be a number or null, found {score!r}")
         return record
 
     def _keep(self, record: Record) -> None:

@@ -1,13 +1,14 @@
 """What an evaluation says about a candidate, and how it is written into a journal."""
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-__all__ = ["RESERVED", "Score", "jsonable"]
+__all__ = ["RESERVED", "Score", "is_number", "jsonable"]
 
 RESERVED = ("id", "generation", "arch", "params", "score", "loss", "seconds", "status", "reason")
 """Keys of a journal record that an evaluator's extra fields may not take."""
@@ -53,6 +54,11 @@ class Score:
     def ok(self) -> bool:
         """Whether there is a score."""
         return math.isfinite(self.score)
+
+
+def is_number(value: object) -> bool:
+    """Whether a value read from JSON is a finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def jsonable(value: Any) -> Any:

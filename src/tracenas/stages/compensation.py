@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from tracenas.errors import UserError
+from tracenas.search.score import is_number
 from tracenas.space.architecture import Architecture
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ __all__ = [
     "compensate",
     "compensated_realisation",
     "realisation_facts",
+    "recorded_loss",
     "scored_as",
     "scored_loss",
     "scored_text",
@@ -127,9 +129,22 @@ def scored_as(record: object) -> tuple[str, float]:
     found = record.get("provenance") if isinstance(record, dict) else None
     facts = found if isinstance(found, dict) else {}
     name, ridge = facts.get("realisation", "plain"), facts.get("ridge", DEFAULT_RIDGE)
-    if name not in ("plain", "ridge") or not isinstance(ridge, int | float) or not ridge > 0:
-        raise UserError(f"best.json: unknown realisation '{name}' (ridge {ridge}); accepted: plain, ridge")
+    if name not in ("plain", "ridge") or not is_number(ridge) or not ridge > 0:
+        told = f"{str(name)[:60]!r} (ridge {str(ridge)[:20]})"
+        raise UserError(f"best.json: unknown realisation {told}; accepted: plain, ridge above 0")
     return name, float(ridge)
+
+
+def recorded_loss(record: Mapping[str, Any], where: object) -> float | None:
+    """The calibration loss that a best.json holds, None if it holds none.
+
+    Raises:
+        UserError: if it is no number.
+    """
+    loss = record.get("loss")
+    if loss is not None and not is_number(loss):
+        raise UserError(f"{where}: 'loss' must be a number or null, found {str(loss)[:60]!r}")
+    return loss
 
 
 def compensated_realisation(session: "Session", net: "Supernet") -> "CompensatedRealisation":

@@ -11,7 +11,7 @@ from tracenas.errors import UserError
 from tracenas.models.source import ModelSource, open_source
 from tracenas.rundir import provenance, read_json, require_free, write_json
 from tracenas.space.architecture import Architecture
-from tracenas.stages.compensation import compensate, scored_as, scored_loss, scored_text, text_of
+from tracenas.stages.compensation import compensate, recorded_loss, scored_as, scored_loss, scored_text, text_of
 from tracenas.stages.one_shot import ARCHITECTURE, OneShot, as_method, one_shot
 from tracenas.stages.results import Table, print_table, to_plain
 from tracenas.stages.run_settings import CONFIG, read_settings
@@ -125,9 +125,9 @@ def prune(config: PruneConfig) -> Pruned:
     arch = space.validate(Architecture.from_json(record, where=str(config.arch)), where=str(config.arch))
     require_free(config.out, what="checkpoint directory")
     scored = scored_as(record if run is not None else None)
+    expected = recorded_loss(record, config.arch) if run is not None else None
     session = open_session(source, space, config, data=data, run=run)
-    expected = record.get("loss") if run is not None else None
-    made = _realised(config, source, session, arch, scored, None if expected is None else float(expected))
+    made = _realised(config, source, session, arch, scored, expected)
     return _write(config, source, session, arch, made)
 
 
