@@ -1,6 +1,8 @@
 """What commands write of a base whose config.json does not say what its files hold."""
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,10 @@ from tiny import auto_class, logits_of, save_tiny, tiny_model
 from tracenas.cli import invoke
 from tracenas.errors import UserError
 from tracenas.models.loading import load
+from tracenas.models.shards import Entry, write_shards
 from tracenas.models.source import open_source
 from tracenas.stages.recover import recover
+from tracenas.stages.verification import compare_losses
 
 pytestmark = pytest.mark.integration
 
@@ -305,3 +309,78 @@ def test_the_base_is_not_in_memory_when_the_checkpoint_is_read_again(
     monkeypatch.setattr(loading, "load", recorded)
     pruned(capsys, tmp_path, save_tiny(tmp_path / "m", "llama", tokenizer), "--compensate", "ridge")
     assert len(models) == 2
+
+
+# --- what is checked before the directory appears ---------------------------------------------------
+
+
+def changed(monkeypatch: pytest.MonkeyPatch, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    """From now on checkpoints are written with another output projection in block 1."""
+    import tracenas.models.checkpoint as checkpoint
+
+    def write(directory: Path, entries: list[Entry], size: int | str) -> None:
+        name = "model.layers.1.self_attn.o_proj.weight"
+        others = [replace(e, make=lambda e=e: change(e.make())) if e.name == name else e for e in entries]
+        write_shards(directory, others, size)
+
+    monkeypatch.setattr(checkpoint, "write_shards", write)
+
+
+def last_bit(tensor: torch.Tensor) -> torch.Tensor:
+    flipped = tensor.clone()
+    flipped.view(torch.int16 if tensor.dtype.itemsize == 2 else torch.int32)[0, 0] ^= 1
+    return flipped
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
+def test_one_bit_is_noticed_and_nothing_is_left(
+    tmp_path: Path, tokenizer: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, dtype: str
+) -> None:
+    base = bf16(tmp_path / "m", tokenizer)
+    changed(monkeypatch, last_bit)
+    argv = [
+        "prune",
+        str(base),
+        "--arch",
+        str(half(tmp_path)),
+        "--data",
+        str(tokens(tmp_path)),
+        "--out",
+        str(tmp_path / "p"),
+    ]
+    assert invoke([*argv, "--compensate", "none", "--dtype", dtype]) == 1
+    assert "model.layers.1.self_attn.o_proj.weight of the checkpoint is not" in capsys.readouterr().err
+    assert not any((tmp_path / "p").iterdir())
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
+def test_the_loss_of_what_is_read_back_is_compared_as_well(
+    tmp_path: Path, tokenizer: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, dtype: str
+) -> None:
+    import tracenas.models.written as written
+
+    base = bf16(tmp_path / "m", tokenizer)
+    changed(monkeypatch, torch.zeros_like)
+    monkeypatch.setattr(written, "check_written", lambda *_: None)
+    argv = [
+        "prune",
+        str(base),
+        "--arch",
+        str(half(tmp_path)),
+        "--data",
+        str(tokens(tmp_path)),
+        "--out",
+        str(tmp_path / "p"),
+    ]
+    assert invoke([*argv, "--compensate", "none", "--dtype", dtype]) == 2
+    assert "the checkpoint's calibration loss is" in capsys.readouterr().err
+    assert not any((tmp_path / "p").iterdir())
+
+
+@pytest.mark.parametrize(("dtype", "apart"), [("float32", 1e-4), ("float16", 1e-3), ("bfloat16", 6e-3)])
+def test_losses_are_compared_to_ten_times_their_noise(dtype: str, apart: float) -> None:
+    expected = 1.0 if dtype == "float32" else 8.0
+    compare_losses("a", expected + 0.9 * apart, "b", expected, dtype)
+    for found in (expected + 1.1 * apart, expected - 1.1 * apart, float("nan")):
+        with pytest.raises(UserError, match="not the model that was scored"):
+            compare_losses("a", found, "b", expected, dtype)
