@@ -121,6 +121,8 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
             if length > _LONGEST_HEADER:
                 raise ValueError(f"a header of {length:,} bytes; accepted: up to {_LONGEST_HEADER:,}")
             header = json.loads(file.read(length))
+        if not isinstance(header, dict):
+            raise ValueError("its header is no object")
         metadata = header.pop("__metadata__", {})
         if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
             raise ValueError("its metadata are not text")
