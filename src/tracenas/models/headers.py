@@ -54,7 +54,7 @@ class StoredTensor:
     @property
     def is_packed(self) -> bool:
         """Whether it holds quantised weights: 8-bit or 4-bit floats, or integers in place of a weight."""
-        return self.dtype.startswith(("F8", "F4", "F6")) or (self.dtype not in FLOATS and "weight" in self.name)
+        return self.dtype not in FLOATS and (self.dtype.startswith("F") or "weight" in self.name)
 
 
 def stored_tensors(directory: Path) -> dict[str, StoredTensor]:
