@@ -181,7 +181,7 @@ def test_a_header_that_announces_more_than_it_holds_is_refused(
 def test_tensors_that_lie_over_each_other_are_refused(tmp_path: Path, cache: Path) -> None:
     path = save_gguf(tmp_path / "m.gguf", gguf_model())
     raw = bytearray(path.read_bytes())
-    for tensor in open_source(str(path)).gguf.tensors:  # type: ignore[union-attr]
+    for tensor in open_source(str(path)).packed.tensors:  # type: ignore[union-attr]
         at = raw.index(len(tensor.name).to_bytes(8, "little") + tensor.name.encode()) + 8 + len(tensor.name)
         offset = at + 4 + 8 * len(tensor.shape) + 4
         raw[offset : offset + 8] = bytes(8)

@@ -1,11 +1,11 @@
-"""A GGUF file as a Hugging Face directory in the user's cache, made once: dequantising is slow and is not repeated.
+"""A quantised model as a Hugging Face directory in the user's cache, made once: dequantising is slow.
 
 The directory is named after the file's identity, appears whole or not at all, and may be removed at any time.
 """
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from logging import CRITICAL
@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from tracenas.errors import UserError, one_line
+from tracenas.models.fp8 import Fp8Checkpoint
 from tracenas.models.gguf import GgufFile
 from tracenas.rundir import cache_directory
 
@@ -24,9 +25,10 @@ _FORM = "3"
 """Of what is written; another one is made anew."""
 
 
-def cached_place(file: GgufFile) -> Path:
+def cached_place(packed: GgufFile | Fp8Checkpoint) -> Path:
     """Where the converted model is, or will be."""
-    return cache_directory() / "gguf" / f"{file.identity[:32]}-{_FORM}"
+    kind = "gguf" if isinstance(packed, GgufFile) else "fp8"
+    return cache_directory() / kind / f"{packed.identity[:32]}-{_FORM}"
 
 
 def is_complete(place: Path) -> bool:
@@ -34,29 +36,39 @@ def is_complete(place: Path) -> bool:
     return (place / "config.json").is_file()
 
 
-def dequantise(file: GgufFile, place: Path) -> None:
-    """Write the model of a GGUF file into `place`: weights, configuration, tokenizer, chat template, model card.
+def dequantise(packed: GgufFile | Fp8Checkpoint, place: Path) -> None:
+    """Write a quantised model into `place`: weights, configuration, tokenizer, chat template, model card.
 
     Raises:
         UserError: if the package gguf is missing, the file cannot be read, or `place` cannot be written.
     """
     if is_complete(place):
         return
-    if find_spec("gguf") is None:
-        raise UserError(f"model {file.path}: reading GGUF needs the package gguf: pip install 'tracenas[gguf]'")
-    print(f"{file.path.name}: {file.origin}; converted once, into {place}", file=sys.stderr, flush=True)
+    if isinstance(packed, GgufFile) and find_spec("gguf") is None:
+        raise UserError(f"model {packed.path}: reading GGUF needs the package gguf: pip install 'tracenas[gguf]'")
+    print(f"{packed.path.name}: {packed.origin}; converted once, into {place}", file=sys.stderr, flush=True)
     from tracenas.models.shards import atomic_directory
 
-    model, tokenizer = _read(file)
-    _check(file, model)
+    write = _gguf_writer(packed) if isinstance(packed, GgufFile) else packed.write
     try:
         with atomic_directory(place) as directory:
-            model.save_pretrained(directory)
-            tokenizer.save_pretrained(directory)
-            (directory / "README.md").write_text(_card(file), encoding="utf-8")
+            write(directory)
     except UserError:
         if not is_complete(place):  # another process may have been quicker
             raise
+
+
+def _gguf_writer(file: GgufFile) -> Callable[[Path], None]:
+    """Reads the model; returns what writes it into a directory."""
+    model, tokenizer = _read(file)
+    _check(file, model)
+
+    def write(directory: Path) -> None:
+        model.save_pretrained(directory)
+        tokenizer.save_pretrained(directory)
+        (directory / "README.md").write_text(_card(file), encoding="utf-8")
+
+    return write
 
 
 def _read(file: GgufFile) -> tuple[Any, Any]:

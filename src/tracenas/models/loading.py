@@ -129,8 +129,8 @@ def load(
     """
     source = name if isinstance(name, ModelSource) else open_source(name)
     target = pick_device(device)
-    if source.gguf is not None and source.path is not None:
-        dequantise(source.gguf, source.path)
+    if source.packed is not None and source.path is not None:
+        dequantise(source.packed, source.path)
         config = as_stored_config(
             source.name, stored_tensors(source.path), read_json(source.path / "config.json"), source.family
         )

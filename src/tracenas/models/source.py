@@ -9,6 +9,7 @@ from typing import Any
 from tracenas.errors import UserError, first_line, one_line
 from tracenas.families import Block, Family, Options, family_of
 from tracenas.models.directory import ADAPTER, check_directory, holds_weights, quantisation, refuse_adapter
+from tracenas.models.fp8 import Fp8Checkpoint, is_fp8, read_fp8
 from tracenas.models.gguf import GgufFile, read_gguf
 from tracenas.models.headers import FLOATS, StoredTensor, equal_tensors, stored_tensors
 from tracenas.rundir import read_json
@@ -27,20 +28,20 @@ class ModelSource:
 
     Args:
         name: as the user gave it.
-        path: the local directory, None for a hub id; of a GGUF file, where `load` converts it to.
-        gguf: the file, if that is what the user named; `config` then holds what its header says.
+        path: the local directory, None for a hub id; of a quantised model, where `load` converts it to.
+        packed: the quantised model, if that is what the user named; `config` then is that of the converted one.
     """
 
     name: str
     path: Path | None
     config: Mapping[str, Any]
     family: Family
-    gguf: GgufFile | None = None
+    packed: GgufFile | Fp8Checkpoint | None = None
 
     @property
     def origin(self) -> str | None:
-        """Where the weights come from, if that needs to be said: those of a GGUF file are dequantised."""
-        return self.gguf.origin if self.gguf is not None else None
+        """Where the weights come from, if that needs to be said: those of a quantised model are dequantised."""
+        return self.packed.origin if self.packed is not None else None
 
     def blocks(self, options: Options | None = None) -> tuple[Block, ...]:
         """The model's blocks, and where their units live."""
@@ -107,9 +108,13 @@ def _open(name: str) -> ModelSource:
     if path.is_dir():
         check_directory(name, path)
         config = read_json(path / "config.json")
+        if isinstance(config, dict) and is_fp8(config) and holds_weights(path):
+            checkpoint = read_fp8(name, path, config)
+            return _open_packed(name, checkpoint, checkpoint.config)
         local: Path | None = path
     elif path.is_file() and path.suffix.lower() == ".gguf":
-        return _open_gguf(name, path)
+        file = read_gguf(path)
+        return _open_packed(name, file, file.config())
     elif path.exists():
         raise UserError(f"model {name}: is a file; expected a Hugging Face directory, a .gguf file or a hub id")
     elif path.suffix.lower() == ".gguf":
@@ -123,17 +128,25 @@ def _open(name: str) -> ModelSource:
     return _source(name, local, config)
 
 
-def _source(name: str, path: Path | None, config: Mapping[str, Any], gguf: GgufFile | None = None) -> ModelSource:
+def _source(
+    name: str,
+    path: Path | None,
+    config: Mapping[str, Any],
+    packed: GgufFile | Fp8Checkpoint | None = None,
+) -> ModelSource:
     """The model with its configuration as its family and its files have it, if that can describe the model."""
     family = family_of(config)
     if (method := quantisation(config)) is not None:
         raise UserError(
-            f"model {name}: its weights are quantised ({method}), which cannot be pruned; "
-            "accepted: the checkpoint it was quantised from, or a GGUF file"
+            f"model {name}: its weights are quantised ({method}), which cannot be pruned; accepted: the checkpoint it "
+            "was quantised from, a local directory of method fp8, or a GGUF file"
         )
-    stored = stored_tensors(path) if path is not None and holds_weights(path) else None
+    if isinstance(packed, Fp8Checkpoint):
+        stored: Mapping[str, StoredTensor] | None = packed.tensors
+    else:
+        stored = stored_tensors(path) if path is not None and holds_weights(path) else None
     try:
-        source = ModelSource(name, path, as_stored_config(name, stored, config, family), family, gguf)
+        source = ModelSource(name, path, as_stored_config(name, stored, config, family), family, packed)
         described = source.blocks()
         count = family.outside(source.config) + sum(
             s.spec.parameters(s.spec.units) for block in described for s in block.sub_blocks
@@ -157,7 +170,7 @@ def _check_size(source: ModelSource, count: int, stored: Mapping[str, StoredTens
         count: parameters by config.json.
         stored: what the files hold, if they are at hand.
     """
-    held = source.gguf.parameters if source.gguf is not None else None
+    held = source.packed.parameters if isinstance(source.packed, GgufFile) else None
     if stored is not None:
         if packed := next((t for t in stored.values() if t.is_packed), None):
             raise UserError(
@@ -213,15 +226,14 @@ def as_stored_config(
     return {**config, "tie_word_embeddings": False}
 
 
-def _open_gguf(name: str, path: Path) -> ModelSource:
+def _open_packed(name: str, packed: GgufFile | Fp8Checkpoint, config: Mapping[str, Any]) -> ModelSource:
+    """A quantised model; `config` is what it says as long as it has not been converted."""
     from tracenas.models.dequantised import cached_place, is_complete
 
-    file = read_gguf(path)
-    config = file.config()
-    place = cached_place(file)
+    place = cached_place(packed)
     if is_complete(place):
         config = read_json(place / "config.json")
-    return _source(name, place, config, file)
+    return _source(name, place, config, packed)
 
 
 def _hub_config(name: str) -> Any:

@@ -51,7 +51,7 @@ def sparsity_card(config: SparsifyConfig, source: ModelSource, draft: "Draft", f
     from tracenas.models.card import license_of
 
     front: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "text-generation"}
-    if source.path is None and source.gguf is None:
+    if source.path is None:
         front["base_model"] = source.name
     if (license_name := license_of(source.path)) is not None:
         front["license"] = license_name

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tracenas.errors import CheckFailed, UserError
+from tracenas.models.gguf import GgufFile
 from tracenas.models.source import ModelSource
 from tracenas.rundir import atomic_path
 
@@ -95,8 +96,11 @@ def export_gguf(
     from tracenas.export.gguf.tokenizer import vocabulary_of
     from tracenas.export.gguf.weights import StoredWeights
     from tracenas.models.checkpoint import check_checkpoint
+    from tracenas.models.dequantised import dequantise
 
     assert source.path is not None
+    if source.packed is not None:
+        dequantise(source.packed, source.path)
     check_checkpoint(source.path)
     weights = StoredWeights(source.path)
     model = decoder_of(source.family, source.config, weights.shapes)
@@ -113,7 +117,7 @@ def export_gguf(
 
 def _check_request(source: ModelSource, out: Path, outtype: str) -> None:
     """What can be refused before torch is imported."""
-    if source.gguf is not None:
+    if isinstance(source.packed, GgufFile):
         raise UserError(f"model {source.name}: is a GGUF file already; export reads a checkpoint directory")
     if source.path is None:
         raise UserError(f"model {source.name}: export reads a directory; download the model first, or prune it")
@@ -195,7 +199,7 @@ class _Job:
 
     def _metadata(self) -> dict[str, Any]:
         assert self.source.path is not None
-        return {"general.name": self.source.path.resolve().name, **self.vocabulary.metadata}
+        return {"general.name": Path(self.source.name).resolve().name, **self.vocabulary.metadata}
 
     def _k_quants(self, draft: "Draft") -> tuple[str, ...]:
         """Said where k-quants will fall back: rows must be a multiple of 256 wide."""
