@@ -38,28 +38,31 @@ def locked(directory: Path, *, what: str = "run directory", name: str = LOCK) ->
         raise UserError(f"{what} {directory}: is a file")
     lock = FileLock(place, timeout=0)
     try:
+        _acquire(lock, directory, place, what)
+        _holders[place] = threading.get_ident()
+        yield
+    finally:
+        if lock.is_locked:
+            _holders.pop(place, None)
+            place.unlink(missing_ok=True)
+            lock.release()
+        if made:
+            with suppress(OSError):  # not there, or not empty
+                directory.rmdir()
+
+
+def _acquire(lock: FileLock, directory: Path, place: Path, what: str) -> None:
+    holder = _text(place)  # before the attempt: old versions of filelock empty the file
+    try:
         make_directory(directory)
-        holder = _text(place)  # before the attempt: old versions of filelock empty the file
         lock.acquire()
         if getattr(lock, "pid", None) is None:  # where the system has no locks, filelock writes into the file itself
             place.write_text(f"pid {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
     except Timeout as error:
-        raise UserError(
-            f"{what} {directory}: in use by {holder or 'another process'}; wait, or choose another"
-        ) from error
+        other = holder or "another process"
+        raise UserError(f"{what} {directory}: in use by {other}; wait, or choose another") from error
     except OSError as error:
-        lock.release()
         raise UserError(f"{what} {directory}: {error.strerror or error}") from error
-    _holders[place] = threading.get_ident()
-    try:
-        yield
-    finally:
-        del _holders[place]
-        place.unlink(missing_ok=True)
-        lock.release()
-        if made:
-            with suppress(OSError):  # not empty
-                directory.rmdir()
 
 
 def _text(path: Path) -> str:

@@ -32,6 +32,10 @@ def is_first(command: str, parallel: Sequence[str]) -> bool:
             f"{command} is one process, and RANK and WORLD_SIZE={size} say that there are several: start it without "
             f"torchrun ({', '.join(parallel)} take several; run has recover.processes=N), or unset them"
         )
+    if "MASTER_ADDR" not in os.environ:
+        raise UserError(
+            f"RANK and WORLD_SIZE={size} say that there are several processes: start them with torchrun, or unset them"
+        )
     from tracenas.recovery.settings import World
 
     return World.from_environment().is_main

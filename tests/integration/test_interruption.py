@@ -28,8 +28,6 @@ SEARCH += [
     "3",
     "--iterations",
     "5",
-    "--rank",
-    "8",
 ]
 
 

@@ -19,7 +19,7 @@ from tracenas.error_log import error_log, is_error_log, log_failure, log_trace, 
 from tracenas.errors import CheckFailed, UserError, disk_trouble
 from tracenas.locks import locked
 from tracenas.process import disk_failures, is_first, terminable
-from tracenas.recovery.settings import World
+from tracenas.recovery.settings import World, without_leftovers
 from tracenas.rundir import Journal, atomic_path, holding, require_free, sweep, temporary_prefix, write_json
 from tracenas.stages.run_directory import run_directory, starting
 from tracenas.stages.run_settings import CONFIG, as_started, read_settings, resolve_settings
@@ -401,12 +401,23 @@ def test_half_a_launch_is_none(environment: dict[str, str], monkeypatch: pytest.
     assert is_first("plan", ("recover",))
     assert is_first("recover", ("recover",))
     assert World.from_environment() == World()
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with without_leftovers():  # accelerate takes any of them for a launch
+        whole = bool(environment.get("RANK") and environment.get("WORLD_SIZE"))
+        assert ("LOCAL_RANK" in os.environ, "RANK" in os.environ, "WORLD_SIZE" in os.environ) == (whole,) * 3
+    assert os.environ["LOCAL_RANK"] == "1"
+    assert {name: os.environ[name] for name in environment} == environment
 
 
 def test_several_processes_are_for_commands_that_take_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
+    with pytest.raises(UserError, match="start them with torchrun, or unset them"):
+        is_first("recover", ("recover", "eval"))
+    monkeypatch.setenv("MASTER_ADDR", "localhost")
     assert not is_first("recover", ("recover", "eval"))
+    with without_leftovers():
+        assert os.environ["RANK"] == "1"
     with pytest.raises(UserError, match=r"^plan is one process, .* without torchrun \(recover, eval take several"):
         is_first("plan", ("recover", "eval"))
     for rank in ("2", "-1", "one"):

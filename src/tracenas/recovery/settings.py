@@ -2,12 +2,13 @@
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from tracenas.errors import UserError
 
-__all__ = ["TrainSettings", "World", "accumulation", "default_micro_batch", "learning_rate_factor"]
+__all__ = ["TrainSettings", "World", "accumulation", "default_micro_batch", "learning_rate_factor", "without_leftovers"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,19 @@ class World:
     def is_main(self) -> bool:
         """Whether this process writes files and talks."""
         return self.rank == 0
+
+
+@contextmanager
+def without_leftovers() -> Iterator[None]:
+    """Hide half a launch (RANK without WORLD_SIZE, or only LOCAL_RANK) from libraries that look for one themselves."""
+    hidden = {}
+    if not (os.environ.get("RANK") and os.environ.get("WORLD_SIZE")):
+        names = [name for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE") if name in os.environ]
+        hidden = {name: os.environ.pop(name) for name in names}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
 
 
 @dataclass(frozen=True)

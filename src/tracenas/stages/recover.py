@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tracenas.config import RecoverConfig
 from tracenas.errors import UserError
 from tracenas.models.source import ModelSource, open_source
-from tracenas.recovery.settings import TrainSettings, World
+from tracenas.recovery.settings import TrainSettings, World, without_leftovers
 from tracenas.rundir import provenance, read_json, write_json
 from tracenas.stages.recover_data import RecoveryData, recovery_data, split_name
 from tracenas.stages.recover_progress import progress, tensorboard
@@ -98,7 +98,7 @@ def recover(config: RecoverConfig) -> Recovered:
     world = World.from_environment()
     source = open_source(config.model, decoder_only="recover")
     check_input(config, source, world)
-    with in_use(config.out) if world.is_main else nullcontext():
+    with without_leftovers(), in_use(config.out) if world.is_main else nullcontext():
         return _recover(config, source, world)
 
 
