@@ -25,16 +25,16 @@ def is_first(command: str, parallel: Sequence[str]) -> bool:
         UserError: if a launcher started several processes of another command.
     """
     size = os.environ.get("WORLD_SIZE", "")
-    if not os.environ.get("RANK") or size in ("", "1"):
+    if size in ("", "1"):
         return True
     if command not in parallel:
         raise UserError(
-            f"{command} is one process, and RANK and WORLD_SIZE={size} say that there are several: start it without "
-            f"torchrun ({', '.join(parallel)} take several; run has recover.processes=N), or unset them"
+            f"{command} is one process, and WORLD_SIZE={size} says that there are several: start it without torchrun "
+            f"({', '.join(parallel)} take several; run has recover.processes=N), or unset it"
         )
     if "MASTER_ADDR" not in os.environ:
         raise UserError(
-            f"RANK and WORLD_SIZE={size} say that there are several processes: start them with torchrun, or unset them"
+            f"WORLD_SIZE={size} says that there are several processes: start them with torchrun, or unset it"
         )
     from tracenas.recovery.settings import World
 

@@ -20,13 +20,13 @@ class World:
 
     @classmethod
     def from_environment(cls) -> "World":
-        """One process unless both RANK and WORLD_SIZE say otherwise: either alone is left over from something else.
+        """One process unless WORLD_SIZE says otherwise: RANK alone is left over from something else.
 
         Raises:
             UserError: for values that no launcher sets.
         """
-        told = {name: os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE")}
-        if not all(told.values()) or told["WORLD_SIZE"] == "1":
+        told = {"RANK": os.environ.get("RANK") or "0", "WORLD_SIZE": os.environ.get("WORLD_SIZE") or "1"}
+        if told["WORLD_SIZE"] == "1":
             return cls()
         rank, size = (int(text) if text.isdecimal() else -1 for text in told.values())
         if not 0 <= rank < size:
