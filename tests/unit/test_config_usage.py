@@ -61,7 +61,6 @@ IGNORED: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("RecoverConfig", {**RECOVER, "method": "pretrain"}, {"temperature": 2.0}, "distill"),
     ("RecoverConfig", {**RECOVER, "method": "distill"}, {"lora_rank": 4}, "method lora"),
     ("RecoverConfig", {**RECOVER, "method": "lora"}, {"text_field": "t"}, "text"),
-    ("RecoverConfig", {**RECOVER, "method": "pretrain"}, {"eval_every": 5}, "eval-text"),
     ("RecoverConfig", {**RECOVER, "method": "pretrain"}, {"run_name": "n"}, "report-to"),
     ("RecoverConfig", {**RECOVER, "method": "pretrain", "decay": 0.0}, {"decay_form": "cosine"}, "a decay"),
     ("StudyConfig", {**STUDY, "targets": "supernet_lora"}, {"steps": 5}, "targets recovery"),

@@ -22,7 +22,6 @@ class RecoverConfig(WindowsConfig):
         Use(("teacher", "temperature", "top_k", "ce_weight"), "method distill", lambda c: c.method == "distill"),
         Use(("lora_rank", "lora_alpha", "lora_dropout"), "method lora", lambda c: c.method == "lora"),
         Use(("text_field",), "text: data of another method than lora, or eval-text", _reads_text),
-        Use(("eval_windows", "eval_every"), "eval-text", lambda c: c.eval_text is not None),
         Use(("run_name",), "report-to", lambda c: bool(c.report_to)),
         Use(("decay_form",), "a decay of more than 0", lambda c: c.decay > 0),
     )
