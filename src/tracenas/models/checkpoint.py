@@ -85,17 +85,14 @@ def save_pruned(
         The draft, with `path` set to `out`.
 
     Raises:
-        UserError: if `out` is not free or cannot be written.
-        ValueError: for kept ids that do not fit the blocks.
+        UserError: if `out` is not free or cannot be written; ValueError: for kept ids that do not fit the blocks.
     """
     layers = tuple(_layer(block, index, kept) for index, block in enumerate(blocks))
-    whole = in_memory(model)
-    whole |= {name: entry for name, entry in (tensors or {}).items() if name in whole}
+    whole = {name: (tensors or {}).get(name, entry) for name, entry in in_memory(model).items()}
     entries = list(_entries(whole, blocks, layers, kept, outputs or {}, dtype))
     shapes = {entry.name: entry.shape for entry in entries}
     main = _main_dtype(entries)
-    base = with_own_head(model)
-    made = pruned_config(base, family, blocks, layers, shapes, kept=kept, stub_attention=stub_attention)
+    made = pruned_config(with_own_head(model), family, blocks, layers, shapes, kept=kept, stub_attention=stub_attention)
     config, stock = made.config, made.stock
     entries += [Entry(name, shape, main, partial(torch.zeros, shape, dtype=main)) for name, shape in made.zeros.items()]
     entries = as_stored(config, entries) if stock else entries
@@ -106,8 +103,7 @@ def save_pruned(
         count = sum(torch.Size(e.shape).numel() for e in entries if e.dtype.is_floating_point)
         stubs = sum(torch.Size(shape).numel() for shape in made.zeros.values())
         draft = Draft(directory, config, layers, stock, count, stubs)
-        readme = card if isinstance(card, str) else card(draft)
-        if readme:
+        if readme := card if isinstance(card, str) else card(draft):
             (directory / "README.md").write_text(readme, encoding="utf-8")
     return replace(draft, path=out)
 
