@@ -45,6 +45,7 @@ def edited(folder: Path, **changes: Any) -> str:
         ({"num_attention_heads": 10**12, "head_dim": 1, "num_key_value_heads": 1}, r"is none of 'llama'"),
         ({"num_key_value_heads": 10**12}, r"is none of 'llama'"),
         ({"num_attention_heads": -4}, r"is none of 'llama'"),
+        ({"num_attention_heads": 1 << 16, "num_key_value_heads": 1 << 16, "head_dim": 1}, r"is none of 'llama'"),
         ({"head_dim": 10**12}, r"is none of 'llama'"),
     ],
 )
@@ -165,7 +166,7 @@ def test_a_configuration_of_more_than_the_files_hold_is_refused(changes: dict[st
 
 def test_more_units_than_any_model_has_are_refused(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
-    with pytest.raises(UserError, match="heads and channels; accepted: up to 268,435,456"):
+    with pytest.raises(UserError, match="heads and channels; accepted: up to 134,217,728"):
         open_source(edited(folder, num_hidden_layers=1000, intermediate_size=1 << 19))
 
 

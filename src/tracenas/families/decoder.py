@@ -10,6 +10,7 @@ from typing import Any
 
 from tracenas.families.active import within
 from tracenas.families.description import (
+    MOST_HEADS,
     WIDEST,
     Attribute,
     Block,
@@ -62,7 +63,7 @@ class Heads:
     whole_groups: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 < self.kv <= self.count <= WIDEST or self.count % self.kv or not 0 < self.dim <= WIDEST:
+        if not 0 < self.kv <= self.count <= MOST_HEADS or self.count % self.kv or not 0 < self.dim <= WIDEST:
             raise ValueError(f"{self.count:,} heads of {self.dim:,} over {self.kv:,} key and value heads")
 
     @property

@@ -15,6 +15,7 @@ from tracenas.space.architecture import Layer
 from tracenas.space.sub_block import LayerSpec, SubBlockSpec
 
 __all__ = [
+    "MOST_HEADS",
     "WIDEST",
     "Attribute",
     "Block",
@@ -30,7 +31,7 @@ __all__ = [
 ]
 
 IntArray = npt.NDArray[np.int64]
-WIDEST, _MOST_BLOCKS = 1 << 20, 1024
+WIDEST, MOST_HEADS, _MOST_BLOCKS = 1 << 20, 1024, 1024
 """Many times what any model has: beyond that config.json is wrong, and nothing of such a size is made."""
 
 

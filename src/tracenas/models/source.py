@@ -18,7 +18,7 @@ from tracenas.space.search_space import SearchSpace
 
 __all__ = ["ModelSource", "as_stored_config", "open_source"]
 
-_MOST_UNITS, _MOST_PARAMETERS = 1 << 28, 1 << 50
+_MOST_UNITS, _MOST_PARAMETERS = 1 << 27, 1 << 50
 """Heads and channels of all blocks, and parameters: many times those of the largest mixtures of experts."""
 
 

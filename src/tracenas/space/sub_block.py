@@ -2,9 +2,18 @@
 
 from bisect import bisect_right
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 __all__ = ["LayerSpec", "SubBlockSpec"]
+
+
+@lru_cache(maxsize=256)
+def _widths(units: int, minimum: int, quantum: int) -> tuple[int, ...]:
+    """Feasible non-zero widths, ascending; equal sub-blocks share them."""
+    if units == 0:
+        return ()
+    first = -(-minimum // quantum) * quantum
+    return (*range(max(first, quantum), units, quantum), units)
 
 
 @dataclass(frozen=True)
@@ -57,11 +66,7 @@ class SubBlockSpec:
 
     @cached_property
     def _choices(self) -> tuple[int, ...]:
-        if self.units == 0:
-            return ()
-        first = -(-self.minimum // self.quantum) * self.quantum
-        widths = [k for k in range(max(first, self.quantum), self.units, self.quantum)]
-        return (*widths, self.units)
+        return _widths(self.units, self.minimum, self.quantum)
 
     def round(self, kept: float) -> int:
         """The feasible non-zero width nearest to `kept` (the smaller one on a tie)."""
