@@ -47,7 +47,7 @@ def pruned(model: Path, directory: Path, params: str) -> Path:
     save_file({"input_ids": torch.randint(0, 32000, (1, 64))}, directory / "tokens.safetensors")
     out = directory / f"pruned-{params.rstrip('%')}"
     tokens = str(directory / "tokens.safetensors")
-    prune(PruneConfig(model=str(model), arch=arch, data=tokens, out=out, device="cpu"))
+    prune(PruneConfig(model=str(model), arch=arch, data=tokens, out=out, device="cpu", compensate="none"))
     return out
 
 

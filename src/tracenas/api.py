@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tracenas.stages.export import ExportOutcome
     from tracenas.stages.metric import MetricSearched
     from tracenas.stages.plan import Plan
-    from tracenas.stages.prune import Pruned
+    from tracenas.stages.pruned import Pruned
     from tracenas.stages.recover import Recovered
     from tracenas.stages.report import Reported
     from tracenas.stages.run import RunOutcome

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from tiny import save_tiny
+from trained import source_tokens, trained_model
 
 from tracenas.cli import invoke
 from tracenas.data.tokens import load_tokens, save_tokens
@@ -108,9 +109,9 @@ def test_auto_is_what_was_scored(home: Path, tmp_path: Path, capsys: pytest.Capt
     record = best(home / "ridge")
     assert record["provenance"]["realisation"] == "ridge" and record["provenance"]["ridge"] == 0.01
     assert record["score"] == -record["loss"]
-    plain = prune(home, "plain", tmp_path / "plain", capsys)
+    plain = prune(home, "plain", tmp_path / "plain", capsys, "--compensate", "auto")
     assert plain["compensation"] is None and plain["loss"] == pytest.approx(best(home / "plain")["loss"], abs=1e-4)
-    made = prune(home, "ridge", tmp_path / "ridge", capsys)
+    made = prune(home, "ridge", tmp_path / "ridge", capsys, "--compensate", "auto")
     facts = made["compensation"]
     assert (facts["method"], facts["ridge"], facts["sequences"]) == ("ridge", 0.01, 10)
     assert made["loss"] == pytest.approx(record["loss"], abs=1e-4) == made["scored_loss"]
@@ -138,7 +139,7 @@ def test_units_can_be_ranked_for_the_refit(home: Path, tmp_path: Path, capsys: p
         assert all((found.ranking[key] == expected.ranking[key]).all() for key in expected.ranking)
         orders[name] = found.ranking
     assert any((orders["wanda"][key] != orders["obs"][key]).any() for key in orders["obs"])
-    made = prune(tmp_path, "obs", tmp_path / "out", capsys, model=home / "model")
+    made = prune(tmp_path, "obs", tmp_path / "out", capsys, "--compensate", "auto", model=home / "model")
     assert made["loss"] == pytest.approx(best(run)["loss"], abs=1e-4)
 
 
@@ -186,7 +187,9 @@ def complaint(capsys: pytest.CaptureFixture[str], argv: list[str]) -> str:
 
 def test_complaints(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arch = ["prune", str(home / "model"), "--arch", str(home / "plain" / "best.json"), "--out", str(tmp_path / "out")]
-    assert "need --compensate ridge or sequential" in complaint(capsys, [*arch, "--ridge", "0.1"])
+    for how in ("auto", "none"):
+        told = complaint(capsys, [*arch, "--compensate", how, "--ridge", "0.1"])
+        assert "need --compensate best, ridge or sequential" in told
     assert "compensate 'wanda'" in complaint(capsys, [*arch, "--compensate", "wanda"])
     few = complaint(capsys, [*arch, "--compensate", "ridge", "--compensate-samples", "5000"])
     assert "5000 were asked for (compensate-samples)" in few
@@ -237,3 +240,124 @@ def test_another_model_is_noticed(
     ]
     message = complaint(capsys, [*argv, "--compensate", "ridge"])
     assert "not the model that was scored" in message and not any((tmp_path / "out").iterdir())
+
+
+# --- best, the default ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
+    """A model that has learned something, tokens of its source, and a finished search by phi over 4 of them."""
+    home = tmp_path_factory.mktemp("learned")
+    trained_model("llama", steps=120).save_pretrained(home / "model")
+    tokenizer.save_pretrained(home / "model")
+    save_tokens(home / "tokens.safetensors", source_tokens(128, 32, 1))
+    assert invoke([*search(home, "phi", "tokens.safetensors"), "--out", str(home / "plain")]) == 0
+    return home
+
+
+def test_best_is_the_lowest_on_held_out_text(learned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from safetensors.torch import load_file
+
+    made = prune(learned, "plain", tmp_path / "best", capsys)
+    choice = made["choice"]
+    assert list(choice["losses"]) == ["plain", "ridge", "sequential"] and choice["tokens"] == 16 * 32
+    assert choice["written"] == min(choice["losses"], key=choice["losses"].get) == made["compensation"]["method"]
+    assert made["compensation"]["ridge_trials"] and choice["losses"][choice["written"]] < choice["losses"]["plain"]
+    assert min(made["compensation"]["ridge_trials"].values()) == choice["losses"][choice["written"]]
+    assert made["scored_loss"] == pytest.approx(best(learned / "plain")["loss"], abs=1e-5)
+    card = (tmp_path / "best" / "README.md").read_text()
+    assert all(f"{name} {loss:.4f}" in card for name, loss in choice["losses"].items())
+    assert f"written: {choice['written']}" in card and "512 tokens (16 × 32), in neither calibration" in card
+    ridge = f"{made['compensation']['ridge']:g}"
+    again = prune(learned, "plain", tmp_path / "same", capsys, "--compensate", choice["written"], "--ridge", ridge)
+    assert again["choice"]["losses"] == {name: choice["losses"][name] for name in ("plain", choice["written"])}
+    for name, tensor in load_file(tmp_path / "best" / "model.safetensors").items():
+        assert torch.equal(tensor, load_file(tmp_path / "same" / "model.safetensors")[name])
+
+
+def test_a_refit_that_is_worse_than_the_cut_is_not_written(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A random model's outputs are not worth fitting to. What is asked for by name is written, and called worse."""
+    from safetensors.torch import load_file
+
+    made = prune(home, "plain", tmp_path / "best", capsys)
+    losses = made["choice"]["losses"]
+    assert made["choice"]["written"] == "plain" and made["compensation"] is None
+    assert losses["plain"] < min(losses["ridge"], losses["sequential"])
+    prune(home, "plain", tmp_path / "none", capsys, "--compensate", "none")
+    for name, tensor in load_file(tmp_path / "best" / "model.safetensors").items():
+        assert torch.equal(tensor, load_file(tmp_path / "none" / "model.safetensors")[name])
+    arch = ["prune", str(home / "model"), "--arch", str(home / "plain" / "best.json"), "--compensate", "ridge"]
+    assert invoke([*arch, "--out", str(tmp_path / "ridge")]) == 0
+    assert "--compensate ridge: worse on held-out text" in capsys.readouterr().err
+
+
+def test_the_scored_refit_is_among_those_compared(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = prune(home, "ridge", tmp_path / "out", capsys)
+    assert list(made["choice"]["losses"]) == ["plain", "ridge", "sequential"]  # the same text, and its ridge is tried
+    made = prune(home, "ridge", tmp_path / "other", capsys, "--ridge", "0.5")
+    assert list(made["choice"]["losses"]) == ["plain", "scored", "ridge", "sequential"]
+
+
+def test_held_out_text_is_in_nothing_else(home: Path, learned: Path) -> None:
+    held = load_tokens(home / "ridge" / "held_out.safetensors")
+    others = [load_tokens(home / "ridge" / f"{name}.safetensors") for name in ("calibration", "compensation")]
+    runs = {tuple(row[i : i + 12].tolist()) for row in torch.cat(others) for i in range(21)}
+    assert held.shape == (16, 32)
+    assert not any(tuple(row[i : i + 12].tolist()) in runs for row in held for i in range(21))
+    rows = {tuple(row.tolist()) for row in load_tokens(learned / "plain" / "calibration.safetensors")}
+    assert not rows & {tuple(row.tolist()) for row in load_tokens(learned / "plain" / "held_out.safetensors")}
+
+
+def test_without_held_out_text_best_needs_data(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(home / "plain", run)
+    (run / "held_out.safetensors").unlink()
+    arch = ["prune", str(home / "model"), "--arch", str(run / "best.json"), "--out", str(tmp_path / "out")]
+    told = complaint(capsys, arch)
+    assert "no held_out.safetensors" in told and "give --data" in told and "--compensate auto" in told
+    assert not (tmp_path / "out").exists()
+    made = prune(tmp_path, "run", tmp_path / "out", capsys, "--data", str(home / "text.txt"), model=home / "model")
+    assert made["choice"]["tokens"] == 16 * 32 and "in neither calibration nor statistics" in made["choice"]["text"]
+
+
+@pytest.mark.parametrize(("rows", "fitted", "held"), [(60, 42, 14), (6, 1, 1), (5, 1, 0), (4, 0, 0)])
+def test_scarce_text(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], rows: int, fitted: int, held: int
+) -> None:
+    """A quarter of what is left beside the calibration is held out; where nothing is, it is said at the start."""
+    tokens = torch.randint(1, 257, (rows, 32), generator=torch.Generator().manual_seed(0))
+    save_tokens(home / f"{rows}.safetensors", tokens)
+    run = tmp_path / "run"
+    proxy = "loss_compensated" if fitted else "phi"
+    argv = [a for a in search(home, proxy, f"{rows}.safetensors") if a not in ("--compensate-samples", "10")]
+    assert invoke([*argv, "--out", str(run)]) == 0
+    said = "no held_out.safetensors" in capsys.readouterr().err
+    assert said == (held == 0) == (not (run / "held_out.safetensors").exists())
+    if fitted:
+        assert load_tokens(run / "compensation.safetensors").shape[0] == fitted
+    if held:
+        assert load_tokens(run / "held_out.safetensors").shape[0] == held
+        assert prune(tmp_path, "run", tmp_path / "out", capsys, model=home / "model")["choice"]["tokens"] == held * 32
+
+
+@pytest.mark.parametrize(("rows", "where"), [(8, "in neither calibration nor statistics"), (4, "a part of the calib")])
+def test_an_architecture_of_ones_own_is_refitted_on_its_data(
+    learned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], rows: int, where: str
+) -> None:
+    arch, data = tmp_path / "arch.json", tmp_path / "rows.safetensors"
+    arch.write_text(json.dumps({"architecture": best(learned / "plain")["architecture"]}))
+    save_tokens(data, source_tokens(rows, 32, 1))
+    argv = ["prune", str(learned / "model"), "--arch", str(arch), "--data", str(data), "--samples", "4", "--json"]
+    capsys.readouterr()
+    assert invoke([*argv, "--out", str(tmp_path / "out")]) == 0
+    made = json.loads(capsys.readouterr().out)
+    assert where in made["choice"]["text"] and made["choice"]["tokens"] == 32
+    if made["compensation"] is not None:
+        assert made["compensation"]["sequences"] == 3
+    told = complaint(capsys, [*argv, "--out", str(tmp_path / "no"), "--compensate-samples", str(rows - 4 or 1)])
+    assert "use more text or fewer samples" in told

@@ -23,7 +23,8 @@ recover:
   save_every: 2
   eval_windows: 4
 """
-SECTIONS = TRAIN + "recover_rivals: true\neval: {}\nbench: {prompt: 8, new_tokens: 3, trials: 2, no_memory: true}\n"
+AFTER = "recover_rivals: true\neval: {}\nbench: {prompt: 8, new_tokens: 3, trials: 2, no_memory: true}\n"
+SECTIONS = TRAIN + "compensate: sequential\n" + AFTER
 
 
 @pytest.fixture(scope="module")

@@ -144,7 +144,7 @@ class PruneConfig(OneShotSettings):
             "--method: an architecture has decided them",
             lambda c: c.method is not None,
         ),
-        Use(("ridge", "compensate_samples"), "--compensate ridge or sequential (auto: as it was scored)", refits),
+        Use(("ridge", "compensate_samples"), "--compensate best, ridge or sequential (auto: as scored)", refits),
     )
 
     arch: Path | None = Field(
@@ -154,10 +154,11 @@ class PruneConfig(OneShotSettings):
         None, description="Calibration text or tokens; needed where the architecture is not a run's."
     )
     out: Path = Field(description="Checkpoint directory.")
-    compensate: Literal["auto", "none", "ridge", "sequential"] = Field(
-        "auto",
+    compensate: Literal["best", "auto", "none", "ridge", "sequential"] = Field(
+        "best",
         description="Refit the output projections to the dense model's outputs: with its statistics (ridge) or layer "
-        "by layer (sequential); auto: as the architecture was scored.",
+        "by layer (sequential); best: whichever of these and the plain cut is best on held-out text; auto: as the "
+        "architecture was scored.",
     )
     shard_size: str = Field("5GB", description="Largest weights file.")
     save_dtype: Dtype = Field("auto", description="Of the written weights; auto: each as the base stores it.")

@@ -45,8 +45,8 @@ class RunConfig(SearchConfig):
     eval_text: str = Field(description="Held-out text for the perplexities.")
     eval_windows: int | None = Field(None, ge=1, description="Use no more than this many held-out windows.")
     random_architectures: int = Field(3, ge=0, description="Random architectures of the same budget to compare with.")
-    compensate: Literal["auto", "none", "ridge", "sequential"] = Field(
-        "sequential",
+    compensate: Literal["best", "auto", "none", "ridge", "sequential"] = Field(
+        "best",
         description="How the checkpoint's output projections are refitted (see prune); auto: as it was scored.",
     )
     recover_rivals: bool = Field(

@@ -122,6 +122,7 @@ class LlamaLike(Family):
         model_type: of transformers.
         qk_norm: whether q and k pass an RMSNorm of `head_dim` per head (Qwen3).
         attention_norms, mlp_norms: norms of a block that belong to each sub-block.
+        attention_post_norm, mlp_post_norm: the one of them that its output passes; empty: none (Llama).
         layers_path: of the list of blocks.
         attention: path of the attention module in a block; the MLP's is `mlp`.
         norm_vectors: parameters per feature of a norm: 1, or 2 with a bias (LayerNorm).
@@ -132,6 +133,8 @@ class LlamaLike(Family):
     qk_norm: bool = False
     attention_norms: tuple[str, ...] = ("input_layernorm",)
     mlp_norms: tuple[str, ...] = ("post_attention_layernorm",)
+    attention_post_norm: str = ""
+    mlp_post_norm: str = ""
     layers_path: str = "model.layers"
     attention: str = "self_attn"
     norm_vectors: int = 1
@@ -248,6 +251,7 @@ class LlamaLike(Family):
             output=projections[-1].path,
             quantum=heads.quantum(options),
             norms=self.attention_norms,
+            post_norm=self.attention_post_norm,
             groups=heads.groups,
             attributes=self.attributes(heads),
             outputs=2,
@@ -268,6 +272,7 @@ class LlamaLike(Family):
             output=projections[-1].path,
             quantum=options.channel_quantum,
             norms=self.mlp_norms,
+            post_norm=self.mlp_post_norm,
             costs=Costs(norm_parameters=norms),
             present="mlp" not in config.get("skip", ()),
         )

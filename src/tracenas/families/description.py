@@ -169,6 +169,9 @@ class SubBlock:
     """Path of the projection whose inputs carry the units (o_proj, down_proj): saliency is taken there."""
     norms: tuple[str, ...] = ()
     """Modules outside `module` that a checkpoint drops with the bypassed sub-block."""
+    post_norm: str = ""
+    """Path of the RMS norm (no bias) that the output passes before it is added to the residual stream; empty where
+    it is added as it is."""
     groups: int = 1
     """Units are pruned equally in each of `groups` equal, consecutive ranges (KV groups, experts)."""
     attributes: tuple[Attribute, ...] = ()
@@ -295,6 +298,7 @@ def sub_block(
     quantum: int,
     minimum: int | None = None,
     norms: Sequence[str] = (),
+    post_norm: str = "",
     groups: int = 1,
     attributes: Sequence[Attribute] = (),
     outputs: int = 1,
@@ -332,6 +336,7 @@ def sub_block(
         module,
         output,
         tuple(norms),
+        post_norm,
         groups,
         tuple(attributes),
         outputs,

@@ -55,6 +55,7 @@ class MixtureOfExperts(LlamaLike):
             output=projections[-1].path,
             quantum=experts * options.channel_quantum,
             norms=self.mlp_norms,
+            post_norm=self.mlp_post_norm,
             groups=experts,
             attributes=(Attribute(at + "intermediate_dim", experts),),
             costs=Costs(norm_parameters=hidden * len(self.mlp_norms), fixed_weights=experts * hidden),

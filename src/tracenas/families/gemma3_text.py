@@ -9,5 +9,7 @@ FAMILY = LlamaLike(
     qk_norm=True,
     attention_norms=("input_layernorm", "post_attention_layernorm"),
     mlp_norms=("pre_feedforward_layernorm", "post_feedforward_layernorm"),
+    attention_post_norm="post_attention_layernorm",
+    mlp_post_norm="post_feedforward_layernorm",
     tied_by_default=True,
 )

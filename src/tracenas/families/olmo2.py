@@ -25,4 +25,6 @@ FAMILY = Olmo2(
     "olmo2",
     attention_norms=("post_attention_layernorm",),
     mlp_norms=("post_feedforward_layernorm",),
+    attention_post_norm="post_attention_layernorm",
+    mlp_post_norm="post_feedforward_layernorm",
 )

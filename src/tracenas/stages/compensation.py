@@ -1,8 +1,8 @@
-"""Compensation in the stages: its text, its strength, the realisation that scores use, the refit that prune writes."""
+"""Compensation in the stages: its strength, the realisation that scores use, the refits and which of them is best."""
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 from tracenas.errors import UserError
 from tracenas.search.score import is_number
 from tracenas.space.architecture import Architecture
+from tracenas.stages.refit_text import Text, scored_text, text_of
 
 if TYPE_CHECKING:
     import torch
@@ -17,42 +18,30 @@ if TYPE_CHECKING:
     from tracenas.models.compensated import CompensatedRealisation
     from tracenas.models.ordering import Key
     from tracenas.models.supernet import Realisation, Supernet
-    from tracenas.stages.session import Calibrated, Session
+    from tracenas.stages.session import Session
 
     Outputs = Mapping[Key, torch.Tensor]
 
 __all__ = [
+    "DEFAULT_RIDGE",
+    "RIDGES",
     "Compensation",
-    "Text",
+    "Fit",
+    "candidate_loss",
     "compensate",
     "compensated_realisation",
+    "compensation",
     "realisation_facts",
     "recorded_loss",
+    "rounded",
     "scored_as",
     "scored_loss",
-    "scored_text",
-    "text_of",
 ]
 
-COMPENSATION = "compensation.safetensors"
-DEFAULT_SAMPLES = 48
 DEFAULT_RIDGE = 0.01
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)
 _HELD_OUT = 6
 """Every sixth sequence (at least one) is held out when the ridge is chosen."""
-
-
-@dataclass(frozen=True)
-class Text:
-    """What a compensation is fitted on.
-
-    Args:
-        tokens: int64 [N, L].
-        separate: whether it is other text than the one that losses are measured on.
-    """
-
-    tokens: "torch.Tensor"
-    separate: bool
 
 
 @dataclass(frozen=True)
@@ -161,84 +150,29 @@ def compensated_realisation(session: "Session", net: "Supernet") -> "Compensated
     return CompensatedRealisation(net, grams, session.config.ridge or DEFAULT_RIDGE)
 
 
-def text_of(session: "Calibrated", *, required: bool = False, reuse: bool = True, keep: bool = False) -> Text:
-    """What to fit a compensation on: further text of the calibration's source, none of which losses are measured on.
-
-    Args:
-        required: it must be other text. Otherwise the calibration is used where its source cannot be read or
-            holds no more, and the number of sequences was not asked for.
-        reuse: the text that a search stored in the run directory.
-        keep: store it there, so that a resumed search and `prune` fit on the same.
-
-    Raises:
-        UserError: if there is no such text.
-    """
-    from tracenas.data.further import further_calibration
-    from tracenas.data.tokens import load_tokens, save_tokens
-    from tracenas.stages.tokens import window_start
-
-    config, source = session.config, session.loaded.source
-    asked = config.compensate_samples
-    stored = session.run / COMPENSATION if session.run is not None else None
-    if reuse and stored is not None and stored.is_file():
-        tokens = load_tokens(stored)
-        if asked in (None, tokens.shape[0]):
-            return Text(tokens, separate=True)
-    try:
-        if session.data is None:
-            raise UserError("'data' is required: text to fit the compensation on")
-        start = window_start(session.loaded, session.data, config.bos)
-        tokens = further_calibration(
-            session.data,
-            session.loaded.tokenizer,
-            known=session.tokens,
-            samples=asked or DEFAULT_SAMPLES,
-            fewer=asked is None,
-            seed=config.seed,
-            eos=source.config.get("eos_token_id"),
-            vocab_size=int(source.config["vocab_size"]),
-            bos=start.bos,
-            text_field=config.text_field,
-        )
-    except UserError:
-        if required or asked is not None:
-            raise
-        return Text(session.tokens, separate=False)
-    if keep and stored is not None:
-        save_tokens(stored, tokens, {"source": session.data, "model": source.name, **start.note})
-    return Text(tokens, separate=True)
-
-
-def scored_text(session: "Session") -> Text:
-    """The text that a search compensated its candidates on.
-
-    Raises:
-        UserError: if the run does not hold it.
-    """
-    from tracenas.data.tokens import load_tokens
-
-    if session.run is None:
-        raise ValueError("only a run's candidates are scored compensated")
-    return Text(load_tokens(session.run / COMPENSATION), separate=True)
-
-
 def scored_loss(session: "Session", net: "Supernet", arch: Architecture, scored: tuple[str, float]) -> float:
     """Calibration loss of a candidate as its search realised it (`scored_as`), nats per token."""
     from tracenas.models.refit import FittedRealisation
 
     name, ridge = scored
     if name == "plain":
-        return _loss(session, net, arch)
-    outputs = _Fit(session, net, arch, name)(scored_text(session).tokens, (ridge,))[ridge]
-    return _loss(session, net, arch, FittedRealisation(outputs))
+        return candidate_loss(session, net, arch)
+    outputs = Fit(session, net, arch, name)(scored_text(session).tokens, (ridge,))[ridge]
+    return candidate_loss(session, net, arch, FittedRealisation(outputs))
 
 
-def _loss(session: "Session", net: "Supernet", arch: Architecture, how: "Realisation | None" = None) -> float:
-    """Calibration loss of a candidate in the super-network, nats per token."""
+def candidate_loss(
+    session: "Session",
+    net: "Supernet",
+    arch: Architecture,
+    how: "Realisation | None" = None,
+    tokens: "torch.Tensor | None" = None,
+) -> float:
+    """Loss of a candidate in the super-network on `tokens`, by default the calibration, nats per token."""
     from tracenas.evaluation.perplexity import perplexity
 
     with net.realise(arch, how) as model:
-        return perplexity(model, session.tokens, session.micro_batch).nll
+        return perplexity(model, session.tokens if tokens is None else tokens, session.micro_batch).nll
 
 
 def compensate(
@@ -265,27 +199,49 @@ def compensate(
     from tracenas.models.refit import FittedRealisation
     from tracenas.report.progress import stage_progress
 
-    fit = _Fit(session, net, arch, method)
+    fit = Fit(session, net, arch, method)
     trials: dict[float, float] = {}
     count = text.tokens.shape[0]
     searched = ridge is None and count > 1
     with stage_progress(f"compensation ({method})", (len(RIDGES) if searched else 0) + 1) as advance:
         if searched:
             held = max(1, count // _HELD_OUT)
-            trials = fit.trials(text.tokens[:-held], text.tokens[-held:], advance)
+            for strength, outputs in fit.each(text.tokens[:-held], RIDGES):
+                loss = candidate_loss(session, net, arch, FittedRealisation(outputs), text.tokens[-held:])
+                trials[strength] = loss if math.isfinite(loss) else math.inf
+                advance()
         chosen = ridge or (min(trials, key=lambda r: trials[r]) if trials else DEFAULT_RIDGE)
         fitted = fit(text.tokens, (chosen,))[chosen]
         advance()
-    outputs = {key: weight.to(stored[key]).to(weight.dtype) for key, weight in fitted.items()}
-    after = _loss(session, net, arch, FittedRealisation(outputs))
+    return compensation(session, net, arch, method, chosen, trials, text, rounded(fitted, stored))
+
+
+def rounded(outputs: "Outputs", stored: "Mapping[Key, torch.dtype]") -> "Outputs":
+    """Output projections as a checkpoint holds them that stores them in `stored`, in the weights' dtype."""
+    return {key: weight.to(stored[key]).to(weight.dtype) for key, weight in outputs.items()}
+
+
+def compensation(
+    session: "Session",
+    net: "Supernet",
+    arch: Architecture,
+    method: str,
+    ridge: float,
+    trials: Mapping[float, float],
+    text: Text,
+    outputs: "Outputs",
+) -> Compensation:
+    """A refit with the calibration losses before and after it."""
+    from tracenas.models.refit import FittedRealisation
+
     fused = Counter(sub.spec.name for block in net.blocks for sub in block.sub_blocks if sub.stacked)
     left = tuple(f"{name} of {number} blocks" for name, number in fused.items())
-    return Compensation(method, chosen, trials, text, outputs, _loss(session, net, arch), after, left)
+    before = candidate_loss(session, net, arch)
+    after = candidate_loss(session, net, arch, FittedRealisation(outputs))
+    return Compensation(method, ridge, trials, text, outputs, before, after, left)
 
 
-_LAST: "WeakKeyDictionary[Supernet, tuple[Any, torch.Tensor, dict[float, dict[Key, torch.Tensor]]]]" = (
-    WeakKeyDictionary()
-)
+_LAST: "WeakKeyDictionary[Supernet, tuple[Any, torch.Tensor, dict[float, Outputs]]]" = WeakKeyDictionary()
 """The last fit in a super-network: `prune` asks for the scored candidate's twice, to check it and to write it."""
 
 
@@ -295,40 +251,40 @@ def _same(a: "torch.Tensor", b: "torch.Tensor") -> bool:
 
 
 @dataclass(frozen=True)
-class _Fit:
+class Fit:
+    """Fits one candidate by one method.
+
+    Args:
+        method: `ridge` or `sequential`.
+    """
+
     session: "Session"
     net: "Supernet"
     arch: Architecture
     method: str
 
-    def __call__(self, tokens: "torch.Tensor", ridges: tuple[float, ...]) -> "dict[float, dict[Key, torch.Tensor]]":
+    def __call__(self, tokens: "torch.Tensor", ridges: tuple[float, ...]) -> "dict[float, Outputs]":
+        """Refitted output projections by ridge; the same request again is not computed again."""
         from tracenas.models.refit import ridge_outputs
         from tracenas.models.sequential import sequential_outputs
         from tracenas.saliency.gram import gram_matrices
 
         net, batch = self.net, self.session.micro_batch
-        asked = (self.arch, self.method, ridges)
-        known = _LAST.get(net)
-        if known is not None and known[0] == asked and _same(known[1], tokens):
-            return known[2]
+        request = (self.arch, self.method, ridges)
+        last = _LAST.get(net)
+        if last is not None and last[0] == request and _same(last[1], tokens):
+            return last[2]
+        fitted: dict[float, Outputs]
         if self.method == "ridge":
-            made = ridge_outputs(net, self.arch, gram_matrices(net.model, net.blocks, tokens, batch), ridges)
+            grams = gram_matrices(net.model, net.blocks, tokens, batch)
+            fitted = dict(ridge_outputs(net, self.arch, grams, ridges))
         else:
-            made = {ridge: sequential_outputs(net, self.arch, tokens, batch, ridge) for ridge in ridges}
-        _LAST[net] = (asked, tokens, made)
-        return made
+            fitted = {ridge: sequential_outputs(net, self.arch, tokens, batch, ridge) for ridge in ridges}
+        _LAST[net] = (request, tokens, fitted)
+        return fitted
 
-    def trials(self, tokens: "torch.Tensor", held: "torch.Tensor", advance: Callable[[], None]) -> dict[float, float]:
-        """Loss on `held` by ridge, fitted on `tokens`; infinite where it is not finite."""
-        from tracenas.evaluation.perplexity import perplexity
-        from tracenas.models.refit import FittedRealisation
-
-        out: dict[float, float] = {}
-        together = self(tokens, RIDGES) if self.method == "ridge" else None
-        for ridge in RIDGES:
-            outputs = (together or self(tokens, (ridge,)))[ridge]
-            with self.net.realise(self.arch, FittedRealisation(outputs)) as model:
-                loss = perplexity(model, held, self.session.micro_batch).nll
-            out[ridge] = loss if math.isfinite(loss) else math.inf
-            advance()
-        return out
+    def each(self, tokens: "torch.Tensor", ridges: tuple[float, ...]) -> "Iterator[tuple[float, Outputs]]":
+        """Refitted output projections, one ridge after the other; `ridge` takes its statistics once for all."""
+        together = self(tokens, ridges) if self.method == "ridge" else None
+        for ridge in ridges:
+            yield ridge, (together or self(tokens, (ridge,)))[ridge]

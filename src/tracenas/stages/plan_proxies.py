@@ -7,8 +7,8 @@ from tracenas.families import Block
 from tracenas.models.refit_costs import refit_costs, refit_memory
 from tracenas.proxies.combination import Choice
 from tracenas.space.architecture import Architecture
-from tracenas.stages.compensation import DEFAULT_SAMPLES
 from tracenas.stages.proxies import POOL
+from tracenas.stages.refit_text import DEFAULT_SAMPLES
 from tracenas.stages.workload import Shape
 
 __all__ = ["compensation_memory", "compensation_seconds", "pool_size", "seconds_per_candidate", "trace_rank"]

@@ -3,7 +3,7 @@
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tracenas.config import PruneConfig
 from tracenas.data.sources import is_tokens
@@ -11,9 +11,11 @@ from tracenas.errors import UserError
 from tracenas.models.source import ModelSource, open_source
 from tracenas.rundir import provenance, read_json, require_free, write_json
 from tracenas.space.architecture import Architecture
-from tracenas.stages.compensation import compensate, recorded_loss, scored_as, scored_loss, scored_text, text_of
+from tracenas.stages.compensation import recorded_loss, scored_as, scored_loss
 from tracenas.stages.one_shot import ARCHITECTURE, OneShot, as_method, one_shot
-from tracenas.stages.results import Table, print_table, to_plain
+from tracenas.stages.pruned import Pruned
+from tracenas.stages.refit_choice import WrittenRealisation, choose
+from tracenas.stages.refit_text import HELD_OUT
 from tracenas.stages.run_settings import CONFIG, read_settings
 from tracenas.stages.session import CALIBRATION, ORDERING, Session, open_session, options_of, space_of
 from tracenas.stages.verification import compare_losses, output_dtypes, verified_loss
@@ -26,9 +28,8 @@ if TYPE_CHECKING:
     from tracenas.models.checkpoint import Draft
     from tracenas.models.ordering import Key
     from tracenas.models.supernet import Supernet
-    from tracenas.stages.compensation import Compensation
 
-__all__ = ["Pruned", "as_searched", "prune", "refitted"]
+__all__ = ["as_searched", "prune", "realisation"]
 
 _OF_THE_RUN = ("channel_quantum", "head_quantum", "kv_groups", "deploy", "saliency", "dtype", "seed", "bos")
 _ONE_SHOT = (
@@ -36,66 +37,6 @@ _ONE_SHOT = (
     *("channel_quantum", "head_quantum", "deploy", "samples", "seq_len", "text_field", "seed", "dtype", "bos"),
 )
 """Settings that decide what a one-shot method keeps."""
-
-
-@dataclass(frozen=True)
-class Pruned:
-    """A written checkpoint.
-
-    Args:
-        path: its directory.
-        params, base_params: parameters of the checkpoint and of the model it was cut from.
-        stock: whether transformers loads it without custom code.
-        loss: of the reloaded checkpoint on the calibration, nats per token.
-        scored_loss: of the candidate as it was scored.
-        compensation: method, strength, text and losses of the refit; None if there was none.
-        stub_params: those of `params` that are zeros in place of removed attention.
-        one_shot: method, saliency, allocation and γ, where the architecture is a one-shot method's.
-    """
-
-    path: Path
-    params: int
-    base_params: int
-    stock: bool
-    loss: float
-    scored_loss: float
-    compensation: dict[str, Any] | None = None
-    stub_params: int = 0
-    one_shot: dict[str, Any] | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """For `--json`."""
-        plain: dict[str, Any] = to_plain(vars(self))
-        return plain
-
-    def show(self) -> None:
-        """A summary on stdout."""
-        form = "stock configuration" if self.stock else "heterogeneous, with its code"
-        rows = [
-            ("checkpoint", str(self.path)),
-            ("form", form),
-            (
-                "parameters",
-                f"{self.params:,} of {self.base_params:,} ({100 * self.params / self.base_params:.1f}%)",
-            ),
-            ("calibration loss, reloaded", f"{self.loss:.6f}"),
-            ("calibration loss, as scored", f"{self.scored_loss:.6f}"),
-        ]
-        if self.stub_params:
-            rows.insert(3, ("of these, zeros in place of attention", f"{self.stub_params:,}"))
-        if self.one_shot is not None:
-            how = self.one_shot
-            rows.insert(0, ("method", f"{how['method']} (saliency {how['saliency']}, allocation {how['allocation']})"))
-            rows += [("γ", f"{how['gamma']:.4g}")] if "gamma" in how else []
-        if (made := self.compensation) is not None:
-            text = "other text" if made["separate_text"] else "the calibration itself"
-            rows += [
-                ("compensation", f"{made['method']}, ridge {made['ridge']:g}, {made['tokens']:,} tokens ({text})"),
-                ("calibration loss without it", f"{made['plain_loss']:.6f}"),
-            ]
-            if made.get("not_refitted"):
-                rows.append(("not refitted (fused experts)", ", ".join(made["not_refitted"])))
-        print_table(Table("pruned", ("", "value"), rows))
 
 
 def prune(config: PruneConfig) -> Pruned:
@@ -108,7 +49,7 @@ def prune(config: PruneConfig) -> Pruned:
         UserError: for wrong input; RuntimeError if the checkpoint does not reproduce the scored loss.
     """
     if config.compensate in ("auto", "none") and (config.ridge or config.compensate_samples):
-        raise UserError("ridge and compensate-samples need --compensate ridge or sequential (auto: as it was scored)")
+        raise UserError("ridge and compensate-samples need --compensate best, ridge or sequential (auto: as scored)")
     if (config.arch is None) == (config.method is None):
         raise UserError("give --arch (an architecture) or --method (a one-shot method with --params), one of the two")
     if config.arch is None:
@@ -118,16 +59,22 @@ def prune(config: PruneConfig) -> Pruned:
     source = open_source(config.model, decoder_only=_for_decoders(config))
     record = read_json(config.arch)
     run = _run_of(config.arch, record)
+    where, config = str(config.arch), _refittable(config, source)
     data = config.data
     if run is not None:
+        if config.compensate == "best" and data is None and not (run / HELD_OUT).is_file():
+            raise UserError(
+                f"{run} has no {HELD_OUT}, which --compensate best compares refits on: give --data with text, or "
+                f"--compensate auto (as it was scored)"
+            )
         config, data = as_searched(config, run)
     space = space_of(source, config, params=None)
-    arch = space.validate(Architecture.from_json(record, where=str(config.arch)), where=str(config.arch))
+    arch = space.validate(Architecture.from_json(record, where=where), where=where)
     require_free(config.out, what="checkpoint directory")
     scored = scored_as(record if run is not None else None)
     expected = recorded_loss(record, config.arch) if run is not None else None
     session = open_session(source, space, config, data=data, run=run)
-    made = _realised(config, source, session, arch, scored, expected)
+    made = _realised(config, session, arch, scored, expected)
     return _write(config, source, session, arch, made)
 
 
@@ -135,17 +82,27 @@ def _for_decoders(config: PruneConfig) -> str:
     """What of the settings only decoder-only models can have; empty if nothing."""
     if config.compensate in ("ridge", "sequential"):
         return f"--compensate {config.compensate}"
+    if config.compensate == "best" and (config.ridge or config.compensate_samples):
+        return "ridge, compensate-samples"
     return "--stub-removed-attention" if config.stub_removed_attention else ""
+
+
+def _refittable(config: PruneConfig, source: ModelSource) -> PruneConfig:
+    """The settings for the model's kind: encoder–decoder models are not refitted, so `best` is as scored."""
+    if config.compensate == "best" and source.family.stacks:
+        return config.model_copy(update={"compensate": "auto"})
+    return config
 
 
 def _prune_one_shot(config: PruneConfig) -> Pruned:
     """The checkpoint of what a method makes of the budget."""
     source = open_source(config.model, decoder_only=_for_decoders(config))
+    config = _refittable(config, source)
     space = space_of(source, config, params=config.params, tolerance=config.tolerance)
     require_free(config.out, what="checkpoint directory")
     session = open_session(source, space, config, data=config.data)
     found = one_shot(session, config)
-    made = _realised(config, source, session, found.architecture, ("plain", 0.0), None)
+    made = _realised(config, session, found.architecture, ("plain", 0.0), None)
     return _write(config, source, session, found.architecture, made, found)
 
 
@@ -155,57 +112,50 @@ class _Realised:
 
     loss: float
     scored_loss: float
-    compensation: "Compensation | None" = None
+    choice: WrittenRealisation
     outputs: "Mapping[Key, torch.Tensor] | None" = None
 
 
 def _realised(
     config: PruneConfig,
-    source: ModelSource,
     session: Session,
     arch: Architecture,
     scored: tuple[str, float],
     expected: float | None,
 ) -> _Realised:
-    """Realise the candidate as asked, and check that its loss as scored is the journal's.
+    """Check that the candidate's loss as scored is the journal's, then realise it as the settings say.
 
     Afterwards the loaded model's units are in the base's order again.
     """
     method = config.compensate if config.compensate != "auto" else scored[0]
     if expected is not None and method in ("none", "plain") and scored[0] == "plain":
-        return _Realised(expected, expected)  # the reloaded checkpoint is compared with the journal itself
+        return _Realised(
+            expected, expected, WrittenRealisation("plain")
+        )  # the reloaded checkpoint is compared with the journal
     from tracenas.models.refit import in_base_order
 
     net = session.supernet()
     again = scored_loss(session, net, arch, scored)
     if expected is not None:
         compare_losses("the candidate's calibration loss", again, "the journal's", expected, session.dtype)
-    if method in ("none", "plain"):
-        plain = scored_loss(session, net, arch, ("plain", 0.0))
-        made, outputs, loss = None, None, plain
+    choice = realisation(config, session, net, arch, scored)
+    if choice.compensation is None:
+        outputs, loss = None, scored_loss(session, net, arch, ("plain", 0.0))
     else:
-        made = refitted(config, source, session, net, arch, method, scored[1])
-        outputs, loss = in_base_order(net, arch, made.outputs), made.loss
+        outputs, loss = in_base_order(net, arch, choice.compensation.outputs), choice.compensation.loss
     net.restore()
-    return _Realised(loss, again if expected is None else expected, made, outputs)
+    return _Realised(loss, again if expected is None else expected, choice, outputs)
 
 
-def refitted(
+def realisation(
     config: PruneConfig,
-    source: ModelSource,
     session: Session,
     net: "Supernet",
     arch: Architecture,
-    method: str,
-    scored_ridge: float,
-) -> "Compensation":
-    """The candidate compensated: as it was scored (`auto`), or by the method, text and strength that were asked for."""
-    stored = output_dtypes(session, net.blocks, config.save_dtype)
-    if config.compensate == "auto":
-        return compensate(session, net, arch, method, scored_text(session), ridge=scored_ridge, stored=stored)
-    given = config.data is not None
-    text = text_of(session, required=given and session.run is not None, reuse=not given)
-    return compensate(session, net, arch, method, text, ridge=config.ridge, stored=stored)
+    scored: tuple[str, float],
+) -> WrittenRealisation:
+    """The candidate as the settings realise it in a checkpoint of its dtypes."""
+    return choose(config, session, net, arch, scored, output_dtypes(session, net.blocks, config.save_dtype))
 
 
 def _write(
@@ -225,7 +175,7 @@ def _write(
     dtype = dtype_to_save(config.save_dtype)
 
     def card(draft: "Draft") -> str:
-        refits = None if made.compensation is None else made.compensation.outputs
+        refits = None if made.choice.compensation is None else made.choice.compensation.outputs
         losses["reloaded"] = verified_loss(session, blocks, arch, refits, draft, made.loss, dtype)
         if found is not None:
             write_json(draft.path / ARCHITECTURE, {"architecture": arch.to_json()})
@@ -249,10 +199,19 @@ def _write(
     predicted = session.space.parameters(arch) + draft.stub_parameters
     if draft.parameters != predicted:
         raise RuntimeError(f"the checkpoint has {draft.parameters:,} parameters, {predicted:,} were predicted")
-    facts = made.compensation.to_json() if made.compensation is not None else None
-    how = None if found is None else dict(found.facts)
-    made_of = (config.out, draft.parameters, base, draft.stock)
-    return Pruned(*made_of, losses["reloaded"], losses["scored"], facts, draft.stub_parameters, how)
+    refit = made.choice.compensation
+    return Pruned(
+        config.out,
+        draft.parameters,
+        base,
+        draft.stock,
+        losses["reloaded"],
+        losses["scored"],
+        None if refit is None else refit.to_json(),
+        made.choice.to_json(),
+        draft.stub_parameters,
+        None if found is None else dict(found.facts),
+    )
 
 
 def _run_of(arch: Path, record: object) -> Path | None:
@@ -300,7 +259,7 @@ def _card(
         command += [f"{name}={value}" for name, value in given.items() if value is not None]
     if config.data is not None:
         command += ["--data", config.data]
-    if config.compensate != "auto":
+    if config.compensate != "best":
         command += ["--compensate", config.compensate]
     if config.compensate_samples is not None:
         command += ["--compensate-samples", str(config.compensate_samples)]
@@ -325,7 +284,7 @@ def _card(
             "calibration windows": f"{count} of {length} tokens, {session.start}",
             "calibration loss as scored, nats per token": f"{losses['scored']:.6f}",
             "calibration loss of this checkpoint, reloaded": f"{losses['reloaded']:.6f}",
-            **(made.compensation.facts() if made.compensation is not None else {"compensation": "none"}),
+            **made.choice.facts(),
             **(found.card() if found is not None else {}),
         },
         license=license_of(session.loaded.source.path),

@@ -1,5 +1,6 @@
 """`tracenas run`: search → prune → compare → recover → eval → bench → report, each stage skipped where it is done."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,14 @@ from tracenas.models.source import open_source
 from tracenas.report.stage_data import Stages
 from tracenas.report.stage_tables import stage_tables
 from tracenas.rundir import read_json, write_json
-from tracenas.stages.prune import Pruned
+from tracenas.stages.pruned import Pruned
+from tracenas.stages.refit_text import HELD_OUT
 from tracenas.stages.report import report
 from tracenas.stages.results import Table, print_table
 from tracenas.stages.run_comparison import compare, rivals, verdict
 from tracenas.stages.run_directory import in_use
 from tracenas.stages.run_recovery import CHECKPOINT, RECOVERED_CHECKPOINT, RIVALS, prune_once, recover_all
-from tracenas.stages.run_sections import BENCH, EVALUATION, begin, bench_config, check_run, eval_config
+from tracenas.stages.run_sections import BENCH, EVALUATION, begin, bench_config, check_run, eval_config, prune_config
 from tracenas.stages.search import SUMMARY, SearchOutcome, resolved, search
 
 __all__ = ["RunOutcome", "rivals", "run", "verdict"]
@@ -63,6 +65,8 @@ class RunOutcome:
                 print(note)
         losses = f"reloaded: loss {self.pruned.loss:.6f}, as scored {self.pruned.scored_loss:.6f}"
         print(f"checkpoint  {self.pruned.path} ({losses})")
+        if self.pruned.held_out_losses:
+            print(f"realisation {self.pruned.written} (held-out loss: {self.pruned.held_out_losses})")
         if self.recovered:
             print(f"recovered   {self.recovered[0]['path']}")
         print(f"report      {self.report}")
@@ -110,6 +114,8 @@ def run(config: RunConfig) -> RunOutcome:
 def _stages(config: RunConfig) -> RunOutcome:
     check_run(config)
     found = search(SearchConfig(**{key: getattr(config, key) for key in SearchConfig.model_fields}), kind="run")
+    if config.compensate == "best" and prune_config(config, found.best, config.out).compensate == "auto":
+        print(f"no {HELD_OUT}: nothing to compare refits on, checkpoints are written as scored", file=sys.stderr)
     begin(config, "prune")
     pruned = prune_once(config, found.best, config.out)
     comparison = compare(config, found, pruned)

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tracenas.config import RunConfig
-from tracenas.models.source import ModelSource, open_source
+from tracenas.models.source import open_source
 from tracenas.rundir import read_json, write_json
 from tracenas.space.architecture import Architecture
 from tracenas.space.search_space import SearchSpace
-from tracenas.stages.compensation import realisation_facts
-from tracenas.stages.prune import Pruned, as_searched, refitted
+from tracenas.stages.compensation import candidate_loss, realisation_facts
+from tracenas.stages.prune import as_searched, realisation
+from tracenas.stages.pruned import Pruned
 from tracenas.stages.results import to_plain
 from tracenas.stages.run_sections import COMPARISON, begin, prune_config
 from tracenas.stages.search import SearchOutcome
@@ -73,7 +74,7 @@ def compare(config: RunConfig, found: SearchOutcome, pruned: Pruned) -> list[dic
     """Score, loss and perplexity of every architecture as it was scored; found and uniform compensated, too.
 
     A row's `checkpoint` is what the architecture reaches realised as the run's checkpoint is (`compensate`), where
-    that is not how candidates were scored.
+    that is not how candidates were scored; of `best`, each is written in what is best for it (`written`).
     """
     if not begin(config, "comparison"):
         stored: list[dict[str, Any]] = read_json(config.out / COMPARISON)
@@ -111,9 +112,10 @@ def compare(config: RunConfig, found: SearchOutcome, pruned: Pruned) -> list[dic
             row["score"] = scored.score if scored.ok else None
             row |= {"arch": arch.to_json(), "tokens": measured.tokens, "text": config.eval_text}
             if other and name == "found":
-                row["checkpoint"] = {"realisation": other, **_figures(measure.checkpoint(pruned)), "loss": pruned.loss}
+                figures = {**_figures(measure.checkpoint(pruned)), "loss": pruned.loss, "written": pruned.written}
+                row["checkpoint"] = {"realisation": other, **figures}
             if other and name == "uniform":
-                row["checkpoint"] = {"realisation": other, **_realised(config, source, measure, net, arch)}
+                row["checkpoint"] = {"realisation": other, **_realised(config, measure, net, arch)}
             rows.append(row)
             advance(1)
     write_json(config.out / COMPARISON, to_plain(rows))
@@ -149,22 +151,24 @@ def _figures(measured: "Perplexity") -> dict[str, Any]:
 
 def _other_realisation(config: RunConfig) -> str:
     """How the checkpoint is realised if not as candidates were scored; empty if it is."""
-    scored = realisation_facts(config.proxy, config.ridge)["realisation"]
-    if config.compensate == "auto":
+    compensate = prune_config(config, config.out, config.out).compensate
+    if compensate == "auto":
         return ""
-    asked = "plain" if config.compensate == "none" else config.compensate
-    return "" if asked == scored == "plain" else asked  # a ridge of its own is another one than the scores'
+    asked = "plain" if compensate == "none" else compensate
+    plain = realisation_facts(config.proxy, config.ridge)["realisation"] == "plain"
+    return "" if asked == "plain" and plain else asked  # a ridge of its own is another one than the scores'
 
 
-def _realised(
-    config: RunConfig, source: ModelSource, measure: _Measure, net: "Supernet", arch: Architecture
-) -> dict[str, Any]:
+def _realised(config: RunConfig, measure: _Measure, net: "Supernet", arch: Architecture) -> dict[str, Any]:
     """Perplexity and calibration loss of an architecture, realised with the same settings as the run's checkpoint."""
-    if config.compensate == "none":
-        return _figures(measure.candidate(net, arch, None))
     from tracenas.models.refit import FittedRealisation
 
     settings, data = as_searched(prune_config(config, config.out, config.out), config.out)
     session = dataclasses.replace(measure.session, config=settings, data=data)
-    made = refitted(settings, source, session, net, arch, config.compensate, 0.0)
-    return {**_figures(measure.candidate(net, arch, FittedRealisation(made.outputs))), "loss": made.loss}
+    facts = realisation_facts(config.proxy, config.ridge)
+    scored = (facts["realisation"], facts.get("ridge", 0.0))
+    choice = realisation(settings, session, net, arch, scored)
+    refit = choice.compensation
+    loss = candidate_loss(session, net, arch) if refit is None else refit.loss
+    figures = _figures(measure.candidate(net, arch, None if refit is None else FittedRealisation(refit.outputs)))
+    return {**figures, "loss": loss, "written": choice.written}

@@ -12,7 +12,8 @@ from tracenas.errors import UserError
 from tracenas.models.source import open_source
 from tracenas.recovery.settings import World
 from tracenas.rundir import atomic_path, read_json, require_free, write_json
-from tracenas.stages.prune import Pruned, prune
+from tracenas.stages.prune import prune
+from tracenas.stages.pruned import Pruned
 from tracenas.stages.recover import RESULT as RECOVERY
 from tracenas.stages.recover import Recovered, recover
 from tracenas.stages.recover_setup import as_started, resolved
@@ -84,11 +85,12 @@ def _recovered(config: RunConfig, name: str, home: Path) -> dict[str, Any]:
     if (target / RECOVERY).is_file():
         _check_settings(settings, processes)
     result = _recover(settings, processes, home)
+    written = Pruned(**read_json(home / PRUNED)).written
     before, after = evaluate(eval_config(config, (str(pruned), str(target)), section={})).to_json()
     return {
         "name": name,
         "params": after["params"],
-        "pruned": {"perplexity": before["perplexity"], "nll": before["nll"]},
+        "pruned": {"perplexity": before["perplexity"], "nll": before["nll"], "written": written},
         "recovered": {"perplexity": after["perplexity"], "nll": after["nll"]},
         "text": config.eval_text,
         **{key: value for key, value in result.to_json().items() if not key.startswith("perplexity")},

@@ -11,6 +11,7 @@ from tracenas.errors import UserError
 from tracenas.models.source import ModelSource, open_source
 from tracenas.recovery.settings import World
 from tracenas.rundir import read_json, write_json
+from tracenas.stages.refit_text import HELD_OUT
 from tracenas.stages.results import to_plain
 from tracenas.stages.run_settings import CONFIG, read_settings
 
@@ -34,6 +35,7 @@ __all__ = [
 PRUNED, COMPARISON, RECOVERED = "pruned.json", "comparison.json", "recovered.json"
 EVALUATION, BENCH = "evaluation.json", "bench.json"
 STEPS = "stages.json"
+_FIT = ("compensate_samples", "ridge")
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,11 @@ def _check_evaluation(config: EvalConfig, source: ModelSource) -> None:
 
 
 def prune_config(config: RunConfig, arch: Path, out: Path) -> PruneConfig:
-    """Settings of pruning one architecture of the run."""
+    """Settings of pruning one architecture of the run; as scored where the run has no text to compare refits on."""
+    section = config.prune or {}
+    settings = {"compensate": config.compensate, **_fit(config), **section}
+    if config.compensate == "best" and not (config.out / HELD_OUT).is_file() and "data" not in section:
+        settings = {key: value for key, value in section.items() if key not in _FIT} | {"compensate": "auto"}
     return PruneConfig(
         **{
             "model": config.model,
@@ -172,18 +178,16 @@ def prune_config(config: RunConfig, arch: Path, out: Path) -> PruneConfig:
             "out": out,
             **_machine(config),
             "micro_batch": config.micro_batch,
-            "compensate": config.compensate,
-            **_fit(config),
-            **(config.prune or {}),
+            **settings,
         }
     )
 
 
 def _fit(config: RunConfig) -> dict[str, Any]:
     """What compensation is fitted with, where it is not as scored."""
-    if config.compensate not in ("ridge", "sequential"):
+    if config.compensate in ("auto", "none"):
         return {}
-    return {"compensate_samples": config.compensate_samples, "ridge": config.ridge}
+    return {key: getattr(config, key) for key in _FIT}
 
 
 def recover_config(config: RunConfig, model: str | Path, out: Path) -> RecoverConfig:

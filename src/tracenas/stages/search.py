@@ -114,7 +114,8 @@ def search(config: SearchConfig, kind: str = "search") -> SearchOutcome:
 def _search(config: SearchConfig, source: ModelSource, space: SearchSpace, kind: str, begun: bool) -> SearchOutcome:
     settings = _settings(config)
     with starting(config.out, kind, config.model_dump(), begun):
-        session = open_session(source, space, config, data=config.data, run=config.out)
+        refits = not source.family.stacks
+        session = open_session(source, space, config, data=config.data, run=config.out, hold_out=refits)
         anchor = [anchor_of(session, config.init)] if config.init == "nirvana" else []
         samples, seq_len = session.tokens.shape
         resolve_settings(config.out, {**session.machine(), "samples": samples, "seq_len": seq_len})

@@ -12,7 +12,9 @@ from tracenas.models.source import ModelSource
 from tracenas.search import Prior
 from tracenas.space.constraints import Budget, parse_size
 from tracenas.space.search_space import SearchSpace
+from tracenas.stages.calibrated import Calibrated
 from tracenas.stages.deployment import check_deploy, options_of
+from tracenas.stages.refit_text import reserve_held_out, text_of
 from tracenas.stages.tokens import calibration_tokens, window_start
 from tracenas.stages.workload import default_micro_batch
 
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
 __all__ = [
     "CALIBRATION",
     "ORDERING",
-    "Calibrated",
     "Session",
     "open_session",
     "options_of",
@@ -72,25 +73,6 @@ def set_threads(threads: int | None) -> int:
     if threads is not None:
         torch.set_num_threads(threads)
     return torch.get_num_threads()
-
-
-@dataclass
-class Calibrated:
-    """A loaded model and its calibration.
-
-    Args:
-        tokens: int64 [N, L].
-        start: how these windows begin.
-        data: where the calibration text comes from, if known.
-        run: the run directory, if there is one.
-    """
-
-    config: CalibrationConfig
-    loaded: "LoadedModel"
-    tokens: "torch.Tensor"
-    start: "WindowStart"
-    data: str | None
-    run: Path | None
 
 
 @dataclass
@@ -177,12 +159,14 @@ def open_session(
     *,
     data: str | None,
     run: Path | None = None,
+    hold_out: bool = False,
 ) -> Session:
     """Load the model and its calibration; read `run`'s tokens and unit order where they are there, else make them.
 
     Args:
         data: where calibration text comes from; None if `run` holds the tokens.
         run: run directory to read `calibration.safetensors` and `ordering.safetensors` from, and to write to.
+        hold_out: store text there that refits can be compared on.
     """
     from tracenas.models.loading import load
 
@@ -199,7 +183,10 @@ def open_session(
         loaded.dtype.itemsize,
         loaded.device.type,
     )
-    ordering, importance = _ordering(Calibrated(config, loaded, tokens, start, data, run), micro_batch)
+    calibrated = Calibrated(config, loaded, tokens, start, data, run)
+    if hold_out:
+        reserve_held_out(calibrated)
+    ordering, importance = _ordering(calibrated, micro_batch)
     return Session(config, loaded, tokens, start, data, run, space, ordering, importance, micro_batch, threads)
 
 
@@ -232,7 +219,6 @@ def _ordering(own: Calibrated, micro_batch: int) -> tuple["Ordering", dict[tuple
     from tracenas.models.memory import within_memory
     from tracenas.models.ordering import Ordering
     from tracenas.saliency import FOR_REFITS, SALIENCIES
-    from tracenas.stages.compensation import text_of
 
     config, loaded = own.config, own.loaded
     path = None if own.run is None else own.run / ORDERING

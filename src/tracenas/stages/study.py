@@ -134,7 +134,8 @@ def _prepare(config: StudyConfig, session: Session, plan: Plan, chosen: tuple[st
     from tracenas.evaluation.perplexity import perplexity
     from tracenas.models.supernet import PlainRealisation, Realisation
     from tracenas.recovery.short import ShortSettings
-    from tracenas.stages.compensation import compensated_realisation, text_of
+    from tracenas.stages.compensation import compensated_realisation
+    from tracenas.stages.refit_text import text_of
     from tracenas.stages.study_data import held_out_windows, orders, training_rows
     from tracenas.stages.study_lora import shared_lora
     from tracenas.stages.study_scores import alone, scorer

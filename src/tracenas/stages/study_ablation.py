@@ -15,7 +15,7 @@ from tracenas.proxies import PROXIES
 from tracenas.rundir import Journal, atomic_path, provenance, read_json, write_json
 from tracenas.space.architecture import Architecture
 from tracenas.space.search_space import SearchSpace
-from tracenas.stages.compensation import text_of
+from tracenas.stages.refit_text import text_of
 from tracenas.stages.results import to_plain
 from tracenas.stages.run_directory import run_directory, starting
 from tracenas.stages.run_settings import as_started, resolve_settings, same_model
