@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from tracenas.config import RecoverConfig
 from tracenas.families import Options, family_of
+from tracenas.models.base_files import BaseFiles
 from tracenas.models.card import model_card
 from tracenas.models.checkpoint import Draft, save_pruned
 
@@ -43,7 +44,7 @@ def save_heterogeneous(dense: Path, path: Path, tokenizer: Any) -> Path:
     def card(draft: Draft) -> str:
         return model_card(path.name, str(dense), blocks, draft.layers, serving="## Serving\n\nSo.", parameters=(2, 1))
 
-    assert not save_pruned(model, tokenizer, family, blocks, partly_kept(blocks), path, card=card).stock
+    assert not save_pruned(model, BaseFiles(dense), family, blocks, partly_kept(blocks), path, card=card).stock
     return path
 
 

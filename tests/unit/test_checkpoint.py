@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from tracenas.errors import UserError
 from tracenas.families import Options, family_of
+from tracenas.models.base_files import BaseFiles
 from tracenas.models.checkpoint import Draft, check_checkpoint, save_pruned
 from tracenas.models.headers import INDEX_FILE, read_header
 from tracenas.models.shards import Entry, write_shards
@@ -44,7 +45,7 @@ def cut(dense: Any, out: Path, changes: dict[tuple[int, str], Any] | None = None
         (i, s.spec.name): np.arange(s.spec.units) for i, b in enumerate(blocks) for s in b.sub_blocks
     }
     kept |= {(0, "attention"): np.array([0, 3]), (1, "mlp"): np.arange(32), **(changes or {})}
-    return save_pruned(dense, kwargs.pop("tokenizer", None), family_of(config), blocks, kept, out, **kwargs)
+    return save_pruned(dense, kwargs.pop("files", None), family_of(config), blocks, kept, out, **kwargs)
 
 
 def refused(call: Any, *arguments: Any, **kwargs: Any) -> str:
@@ -58,11 +59,20 @@ def refused(call: Any, *arguments: Any, **kwargs: Any) -> str:
 # --- writing --------------------------------------------------------------------------------------
 
 
-def test_everything_is_carried_over(dense: Any, tokenizer: Any, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def files(dense: Any, tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> BaseFiles:
+    path = tmp_path_factory.mktemp("base")
+    dense.config.save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    odd = {"temperature": 0.7, "do_sample": False, "max_length": 33}  # transformers refuses to save it
+    (path / "generation_config.json").write_text(json.dumps(odd))
+    return BaseFiles(path)
+
+
+def test_everything_is_carried_over(dense: Any, tokenizer: Any, files: BaseFiles, tmp_path: Path) -> None:
     from transformers import AutoTokenizer, GenerationConfig
 
-    dense.generation_config = GenerationConfig(temperature=0.7, do_sample=False, max_length=33)  # refused by saving
-    draft = cut(dense, tmp_path / "a" / "b", tokenizer=tokenizer, card="# a card\n")
+    draft = cut(dense, tmp_path / "a" / "b", files=files, card="# a card\n")
     names = {p.name for p in draft.path.iterdir()}
     assert names >= {
         "config.json",
@@ -71,7 +81,8 @@ def test_everything_is_carried_over(dense: Any, tokenizer: Any, tmp_path: Path) 
         "README.md",
         "tokenizer.json",
     }
-    assert AutoTokenizer.from_pretrained(draft.path)("hello").input_ids == tokenizer("hello").input_ids
+    loaded = AutoTokenizer.from_pretrained(draft.path, trust_remote_code=False)
+    assert loaded("hello").input_ids == tokenizer("hello").input_ids
     assert GenerationConfig.from_pretrained(draft.path).temperature == 0.7
     assert (draft.path / "README.md").read_text() == "# a card\n"
     assert list(tmp_path.iterdir()) == [tmp_path / "a"] and list((tmp_path / "a").iterdir()) == [draft.path]
@@ -120,9 +131,9 @@ def files_up_to(size: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("size", [100, 2_000, 60_000])  # config.json, tokenizer.json, model.safetensors
-def test_a_full_disk(dense: Any, tokenizer: Any, tmp_path: Path, size: int) -> None:
+def test_a_full_disk(dense: Any, files: BaseFiles, tmp_path: Path, size: int) -> None:
     with files_up_to(size):
-        message = refused(cut, dense, tmp_path / "out", tokenizer=tokenizer)
+        message = refused(cut, dense, tmp_path / "out", files=files)
     assert message.startswith(f"cannot write {tmp_path / 'out'}: ")
     assert list(tmp_path.iterdir()) == []
 

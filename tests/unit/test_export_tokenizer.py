@@ -122,5 +122,5 @@ def test_other_tokenizers_are_refused_with_a_way_out(tmp_path: Path) -> None:
         vocabulary_of(tmp_path, 4, {})
     (tmp_path / "tokenizer.json").unlink()
     (tmp_path / "tokenizer.model").write_bytes(b"x")
-    with pytest.raises(UserError, match="in an old form"):
+    with pytest.raises(UserError, match="has another form"):
         vocabulary_of(tmp_path, 4, {})

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from tracenas.families.rotary import rotary_keys
 from tracenas.space.architecture import Layer
 from tracenas.space.sub_block import LayerSpec, SubBlockSpec
 
@@ -259,6 +260,10 @@ class Family(Protocol):
     def head_weights(self, config: Mapping[str, Any]) -> int:
         """Entries of the language-model head's matrix."""
         ...
+
+    def version_4(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """What a stock configuration of transformers 5 is called in version 4, where the names differ."""
+        return rotary_keys(config.get("rope_parameters") or {})
 
     def layer_overrides(self, config: Mapping[str, Any], index: int, block: Block, layer: Layer) -> dict[str, Any]:
         """The `per_layer_config` entry of block `index` cut to `layer`."""

@@ -33,6 +33,11 @@ class GPTNeoX(LlamaLike):
             count = int(shape[1]) // dim
         return Heads(hidden, count, count, dim)
 
+    def version_4(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Rotary positions under names of its own."""
+        names = {"rope_theta": "rotary_emb_base", "partial_rotary_factor": "rotary_pct"}
+        return {names.get(key, key): value for key, value in super().version_4(config).items()}
+
     def attention_projections(self, config: Mapping[str, Any], heads: Heads) -> tuple[Projection, ...]:
         """[q | k | v] of every head, and the output projection."""
         width, bias = heads.count * heads.dim, self.biases(config)

@@ -21,6 +21,14 @@ class Phi3(LlamaLike):
             Projection("self_attn.o_proj", heads.hidden, queries, (), heads.q(), source="attention_out"),
         )
 
+    def version_4(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Of scaled rotary positions `type` and the two lists of factors, and nothing else."""
+        keys = super().version_4(config)
+        if scaling := keys.get("rope_scaling"):
+            factors = {name: scaling[name] for name in ("short_factor", "long_factor") if name in scaling}
+            keys["rope_scaling"] = {"type": scaling["rope_type"], **factors}
+        return keys
+
     def attributes(self, heads: Heads) -> tuple[Attribute, ...]:
         """Query heads as the configuration has them, and the module's own numbers of KV heads and of their queries."""
         queries = Attribute("self_attn.config.num_attention_heads", factor=heads.per_unit)

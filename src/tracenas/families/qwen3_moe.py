@@ -17,6 +17,10 @@ class Qwen3Moe(MixtureOfExperts):
         sparse = sparse and (index + 1) % int(config.get("decoder_sparse_step") or 1) == 0
         return super().experts(config, index) if sparse else 0
 
+    def version_4(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """The number of experts under a name of its own."""
+        return {**super().version_4(config), "num_experts": config.get("num_local_experts", config.get("num_experts"))}
+
     def renumbered(self, config: Mapping[str, Any], remaining: Sequence[int]) -> dict[str, Any]:
         """Blocks without experts, by their new numbers."""
         dense = [new for new, old in enumerate(remaining) if not self.experts(config, old)]

@@ -1,6 +1,5 @@
 """Writing a pruned model as a Hugging Face directory, and checking one before it is loaded."""
 
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,12 +13,14 @@ from tracenas.errors import UserError
 from tracenas.families import Block, Family, Projection, SubBlock
 from tracenas.families.description import IntArray
 from tracenas.models import heterogeneous
+from tracenas.models.base_files import BaseFiles
 from tracenas.models.configuration import built_shapes, new_places, pruned_config
 from tracenas.models.headers import counted, prevailing, stored_tensors
 from tracenas.models.ordering import take
 from tracenas.models.shards import DTYPES, NAMES, Entry, atomic_directory, write_shards
 from tracenas.models.stacked_configuration import with_own_head
 from tracenas.models.stored import as_stored, in_memory
+from tracenas.models.written_config import is_stock, write_config, written_config
 from tracenas.rundir import read_json
 from tracenas.space.architecture import Layer
 
@@ -48,7 +49,7 @@ class Draft:
 
 def save_pruned(
     model: Any,
-    tokenizer: Any,
+    files: BaseFiles | None,
     family: Family,
     blocks: Sequence[Block],
     kept: Kept,
@@ -70,7 +71,7 @@ def save_pruned(
 
     Args:
         model: a transformers causal language model; may itself be heterogeneous (pruning again).
-        tokenizer: carried over; None if there is none.
+        files: what is taken over of the base's directory; None for nothing.
         blocks: the family's description of `model`.
         tensors: what is cut, by the model's names (`LoadedModel.tensors`: the base's files); the model's own if None.
         outputs: output projections that replace the cut ones, [rows, kept columns] (compensation).
@@ -92,13 +93,15 @@ def save_pruned(
     entries = list(_entries(whole, blocks, layers, kept, outputs or {}, dtype))
     shapes = {entry.name: entry.shape for entry in entries}
     main = _main_dtype(entries)
-    made = pruned_config(with_own_head(model), family, blocks, layers, shapes, kept=kept, stub_attention=stub_attention)
-    config, stock = made.config, made.stock
+    base = with_own_head(model)
+    made = pruned_config(base, family, blocks, layers, shapes, kept=kept, stub_attention=stub_attention)
+    config, stock = {**made.config, "dtype": str(main).removeprefix("torch.")}, made.stock
+    if stock:
+        config = written_config(config, family, files.config if files is not None else {}, base)
     entries += [Entry(name, shape, main, partial(torch.zeros, shape, dtype=main)) for name, shape in made.zeros.items()]
     entries = as_stored(config, entries) if stock else entries
-    config["dtype"] = str(main).removeprefix("torch.")
     with atomic_directory(out) as directory:
-        _write_beside(model, tokenizer, config, directory)
+        _write_beside(files, family, config, directory)
         write_shards(directory, entries, max_shard_size)
         count = sum(torch.Size(e.shape).numel() for e in entries if e.dtype.is_floating_point)
         stubs = sum(torch.Size(shape).numel() for shape in made.zeros.values())
@@ -108,17 +111,14 @@ def save_pruned(
     return replace(draft, path=out)
 
 
-def _write_beside(model: Any, tokenizer: Any, config: Mapping[str, Any], directory: Path) -> None:
+def _write_beside(files: BaseFiles | None, family: Family, config: Mapping[str, Any], directory: Path) -> None:
     """Everything but the weights and the card."""
-    text = json.dumps(model.config._encode_special_floats(config), indent=2, sort_keys=True) + "\n"
-    (directory / "config.json").write_text(text, encoding="utf-8")
-    if "base_model_type" in config:
-        code = heterogeneous.shipped_code(config["base_model_type"])
+    write_config(directory, config)
+    if not is_stock(config):
+        code = heterogeneous.shipped_code(family.model_type)
         (directory / heterogeneous.CODE_FILE).write_text(code, encoding="utf-8")
-    if tokenizer is not None:
-        tokenizer.save_pretrained(directory)
-    if getattr(model, "generation_config", None) is not None:
-        model.generation_config.to_json_file(directory / "generation_config.json")
+    if files is not None:
+        files.copy(directory, stock=is_stock(config))
 
 
 def _layer(block: Block, index: int, kept: Kept) -> Layer:

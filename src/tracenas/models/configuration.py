@@ -1,5 +1,6 @@
 """The config.json of a pruned model: the family's own where its keys can say it, else a heterogeneous one."""
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -228,7 +229,7 @@ def empty_model(config: Mapping[str, Any]) -> Any:
     else:
         config_class = CONFIG_MAPPING[config["model_type"]]
         causal = heterogeneous.language_model(config["model_type"])
-    built = config_class.from_dict(dict(config))
+    built = config_class.from_dict(copy.deepcopy(dict(config)))
     with torch.device("meta"):
         model = causal(built)
     model.tie_weights()

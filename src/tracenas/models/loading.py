@@ -8,14 +8,16 @@ import torch
 from torch import nn
 
 from tracenas.dtypes import TORCH_NAMES, short_name
-from tracenas.errors import UserError, first_line, one_line
+from tracenas.errors import UserError, one_line
 from tracenas.families import Block, Options
+from tracenas.models.base_files import BaseFiles, base_directory
 from tracenas.models.configuration import tensors_of
 from tracenas.models.dequantised import dequantise
 from tracenas.models.headers import stored_tensors
 from tracenas.models.shards import Entry
 from tracenas.models.source import ModelSource, as_stored_config, open_source
 from tracenas.models.stored import as_loaded
+from tracenas.models.tokenizer import load_tokenizer
 from tracenas.rundir import read_json
 
 __all__ = ["LoadedModel", "dtype_to_save", "dtypes_to_save", "load", "pick_device", "pick_dtype", "stored_entries"]
@@ -31,6 +33,10 @@ class LoadedModel:
     model: Any
     """A transformers `PreTrainedModel` with a language-model head, in eval mode, weights frozen."""
     tokenizer: Any
+    files: BaseFiles
+    """Its tokenizer's files and the like, for what is made of it."""
+    tokenizer_trouble: str = ""
+    """Why `tokenizer` is None although there are files of one."""
 
     @property
     def device(self) -> torch.device:
@@ -52,6 +58,20 @@ class LoadedModel:
     def blocks(self, options: Options | None = None) -> tuple[Block, ...]:
         """The model's blocks."""
         return self.source.blocks(options)
+
+    def require_tokenizer(self, what: str) -> Any:
+        """The tokenizer.
+
+        Args:
+            what: it is wanted for, or can be given instead.
+
+        Raises:
+            UserError: if there is none, and why.
+        """
+        if self.tokenizer is None:
+            trouble = f"'s tokenizer cannot be loaded: {self.tokenizer_trouble}" if self.tokenizer_trouble else ""
+            raise UserError(f"model {self.source.name}{trouble or ' has no tokenizer'}; {what}")
+        return self.tokenizer
 
     def tensors(self) -> dict[str, Entry]:
         """The weights by the model's names as its files hold them, in the types they are stored in."""
@@ -137,7 +157,12 @@ def load(
         source = replace(source, config=config)
     model = _load_model(source, pick_dtype(dtype, target), trust_remote_code)
     model.to(target).eval().requires_grad_(False)
-    return LoadedModel(source, model, _load_tokenizer(source, trust_remote_code))
+    directory = base_directory(source)
+    tokenizer, trouble = load_tokenizer(source, directory, trust_remote_code)
+    shipped = tokenizer is not None and type(tokenizer).__module__.startswith("transformers.")
+    return LoadedModel(
+        source, model, tokenizer, BaseFiles(directory, type(tokenizer).__name__ if shipped else ""), trouble
+    )
 
 
 def _load_model(source: ModelSource, dtype: torch.dtype, trust_remote_code: bool) -> nn.Module:
@@ -211,16 +236,3 @@ def _cached(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
     return Path(snapshot_download(name, allow_patterns=["config.json", "*.safetensors*"], local_files_only=True))
-
-
-def _load_tokenizer(source: ModelSource, trust_remote_code: bool) -> Any:
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(str(source.path or source.name), trust_remote_code=trust_remote_code)
-    except Exception as error:  # the tokenizers library raises plain Exception
-        if source.path is not None and (source.path / "tokenizer.json").is_file():
-            raise UserError(f"model {source.name}: tokenizer.json cannot be read: {first_line(error)}") from error
-        if not isinstance(error, OSError | ValueError | KeyError):
-            raise
-        return None

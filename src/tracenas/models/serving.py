@@ -18,12 +18,14 @@ _AS_IT_IS = ("llama",)
 """Families whose stock pruned checkpoints vLLM's own model was seen to serve."""
 
 _TITLE = "## Serving"
+_WITHOUT = ", trust_remote_code=False"  # not given, transformers asks whether to run the model's code
 _LOAD = """```python
 from transformers import {auto}, AutoTokenizer
 
 model = {auto}.from_pretrained({name}{remote})
-tokenizer = AutoTokenizer.from_pretrained({name})
+tokenizer = AutoTokenizer.from_pretrained({name}{plain})
 ```"""
+_REMOTE = {True: {"remote": "", "plain": ""}, False: {"remote": ", trust_remote_code=True", "plain": _WITHOUT}}
 _CODE = (
     "Its layers differ from each other. The code that builds them is in this directory (`modeling_tracenas.py`): read "
     "it before you trust it. Where tracenas is installed, `tracenas.models.heterogeneous.register()` makes "
@@ -50,9 +52,7 @@ def serving_section(name: str, config: Mapping[str, Any], gguf: str | None = Non
     parts = [
         _TITLE,
         "**transformers**",
-        _LOAD.format(
-            name=json.dumps(name, ensure_ascii=False), auto=auto, remote="" if stock else ", trust_remote_code=True"
-        ),
+        _LOAD.format(name=json.dumps(name, ensure_ascii=False), auto=auto, **_REMOTE[stock]),
         "A stock checkpoint: no custom code is needed." if stock else _CODE,
         *(_stock_vllm(name, config) if stock else _vllm(name, config)),
     ]

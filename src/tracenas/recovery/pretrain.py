@@ -1,6 +1,5 @@
 """The model side of a recovery run: what is trained, what a checkpoint holds, and the plain model in the end."""
 
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,8 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tracenas.families import Family
+from tracenas.models.base_files import GENERATION, BaseFiles
 from tracenas.models.configuration import tensors_of
 from tracenas.models.headers import FLOATS, prevailing, stored_tensors
+from tracenas.models.written_config import for_both_versions, is_stock, write_config
 from tracenas.recovery.checkpoints import publish
 from tracenas.recovery.trainer import Saver
 from tracenas.rundir import fsync
@@ -24,7 +26,7 @@ def trainable(model: Any) -> Any:
     return model
 
 
-def saver(model: Any, tokenizer: Any, max_shard_size: str = "5GB") -> Saver:
+def saver(model: Any, files: BaseFiles, max_shard_size: str = "5GB") -> Saver:
     """Writes a Hugging Face directory, or the adapters alone of a peft model."""
 
     def save(directory: Path, whole: Mapping[str, Tensor] | None, write: bool) -> None:
@@ -34,19 +36,19 @@ def saver(model: Any, tokenizer: Any, max_shard_size: str = "5GB") -> Saver:
         if not hasattr(model, "peft_config"):
             extra["max_shard_size"] = max_shard_size
         model.save_pretrained(directory, **extra)
-        if tokenizer is not None:
-            tokenizer.save_pretrained(directory)
+        files.copy(directory, stock=is_stock(files.config))
 
     return save
 
 
 def write_final(
     model: Any,
-    tokenizer: Any,
+    files: BaseFiles,
     out: Path,
     *,
     dtypes: Mapping[str, torch.dtype],
     config: Mapping[str, Any],
+    family: Family,
     readme: str,
     copied: Mapping[str, Path],
     max_shard_size: str,
@@ -55,6 +57,7 @@ def write_final(
 
     Args:
         model: a plain causal language model on the CPU.
+        files: of what was recovered.
         dtypes: of the written weights, by name.
         config: config.json of what was recovered; only its dtype is changed, to what most weights have.
         copied: further files, name → source.
@@ -69,14 +72,13 @@ def write_final(
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         model.save_pretrained(temporary, max_shard_size=max_shard_size)
-        if tokenizer is not None:
-            tokenizer.save_pretrained(temporary)
+        (temporary / GENERATION).unlink(missing_ok=True)  # transformers makes one where there was none
+        files.copy(temporary, stock=is_stock(config))
         (temporary / "README.md").write_text(readme, encoding="utf-8")
         for name, source in copied.items():
             shutil.copyfile(source, temporary / name)
-        same = {key: value for key, value in config.items() if key != "torch_dtype"}
-        text = json.dumps({**same, "dtype": _main_dtype(temporary)}, indent=2, sort_keys=True)
-        (temporary / "config.json").write_text(text + "\n", encoding="utf-8")
+        config = {k: v for k, v in config.items() if k != "torch_dtype"} | {"dtype": _main_dtype(temporary)}
+        write_config(temporary, for_both_versions(config, family) if is_stock(config) else config)
         whole = out / ".whole"
         publish(temporary, whole)
         for path in sorted(whole.iterdir(), key=lambda p: (p.name == "config.json", p.name)):

@@ -156,12 +156,11 @@ def evaluate(config: EvalConfig) -> Evaluation:
             starts.append(window_start(loaded, config.text, config.bos, setting="text"))
             results.append(_perplexity(config, loaded, length, processes))
         if harness is not None:
-            if loaded.tokenizer is None:
-                raise UserError(f"model {source.name} has no tokenizer: tasks are text")
+            tokenizer = loaded.require_tokenizer("tasks are text")
             tasks.append(
                 harness.run(
                     loaded.model,
-                    loaded.tokenizer,
+                    tokenizer,
                     limit=config.limit,
                     batch_size=config.batch_size,
                     bos=config.bos,

@@ -18,6 +18,7 @@ from tracenas.stages.refit_choice import WrittenRealisation, choose
 from tracenas.stages.refit_text import HELD_OUT
 from tracenas.stages.run_settings import CONFIG, read_settings
 from tracenas.stages.session import CALIBRATION, ORDERING, Session, open_session, options_of, space_of
+from tracenas.stages.tokens import warn_of_tokenizer
 from tracenas.stages.verification import compare_losses, output_dtypes, verified_loss
 
 if TYPE_CHECKING:
@@ -181,9 +182,10 @@ def _write(
             write_json(draft.path / ARCHITECTURE, {"architecture": arch.to_json()})
         return _card(config, source, session, draft, losses, made, found)
 
+    warn_of_tokenizer(session.loaded)
     draft = save_pruned(
         session.loaded.model,
-        session.loaded.tokenizer,
+        session.loaded.files,
         source.family,
         blocks,
         kept,

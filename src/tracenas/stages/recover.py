@@ -29,6 +29,7 @@ from tracenas.stages.recover_setup import (
 from tracenas.stages.results import Table, print_table, to_plain
 from tracenas.stages.run_directory import in_use
 from tracenas.stages.session import set_threads
+from tracenas.stages.tokens import warn_of_tokenizer
 
 if TYPE_CHECKING:
     from tracenas.models.loading import LoadedModel
@@ -199,7 +200,7 @@ def _train(
             directory,
             data.examples,
             collate_padded(loaded.eos) if is_lora else collate_windows,
-            saver(model, loaded.tokenizer, config.shard_size),
+            saver(model, loaded.files, config.shard_size),
             data.validation,
             callbacks=[log],
             **parts,
@@ -266,6 +267,7 @@ def _result(config: RecoverConfig, ended: Mapping[str, Any], data: RecoveryData)
 
 
 def _write(config: RecoverConfig, source: ModelSource, checkpoint: Path, result: Recovered) -> None:
+    from tracenas.models.base_files import BaseFiles, base_directory
     from tracenas.models.loading import dtypes_to_save, load
     from tracenas.recovery.card import recovery_section
     from tracenas.recovery.lora import adapter_file, merged
@@ -302,12 +304,14 @@ def _write(config: RecoverConfig, source: ModelSource, checkpoint: Path, result:
         settings={k: v for k, v in to_plain(config.model_dump(exclude={"resume", "out"})).items() if v is not None},
         provenance=json.loads(json.dumps(provenance(seed=config.seed, bos=result.bos))),
     )
+    warn_of_tokenizer(loaded)
     write_final(
         model,
-        loaded.tokenizer,
+        BaseFiles(base_directory(source), loaded.files.tokenizer_class),
         config.out,
         dtypes=dtypes_to_save(config.save_dtype, source, model),
         config=source.config,
+        family=source.family,
         readme=recovered_card(source, config.out.name, section),
         copied=_carried(source),
         max_shard_size=config.shard_size,
@@ -316,5 +320,5 @@ def _write(config: RecoverConfig, source: ModelSource, checkpoint: Path, result:
 
 def _carried(source: ModelSource) -> dict[str, Path]:
     """Files of the checkpoint that training leaves as they are."""
-    names = (SPARSITY, "generation_config.json") if source.path is not None else ()
-    return {name: path for name in names if (path := Path(source.path or "") / name).is_file()}
+    path = None if source.path is None else source.path / SPARSITY
+    return {SPARSITY: path} if path is not None and path.is_file() else {}

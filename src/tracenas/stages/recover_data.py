@@ -133,8 +133,9 @@ def _examples(config: RecoverConfig, loaded: "LoadedModel", source: str) -> "Exa
     if config.method == "lora":
         from tracenas.recovery.instructions import instruction_examples
 
+        tokenizer = loaded.require_tokenizer("instruction tuning needs one")
         return instruction_examples(
-            source, loaded.tokenizer, config.seq_len, seed=config.seed, vocab_size=vocabulary, eos=loaded.eos, bos=bos
+            source, tokenizer, config.seq_len, seed=config.seed, vocab_size=vocabulary, eos=loaded.eos, bos=bos
         )
     from tracenas.recovery.datasets import text_examples
 

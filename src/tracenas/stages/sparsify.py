@@ -17,7 +17,7 @@ from tracenas.stages.metric_name import explain, find_metric
 from tracenas.stages.results import Table, print_table, to_plain
 from tracenas.stages.session import set_threads
 from tracenas.stages.tokens import calibration_tokens as tokens_of
-from tracenas.stages.tokens import window_start
+from tracenas.stages.tokens import warn_of_tokenizer, window_start
 
 if TYPE_CHECKING:
     import torch
@@ -338,9 +338,10 @@ def _write(
     }
     tensors = loaded.tensors()
     tensors |= sparse_entries(loaded.model, blocks, tensors, solved=plan.metric.solve is not None)
+    warn_of_tokenizer(loaded)
     draft = save_pruned(
         loaded.model,
-        loaded.tokenizer,
+        loaded.files,
         source.family,
         blocks,
         kept,

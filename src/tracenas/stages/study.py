@@ -180,12 +180,11 @@ def _accuracy(config: StudyConfig, session: Session) -> Callable[[Any], Mapping[
     from tracenas.evaluation.harness import Harness
     from tracenas.evaluation.suites import PAPER_AVERAGE, requests
 
-    if session.loaded.tokenizer is None:
-        raise UserError(f"model {config.model} has no tokenizer: tasks are text")
+    tokenizer = session.loaded.require_tokenizer("tasks are text")
     harness = Harness(requests(config.tasks, None, None), config.task_data)
 
     def measure(model: Any) -> dict[str, float]:
-        results = harness.run(model, session.loaded.tokenizer, limit=config.limit)
+        results = harness.run(model, tokenizer, limit=config.limit)
         out = {}
         for name, result in results.items():
             value = result.metrics.get(PAPER_AVERAGE.get(name, "acc"))

@@ -1,5 +1,6 @@
 """Calibration and held-out tokens for a loaded model: what it can read, how it begins, no longer than its positions."""
 
+import sys
 from typing import TYPE_CHECKING, Literal
 
 from tracenas.data.sources import is_tokens
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
     from tracenas.data.windows import BosRule, WindowStart
     from tracenas.models.loading import LoadedModel
 
-__all__ = ["calibration_tokens", "held_out", "window_start"]
+__all__ = ["calibration_tokens", "held_out", "warn_of_tokenizer", "window_start"]
 
 
 def calibration_tokens(
@@ -105,10 +106,17 @@ def window_start(loaded: "LoadedModel", source: str, bos: "BosRule", *, setting:
     """
     from tracenas.data import windows
 
-    if loaded.tokenizer is None and not is_tokens(source):
-        raise UserError(f"model {loaded.source.name} has no tokenizer; give token ids (.safetensors) as {setting}")
+    if not is_tokens(source):
+        loaded.require_tokenizer(f"give token ids (.safetensors) as {setting}")
     if loaded.source.is_encoder_decoder and not is_tokens(source):
         if bos == "on":
             raise UserError(f"bos on: {loaded.source.name} is an encoder-decoder model, whose windows have none")
         return windows.WindowStart(None, carried=False)
     return windows.window_start(source, loaded.tokenizer, bos, bos=loaded.source.config.get("bos_token_id"))
+
+
+def warn_of_tokenizer(loaded: "LoadedModel") -> None:
+    """Say that a tokenizer was not understood whose files go into what is written."""
+    if trouble := loaded.tokenizer_trouble:
+        told = f"warning: model {loaded.source.name}: the tokenizer's files are copied without having been read"
+        print(f"{told}: {trouble}", file=sys.stderr, flush=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 from tracenas.errors import UserError
 from tracenas.export.gguf.pretokenizers import pre_tokenizer_name
+from tracenas.models.base_files import has_vocabulary
 from tracenas.rundir import read_json
 
 __all__ = ["IDS_ONLY", "Vocabulary", "vocabulary_of"]
@@ -47,9 +48,9 @@ def vocabulary_of(
         return Vocabulary({"tokenizer.ggml.model": "none"}, (IDS_ONLY,), text=False)
     path = directory / "tokenizer.json"
     if not path.is_file():
-        if (directory / "tokenizer.model").is_file() or (directory / "vocab.json").is_file():
+        if has_vocabulary(directory):
             raise UserError(
-                f"{directory}: the tokenizer is in an old form; AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)"
+                f"{directory}: the tokenizer has another form; AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)"
                 " writes the tokenizer.json that is read here (or --tokenizer none for token ids only)"
             )
         return Vocabulary({"tokenizer.ggml.model": "none"}, (IDS_ONLY,), text=False)
