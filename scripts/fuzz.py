@@ -39,6 +39,7 @@ from tracenas.space import Architecture
 from tracenas.space.constraints import Budget
 from tracenas.stages.compensation import recorded_loss, scored_as
 from tracenas.stages.plan import plan
+from tracenas.symbolic import Expression, locate
 
 LIMIT = 256 << 20
 SHAPE = {
@@ -297,6 +298,16 @@ def _read_architecture(folder: Path) -> None:
     space.parameters(space.validate(Architecture.from_json(read_json(path), where=str(path)), where=str(path)))
 
 
+def _metric(rng: random.Random, folder: Path) -> None:
+    published = {"data": "mul", "left": {"data": "mms", "left": {"data": "W"}}, "right": {"data": "X"}}
+    ours = {"tree": {"op": "add", "args": [0.5, {"op": "sqrt", "args": ["G"]}]}}
+    (folder / "metric.json").write_bytes(damaged_json(rng, rng.choice([published, ours])))
+
+
+def _read_metric(folder: Path) -> None:
+    locate(Expression.from_json(read_json(folder / "metric.json"), where="metric.json").infix)
+
+
 class _Space:
     """A small model's space, and a finished search in it."""
 
@@ -382,6 +393,7 @@ READERS = {
     "best": Reader(SPACE.damage_best, SPACE.read_best),
     "config": Reader(_config, _plan),
     "gguf": Reader(_GGUF.damage, _GGUF.read),
+    "metric": Reader(_metric, _read_metric),
     "journal": Reader(SPACE.damage_journal, SPACE.read_journal),
     "model": Reader(_CONFIG.damage, _CONFIG.read, _CONFIG.prepare),
     "safetensors": Reader(_HEADER.damage, _HEADER.read, _HEADER.prepare),

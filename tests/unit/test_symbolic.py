@@ -2,6 +2,7 @@
 
 import json
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -134,3 +135,17 @@ def test_a_fault_is_found_where_it_begins() -> None:
 def test_known_metrics_parse() -> None:
     assert parse(KNOWN["wanda"]).variables == {"W", "X"}
     assert {name: parse(text).nodes for name, text in KNOWN.items()}["magnitude"] == 2
+
+
+@pytest.mark.parametrize("key", ["tree", "args"])
+def test_a_tree_of_too_many_levels_is_refused(key: str) -> None:
+    data: Any = "W"
+    for _ in range(300):
+        data = {"tree": data} if key == "tree" else {"op": "sqrt", "args": [data]}
+    with pytest.raises(UserError, match="more than 200 levels"):
+        Expression.from_json(data)
+
+
+def test_a_number_that_no_float_can_hold_is_refused() -> None:
+    with pytest.raises(UserError, match="expected a variable, a number"):
+        Expression.from_json(10**400)

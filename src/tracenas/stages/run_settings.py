@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 from tracenas.config import StageConfig
 from tracenas.errors import UserError, first_line
 from tracenas.rundir import atomic_path, read_json, write_json
+from tracenas.search.score import is_number
 from tracenas.stages.results import to_plain
 
 __all__ = [
@@ -97,7 +98,10 @@ def same_model(out: Path, base_loss: float) -> None:
     """
     path = out / "base.json"
     if path.is_file():
-        recorded = float(read_json(path)["loss"])
+        stored = read_json(path)
+        recorded = stored.get("loss") if isinstance(stored, dict) else None
+        if not is_number(recorded):
+            raise UserError(f"{path}: holds no loss; remove it if the model is the one that the run began with")
         if abs(recorded - base_loss) > 1e-4 * max(1.0, abs(recorded)):
             raise UserError(
                 f"--resume with another model: its calibration loss is {base_loss:.6f}, the run's is {recorded:.6f}"

@@ -6,15 +6,12 @@ from dataclasses import dataclass
 
 from tracenas.errors import UserError
 from tracenas.registry import did_you_mean
-from tracenas.symbolic.tree import ALIASES, ARITY, VARIABLES, Expression, Path, call, constant, variable
+from tracenas.symbolic.tree import ALIASES, ARITY, DEEPEST, VARIABLES, Expression, Path, call, constant, variable
 
 __all__ = ["Located", "locate", "parse"]
 
 _TOKEN = re.compile(r"\s*(?:(\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+(?:[eE][+-]?\d+)?)|([A-Za-z_]\w*)|(.))", re.DOTALL)
 _BINARY = {"+": ("add", 1), "-": ("sub", 1), "*": ("mul", 2), "·": ("mul", 2), "⊙": ("mul", 2), "/": ("div", 2)}
-_DEEPEST = 200
-"""Nested parts at most: trees are walked recursively."""
-
 _LONGEST = 400
 """Symbols at most."""
 
@@ -105,8 +102,8 @@ class _Parser:
 
     def _sum(self, nesting: int, level: int = 1) -> _Part:
         """Left-associative operators of at least `level`."""
-        if nesting > _DEEPEST:
-            raise self._error(f"nested deeper than {_DEEPEST}", self.tokens[self.next][2])
+        if nesting > DEEPEST:
+            raise self._error(f"nested deeper than {DEEPEST}", self.tokens[self.next][2])
         left = self._sum(nesting + 1, 2) if level == 1 else self._factor(nesting)
         while (found := _BINARY.get(self.tokens[self.next][1])) and found[1] == level:
             self.next += 1
@@ -118,7 +115,7 @@ class _Parser:
         kind, token, place = self._take()
         if token == "-" and kind == "sign":
             following, number, _ = self.tokens[self.next]
-            inner = self._factor(nesting + 1) if nesting < _DEEPEST else self._sum(nesting + 1)
+            inner = self._factor(nesting + 1) if nesting < DEEPEST else self._sum(nesting + 1)
             if following == "number":
                 return _join(constant(-float(number)), place, inner.end)
             return _join(call("neg", inner.expression), place, inner.end, inner)

@@ -1,7 +1,7 @@
 """Expression trees over per-weight tensors: immutable, hashable, as text, infix and JSON. No torch."""
 
 import hashlib
-import math
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,10 +10,13 @@ from typing import Any
 from tracenas.errors import UserError
 from tracenas.registry import did_you_mean
 
-__all__ = ["ALIASES", "ARITY", "VARIABLES", "Expression", "Path", "call", "constant", "variable"]
+__all__ = ["ALIASES", "ARITY", "DEEPEST", "VARIABLES", "Expression", "Path", "call", "constant", "variable"]
 
 Path = tuple[int, ...]
 """Which argument to take at every step from the root; () is the root itself."""
+
+DEEPEST = 200
+"""Nested parts at most: trees are walked recursively."""
 
 VARIABLES = {
     "W": "|weight|",
@@ -119,7 +122,7 @@ class Expression:
         return {"op": self.name, "args": [a.to_json() for a in self.args]} if self.args else self.name
 
     @classmethod
-    def from_json(cls, data: Any, *, where: str = "expression") -> "Expression":
+    def from_json(cls, data: Any, *, where: str = "expression", depth: int = 0) -> "Expression":
         """Read `to_json`'s form, an object that holds one under `tree`, or the published code's tree files.
 
         The published form is `{"data": "mul", "left": …, "right": …}`; its `div` is our `div_norm`.
@@ -127,17 +130,20 @@ class Expression:
         Raises:
             UserError: naming the place in the tree.
         """
+        if depth > DEEPEST:
+            raise UserError(f"{where[:80]}…: more than {DEEPEST} levels")
         if isinstance(data, Mapping) and "tree" in data:
-            return cls.from_json(data["tree"], where=f"{where}: tree")
-        if isinstance(data, (int, float)) and not isinstance(data, bool) and math.isfinite(data):
+            return cls.from_json(data["tree"], where=f"{where}: tree", depth=depth + 1)
+        if isinstance(data, (int, float)) and not isinstance(data, bool) and abs(data) <= sys.float_info.max:
             return constant(float(data))
         if isinstance(data, str):
             return _named(data, [], where)
         if isinstance(data, Mapping) and set(data) == {"op", "args"} and isinstance(data["args"], list):
-            args = [cls.from_json(a, where=f"{where}.args[{i}]") for i, a in enumerate(data["args"])]
+            args = [cls.from_json(a, where=f"{where}.args[{i}]", depth=depth + 1) for i, a in enumerate(data["args"])]
             return _named(data["op"], args, where)
         if isinstance(data, Mapping) and "data" in data and set(data) <= {"data", "left", "right"}:
-            args = [cls.from_json(data[k], where=f"{where}.{k}") for k in ("left", "right") if k in data]
+            keys = [k for k in ("left", "right") if k in data]
+            args = [cls.from_json(data[k], where=f"{where}.{k}", depth=depth + 1) for k in keys]
             return _named("div_norm" if data["data"] == "div" else data["data"], args, where)
         raise UserError(f"{where}: expected a variable, a number or {{'op', 'args'}}, found {str(data)[:60]}")
 
