@@ -105,6 +105,7 @@ def test_pretrain_of_a_heterogeneous_checkpoint(toys: Toys, tmp_path: Path) -> N
     same = json.loads((toys.pruned / "config.json").read_text())
     assert json.loads((out / "config.json").read_text()) == same
     card = (out / "README.md").read_text()
+    assert all(str(out.parent) not in (out / name).read_text() for name in ("README.md", "config.json"))
     assert "## Architecture" in card and "## Recovery" in card and f"{found.perplexity:.4f}" in card
     assert f'from_pretrained("{out.name}"' in card  # under its own name, not the pruned one's
     records = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
@@ -223,7 +224,8 @@ def test_what_is_reported_chooses_nothing(
     assert found.perplexity == pytest.approx(math.exp(5.0)) and found.reported_on == str(toys.held_out)
     assert found.selected_on.endswith(f"split off {data}")
     card = (tmp_path / "out" / "README.md").read_text()
-    assert f"| chosen on | {found.selected_on} |" in card and f"{toys.held_out} (chose nothing)" in card
+    told_there = found.selected_on.replace(str(data), data.name)  # without the directory
+    assert f"| chosen on | {told_there} |" in card and f"{toys.held_out.name} (chose nothing)" in card
 
 
 def test_a_validation_text_of_its_own(toys: Toys, tmp_path: Path) -> None:

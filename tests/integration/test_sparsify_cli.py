@@ -70,6 +70,7 @@ def test_a_sparse_checkpoint_is_stock_and_has_exact_zeros(
     assert sum(layer["zeros"] for layer in statistics["layers"]) == zeros
     assert statistics["metric"] == metric and len(statistics["layers"]) == len(found)
     card = (out / "README.md").read_text()
+    assert all(str(tmp_path) not in (out / name).read_text() for name in ("README.md", "sparsity.json", "config.json"))
     assert f"{zeros:,} of" in card and "tracenas sparsify" in card
     assert not [p for p in tmp_path.iterdir() if p != out]
 

@@ -8,6 +8,7 @@ import yaml
 
 from tracenas.families import Block, within
 from tracenas.models.configuration import ATTENTION
+from tracenas.models.published import published
 from tracenas.space.architecture import Layer
 
 __all__ = ["license_of", "model_card"]
@@ -33,7 +34,7 @@ def model_card(
 
     Args:
         name: of the checkpoint, as its directory is called.
-        base: the pruned model, a hub id or a directory (only a hub id becomes `base_model`).
+        base: the pruned model, a hub id or a directory, of which the name is told (only a hub id becomes `base_model`).
         blocks: the base's blocks.
         layers: the kept counts, one per block of the base.
         serving: `serving_section(…)`.
@@ -47,6 +48,7 @@ def model_card(
         provenance: `rundir.provenance(…)`.
     """
     before, after = parameters
+    base = published(base)
     skipped = sum(layer.skip for layer in layers)
     zeros = {"of these, zeros in place of removed attention": stubs} if stubs else {}
     body = [
@@ -90,7 +92,7 @@ def license_of(model: Path | None) -> str | None:
 
 def _front_matter(base: str, license: str | None, pipeline: str) -> str:
     front: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": pipeline}
-    if base.count("/") == 1 and not base.startswith((".", "/", "~")) and not Path(base).exists():
+    if base.count("/") == 1:
         front["base_model"] = base
     if license:
         front["license"] = license

@@ -16,6 +16,8 @@ def published(name: str) -> str:
 
     A model in the hub's cache goes by its hub id. What is no path is given back as it is.
     """
+    if not name:
+        return name
     if "," in name and not Path(name).exists():
         return ",".join(published(part) for part in name.split(","))
     head, weight = name, ""

@@ -251,16 +251,17 @@ def _card(
     found: OneShot | None,
 ) -> str:
     from tracenas.models.card import license_of, model_card
+    from tracenas.models.published import published
     from tracenas.stages.serving import serving
 
-    command = ["tracenas", "prune", config.model, "--out", str(config.out)]
+    command = ["tracenas", "prune", published(config.model), "--out", config.out.name]
     if found is None:
-        command += ["--arch", str(config.arch)]
+        command += ["--arch", published(str(config.arch))]
     else:
         given = {name: getattr(config, name) for name in _ONE_SHOT if name in config.model_fields_set}
         command += [f"{name}={value}" for name, value in given.items() if value is not None]
     if config.data is not None:
-        command += ["--data", config.data]
+        command += ["--data", published(config.data)]
     if config.compensate != "best":
         command += ["--compensate", config.compensate]
     if config.compensate_samples is not None:

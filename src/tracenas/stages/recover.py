@@ -269,6 +269,7 @@ def _result(config: RecoverConfig, ended: Mapping[str, Any], data: RecoveryData)
 def _write(config: RecoverConfig, source: ModelSource, checkpoint: Path, result: Recovered) -> None:
     from tracenas.models.base_files import BaseFiles, base_directory
     from tracenas.models.loading import dtypes_to_save, load
+    from tracenas.models.published import published, published_facts
     from tracenas.recovery.card import recovery_section
     from tracenas.recovery.lora import adapter_file, merged
     from tracenas.recovery.pretrain import write_final
@@ -296,12 +297,15 @@ def _write(config: RecoverConfig, source: ModelSource, checkpoint: Path, result:
             f"perplexity before, {result.reported_on} (chose nothing)": f"{result.perplexity_before:.4f}",
             f"perplexity after, {result.reported_on}": f"{result.perplexity:.4f}",
         }
+    for text in filter(None, (config.data, config.validation, config.eval_text)):
+        numbers = {key.replace(text, published(text)): v.replace(text, published(text)) for key, v in numbers.items()}
+    settings = config.model_dump(exclude={"resume", "out"})
     section = recovery_section(
-        source=config.model,
+        source=published(config.model),
         method=config.method,
-        data=config.data,
+        data=published(config.data),
         numbers=numbers,
-        settings={k: v for k, v in to_plain(config.model_dump(exclude={"resume", "out"})).items() if v is not None},
+        settings={k: v for k, v in published_facts(to_plain(settings)).items() if v is not None},
         provenance=json.loads(json.dumps(provenance(seed=config.seed, bos=result.bos))),
     )
     warn_of_tokenizer(loaded)

@@ -102,9 +102,11 @@ def _teacher_name(config: RecoverConfig, source: ModelSource) -> str:
     base = base_of(source.path) if source.path is not None else None
     if base is None:
         raise UserError(f"'teacher' is required: {config.model} does not say in its README.md what it was pruned from")
-    if "/" not in base.strip("/") and not Path(base).is_dir():
-        raise UserError(f"'teacher' is required: the base that {config.model} names, {base}, is not here")
-    return base
+    if "/" in base.strip("/") or Path(base).is_dir():
+        return base
+    if source.path is not None and (beside := source.path.parent / base).is_dir():
+        return str(beside)
+    raise UserError(f"'teacher' is required: the base that {config.model} names, {base}, is not here or beside it")
 
 
 def check_out(config: RecoverConfig) -> bool:

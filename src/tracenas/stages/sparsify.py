@@ -12,7 +12,7 @@ from tracenas.config import SparsifyConfig
 from tracenas.data.sources import is_tokens, probe
 from tracenas.errors import UserError
 from tracenas.models.source import ModelSource, open_source
-from tracenas.rundir import provenance, read_json, require_free, write_json
+from tracenas.rundir import read_json, require_free, write_json
 from tracenas.stages.metric_name import explain, find_metric
 from tracenas.stages.results import Table, print_table, to_plain
 from tracenas.stages.session import set_threads
@@ -310,24 +310,14 @@ def _write(
     from tracenas.models.checkpoint import save_pruned
     from tracenas.models.loading import dtype_to_save
     from tracenas.saliency.sparsify import sparse_entries
-    from tracenas.stages.sparsity_card import sparsity_card, verified
+    from tracenas.stages.sparsity_card import sparsity_card, sparsity_facts, verified
 
     blocks = loaded.blocks()
     bos = None if config.data is None else window_start(loaded, config.data, config.bos).carried
-    facts: dict[str, Any] = {
-        "metric": plan.metric.name,
-        "target": str(plan.target),
-        "compare": "column blocks" if plan.metric.solve is not None else plan.compare,
-        "ratios": config.ratios,
-        "shares": {f"{i}.{name}": value for (i, name), value in plan.shares.items()},
-    }
+    facts: dict[str, Any] = {}
 
     def card(draft: "Draft") -> str:
-        in_file = verified(draft.path, blocks, counts, plan.target)
-        zeros, weights = sum(c.zeros for c in in_file), sum(c.rows * c.columns for c in in_file)
-        facts.update(sparsity=zeros / weights, zeros=zeros, weights=weights, layers=[c.to_json() for c in in_file])
-        facts.update(base=config.model, base_loss=losses[0], loss=losses[1])
-        facts.update(provenance=provenance(model=config.model, seed=config.seed, data=config.data, bos=bos))
+        facts.update(sparsity_facts(config, plan, verified(draft.path, blocks, counts, plan.target), losses, bos))
         write_json(draft.path / SPARSITY, facts)
         return sparsity_card(config, source, draft, json.loads(json.dumps(facts)))
 

@@ -6,15 +6,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tracenas.config import SparsifyConfig
+from tracenas.models.published import published
 from tracenas.models.source import ModelSource
+from tracenas.rundir import provenance
 
 if TYPE_CHECKING:
     from tracenas.families import Block
     from tracenas.models.checkpoint import Draft
+    from tracenas.saliency.layerwise import Plan
     from tracenas.saliency.masks import Target
     from tracenas.saliency.sparsify import LayerCount
 
-__all__ = ["sparsity_card", "verified"]
+__all__ = ["sparsity_card", "sparsity_facts", "verified"]
 
 
 def verified(
@@ -44,6 +47,39 @@ def verified(
     return out
 
 
+def sparsity_facts(
+    config: SparsifyConfig,
+    plan: "Plan",
+    counts: "Sequence[LayerCount]",
+    losses: tuple[float | None, float | None],
+    bos: bool | None,
+) -> dict[str, Any]:
+    """What sparsity.json says.
+
+    Args:
+        counts: `verified`.
+        losses: of the base and of the sparse model.
+        bos: whether the calibration's windows carry a BOS.
+    """
+    zeros, weights = sum(c.zeros for c in counts), sum(c.rows * c.columns for c in counts)
+    base, data = published(config.model), config.data and published(config.data)
+    return {
+        "metric": plan.metric.name,
+        "target": str(plan.target),
+        "compare": "column blocks" if plan.metric.solve is not None else plan.compare,
+        "ratios": Path(config.ratios).name if Path(config.ratios).exists() else config.ratios,
+        "shares": {f"{i}.{name}": value for (i, name), value in plan.shares.items()},
+        "sparsity": zeros / weights,
+        "zeros": zeros,
+        "weights": weights,
+        "layers": [c.to_json() for c in counts],
+        "base": base,
+        "base_loss": losses[0],
+        "loss": losses[1],
+        "provenance": provenance(model=base, seed=config.seed, data=data, bos=bos),
+    }
+
+
 def sparsity_card(config: SparsifyConfig, source: ModelSource, draft: "Draft", facts: Mapping[str, Any]) -> str:
     """Markdown: what was set to zero, by which metric, and what that cost."""
     import yaml
@@ -51,8 +87,8 @@ def sparsity_card(config: SparsifyConfig, source: ModelSource, draft: "Draft", f
     from tracenas.models.card import license_of
 
     front: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "text-generation"}
-    if source.path is None:
-        front["base_model"] = source.name
+    if "/" in (base := published(source.name)):
+        front["base_model"] = base
     if (license_name := license_of(source.path)) is not None:
         front["license"] = license_name
     front["tags"] = ["tracenas", "pruned", "sparse"]
@@ -70,7 +106,7 @@ def sparsity_card(config: SparsifyConfig, source: ModelSource, draft: "Draft", f
     parts = [
         f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---",
         f"# {config.out.name}",
-        f"`{source.name}` with weights set to zero by tracenas: metric `{facts['metric']}`, target {facts['target']}, "
+        f"`{base}` with weights set to zero by tracenas: metric `{facts['metric']}`, target {facts['target']}, "
         f"compared by {facts['compare']}, ratios {facts['ratios']}. Shapes and configuration are the base's, so it "
         "loads as the base does; it is smaller or faster only where software makes use of zeros.",
         *([f"The base's {source.origin}."] if source.origin else []),
@@ -89,18 +125,19 @@ def sparsity_card(config: SparsifyConfig, source: ModelSource, draft: "Draft", f
 def _command(config: SparsifyConfig) -> str:
     import shlex
 
-    words = ["tracenas", "sparsify", config.model, "--metric", config.metric, "--sparsity", config.sparsity]
-    words += ["--data", config.data] if config.data is not None else []
+    metric, ratios = (published(n) if Path(n).exists() else n for n in (config.metric, config.ratios))
+    words = ["tracenas", "sparsify", published(config.model), "--metric", metric, "--sparsity", config.sparsity]
+    words += ["--data", published(config.data)] if config.data is not None else []
     words += ["--bos", config.bos] if config.bos != "auto" else []
     words += [
         "--compare",
         config.compare,
         "--ratios",
-        config.ratios,
+        ratios,
         "--seed",
         str(config.seed),
         "--out",
-        str(config.out),
+        config.out.name,
     ]
     return shlex.join(words)
 
