@@ -9,19 +9,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from tracenas.families.active import within
+from tracenas.families.counted import Costs, sub_block
 from tracenas.families.description import (
     MOST_HEADS,
     WIDEST,
     Attribute,
     Block,
-    Costs,
     Family,
     Options,
     Projection,
     Segment,
     SubBlock,
     block_count,
-    sub_block,
 )
 from tracenas.space.architecture import Layer
 

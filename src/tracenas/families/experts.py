@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tracenas.families.counted import Costs, sub_block
 from tracenas.families.decoder import LlamaLike
-from tracenas.families.description import Attribute, Costs, Options, Projection, Segment, SubBlock, sub_block
+from tracenas.families.description import Attribute, Options, Projection, Segment, SubBlock
 
 __all__ = ["MixtureOfExperts"]
 

@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tracenas.families.active import within
+from tracenas.families.counted import Costs, sub_block
 from tracenas.families.decoder import Heads
 from tracenas.families.description import (
     Attribute,
     Block,
-    Costs,
     Family,
     Options,
     PositionBias,
@@ -25,7 +25,6 @@ from tracenas.families.description import (
     Segment,
     SubBlock,
     block_count,
-    sub_block,
 )
 from tracenas.space.architecture import Layer
 
