@@ -170,6 +170,18 @@ def test_a_checkpoint_compensated_as_it_was_scored_is_no_other_model(run: Path) 
     assert "this model, another one than was scored." in report(run).text
 
 
+def test_what_was_compared_on_held_out_text_and_what_was_written(run: Path) -> None:
+    losses = {"plain": 5.25, "ridge": 5.75, "sequential": None}
+    choice = {"written": "plain", "losses": losses, "tokens": 512, "text": "512 tokens"}
+    rewrite(run / "pruned.json", compensation=None, choice=choice)
+    page = report(run).text
+    assert "The checkpoint is the plain cut: no refit" in page and "Which one is written" in page
+    assert "5.25" in page and "5.75" in page
+    rewrite(run / "pruned.json", compensation=MADE, choice={**choice, "written": "sequential"})
+    page = report(run).text
+    assert "Output projections refitted by least squares" in page and "Which one is written" in page
+
+
 def test_answers_of_a_published_model_stand_before_the_architecture(run: Path) -> None:
     (run / "published-model.json").write_text(json.dumps(PUBLISHED))
     page = report(run)

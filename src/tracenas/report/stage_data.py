@@ -68,11 +68,13 @@ class Stages:
     """Everything that the stages after the search left.
 
     Args:
+        choice: which realisation was written (`written`), and the held-out `losses` of those that were compared.
         scored: how the found candidate was realised when it was scored, `realisation` and `ridge` among others.
         published: what a demo on a published model wrote, `answers`, `perplexity` and `plan`; or nothing.
     """
 
     compensation: Object
+    choice: Object = field(default_factory=dict)
     scored: Object = field(default_factory=dict)
     recoveries: tuple[Recovery, ...] = ()
     evaluations: tuple[Measured, ...] = ()
@@ -89,10 +91,12 @@ class Stages:
         summary = read_object(run / "summary.json")
         checkpoint = read_object(run / "pruned.json") or summary.get("checkpoint")
         best = run / "best.json"
-        made = checkpoint.get("compensation") if isinstance(checkpoint, Mapping) else None
+        pruned = checkpoint if isinstance(checkpoint, Mapping) else {}
+        made, choice = pruned.get("compensation"), pruned.get("choice")
         base = str(summary.get("model") or "")
         return cls(
             compensation=made if isinstance(made, Mapping) else {},
+            choice=choice if isinstance(choice, Mapping) else {},
             scored=mapping(read_object(best).get("provenance"), f"{best}: provenance"),
             recoveries=_recoveries(run),
             evaluations=_all_measured(run, "evaluation*.json", "results", "settings", base),

@@ -50,9 +50,10 @@ def _tables(name: str, tables: Sequence[StageTable]) -> Markup | None:
 
 
 def _compensation(stages: Stages) -> Markup | None:
-    made = stages.compensation
+    made, compared = stages.compensation, _compared(stages)
     if not made:
-        return None
+        lead = "The checkpoint is the plain cut: no refit of its output projections is better on held-out text."
+        return join(section_head("Compensation", lead), compared) if compared else None
     lead = "Output projections refitted by least squares to what the base's sub-blocks give; no training. "
     scored = (stages.scored.get("realisation"), stages.scored.get("ridge"))
     another = "" if scored == (made.get("method"), made.get("ridge")) else ", another one than was scored"
@@ -62,7 +63,7 @@ def _compensation(stages: Stages) -> Markup | None:
         lead += f" Its calibration loss is {'lower' if after < before else 'no lower'} than without the refit."
     pairs = compensation_facts(made)
     facts = el("dl", *(el("div", el("dt", k), el("dd", v)) for k, v in pairs), class_="settings one")
-    cards = [el("div", el("h3", "The refit"), facts, class_="card")]
+    cards = [el("div", el("h3", "The refit"), facts, class_="card"), *([compared] if compared else [])]
     trials = made.get("ridge_trials")
     if isinstance(trials, dict) and trials:
         chosen = f"{made.get('ridge', math.nan):g}"
@@ -70,6 +71,16 @@ def _compensation(stages: Stages) -> Markup | None:
         tried = table(["Ridge, relative", "Loss on held-out sequences"], rows, "numbers first-left")
         cards.append(el("div", el("h3", "Strengths tried"), tried, class_="card"))
     return join(section_head("Compensation", lead), el("div", *cards, class_="split"))
+
+
+def _compared(stages: Stages) -> Markup | None:
+    """Held-out losses of the realisations that were compared, the written one marked."""
+    losses, written = stages.choice.get("losses"), stages.choice.get("written")
+    if not isinstance(losses, dict) or not losses:
+        return None
+    rows = [([name, decimal(loss)], "found" if name == written else "") for name, loss in losses.items()]
+    compared = table(["Realisation", "Loss on held-out text"], rows, "numbers first-left")
+    return el("div", el("h3", "Which one is written"), compared, class_="card")
 
 
 def progress_card(run: RunData) -> Markup | None:
