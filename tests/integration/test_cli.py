@@ -82,7 +82,17 @@ def test_the_python_api_does_what_the_commands_do(finished: Path, tmp_path: Path
 
 def test_what_was_scored_is_what_is_pruned(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "pruned"
-    assert invoke(["prune", str(model_path()), "--arch", str(finished / "best.json"), "--out", str(out), "--json"]) == 0
+    argv = [
+        "prune",
+        str(model_path()),
+        "--arch",
+        str(finished / "best.json"),
+        "--compensate",
+        "auto",
+        "--out",
+        str(out),
+    ]
+    assert invoke([*argv, "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     journal = [json.loads(line) for line in (finished / "journal.jsonl").read_text().splitlines()]
     best = max(journal, key=lambda r: r["score"])
