@@ -65,7 +65,8 @@ def text_of(session: Calibrated, *, required: bool = False, reuse: bool = True, 
         required: it must be other text. Otherwise the calibration is used where its source cannot be read or
             holds no more, and the number of sequences was not asked for.
         reuse: the text that a search stored in the run directory.
-        keep: store it there, so that a resumed search and `prune` fit on the same.
+        keep: store it there, so that a resumed search and `prune` fit on the same; without a run directory, take
+            what a search of the same settings takes.
 
     Raises:
         UserError: if there is no such text.
@@ -80,8 +81,11 @@ def text_of(session: Calibrated, *, required: bool = False, reuse: bool = True, 
         tokens = load_tokens(stored)
         if asked in (None, tokens.shape[0]):
             return Text(tokens, separate=True)
-    held = stored_held_out(session)
-    known = session.tokens if held is None else torch.cat([session.tokens, held.tokens])
+    known = session.tokens
+    if (held := stored_held_out(session)) is not None:
+        known = torch.cat([known, held.tokens])
+    elif keep and session.run is None and (reserved := _reserved(session)) is not None:
+        known = torch.cat([known, reserved])
     try:
         tokens = _further(session, known, asked or DEFAULT_SAMPLES, fewer=asked is None)
     except UserError:
@@ -127,12 +131,7 @@ def reserve_held_out(session: Calibrated) -> None:
 
     if session.run is None or any((session.run / name).is_file() for name in (HELD_OUT, COMPENSATION)):
         return
-    asked = session.config.compensate_samples
-    try:
-        fit = _further(session, session.tokens, asked or DEFAULT_SAMPLES, fewer=True)
-        held = _shared_out(session, fit)[1]
-    except UserError:
-        held = None
+    held = _reserved(session)
     if held is None:
         print(
             f"no {HELD_OUT}: '{session.data}' holds no text for it beside calibration and statistics; prune will need "
@@ -141,6 +140,15 @@ def reserve_held_out(session: Calibrated) -> None:
         )
         return
     save_tokens(session.run / HELD_OUT, held, _origin(session))
+
+
+def _reserved(session: Calibrated) -> "torch.Tensor | None":
+    """What a search holds out of its data; None if they hold no text for it."""
+    try:
+        fit = _further(session, session.tokens, session.config.compensate_samples or DEFAULT_SAMPLES, fewer=True)
+    except UserError:
+        return None
+    return _shared_out(session, fit)[1]
 
 
 def with_held_out(session: Calibrated, text: Text) -> tuple[Text, HeldOut | None]:
