@@ -202,7 +202,7 @@ def test_models(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(b"", "empty"), (b"\xff\xfe broken \xff", "UTF-8"), (b"too short", "samples")],
+    [(b"", "empty"), (b"broken \xff\xfe", "UTF-8"), (b"too short", "samples")],
     ids=["empty", "not-utf-8", "too-few-tokens"],
 )
 def test_text(content: bytes, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

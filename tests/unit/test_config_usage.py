@@ -40,7 +40,7 @@ IGNORED: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("PlanConfig", {"model": "m", "proxy": "loss"}, {"rank": "8"}, "traces"),
     ("PruneConfig", ARCH, {"tolerance": 0.1}, "method"),
     ("PruneConfig", ARCH, {"min_depth": 2}, "method"),
-    ("PruneConfig", {**ONE_SHOT, "compensate": "none"}, {"ridge": 0.1}, "need --compensate ridge or sequential"),
+    ("PruneConfig", {**ONE_SHOT, "compensate": "none"}, {"ridge": 0.1}, "need --compensate best, ridge or sequential"),
     ("ExportConfig", {"model": "m", "out": "o"}, {"threads": 2}, "check"),
     ("ExportConfig", {"model": "m", "out": "o"}, {"check_ids": "1,2"}, "check"),
     ("ExportConfig", {"model": "m", "out": "o", "tokenizer": "none"}, {"pre": "gpt-2"}, "tokenizer auto"),
