@@ -27,7 +27,9 @@ def model(tmp_path: Path, tokenizer: Any) -> Path:
 
 def arguments(model: Path, data: Path, out: Path, **changes: Any) -> list[str]:
     config = settings(model, data, out, max_steps=STEPS, **changes)
-    given = {k: v for k, v in config.model_dump(mode="json").items() if k != "model" and v is not None}
+    given = {
+        k: v for k, v in config.model_dump(mode="json", exclude_unset=True).items() if k != "model" and v is not None
+    }
     return [str(model), *(f"{key}={str(value).lower() if value is True else value}" for key, value in given.items())]
 
 

@@ -105,7 +105,7 @@ def test_failed_candidates_and_crashes_leave_their_tracebacks(
         patched.setattr(Evaluator, "measure", measure)
         assert invoke([*SEARCH, "--out", str(out), "--race", "off"]) == 1
     told = capsys.readouterr().err.strip().splitlines()[-1]
-    assert told == f"tracenas: unexpected KeyError: 'a defect'; the traceback is in {out / 'error.log'}"
+    assert told == f"tracenas: unexpected KeyError: a defect; the traceback is in {out / 'error.log'}"
     text = (out / "error.log").read_text()
     for words in ("in measure", "and a second line", "KeyError: 'a defect'", "in _search"):
         assert words in text
