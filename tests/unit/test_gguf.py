@@ -49,6 +49,7 @@ def test_tokenizer_template_and_special_tokens_carry_over(tmp_path: Path) -> Non
     loaded = load(str(save_gguf(tmp_path / "m.gguf", gguf_model())), device="cpu")
     assert loaded.tokenizer.decode(loaded.tokenizer("naïve text").input_ids) == "naïve text"
     assert loaded.tokenizer.chat_template == TEMPLATE
+    assert len(loaded.tokenizer) == loaded.model.config.vocab_size  # transformers adds a token of its own
     assert (loaded.eos, loaded.model.generation_config.eos_token_id) == (0, 0)
 
 

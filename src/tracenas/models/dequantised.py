@@ -17,11 +17,11 @@ import yaml
 from tracenas.errors import UserError, one_line
 from tracenas.models.fp8 import Fp8Checkpoint
 from tracenas.models.gguf import GgufFile
-from tracenas.rundir import cache_directory
+from tracenas.rundir import cache_directory, read_json
 
 __all__ = ["cached_place", "dequantise", "is_complete"]
 
-_FORM = "3"
+_FORM = "4"
 """Of what is written; another one is made anew."""
 
 
@@ -66,9 +66,22 @@ def _gguf_writer(file: GgufFile) -> Callable[[Path], None]:
     def write(directory: Path) -> None:
         model.save_pretrained(directory)
         tokenizer.save_pretrained(directory)
+        _drop_gained_tokens(directory, model.config.vocab_size)
         (directory / "README.md").write_text(_card(file), encoding="utf-8")
 
     return write
+
+
+def _drop_gained_tokens(directory: Path, rows: int) -> None:
+    """Take out of the tokenizer's files what transformers adds by itself: tokens without a row in the embeddings."""
+    path, settings = directory / "tokenizer.json", directory / "tokenizer_config.json"
+    tokens = read_json(path)
+    gained = {token["content"] for token in tokens["added_tokens"] if token["id"] >= rows}
+    if gained:
+        tokens["added_tokens"] = [token for token in tokens["added_tokens"] if token["content"] not in gained]
+        stated = {k: v for k, v in read_json(settings).items() if not (isinstance(v, str) and v in gained)}
+        for place, content in ((path, tokens), (settings, stated)):
+            place.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _read(file: GgufFile) -> tuple[Any, Any]:
