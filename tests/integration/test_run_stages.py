@@ -202,6 +202,37 @@ def test_a_section_can_be_added_later(home: Path, tmp_path: Path, capsys: pytest
     assert ">Compensation<" not in (out / "report.html").read_text()
 
 
+def test_found_and_uniform_are_each_written_as_they_are_best(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert invoke(command(home, out, "", "proxy=phi")) == 0
+    told = capsys.readouterr().out
+    choice = read(out / "pruned.json")["choice"]
+    assert choice["written"] == min(choice["losses"], key=choice["losses"].get)
+    assert "compensated (best)" in told and f"realisation {choice['written']} (held-out loss: plain " in told
+    rows = {row["name"]: row["checkpoint"] for row in read(out / "comparison.json") if "checkpoint" in row}
+    assert set(rows) == {"uniform", "found"} and rows["found"]["written"] == choice["written"]
+    assert all(row["realisation"] == "best" and {"loss", "nll"} <= set(row) for row in rows.values())
+
+
+def test_without_text_to_compare_on_checkpoints_are_as_scored(
+    home: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tracenas.data.tokens import load_tokens, save_tokens
+
+    data = tmp_path / "rows.safetensors"
+    argv = command(home, tmp_path / "first", "", "proxy=phi", "iterations=1", "random_architectures=0")
+    save_tokens(data, load_tokens(finished / "calibration.safetensors"))
+    assert invoke([*argv, f"data={data}", f"out={tmp_path / 'run'}"]) == 0
+    told = capsys.readouterr().err
+    assert "no held_out.safetensors: '" in told and "nothing to compare refits on, checkpoints are written as" in told
+    pruned = read(tmp_path / "run" / "pruned.json")
+    assert pruned["choice"] == {"written": "plain", "losses": {}} and pruned["loss"] == pytest.approx(
+        read(tmp_path / "run" / "best.json")["loss"], abs=1e-4
+    )
+
+
 def test_wrong_sections_are_told_before_the_search(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
