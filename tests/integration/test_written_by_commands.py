@@ -332,23 +332,18 @@ def last_bit(tensor: torch.Tensor) -> torch.Tensor:
     return flipped
 
 
+def pruning(tmp_path: Path, base: Path) -> list[str]:
+    argv = ["prune", str(base), "--arch", str(half(tmp_path)), "--data", str(tokens(tmp_path))]
+    return [*argv, "--out", str(tmp_path / "p"), "--compensate", "none"]
+
+
 @pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
 def test_one_bit_is_noticed_and_nothing_is_left(
     tmp_path: Path, tokenizer: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, dtype: str
 ) -> None:
     base = bf16(tmp_path / "m", tokenizer)
     changed(monkeypatch, last_bit)
-    argv = [
-        "prune",
-        str(base),
-        "--arch",
-        str(half(tmp_path)),
-        "--data",
-        str(tokens(tmp_path)),
-        "--out",
-        str(tmp_path / "p"),
-    ]
-    assert invoke([*argv, "--compensate", "none", "--dtype", dtype]) == 1
+    assert invoke([*pruning(tmp_path, base), "--dtype", dtype]) == 1
     assert "model.layers.1.self_attn.o_proj.weight of the checkpoint is not" in capsys.readouterr().err
     assert not any((tmp_path / "p").iterdir())
 
@@ -362,17 +357,7 @@ def test_the_loss_of_what_is_read_back_is_compared_as_well(
     base = bf16(tmp_path / "m", tokenizer)
     changed(monkeypatch, torch.zeros_like)
     monkeypatch.setattr(written, "check_written", lambda *_: None)
-    argv = [
-        "prune",
-        str(base),
-        "--arch",
-        str(half(tmp_path)),
-        "--data",
-        str(tokens(tmp_path)),
-        "--out",
-        str(tmp_path / "p"),
-    ]
-    assert invoke([*argv, "--compensate", "none", "--dtype", dtype]) == 2
+    assert invoke([*pruning(tmp_path, base), "--dtype", dtype]) == 2
     assert "the checkpoint's calibration loss is" in capsys.readouterr().err
     assert not any((tmp_path / "p").iterdir())
 

@@ -30,7 +30,6 @@ __all__ = [
     "score_of",
     "sparse_entries",
     "sparsify_model",
-    "total_share",
 ]
 
 Explain = Callable[[Metric, Layer, Statistics], str]
@@ -253,9 +252,3 @@ def outlier_shares(
     if min(shares) < 0 or max(shares) >= 1:
         raise UserError(f"ratios owl: a share of {share:g} leaves no room for ±{spread:g}; use uniform")
     return {(i, sub.spec.name): shares[i] for i, sub, _ in projections(blocks)}
-
-
-def total_share(counts: Sequence[LayerCount] | Sequence[Mapping[str, Any]]) -> float:
-    """Zeros of all matrices / entries of all matrices."""
-    rows = [c if isinstance(c, Mapping) else asdict(c) for c in counts]
-    return sum(int(r["zeros"]) for r in rows) / sum(int(r["rows"]) * int(r["columns"]) for r in rows)

@@ -171,38 +171,18 @@ def _prepare(config: MetricSearchConfig, source: ModelSource, *, gradients: bool
     from tracenas.saliency.gradients import write_gradients
     from tracenas.stages.session import set_threads
     from tracenas.stages.sparsify import calibration_tokens
-    from tracenas.stages.tokens import held_out, window_start
+    from tracenas.stages.tokens import stored_evaluation_windows, window_start
 
     out = config.out
     calibration, windows, measured = (out / n for n in (CALIBRATION, "heldout.safetensors", "gradients.safetensors"))
     threads = set_threads(config.threads)
     loaded = load(source, device=config.device, dtype=config.dtype, trust_remote_code=config.trust_remote_code)
     if not calibration.is_file():
-        tokens = calibration_tokens(
-            loaded,
-            config.data,
-            samples=config.samples,
-            seq_len=config.seq_len,
-            seed=config.seed,
-            text_field=config.text_field,
-            bos=config.bos,
-        )
+        tokens = calibration_tokens(loaded, config, config.data)
         start = window_start(loaded, config.data, config.bos)
         save_tokens(calibration, tokens, {"source": config.data, "model": config.model, **start.note})
     tokens = load_tokens(calibration)
-    if not windows.is_file():
-        length = tokens.shape[1]
-        rows = held_out(
-            loaded,
-            config.eval_text,
-            length,
-            config.eval_windows,
-            config.text_field,
-            bos=config.bos,
-            setting="eval-text",
-        )
-        start = window_start(loaded, config.eval_text, config.bos)
-        save_tokens(windows, rows, {"source": config.eval_text, "model": config.model, **start.note})
+    stored_evaluation_windows(windows, loaded, config, tokens.shape[1])
     micro_batch = config.micro_batch or max(1, 4096 // tokens.shape[1])
     if gradients and not measured.is_file():
         write_gradients(loaded.model, loaded.blocks(), tokens.to(loaded.device), measured, micro_batch=micro_batch)

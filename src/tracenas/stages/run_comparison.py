@@ -80,21 +80,13 @@ def compare(config: RunConfig, found: SearchOutcome, pruned: Pruned) -> list[dic
         stored: list[dict[str, Any]] = read_json(config.out / COMPARISON)
         return stored
     from tracenas.report.progress import stage_progress
-    from tracenas.stages.tokens import held_out
+    from tracenas.stages.tokens import evaluation_windows
 
     source = open_source(config.model)
     space = space_of(source, config, params=config.params, tolerance=config.tolerance)
     session = open_session(source, space, config, data=config.data, run=config.out)
     length = min(session.tokens.shape[1], source.positions)
-    windows = held_out(
-        session.loaded,
-        config.eval_text,
-        length,
-        config.eval_windows,
-        config.text_field,
-        bos=config.bos,
-        setting="eval-text",
-    )
+    windows = evaluation_windows(session.loaded, config, length)
     measure = _Measure(session, windows)
     net = session.supernet()
     evaluator = session.evaluator(config.proxy, config.rank, net)

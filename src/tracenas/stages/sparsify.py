@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tracenas.config import SparsifyConfig
+from tracenas.config import MetricSearchConfig, SparsifyConfig
 from tracenas.data.sources import is_tokens, probe
 from tracenas.errors import UserError
 from tracenas.models.source import ModelSource, open_source
@@ -22,7 +22,6 @@ from tracenas.stages.tokens import warn_of_tokenizer, window_start
 if TYPE_CHECKING:
     import torch
 
-    from tracenas.data.windows import BosRule
     from tracenas.models.checkpoint import Draft
     from tracenas.models.loading import LoadedModel
     from tracenas.saliency.gradients import GradientStore
@@ -156,28 +155,11 @@ def _load(config: SparsifyConfig, source: ModelSource) -> "tuple[LoadedModel, to
     loaded = load(source, device=config.device, dtype=config.dtype, trust_remote_code=config.trust_remote_code)
     if config.data is None:
         return loaded, torch.zeros(1, 2, dtype=torch.int64, device=loaded.device), 1
-    drawn = calibration_tokens(
-        loaded,
-        config.data,
-        samples=config.samples,
-        seq_len=config.seq_len,
-        seed=config.seed,
-        text_field=config.text_field,
-        bos=config.bos,
-    ).to(loaded.device)
+    drawn = calibration_tokens(loaded, config, config.data).to(loaded.device)
     return loaded, drawn, config.micro_batch or max(1, 4096 // drawn.shape[1])
 
 
-def calibration_tokens(
-    loaded: "LoadedModel",
-    data: str,
-    *,
-    samples: int | None,
-    seq_len: int | None,
-    seed: int,
-    text_field: str | None,
-    bos: "BosRule" = "auto",
-) -> "torch.Tensor":
+def calibration_tokens(loaded: "LoadedModel", config: SparsifyConfig | MetricSearchConfig, data: str) -> "torch.Tensor":
     """Calibration token ids, int64 [N, L] (128 sequences of up to 2,048 tokens of text, as published).
 
     Raises:
@@ -186,11 +168,11 @@ def calibration_tokens(
     return tokens_of(
         loaded,
         data,
-        samples=samples if samples is not None or is_tokens(data) else DEFAULT_SAMPLES,
-        seq_len=seq_len,
-        seed=seed,
-        text_field=text_field,
-        bos=bos,
+        samples=config.samples if config.samples is not None or is_tokens(data) else DEFAULT_SAMPLES,
+        seq_len=config.seq_len,
+        seed=config.seed,
+        text_field=config.text_field,
+        bos=config.bos,
         longest=2048,
     )
 

@@ -23,24 +23,9 @@ _STREAM = 0x4F524452
 
 def held_out_windows(session: "Session", config: StudyConfig, out: Path) -> "torch.Tensor":
     """Windows as long as the calibration's, int64 [N, L]; those that the study has stored, if it has."""
-    from tracenas.data.tokens import load_tokens, save_tokens
-    from tracenas.stages.tokens import held_out, window_start
+    from tracenas.stages.tokens import stored_evaluation_windows
 
-    path = out / HELD_OUT
-    if not path.is_file():
-        length = session.tokens.shape[1]
-        rows = held_out(
-            session.loaded,
-            config.eval_text,
-            length,
-            config.eval_windows,
-            config.text_field,
-            bos=config.bos,
-            setting="eval-text",
-        )
-        note = window_start(session.loaded, config.eval_text, config.bos).note
-        save_tokens(path, rows, {"source": config.eval_text, "model": config.model, **note})
-    return load_tokens(path)
+    return stored_evaluation_windows(out / HELD_OUT, session.loaded, config, session.tokens.shape[1])
 
 
 def training_rows(

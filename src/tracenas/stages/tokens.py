@@ -1,7 +1,8 @@
 """Calibration and held-out tokens for a loaded model: what it can read, how it begins, no longer than its positions."""
 
 import sys
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from tracenas.data.sources import is_tokens
 from tracenas.errors import UserError
@@ -12,7 +13,29 @@ if TYPE_CHECKING:
     from tracenas.data.windows import BosRule, WindowStart
     from tracenas.models.loading import LoadedModel
 
-__all__ = ["calibration_tokens", "held_out", "warn_of_tokenizer", "window_start"]
+__all__ = [
+    "calibration_tokens",
+    "evaluation_windows",
+    "held_out",
+    "stored_evaluation_windows",
+    "warn_of_tokenizer",
+    "window_start",
+]
+
+
+class EvaluationText(Protocol):
+    """Settings of the text that losses are measured on; the fields' descriptions stand in `tracenas.config`."""
+
+    @property
+    def model(self) -> str: ...
+    @property
+    def eval_text(self) -> str: ...
+    @property
+    def eval_windows(self) -> int | None: ...
+    @property
+    def text_field(self) -> str | None: ...
+    @property
+    def bos(self) -> "BosRule": ...
 
 
 def calibration_tokens(
@@ -93,6 +116,38 @@ def held_out(
     )
     check_vocabulary(found, int(loaded.source.config["vocab_size"]), text)
     return found
+
+
+def evaluation_windows(loaded: "LoadedModel", config: EvaluationText, length: int) -> "torch.Tensor":
+    """The held-out windows of `eval_text`, int64 [N, `length`].
+
+    Raises:
+        UserError: as `held_out`.
+    """
+    return held_out(
+        loaded,
+        config.eval_text,
+        length,
+        config.eval_windows,
+        config.text_field,
+        bos=config.bos,
+        setting="eval-text",
+    )
+
+
+def stored_evaluation_windows(path: Path, loaded: "LoadedModel", config: EvaluationText, length: int) -> "torch.Tensor":
+    """The windows that `path` holds; made and stored there where it is not there yet.
+
+    Raises:
+        UserError: as `held_out`.
+    """
+    from tracenas.data.tokens import load_tokens, save_tokens
+
+    if not path.is_file():
+        rows = evaluation_windows(loaded, config, length)
+        note = window_start(loaded, config.eval_text, config.bos).note
+        save_tokens(path, rows, {"source": config.eval_text, "model": config.model, **note})
+    return load_tokens(path)
 
 
 def window_start(loaded: "LoadedModel", source: str, bos: "BosRule", *, setting: str = "data") -> "WindowStart":
