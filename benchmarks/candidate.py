@@ -19,8 +19,8 @@ from published import PublishedScorer
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tracenas.families import Block, Options, family_of
-from tracenas.models.ordering import Ordering
-from tracenas.models.supernet import Supernet
+from tracenas.models.surgery.ordering import Ordering
+from tracenas.models.surgery.supernet import Supernet
 from tracenas.proxies import PROXIES
 from tracenas.saliency.wanda import saliency
 from tracenas.scoring.evaluator import Evaluator, Settings

@@ -22,17 +22,17 @@ from tracenas.data.calibration import calibration
 from tracenas.data.further import further_calibration
 from tracenas.data.held_out import windows
 from tracenas.data.windows import added_bos
-from tracenas.evaluation.perplexity import perplexity
 from tracenas.families import Options, family_of
-from tracenas.models.compensated import CompensatedRealisation
-from tracenas.models.loading import LoadedModel, load
-from tracenas.models.ordering import Ordering
-from tracenas.models.refit import FittedRealisation, ridge_outputs
-from tracenas.models.refit_costs import refit_costs
-from tracenas.models.sequential import sequential_outputs
-from tracenas.models.supernet import Supernet
+from tracenas.models.checkpoints.loading import LoadedModel, load
+from tracenas.models.functionals.perplexity import perplexity
+from tracenas.models.surgery.ordering import Ordering
+from tracenas.models.surgery.supernet import Supernet
 from tracenas.proxies import PROXIES
-from tracenas.saliency.gram import gram_matrices
+from tracenas.refits.costs import refit_costs
+from tracenas.refits.gram import gram_matrices
+from tracenas.refits.realisation import CompensatedRealisation
+from tracenas.refits.ridge import FittedRealisation, ridge_outputs
+from tracenas.refits.sequential import sequential_outputs
 from tracenas.saliency.wanda import saliency
 from tracenas.scoring.evaluator import Evaluator, Settings
 from tracenas.space.constraints import Budget, parse_size
@@ -139,7 +139,7 @@ def gain(bench: Bench, sequences: list[int]) -> dict[str, Any]:
 
 
 def _forward_seconds(bench: Bench, count: int) -> float:
-    from tracenas.models.loss import hidden_states
+    from tracenas.models.functionals.loss import hidden_states
 
     started = time.perf_counter()
     with torch.no_grad():

@@ -19,8 +19,8 @@ from tracenas.evaluation import language_model
 from tracenas.evaluation.harness import Harness
 from tracenas.evaluation.likelihood import Capability, capability
 from tracenas.evaluation.suites import requests
-from tracenas.models.loading import load
-from tracenas.models.source import open_source
+from tracenas.models.checkpoints.loading import load
+from tracenas.models.checkpoints.source import open_source
 
 
 def row(name: str, data: Path, loaded: Any, options: argparse.Namespace) -> dict[str, Any]:

@@ -14,8 +14,8 @@ import torch
 from machine import facts, memory, publish
 
 from tracenas.config import ScoreConfig
-from tracenas.models.source import open_source
-from tracenas.stages.session import open_session, space_of
+from tracenas.models.checkpoints.source import open_source
+from tracenas.pipeline.session import open_session, space_of
 
 
 def main() -> None:

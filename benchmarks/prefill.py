@@ -19,11 +19,11 @@ from candidate import model_of
 from machine import facts, publish
 from safetensors.torch import save_file
 
+from tracenas.commands.bench import bench
+from tracenas.commands.prune.command import prune
 from tracenas.config import BenchConfig, PruneConfig
-from tracenas.models.source import open_source
+from tracenas.models.checkpoints.source import open_source
 from tracenas.space.constraints import Budget, parse_size
-from tracenas.stages.bench import bench
-from tracenas.stages.prune import prune
 
 TARGET = 0.9
 

@@ -23,14 +23,14 @@ from floor import against_floor
 from machine import CLOCKS, facts, publish
 
 from tracenas.config import ScoreConfig
-from tracenas.models import loss as loss_module
-from tracenas.models.source import open_source
+from tracenas.models.checkpoints.source import open_source
+from tracenas.models.functionals import loss as loss_module
+from tracenas.pipeline.session import open_session, space_of
 from tracenas.proxies import PROXIES
 from tracenas.proxies import trace as trace_module
-from tracenas.search import STRATEGIES
-from tracenas.search import Settings as SearchSettings
 from tracenas.space.architecture import Architecture
-from tracenas.stages.session import open_session, space_of
+from tracenas.strategies import STRATEGIES
+from tracenas.strategies import Settings as SearchSettings
 
 RANK = 64
 

@@ -21,12 +21,12 @@ from tracenas.data.calibration import calibration
 from tracenas.data.further import further_calibration
 from tracenas.data.windows import added_bos
 from tracenas.families import Options, family_of
-from tracenas.models.compensated import CompensatedRealisation
-from tracenas.models.loading import load
-from tracenas.models.ordering import Ordering
-from tracenas.models.supernet import Supernet
+from tracenas.models.checkpoints.loading import load
+from tracenas.models.surgery.ordering import Ordering
+from tracenas.models.surgery.supernet import Supernet
 from tracenas.proxies import PROXIES
-from tracenas.saliency.gram import gram_matrices
+from tracenas.refits.gram import gram_matrices
+from tracenas.refits.realisation import CompensatedRealisation
 from tracenas.saliency.wanda import saliency
 from tracenas.scoring.evaluator import Evaluator, Settings
 from tracenas.scoring.panel import Panel

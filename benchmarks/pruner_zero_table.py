@@ -20,16 +20,16 @@ import torch
 from cells import Cells
 from machine import facts, publish
 
-from tracenas.evaluation.perplexity import perplexity
-from tracenas.models.loading import LoadedModel, load
+from tracenas.commands.metric.fitness import copied_weights
+from tracenas.commands.sparsify.command import calibration_tokens
+from tracenas.models.checkpoints.loading import LoadedModel, load
+from tracenas.models.functionals.perplexity import perplexity
+from tracenas.pipeline.calibration import held_out
 from tracenas.saliency.gradients import GradientStore, write_gradients
 from tracenas.saliency.layerwise import Plan
 from tracenas.saliency.masks import Target
 from tracenas.saliency.sparsify import sparsify_model
-from tracenas.stages.metric_fitness import copied_weights
-from tracenas.stages.metric_name import find_metric
-from tracenas.stages.sparsify import calibration_tokens
-from tracenas.stages.tokens import held_out
+from tracenas.symbolic.names import find_metric
 
 METRICS = ("magnitude", "wanda", "gblm", "pruner_zero", "sparsegpt", "random")
 

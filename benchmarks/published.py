@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from tracenas.families import Block
-from tracenas.models.masked import masks
-from tracenas.models.ordering import Ordering
+from tracenas.models.surgery.masked import masks
+from tracenas.models.surgery.ordering import Ordering
 from tracenas.space.architecture import Architecture
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]

@@ -17,9 +17,9 @@ import torch
 from candidate import Sides
 from machine import facts, publish
 
-from tracenas.search import STRATEGIES
-from tracenas.search import Settings as SearchSettings
 from tracenas.space.constraints import Budget
+from tracenas.strategies import STRATEGIES
+from tracenas.strategies import Settings as SearchSettings
 
 
 def compare(args: argparse.Namespace) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from machine import facts
 
 import tracenas
 from tracenas.rundir import read_json, write_json
-from tracenas.study.tables import StudyTable, interval, markdown, number
+from tracenas.studies.tables import StudyTable, interval, markdown, number
 
 BUDGETS = ("60%", "50%", "75%", "40%")
 REFERENCE = "phi"

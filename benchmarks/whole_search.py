@@ -25,12 +25,12 @@ from published import PublishedScorer
 
 import tracenas
 from tracenas.config import SearchConfig
-from tracenas.models.source import open_source
+from tracenas.models.checkpoints.source import open_source
+from tracenas.pipeline.session import open_session, options_of, space_of
 from tracenas.rundir import read_json, write_json
-from tracenas.search import STRATEGIES
-from tracenas.search import Settings as SearchSettings
 from tracenas.space.architecture import Architecture
-from tracenas.stages.session import open_session, options_of, space_of
+from tracenas.strategies import STRATEGIES
+from tracenas.strategies import Settings as SearchSettings
 
 EVOLUTION: dict[str, Any] = {
     "population": 20,
@@ -155,7 +155,7 @@ def _warm(model: str) -> None:
     """What is imported with the first model belongs to no side."""
     import peft  # noqa: F401
 
-    from tracenas.models.loading import load
+    from tracenas.models.checkpoints.loading import load
 
     load(open_source(model), device="cpu", dtype="fp32")
 

@@ -33,7 +33,7 @@ def expected(model: Path, text: str) -> dict[str, Any]:
     """What transformers says, fp32: prompt ids, greedy tokens, log-probability of the first."""
     import torch
 
-    from tracenas.models.loading import load
+    from tracenas.models.checkpoints.loading import load
 
     loaded = load(str(model), device="cpu", dtype="fp32")
     vocabulary = int(loaded.source.config["vocab_size"])

@@ -27,18 +27,18 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save
 
+from tracenas.commands.plan.command import plan
 from tracenas.config import PlanConfig
 from tracenas.errors import UserError
-from tracenas.models.headers import stored_tensors
-from tracenas.models.source import open_source
-from tracenas.report.html import render
-from tracenas.report.run_data import RunData
+from tracenas.models.checkpoints.headers import stored_tensors
+from tracenas.models.checkpoints.source import open_source
+from tracenas.pipeline.refit.fitting import recorded_loss, scored_as
+from tracenas.reporting.data.run import RunData
+from tracenas.reporting.pages.run import render
 from tracenas.rundir import Journal, read_json
-from tracenas.search import STRATEGIES, Score, Settings, run_search
 from tracenas.space import Architecture
 from tracenas.space.constraints import Budget
-from tracenas.stages.compensation import recorded_loss, scored_as
-from tracenas.stages.plan import plan
+from tracenas.strategies import STRATEGIES, Score, Settings, run_search
 from tracenas.symbolic import Expression, locate
 
 LIMIT = 256 << 20
@@ -272,7 +272,7 @@ class _Model:
             (folder / "model.safetensors.index.json").write_bytes(damaged_json(rng, places))
 
     def read(self, folder: Path) -> None:
-        from tracenas.models.loading import load
+        from tracenas.models.checkpoints.loading import load
 
         stored_tensors(folder)
         load(open_source(str(folder)), device="cpu", dtype="fp32")

@@ -9,8 +9,8 @@ import torch
 from tiny import tiny_model
 
 from tracenas.families import Options, family_of
-from tracenas.models.checkpoint import save_pruned
-from tracenas.models.heterogeneous import register
+from tracenas.models.checkpoints.writing import save_pruned
+from tracenas.models.shipped.heterogeneous import register
 
 # Families as llama.cpp knows them: other biases than tests of pruning have.
 PLAIN: dict[str, dict[str, Any]] = {

@@ -8,11 +8,11 @@ import torch
 from tiny import tiny_model
 
 from tracenas.families import Options, family_of
-from tracenas.models.compensated import CompensatedRealisation
-from tracenas.models.ordering import Ordering
-from tracenas.models.supernet import Supernet
+from tracenas.models.surgery.ordering import Ordering
+from tracenas.models.surgery.supernet import Supernet
 from tracenas.proxies import PROXIES
-from tracenas.saliency.gram import gram_matrices
+from tracenas.refits.gram import gram_matrices
+from tracenas.refits.realisation import CompensatedRealisation
 from tracenas.scoring.evaluator import Evaluator, Settings
 from tracenas.scoring.panel import Panel
 from tracenas.space.architecture import Architecture

@@ -113,7 +113,7 @@ def checkpoint(setup: Setup, row: Row, start: str) -> Path:
 
 def _recovered(setup: Setup, row: Row) -> Path:
     """Distilled from the base; an interrupted recovery goes on with its last checkpoint."""
-    from tracenas.stages.recover import SETTINGS
+    from tracenas.commands.recover.command import SETTINGS
 
     out = setup.work / f"{row.file}-recovered"
     if not (out / SETTINGS).is_file():  # cut off before it began
@@ -152,10 +152,10 @@ def _found(setup: Setup, row: Row) -> Path:
 
 def _drawn(setup: Setup, row: Row) -> Path:
     """Architecture file of the uniform or of a random architecture, filled up to the budget."""
+    from tracenas.commands.run.command import rivals
     from tracenas.config import SearchConfig
-    from tracenas.models.source import open_source
-    from tracenas.stages.run import rivals
-    from tracenas.stages.session import space_of
+    from tracenas.models.checkpoints.source import open_source
+    from tracenas.pipeline.session import space_of
 
     path = setup.work / f"{row.file}.json"
     if not path.is_file():

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tracenas.evaluation.suites import PAPER_AVERAGE
-from tracenas.study.tables import StudyTable, number
+from tracenas.studies.tables import StudyTable, number
 
 __all__ = ["answers", "quality"]
 

@@ -11,10 +11,10 @@ raises `tracenas.UserError` for what the command line would refuse with exit sta
 """
 
 # Subpackages with the name of a function: imported first, they cannot take its place later.
-import tracenas.export
-import tracenas.report
-import tracenas.search
-import tracenas.study  # noqa: F401
+import tracenas.exporters
+import tracenas.reporting
+import tracenas.strategies
+import tracenas.studies  # noqa: F401
 from tracenas.api import (
     Architecture,
     UserError,

@@ -9,22 +9,22 @@ from tracenas.errors import UserError
 from tracenas.space.architecture import Architecture
 
 if TYPE_CHECKING:
-    from tracenas.models.loading import LoadedModel
-    from tracenas.stages.bench import Bench
-    from tracenas.stages.evaluate import Evaluation
-    from tracenas.stages.export import ExportOutcome
-    from tracenas.stages.metric import MetricSearched
-    from tracenas.stages.plan import Plan
-    from tracenas.stages.pruned import Pruned
-    from tracenas.stages.recover import Recovered
-    from tracenas.stages.report import Reported
-    from tracenas.stages.run import RunOutcome
-    from tracenas.stages.score import Scored
-    from tracenas.stages.search import SearchOutcome
-    from tracenas.stages.select_calibration import Selected
-    from tracenas.stages.sparsify import Sparsified
-    from tracenas.stages.study import StudyOutcome
-    from tracenas.stages.study_ablation import Ablated
+    from tracenas.commands.bench import Bench
+    from tracenas.commands.evaluate import Evaluation
+    from tracenas.commands.export import ExportOutcome
+    from tracenas.commands.metric.command import MetricSearched
+    from tracenas.commands.plan.command import Plan
+    from tracenas.commands.prune.result import Pruned
+    from tracenas.commands.recover.command import Recovered
+    from tracenas.commands.report import Reported
+    from tracenas.commands.run.command import RunOutcome
+    from tracenas.commands.score import Scored
+    from tracenas.commands.search.command import SearchOutcome
+    from tracenas.commands.select_calibration import Selected
+    from tracenas.commands.sparsify.command import Sparsified
+    from tracenas.commands.study.ablation import Ablated
+    from tracenas.commands.study.command import StudyOutcome
+    from tracenas.models.checkpoints.loading import LoadedModel
 
 __all__ = [
     "Architecture",
@@ -55,15 +55,15 @@ def load(
     model: str | Path, *, device: str = "auto", dtype: str = "auto", trust_remote_code: bool = False
 ) -> "LoadedModel":
     """A model and its tokenizer from a directory or the hub; our pruned checkpoints need no remote code."""
-    from tracenas.models.loading import load as load_model
+    from tracenas.models.checkpoints.loading import load as load_model
 
     return load_model(str(model), device=device, dtype=dtype, trust_remote_code=trust_remote_code)
 
 
 def plan(model: str | Path, **settings: Any) -> "Plan":
     """Feasible budgets, evaluations, memory and time, before any work (`tracenas plan`)."""
+    from tracenas.commands.plan.command import plan as stage
     from tracenas.config import PlanConfig, build
-    from tracenas.stages.plan import plan as stage
 
     return stage(build(PlanConfig, {"model": str(model), **settings}))
 
@@ -78,8 +78,8 @@ def search(model: str | Path, *, data: str | Path, params: str, out: str | Path,
         out: run directory.
         settings: as the options of the command, with underscores.
     """
+    from tracenas.commands.search.command import search as stage
     from tracenas.config import SearchConfig, build
-    from tracenas.stages.search import search as stage
 
     values = {"model": str(model), "data": str(data), "params": params, "out": out, **settings}
     return stage(build(SearchConfig, values))
@@ -87,8 +87,8 @@ def search(model: str | Path, *, data: str | Path, params: str, out: str | Path,
 
 def score(model: str | Path, *, arch: str | Path, data: str | Path, **settings: Any) -> "Scored":
     """Score one architecture (`tracenas score`)."""
+    from tracenas.commands.score import score as stage
     from tracenas.config import ScoreConfig, build
-    from tracenas.stages.score import score as stage
 
     return stage(build(ScoreConfig, {"model": str(model), "arch": arch, "data": str(data), **settings}))
 
@@ -105,8 +105,8 @@ def prune(
         method: `"nirvana"`, `"wanda"`, …, with `params="50%"` and `data`.
         settings: as the options of the command, with underscores.
     """
+    from tracenas.commands.prune.command import prune as stage
     from tracenas.config import PruneConfig, build
-    from tracenas.stages.prune import prune as stage
 
     chosen = {key: value for key, value in (("arch", arch), ("method", method)) if value is not None}
     if settings.get("data") is not None:
@@ -118,8 +118,8 @@ def select_calibration(
     model: str | Path, *, data: str | Path, params: str, out: str | Path, **settings: Any
 ) -> "Selected":
     """Choose the calibration set that prunes best (`tracenas select-calibration`)."""
+    from tracenas.commands.select_calibration import select_calibration as stage
     from tracenas.config import SelectCalibrationConfig, build
-    from tracenas.stages.select_calibration import select_calibration as stage
 
     values = {"model": str(model), "data": str(data), "params": params, "out": out}
     return stage(build(SelectCalibrationConfig, {**values, **settings}))
@@ -127,8 +127,8 @@ def select_calibration(
 
 def evaluate(models: Sequence[str | Path], **settings: Any) -> "Evaluation":
     """Measure one or more models on the same data (`tracenas eval`)."""
+    from tracenas.commands.evaluate import evaluate as stage
     from tracenas.config import EvalConfig, build
-    from tracenas.stages.evaluate import evaluate as stage
 
     return stage(build(EvalConfig, {"models": tuple(str(m) for m in models), **settings}))
 
@@ -137,8 +137,8 @@ def run(
     model: str | Path, *, data: str | Path, eval_text: str | Path, params: str, out: str | Path, **settings: Any
 ) -> "RunOutcome":
     """Search, prune, compare and report, resumable; `recover={…}`, `eval={…}`, `bench={…}` add these stages."""
+    from tracenas.commands.run.command import run as stage
     from tracenas.config import RunConfig, build
-    from tracenas.stages.run import run as stage
 
     values = {"model": str(model), "data": str(data), "eval_text": str(eval_text), "params": params, "out": out}
     return stage(build(RunConfig, {**values, **settings}))
@@ -146,16 +146,16 @@ def run(
 
 def report(run: str | Path, **settings: Any) -> "Reported":
     """Draw a run's report.html again (`tracenas report`)."""
+    from tracenas.commands.report import report as stage
     from tracenas.config import ReportConfig, build
-    from tracenas.stages.report import report as stage
 
     return stage(build(ReportConfig, {"run": run, **settings}))
 
 
 def recover(model: str | Path, *, method: str, data: str | Path, out: str | Path, **settings: Any) -> "Recovered":
     """Train a pruned checkpoint until it is useful again (`tracenas recover`): pretrain, lora or distill."""
+    from tracenas.commands.recover.command import recover as stage
     from tracenas.config import RecoverConfig, build
-    from tracenas.stages.recover import recover as stage
 
     values = {"model": str(model), "method": method, "data": str(data), "out": out}
     return stage(build(RecoverConfig, {**values, **settings}))
@@ -163,24 +163,24 @@ def recover(model: str | Path, *, method: str, data: str | Path, out: str | Path
 
 def bench(models: Sequence[str | Path], **settings: Any) -> "Bench":
     """Latency, throughput and memory of models, interleaved in one run (`tracenas bench`)."""
+    from tracenas.commands.bench import bench as stage
     from tracenas.config import BenchConfig, build
-    from tracenas.stages.bench import bench as stage
 
     return stage(build(BenchConfig, {"models": tuple(str(m) for m in models), **settings}))
 
 
 def export(model: str | Path, *, out: str | Path, **settings: Any) -> "ExportOutcome":
     """Write a checkpoint in the form that a serving program reads (`tracenas export`)."""
+    from tracenas.commands.export import export as stage
     from tracenas.config import ExportConfig, build
-    from tracenas.stages.export import export as stage
 
     return stage(build(ExportConfig, {"model": str(model), "out": out, **settings}))
 
 
 def sparsify(model: str | Path, *, sparsity: str, out: str | Path, **settings: Any) -> "Sparsified":
     """Set weights to zero, unstructured or N:M (`tracenas sparsify`)."""
+    from tracenas.commands.sparsify.command import sparsify as stage
     from tracenas.config import SparsifyConfig, build
-    from tracenas.stages.sparsify import sparsify as stage
 
     return stage(build(SparsifyConfig, {"model": str(model), "sparsity": sparsity, "out": out, **settings}))
 
@@ -189,8 +189,8 @@ def metric_search(
     model: str | Path, *, data: str | Path, eval_text: str | Path, out: str | Path, **settings: Any
 ) -> "MetricSearched":
     """Discover symbolic pruning metrics by genetic programming, resumable (`tracenas metric search`)."""
+    from tracenas.commands.metric.command import search as stage
     from tracenas.config import MetricSearchConfig, build
-    from tracenas.stages.metric import search as stage
 
     values = {"model": str(model), "data": str(data), "eval_text": str(eval_text), "out": out}
     return stage(build(MetricSearchConfig, {**values, **settings}))
@@ -200,8 +200,8 @@ def study(
     model: str | Path, *, data: str | Path, eval_text: str | Path, out: str | Path, **settings: Any
 ) -> "StudyOutcome":
     """Do proxies order architectures as their recovered quality does? Resumable (`tracenas study`)."""
+    from tracenas.commands.study.command import study as stage
     from tracenas.config import StudyConfig, build
-    from tracenas.stages.study import study as stage
 
     values = {"model": str(model), "data": str(data), "eval_text": str(eval_text), "out": out}
     return stage(build(StudyConfig, {**values, **settings}))
@@ -209,7 +209,7 @@ def study(
 
 def ablation(model: str | Path, *, data: str | Path, out: str | Path, **settings: Any) -> "Ablated":
     """How stable a proxy's ranking is with less text or rank (`tracenas study ablation`)."""
+    from tracenas.commands.study.ablation import ablation as stage
     from tracenas.config import AblationConfig, build
-    from tracenas.stages.study_ablation import ablation as stage
 
     return stage(build(AblationConfig, {"model": str(model), "data": str(data), "out": out, **settings}))

@@ -38,15 +38,19 @@ class Command:
 
 
 COMMANDS: dict[str, Command] = {
-    "demo": Command("demo:demo", "DemoConfig", "The main job on the model that ships with the package, or on SmolLM2."),
-    "run": Command("run:run", "RunConfig", "Search, prune, compare, recover, bench and report, resumable.", ("model",)),
+    "demo": Command(
+        "demo.command:demo", "DemoConfig", "The main job on the model that ships with the package, or on SmolLM2."
+    ),
+    "run": Command(
+        "run.command:run", "RunConfig", "Search, prune, compare, recover, bench and report, resumable.", ("model",)
+    ),
     "plan": Command(
-        "plan:plan",
+        "plan.command:plan",
         "PlanConfig",
         "Feasible budgets, evaluations, memory and time, before any work.",
         ("model",),
     ),
-    "search": Command("search:search", "SearchConfig", "Find a sub-network under a budget.", ("model",)),
+    "search": Command("search.command:search", "SearchConfig", "Find a sub-network under a budget.", ("model",)),
     "score": Command("score:score", "ScoreConfig", "Score one architecture.", ("model",)),
     "select-calibration": Command(
         "select_calibration:select_calibration",
@@ -55,9 +59,9 @@ COMMANDS: dict[str, Command] = {
         ("model",),
         file=True,
     ),
-    "prune": Command("prune:prune", "PruneConfig", "Write the smaller checkpoint.", ("model",)),
+    "prune": Command("prune.command:prune", "PruneConfig", "Write the smaller checkpoint.", ("model",)),
     "recover": Command(
-        "recover:recover", "RecoverConfig", "Train a pruned checkpoint to recover.", ("model",), parallel=True
+        "recover.command:recover", "RecoverConfig", "Train a pruned checkpoint to recover.", ("model",), parallel=True
     ),
     "eval": Command(
         "evaluate:evaluate",
@@ -68,11 +72,15 @@ COMMANDS: dict[str, Command] = {
         parallel=True,
         file=True,
     ),
-    "sparsify": Command("sparsify:sparsify", "SparsifyConfig", "Set weights to zero: unstructured or N:M.", ("model",)),
-    "metric search": Command(
-        "metric:search", "MetricSearchConfig", "Discover pruning metrics by genetic programming.", ("model",)
+    "sparsify": Command(
+        "sparsify.command:sparsify", "SparsifyConfig", "Set weights to zero: unstructured or N:M.", ("model",)
     ),
-    "metric show": Command("metric:show", "MetricShowConfig", "Parse and simplify a metric's expression.", ("metric",)),
+    "metric search": Command(
+        "metric.command:search", "MetricSearchConfig", "Discover pruning metrics by genetic programming.", ("model",)
+    ),
+    "metric show": Command(
+        "metric.command:show", "MetricShowConfig", "Parse and simplify a metric's expression.", ("metric",)
+    ),
     "bench": Command(
         "bench:bench",
         "BenchConfig",
@@ -85,9 +93,11 @@ COMMANDS: dict[str, Command] = {
         "export:export", "ExportConfig", "Write a checkpoint for llama.cpp (GGUF).", ("model",), file=True
     ),
     "report": Command("report:report", "ReportConfig", "Draw a run's report.html again.", ("run",), file=True),
-    "study": Command("study:study", "StudyConfig", "Which proxies order architectures as recovery does.", ("model",)),
+    "study": Command(
+        "study.command:study", "StudyConfig", "Which proxies order architectures as recovery does.", ("model",)
+    ),
     "study ablation": Command(
-        "study_ablation:ablation", "AblationConfig", "A proxy's ranking from less text or rank.", ("model",)
+        "study.ablation:ablation", "AblationConfig", "A proxy's ranking from less text or rank.", ("model",)
     ),
 }
 
@@ -170,7 +180,7 @@ def _command(name: str, command: Command) -> click.Command:
         first = is_first(name, tuple(n for n, c in COMMANDS.items() if c.parallel))
         module, _, function = command.stage.partition(":")
         with error_log(_log_of(command, settings)), disk_failures():
-            result = getattr(import_module(f"tracenas.stages.{module}"), function)(settings)
+            result = getattr(import_module(f"tracenas.commands.{module}"), function)(settings)
             if first and json_output:
                 click.echo(json.dumps(result.to_json(), allow_nan=False))
             elif first:

@@ -5,8 +5,8 @@ import torch
 from tiny import tiny_model
 
 from tracenas.families import Options, family_of
-from tracenas.models.ordering import Ordering
-from tracenas.models.supernet import Supernet
+from tracenas.models.surgery.ordering import Ordering
+from tracenas.models.surgery.supernet import Supernet
 from tracenas.proxies import PROXIES
 from tracenas.saliency.wanda import saliency
 from tracenas.scoring.evaluator import Evaluator, Settings

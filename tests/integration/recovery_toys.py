@@ -11,9 +11,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from tracenas.config import RecoverConfig
 from tracenas.families import Options, family_of
-from tracenas.models.base_files import BaseFiles
-from tracenas.models.card import model_card
-from tracenas.models.checkpoint import Draft, save_pruned
+from tracenas.models.checkpoints.base_files import BaseFiles
+from tracenas.models.checkpoints.card import model_card
+from tracenas.models.checkpoints.writing import Draft, save_pruned
 
 TINY: dict[str, Any] = {
     **SHAPE,

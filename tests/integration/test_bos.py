@@ -163,8 +163,8 @@ def test_recovery_has_a_bos_per_document(home: Path, tmp_path: Path, method: str
 
 
 def test_instructions_begin_with_bos(home: Path, tmp_path: Path) -> None:
+    from tracenas.commands.recover.data import recovery_data
     from tracenas.recovery.instructions import encode_chat
-    from tracenas.stages.recover_data import recovery_data
 
     write_instructions(tmp_path / "chat.jsonl", 20)
     config = RecoverConfig(

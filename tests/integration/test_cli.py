@@ -67,7 +67,7 @@ def test_the_python_api_does_what_the_commands_do(finished: Path, tmp_path: Path
 
     import tracenas
 
-    for package in ("search", "report"):
+    for package in ("strategies", "reporting"):
         importlib.import_module(f"tracenas.{package}")
     settings = {"samples": 2, "seq_len": 32, "population": 4, "elites": 2, "iterations": 2, "rank": 4, "proxy": "phi"}
     for name in ("a", "b"):  # twice: subpackages of the same name must not take the functions' places

@@ -75,11 +75,11 @@ def test_sequential_by_hand_equals_the_checkpoint(
     """The written projections are those of the functions underneath, on windows that share no text with the scores'."""
     from safetensors.torch import load_file
 
-    from tracenas.models.loading import load
-    from tracenas.models.ordering import Ordering
-    from tracenas.models.refit import in_base_order
-    from tracenas.models.sequential import sequential_outputs
-    from tracenas.models.supernet import Supernet
+    from tracenas.models.checkpoints.loading import load
+    from tracenas.models.surgery.ordering import Ordering
+    from tracenas.models.surgery.supernet import Supernet
+    from tracenas.refits.ridge import in_base_order
+    from tracenas.refits.sequential import sequential_outputs
     from tracenas.space.architecture import Architecture
 
     data = tmp_path / "other.safetensors"
@@ -122,8 +122,8 @@ def test_auto_is_what_was_scored(home: Path, tmp_path: Path, capsys: pytest.Capt
 
 def test_units_can_be_ranked_for_the_refit(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """`obs` on the compensation's text, Wanda's saliency on the calibration; `prune` keeps the order."""
-    from tracenas.models.loading import load
-    from tracenas.models.ordering import Ordering
+    from tracenas.models.checkpoints.loading import load
+    from tracenas.models.surgery.ordering import Ordering
     from tracenas.saliency import SALIENCIES
 
     run = tmp_path / "obs"

@@ -9,11 +9,11 @@ import pytest
 from tiny_gguf import gguf_model, save_gguf
 
 from tracenas.cli import invoke
+from tracenas.commands.demo import published as stage
+from tracenas.commands.demo.estimate import Amounts, Pieces, amounts_within, estimate
+from tracenas.commands.demo.published import LlmDemo, demo_llm
 from tracenas.config import DemoConfig
 from tracenas.errors import UserError
-from tracenas.stages import demo_llm as stage
-from tracenas.stages.demo_estimate import Amounts, Pieces, amounts_within, estimate
-from tracenas.stages.demo_llm import LlmDemo, demo_llm
 
 pytest.importorskip("gguf")
 

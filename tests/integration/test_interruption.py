@@ -49,7 +49,7 @@ def journal(run: Path) -> list[dict[str, Any]]:
 
 
 def test_killed_and_resumed_equals_undisturbed(tmp_path: Path) -> None:
-    import tracenas.models.loading
+    import tracenas.models.checkpoints.loading
     import tracenas.scoring.evaluator  # noqa: F401  (imported here so that the children spend their time searching)
 
     calm, killed = tmp_path / "calm", tmp_path / "killed"

@@ -170,7 +170,7 @@ def select(home: Path, out: Path, *options: str) -> list[str]:
 def test_the_best_calibration_set_is_kept(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The divergences are those of the written checkpoints from the dense model, on text of no set."""
     from tracenas.data.further import overlaps
-    from tracenas.models.loading import load
+    from tracenas.models.checkpoints.loading import load
 
     out = tmp_path / "set.safetensors"
     options = ("--candidates", "3", "--second", str(home / "second.txt"))

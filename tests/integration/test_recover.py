@@ -20,13 +20,13 @@ from recovery_toys import (
     write_text,
 )
 
+from tracenas.commands.recover.command import recover
 from tracenas.data.held_out import windows
 from tracenas.data.tokens import save_tokens
 from tracenas.errors import UserError
-from tracenas.evaluation.perplexity import perplexity
-from tracenas.models.loading import load
+from tracenas.models.checkpoints.loading import load
+from tracenas.models.functionals.perplexity import perplexity
 from tracenas.recovery.callbacks import RunLog
-from tracenas.stages.recover import recover
 
 pytestmark = pytest.mark.integration
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from recovery_toys import log_of, save_dense, save_heterogeneous, settings, weights_of, write_instructions, write_text
 
-from tracenas.stages.recover import recover
+from tracenas.commands.recover.command import recover
 
 pytestmark = pytest.mark.integration
 
@@ -171,7 +171,7 @@ def test_sharded_state_is_saved_and_resumed(model: Path, tmp_path: Path) -> None
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.strip().splitlines()[-1])
     assert found["resumed"] == found["straight"] and found["zeros"] == 0
-    from tracenas.models.loading import load
+    from tracenas.models.checkpoints.loading import load
 
     whole = load(str(model), device="cpu").model.requires_grad_(True).train()
     optimizer = torch.optim.AdamW(whole.parameters(), lr=1e-2)

@@ -49,8 +49,8 @@ def test_a_users_calibration_is_not_deleted(tmp_path: Path, capsys: pytest.Captu
 
 @pytest.mark.parametrize("late", [False, True])
 def test_a_refused_start_leaves_the_directory_free(late: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tracenas.commands.search import command as stage
     from tracenas.errors import UserError
-    from tracenas.stages import search as stage
 
     out = tmp_path / "run"
     if late:
@@ -117,7 +117,7 @@ def test_failed_candidates_and_crashes_leave_their_tracebacks(
 def test_a_crash_of_prune_is_in_nobodys_way(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from tracenas.models import checkpoint
+    from tracenas.models.checkpoints import writing as checkpoint
 
     out = tmp_path / "pruned"
     argv = ["prune", str(model_path()), "--arch", str(finished / "best.json"), "--out", str(out)]
@@ -138,7 +138,7 @@ def test_a_crash_of_prune_is_in_nobodys_way(
 def test_a_crash_without_a_directory_is_told_in_full(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    from tracenas.stages import plan
+    from tracenas.commands.plan import command as plan
 
     def broken(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError("a defect")

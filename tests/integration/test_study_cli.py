@@ -108,7 +108,7 @@ def test_the_same_command_gives_the_same_table(study: Study, finished: Path, tmp
 def test_interrupted_and_resumed_equals_undisturbed(
     study: Study, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from tracenas.stages.study_targets import Measurer
+    from tracenas.commands.study.targets import Measurer
 
     measure, calls = Measurer.measure, []
 

@@ -13,12 +13,12 @@ from safetensors.torch import load_file, save_file
 from tiny import auto_class, logits_of, save_tiny, tiny_model
 
 from tracenas.cli import invoke
+from tracenas.commands.recover.command import recover
 from tracenas.errors import UserError
-from tracenas.models.loading import load
-from tracenas.models.shards import Entry, write_shards
-from tracenas.models.source import open_source
-from tracenas.stages.recover import recover
-from tracenas.stages.verification import compare_losses
+from tracenas.models.checkpoints.loading import load
+from tracenas.models.checkpoints.shards import Entry, write_shards
+from tracenas.models.checkpoints.source import open_source
+from tracenas.pipeline.verification import compare_losses
 
 pytestmark = pytest.mark.integration
 
@@ -296,7 +296,7 @@ def test_only_refitted_matrices_come_from_memory(
 def test_the_base_is_not_in_memory_when_the_checkpoint_is_read_again(
     tmp_path: Path, tokenizer: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import tracenas.models.loading as loading
+    import tracenas.models.checkpoints.loading as loading
 
     models: list[Any] = []
 
@@ -316,7 +316,7 @@ def test_the_base_is_not_in_memory_when_the_checkpoint_is_read_again(
 
 def changed(monkeypatch: pytest.MonkeyPatch, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
     """From now on checkpoints are written with another output projection in block 1."""
-    import tracenas.models.checkpoint as checkpoint
+    import tracenas.models.checkpoints.writing as checkpoint
 
     def write(directory: Path, entries: list[Entry], size: int | str) -> None:
         name = "model.layers.1.self_attn.o_proj.weight"
@@ -352,7 +352,7 @@ def test_one_bit_is_noticed_and_nothing_is_left(
 def test_the_loss_of_what_is_read_back_is_compared_as_well(
     tmp_path: Path, tokenizer: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, dtype: str
 ) -> None:
-    import tracenas.models.written as written
+    import tracenas.models.checkpoints.written as written
 
     base = bf16(tmp_path / "m", tokenizer)
     changed(monkeypatch, torch.zeros_like)

@@ -10,8 +10,8 @@ from tiny import tiny_model
 from torch import Tensor
 
 from tracenas.families import Options, family_of
-from tracenas.models import loss
-from tracenas.models.supernet import PlainRealisation
+from tracenas.models.functionals import loss
+from tracenas.models.surgery.supernet import PlainRealisation
 from tracenas.saliency import sinks
 from tracenas.saliency.nirvana import sequence_loss
 from tracenas.saliency.products import unit_products

@@ -14,17 +14,17 @@ from torch import Tensor
 from trained import source_tokens, trained_model
 
 from tracenas.errors import UserError
-from tracenas.evaluation.perplexity import perplexity
 from tracenas.families import FAMILIES, Options, family_of
-from tracenas.models.compensated import CompensatedRealisation, _factor_of, _fit, prefix_order
-from tracenas.models.gram_sum import GramSum
-from tracenas.models.ordering import Ordering
-from tracenas.models.refit import FittedRealisation, fit_removed, in_base_order, ridge_outputs, strength
-from tracenas.models.sequential import sequential_outputs
-from tracenas.models.stepping import BlockRunner
-from tracenas.models.supernet import Supernet
+from tracenas.models.functionals.perplexity import perplexity
+from tracenas.models.surgery.ordering import Ordering
+from tracenas.models.surgery.stepping import BlockRunner
+from tracenas.models.surgery.supernet import Supernet
 from tracenas.proxies import PROXIES
-from tracenas.saliency.gram import gram_matrices
+from tracenas.refits.gram import gram_matrices
+from tracenas.refits.gram_sum import GramSum
+from tracenas.refits.realisation import CompensatedRealisation, _factor_of, _fit, prefix_order
+from tracenas.refits.ridge import FittedRealisation, fit_removed, in_base_order, ridge_outputs, strength
+from tracenas.refits.sequential import sequential_outputs
 from tracenas.saliency.wanda import saliency
 from tracenas.scoring.evaluator import Evaluator, Settings
 from tracenas.space.architecture import Architecture
@@ -345,7 +345,7 @@ def test_what_was_used_last_is_remembered_longest(monkeypatch: pytest.MonkeyPatc
     first, _ = refit(16), refit(24)
     assert refit(16) == first  # used again: 24 is the one to go
     fits: list[int] = []
-    monkeypatch.setattr("tracenas.models.compensated._fit", lambda *args: fits.append(args[2]) or _fit(*args))
+    monkeypatch.setattr("tracenas.refits.realisation._fit", lambda *args: fits.append(args[2]) or _fit(*args))
     refit(20)
     assert refit(16) == first and fits == [20]
     refit(24)

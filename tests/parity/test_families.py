@@ -15,9 +15,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, EncoderDecoderCache
 
 from tracenas.families import FAMILIES, Options, family_of
-from tracenas.models import heterogeneous, loading
-from tracenas.models.checkpoint import save_pruned
-from tracenas.models.headers import read_header
+from tracenas.models.checkpoints import loading
+from tracenas.models.checkpoints.headers import read_header
+from tracenas.models.checkpoints.writing import save_pruned
+from tracenas.models.shipped import heterogeneous
 from tracenas.space.architecture import Architecture
 from tracenas.space.costs import flops_per_token, kv_cache_per_token, parameters
 from tracenas.space.sub_block import SubBlockSpec

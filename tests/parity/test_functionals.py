@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from tiny import LLAMA_8B, tiny_model
 
-from tracenas.models import divergence, max_logit
-from tracenas.models.loss import hidden_states
+from tracenas.models.functionals import divergence, max_logit
+from tracenas.models.functionals.loss import hidden_states
 
 pytestmark = pytest.mark.parity
 

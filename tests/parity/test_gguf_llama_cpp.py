@@ -17,9 +17,9 @@ from tiny import tiny_config
 
 from tracenas.demo import model_path
 from tracenas.errors import CheckFailed
-from tracenas.export.gguf import export_gguf
+from tracenas.exporters.gguf import export_gguf
 from tracenas.families import family_of
-from tracenas.models.source import open_source
+from tracenas.models.checkpoints.source import open_source
 from tracenas.space.search_space import SearchSpace
 
 PYTHON = os.environ.get("TRACENAS_LLAMA_PYTHON")
@@ -140,7 +140,7 @@ def test_text_gets_the_same_tokens(tmp_path: Path) -> None:
 def test_a_wrong_file_is_not_left_and_the_first_wrong_layer_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tracenas.export.gguf.layouts import deci
+    from tracenas.exporters.gguf.layouts import deci
 
     right = deci.moved
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
+from tracenas.commands.evaluate import evaluate
 from tracenas.config import EvalConfig
-from tracenas.stages.evaluate import evaluate
 
 pytestmark = [
     pytest.mark.parity,

@@ -7,8 +7,9 @@ import pytest
 import torch
 from tiny import tiny_model
 
+from tracenas.commands.metric.fitness import Fitness, copied_weights
 from tracenas.families import Block, Options, family_of
-from tracenas.models.loss import next_token_nll
+from tracenas.models.functionals.loss import next_token_nll
 from tracenas.proxies import PROXIES
 from tracenas.saliency.linear import linear_of, projections
 from tracenas.saliency.masks import Target
@@ -17,7 +18,6 @@ from tracenas.scoring.evaluator import Settings
 from tracenas.scoring.masked_weights import MaskedWeights, SparsityEvaluator
 from tracenas.space.search_space import SearchSpace
 from tracenas.space.sparsity import Shares
-from tracenas.stages.metric_fitness import Fitness, copied_weights
 
 pytestmark = pytest.mark.parity
 

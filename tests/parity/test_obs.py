@@ -10,9 +10,9 @@ from torch import Tensor
 
 from tracenas.errors import UserError
 from tracenas.families import Options, family_of
-from tracenas.models.refit import fit_removed, strength
+from tracenas.refits.gram import gram_matrices
+from tracenas.refits.ridge import fit_removed, strength
 from tracenas.saliency import SALIENCIES, obs
-from tracenas.saliency.gram import gram_matrices
 
 pytestmark = pytest.mark.parity
 

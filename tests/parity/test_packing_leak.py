@@ -11,8 +11,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from tracenas.data.packing import pack
 from tracenas.families import Options, family_of
-from tracenas.models import heterogeneous
-from tracenas.models.checkpoint import save_pruned
+from tracenas.models.checkpoints.writing import save_pruned
+from tracenas.models.shipped import heterogeneous
 
 pytestmark = pytest.mark.parity
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from proxy_setting import ProxySetting
 
-from tracenas.models.masked import masked, masks
+from tracenas.models.surgery.masked import masked, masks
 from tracenas.scoring.evaluator import Settings
 from tracenas.scoring.few_steps import FewSteps
 from tracenas.space.architecture import Architecture

@@ -10,17 +10,17 @@ import torch
 from tiny import tiny_model
 
 from tracenas.families import Options, family_of
-from tracenas.models.ordering import Ordering
-from tracenas.models.supernet import Supernet
+from tracenas.models.surgery.ordering import Ordering
+from tracenas.models.surgery.supernet import Supernet
 from tracenas.proxies import PROXIES
 from tracenas.rundir import Journal
 from tracenas.saliency.wanda import saliency
 from tracenas.scoring.evaluator import Evaluator, Settings
 from tracenas.scoring.raced import RacingEvaluator
-from tracenas.search import STRATEGIES, run_search
-from tracenas.search import Settings as SearchSettings
 from tracenas.space.constraints import Budget
 from tracenas.space.search_space import SearchSpace
+from tracenas.strategies import STRATEGIES, run_search
+from tracenas.strategies import Settings as SearchSettings
 
 pytestmark = pytest.mark.parity
 

@@ -24,8 +24,8 @@ from pruned_cases import (
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, StaticCache
 
-from tracenas.models import heterogeneous
-from tracenas.models.checkpoint import check_checkpoint, save_pruned
+from tracenas.models.checkpoints.writing import check_checkpoint, save_pruned
+from tracenas.models.shipped import heterogeneous
 from tracenas.space.architecture import Architecture
 from tracenas.space.costs import parameters
 

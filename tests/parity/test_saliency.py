@@ -9,7 +9,7 @@ from torch import Tensor
 from unit_products import absolute, assert_equal_units, products, signed
 
 from tracenas.families import Options, family_of
-from tracenas.models.max_logit import max_logit
+from tracenas.models.functionals.max_logit import max_logit
 from tracenas.saliency import SALIENCIES
 from tracenas.saliency.nirvana import sequence_loss
 from tracenas.saliency.products import unit_products

@@ -13,10 +13,10 @@ from tiny import logits_of, tiny_model
 
 from tracenas.demo import model_path
 from tracenas.families import Options, family_of
-from tracenas.models.loss import next_token_nll
-from tracenas.models.masked import MaskedGradients, masks
-from tracenas.models.ordering import Ordering
-from tracenas.models.supernet import Supernet
+from tracenas.models.functionals.loss import next_token_nll
+from tracenas.models.surgery.masked import MaskedGradients, masks
+from tracenas.models.surgery.ordering import Ordering
+from tracenas.models.surgery.supernet import Supernet
 from tracenas.proxies import PROXIES, Measurement, Proxy
 from tracenas.proxies.trace import TraceRecorder, base_subspace
 from tracenas.saliency.wanda import saliency

@@ -15,10 +15,10 @@ import transformers
 from pruned_cases import SHAPES, cut, dense_model
 
 from tracenas.families import FAMILIES, family_of
-from tracenas.models import heterogeneous
-from tracenas.models.serving import PLUGIN_FAMILIES, STOCK_VLLM_FAMILIES, serving_section, with_serving
+from tracenas.models.checkpoints.serving import PLUGIN_FAMILIES, STOCK_VLLM_FAMILIES, serving_section, with_serving
+from tracenas.models.shipped import heterogeneous
+from tracenas.pipeline.serving import gguf_layout
 from tracenas.recovery.card import with_section
-from tracenas.stages.serving import gguf_layout
 
 WHOLE = {str(i): {"num_attention_heads": i + 1} for i in range(3)}
 REMOVED = {**WHOLE, "1": {"skip": ["attention"]}, "2": {"skip": ["mlp"]}}
@@ -133,8 +133,8 @@ class Registry(ModuleType):
 def test_the_plugin_is_declared_and_registers_every_family(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
     declared = settings["project"]["entry-points"]["vllm.general_plugins"]
-    assert declared == {"tracenas": "tracenas.export.vllm_plugin:register"}
-    from tracenas.export import vllm_plugin
+    assert declared == {"tracenas": "tracenas.exporters.vllm_plugin:register"}
+    from tracenas.exporters import vllm_plugin
 
     assert "vllm" not in sys.modules
     vllm = Registry()
@@ -148,20 +148,20 @@ def test_the_plugin_is_declared_and_registers_every_family(monkeypatch: pytest.M
 def test_an_old_transformers_costs_only_our_models(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from tracenas import models
-    from tracenas.export import vllm_plugin
+    from tracenas.exporters import vllm_plugin
+    from tracenas.models import shipped
 
     vllm = Registry()
     monkeypatch.setitem(sys.modules, "vllm", vllm)
-    monkeypatch.delattr(models, "heterogeneous", raising=False)
-    monkeypatch.setitem(sys.modules, "tracenas.models.heterogeneous", None)
+    monkeypatch.delattr(shipped, "heterogeneous", raising=False)
+    monkeypatch.setitem(sys.modules, "tracenas.models.shipped.heterogeneous", None)
     vllm_plugin.register()
     assert not vllm.models and "not registered" in caplog.text
 
 
 def test_the_plugins_model_knows_the_registered_families() -> None:
     """Read as text: importing it needs vLLM."""
-    from tracenas.export import vllm_plugin
+    from tracenas.exporters import vllm_plugin
 
     module, _, name = vllm_plugin.MODEL.partition(":")
     tree = ast.parse((Path(vllm_plugin.__file__).parent / f"{module.rpartition('.')[2]}.py").read_text())

@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tracenas.demo import calibration_path
 from tracenas.demo.fetch import SMOLLM2
-from tracenas.models.loading import load
-from tracenas.models.source import open_source
+from tracenas.models.checkpoints.loading import load
+from tracenas.models.checkpoints.source import open_source
 from tracenas.rundir import cache_directory
 from tracenas.space.architecture import Architecture
 
@@ -47,7 +47,7 @@ def _setup(path: Path, length: int) -> Setup:
 def _architectures() -> list[Architecture]:
     """The base, the uniform architecture at 75 % of the parameters, and three random ones of that size."""
     from tracenas.config import SearchConfig
-    from tracenas.stages.session import space_of
+    from tracenas.pipeline.session import space_of
 
     config = SearchConfig(model=str(CACHED), data="-", params="75%", out="-")
     space = space_of(open_source(str(CACHED)), config, params="75%")

@@ -13,9 +13,9 @@ from transformers import AutoModelForCausalLM
 
 from tracenas.errors import UserError
 from tracenas.families import FAMILIES, Family, family_of
-from tracenas.models import heterogeneous
-from tracenas.models.checkpoint import check_checkpoint, save_pruned
-from tracenas.models.headers import read_header
+from tracenas.models.checkpoints.headers import read_header
+from tracenas.models.checkpoints.writing import check_checkpoint, save_pruned
+from tracenas.models.shipped import heterogeneous
 
 pytestmark = pytest.mark.parity
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tracenas.study import correlate, kendall, spearman
+from tracenas.studies import correlate, kendall, spearman
 
 pytestmark = pytest.mark.parity
 

@@ -9,13 +9,13 @@ import torch
 from tiny import tiny_model
 
 from tracenas.families import Options, family_of
-from tracenas.models import heterogeneous
-from tracenas.models.checkpoint import save_pruned
-from tracenas.models.loss import next_token_nll
-from tracenas.models.ordering import Ordering
-from tracenas.models.private import private_weights
-from tracenas.models.shared_lora import SharedLora
-from tracenas.models.supernet import Supernet
+from tracenas.models.checkpoints.writing import save_pruned
+from tracenas.models.functionals.loss import next_token_nll
+from tracenas.models.shipped import heterogeneous
+from tracenas.models.surgery.ordering import Ordering
+from tracenas.models.surgery.private import private_weights
+from tracenas.models.surgery.shared_lora import SharedLora
+from tracenas.models.surgery.supernet import Supernet
 from tracenas.recovery.once_for_all import tune_once_for_all
 from tracenas.recovery.short import ShortSettings, next_token_loss, short_recovery
 from tracenas.space.architecture import Architecture

@@ -12,9 +12,9 @@ from tiny import FLAN, tiny_model
 from transformers import AutoModelForSeq2SeqLM
 
 from tracenas.errors import UserError
-from tracenas.models import heterogeneous, stacks
-from tracenas.models.checkpoint import check_checkpoint, save_pruned
-from tracenas.models.loss import next_token_nll
+from tracenas.models.checkpoints.writing import check_checkpoint, save_pruned
+from tracenas.models.functionals.loss import next_token_nll
+from tracenas.models.shipped import heterogeneous, stacks
 from tracenas.space.architecture import Architecture
 from tracenas.space.costs import parameters
 

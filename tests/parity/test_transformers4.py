@@ -17,8 +17,8 @@ from tiny import FLAN, auto_class, logits_of, tiny_model
 from tokenizers import Tokenizer, models
 from transformers import AutoConfig
 
-from tracenas.models.checkpoint import save_pruned
-from tracenas.models.loading import load
+from tracenas.models.checkpoints.loading import load
+from tracenas.models.checkpoints.writing import save_pruned
 
 pytestmark = pytest.mark.parity
 INTERPRETER = os.environ.get("TRACENAS_TRANSFORMERS4")

@@ -10,7 +10,7 @@ import torch
 from tiny import tiny_model
 
 from tracenas.families import FAMILIES, Block, Options, family_of
-from tracenas.models.loss import next_token_nll
+from tracenas.models.functionals.loss import next_token_nll
 from tracenas.saliency.gradients import GradientStore, write_gradients
 from tracenas.saliency.layerwise import BlockWalk, Plan, statistics
 from tracenas.saliency.linear import linear_of, projections
@@ -18,8 +18,8 @@ from tracenas.saliency.masks import Target, keep
 from tracenas.saliency.sparsify import outlier_shares, sparsify_model
 from tracenas.saliency.unstructured import METRICS, Metric, Statistics
 from tracenas.saliency.unstructured.sparsegpt import BLOCK, DAMPING, solve
-from tracenas.stages.metric_name import find_metric
 from tracenas.symbolic import KNOWN
+from tracenas.symbolic.names import find_metric
 
 pytestmark = pytest.mark.parity
 

@@ -14,8 +14,8 @@ from pruned_cases import cut, dense_model
 from scripts_as_modules import load_script
 
 from tracenas.families import Options
-from tracenas.models import heterogeneous
-from tracenas.models.serving import PLUGIN_FAMILIES, STOCK_VLLM_FAMILIES
+from tracenas.models.checkpoints.serving import PLUGIN_FAMILIES, STOCK_VLLM_FAMILIES
+from tracenas.models.shipped import heterogeneous
 
 PYTHON = os.environ.get("TRACENAS_VLLM_PYTHON", "")
 pytestmark = [

@@ -8,7 +8,7 @@ from tiny import LLAMA_8B
 
 from tracenas.errors import UserError
 from tracenas.families import Options, family_of
-from tracenas.models.source import ModelSource
+from tracenas.models.checkpoints.source import ModelSource
 from tracenas.saliency.allocation import ALLOCATIONS, Ranked
 from tracenas.saliency.allocation.adaptive import attention_sparsity, default_gamma
 from tracenas.saliency.allocation.ranked import Pool

@@ -11,9 +11,9 @@ from tiny import tiny_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from tracenas.errors import UserError
-from tracenas.models.base_files import BaseFiles, copied_files
-from tracenas.models.checkpoint import save_pruned
-from tracenas.models.loading import LoadedModel, load
+from tracenas.models.checkpoints.base_files import BaseFiles, copied_files
+from tracenas.models.checkpoints.loading import LoadedModel, load
+from tracenas.models.checkpoints.writing import save_pruned
 
 SPACES = "two words and 12345 more  x\n\n y"
 STATED = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
@@ -179,7 +179,7 @@ def nothing(base: Path) -> None:
     ],
 )
 def test_the_reason_reaches_who_needs_the_tokenizer(base: Path, damage: Any, reason: str) -> None:
-    from tracenas.stages.tokens import calibration_tokens
+    from tracenas.pipeline.calibration import calibration_tokens
 
     damage(base)
     loaded = load(str(base), device="cpu")
@@ -199,7 +199,7 @@ def test_a_damaged_tokenizer_json_is_refused(base: Path) -> None:
 def test_a_tokenizer_that_is_not_understood_is_copied_with_its_code(
     base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from tracenas.stages.tokens import warn_of_tokenizer
+    from tracenas.pipeline.calibration import warn_of_tokenizer
 
     own_code(base)
     loaded = load(str(base), device="cpu")

@@ -8,10 +8,10 @@ import torch
 from tiny import save_tiny, tiny_model
 
 from tracenas.benchmark.latency import Settings, Spread, Trial, prompt_ids, ratios, run_trial, spread, take_turns
+from tracenas.commands.bench import bench, prefill_flops
 from tracenas.config import BenchConfig
 from tracenas.errors import UserError
-from tracenas.models.source import open_source
-from tracenas.stages.bench import bench, prefill_flops
+from tracenas.models.checkpoints.source import open_source
 
 
 def test_spread_and_ratios() -> None:
@@ -86,7 +86,7 @@ def test_flops_of_the_prefill_are_what_torch_counts() -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
     from tracenas.demo import model_path
-    from tracenas.models.loading import load
+    from tracenas.models.checkpoints.loading import load
 
     source = open_source(str(model_path()))
     model = load(source, device="cpu", dtype="fp32").model

@@ -14,10 +14,10 @@ from safetensors.torch import load_file, save_file
 
 from tracenas.errors import UserError
 from tracenas.families import Options, family_of
-from tracenas.models.base_files import BaseFiles
-from tracenas.models.checkpoint import Draft, check_checkpoint, save_pruned
-from tracenas.models.headers import INDEX_FILE, read_header
-from tracenas.models.shards import Entry, write_shards
+from tracenas.models.checkpoints.base_files import BaseFiles
+from tracenas.models.checkpoints.headers import INDEX_FILE, read_header
+from tracenas.models.checkpoints.shards import Entry, write_shards
+from tracenas.models.checkpoints.writing import Draft, check_checkpoint, save_pruned
 
 SIZES: dict[str, Any] = {
     "vocab_size": 300,

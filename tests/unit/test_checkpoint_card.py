@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from tracenas.families import Block, Options, family_of
-from tracenas.models.card import license_of, model_card
+from tracenas.models.checkpoints.card import license_of, model_card
 from tracenas.space.architecture import Architecture
 
 CONFIG: dict[str, Any] = {

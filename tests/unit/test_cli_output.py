@@ -9,9 +9,9 @@ from rich.console import Console
 
 from tracenas import cli
 from tracenas.errors import UserError
-from tracenas.models.serving import serving_section
-from tracenas.report.progress import SearchProgress, stage_progress
-from tracenas.stages.results import Table, print_table
+from tracenas.models.checkpoints.serving import serving_section
+from tracenas.reporting.progress import SearchProgress, stage_progress
+from tracenas.reporting.terminal import Table, print_table
 
 NAMES = ("x[/y]", "[red]", "a[b]c", "/r/[/tmp/x]", ":smile:", "[link=x]")
 

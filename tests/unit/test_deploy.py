@@ -8,10 +8,10 @@ import pytest
 from tracenas.config import PlanConfig
 from tracenas.demo import model_path
 from tracenas.errors import UserError
-from tracenas.models.source import open_source
+from tracenas.models.checkpoints.source import open_source
+from tracenas.pipeline.session import space_of
 from tracenas.space.architecture import Architecture
 from tracenas.space.deploy import Deploy, parse_deploy
-from tracenas.stages.session import space_of
 
 DEMO = str(model_path())  # 10 heads, 448 channels, 8 blocks
 
@@ -83,7 +83,7 @@ def test_vllm_stock_keeps_attention_unless_the_block_goes() -> None:
 @pytest.mark.parametrize("kv_groups", [False, True])
 def test_grouped_queries(kv_groups: bool) -> None:
     from tracenas.families import Options, family_of
-    from tracenas.stages.deployment import _counts
+    from tracenas.pipeline.deployment import _counts
 
     config = {
         "model_type": "llama",

@@ -35,7 +35,7 @@ def test_in_one_line(error: Exception, first: str, line: str) -> None:
     ],
 )
 def test_what_transformers_says_of_a_model(tmp_path: Path, tokenizer: Any, setting: dict[str, Any], told: str) -> None:
-    from tracenas.models.loading import load
+    from tracenas.models.checkpoints.loading import load
 
     save_tiny(tmp_path, "llama", tokenizer)
     path = tmp_path / "config.json"
@@ -50,7 +50,7 @@ def test_a_checkpoint_says_which_transformers_it_needs(monkeypatch: pytest.Monke
     """An older transformers has other names: none of them is asked for before that is said."""
     import transformers
 
-    from tracenas.models.heterogeneous import shipped_code
+    from tracenas.models.shipped.heterogeneous import shipped_code
 
     older = ModuleType("transformers")
     for name in ("AutoConfig", "AutoModel", "AutoModelForCausalLM", "AutoModelForSeq2SeqLM"):

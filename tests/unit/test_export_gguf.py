@@ -9,8 +9,8 @@ from gguf_cases import checkpoint, read_gguf, stored, with_tokenizer
 
 from tracenas.demo import model_path
 from tracenas.errors import UserError
-from tracenas.export.gguf import export_gguf
-from tracenas.models.source import open_source
+from tracenas.exporters.gguf import export_gguf
+from tracenas.models.checkpoints.source import open_source
 
 UNEVEN = [(0, 64), (4, 0), (2, 96), (4, 32)]
 
@@ -201,9 +201,9 @@ def test_the_checkpoints_tokenizer_goes_along(tmp_path: Path) -> None:
 
 def test_a_files_tensors_are_checked_against_the_rounding_of_their_type(tmp_path: Path) -> None:
     from tracenas.errors import CheckFailed
-    from tracenas.export.gguf.layouts.layout import Draft, Tensor
-    from tracenas.export.gguf.rounding import check_stored
-    from tracenas.export.gguf.writer import write
+    from tracenas.exporters.gguf.layouts.layout import Draft, Tensor
+    from tracenas.exporters.gguf.rounding import check_stored
+    from tracenas.exporters.gguf.writer import write
 
     weight = np.random.default_rng(0).standard_normal((8, 64)).astype(np.float32)
     weight[0, :32] *= 1e-6
@@ -221,7 +221,7 @@ def test_a_files_tensors_are_checked_against_the_rounding_of_their_type(tmp_path
 
 
 def test_how_logits_are_judged() -> None:
-    from tracenas.export.gguf.check import agreement
+    from tracenas.exporters.gguf.check import agreement
 
     expected = np.random.default_rng(0).standard_normal((4, 10)).astype(np.float32)
     assert agreement(expected + np.float32(9e-4), expected).ok

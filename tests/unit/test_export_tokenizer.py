@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tracenas.errors import UserError
-from tracenas.export.gguf.tokenizer import vocabulary_of
+from tracenas.exporters.gguf.tokenizer import vocabulary_of
 
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 PLAIN = {**BYTE_LEVEL, "use_regex": False}

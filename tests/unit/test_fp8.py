@@ -9,12 +9,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny import save_tiny, tiny_model
 
+from tracenas.commands.plan.command import plan
 from tracenas.config import PlanConfig
 from tracenas.errors import UserError
-from tracenas.models.headers import stored_tensors
-from tracenas.models.loading import load
-from tracenas.models.source import open_source
-from tracenas.stages.plan import plan
+from tracenas.models.checkpoints.headers import stored_tensors
+from tracenas.models.checkpoints.loading import load
+from tracenas.models.checkpoints.source import open_source
 
 FP8 = {"quant_method": "fp8", "activation_scheme": "dynamic", "fmt": "e4m3"}
 

@@ -8,9 +8,9 @@ import torch
 from tiny_gguf import TEMPLATE, gguf_model, save_gguf
 
 from tracenas.errors import UserError
-from tracenas.models.gguf import ARCHITECTURES, BLOCKS
-from tracenas.models.loading import load
-from tracenas.models.source import open_source
+from tracenas.models.checkpoints.gguf import ARCHITECTURES, BLOCKS
+from tracenas.models.checkpoints.loading import load
+from tracenas.models.checkpoints.source import open_source
 
 pytest.importorskip("gguf")
 

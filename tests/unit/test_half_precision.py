@@ -11,9 +11,9 @@ from tiny import tiny_model
 from tracenas.config import EvalConfig, PruneConfig, RecoverConfig, build
 from tracenas.errors import UserError
 from tracenas.families import Options, family_of
-from tracenas.models.loading import pick_dtype
-from tracenas.models.loss import gradient_scale
-from tracenas.models.shared_lora import SharedLora
+from tracenas.models.checkpoints.loading import pick_dtype
+from tracenas.models.functionals.loss import gradient_scale
+from tracenas.models.surgery.shared_lora import SharedLora
 from tracenas.proxies import PROXIES
 from tracenas.recovery import once_for_all
 from tracenas.recovery.short import ShortSettings

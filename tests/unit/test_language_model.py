@@ -11,7 +11,7 @@ from tiny import tiny_model
 from tracenas.errors import UserError
 from tracenas.evaluation.harness import _unasked
 from tracenas.evaluation.language_model import language_model
-from tracenas.evaluation.perplexity import perplexity
+from tracenas.models.functionals.perplexity import perplexity
 
 pytestmark = pytest.mark.filterwarnings("default")
 

@@ -12,8 +12,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from tracenas.evaluation.likelihood import Answer, Capability, Request, _batches, capability, log_likelihoods
 from tracenas.families import Options, family_of
-from tracenas.models import heterogeneous
-from tracenas.models.checkpoint import save_pruned
+from tracenas.models.checkpoints.writing import save_pruned
+from tracenas.models.shipped import heterogeneous
 
 POSITIONS = 64
 

@@ -8,7 +8,7 @@ import torch
 from proxy_setting import ProxySetting
 
 from tracenas.errors import UserError
-from tracenas.models.memory import attempt, within_memory
+from tracenas.models.functionals.memory import attempt, within_memory
 from tracenas.scoring.evaluator import Settings
 from tracenas.scoring.measuring import Measurer
 
@@ -28,7 +28,7 @@ def failing(held: list["weakref.ref[Activations]"]) -> Any:
 def test_a_failed_attempt_holds_nothing_when_memory_is_cleared(monkeypatch: pytest.MonkeyPatch) -> None:
     held: list[weakref.ref[Activations]] = []
     alive: list[object] = []
-    monkeypatch.setattr("tracenas.models.memory._clear_memory", lambda _: alive.append(held[0]()))
+    monkeypatch.setattr("tracenas.models.functionals.memory._clear_memory", lambda _: alive.append(held[0]()))
     assert attempt(lambda: failing(held), CPU) == (None, "OutOfMemoryError: out of memory")
     assert alive == [None]
 

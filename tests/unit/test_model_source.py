@@ -10,9 +10,9 @@ from safetensors.torch import load_file, save_file
 from tiny import tiny_model
 
 from tracenas.errors import UserError
-from tracenas.models.headers import read_header
-from tracenas.models.loading import load
-from tracenas.models.source import open_source
+from tracenas.models.checkpoints.headers import read_header
+from tracenas.models.checkpoints.loading import load
+from tracenas.models.checkpoints.source import open_source
 
 
 @pytest.fixture

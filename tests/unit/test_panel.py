@@ -8,7 +8,7 @@ import pytest
 import torch
 from proxy_setting import ProxySetting
 
-from tracenas.models.supernet import PlainRealisation, Supernet
+from tracenas.models.surgery.supernet import PlainRealisation, Supernet
 from tracenas.proxies import PROXIES, Measurement, Proxy, Undefined, WeightSums
 from tracenas.proxies.measurement import NEEDS
 from tracenas.scoring.evaluator import Evaluator, Settings

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from tracenas.commands.plan.command import duration, plan, size
 from tracenas.config import PlanConfig
 from tracenas.demo import model_path
 from tracenas.errors import UserError
-from tracenas.stages.plan import duration, plan, size
 
 DEMO = str(model_path())
 
@@ -36,7 +36,7 @@ def test_without_timing_torch_is_not_imported() -> None:
 
 
 def test_counts_are_those_of_the_uniform_architecture() -> None:
-    from tracenas.models.source import open_source
+    from tracenas.models.checkpoints.source import open_source
     from tracenas.space.constraints import Budget, parse_size
 
     found = planned(params="50%", seq_len=128)
@@ -85,9 +85,9 @@ def test_what_a_search_would_refuse_is_refused(settings: dict[str, Any], message
 
 
 def test_passes_on_a_cpu_are_as_large_as_their_activations_allow() -> None:
-    from tracenas.models.source import open_source
-    from tracenas.stages.deployment import options_of
-    from tracenas.stages.workload import default_micro_batch
+    from tracenas.models.checkpoints.source import open_source
+    from tracenas.pipeline.deployment import options_of
+    from tracenas.scoring.workload import default_micro_batch
 
     source = open_source(DEMO)
     blocks, base = source.blocks(options_of(PlanConfig(model=DEMO))), source.space().base
@@ -105,14 +105,14 @@ def test_work_is_what_torch_counts() -> None:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from tracenas.models.loading import load
-    from tracenas.models.ordering import Ordering
-    from tracenas.models.source import open_source
-    from tracenas.models.supernet import Supernet
+    from tracenas.models.checkpoints.loading import load
+    from tracenas.models.checkpoints.source import open_source
+    from tracenas.models.surgery.ordering import Ordering
+    from tracenas.models.surgery.supernet import Supernet
     from tracenas.proxies import PROXIES
     from tracenas.scoring.evaluator import Evaluator, Settings
+    from tracenas.scoring.workload import Shape, workload
     from tracenas.space.constraints import Budget
-    from tracenas.stages.workload import Shape, workload
 
     source = open_source(DEMO)
     space = source.space(budget=Budget(1_722_000))
@@ -141,8 +141,8 @@ def test_work_is_what_torch_counts() -> None:
 
 def test_seconds_add_up_over_kinds_of_work() -> None:
     from tracenas.benchmark.machine import Rates
-    from tracenas.stages.plan import seconds
-    from tracenas.stages.workload import Workload
+    from tracenas.commands.plan.command import seconds
+    from tracenas.scoring.workload import Workload
 
     work = Workload(flops=4e9, trace_flops=1e9, elements=1e8, score_pairs=1e6)
     rates = Rates(flops=2e9, thin_flops=1e9, bytes=4e8, score_seconds=1e-6, score_seconds_forward=1e-7)

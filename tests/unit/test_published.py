@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from tracenas.models.card import model_card
-from tracenas.models.published import published, published_facts
-from tracenas.models.written_config import write_config
+from tracenas.models.checkpoints.card import model_card
+from tracenas.models.checkpoints.published import published, published_facts
+from tracenas.models.checkpoints.written_config import write_config
 from tracenas.rundir import read_json
 
 

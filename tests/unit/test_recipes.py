@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tracenas.commands.run.sections import processes_of, recover_config
 from tracenas.config import RecoverConfig, RunConfig, build
 from tracenas.data.sources import parse_source
-from tracenas.stages.run_sections import processes_of, recover_config
 
 ALL = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
 RECIPES = [path for path in ALL if not path.stem.startswith("recover-")]

@@ -11,10 +11,10 @@ import pytest
 from report_run import make_run
 
 from tracenas.errors import UserError
-from tracenas.report import RunData, write_report
-from tracenas.report.dynamics import generations
-from tracenas.report.formats import decimal
-from tracenas.report.verdict import judge
+from tracenas.reporting import RunData, write_report
+from tracenas.reporting.charts.dynamics import generations
+from tracenas.reporting.formats import decimal
+from tracenas.reporting.pages.verdict import judge
 
 
 class Page(HTMLParser):

@@ -7,10 +7,10 @@ import pytest
 from test_report import Page
 
 from tracenas.errors import UserError
-from tracenas.report.markup import Markup, el
-from tracenas.report.metric_page import write_metric_report
-from tracenas.report.page import Section, document, header, section_head, stat_card
-from tracenas.report.study_page import write_study_report
+from tracenas.reporting.pages.markup import Markup, el
+from tracenas.reporting.pages.metric import write_metric_report
+from tracenas.reporting.pages.page import Section, document, header, section_head, stat_card
+from tracenas.reporting.pages.study import write_study_report
 
 SECTIONS: list[Section] = [("first", "First", section_head("One", "& two")), ("second", "Second", None)]
 

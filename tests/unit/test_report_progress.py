@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from tracenas.report.progress import Rate, SearchProgress, stage_progress
+from tracenas.reporting.progress import Rate, SearchProgress, stage_progress
 
 
 class Clock:

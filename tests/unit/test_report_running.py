@@ -8,9 +8,9 @@ import pytest
 import yaml
 from report_run import CONFIG, make_run
 
+from tracenas.commands.report import report
 from tracenas.config import ReportConfig
 from tracenas.errors import UserError
-from tracenas.stages.report import report
 
 METRIC = {"kind": "metric search", "model": "m", "sparsity": "0.5", "compare": "row", "seed": 0}
 METRIC |= {"population": 2, "elites": 1, "variables": "W,X"}

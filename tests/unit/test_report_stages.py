@@ -10,9 +10,9 @@ from report_run import make_run
 from test_report import report, rewrite
 
 from tracenas.errors import UserError
-from tracenas.report import write_report
-from tracenas.report.stage_data import Stages
-from tracenas.report.stage_tables import stage_tables
+from tracenas.reporting import write_report
+from tracenas.reporting.data.stages import Stages
+from tracenas.reporting.pages.stage_tables import stage_tables
 
 MADE = {
     "method": "sequential",

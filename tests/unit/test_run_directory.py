@@ -18,11 +18,11 @@ from tracenas import rundir
 from tracenas.error_log import error_log, is_error_log, log_failure, log_trace, traceback_place
 from tracenas.errors import CheckFailed, UserError, disk_trouble
 from tracenas.locks import locked
+from tracenas.pipeline.resume import CONFIG, as_started, read_settings, resolve_settings
+from tracenas.pipeline.run_directory import run_directory, starting
 from tracenas.process import disk_failures, is_first, terminable
 from tracenas.recovery.settings import World, without_leftovers
 from tracenas.rundir import Journal, atomic_path, holding, require_free, sweep, temporary_prefix, write_json
-from tracenas.stages.run_directory import run_directory, starting
-from tracenas.stages.run_settings import CONFIG, as_started, read_settings, resolve_settings
 
 HOLD = """
 import sys, time
@@ -274,7 +274,7 @@ def _tokens(path: Path) -> None:
 def _ordering(path: Path) -> None:
     import numpy as np
 
-    from tracenas.models.ordering import Ordering
+    from tracenas.models.surgery.ordering import Ordering
 
     ids = np.arange(4096)
     Ordering({(0, "mlp"): ids}, {(0, "mlp"): ids.astype(np.float32)}).save(path)
@@ -283,7 +283,7 @@ def _ordering(path: Path) -> None:
 def _shards(path: Path) -> None:
     import torch
 
-    from tracenas.models.shards import Entry, atomic_directory, write_shards
+    from tracenas.models.checkpoints.shards import Entry, atomic_directory, write_shards
 
     with atomic_directory(path) as directory:
         write_shards(directory, [Entry("w", (64, 64), torch.float32, lambda: torch.zeros(64, 64))], "5GB")
@@ -301,7 +301,7 @@ def _checkpoint(path: Path) -> None:
 
 
 def _settings(path: Path) -> None:
-    from tracenas.stages.run_settings import write_settings
+    from tracenas.pipeline.resume import write_settings
 
     write_settings(path.parent, {"text": "x" * 4096})
 

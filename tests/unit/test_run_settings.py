@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tracenas.errors import UserError
-from tracenas.stages.run_settings import same_model
+from tracenas.pipeline.resume import same_model
 
 
 @pytest.mark.parametrize("change", [1e-3, -1e-3])

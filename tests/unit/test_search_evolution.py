@@ -8,11 +8,11 @@ import toys
 from toys import Memory, Toy
 
 from tracenas.errors import UserError
-from tracenas.search import STRATEGIES, Batch, Prior, Score, SearchResult, Settings, run_search
-from tracenas.search.evolution import Evolution
-from tracenas.search.random import RandomSearch
-from tracenas.search.uniform import Uniform
 from tracenas.space import Architecture, SearchSpace
+from tracenas.strategies import STRATEGIES, Batch, Prior, Score, SearchResult, Settings, run_search
+from tracenas.strategies.evolution import Evolution
+from tracenas.strategies.random import RandomSearch
+from tracenas.strategies.uniform import Uniform
 
 SMALL = Settings(population=8, elites=3, iterations=6, init="uniform")
 

@@ -6,11 +6,11 @@ import toys
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tracenas.search import Prior, Settings
-from tracenas.search.evolution import Evolution
-from tracenas.search.guided import DRAWS, Guided
-from tracenas.search.surrogate import features, fit
 from tracenas.space import Architecture, SearchSpace
+from tracenas.strategies import Prior, Settings
+from tracenas.strategies.evolution import Evolution
+from tracenas.strategies.guided import DRAWS, Guided
+from tracenas.strategies.surrogate import features, fit
 
 SMALL = Settings(population=8, elites=3, iterations=6, init="uniform")
 

@@ -13,10 +13,10 @@ from toys import Memory, Toy
 
 from tracenas.errors import UserError
 from tracenas.rundir import Journal
-from tracenas.search import STRATEGIES, Progress, Score, Settings, generations, run_search
-from tracenas.search.evolution import Evolution
-from tracenas.search.score import jsonable
 from tracenas.space import Architecture, SearchSpace
+from tracenas.strategies import STRATEGIES, Progress, Score, Settings, generations, run_search
+from tracenas.strategies.evolution import Evolution
+from tracenas.strategies.score import jsonable
 
 SMALL = Settings(population=6, elites=2, iterations=4, init="uniform")
 SPACE = toys.space(0.6)

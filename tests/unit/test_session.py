@@ -10,16 +10,16 @@ from proxy_setting import draw
 from tiny import save_tiny
 from transformers import PreTrainedTokenizerFast
 
+from tracenas.commands.study.pool import _within
 from tracenas.config import CalibrationConfig
 from tracenas.data.tokens import save_tokens
-from tracenas.models.source import open_source
-from tracenas.models.supernet import Supernet
-from tracenas.stages.one_shot import one_shot_architecture
-from tracenas.stages.proxies import reference_pool
-from tracenas.stages.session import Session, open_session, space_of
-from tracenas.stages.study_pool import _within
+from tracenas.models.checkpoints.source import open_source
+from tracenas.models.surgery.supernet import Supernet
+from tracenas.pipeline.one_shot import one_shot_architecture
+from tracenas.pipeline.scoring import reference_pool
+from tracenas.pipeline.session import Session, open_session, space_of
 
-STAGES = Path(__file__).parents[2] / "src" / "tracenas" / "stages"
+SOURCES = Path(__file__).parents[2] / "src" / "tracenas"
 
 
 @pytest.fixture
@@ -59,7 +59,6 @@ def test_a_combinations_pool_and_a_studys_are_different_architectures(session: S
 
 
 def test_no_two_stages_draw_from_the_same_stream() -> None:
-    found = [
-        n for p in STAGES.rglob("*.py") for n in re.findall(r"\b0x[0-9A-F]{8}\b", p.read_text()) if n != "0x7FFFFFFF"
-    ]
-    assert len(found) > 4 and len(found) == len(set(found))
+    paths = [path for room in ("commands", "pipeline", "studies") for path in (SOURCES / room).rglob("*.py")]
+    seeds = [n for p in paths for n in re.findall(r"\b0x[0-9A-F]{8}\b", p.read_text()) if n != "0x7FFFFFFF"]
+    assert len(seeds) > 6 and len(seeds) == len(set(seeds))

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from toys import Memory
 
 from tracenas.errors import UserError
-from tracenas.search import STRATEGIES, Score, Settings, run_search
 from tracenas.space.sparsity import Shares, SparsitySpace
+from tracenas.strategies import STRATEGIES, Score, Settings, run_search
 
 SIZES = [[("attention", 4000), ("mlp", 9000)]] * 5
 

@@ -11,14 +11,14 @@ from safetensors.torch import load_file, save_file
 from tiny import partly_kept, tiny_model
 
 from tracenas.errors import CheckFailed
-from tracenas.models.checkpoint import Draft, save_pruned
-from tracenas.models.configuration import empty_model, new_places
-from tracenas.models.headers import stored_tensors
-from tracenas.models.loading import LoadedModel, load
-from tracenas.models.ordering import Ordering
-from tracenas.models.stored import as_loaded
-from tracenas.models.supernet import Supernet
-from tracenas.models.written import check_written
+from tracenas.models.checkpoints.configuration import empty_model, new_places
+from tracenas.models.checkpoints.headers import stored_tensors
+from tracenas.models.checkpoints.loading import LoadedModel, load
+from tracenas.models.checkpoints.stored import as_loaded
+from tracenas.models.checkpoints.writing import Draft, save_pruned
+from tracenas.models.checkpoints.written import check_written
+from tracenas.models.surgery.ordering import Ordering
+from tracenas.models.surgery.supernet import Supernet
 from tracenas.space.architecture import Architecture, Layer
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "fp64": torch.float64, "bf16": torch.bfloat16}

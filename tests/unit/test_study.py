@@ -5,13 +5,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tracenas.commands.study.combinations import parse_combinations, with_combination
+from tracenas.commands.study.pool import draw_pool
 from tracenas.config import StudyConfig
 from tracenas.demo import model_path
 from tracenas.errors import UserError
-from tracenas.models.source import open_source
-from tracenas.stages.study_combined import parse_combinations, with_combination
-from tracenas.stages.study_pool import draw_pool
-from tracenas.study import Target, analyse, correlate, markdown, regret
+from tracenas.models.checkpoints.source import open_source
+from tracenas.studies import Target, analyse, correlate, markdown, regret
 
 RNG = 0
 

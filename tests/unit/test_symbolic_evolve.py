@@ -13,7 +13,7 @@ from toys import Memory
 
 from tracenas.errors import UserError
 from tracenas.rundir import Journal
-from tracenas.search import Score, Settings, run_search
+from tracenas.strategies import Score, Settings, run_search
 from tracenas.symbolic import parse
 from tracenas.symbolic.analysis import correlations, front, spearman, usage
 from tracenas.symbolic.evolve import GeneticProgramming, Programming

@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 from tiny import FLAN, tiny_model
 
 from tracenas.errors import UserError
-from tracenas.models.loading import load
-from tracenas.models.source import open_source
+from tracenas.models.checkpoints.loading import load
+from tracenas.models.checkpoints.source import open_source
 
 
 def edited(folder: Path, **changes: Any) -> Path:

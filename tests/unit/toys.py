@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from tracenas.search import Score
 from tracenas.space import Architecture, Budget, LayerSpec, SearchSpace, SubBlockSpec
+from tracenas.strategies import Score
 
 
 def layer(*, heads: int = 8, groups: int = 1, channels: int = 256, hidden: int = 64, quantum: int = 32) -> LayerSpec:

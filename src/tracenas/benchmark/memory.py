@@ -74,8 +74,8 @@ def _measure(request: dict[str, Any]) -> int:
     import torch
 
     from tracenas.benchmark.latency import prompt_ids, run_trial
-    from tracenas.models.loading import load
-    from tracenas.models.source import open_source
+    from tracenas.models.checkpoints.loading import load
+    from tracenas.models.checkpoints.source import open_source
 
     torch.set_num_threads(request["threads"])
     settings = Settings(**request["settings"])

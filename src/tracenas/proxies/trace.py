@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from tracenas.families import Projection, SubBlock, active
-from tracenas.models.ordering import Key, permutation
-from tracenas.models.supernet import Supernet
+from tracenas.models.surgery.ordering import Key, permutation
+from tracenas.models.surgery.supernet import Supernet
 from tracenas.proxies.measurement import SubBlockSums
 from tracenas.space.architecture import Architecture
 

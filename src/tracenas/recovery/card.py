@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from tracenas.models.serving import with_serving
+from tracenas.models.checkpoints.serving import with_serving
 
 __all__ = ["base_of", "recovery_section", "with_section"]
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from tracenas.models.loss import hidden_states
+from tracenas.models.functionals.loss import hidden_states
 from tracenas.recovery.trainer import RecoveryTrainer
 
 __all__ = ["DistillTrainer", "Distillation", "Targets", "kl_sum", "teacher_targets"]

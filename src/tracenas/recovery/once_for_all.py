@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from tracenas.models.loss import gradient_scale
-from tracenas.models.shared_lora import SharedLora
-from tracenas.models.supernet import Supernet
+from tracenas.models.functionals.loss import gradient_scale
+from tracenas.models.surgery.shared_lora import SharedLora
+from tracenas.models.surgery.supernet import Supernet
 from tracenas.recovery.short import ShortSettings, next_token_loss
 from tracenas.space.architecture import Architecture
 

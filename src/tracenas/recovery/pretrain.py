@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from tracenas.families import Family
-from tracenas.models.base_files import GENERATION, BaseFiles
-from tracenas.models.configuration import tensors_of
-from tracenas.models.headers import FLOATS, prevailing, stored_tensors
-from tracenas.models.written_config import for_both_versions, is_stock, write_config
+from tracenas.models.checkpoints.base_files import GENERATION, BaseFiles
+from tracenas.models.checkpoints.configuration import tensors_of
+from tracenas.models.checkpoints.headers import FLOATS, prevailing, stored_tensors
+from tracenas.models.checkpoints.written_config import for_both_versions, is_stock, write_config
 from tracenas.recovery.checkpoints import publish
 from tracenas.recovery.trainer import Saver
 from tracenas.rundir import fsync

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tracenas.models.loss import hidden_states, predicting
+from tracenas.models.functionals.loss import hidden_states, predicting
 
 __all__ = ["ShortSettings", "next_token_loss", "short_recovery"]
 

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from tracenas.errors import UserError
 from tracenas.families import Block
-from tracenas.models.stepping import BlockRunner
-from tracenas.models.supernet import bypass
+from tracenas.models.surgery.stepping import BlockRunner
+from tracenas.models.surgery.supernet import bypass
 
 __all__ = ["Functional", "Shelf", "block_by_block"]
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tracenas.families import Block
-from tracenas.models.ordering import Key
+from tracenas.models.surgery.ordering import Key
 from tracenas.saliency import wanda
 from tracenas.saliency.statistics import run_hooked
 

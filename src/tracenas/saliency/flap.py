@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tracenas.families import Block, SubBlock
-from tracenas.models.ordering import Key, holder_of
+from tracenas.models.surgery.ordering import Key, holder_of
 from tracenas.saliency.statistics import ColumnMoments, column_moments
 from tracenas.saliency.wanda import per_unit
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tracenas.errors import UserError, first_line
 from tracenas.families import Block
-from tracenas.models.loss import gradient_scale, next_token_nll
+from tracenas.models.functionals.loss import gradient_scale, next_token_nll
 from tracenas.rundir import atomic_path
 from tracenas.saliency.linear import linear_of, projections
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from tracenas.families import Block, Projection, SubBlock
-from tracenas.models.loss import hidden_states
-from tracenas.models.ordering import Key
-from tracenas.models.supernet import bypass
+from tracenas.models.functionals.loss import hidden_states
+from tracenas.models.surgery.ordering import Key
+from tracenas.models.surgery.supernet import bypass
 from tracenas.saliency.gradients import GradientStore
 from tracenas.saliency.linear import linear_of, projections
 from tracenas.saliency.masks import Target

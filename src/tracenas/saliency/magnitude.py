@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tracenas.families import Block, Projection, SubBlock
-from tracenas.models.ordering import Key, holder_of
+from tracenas.models.surgery.ordering import Key, holder_of
 from tracenas.saliency.products import mean_per_weight
 
 __all__ = ["saliency"]

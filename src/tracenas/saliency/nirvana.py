@@ -15,9 +15,9 @@ from typing import Any
 from torch import Tensor
 
 from tracenas.families import Block
-from tracenas.models.loss import next_token_nll
-from tracenas.models.max_logit import max_logit
-from tracenas.models.ordering import Key
+from tracenas.models.functionals.loss import next_token_nll
+from tracenas.models.functionals.max_logit import max_logit
+from tracenas.models.surgery.ordering import Key
 from tracenas.saliency.products import Functional, mean_per_weight, unit_products
 
 __all__ = ["loss_saliency", "saliency", "sequence_loss"]

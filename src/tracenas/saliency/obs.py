@@ -29,10 +29,10 @@ import torch
 from torch import Tensor
 
 from tracenas.families import Block
-from tracenas.models.ordering import Key, holder_of
-from tracenas.models.refit import strength
+from tracenas.models.surgery.ordering import Key, holder_of
+from tracenas.refits.gram import gram_matrices
+from tracenas.refits.ridge import strength
 from tracenas.saliency import wanda
-from tracenas.saliency.gram import gram_matrices
 from tracenas.saliency.statistics import ColumnNorms
 
 __all__ = ["elimination", "saliency"]

@@ -24,8 +24,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from tracenas.families import Block, Projection, SubBlock
-from tracenas.models.loss import gradient_scale
-from tracenas.models.ordering import Key
+from tracenas.models.functionals.loss import gradient_scale
+from tracenas.models.surgery.ordering import Key
 from tracenas.saliency.backwards import Functional, block_by_block
 from tracenas.saliency.sinks import CHUNK_ELEMENTS, Sink
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tracenas.families import Block, Projection, SubBlock
-from tracenas.models.ordering import Key, holder_of
+from tracenas.models.surgery.ordering import Key, holder_of
 
 __all__ = ["CHUNK_ELEMENTS", "Sink"]
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from tracenas.errors import UserError
 from tracenas.families import Block
-from tracenas.models.ordering import Key
-from tracenas.models.shards import Entry
+from tracenas.models.checkpoints.shards import Entry
+from tracenas.models.surgery.ordering import Key
 from tracenas.rundir import writing
 from tracenas.saliency.gradients import GradientStore
 from tracenas.saliency.layerwise import BlockWalk, Layer, Plan, prune_blocks, statistics

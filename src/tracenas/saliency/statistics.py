@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from tracenas.families import Block
-from tracenas.models.experts import watch_experts
-from tracenas.models.loss import hidden_states
-from tracenas.models.ordering import Key
+from tracenas.models.functionals.loss import hidden_states
+from tracenas.models.surgery.experts import watch_experts
+from tracenas.models.surgery.ordering import Key
 
 __all__ = ["ColumnMoments", "ColumnNorms", "column_moments", "column_norms", "run_hooked"]
 

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from tracenas.families import Block
-from tracenas.models.ordering import Key
+from tracenas.models.surgery.ordering import Key
 from tracenas.saliency.nirvana import sequence_loss
 from tracenas.saliency.products import mean_per_weight, unit_products
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tracenas.families import Block, SubBlock
-from tracenas.models.ordering import Key, holder_of
+from tracenas.models.surgery.ordering import Key, holder_of
 from tracenas.saliency.statistics import ColumnNorms, column_norms
 
 __all__ = ["importance", "per_unit", "saliency"]

@@ -4,13 +4,13 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
-from tracenas.models.supernet import PlainRealisation, Realisation
+from tracenas.models.surgery.supernet import PlainRealisation, Realisation
 from tracenas.proxies.combination import Choice, RankScale, combined
 from tracenas.scoring.evaluator import trace_details
 from tracenas.scoring.panel import Panel
-from tracenas.search.score import Score
 from tracenas.space.architecture import Architecture
 from tracenas.space.search_space import SearchSpace
+from tracenas.strategies.score import Score
 
 __all__ = ["CombinedEvaluator"]
 

@@ -7,15 +7,15 @@ from typing import Any
 
 from torch import Tensor
 
-from tracenas.models.memory import attempt
-from tracenas.models.supernet import PlainRealisation, Realisation, Supernet
+from tracenas.models.functionals.memory import attempt
+from tracenas.models.surgery.supernet import PlainRealisation, Realisation, Supernet
 from tracenas.proxies import Measurement, Proxy
 from tracenas.proxies.phi import correlations
 from tracenas.scoring.measuring import Measurer, Settings, value_of
-from tracenas.search.score import Score
 from tracenas.space.architecture import Architecture
 from tracenas.space.costs import sub_blocks
 from tracenas.space.search_space import SearchSpace
+from tracenas.strategies.score import Score
 
 __all__ = ["Evaluator", "Settings", "trace_details"]
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tracenas.models.loss import next_token_nll
-from tracenas.models.private import private_weights
-from tracenas.models.supernet import Realisation, Supernet
+from tracenas.models.functionals.loss import next_token_nll
+from tracenas.models.surgery.private import private_weights
+from tracenas.models.surgery.supernet import Realisation, Supernet
 from tracenas.proxies import Undefined
 from tracenas.space.architecture import Architecture
 

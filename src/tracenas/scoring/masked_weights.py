@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from tracenas.errors import UserError
-from tracenas.models.loss import gradient_scale, next_token_nll
-from tracenas.models.memory import failure
-from tracenas.models.ordering import Key, Ordering
-from tracenas.models.supernet import Supernet
+from tracenas.models.functionals.loss import gradient_scale, next_token_nll
+from tracenas.models.functionals.memory import failure
+from tracenas.models.surgery.ordering import Key, Ordering
+from tracenas.models.surgery.supernet import Supernet
 from tracenas.proxies import Measurement, Proxy
 from tracenas.proxies.phi import correlations
 from tracenas.proxies.trace import FULL, Trace, TraceRecorder, correlation_sums
@@ -32,9 +32,9 @@ from tracenas.saliency.masks import Target, keep
 from tracenas.saliency.sparsify import score_of
 from tracenas.saliency.unstructured import Metric
 from tracenas.scoring.evaluator import Settings
-from tracenas.search.score import Score
 from tracenas.space.architecture import Architecture
 from tracenas.space.sparsity import Shares
+from tracenas.strategies.score import Score
 
 __all__ = ["MaskedWeights", "SparsityEvaluator"]
 

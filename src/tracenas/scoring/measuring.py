@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from tracenas.errors import UserError
-from tracenas.models.loss import LogitsWatch, gradient_scale, next_token_nll, predicted_tokens
-from tracenas.models.memory import failure, within_memory
-from tracenas.models.supernet import PlainRealisation, Realisation, Supernet
+from tracenas.models.functionals.loss import LogitsWatch, gradient_scale, next_token_nll, predicted_tokens
+from tracenas.models.functionals.memory import failure, within_memory
+from tracenas.models.surgery.supernet import PlainRealisation, Realisation, Supernet
 from tracenas.proxies import Measurement, Proxy
 from tracenas.scoring.few_steps import FewSteps, recovered_losses
 from tracenas.scoring.observers import OBSERVERS, AnchoredObserver, Observer

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from tracenas.models.memory import attempt
-from tracenas.models.supernet import PlainRealisation, Realisation, Supernet
+from tracenas.models.functionals.memory import attempt
+from tracenas.models.surgery.supernet import PlainRealisation, Realisation, Supernet
 from tracenas.proxies import Measurement, Proxy
 from tracenas.scoring.measuring import Measurer, Settings, value_of
 from tracenas.space.architecture import Architecture

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
-from tracenas.models.memory import attempt
+from tracenas.models.functionals.memory import attempt
 from tracenas.scoring.evaluator import Evaluator
 from tracenas.scoring.racing import Bar, bar_of, looks
-from tracenas.search.score import Score
 from tracenas.space.architecture import Architecture
+from tracenas.strategies.score import Score
 
 __all__ = ["RacingEvaluator"]
 

@@ -1,7 +1,7 @@
-"""Genetic programming over pruning metrics (Pruner-Zero §3), as an ask-and-tell strategy of `tracenas.search`.
+"""Genetic programming over pruning metrics (Pruner-Zero §3), as an ask-and-tell strategy of `tracenas.strategies`.
 
 Tournament selection → sub-tree crossover → mutation → simplification → evaluation. Journal, exact resume and
-progress are `tracenas.search.run_search`'s; what a metric is worth is passed in.
+progress are `tracenas.strategies.run_search`'s; what a metric is worth is passed in.
 """
 
 import math
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from tracenas.errors import UserError
-from tracenas.search import Batch, Proposal, Settings
-from tracenas.search.draw import Draws
+from tracenas.strategies import Batch, Proposal, Settings
+from tracenas.strategies.draw import Draws
 from tracenas.symbolic.grammar import ExpressionSpace, Program
 
 __all__ = ["GeneticProgramming", "Programming"]
@@ -20,7 +20,7 @@ __all__ = ["GeneticProgramming", "Programming"]
 
 @dataclass(frozen=True)
 class Programming:
-    """What genetic programming has beside `tracenas.search.Settings`.
+    """What genetic programming has beside `tracenas.strategies.Settings`.
 
     Args:
         tournament: programs that are drawn for a parent; the best of them becomes it.

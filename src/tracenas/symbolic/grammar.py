@@ -35,7 +35,7 @@ class Program:
 
 @dataclass(frozen=True)
 class ExpressionSpace:
-    """Expressions up to a complexity; fulfils `tracenas.search.Space`.
+    """Expressions up to a complexity; fulfils `tracenas.strategies.Space`.
 
     Args:
         variables: that may be read, some of W, G, X.
@@ -59,7 +59,7 @@ class ExpressionSpace:
         if self.max_nodes < 2 or self.initial_depth < _SHORTEST:
             raise UserError(f"max-nodes must be at least 2 and initial-depth at least {_SHORTEST}")
 
-    # --- what `tracenas.search.Space` asks for ----------------------------------------------------
+    # --- what `tracenas.strategies.Space` asks for ----------------------------------------------------
 
     def uniform(self) -> Program | None:
         """There is none."""

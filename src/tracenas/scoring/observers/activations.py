@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from tracenas.families import Projection, SubBlock, active
-from tracenas.models.loss import tokens_of_stack
-from tracenas.models.ordering import Key
+from tracenas.models.functionals.loss import tokens_of_stack
+from tracenas.models.surgery.ordering import Key
 from tracenas.scoring.observers.observer import Observer, spread, watching
 from tracenas.space.architecture import Architecture
 

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tracenas.models.loss import LogitsWatch, decoder_of, entering_head, predicted_tokens, predicting
-from tracenas.models.supernet import Supernet
+from tracenas.models.functionals.loss import LogitsWatch, decoder_of, entering_head, predicted_tokens, predicting
+from tracenas.models.surgery.supernet import Supernet
 from tracenas.scoring.observers.observer import AnchoredObserver
 from tracenas.space.architecture import Architecture
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tracenas.models.loss import tokens_of_stack
+from tracenas.models.functionals.loss import tokens_of_stack
 from tracenas.scoring.observers.observer import AnchoredObserver, spread, watching
 from tracenas.space.architecture import Architecture
 

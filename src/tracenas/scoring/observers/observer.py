@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from tracenas.models.loss import LogitsWatch
-from tracenas.models.supernet import Supernet
+from tracenas.models.functionals.loss import LogitsWatch
+from tracenas.models.surgery.supernet import Supernet
 from tracenas.space.architecture import Architecture
 
 __all__ = ["AnchoredObserver", "Observer", "spread", "watching"]

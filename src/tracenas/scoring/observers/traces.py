@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from tracenas.models.ordering import Key
-from tracenas.models.supernet import Supernet
+from tracenas.models.surgery.ordering import Key
+from tracenas.models.surgery.supernet import Supernet
 from tracenas.proxies.trace import Trace, TraceRecorder, correlation_sums
 from tracenas.scoring.observers.observer import AnchoredObserver
 from tracenas.space.architecture import Architecture

@@ -1,0 +1,293 @@
+"""`tracenas demo --model smollm2`: the whole way on a published model, within a time that is told beforehand.
+
+OUT/demo.json holds the plan, its estimate and what it came to; OUT/run is an ordinary run directory. Recovery is
+distillation from the base: it brings back what pruning took, and adds nothing of the text's own.
+"""
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tracenas.commands.report import report
+from tracenas.commands.run.command import RunOutcome, run
+from tracenas.commands.run.recovery import CHECKPOINT, RECOVERED_CHECKPOINT
+from tracenas.commands.search.command import SUMMARY
+from tracenas.config import DemoConfig, ReportConfig, RunConfig
+from tracenas.demo import calibration_path, heldout_path
+from tracenas.errors import UserError
+from tracenas.models.checkpoints.source import open_source
+from tracenas.pipeline.resume import write_settings
+from tracenas.pipeline.run_directory import KIND, in_use
+from tracenas.reporting.data.stages import PUBLISHED_MODEL
+from tracenas.reporting.formats import duration
+from tracenas.reporting.progress import stage_progress
+from tracenas.reporting.terminal import Table, print_table, to_plain
+from tracenas.rundir import read_json, require_free, sweep, write_json
+
+__all__ = ["PROMPTS", "LlmDemo", "demo_llm"]
+
+PLAN, RUN, ANSWERS = "demo.json", "run", "answers.json"
+PROMPTS = (
+    "What is the capital of France?",
+    "Explain in two sentences why the sky is blue.",
+    "Write a Python function that returns the larger of two numbers.",
+)
+ANSWERING = ("base", "pruned", "recovered")
+_SEQ_LEN, _BATCH, _RANDOM = 512, 1, 1
+_PARTS = 2
+_SLACK = 0.85
+"""Share of the time that is planned with: what was measured once varies."""
+
+
+@dataclass(frozen=True)
+class LlmDemo:
+    """What the demo came to.
+
+    Args:
+        perplexity: rows of name, params, and perplexity compensated and recovered (base: as it is).
+        answers: per prompt, the text of the base, of the pruned model and of the recovered one.
+        plan: demo.json: measured pieces, amounts, estimated and actual seconds.
+    """
+
+    run: RunOutcome
+    perplexity: list[dict[str, Any]]
+    answers: list[dict[str, str]]
+    plan: dict[str, Any]
+    report: Path
+
+    def to_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        found = {"perplexity": self.perplexity, "answers": self.answers, "plan": self.plan}
+        plain: dict[str, Any] = to_plain({**self.run.to_json(), **found, "report": self.report})
+        return plain
+
+    def show(self) -> None:
+        """Everything, on stdout."""
+        self.run.show()
+        columns = ("model", "parameters", "compensated, not trained", "recovered")
+        rows = [
+            (r["name"], f"{r['params']:,}", *("–" if r[k] is None else f"{r[k]:.3f}" for k in ("before", "after")))
+            for r in self.perplexity
+        ]
+        tokens = self.plan["amounts"]["steps"] * _BATCH * self.plan["seq_len"]
+        title = f"held-out perplexity; all recovered on the same {tokens:,} tokens"
+        print_table(Table(title, columns, rows))
+        for answer in self.answers:
+            print(f"\n> {answer['prompt']}")
+            for name in ANSWERING:
+                print(f"[{name}] {answer[name].strip() or '(nothing)'}")
+        print(f"\ntime        {_told(self.plan)}")
+        print(f"report      {self.report}")
+
+
+def demo_llm(config: DemoConfig, model: Path) -> LlmDemo:
+    """Plan by measuring, then search, prune, compensate, recover, time and ask; `--resume` goes on anywhere.
+
+    Args:
+        model: the model, a GGUF file or a directory.
+
+    Raises:
+        UserError: for wrong input, before any work is done.
+    """
+    out = config.out or Path("tracenas-demo-smollm2")
+    with in_use(out):
+        return _demo(config, model, out)
+
+
+def _demo(config: DemoConfig, model: Path, out: Path) -> LlmDemo:
+    plan = _planned(config, model, out)
+    settings = _settings(config, model, out, plan["amounts"])
+    session = _Session(out, plan)
+    found = session.part("run", lambda: run(settings))
+    answers = session.part("answers", lambda: _answers(settings, out))
+    rows = _rows(found.comparison)
+    plan = session.plan
+    write_json(out / RUN / PUBLISHED_MODEL, to_plain({"answers": answers, "perplexity": rows, "plan": plan}))
+    write_json(out / RUN / SUMMARY, {**read_json(out / RUN / SUMMARY), "demo": plan})
+    page = report(ReportConfig(run=out / RUN, out=out / "report.html")).path
+    return LlmDemo(found, rows, answers, plan, page)
+
+
+class _Session:
+    """Seconds of every part, kept in demo.json; those of interrupted attempts are lost, and the plan says so."""
+
+    def __init__(self, out: Path, plan: dict[str, Any]) -> None:
+        self.out, self.plan = out, plan
+        self.plan.setdefault("actual_seconds", {})
+        if len(self.plan["actual_seconds"]) < _PARTS:  # asked for again when all is done: nothing is measured
+            self.plan["sessions"] = int(self.plan.get("sessions", 0)) + 1
+        write_json(self.out / PLAN, self.plan)
+
+    def part(self, name: str, work: Callable[[], Any]) -> Any:
+        started = time.perf_counter()
+        result = work()
+        self.plan["actual_seconds"].setdefault(name, round(time.perf_counter() - started, 1))
+        write_json(self.out / PLAN, self.plan)
+        return result
+
+
+def _planned(config: DemoConfig, model: Path, out: Path) -> dict[str, Any]:
+    """The plan of OUT, or a new one: what this machine can do in the time."""
+    params = config.params or "75%"
+    asked = {"model": str(model), "params": params, "seed": config.seed}
+    if (out / PLAN).is_file():
+        if not config.resume:
+            raise UserError(f"run directory {out} holds a demo; go on with --resume, or choose another")
+        sweep(out)
+        stored: dict[str, Any] = read_json(out / PLAN)
+        for key, value in asked.items():
+            if stored.get(key) != value:
+                raise UserError(f"--resume with another {key}: the demo has {stored.get(key)!r}, not {value!r}")
+        return stored
+    source = open_source(str(model))
+    require_free(out, what="run directory")
+    from tracenas.commands.demo.estimate import amounts_within, measure, to_json
+
+    print("measuring what this machine does in a few seconds when it is left alone", file=sys.stderr, flush=True)
+    with stage_progress("measuring this machine", 1) as advance:
+        length = min(_SEQ_LEN, source.positions)
+        pieces, threads = measure(source, params, length, _BATCH, config.threads)
+        advance()
+    write_settings(out, {KIND: "demo", **config.model_dump()})
+    amounts, told = amounts_within(pieces, _SLACK * 60 * config.minutes, _RANDOM)
+    plan = {**asked, "seq_len": length, "minutes": config.minutes, **to_json(pieces, amounts, told, threads)}
+    write_json(out / PLAN, plan)
+    _tell(plan, config.minutes)
+    return plan
+
+
+def _tell(plan: dict[str, Any], minutes: float) -> None:
+    """The plan on stderr, before any of it is done."""
+    a, told = plan["amounts"], plan["estimate_seconds"]
+    total = sum(told.values())
+    print(
+        f"plan: {a['evaluations']} candidates on {a['samples']} × {plan['seq_len']} tokens, compensation on "
+        f"{a['compensate_samples']} × {plan['seq_len']}, {a['steps']} recovery steps for each of 3 models; "
+        f"about {duration(total)} on {plan['threads']} threads",
+        file=sys.stderr,
+    )
+    for name, seconds in told.items():
+        print(f"  {duration(seconds):>8}  {name}", file=sys.stderr)
+    if total > 60 * minutes:
+        print(f"  this machine is too slow or too busy for {minutes:g} minutes; this is the least", file=sys.stderr)
+    sys.stderr.flush()
+
+
+def _told(plan: dict[str, Any]) -> str:
+    estimated, actual = sum(plan["estimate_seconds"].values()), sum(plan["actual_seconds"].values())
+    if plan["sessions"] > 1:
+        return f"{duration(estimated)} estimated; not compared: it took {plan['sessions']} sessions"
+    return f"{duration(actual)}, estimated {duration(estimated)} ({100 * (actual / estimated - 1):+.0f} %)"
+
+
+def _settings(config: DemoConfig, model: Path, out: Path, amounts: dict[str, int]) -> RunConfig:
+    """The run that the demo is made of."""
+    steps, length = int(amounts["steps"]), min(_SEQ_LEN, open_source(str(model)).positions)
+    return RunConfig(
+        model=str(model),
+        data=str(calibration_path()),
+        eval_text=str(heldout_path()),
+        params=config.params or "75%",
+        out=out / RUN,
+        proxy="loss_compensated",
+        init="uniform",
+        samples=amounts["samples"],
+        seq_len=length,
+        population=amounts["population"],
+        elites=amounts["elites"],
+        iterations=amounts["iterations"],
+        compensate_samples=amounts["compensate_samples"],
+        compensate="auto",
+        eval_windows=amounts["windows"],
+        random_architectures=_RANDOM,
+        recover={
+            "method": "distill",
+            "max_steps": steps,
+            "global_batch": _BATCH,
+            "micro_batch": 1,
+            "seq_len": length,
+            "learning_rate": 1e-4,
+            "log_every": max(1, steps // 10),
+            "save_every": max(1, -(-steps // 2)),
+            "eval_text": None,
+            "eval_windows": 4,
+        },
+        recover_rivals=True,
+        bench={
+            "prompt": min(256, length // 2),
+            "new_tokens": min(32, length // 4),
+            "trials": 3,
+            "warmup": 1,
+            "no_memory": True,
+        },
+        seed=config.seed,
+        device=config.device,
+        dtype=config.dtype,
+        threads=config.threads,
+        resume=(out / RUN).is_dir(),
+    )
+
+
+def _rows(comparison: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Perplexity before and after recovery, by model; the base has none."""
+    rows = []
+    for row in comparison:
+        after = row.get("recovered")
+        rows.append(
+            {
+                "name": row["name"],
+                "params": row["params"],
+                "before": row["perplexity"],
+                "after": None if after is None else after["perplexity"],
+            }
+        )
+    return rows
+
+
+def _answers(settings: RunConfig, out: Path) -> list[dict[str, str]]:
+    """What the models say to the prompts, greedily, one model in memory at a time."""
+    if (out / ANSWERS).is_file():
+        stored: list[dict[str, str]] = read_json(out / ANSWERS)
+        return stored
+    paths = (settings.model, str(settings.out / CHECKPOINT), str(settings.out / RECOVERED_CHECKPOINT))
+    models = dict(zip(ANSWERING, paths, strict=True))
+    texts: dict[str, list[str]] = {}
+    with stage_progress("answers", len(models) * len(PROMPTS)) as advance:
+        for name, path in models.items():
+            texts[name] = _said(path, settings, advance)
+    answers = [{"prompt": p, **{name: texts[name][i] for name in models}} for i, p in enumerate(PROMPTS)]
+    write_json(out / ANSWERS, answers)
+    return answers
+
+
+def _said(path: str, settings: RunConfig, advance: Callable[[], None]) -> list[str]:
+    import torch
+
+    from tracenas.commands.demo.estimate import ANSWER_TOKENS
+    from tracenas.data.packing import refusals
+    from tracenas.models.checkpoints.loading import load
+
+    loaded = load(path, device=settings.device, dtype=settings.dtype)
+    tokenizer, out = loaded.tokenizer, []
+    for prompt in PROMPTS:
+        text = f"{prompt}\n"
+        if tokenizer.chat_template:
+            messages = [{"role": "user", "content": prompt}]
+            with refusals("chat template", f"prompt '{prompt}'"):
+                text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        ids = torch.tensor([tokenizer(text, add_special_tokens=False).input_ids], device=loaded.device)
+        ids = ids[:, -max(1, loaded.source.positions - ANSWER_TOKENS) :]
+        with torch.no_grad():
+            said = loaded.model.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=min(ANSWER_TOKENS, loaded.source.positions - ids.shape[1]),
+                do_sample=False,
+                pad_token_id=loaded.eos,
+            )
+        out.append(tokenizer.decode(said[0, ids.shape[1] :], skip_special_tokens=True))
+        advance()
+    return out

@@ -1,0 +1,215 @@
+"""`tracenas eval`: perplexity and task accuracy of one or more models on the same data."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from tracenas.config import EvalConfig
+from tracenas.data.windows import WindowStart
+from tracenas.errors import UserError
+from tracenas.evaluation.suites import TaskResult, paper_average, requests
+from tracenas.models.checkpoints.loading import LoadedModel, load
+from tracenas.models.checkpoints.source import ModelSource, open_source
+from tracenas.models.functionals.perplexity import Perplexity, perplexity
+from tracenas.pipeline.calibration import held_out, window_start
+from tracenas.pipeline.evaluation import evaluation_rows, finite
+from tracenas.pipeline.processes import Processes, join_processes
+from tracenas.pipeline.session import set_threads
+from tracenas.reporting.terminal import Table, print_table, to_plain
+from tracenas.rundir import provenance, write_json
+
+__all__ = ["Evaluation", "evaluate"]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Perplexities and accuracies of several models.
+
+    Args:
+        models: as they were named.
+        parameters: of every model.
+        results: perplexities, one per model; empty if no text was given.
+        tasks: per model, results by task; empty if no tasks were asked for.
+        text: the held-out source, None without one.
+        limit: questions per task, None for all.
+        starts: how the windows of the text begin, per model.
+    """
+
+    models: tuple[str, ...]
+    parameters: tuple[int, ...]
+    results: tuple[Perplexity, ...] = ()
+    tasks: tuple[dict[str, TaskResult], ...] = ()
+    text: str | None = None
+    limit: int | None = None
+    starts: tuple[WindowStart, ...] = ()
+
+    def to_json(self) -> Any:
+        """One object, or a list of them for several models."""
+        rows = [self._row(i) for i in range(len(self.models))]
+        return rows[0] if len(rows) == 1 else rows
+
+    def _row(self, index: int) -> dict[str, Any]:
+        row: dict[str, Any] = {"model": self.models[index], "params": self.parameters[index]}
+        if self.results:
+            r = self.results[index]
+            row |= {"perplexity": finite(r.perplexity), "nll": finite(r.nll), "tokens": r.tokens}
+            row |= {"bos": self.starts[index].carried, "protocol": self._protocol(index)}
+        if self.tasks:
+            row["tasks"] = {name: result.to_json() for name, result in self.tasks[index].items()}
+            row["limit"] = self.limit
+            average = paper_average(self.tasks[index])
+            row["average"] = None if average is None else average.to_json()
+        return row
+
+    @property
+    def protocol(self) -> str:
+        """How the perplexity was measured, a line for all models where it was the same; empty without a text."""
+        lines = [self._protocol(i) for i in range(len(self.results))]
+        if len(set(lines)) < 2:
+            return "".join(lines[:1])
+        return "\n".join(f"{model}: {line}" for model, line in zip(self.models, lines, strict=True))
+
+    def _protocol(self, index: int) -> str:
+        result, start = self.results[index], self.starts[index]
+        count, length = result.windows
+        scored = "first token of a window not scored"
+        if result.tokens != count * (length - 1):
+            scored = "second half of a window scored"
+        elif start.carried:
+            scored = "each begins with BOS, which is not scored"
+        return f"{self.text}: documents joined by EOS, {count} windows of {length} tokens, {scored}"
+
+    def _tables(self) -> list[Table]:
+        tables = []
+        if self.results:
+            rows = [
+                (m, f"{p:,}", f"{r.perplexity:.4f}", f"{r.nll:.4f}")
+                for m, r, p in zip(self.models, self.results, self.parameters, strict=True)
+            ]
+            tables.append(Table("", ("model", "parameters", "perplexity", "nll"), rows))
+        if self.tasks:
+            tables.append(evaluation_rows(self.models, self.parameters, self.tasks))
+        return tables
+
+    def _notes(self) -> list[str]:
+        notes = [self.protocol] if self.results else []
+        if self.tasks:
+            limited = (
+                ""
+                if self.limit is None
+                else f"; {self.limit} questions per task only: not comparable with full results"
+            )
+            notes.append(f"tasks: lm-evaluation-harness, ± standard error{limited}")
+            for model, of in zip(self.models, self.tasks, strict=True):
+                cut = {name: r.truncated for name, r in of.items() if r.truncated}
+                if cut:
+                    listed = ", ".join(f"{name} {count:,}" for name, count in cut.items())
+                    notes.append(f"{model}: prompts longer than its positions lost their beginning (answers): {listed}")
+        return notes
+
+    def table(self) -> str:
+        """Plain-text tables."""
+        parts = []
+        for table in self._tables():
+            rows = [table.columns, *table.rows]
+            widths = [max(len(str(row[i])) for row in rows) for i in range(len(table.columns))]
+            for row in rows:
+                cells = [c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
+                parts.append("  ".join(cells).rstrip())
+        return "\n".join([*parts, *self._notes()])
+
+    def show(self) -> None:
+        """The tables on stdout."""
+        for table in self._tables():
+            print_table(table)
+        for note in self._notes():
+            print(note)
+
+
+def evaluate(config: EvalConfig) -> Evaluation:
+    """Perplexity and accuracy of every model on the same data, one model in memory at a time.
+
+    Launched by torchrun or `accelerate launch`, every process holds the model and takes a share of the windows
+    and questions.
+
+    Raises:
+        UserError: for models, text or tasks that cannot be read, before any model is loaded where possible.
+    """
+    wanted = requests(config.tasks, config.suite, config.shots)
+    if config.text is None and not wanted:
+        raise UserError("nothing to measure: give text (for a perplexity), tasks or suite")
+    if config.task_data is not None and not wanted:
+        raise UserError("task-data without tasks: name them with tasks or suite")
+    sources = [open_source(name, decoder_only="eval --tasks" if wanted else "") for name in config.models]
+    length = _window(config, sources)
+    harness = None
+    if wanted:
+        from tracenas.evaluation.harness import Harness
+
+        harness = Harness(wanted, config.task_data)
+    set_threads(config.threads)
+    processes = join_processes(config.device)
+    results, starts, tasks, parameters = [], [], [], []
+    for source in sources:
+        loaded = load(source, device=processes.device, dtype=config.dtype, trust_remote_code=config.trust_remote_code)
+        parameters.append(sum(p.numel() for p in loaded.model.parameters()))
+        if config.text is not None:
+            starts.append(window_start(loaded, config.text, config.bos, setting="text"))
+            results.append(_perplexity(config, loaded, length, processes))
+        if harness is not None:
+            tokenizer = loaded.require_tokenizer("tasks are text")
+            tasks.append(
+                harness.run(
+                    loaded.model,
+                    tokenizer,
+                    limit=config.limit,
+                    batch_size=config.batch_size,
+                    bos=config.bos,
+                    shard=processes.many,
+                )
+            )
+        del loaded
+    found = Evaluation(
+        tuple(config.models),
+        tuple(parameters),
+        tuple(results),
+        tuple(tasks),
+        config.text,
+        config.limit if wanted else None,
+        tuple(starts),
+    )
+    if config.out is not None and processes.first:
+        write_json(config.out, _record(config, found))
+    return found
+
+
+def _window(config: EvalConfig, sources: list[ModelSource]) -> int:
+    shortest = min(s.positions for s in sources)
+    if config.seq_len is not None and config.seq_len > shortest:
+        raise UserError(f"seq-len {config.seq_len}: the models have {shortest} positions")
+    return config.seq_len or min(4096, shortest)
+
+
+def _perplexity(config: EvalConfig, loaded: LoadedModel, length: int, processes: Processes) -> Perplexity:
+    assert config.text is not None
+    tokens = held_out(loaded, config.text, length, config.max_windows, config.text_field, bos=config.bos)
+    batch = config.micro_batch or max(1, 4096 // tokens.shape[1])
+    return perplexity(loaded.model, tokens, batch, shard=processes.many)
+
+
+def _record(config: EvalConfig, found: Evaluation) -> dict[str, Any]:
+    """What `out` holds: the results and where they are from."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        harness = version("lm-eval")
+    except PackageNotFoundError:
+        harness = None
+    rows = found.to_json()
+    plain: dict[str, Any] = to_plain(
+        {
+            "results": rows if isinstance(rows, list) else [rows],
+            "settings": config.model_dump(exclude={"out"}),
+            "provenance": provenance(lm_eval=harness if config.tasks or config.suite else None),
+        }
+    )
+    return plain

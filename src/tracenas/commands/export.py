@@ -1,0 +1,102 @@
+"""`tracenas export`: a checkpoint in the form that a serving program reads."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tracenas.config import ExportConfig
+from tracenas.errors import UserError
+from tracenas.models.checkpoints.source import ModelSource, open_source
+from tracenas.registry import did_you_mean
+from tracenas.reporting.terminal import Table, print_table, to_plain
+
+__all__ = ["FORMATS", "ExportOutcome", "export"]
+
+
+@dataclass(frozen=True)
+class ExportOutcome:
+    """What was written.
+
+    Args:
+        rows: for people.
+        facts: for scripts.
+        notes: what the file's user must know.
+    """
+
+    path: Path
+    rows: tuple[tuple[str, str], ...]
+    facts: dict[str, Any]
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        plain: dict[str, Any] = to_plain({"path": self.path, **self.facts, "notes": self.notes})
+        return plain
+
+    def show(self) -> None:
+        """A summary on stdout, and every note."""
+        print_table(Table("exported", ("", "value"), (("file", str(self.path)), *self.rows)))
+        for note in self.notes:
+            print(f"note: {note}")
+
+
+def _gguf(config: ExportConfig, source: ModelSource) -> ExportOutcome:
+    from tracenas.exporters.gguf import export_gguf
+
+    if config.tokenizer not in ("auto", "none"):
+        raise UserError(f"tokenizer '{config.tokenizer}': accepted: auto, none")
+    made = export_gguf(
+        source,
+        config.out,
+        outtype=config.outtype,
+        layout=config.layout,
+        pre=config.pre,
+        tokenizer=config.tokenizer == "auto",
+        check=config.check,
+        llama_python=config.llama_python,
+        ids=config.ids,
+        threads=config.threads,
+    )
+    rows = [
+        ("layout", f"{made.layout} (architecture {made.arch})"),
+        ("stored in", made.outtype + (f", {len(made.not_quantized)} matrices in f16" if made.not_quantized else "")),
+        ("parameters", f"{made.parameters:,}" + (f", {made.added:,} of them zeros that fill up" if made.added else "")),
+        ("size", f"{made.size / 2**20:.1f} MiB"),
+    ]
+    if made.check is None:
+        rows.append(("checked in llama.cpp", "no (--check)"))
+    else:
+        rows.append(("checked in llama.cpp", replace(made.check, stored=None).told()))
+        if made.check.stored is not None:
+            rows.append((f"the same in {made.outtype}", made.check.stored.told()))
+    facts = {
+        "layout": made.layout,
+        "arch": made.arch,
+        "outtype": made.outtype,
+        "bytes": made.size,
+        "parameters": made.parameters,
+        "added_parameters": made.added,
+        "not_quantized": made.not_quantized,
+        "check": None if made.check is None else made.check.to_json(),
+    }
+    return ExportOutcome(made.path, tuple(rows), facts, made.notes)
+
+
+FORMATS: dict[str, Callable[[ExportConfig, ModelSource], ExportOutcome]] = {
+    "gguf": _gguf,
+}
+
+
+def export(config: ExportConfig) -> ExportOutcome:
+    """Write `config.model` in `config.format`.
+
+    Raises:
+        UserError: for what cannot be exported, before anything is written.
+        CheckFailed: if the serving program computes something else from the result, of which nothing is left.
+    """
+    if config.format not in FORMATS:
+        raise UserError(f"unknown format '{config.format}': {did_you_mean(config.format, list(FORMATS))}")
+    if not Path(config.model).exists():
+        raise UserError(f"model {config.model}: no such directory; export reads a checkpoint on this machine")
+    return FORMATS[config.format](config, open_source(config.model, decoder_only="export"))

@@ -1,0 +1,1 @@
+"""`tracenas metric`: symbolic pruning metrics, discovered and looked at."""

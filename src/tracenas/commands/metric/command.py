@@ -1,0 +1,297 @@
+"""`tracenas metric search` and `tracenas metric show`: discover pruning metrics, and look at one (Pruner-Zero)."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tracenas.commands.search.command import BEST, JOURNAL, SUMMARY
+from tracenas.config import MetricSearchConfig, MetricShowConfig
+from tracenas.data.sources import probe
+from tracenas.errors import UserError
+from tracenas.models.checkpoints.source import ModelSource, open_source
+from tracenas.pipeline.resume import as_started, resolve_settings
+from tracenas.pipeline.run_directory import run_directory, starting
+from tracenas.pipeline.session import CALIBRATION
+from tracenas.reporting.terminal import Table, print_table
+from tracenas.rundir import Journal, provenance, read_json, write_json
+from tracenas.strategies import Score, SearchResult, Settings, run_search
+from tracenas.symbolic import KNOWN, VARIABLES, Expression, locate
+from tracenas.symbolic.names import expression_of
+
+if TYPE_CHECKING:
+    from tracenas.symbolic.grammar import Program
+
+__all__ = ["MetricSearched", "MetricShown", "search", "show"]
+
+KNOWN_METRICS = ("magnitude", "wanda", "gblm", "pruner_zero", "sparsegpt", "random")
+_NOT_RESULTS = ("out", "resume", "workers")
+_NEEDS_GRADIENTS = ("gblm", "pruner_zero")
+
+Evaluate = Callable[[Sequence[dict[str, Any]]], Iterator[dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class MetricSearched:
+    """Where a finished search is and what it found.
+
+    Args:
+        path: the run directory; best: its best.json, as `sparsify --metric` takes it.
+        metric: the best expression.
+        summary: what summary.json says.
+    """
+
+    path: Path
+    best: Path
+    metric: str
+    summary: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        shown = ("perplexity", "loss", "complexity", "evaluations", "failed", "seconds", "known", "correlation")
+        return {
+            "run": str(self.path),
+            "best": str(self.best),
+            "metric": self.metric,
+            **{k: self.summary[k] for k in shown},
+        }
+
+    def show(self) -> None:
+        """The found metric beside the known ones, on stdout."""
+        rows = [(f"found: {self.metric}", f"{self.summary['perplexity']:,.3f}")]
+        rows += [(k["name"], _perplexity(k["loss"])) for k in self.summary["known"]]
+        print_table(Table(f"perplexity at sparsity {self.summary['sparsity']}", ("metric", "perplexity"), rows))
+        print(f"best    {self.best}\nreport  {self.path / 'report.html'}")
+
+
+def _perplexity(loss: float | None) -> str:
+    return "failed" if loss is None else f"{math.exp(min(loss, 700)):,.3f}"
+
+
+@dataclass(frozen=True)
+class MetricShown:
+    """An expression in all its forms."""
+
+    expression: Expression
+    canonical: Expression
+
+    def to_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        e, c = self.expression, self.canonical
+        return {
+            "metric": e.text,
+            "infix": e.infix,
+            "canonical": c.text,
+            "id": c.id,
+            "nodes": e.nodes,
+            "depth": e.depth,
+            "reads": sorted(e.variables),
+            "tree": e.to_json(),
+        }
+
+    def show(self) -> None:
+        """The forms on stdout."""
+        facts = self.to_json()
+        reads = ", ".join(f"{v} ({VARIABLES[v]})" for v in facts.pop("reads"))
+        facts.pop("tree")
+        print_table(Table("", ("", "value"), [(k, str(v)) for k, v in facts.items()] + [("reads", reads)]))
+
+
+def show(config: MetricShowConfig) -> MetricShown:
+    """Parse and simplify an expression.
+
+    Raises:
+        UserError: naming the column of what is wrong.
+    """
+    from tracenas.symbolic.simplify import simplify
+
+    text = KNOWN.get(config.metric, config.metric)
+    located = locate(text) if config.metric in KNOWN else expression_of(text)
+    return MetricShown(located.expression, simplify(located.expression))
+
+
+def search(config: MetricSearchConfig) -> MetricSearched:
+    """Run or resume a metric search into `config.out`.
+
+    Raises:
+        UserError: for wrong input, before any work is done.
+    """
+    from tracenas.reporting.pages.metric import write_metric_report
+    from tracenas.symbolic.evolve import GeneticProgramming, Programming
+    from tracenas.symbolic.grammar import ExpressionSpace, Program
+
+    source = open_source(config.model, decoder_only="metric")
+    if not config.resume:
+        probe(config.text_field, config.data, config.eval_text)
+    variables = tuple(sorted(v for v in config.variables.replace(" ", "").split(",") if v))
+    space = ExpressionSpace(variables, config.max_nodes, config.initial_depth)
+    settings = Settings(
+        config.population, config.elites, config.iterations, config.crossover, init="random", seed=config.seed
+    )
+    seeds = [Program(locate(t).expression) for t in KNOWN.values()] if config.init == "known" else []
+    seeds = [s for s in seeds if s.expression.variables <= set(variables)]
+    programming = Programming(config.tournament, config.mutation, config.patience)
+    strategy = GeneticProgramming(space, settings, programming, seeds=seeds)
+    _check_sparsity(config, source)
+    with run_directory(config.out, "metric search", config.resume) as begun:
+        if begun:
+            config = as_started(config.out, config, _NOT_RESULTS)
+        with starting(config.out, "metric search", config.model_dump(), begun):
+            spec = _prepare(config, source, gradients="G" in variables)
+        with ExitStack() as stack:
+            evaluate = _evaluator(spec, config.workers, stack)
+            known = _known(config.out / "known.json", evaluate, gradients=bool(spec["gradients"]))
+            result = _run(config, strategy, evaluate, stack)
+        summary = _summary(config, result, known)
+        write_json(config.out / BEST, _best(config, summary, result))
+        write_json(config.out / SUMMARY, summary)
+        write_metric_report(config.out)
+        return MetricSearched(config.out, config.out / BEST, summary["metric"], summary)
+
+
+def _check_sparsity(config: MetricSearchConfig, source: ModelSource) -> None:
+    from tracenas.saliency.masks import Target
+
+    target = Target.parse(config.sparsity)
+    if target.m and config.compare != "row":
+        raise UserError(f"sparsity {config.sparsity} compares within groups of a row: compare must be row")
+    for index, block in enumerate(source.blocks()):
+        for sub in block.sub_blocks:
+            for p in sub.projections if sub.spec.units else ():
+                target.check_columns(p.columns, f"layer {index} {p.path}")
+
+
+def _prepare(config: MetricSearchConfig, source: ModelSource, *, gradients: bool) -> dict[str, Any]:
+    """Calibration, held-out windows, gradients and config.yaml in the run directory; the workers' spec."""
+    from tracenas.commands.sparsify.command import calibration_tokens
+    from tracenas.data.tokens import load_tokens, save_tokens
+    from tracenas.models.checkpoints.loading import load
+    from tracenas.pipeline.calibration import stored_evaluation_windows, window_start
+    from tracenas.pipeline.session import set_threads
+    from tracenas.saliency.gradients import write_gradients
+
+    out = config.out
+    calibration, windows, measured = (out / n for n in (CALIBRATION, "heldout.safetensors", "gradients.safetensors"))
+    threads = set_threads(config.threads)
+    loaded = load(source, device=config.device, dtype=config.dtype, trust_remote_code=config.trust_remote_code)
+    if not calibration.is_file():
+        tokens = calibration_tokens(loaded, config, config.data)
+        start = window_start(loaded, config.data, config.bos)
+        save_tokens(calibration, tokens, {"source": config.data, "model": config.model, **start.note})
+    tokens = load_tokens(calibration)
+    stored_evaluation_windows(windows, loaded, config, tokens.shape[1])
+    micro_batch = config.micro_batch or max(1, 4096 // tokens.shape[1])
+    if gradients and not measured.is_file():
+        write_gradients(loaded.model, loaded.blocks(), tokens.to(loaded.device), measured, micro_batch=micro_batch)
+    chosen = {
+        "device": str(loaded.device),
+        "dtype": loaded.dtype_name,
+        "threads": threads,
+        "seq_len": tokens.shape[1],
+        "micro_batch": micro_batch,
+    }
+    resolve_settings(out, chosen)
+    return {
+        "model": config.model,
+        **{k: chosen[k] for k in ("device", "dtype", "threads", "micro_batch")},
+        "trust_remote_code": config.trust_remote_code,
+        "run": str(out),
+        "sparsity": config.sparsity,
+        "compare": config.compare,
+        "seed": config.seed,
+        "gradients": gradients,
+    }
+
+
+def _evaluator(spec: dict[str, Any], workers: int, stack: ExitStack) -> Evaluate:
+    """Evaluates tasks in this process, or in `workers` others."""
+    import torch
+
+    from tracenas.commands.metric.fitness import build
+    from tracenas.models.functionals.memory import attempt
+    from tracenas.symbolic.pool import Pool
+
+    if workers > 1:
+        start = "spawn" if spec["device"].startswith("cuda") else "forkserver"
+        pool = stack.enter_context(Pool("tracenas.commands.metric.fitness:build", spec, workers, start=start))
+        return lambda tasks: (a.get("result", {"failed": a.get("error")}) for a in pool.map(tasks))
+    fitness = build(spec)
+
+    def here(tasks: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        for task in tasks:
+            result, reason = attempt(partial(fitness, task), torch.device(spec["device"]))
+            yield {"failed": reason} if result is None else result
+
+    return here
+
+
+def _known(path: Path, evaluate: Evaluate, *, gradients: bool) -> list[dict[str, Any]]:
+    """The known metrics measured in the same way, from known.json if it is there."""
+    if path.is_file():
+        stored: list[dict[str, Any]] = read_json(path)
+        return stored
+    names = [n for n in KNOWN_METRICS if gradients or n not in _NEEDS_GRADIENTS]
+    rows = []
+    for name, answer in zip(names, evaluate([{"metric": n} for n in names]), strict=True):
+        text = KNOWN.get(name)
+        nodes = locate(text).expression.nodes if text is not None else None
+        rows.append(
+            {"name": name, "metric": text, "params": nodes, "loss": answer.get("loss"), "lost": answer.get("lost")}
+        )
+    write_json(path, rows)
+    return rows
+
+
+def _run(config: MetricSearchConfig, strategy: Any, evaluate: Evaluate, stack: ExitStack) -> "SearchResult[Program]":
+    from tracenas.data.windows import token_file_start
+    from tracenas.reporting.progress import SearchProgress
+
+    def score(programs: "list[Program]") -> Iterator[Score]:
+        for answer in evaluate([{"metric": p.expression.infix} for p in programs]):
+            if "failed" in answer:
+                yield Score.failed(answer["failed"])
+            else:
+                yield Score(-answer["loss"], loss=answer["loss"], extra={"lost": answer["lost"]})
+
+    display = stack.enter_context(SearchProgress(config.iterations, label="−nll"))
+    return run_search(
+        strategy,
+        score,
+        Journal(config.out / JOURNAL),
+        on_event=lambda e: display.update(e.generation, e.done, e.planned - e.duplicates, e.best, None, e.duplicates),
+        facts={"bos": token_file_start(config.out / CALIBRATION).carried},
+    )
+
+
+def _best(config: MetricSearchConfig, summary: dict[str, Any], result: "SearchResult[Program]") -> dict[str, Any]:
+    best = locate(summary["metric"]).expression
+    return {
+        "metric": best.infix,
+        "tree": best.to_json(),
+        "score": result.score,
+        "loss": summary["loss"],
+        "complexity": best.nodes,
+        "id": best.id,
+        "provenance": provenance(
+            model=config.model, seed=config.seed, sparsity=config.sparsity, eval_text=config.eval_text
+        ),
+    }
+
+
+def _summary(
+    config: MetricSearchConfig, result: "SearchResult[Program]", known: list[dict[str, Any]]
+) -> dict[str, Any]:
+    from tracenas.symbolic.analysis import findings
+
+    return {
+        "model": config.model,
+        "sparsity": config.sparsity,
+        "compare": config.compare,
+        "seed": config.seed,
+        **findings(result.records, known),
+        "duplicates": result.duplicates,
+        "generations": [g.to_json() for g in result.generations],
+    }

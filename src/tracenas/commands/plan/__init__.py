@@ -1,0 +1,1 @@
+"""`tracenas plan`: what a search would cost, told before it."""

@@ -1,0 +1,279 @@
+"""`tracenas plan`: what a search would cost and which budgets are feasible, before any work."""
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from tracenas.commands.plan.costs import (
+    compensation_memory,
+    compensation_seconds,
+    pool_size,
+    seconds_per_candidate,
+    trace_rank,
+)
+from tracenas.config import PlanConfig, check_used, parse_rank
+from tracenas.errors import UserError
+from tracenas.families import Block
+from tracenas.models.checkpoints.source import ModelSource, open_source
+from tracenas.pipeline.scoring import proxy_of
+from tracenas.pipeline.session import options_of, space_of
+from tracenas.proxies.combination import choose
+from tracenas.reporting.terminal import Table, print_table, to_plain
+from tracenas.scoring.workload import Memory, Shape, Workload, default_micro_batch, memory, per_stack, workload
+from tracenas.space import costs
+from tracenas.space.architecture import Architecture
+from tracenas.space.search_space import SearchSpace
+from tracenas.strategies import Settings
+
+if TYPE_CHECKING:
+    from tracenas.benchmark.machine import Rates
+
+__all__ = ["Plan", "plan"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a search at these settings would take; counts are exact, memory and time are estimates.
+
+    Args:
+        model: as it was named.
+        family: its model_type.
+        base, smallest: parameters of the largest and smallest architecture of the space.
+        limit, lower: the budget's window, None without a budget.
+        uniform: the uniform architecture at the budget, in figures (the base without a budget).
+        evaluations: at most; what has been seen before is not evaluated again.
+        shape: calibration and micro-batch.
+        memory: bytes at the peak.
+        rates: what this machine managed, None if it was not tried.
+        seconds_per_evaluation, seconds: of one candidate and of the search; None without rates.
+        origin: where the weights come from, where that needs to be said (GGUF).
+    """
+
+    model: str
+    family: str
+    base: int
+    smallest: int
+    limit: int | None
+    lower: int | None
+    uniform: dict[str, Any]
+    evaluations: int
+    shape: Shape
+    memory: Memory
+    rates: "Rates | None"
+    seconds_per_evaluation: float | None
+    seconds: float | None
+    origin: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        budget = None if self.limit is None else {"limit": self.limit, "lower": self.lower}
+        time = None
+        if self.rates is not None:
+            time = {
+                "estimate": True,
+                "seconds_per_evaluation": self.seconds_per_evaluation,
+                "seconds": self.seconds,
+                "measured": vars(self.rates),
+            }
+        plain: dict[str, Any] = to_plain(
+            {
+                "model": self.model,
+                **({"weights": self.origin} if self.origin else {}),
+                "family": self.family,
+                "feasible": {
+                    "smallest": self.smallest,
+                    "base": self.base,
+                    "smallest_percent": 100 * self.smallest / self.base,
+                },
+                "budget": budget,
+                "uniform": self.uniform,
+                "evaluations": self.evaluations,
+                "calibration": {**vars(self.shape), "tokens": self.shape.tokens},
+                "memory_bytes": {"estimate": True, **vars(self.memory), "total": self.memory.total},
+                "time": time,
+            }
+        )
+        return plain
+
+    def show(self) -> None:
+        """Tables on stdout."""
+        print_table(Table(f"plan for {self.model} ({self.family})", ("", "value"), self._rows()))
+        if self.origin is not None:
+            print(self.origin)
+        m = self.memory
+        print("memory: " + ", ".join(f"{name} {size(count)}" for name, count in vars(m).items()))
+        if self.rates is not None:
+            print(
+                "time: an estimate, from a second of measuring what this machine does when left alone "
+                f"({self.rates.flops / 1e9:.1f} GFLOP/s in matrix products, {self.rates.bytes / 1e9:.1f} GB/s)"
+            )
+
+    def _rows(self) -> list[tuple[str, str]]:
+        u, s = self.uniform, self.shape
+        share = 100 * self.smallest / self.base
+        rows = [
+            ("base, parameters", f"{self.base:,}"),
+            ("feasible budgets", f"{self.smallest:,} to {self.base:,} ({share:.1f}% to 100%)"),
+        ]
+        if self.limit is not None:
+            rows += [
+                ("budget", f"{self.lower:,} to {self.limit:,} parameters"),
+                (
+                    "uniform architecture",
+                    f"{u['params']:,} parameters ({100 * u['params'] / self.base:.2f}%)",
+                ),
+            ]
+        of_base = f" ({100 * u['flops_ratio']:.1f}% of the base)" if self.limit is not None else ""
+        rows += [
+            ("forward FLOPs per token", f"{u['flops_per_token']:.4g}{of_base}"),
+            (
+                "KV-cache per token",
+                f"{u['kv_cache_bytes_per_token']:,} bytes (bf16), base {u['base_kv_cache_bytes_per_token']:,}",
+            ),
+            ("calibration", f"{s.samples} × {s.seq_len} = {s.tokens:,} tokens, {s.micro_batch} per pass"),
+            ("evaluations, at most", f"{self.evaluations:,}"),
+            ("peak memory, estimate", size(self.memory.total)),
+        ]
+        if self.seconds is not None and self.seconds_per_evaluation is not None:
+            rows.append(
+                (
+                    "time, estimate",
+                    f"{duration(self.seconds)} ({self.seconds_per_evaluation:.3g} s per evaluation)",
+                )
+            )
+        return rows
+
+
+def plan(config: PlanConfig) -> Plan:
+    """Feasible budgets, exact sizes, and an estimate of a search's memory and time.
+
+    Only the timing imports torch; `no_timing` leaves it out.
+
+    Raises:
+        UserError: for a model, budget or settings that a search would refuse.
+    """
+    source = open_source(config.model)
+    space = space_of(source, config, params=config.params, tolerance=config.tolerance)
+    settings = Settings(population=config.population, elites=config.elites, iterations=config.iterations)
+    proxy = proxy_of(config.proxy, source)
+    check_used(config.model_copy(update={"proxy": proxy}))
+    choice = choose(proxy)
+    arch = space.base if config.params is None else space.uniform()
+    assert arch is not None  # `space_of` has refused such a budget
+    rank = parse_rank(config.rank)
+    blocks = source.blocks(options_of(config))
+    hidden, vocabulary = int(source.config["hidden_size"]), int(source.config["vocab_size"])
+    shape = _in_passes(_shape(config, source, trace_rank(choice.needs, rank)), blocks, space.base, hidden)
+    head = source.family.head_weights(source.config)
+    base_params = space.parameters(space.base)
+    rates, each, total = None, None, None
+    if not config.no_timing:
+        rates, shape = _rates(config, source, shape)
+        shape = _in_passes(shape, blocks, space.base, hidden)
+
+        def timed(own: Shape) -> float:
+            assert rates is not None and arch is not None
+            return seconds(workload(blocks, arch, head, hidden, own), rates, own)
+
+        once, refit = compensation_seconds(choice, blocks, arch, shape, rates.flops)
+        each = seconds_per_candidate(choice, rank, shape, timed) + refit
+        of_base = seconds(workload(blocks, space.base, head, hidden, shape), rates, shape)
+        # The base's anchor and the pass for the saliency come before the candidates.
+        total = (settings.planned + pool_size(choice)) * each + 1.5 * of_base + once
+    return Plan(
+        config.model,
+        source.family.model_type,
+        base_params,
+        space.parameters(space.smallest),
+        None if config.params is None else space.window[1],
+        None if config.params is None else space.window[0],
+        _figures(space, arch, head, per_stack(blocks, shape).seq_len),
+        settings.planned,
+        shape,
+        replace(
+            memory(blocks, space.base, arch, base_params, vocabulary, hidden, shape),
+            compensation=compensation_memory(choice, blocks, shape),
+        ),
+        rates,
+        each,
+        total,
+        source.origin,
+    )
+
+
+def _shape(config: PlanConfig, source: ModelSource, rank: int | None) -> Shape:
+    if config.seq_len is not None and config.seq_len > source.positions:
+        raise UserError(f"seq-len {config.seq_len}: the model has {source.positions} positions")
+    length = config.seq_len or min(4096, source.positions)
+    device = "cuda" if config.device.startswith("cuda") else "cpu"
+    half = config.dtype in ("bf16", "fp16") or (config.dtype == "auto" and device == "cuda")
+    return Shape(config.samples, length, 1, rank, 2 if half else 4, device)
+
+
+def _in_passes(shape: Shape, blocks: tuple[Block, ...], base: Architecture, hidden: int) -> Shape:
+    """The shape with the micro-batch that a search would take."""
+    default = default_micro_batch(blocks, base, hidden, shape.seq_len, shape.element, shape.device)
+    return replace(shape, micro_batch=min(shape.samples, default))
+
+
+def _figures(space: SearchSpace, arch: Architecture, head: int, context: int) -> dict[str, Any]:
+    """Exact figures of an architecture; the KV-cache in bf16, as models are served."""
+    flops = costs.flops_per_token(space.layers, head, arch, context)
+    of_base = costs.flops_per_token(space.layers, head, space.base, context)
+    return {
+        "params": space.parameters(arch),
+        "share": space.parameters(arch) / space.parameters(space.base),
+        "flops_per_token": flops,
+        "base_flops_per_token": of_base,
+        "flops_ratio": flops / of_base,
+        "kv_cache_bytes_per_token": 2 * costs.kv_cache_per_token(space.layers, arch),
+        "base_kv_cache_bytes_per_token": 2 * costs.kv_cache_per_token(space.layers, space.base),
+        "architecture": arch.to_json(),
+    }
+
+
+def _rates(config: PlanConfig, source: ModelSource, shape: Shape) -> "tuple[Rates, Shape]":
+    """This machine's rates, and the shape with the device and dtype that `auto` comes to."""
+    from tracenas.benchmark.machine import measure_rates
+    from tracenas.models.checkpoints.loading import pick_device, pick_dtype
+    from tracenas.pipeline.session import set_threads
+
+    set_threads(config.threads)
+    device = pick_device(config.device)
+    dtype = pick_dtype(config.dtype, device)
+    hidden, heads = int(source.config["hidden_size"]), int(source.config["num_attention_heads"])
+    rates = measure_rates(
+        device,
+        dtype,
+        tokens=shape.micro_batch * shape.seq_len,
+        hidden=hidden,
+        width=int(source.config["intermediate_size"]),
+        head_dim=int(source.config.get("head_dim") or hidden // heads),
+        rank=shape.rank or 64,
+    )
+    return rates, replace(shape, device=device.type, element=dtype.itemsize)
+
+
+def seconds(work: Workload, rates: "Rates", shape: Shape) -> float:
+    """Estimated seconds of one evaluation: each kind of work at the rate it was measured at."""
+    per_pair = rates.score_seconds_forward if shape.rank is None else rates.score_seconds
+    thin = rates.flops if shape.rank == 0 else rates.thin_flops
+    return (
+        work.flops / rates.flops
+        + work.trace_flops / thin
+        + work.elements * shape.element / rates.bytes
+        + work.score_pairs * per_pair
+    )
+
+
+def size(count: int) -> str:
+    """Bytes with a binary unit."""
+    if count < 1 << 20:
+        return f"{count / (1 << 10):.0f} KiB"
+    return f"{count / (1 << 20):.0f} MiB" if count < 1 << 30 else f"{count / (1 << 30):.2f} GiB"
+
+
+def duration(value: float) -> str:
+    """Seconds as s, min or h."""
+    if value < 100:
+        return f"{value:.1f} s"
+    return f"{value / 60:.0f} min" if value < 6000 else f"{value / 3600:.1f} h"

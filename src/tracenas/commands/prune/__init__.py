@@ -1,0 +1,1 @@
+"""`tracenas prune`: the checkpoint of an architecture, or of a one-shot method."""

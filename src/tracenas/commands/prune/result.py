@@ -1,0 +1,88 @@
+"""What `tracenas prune` answers: a written checkpoint and its losses."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tracenas.reporting.terminal import Table, print_table, to_plain
+
+__all__ = ["Pruned"]
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """A written checkpoint.
+
+    Args:
+        path: its directory.
+        params, base_params: parameters of the checkpoint and of the model it was cut from.
+        stock: whether transformers loads it without custom code.
+        loss: of the reloaded checkpoint on the calibration, nats per token.
+        scored_loss: of the candidate as it was scored.
+        compensation: method, strength, text and losses of the refit; None if there was none.
+        choice: which realisation was written, and the held-out losses of those that were compared.
+        stub_params: those of `params` that are zeros in place of removed attention.
+        one_shot: method, saliency, allocation and γ, where the architecture is a one-shot method's.
+    """
+
+    path: Path
+    params: int
+    base_params: int
+    stock: bool
+    loss: float
+    scored_loss: float
+    compensation: dict[str, Any] | None = None
+    choice: dict[str, Any] | None = None
+    stub_params: int = 0
+    one_shot: dict[str, Any] | None = None
+
+    @property
+    def written(self) -> str:
+        """The realisation that was written: `plain`, `scored`, `ridge` or `sequential`."""
+        return str((self.choice or {}).get("written", "plain"))
+
+    def to_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        plain: dict[str, Any] = to_plain(vars(self))
+        return plain
+
+    def show(self) -> None:
+        """A summary on stdout."""
+        form = "stock configuration" if self.stock else "heterogeneous, with its code"
+        rows = [
+            ("checkpoint", str(self.path)),
+            ("form", form),
+            (
+                "parameters",
+                f"{self.params:,} of {self.base_params:,} ({100 * self.params / self.base_params:.1f}%)",
+            ),
+            ("calibration loss, reloaded", f"{self.loss:.6f}"),
+            ("calibration loss, as scored", f"{self.scored_loss:.6f}"),
+        ]
+        if self.stub_params:
+            rows.insert(3, ("of these, zeros in place of attention", f"{self.stub_params:,}"))
+        if self.one_shot is not None:
+            how = self.one_shot
+            rows.insert(0, ("method", f"{how['method']} (saliency {how['saliency']}, allocation {how['allocation']})"))
+            rows += [("γ", f"{how['gamma']:.4g}")] if "gamma" in how else []
+        if (made := self.compensation) is not None:
+            text = "other text" if made["separate_text"] else "the calibration itself"
+            rows += [
+                ("compensation", f"{made['method']}, ridge {made['ridge']:g}, {made['tokens']:,} tokens ({text})"),
+                ("calibration loss without it", f"{made['plain_loss']:.6f}"),
+            ]
+            if made.get("not_refitted"):
+                rows.append(("not refitted (fused experts)", ", ".join(made["not_refitted"])))
+        if self.held_out_losses:
+            rows.append(("held-out loss", f"{self.held_out_losses}; written: {self.written}"))
+        print_table(Table("pruned", ("", "value"), rows))
+
+    @property
+    def held_out_losses(self) -> str:
+        """Losses of the realisations that were compared, in words; empty if none were."""
+        losses: dict[str, float | None] = (self.choice or {}).get("losses", {})
+        return ", ".join(f"{name} {_decimal(loss)}" for name, loss in losses.items())
+
+
+def _decimal(loss: float | None) -> str:
+    return "overflow" if loss is None else f"{loss:.4f}"

@@ -1,0 +1,1 @@
+"""`tracenas recover`: training after pruning."""

@@ -1,0 +1,151 @@
+"""What a recovery reads: what it trains on, the split that chooses its checkpoint, and the text that is reported."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from tracenas.config import RecoverConfig
+from tracenas.data import hub
+from tracenas.errors import UserError
+from tracenas.pipeline.calibration import held_out, window_start
+
+if TYPE_CHECKING:
+    import torch
+
+    from tracenas.data.windows import WindowStart
+    from tracenas.models.checkpoints.loading import LoadedModel
+    from tracenas.recovery.datasets import Example, Examples
+
+__all__ = ["SELECTION_WINDOWS", "RecoveryData", "check_splits", "recovery_data", "split_name"]
+
+SELECTION_WINDOWS = 64
+"""Sequences that are split off the data at most, where no number is given."""
+
+
+@dataclass(frozen=True)
+class RecoveryData:
+    """What a recovery reads.
+
+    Args:
+        examples: what it trains on.
+        validation: what it does not train on, and chooses its checkpoint by.
+        selected_on: what these are, in words.
+        windows: int64 [N, L] of the text that is only reported; None without one.
+        bos: whether documents begin with BOS; None: token ids that do not say, or chats of a template.
+    """
+
+    examples: "Examples"
+    validation: "list[Example]"
+    selected_on: str
+    windows: "torch.Tensor | None"
+    bos: bool | None
+
+
+def split_name(source: str, use: Literal["validation", "held_out"]) -> str:
+    """A file as it is given, a data set with the split that is read."""
+    return source if Path(source).exists() else str(hub.parse(source, use=use))
+
+
+def check_splits(config: RecoverConfig) -> None:
+    """Refuse to report what the checkpoint is chosen by.
+
+    Raises:
+        UserError: if both are the same file, or the same split of a data set.
+    """
+    chooser, reported = config.validation, config.eval_text
+    if chooser is None or reported is None:
+        return
+    names = split_name(chooser, "validation"), split_name(reported, "held_out")
+    files = Path(chooser), Path(reported)
+    if names[0] == names[1] or (all(f.exists() for f in files) and files[0].samefile(files[1])):
+        raise UserError(
+            f"validation and eval-text are both {names[1]}: what chooses the checkpoint must not be what is reported; "
+            "leave validation out to have it split off the data"
+        )
+
+
+def recovery_data(config: RecoverConfig, loaded: "LoadedModel") -> RecoveryData:
+    """Read it, before anything is written.
+
+    Raises:
+        UserError: if something is wrong with it, or there is too little.
+    """
+    examples = _examples(config, loaded, config.data)
+    next(iter(examples))
+    limit = config.eval_windows or SELECTION_WINDOWS
+    if config.validation is None:
+        validation, examples = examples.split(limit)
+        kind = "examples" if config.method == "lora" else f"sequences of {config.seq_len} tokens"
+        selected_on = f"{len(validation):,} {kind} split off {config.data}"
+    else:
+        validation = _validation(config, loaded, config.validation, limit)
+        selected_on = split_name(config.validation, "validation")
+    windows = None
+    if config.eval_text is not None:
+        windows = _windows(config, loaded, config.eval_text, "held_out")
+    return RecoveryData(examples, validation, selected_on, windows, _start(config, loaded, config.data).carried)
+
+
+def _validation(config: RecoverConfig, loaded: "LoadedModel", source: str, limit: int) -> "list[Example]":
+    if config.method == "lora":
+        return _examples(config, loaded, source).sample(limit)
+    from tracenas.recovery.datasets import Rows
+
+    rows = _windows(config, loaded, source, "validation")
+    return Rows(rows, config.seed).sample(len(rows))
+
+
+def _windows(
+    config: RecoverConfig, loaded: "LoadedModel", text: str, use: Literal["validation", "held_out"]
+) -> "torch.Tensor":
+    assert config.seq_len is not None
+    setting = "validation" if use == "validation" else "eval-text"
+    return held_out(
+        loaded,
+        text,
+        config.seq_len,
+        config.eval_windows,
+        config.text_field,
+        bos=config.bos,
+        setting=setting,
+        use=use,
+    )
+
+
+def _start(config: RecoverConfig, loaded: "LoadedModel", source: str) -> "WindowStart":
+    """What documents begin with; a chat begins as the tokenizer's chat template has it.
+
+    Raises:
+        UserError: as `window_start`; a `bos` that nothing would read.
+    """
+    from tracenas.data.windows import WindowStart
+
+    if config.method != "lora" or (loaded.tokenizer is not None and not loaded.tokenizer.chat_template):
+        return window_start(loaded, source, config.bos)
+    if config.bos != "auto" and config.eval_text is None:
+        raise UserError(f"bos {config.bos}: the tokenizer's chat template says how a chat begins; leave it out")
+    return WindowStart()
+
+
+def _examples(config: RecoverConfig, loaded: "LoadedModel", source: str) -> "Examples":
+    assert config.seq_len is not None
+    vocabulary, bos = int(loaded.source.config["vocab_size"]), _start(config, loaded, source).bos
+    if config.method == "lora":
+        from tracenas.recovery.instructions import instruction_examples
+
+        tokenizer = loaded.require_tokenizer("instruction tuning needs one")
+        return instruction_examples(
+            source, tokenizer, config.seq_len, seed=config.seed, vocab_size=vocabulary, eos=loaded.eos, bos=bos
+        )
+    from tracenas.recovery.datasets import text_examples
+
+    return text_examples(
+        source,
+        loaded.tokenizer,
+        config.seq_len,
+        seed=config.seed,
+        vocab_size=vocabulary,
+        eos=loaded.source.config.get("eos_token_id"),
+        bos=bos,
+        text_field=config.text_field,
+    )

@@ -1,0 +1,1 @@
+"""`tracenas run`: every stage from search to report, resumable."""

@@ -1,0 +1,245 @@
+"""The stages that a run is made of: their settings, what is checked before any work, and which are done."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tracenas.config import BenchConfig, EvalConfig, PruneConfig, RecoverConfig, RunConfig, construct
+from tracenas.data.sources import probe
+from tracenas.errors import UserError
+from tracenas.models.checkpoints.source import ModelSource, open_source
+from tracenas.pipeline.refit.text import HELD_OUT
+from tracenas.pipeline.resume import CONFIG, read_settings
+from tracenas.recovery.settings import World
+from tracenas.reporting.terminal import to_plain
+from tracenas.rundir import read_json, write_json
+
+__all__ = [
+    "BENCH",
+    "COMPARISON",
+    "EVALUATION",
+    "PRUNED",
+    "RECOVERED",
+    "Step",
+    "begin",
+    "bench_config",
+    "check_run",
+    "eval_config",
+    "processes_of",
+    "prune_config",
+    "recover_config",
+    "steps_of",
+]
+
+PRUNED, COMPARISON, RECOVERED = "pruned.json", "comparison.json", "recovered.json"
+EVALUATION, BENCH = "evaluation.json", "bench.json"
+STEPS = "stages.json"
+_FIT = ("compensate_samples", "ridge")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage of a run.
+
+    Args:
+        name: as its section is called.
+        result: the file in the run directory that is there when it is done.
+        settings: what its result depends on, beside the search.
+    """
+
+    name: str
+    result: str
+    settings: Mapping[str, Any]
+
+
+def steps_of(config: RunConfig) -> tuple[Step, ...]:
+    """The stages after the search that the settings ask for, in their order."""
+    pruning = {"compensate": config.compensate, **_fit(config), **(config.prune or {})}
+    compared = {
+        "eval_text": config.eval_text,
+        "eval_windows": config.eval_windows,
+        "random_architectures": config.random_architectures,
+        **pruning,
+    }
+    steps = [Step("prune", PRUNED, pruning), Step("comparison", COMPARISON, compared)]
+    models = {"recovered": config.recover is not None, "rivals": config.recover_rivals}
+    if config.recover is not None:
+        rivals = {"recover_rivals": config.recover_rivals, "eval_text": config.eval_text}
+        steps.append(Step("recover", RECOVERED, {**rivals, **config.recover}))
+    if config.eval is not None:
+        steps.append(Step("eval", EVALUATION, {**models, "text": config.eval_text, **config.eval}))
+    if config.bench is not None:
+        steps.append(Step("bench", BENCH, {**models, **config.bench}))
+    return tuple(Step(s.name, s.result, to_plain(dict(s.settings))) for s in steps)
+
+
+def begin(config: RunConfig, name: str) -> bool:
+    """Whether the stage called `name`, one of those asked for, is still to be run: its settings are recorded then."""
+    step = next(step for step in steps_of(config) if step.name == name)
+    if (config.out / step.result).is_file():
+        return False
+    path = config.out / STEPS
+    known = read_json(path) if path.is_file() else {}
+    write_json(path, {**known, step.name: dict(step.settings)})
+    return True
+
+
+def check_run(config: RunConfig) -> None:
+    """Everything about the stages after the search that can be told before it; nothing is written.
+
+    Raises:
+        UserError: for settings that a stage would refuse, for a finished stage with other settings than the run's,
+            and for a stage whose result would be of an older checkpoint than is there.
+    """
+    if World.from_environment().size > 1:
+        raise UserError(
+            "run is one process, which starts those that train: recover.processes=N, without torchrun in front"
+        )
+    if config.resume:
+        _check_finished(config)
+    else:
+        probe(config.text_field, config.data, config.eval_text)
+    source = open_source(config.model, decoder_only=_for_decoders(config))
+    if config.recover is not None and not (config.out / RECOVERED).is_file():
+        from tracenas.commands.recover.setup import check_input
+
+        asked = recover_config(config, config.model, config.out)
+        check_input(asked, source, World(size=processes_of(config)))
+    if config.eval is not None and not (config.out / EVALUATION).is_file():
+        _check_evaluation(eval_config(config, (config.model,)), source)
+    if config.bench is not None and not (config.out / BENCH).is_file():
+        from tracenas.commands.bench import trial_settings
+
+        trial_settings(bench_config(config, (config.model,)), [source])
+
+
+def _for_decoders(config: RunConfig) -> str:
+    """What of the stages only decoder-only models can have; empty if nothing."""
+    if config.compensate in ("ridge", "sequential"):
+        return f"compensate {config.compensate} (auto, none: all models)"
+    return next((name for name in ("recover", "bench") if getattr(config, name) is not None), "")
+
+
+def _check_finished(config: RunConfig) -> None:
+    out, missing = config.out, ""
+    path = out / STEPS
+    recorded = read_json(path) if path.is_file() else {}
+    for step in steps_of(config):
+        result = out / step.result
+        if not result.is_file():
+            missing = missing or step.name
+            continue
+        directory = f" and {out / 'recovered'}" if step.name == "recover" else ""
+        again = f"remove {result}{directory} to run that stage again"
+        if missing:
+            raise UserError(f"{result} is there, but the stage {missing} before it has to be run: {again}")
+        if step.name not in recorded:
+            raise UserError(f"{result} is not recorded in {path.name} as this run's: {again}")
+        _same(step, recorded[step.name], again)
+
+
+def _same(step: Step, recorded: Mapping[str, Any], again: str) -> None:
+    for key in dict.fromkeys([*step.settings, *recorded]):
+        now, then = step.settings.get(key), recorded.get(key)
+        if now != then:
+            name = f"{step.name}.{key}".replace("comparison.", "")
+            raise UserError(f"--resume with another {name}: the finished stage has {then!r}, not {now!r}; {again}")
+
+
+def _check_evaluation(config: EvalConfig, source: ModelSource) -> None:
+    from tracenas.evaluation.suites import requests
+
+    probe(config.text_field, config.text)
+    wanted = requests(config.tasks, config.suite, config.shots)
+    if config.task_data is not None and not wanted:
+        raise UserError("eval.task_data without tasks: name them with eval.tasks or eval.suite")
+    if config.seq_len is not None and config.seq_len > source.positions:
+        raise UserError(f"eval.seq_len {config.seq_len}: the model has {source.positions} positions")
+    if wanted:
+        from tracenas.evaluation.harness import Harness
+
+        Harness(wanted, config.task_data)
+
+
+# --- what every stage is told ---------------------------------------------------------------------
+
+
+def prune_config(config: RunConfig, arch: Path, out: Path) -> PruneConfig:
+    """Settings of pruning one architecture of the run; as scored where the run has no text to compare refits on."""
+    section = config.prune or {}
+    settings = {"compensate": config.compensate, **_fit(config), **section}
+    if config.compensate == "best" and not (config.out / HELD_OUT).is_file() and "data" not in section:
+        settings = {key: value for key, value in section.items() if key not in _FIT} | {"compensate": "auto"}
+    return PruneConfig(
+        **{
+            "model": config.model,
+            "arch": arch,
+            "out": out,
+            **_machine(config),
+            "micro_batch": config.micro_batch,
+            **settings,
+        }
+    )
+
+
+def _fit(config: RunConfig) -> dict[str, Any]:
+    """What compensation is fitted with, where it is not as scored."""
+    if config.compensate in ("auto", "none"):
+        return {}
+    return {key: getattr(config, key) for key in _FIT}
+
+
+def recover_config(config: RunConfig, model: str | Path, out: Path) -> RecoverConfig:
+    """Settings of recovering one pruned checkpoint, resumable."""
+    section = {key: value for key, value in (config.recover or {}).items() if key != "processes"}
+    own: dict[str, Any] = {"data": config.data, "eval_text": config.eval_text, "seed": config.seed}
+    own["bos"] = config.bos
+    if "data" not in section:
+        own["text_field"] = config.text_field
+    if section.get("method") == "distill":
+        own["teacher"] = config.model
+    return construct(
+        RecoverConfig, {**_machine(config), **own, **section, "model": str(model), "out": out, "resume": True}
+    )
+
+
+def processes_of(config: RunConfig) -> int:
+    """Processes that train."""
+    return int((config.recover or {}).get("processes", 1))
+
+
+def eval_config(config: RunConfig, models: tuple[str, ...], *, section: Mapping[str, Any] | None = None) -> EvalConfig:
+    """Settings of evaluating checkpoints as the comparison does, but for what the section `eval` says.
+
+    Args:
+        section: in place of the run's own.
+    """
+    own: dict[str, Any] = {"text": config.eval_text, "max_windows": config.eval_windows, "seed": config.seed}
+    own |= {
+        "text_field": config.text_field,
+        "bos": config.bos,
+        "micro_batch": config.micro_batch,
+        **_as_searched(config),
+    }
+    given = (config.eval or {}) if section is None else section
+    return EvalConfig(**{**_machine(config), **own, **given, "models": models})
+
+
+def bench_config(config: RunConfig, models: tuple[str, ...]) -> BenchConfig:
+    """Settings of timing checkpoints."""
+    given = config.bench or {}
+    return BenchConfig(**{**_machine(config), "seed": config.seed, **given, "models": models})
+
+
+def _machine(config: RunConfig) -> dict[str, Any]:
+    names = ("device", "dtype", "threads", "trust_remote_code")
+    return {name: getattr(config, name) for name in names}
+
+
+def _as_searched(config: RunConfig) -> dict[str, Any]:
+    """Window length and dtype of the search, once it has begun."""
+    if not (config.out / CONFIG).is_file():
+        return {}
+    stored = read_settings(config.out / CONFIG)
+    return {key: stored[key] for key in ("seq_len", "dtype") if stored.get(key) is not None}

@@ -1,0 +1,1 @@
+"""`tracenas search`: the architecture with the highest proxy score under the budget."""

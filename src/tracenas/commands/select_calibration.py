@@ -1,0 +1,296 @@
+"""`tracenas select-calibration`: which of K calibration sets prunes to the smallest divergence (NIRVANA §4.3)."""
+
+import math
+import statistics
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tracenas.config import SelectCalibrationConfig
+from tracenas.data.sources import probe
+from tracenas.error_log import error_log, log_beside
+from tracenas.errors import UserError
+from tracenas.locks import locked
+from tracenas.models.checkpoints.source import ModelSource, open_source
+from tracenas.pipeline.calibration import calibration_tokens, held_out, window_start
+from tracenas.pipeline.one_shot import as_method, on_tokens
+from tracenas.pipeline.session import options_of, set_threads, space_of
+from tracenas.reporting.terminal import Table, print_table, to_plain
+
+if TYPE_CHECKING:
+    import torch
+
+    from tracenas.models.checkpoints.loading import LoadedModel
+    from tracenas.space.search_space import SearchSpace
+
+__all__ = ["Candidate", "Selected", "select_calibration"]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One calibration set and what it led to.
+
+    Args:
+        number: from 0, in the order in which the sets were drawn.
+        kl: KL(dense ‖ pruned) on held-out text of the same source, nats per token.
+        second_kl: the same on the second source; None without one.
+        params: of the pruned model.
+    """
+
+    number: int
+    kl: float
+    second_kl: float | None
+    params: int
+
+    @property
+    def score(self) -> float:
+        """What decides: the mean over the sources."""
+        return self.kl if self.second_kl is None else (self.kl + self.second_kl) / 2
+
+
+@dataclass(frozen=True)
+class Selected:
+    """The chosen set, and all that were tried.
+
+    Args:
+        path: the token file.
+        candidates: in the order in which they were drawn.
+        settings: method, budget, and sizes of the sets and texts.
+    """
+
+    path: Path
+    candidates: tuple[Candidate, ...]
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def best(self) -> Candidate:
+        """The one with the smallest divergence, the first of equals."""
+        return min(self.candidates, key=lambda c: c.score)
+
+    def spread(self) -> dict[str, dict[str, float]]:
+        """Mean, standard deviation, smallest and largest of the divergences, by text."""
+        columns = {"kl": [c.kl for c in self.candidates]}
+        if self.best.second_kl is not None:
+            columns["second_kl"] = [c.second_kl for c in self.candidates if c.second_kl is not None]
+        return {
+            name: {
+                "mean": statistics.mean(values),
+                "std": statistics.stdev(values),
+                "min": min(values),
+                "max": max(values),
+            }
+            for name, values in columns.items()
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        plain: dict[str, Any] = to_plain(
+            {
+                "path": self.path,
+                "best": self.best.number,
+                "candidates": [{**vars(c), "score": c.score} for c in self.candidates],
+                **self.spread(),
+                **self.settings,
+            }
+        )
+        return plain
+
+    def show(self) -> None:
+        """All candidates on stdout."""
+        second = self.best.second_kl is not None
+        rows = [
+            (f"{c.number}{' (kept)' if c is self.best else ''}", f"{c.kl:.4f}")
+            + ((f"{c.second_kl:.4f}",) if second else ())
+            for c in self.candidates
+        ]
+        columns = ("calibration set", "held out", "second source") if second else ("calibration set", "held out")
+        spread = self.spread()
+        for name in ("mean", "std", "min", "max"):
+            rows.append((name, *(f"{values[name]:.4f}" for values in spread.values())))
+        s = self.settings
+        print_table(Table(f"KL(dense ‖ {s['method']} at {s['params']}), nats per token", columns, rows))
+        print(f"kept  {self.path} ({s['samples']} sequences of {s['seq_len']} tokens)")
+
+
+def select_calibration(config: SelectCalibrationConfig) -> Selected:
+    """Draw K sets, prune with each, keep the one whose pruned model diverges least from the dense one.
+
+    Sets are disjoint windows of one seeded draw. Held-out windows that repeat text of any set are left out.
+
+    Raises:
+        UserError: for wrong input; where the data holds fewer sets than asked for, or no held-out text.
+    """
+    if config.method is None:
+        raise UserError("'method' is required: what the candidate sets prune with")
+    config = as_method(config)
+    source = open_source(config.model)
+    probe(config.text_field, config.data, config.held_out, config.second)
+    _check_out(config.out)
+    what, name = f"out {config.out.name} in", f".{config.out.name}.lock"
+    with locked(config.out.parent, what=what, name=name), error_log(log_beside(config.out)):
+        return _select(config, source)
+
+
+def _select(config: SelectCalibrationConfig, source: ModelSource) -> Selected:
+    space = space_of(source, config, params=config.params, tolerance=config.tolerance)
+    set_threads(config.threads)
+    from tracenas.data.tokens import save_tokens
+    from tracenas.models.checkpoints.loading import load
+
+    loaded = load(source, device=config.device, dtype=config.dtype, trust_remote_code=config.trust_remote_code)
+    sets, texts = _texts(config, loaded)
+    found = _measure(config, loaded, space, sets, texts)
+    settings = {
+        "method": config.method,
+        "params": config.params,
+        "samples": sets[0].shape[0],
+        "seq_len": sets[0].shape[1],
+        "held_out_sequences": [text.shape[0] for text in texts],
+        "seed": config.seed,
+    }
+    outcome = Selected(config.out, tuple(found), settings)
+    best = outcome.best
+    facts = {"source": str(config.data), "model": source.name, "seed": str(config.seed)}
+    facts |= window_start(loaded, str(config.data), config.bos).note
+    chosen = {"candidate": f"{best.number} of {config.candidates}", "kl": f"{best.score:.6f}"}
+    save_tokens(config.out, sets[best.number], {**facts, **chosen, "method": str(config.method)})
+    return outcome
+
+
+def _check_out(path: Path) -> None:
+    """Refuse what cannot be written before any work is done."""
+    if path.suffix != ".safetensors":
+        raise UserError(f"out {path}: a token file ends in .safetensors")
+    if path.exists():
+        raise UserError(f"out {path}: exists; choose another or remove it")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise UserError(f"out {path}: {error.strerror or error}") from error
+
+
+def _texts(
+    config: SelectCalibrationConfig, loaded: "LoadedModel"
+) -> "tuple[tuple[torch.Tensor, ...], list[torch.Tensor]]":
+    """The candidate sets, [samples, L] each, and the held-out windows of one or two sources."""
+    from tracenas.data.calibration import DEFAULT_SAMPLES
+
+    samples = config.samples or DEFAULT_SAMPLES
+    wanted = samples * config.candidates
+    assert config.data is not None
+    drawn = calibration_tokens(
+        loaded,
+        config.data,
+        samples=wanted + (2 * config.held_out_samples if config.held_out is None else 0),
+        seq_len=config.seq_len,
+        seed=config.seed,
+        text_field=config.text_field,
+        bos=config.bos,
+        fewer=True,
+    )
+    count, length = drawn.shape
+    if count < samples:
+        raise UserError(
+            f"'{config.data}' gives {count} sequences of {length} tokens, {samples} were asked for (samples)"
+        )
+    if count < wanted:
+        raise UserError(
+            f"'{config.data}' gives {count} sequences of {length} tokens: {count // samples} sets of {samples}, "
+            f"{config.candidates} were asked for (candidates)"
+        )
+    known = drawn[:wanted]
+    bos = window_start(loaded, config.data, config.bos).bos
+    texts = [_held_out(config, loaded, config.held_out, known, drawn[wanted:], bos)]
+    if config.second is not None:
+        texts.append(_held_out(config, loaded, config.second, known, drawn[wanted:], bos))
+    return known.split(samples), texts
+
+
+def _held_out(
+    config: SelectCalibrationConfig,
+    loaded: "LoadedModel",
+    text: str | None,
+    known: "torch.Tensor",
+    rest: "torch.Tensor",
+    bos: int | None,
+) -> "torch.Tensor":
+    """Windows of a text (None: the rest of the data) that repeat nothing of the candidate sets."""
+    from tracenas.data.further import overlaps
+
+    if text is not None:
+        rest = held_out(loaded, text, known.shape[1], 4 * config.held_out_samples, config.text_field, bos=config.bos)
+    run = min(32, max(1, known.shape[1] // 2))
+    own = rest[~overlaps(rest, known, run, bos=bos)][: config.held_out_samples] if len(rest) else rest
+    if not len(own):
+        raise UserError(
+            f"'{text or config.data}' holds no text beside the {config.candidates} candidate sets to measure the "
+            "divergence on: fewer candidates or samples, or another text as held-out"
+        )
+    return own
+
+
+def _measure(
+    config: SelectCalibrationConfig,
+    loaded: "LoadedModel",
+    space: "SearchSpace",
+    sets: "tuple[torch.Tensor, ...]",
+    texts: "list[torch.Tensor]",
+) -> list[Candidate]:
+    """Prune with every set, and measure; the model's units are in the base's order before and after each."""
+    from tracenas.models.surgery.supernet import Supernet
+    from tracenas.reporting.progress import stage_progress
+
+    blocks = loaded.blocks(options_of(config))
+    batch = config.micro_batch or max(1, 4096 // sets[0].shape[1])
+    dense = [_hidden(loaded.model, text, batch) for text in texts]
+    found = []
+    with stage_progress("calibration sets", len(sets)) as advance:
+        for number, tokens in enumerate(sets):
+            ordering, made = on_tokens(config, loaded, space, tokens, batch)
+            net = Supernet(loaded.model, blocks, ordering)
+            with net.realise(made.architecture) as model:
+                kls = [
+                    _divergence(loaded, before, _hidden(model, text, batch))
+                    for text, before in zip(texts, dense, strict=True)
+                ]
+            net.restore()
+            second = kls[1] if len(kls) > 1 else None
+            found.append(Candidate(number, kls[0], second, space.parameters(made.architecture)))
+            advance()
+    return found
+
+
+def _hidden(model: Any, text: "torch.Tensor", batch: int) -> "list[torch.Tensor]":
+    """Final hidden states of every position that predicts one within its window, [tokens, D] per micro-batch."""
+    import torch
+
+    from tracenas.models.functionals.loss import hidden_states, predicting
+
+    device = next(iter(model.parameters())).device
+    parts = (part.to(device) for part in text.split(batch))
+    with torch.no_grad():
+        return [predicting(model, hidden_states(model, part)).flatten(0, 1).contiguous() for part in parts]
+
+
+def _divergence(loaded: "LoadedModel", before: "list[torch.Tensor]", after: "list[torch.Tensor]") -> float:
+    """Mean KL(dense ‖ pruned) over all predicted tokens, nats.
+
+    Raises:
+        UserError: if it is not finite.
+    """
+    import torch
+
+    from tracenas.models.functionals.divergence import token_kl
+
+    head = loaded.model.get_output_embeddings().weight
+    softcap = getattr(loaded.model.config, "final_logit_softcapping", None)
+    total, count = 0.0, 0
+    for p, q in zip(before, after, strict=True):
+        total += float(token_kl(p, q, head, softcap).sum(dtype=torch.float64))
+        count += p.shape[0]
+    if not math.isfinite(total):
+        raise UserError("the divergence of a pruned model is not finite; try dtype=fp32, or a larger budget")
+    return total / count

@@ -1,0 +1,1 @@
+"""`tracenas sparsify`: zeros by a pruning metric, unstructured or N:M."""

@@ -1,0 +1,148 @@
+"""The README.md of a sparse checkpoint, and the count of its zeros in the written files."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tracenas.config import SparsifyConfig
+from tracenas.models.checkpoints.published import published
+from tracenas.models.checkpoints.source import ModelSource
+from tracenas.rundir import provenance
+
+if TYPE_CHECKING:
+    from tracenas.families import Block
+    from tracenas.models.checkpoints.writing import Draft
+    from tracenas.saliency.layerwise import Plan
+    from tracenas.saliency.masks import Target
+    from tracenas.saliency.sparsify import LayerCount
+
+__all__ = ["sparsity_card", "sparsity_facts", "verified"]
+
+
+def verified(
+    path: Path, blocks: "Sequence[Block]", counts: "Sequence[LayerCount]", target: "Target"
+) -> "list[LayerCount]":
+    """The counts with the zeros of the files, read tensor by tensor.
+
+    Raises:
+        RuntimeError: if a matrix has fewer zeros than were pruned, or breaks its N:M pattern.
+    """
+    from safetensors import safe_open
+
+    from tracenas.models.checkpoints.headers import stored_tensors
+    from tracenas.saliency.linear import projections
+    from tracenas.saliency.masks import nm_holds
+
+    stored = stored_tensors(path)
+    out = []
+    for (number, _, p), count in zip(projections(blocks), counts, strict=True):
+        name = f"{blocks[number].path}.{p.path}.weight"
+        with safe_open(str(stored[name].file), "pt") as file:
+            weight = file.get_tensor(name)
+        zeros = int((weight == 0).sum())
+        if zeros < count.pruned or (target.m and not nm_holds(weight, target)):
+            raise RuntimeError(f"{name}: {zeros} zeros in the written file, {count.pruned} weights were pruned")
+        out.append(replace(count, zeros=zeros))
+    return out
+
+
+def sparsity_facts(
+    config: SparsifyConfig,
+    plan: "Plan",
+    counts: "Sequence[LayerCount]",
+    losses: tuple[float | None, float | None],
+    bos: bool | None,
+) -> dict[str, Any]:
+    """What sparsity.json says.
+
+    Args:
+        counts: `verified`.
+        losses: of the base and of the sparse model.
+        bos: whether the calibration's windows carry a BOS.
+    """
+    zeros, weights = sum(c.zeros for c in counts), sum(c.rows * c.columns for c in counts)
+    base, data = published(config.model), config.data and published(config.data)
+    return {
+        "metric": plan.metric.name,
+        "target": str(plan.target),
+        "compare": "column blocks" if plan.metric.solve is not None else plan.compare,
+        "ratios": Path(config.ratios).name if Path(config.ratios).exists() else config.ratios,
+        "shares": {f"{i}.{name}": value for (i, name), value in plan.shares.items()},
+        "sparsity": zeros / weights,
+        "zeros": zeros,
+        "weights": weights,
+        "layers": [c.to_json() for c in counts],
+        "base": base,
+        "base_loss": losses[0],
+        "loss": losses[1],
+        "provenance": provenance(model=base, seed=config.seed, data=data, bos=bos),
+    }
+
+
+def sparsity_card(config: SparsifyConfig, source: ModelSource, draft: "Draft", facts: Mapping[str, Any]) -> str:
+    """Markdown: what was set to zero, by which metric, and what that cost."""
+    import yaml
+
+    from tracenas.models.checkpoints.card import license_of
+
+    front: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "text-generation"}
+    if "/" in (base := published(source.name)):
+        front["base_model"] = base
+    if (license_name := license_of(source.path)) is not None:
+        front["license"] = license_name
+    front["tags"] = ["tracenas", "pruned", "sparse"]
+    numbers = [
+        (
+            "zeros",
+            f"{facts['zeros']:,} of {facts['weights']:,} weights in the blocks ({100 * facts['sparsity']:.2f} %)",
+        ),
+        ("parameters, zeros included", f"{draft.parameters:,}"),
+    ]
+    if facts["loss"] is not None:
+        numbers.append(("calibration loss, nats/token", f"{facts['loss']:.6g} (base {facts['base_loss']:.6g})"))
+    layers = [(c["name"], f"{c['rows']} × {c['columns']}", f"{100 * c['sparsity']:.2f} %") for c in facts["layers"]]
+    made = yaml.safe_dump(facts["provenance"], sort_keys=False, allow_unicode=True).strip()
+    parts = [
+        f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---",
+        f"# {config.out.name}",
+        f"`{base}` with weights set to zero by tracenas: metric `{facts['metric']}`, target {facts['target']}, "
+        f"compared by {facts['compare']}, ratios {facts['ratios']}. Shapes and configuration are the base's, so it "
+        "loads as the base does; it is smaller or faster only where software makes use of zeros.",
+        *([f"The base's {source.origin}."] if source.origin else []),
+        "## Numbers",
+        _table([("", "value"), *numbers]),
+        "## Zeros per matrix",
+        _table([("matrix", "shape", "zeros"), *layers]),
+        "`sparsity.json` has the same as data.",
+        "## How it was made",
+        f"```sh\n{_command(config)}\n```",
+        f"```yaml\n{made}\n```",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _command(config: SparsifyConfig) -> str:
+    import shlex
+
+    metric, ratios = (published(n) if Path(n).exists() else n for n in (config.metric, config.ratios))
+    words = ["tracenas", "sparsify", published(config.model), "--metric", metric, "--sparsity", config.sparsity]
+    words += ["--data", published(config.data)] if config.data is not None else []
+    words += ["--bos", config.bos] if config.bos != "auto" else []
+    words += [
+        "--compare",
+        config.compare,
+        "--ratios",
+        ratios,
+        "--seed",
+        str(config.seed),
+        "--out",
+        config.out.name,
+    ]
+    return shlex.join(words)
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    lines.insert(1, "| " + " | ".join(["---"] * len(rows[0])) + " |")
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""`tracenas study`: which proxies order architectures as their recovered quality does."""

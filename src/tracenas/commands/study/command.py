@@ -1,0 +1,243 @@
+"""`tracenas study`: which proxies order architectures as their recovered quality does (TraceNAS §4.2, Table 1)."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tracenas.commands.search.command import JOURNAL
+from tracenas.commands.study.combinations import parse_combinations
+from tracenas.commands.study.pool import Drawn, draw_pool, parse_list
+from tracenas.commands.study.results import StudyOutcome, summarise, write_results
+from tracenas.commands.study.targets import LORA, Measurer, Plan
+from tracenas.config import StudyConfig
+from tracenas.config.study import names
+from tracenas.data.sources import is_tokens, probe
+from tracenas.errors import UserError
+from tracenas.models.checkpoints.source import open_source
+from tracenas.pipeline.resume import CONFIG, as_started, read_settings, resolve_settings, same_model
+from tracenas.pipeline.run_directory import run_directory, starting
+from tracenas.pipeline.session import Session, open_session
+from tracenas.proxies import PROXIES
+from tracenas.rundir import Journal, provenance, read_json, write_json
+from tracenas.space.search_space import SearchSpace
+
+if TYPE_CHECKING:
+    from tracenas.scoring.panel import PanelScore
+
+__all__ = ["StudyOutcome", "study"]
+
+_ANALYSIS = ("combinations", "resamples", "target")
+"""What may change when a study goes on: nothing that is measured depends on it."""
+_NOT_RESULTS = ("resume", "out", *_ANALYSIS)
+COSTS = "costs.json"
+_TARGETS = ("recovery", LORA)
+_STARTS = ("plain", "compensated")
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """What one architecture is scored and measured with."""
+
+    score: "Callable[[Any], Mapping[str, PanelScore]]"
+    measurer: Measurer
+    costs: dict[str, float]
+
+
+def study(config: StudyConfig) -> StudyOutcome:
+    """Run or resume a study into the directory `config.out`.
+
+    Raises:
+        UserError: for wrong input, before any work is done.
+    """
+    started = time.perf_counter()
+    source = open_source(config.model, decoder_only="study")
+    if not config.resume:
+        probe(config.text_field, config.data, config.eval_text)
+    chosen = _proxies(config)
+    combinations = parse_combinations(config.combinations, chosen)
+    plan = _plan(config)
+    space, pool = draw_pool(source, config)
+    _ = config.trace_rank
+    with run_directory(config.out, "study", config.resume) as begun:
+        if begun:
+            config = as_started(config.out, config, _NOT_RESULTS)
+        with starting(config.out, "study", config.model_dump(), begun):
+            session = open_session(source, space, config, data=config.data, run=config.out)
+            samples, seq_len = session.tokens.shape
+            machine = {**session.machine(), "samples": samples, "seq_len": seq_len}
+            if is_tokens(config.eval_text):  # its own note says how its windows begin
+                machine["bos"] = config.bos
+            resolve_settings(config.out, machine)
+            prepared = _prepare(config, session, plan, chosen, pool[0])
+        setup = time.perf_counter() - started
+        records = _measure(config, space, pool, prepared, {"bos": session.start.carried})
+        found = summarise(
+            config,
+            space,
+            plan,
+            prepared.costs,
+            records,
+            setup_seconds=setup,
+            settings=read_settings(config.out / CONFIG),
+            combinations=combinations,
+        )
+        found["provenance"] = provenance(model=config.model, seed=config.seed, bos=session.start.carried)
+        write_results(config.out, found)
+        return StudyOutcome(config.out, found)
+
+
+def _proxies(config: StudyConfig) -> tuple[str, ...]:
+    known = tuple(PROXIES.names())
+    if config.proxies == "all":
+        return known
+    given = names(config.proxies)
+    for name in given:
+        if name not in known:
+            PROXIES.get(name)  # raises, with a suggestion
+    if not given:
+        raise UserError(f"proxies is empty; accepted: all, {', '.join(known)}")
+    return given
+
+
+def _plan(config: StudyConfig) -> Plan:
+    """What is to be measured.
+
+    Raises:
+        UserError: for settings that contradict each other.
+    """
+    starts = parse_list("starts", config.starts, _STARTS)
+    wanted = parse_list("targets", config.targets, _TARGETS)
+    marks: tuple[int, ...] = (config.steps,) if config.steps and "recovery" in wanted else ()
+    if config.long_steps is not None:
+        if not marks or config.long_steps <= config.steps:
+            raise UserError(f"long-steps {config.long_steps}: must be more than steps ({config.steps})")
+        marks = (*marks, config.long_steps)
+    tasks: tuple[str, ...] = ()
+    if config.tasks is not None:
+        from tracenas.evaluation.harness import require_harness
+        from tracenas.evaluation.suites import requests
+
+        require_harness()
+        if not marks:
+            raise UserError("tasks are measured after recovery: give steps")
+        tasks = tuple(r.name for r in requests(config.tasks, None, None))
+    plan = Plan(starts, marks, config.seeds, config.recover_batch, LORA in wanted, tasks)
+    if config.target is not None:
+        parse_list("target", config.target, tuple(t.name for t in plan.targets()))
+    return plan
+
+
+def _prepare(config: StudyConfig, session: Session, plan: Plan, chosen: tuple[str, ...], first: Drawn) -> _Prepared:
+    from tracenas.commands.study.data import held_out_windows, orders, training_rows
+    from tracenas.commands.study.lora import shared_lora
+    from tracenas.commands.study.scores import alone, scorer
+    from tracenas.models.functionals.perplexity import perplexity
+    from tracenas.models.surgery.supernet import PlainRealisation, Realisation
+    from tracenas.pipeline.refit.fitting import compensated_realisation
+    from tracenas.pipeline.refit.text import text_of
+    from tracenas.recovery.short import ShortSettings
+
+    net = session.supernet()
+    known = [session.tokens]
+    realisations: dict[str, Realisation] = {"plain": PlainRealisation()}
+    if "compensated" in plan.starts or any("compensated" in PROXIES.get(name).needs for name in chosen):
+        realisations["compensated"] = compensated_realisation(session, net)
+        known.append(text_of(session, required=True, keep=True).tokens)
+    windows = held_out_windows(session, config, config.out)
+    tuned = config.lora_steps * plan.batch if plan.lora else 0
+    needed = max(plan.sequences, tuned)
+    rows = training_rows(session, config, config.out, needed, [*known, windows]) if needed else windows[:0]
+    same_model(config.out, perplexity(net.model, session.tokens, session.micro_batch).nll)
+    settings = ShortSettings(learning_rate=config.learning_rate, micro_batch=max(1, 4096 // max(1, rows.shape[1])))
+    rows = rows.to(net.device)
+    lora = None
+    if plan.lora:
+        batches = orders(rows, plan.batch, config.lora_steps, config.seed)(0)
+        lora = shared_lora(config, session, net, batches, settings)
+    measurer = Measurer(
+        net,
+        plan,
+        realisations,
+        windows,
+        orders(rows, plan.batch, max(plan.marks, default=0), config.seed),
+        session.micro_batch,
+        settings,
+        lora,
+        _accuracy(config, session) if plan.tasks else None,
+    )
+    refitted = realisations.get("compensated")
+    path = config.out / COSTS
+    if not path.is_file():
+        write_json(path, alone(session, net, chosen, config.rank, refitted, first.arch))
+    return _Prepared(scorer(session, net, chosen, config.rank, refitted), measurer, read_json(path))
+
+
+def _accuracy(config: StudyConfig, session: Session) -> Callable[[Any], Mapping[str, float]]:
+    """A model's accuracy by task: the task's metric in the literature on pruning, else plain accuracy."""
+    from tracenas.evaluation.harness import Harness
+    from tracenas.evaluation.suites import PAPER_AVERAGE, requests
+
+    tokenizer = session.loaded.require_tokenizer("tasks are text")
+    harness = Harness(requests(config.tasks, None, None), config.task_data)
+
+    def measure(model: Any) -> dict[str, float]:
+        results = harness.run(model, tokenizer, limit=config.limit)
+        out = {}
+        for name, result in results.items():
+            value = result.metrics.get(PAPER_AVERAGE.get(name, "acc"))
+            if value is None:
+                raise ValueError(f"task {name} has no accuracy")
+            out[name] = float(value)
+        return out
+
+    return measure
+
+
+def _measure(
+    config: StudyConfig, space: SearchSpace, pool: list[Drawn], prepared: _Prepared, facts: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Score and measure what the journal does not hold yet, one line per architecture, with `facts` in each.
+
+    Raises:
+        UserError: if the journal is of other architectures.
+    """
+    from tracenas.reporting.progress import stage_progress
+
+    journal = Journal(config.out / JOURNAL)
+    records = journal.read()
+    for drawn, record in zip(pool, records, strict=False):
+        if record["id"] != drawn.arch.id:
+            raise UserError(f"{config.out / JOURNAL}: holds other architectures than this version of the study draws")
+    with stage_progress("study", len(pool)) as advance:
+        advance(len(records))
+        for index, drawn in enumerate(pool[len(records) :], start=len(records)):
+            began = time.perf_counter()
+            scores = prepared.score(drawn.arch)
+            scored = time.perf_counter()
+            targets = prepared.measurer.measure(drawn.arch)
+            record = {
+                "index": index,
+                "id": drawn.arch.id,
+                "kind": drawn.kind,
+                "params": space.parameters(drawn.arch),
+                "arch": drawn.arch.to_json(),
+                "scores": {n: _finite(s.value) for n, s in scores.items()},
+                "reasons": {
+                    n: s.reason or "score is not finite" for n, s in scores.items() if _finite(s.value) is None
+                },
+                "proxy_seconds": {n: s.seconds for n, s in scores.items()},
+                "targets": targets,
+                **facts,
+                "seconds": {"scores": scored - began, "targets": time.perf_counter() - scored},
+            }
+            journal.append(record)
+            records.append(record)
+            advance()
+    return records
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and np.isfinite(value) else None

@@ -1,0 +1,153 @@
+"""What a study found: study.json, the tables on the terminal and in study.md, and the page."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tracenas.commands.study.combinations import with_combination
+from tracenas.commands.study.targets import Plan
+from tracenas.config import StudyConfig
+from tracenas.proxies.combination import Choice
+from tracenas.reporting.terminal import Table, print_table, to_plain
+from tracenas.rundir import atomic_path, write_json
+from tracenas.space.search_space import SearchSpace
+from tracenas.studies.tables import StudyTable, all_tables, analyse, markdown, undefined
+
+__all__ = ["MARKDOWN", "REPORT", "STUDY", "StudyOutcome", "draw", "summarise", "write_results"]
+
+STUDY, MARKDOWN, REPORT = "study.json", "study.md", "report.html"
+_PROTOCOL_KEYS = (
+    "seed",
+    "data",
+    "samples",
+    "seq_len",
+    "compensate_samples",
+    "ridge",
+    "rank",
+    "saliency",
+    "eval_text",
+    "eval_windows",
+    "starts",
+    "steps",
+    "long_steps",
+    "seeds",
+    "recover_batch",
+    "recover_seq_len",
+    "learning_rate",
+    "tolerance",
+    "dtype",
+    "threads",
+)
+
+
+@dataclass(frozen=True)
+class StudyOutcome:
+    """Where a finished study is and what it found.
+
+    Args:
+        path: its directory.
+        results: what study.json says.
+    """
+
+    path: Path
+    results: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {"study": str(self.path), "report": str(self.path / REPORT), **self.results}
+
+    def show(self) -> None:
+        """The tables on stdout."""
+        found = self.results
+        print(f"{found['title']}. {found['protocol']}")
+        for table in all_tables(found):
+            draw(table)
+        for note in (*undefined(found), *_failures(found)):
+            print(note)
+        print(f"results {self.path / STUDY}\ntables  {self.path / MARKDOWN}\nreport  {self.path / REPORT}")
+
+
+def draw(table: StudyTable) -> None:
+    """A table on the terminal."""
+    print_table(Table(table.title, table.columns, table.rows))
+
+
+def _failures(found: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{row['name']} failed on {f['count']} of {found['architectures']}: {f['reason']}"
+        for row in found["proxies"]
+        for f in row["failures"]
+    ]
+
+
+def summarise(
+    config: StudyConfig,
+    space: SearchSpace,
+    plan: Plan,
+    costs: Mapping[str, float],
+    records: Sequence[Mapping[str, Any]],
+    *,
+    setup_seconds: float,
+    settings: Mapping[str, Any],
+    combinations: Sequence[Choice] = (),
+) -> dict[str, Any]:
+    """Everything that study.json says, provenance apart.
+
+    Args:
+        costs: proxy → seconds on one architecture.
+        settings: as config.yaml has them.
+        combinations: judged beside the proxies, their ranks taken in the pool.
+    """
+    for choice in combinations:
+        records, costs = with_combination(records, costs, choice)
+    base = space.parameters(space.base)
+    sizes = [int(r["params"]) for r in records]
+    kinds = [r["kind"] for r in records]
+    within = not config.across_sizes
+    shares = f"{100 * min(sizes) / base:.1f} to {100 * max(sizes) / base:.1f} %"
+    where = f"within {config.params}" if within else f"across sizes, {shares}"
+    drawn = ", ".join(f"{kinds.count(k)} {k}" for k in ("uniform", "random", "mutation") if k in kinds)
+    recovery = f"recovery of {' and '.join(map(str, plan.marks))} steps" if plan.marks else "no recovery"
+    batch = f" of {plan.batch} sequences, learning rate {config.learning_rate:g}" if plan.marks else ""
+    orders = f", mean of {plan.seeds} orders of the training data" if plan.seeds > 1 else ""
+    name = Path(config.model).name if Path(config.model).is_dir() else config.model
+    return {
+        "title": f"{name} {where}",
+        "protocol": f"{len(records)} architectures ({drawn}), {shares} of {base:,} parameters; held-out loss on "
+        f"{Path(config.eval_text).name} in nats per token; {recovery}{batch}{orders}. Intervals: 95 %, bootstrap over "
+        f"architectures, {config.resamples} resamples.",
+        "model": config.model,
+        "within_budget": within,
+        "params": config.params,
+        "base_params": base,
+        "architectures": len(records),
+        "settings": {k: settings[k] for k in _PROTOCOL_KEYS if k in settings},
+        "main_target": config.target or plan.main,
+        **analyse(records, costs, plan.targets(), seed=config.seed, resamples=config.resamples, within_budget=within),
+        "combined": {c.text: {r["id"]: r["scores"][c.text] for r in records} for c in combinations},
+        "seconds": _seconds(records, setup_seconds),
+    }
+
+
+def _seconds(records: Sequence[Mapping[str, Any]], setup: float) -> dict[str, Any]:
+    targets: dict[str, float] = {}
+    for record in records:
+        for name, measured in record["targets"].items():
+            targets[name] = targets.get(name, 0.0) + measured["seconds"]
+    return {
+        "setup": setup,
+        "scores": sum(r["seconds"]["scores"] for r in records),
+        "targets": sum(r["seconds"]["targets"] for r in records),
+        "by_target": targets,
+    }
+
+
+def write_results(out: Path, found: dict[str, Any]) -> None:
+    """study.json, study.md and report.html."""
+    from tracenas.reporting.pages.study import write_study_report
+
+    write_json(out / STUDY, to_plain(found))
+    with atomic_path(out / MARKDOWN) as temporary:
+        temporary.write_text(markdown(found), encoding="utf-8")
+    write_study_report(out)

@@ -1,0 +1,153 @@
+"""What a study measures of an architecture: held-out loss right after pruning, after recovery, with the shared LoRA."""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from tracenas.space.architecture import Architecture
+from tracenas.studies import Target
+
+if TYPE_CHECKING:
+    import torch
+
+    from tracenas.models.surgery.shared_lora import SharedLora
+    from tracenas.models.surgery.supernet import Realisation, Supernet
+    from tracenas.recovery.short import ShortSettings
+
+__all__ = ["LORA", "Measured", "Measurer", "Plan"]
+
+LORA = "supernet_lora"
+Measured = dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured.
+
+    Args:
+        starts: `plain`, `compensated` or both.
+        marks: recovery steps after which the loss is measured, ascending; empty for no recovery.
+        seeds: orders of the training data.
+        batch: sequences per step.
+        lora: whether the shared LoRA's loss is measured.
+        tasks: names of lm-eval tasks.
+    """
+
+    starts: tuple[str, ...]
+    marks: tuple[int, ...]
+    seeds: int
+    batch: int
+    lora: bool = False
+    tasks: tuple[str, ...] = ()
+
+    def targets(self) -> list[Target]:
+        """In order: per start, right after pruning and after each mark; then LoRA and tasks."""
+        out = [Target(f"{s}_{n}", f"{s} {n}", group=s, steps=n) for n in (0, *self.marks) for s in self.starts]
+        out += [Target(LORA, "once-for-all LoRA")] if self.lora else []
+        return out + [Target(f"task_{name}", f"{name}, accuracy", loss=False) for name in self.tasks]
+
+    @property
+    def main(self) -> str:
+        """The target that counts: the last recovery, from the compensated start where there is one."""
+        return f"{self.starts[-1]}_{(0, *self.marks)[-1]}"
+
+    @property
+    def sequences(self) -> int:
+        """Training sequences that one recovery takes."""
+        return self.batch * max(self.marks, default=0)
+
+
+@dataclass
+class Measurer:
+    """Measures the targets of one architecture after the other; the super-network's weights are never written.
+
+    Args:
+        realisations: by start.
+        windows: held-out token ids, int64 [N, L].
+        orders: training batches' rows per seed: seed → step → int64 [batch, L].
+        micro_batch: held-out windows per forward pass.
+        accuracy: a model's accuracy by task.
+    """
+
+    net: "Supernet"
+    plan: Plan
+    realisations: Mapping[str, "Realisation"]
+    windows: "torch.Tensor"
+    orders: Callable[[int], "list[torch.Tensor]"]
+    micro_batch: int
+    training: "ShortSettings"
+    lora: "SharedLora | None" = None
+    accuracy: Callable[[Any], Mapping[str, float]] | None = None
+
+    def loss(self, model: Any) -> float:
+        """Held-out loss, nats per token.
+
+        Raises:
+            ValueError: if it is not finite.
+        """
+        from tracenas.models.functionals.perplexity import perplexity
+
+        value = perplexity(model, self.windows, self.micro_batch).nll
+        if not math.isfinite(value):
+            raise ValueError("held-out loss is not finite")
+        return value
+
+    def measure(self, arch: Architecture) -> Measured:
+        """Target → `value` (None if it failed), `by_seed`, `reason`, `seconds`."""
+        out: Measured = {}
+        for start in self.plan.starts:
+            out |= self._guarded([f"{start}_0"], partial(self._pruned, arch, start))
+            if self.plan.marks:
+                names = [f"{start}_{mark}" for mark in self.plan.marks]
+                last = start == self.plan.starts[-1]
+                names += [f"task_{name}" for name in self.plan.tasks] if last else []
+                out |= self._guarded(names, partial(self._recovered, arch, start, last))
+        if self.lora is not None:
+            out |= self._guarded([LORA], lambda: self._adapted(arch))
+        return {t.name: out[t.name] for t in self.plan.targets()}
+
+    def _guarded(self, names: list[str], measure: Callable[[], dict[str, list[float]]]) -> Measured:
+        """Values with their mean; a failure of torch's costs these targets of this architecture."""
+        from tracenas.models.functionals.memory import attempt
+
+        started = time.perf_counter()
+        values, reason = attempt(measure, self.net.device)
+        seconds = (time.perf_counter() - started) / len(names)
+        return {
+            name: {
+                "value": None if values is None else math.fsum(values[name]) / len(values[name]),
+                "by_seed": [] if values is None else values[name],
+                "seconds": seconds,
+                **({"reason": reason} if reason else {}),
+            }
+            for name in names
+        }
+
+    def _pruned(self, arch: Architecture, start: str) -> dict[str, list[float]]:
+        with self.net.realise(arch, self.realisations[start]) as model:
+            return {f"{start}_0": [self.loss(model)]}
+
+    def _recovered(self, arch: Architecture, start: str, with_tasks: bool) -> dict[str, list[float]]:
+        from tracenas.models.surgery.private import private_weights
+        from tracenas.recovery.short import short_recovery
+
+        out: dict[str, list[float]] = {}
+        for seed in range(self.plan.seeds):
+            with self.net.realise(arch, self.realisations[start]) as model, private_weights(model) as weights:
+                found = short_recovery(
+                    model, weights, self.orders(seed), self.plan.marks, partial(self.loss, model), self.training
+                )
+                accuracies = self.accuracy(model) if self.accuracy is not None and with_tasks else {}
+            for mark, value in found.items():
+                out.setdefault(f"{start}_{mark}", []).append(value)
+            for name, value in accuracies.items():
+                out.setdefault(f"task_{name}", []).append(value)
+        return out
+
+    def _adapted(self, arch: Architecture) -> dict[str, list[float]]:
+        assert self.lora is not None
+        with self.net.realise(arch) as model, self.lora.attached(arch):
+            return {LORA: [self.loss(model)]}

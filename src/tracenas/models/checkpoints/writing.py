@@ -1,0 +1,275 @@
+"""Writing a pruned model as a Hugging Face directory, and checking one before it is loaded."""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tracenas.errors import UserError
+from tracenas.families import Block, Family, Projection, SubBlock
+from tracenas.families.description import IntArray
+from tracenas.models.checkpoints.base_files import BaseFiles
+from tracenas.models.checkpoints.configuration import built_shapes, new_places, pruned_config
+from tracenas.models.checkpoints.headers import counted, prevailing, stored_tensors
+from tracenas.models.checkpoints.shards import DTYPES, NAMES, Entry, atomic_directory, write_shards
+from tracenas.models.checkpoints.stacked_configuration import with_own_head
+from tracenas.models.checkpoints.stored import as_stored, in_memory
+from tracenas.models.checkpoints.written_config import is_stock, write_config, written_config
+from tracenas.models.shipped import heterogeneous
+from tracenas.models.surgery.ordering import take
+from tracenas.rundir import read_json
+from tracenas.space.architecture import Layer
+
+__all__ = ["Draft", "Kept", "check_checkpoint", "save_pruned"]
+
+Kept = Mapping[tuple[int, str], IntArray | None]
+"""(block, sub-block name) → kept unit ids in the model, ascending, int64; None where it is bypassed."""
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A checkpoint that is written but not yet in its place."""
+
+    path: Path
+    """The temporary directory: complete but for its README.md, it can be loaded."""
+    config: Mapping[str, Any]
+    layers: tuple[Layer, ...]
+    """One per block of the model that was pruned, skipped ones included."""
+    stock: bool
+    """Whether transformers loads it without custom code."""
+    parameters: int
+    """In the files, stubs included."""
+    stub_parameters: int = 0
+    """Zeros in place of removed attention (`stub_attention`)."""
+
+
+def save_pruned(
+    model: Any,
+    files: BaseFiles | None,
+    family: Family,
+    blocks: Sequence[Block],
+    kept: Kept,
+    out: Path,
+    *,
+    tensors: Mapping[str, Entry] | None = None,
+    outputs: Mapping[tuple[int, str], torch.Tensor] | None = None,
+    dtype: torch.dtype | None = None,
+    max_shard_size: int | str = "5GB",
+    stub_attention: bool = False,
+    card: Callable[[Draft], str] | str = "",
+) -> Draft:
+    """Cut a model to the kept units and write the result; one cut tensor is in memory at a time.
+
+    Rows and columns stay whose unit is kept or that belong to no unit, in their order. A block without units
+    is left out and the blocks behind it are renumbered. The result is a stock checkpoint of the family where
+    its configuration can say so (equal widths in all remaining blocks, none with one sub-block only), else
+    one with `modeling_tracenas.py` beside it.
+
+    Args:
+        model: a transformers causal language model; may itself be heterogeneous (pruning again).
+        files: what is taken over of the base's directory; None for nothing.
+        blocks: the family's description of `model`.
+        tensors: what is cut, by the model's names (`LoadedModel.tensors`: the base's files); the model's own if None.
+        outputs: output projections that replace the cut ones, [rows, kept columns] (compensation).
+        dtype: of the written floating-point tensors; if None each has that of the tensor it was cut from, and
+            config.json names the one that most weights have.
+        max_shard_size: bytes, or text such as `5GB`.
+        stub_attention: write one zero head where attention is removed, for software that needs attention in
+            every block; logits are the same.
+        card: the text of README.md, or what makes it from the draft; an error raised there leaves nothing.
+
+    Returns:
+        The draft, with `path` set to `out`.
+
+    Raises:
+        UserError: if `out` is not free or cannot be written; ValueError: for kept ids that do not fit the blocks.
+    """
+    layers = tuple(_layer(block, index, kept) for index, block in enumerate(blocks))
+    whole = {name: (tensors or {}).get(name, entry) for name, entry in in_memory(model).items()}
+    entries = list(_entries(whole, blocks, layers, kept, outputs or {}, dtype))
+    shapes = {entry.name: entry.shape for entry in entries}
+    main = _main_dtype(entries)
+    base = with_own_head(model)
+    made = pruned_config(base, family, blocks, layers, shapes, kept=kept, stub_attention=stub_attention)
+    config, stock = {**made.config, "dtype": str(main).removeprefix("torch.")}, made.stock
+    if stock:
+        config = written_config(config, family, files.config if files is not None else {}, base)
+    entries += [Entry(name, shape, main, partial(torch.zeros, shape, dtype=main)) for name, shape in made.zeros.items()]
+    entries = as_stored(config, entries) if stock else entries
+    with atomic_directory(out) as directory:
+        _write_beside(files, family, config, directory)
+        write_shards(directory, entries, max_shard_size)
+        count = sum(torch.Size(e.shape).numel() for e in entries if e.dtype.is_floating_point)
+        stubs = sum(torch.Size(shape).numel() for shape in made.zeros.values())
+        draft = Draft(directory, config, layers, stock, count, stubs)
+        if readme := card if isinstance(card, str) else card(draft):
+            (directory / "README.md").write_text(readme, encoding="utf-8")
+    return replace(draft, path=out)
+
+
+def _write_beside(files: BaseFiles | None, family: Family, config: Mapping[str, Any], directory: Path) -> None:
+    """Everything but the weights and the card."""
+    write_config(directory, config)
+    if not is_stock(config):
+        code = heterogeneous.shipped_code(family.model_type)
+        (directory / heterogeneous.CODE_FILE).write_text(code, encoding="utf-8")
+    if files is not None:
+        files.copy(directory, stock=is_stock(config))
+
+
+def _layer(block: Block, index: int, kept: Kept) -> Layer:
+    """Counts of one block, after checking its ids."""
+    counts = []
+    for sub in block.sub_blocks:
+        ids = kept.get((index, sub.spec.name))
+        counts.append((sub.spec.unit, 0 if ids is None else len(ids)))
+        if ids is None:
+            continue
+        if not len(ids) or ids[0] < 0 or ids[-1] >= sub.spec.units or (ids[1:] <= ids[:-1]).any():
+            where = f"block {index}, {sub.spec.name}"
+            raise ValueError(f"{where}: ids must be some of 0…{sub.spec.units - 1}, ascending, found {ids}")
+    return Layer(tuple(counts), block.stack)
+
+
+# --- tensors --------------------------------------------------------------------------------------
+
+
+def _main_dtype(entries: Sequence[Entry]) -> torch.dtype:
+    """The floating-point type that most weights have."""
+    main = prevailing((NAMES[entry.dtype], entry.shape) for entry in entries)
+    return DTYPES[main] if main is not None else torch.float32
+
+
+def _entries(
+    whole: Mapping[str, Entry],
+    blocks: Sequence[Block],
+    layers: Sequence[Layer],
+    kept: Kept,
+    outputs: Mapping[tuple[int, str], torch.Tensor],
+    dtype: torch.dtype | None,
+) -> Iterator[Entry]:
+    """What is to be written, in the model's order; tied tensors once, under the first of their names."""
+    places = new_places(blocks, layers)
+    owner = {block.path: index for index, block in enumerate(blocks)}
+    tables = {s.position_bias.table + ".weight" for b in blocks for s in b.sub_blocks if s.position_bias is not None}
+    for name, entry in whole.items():
+        index = next((owner[p] for p in _prefixes(name) if p in owner), None)
+        if index is None or name in tables:  # a table stays in the first block, whichever that is
+            yield _cut(entry, name, None, None, dtype)
+            continue
+        block, place = blocks[index], places[index]
+        inner = name.removeprefix(block.path + ".")
+        sub = next((s for s in block.sub_blocks if _belongs(inner, s)), None)
+        ids = kept.get((index, sub.spec.name)) if sub is not None else None
+        if place is None or (sub is not None and ids is None):
+            continue
+        rows = columns = None
+        if sub is not None and ids is not None:
+            path, _, kind = inner.rpartition(".")
+            parts = (*sub.projections, *sub.width_norms)
+            projection = next((p for p in parts if p.path == (inner if p.stack else path)), None)
+            if projection is not None:
+                rows = _selected(projection, 0, sub.spec.units, ids)
+                columns = _selected(projection, 1, sub.spec.units, ids) if kind != "bias" else None
+            replacement = outputs.get((index, sub.spec.name))
+            if replacement is not None and inner == f"{sub.output}.weight":
+                entry = replace(entry, shape=tuple(replacement.shape), make=replacement.detach)
+                rows = columns = None
+        yield _cut(entry, f"{place}.{inner}", rows, columns, dtype)
+
+
+def _prefixes(name: str) -> Iterator[str]:
+    parts = name.split(".")
+    return (".".join(parts[:n]) for n in range(1, len(parts)))
+
+
+def _belongs(inner: str, sub: SubBlock) -> bool:
+    """Whether a tensor, named from the block on, goes with this sub-block."""
+    paths = (sub.module, *sub.norms, *(p.path for p in sub.projections))
+    return any(inner.startswith(path + ".") for path in paths)
+
+
+def _selected(projection: Projection, axis: int, units: int, ids: IntArray) -> torch.Tensor | None:
+    """Indices of the rows (0) or columns (1) that stay, [k] or [stack, k]; None if all do."""
+    if not (projection.row_units if axis == 0 else projection.column_units):
+        return None
+    unit_of = projection.unit_of(axis, units)
+    stays = torch.zeros(units + 1, dtype=torch.bool)
+    stays[torch.from_numpy(ids)] = True
+    stays[-1] = True  # unit -1: fixed
+    left = stays[torch.from_numpy(unit_of)]
+    return left.nonzero()[:, -1].reshape(*left.shape[:-1], -1)
+
+
+def _cut(
+    entry: Entry, name: str, rows: torch.Tensor | None, columns: torch.Tensor | None, dtype: torch.dtype | None
+) -> Entry:
+    shape = list(entry.shape)
+    for axis, index in enumerate((rows, columns)):
+        if index is not None:
+            shape[axis + max(0, len(shape) - 2)] = index.shape[-1]
+    target = dtype if dtype is not None and entry.dtype.is_floating_point else entry.dtype
+
+    def make() -> torch.Tensor:
+        cut = entry.make()
+        for axis, index in enumerate((rows, columns)):
+            if index is not None:
+                cut = take(cut, axis, index.to(cut.device))
+        return cut.to(target)
+
+    return Entry(name, tuple(shape), target, make)
+
+
+# --- checking -------------------------------------------------------------------------------------
+
+
+def check_checkpoint(path: Path) -> None:
+    """Refuse a directory that would not load, or load with tensors missing, before anything is read.
+
+    Checks that there is a config.json, that all shards are there and whole, and that they hold every tensor
+    (in the right shape) of the model that config.json builds, where transformers itself would not rename any.
+
+    Raises:
+        UserError: naming the first thing that is wrong.
+    """
+    if not (path / "config.json").is_file():
+        raise UserError(f"model {path}: the directory holds no config.json")
+    config = read_json(path / "config.json")
+    if not isinstance(config, dict):
+        raise UserError(f"model {path}: config.json holds no object")
+    found = {name: tensor.shape for name, tensor in stored_tensors(path).items()}
+    expected, aliases = _expected_shapes(config)
+    found |= {name: found[alias] for name, alias in aliases if alias in found and name not in found}
+    missing = [name for name in expected if name not in found]
+    if missing:
+        raise UserError(f"model {path}: {counted(missing, 'is missing', 'are missing')}")
+    wrong = [name for name, shape in expected.items() if found[name] != shape]
+    if wrong:
+        shapes = f"{list(found[wrong[0]])} in the file, {list(expected[wrong[0]])} by config.json"
+        raise UserError(f"model {path}: tensor {wrong[0]} has another shape ({shapes})")
+
+
+def _expected_shapes(config: Mapping[str, Any]) -> tuple[dict[str, tuple[int, ...]], list[tuple[str, str]]]:
+    """Shapes of the tensors that must be there, none where the names in files may be others; and which of them
+    `(name, alias)` may stand in the files under the name of the tensor that is tied to it."""
+    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+
+    base = str(config.get("base_model_type") or config.get("model_type"))
+    try:
+        causal = heterogeneous.language_model(base)
+    except KeyError:
+        return {}, []
+    names = () if "base_model_type" in config else (base, causal.__name__)
+    if any(get_checkpoint_conversion_mapping(name) for name in names):
+        return {}, []
+    shapes = built_shapes(config)
+    if shapes is None:
+        raise UserError(f"config.json: not a configuration of '{base}' that transformers accepts")
+    ignored = causal._keys_to_ignore_on_load_missing or ()
+    needed = {name: s for name, s in shapes.items() if not any(re.search(pattern, name) for pattern in ignored)}
+    tied = (causal._tied_weights_keys or {}).items()
+    return needed, [(source, target) for target, source in tied if target not in shapes]

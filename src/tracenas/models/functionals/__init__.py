@@ -1,0 +1,1 @@
+"""Numbers read off a model's outputs: loss, perplexity, KL divergence, largest logit."""

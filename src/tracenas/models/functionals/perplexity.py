@@ -1,0 +1,58 @@
+"""Perplexity on held-out text, in fixed windows."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tracenas.models.functionals.loss import next_token_nll, predicted_tokens
+
+__all__ = ["Perplexity", "perplexity"]
+
+
+@dataclass(frozen=True)
+class Perplexity:
+    """exp of the mean negative log-likelihood over all predicted tokens.
+
+    Args:
+        nll: mean, nats per token.
+        tokens: predicted tokens: L - 1 of every window of L (of an encoder–decoder model: those of the second half).
+        windows: how many windows of how many tokens.
+    """
+
+    nll: float
+    tokens: int
+    windows: tuple[int, int]
+
+    @property
+    def perplexity(self) -> float:
+        """exp(nll); infinite where that overflows."""
+        return math.exp(self.nll) if self.nll < 700 else math.inf
+
+
+def perplexity(model: Any, windows: Tensor, micro_batch: int, *, shard: bool = False) -> Perplexity:
+    """Mean -log p(x_t | x_<t) within every window; the first token of a window is context only.
+
+    Args:
+        model: a language model; an encoder–decoder reads the first half of a window and predicts the second.
+        windows: token ids, int64 [N, L], on any device; the same in every process.
+        micro_batch: windows per forward pass.
+        shard: whether the windows are shared out over the processes of torch.distributed, all of which must
+            call this; every process gets the whole result.
+    """
+    device = next(iter(model.parameters())).device
+    total = torch.zeros((), dtype=torch.float64)
+    own = windows
+    if shard:
+        own = windows[torch.distributed.get_rank() :: torch.distributed.get_world_size()]
+    with torch.no_grad():
+        for batch in own.split(micro_batch) if len(own) else ():
+            total += next_token_nll(model, batch.to(device)).sum(dtype=torch.float64).cpu()
+    if shard:
+        total = total.to(device)
+        torch.distributed.all_reduce(total)
+    count, length = windows.shape
+    scored = count * predicted_tokens(model, length)
+    return Perplexity(float(total) / scored, scored, (count, length))

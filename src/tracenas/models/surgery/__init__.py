@@ -1,0 +1,1 @@
+"""Models cut in memory: unit order, super-network, views, block-by-block running."""

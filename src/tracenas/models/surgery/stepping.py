@@ -1,0 +1,110 @@
+"""A decoder's blocks run one at a time, as its own forward would call them: hidden states go forward block by block.
+
+What a block is called with beside the hidden states (positions, masks) is recorded once, from a forward pass in
+which every block lets its input through. Memory: the hidden states of all tokens, not the activations.
+
+Shapes: B sequences of a micro-batch, T tokens, D hidden.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tracenas.errors import UserError
+from tracenas.families import Block
+from tracenas.models.functionals.loss import hidden_states
+
+__all__ = ["BlockRunner", "Stop", "watch"]
+
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+class Stop(Exception):
+    """Raised by a watcher that has seen what it wanted: the rest of the block is not computed."""
+
+
+class BlockRunner:
+    """Runs single blocks of a transformers decoder.
+
+    Args:
+        model: a causal language model whose blocks take the hidden states as their first argument.
+        blocks: where they are, in forward order.
+
+    Raises:
+        UserError: for an encoder–decoder model, whose blocks are no single chain.
+    """
+
+    def __init__(self, model: Any, blocks: Sequence[Block]) -> None:
+        if blocks and blocks[0].stack:
+            what = "compensation and saliency obs run blocks one at a time"
+            raise UserError(f"{what}: not to be had for an encoder–decoder model")
+        self.model, self.blocks = model, tuple(blocks)
+        self._calls: dict[tuple[int, ...], list[Call]] = {}
+
+    def embed(self, tokens: Tensor, micro_batch: int) -> list[Tensor]:
+        """What enters the first block, [B, T, D] per micro-batch of `tokens` [N, T]."""
+        device = next(iter(self.model.parameters())).device
+        batches = tokens.to(device).split(micro_batch)
+        return [self._embed(batch) for batch in batches]
+
+    def _embed(self, batch: Tensor) -> Tensor:
+        calls: list[Call] = []
+        states: list[Tensor] = []
+        with ExitStack() as undo, torch.no_grad():
+            for block in self.blocks:
+                parent, _, name = block.path.rpartition(".")
+                modules: dict[str, nn.Module | None] = self.model.get_submodule(parent)._modules
+                original = modules[name]
+                assert original is not None
+                undo.callback(modules.__setitem__, name, original)
+                modules[name] = _Recorder(original, calls, states)
+            hidden_states(self.model, batch)
+        self._calls.setdefault(tuple(batch.shape), calls)
+        return states[0]
+
+    def __call__(self, index: int, hidden: Tensor) -> Tensor:
+        """Block `index` of the model, as it is now, on hidden states [B, T, D]."""
+        with torch.no_grad():
+            return self.differentiable(index, hidden)
+
+    def differentiable(self, index: int, hidden: Tensor) -> Tensor:
+        """The same, in whatever mode of autograd is on."""
+        args, kwargs = self._calls[tuple(hidden.shape[:2])][index]
+        out = self.model.get_submodule(self.blocks[index].path)(hidden, *args, **kwargs)
+        result: Tensor = out[0] if isinstance(out, tuple) else out
+        return result
+
+
+class _Recorder(nn.Module):
+    """Lets the hidden states through and notes the call; other attributes are the block's own."""
+
+    def __init__(self, original: nn.Module, calls: list[Call], states: list[Tensor]) -> None:
+        super().__init__()
+        self.__dict__.update(_original=original, _seen=(calls, states))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["_original"], name)
+
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """The hidden states as they came."""
+        calls, states = self.__dict__["_seen"]
+        calls.append((args, kwargs))
+        states.append(hidden_states)
+        return hidden_states
+
+
+@contextmanager
+def watch(module: nn.Module, see: Callable[[Tensor, Tensor], None]) -> Iterator[None]:
+    """Call `see(input, output)`, flattened to [tokens, features], on every forward pass of a linear module."""
+
+    def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        see(inputs[0].detach().flatten(0, -2), output.detach().flatten(0, -2))
+
+    handle = module.register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()

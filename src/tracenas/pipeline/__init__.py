@@ -1,0 +1,1 @@
+"""What commands share: space, session, calibration, scoring, refits, resuming. No command stands here."""

@@ -1,0 +1,1 @@
+"""Refits of a session: their text, the fit, and which realisation is written."""

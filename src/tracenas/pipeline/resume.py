@@ -1,0 +1,110 @@
+"""The settings of a resumable run: written once, compared when it goes on."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tracenas.config import StageConfig
+from tracenas.errors import UserError, first_line
+from tracenas.reporting.terminal import to_plain
+from tracenas.rundir import atomic_path, read_json, write_json
+from tracenas.strategies.score import is_number
+
+__all__ = [
+    "CONFIG",
+    "as_started",
+    "read_settings",
+    "resolve_settings",
+    "same_model",
+    "same_settings",
+    "write_settings",
+]
+
+CONFIG = "config.yaml"
+C = TypeVar("C", bound=StageConfig)
+
+
+def write_settings(out: Path, settings: Mapping[str, Any]) -> None:
+    """Write RUN/config.yaml."""
+    import yaml
+
+    text = yaml.safe_dump(to_plain(dict(settings)), sort_keys=False)
+    with atomic_path(out / CONFIG) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def resolve_settings(out: Path, settings: Mapping[str, Any]) -> None:
+    """Put into RUN/config.yaml what the settings that it leaves open came to."""
+    stored = read_settings(out / CONFIG)
+    values = {k: v for k, v in settings.items() if stored.get(k) in (None, "auto") and v not in (None, "auto")}
+    if values:
+        write_settings(out, {**stored, **values})
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The settings that a run keeps in a YAML file.
+
+    Raises:
+        UserError: if the file cannot be read or holds none.
+    """
+    import yaml
+
+    try:
+        stored = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: cannot be read ({first_line(error)})") from error
+    if not isinstance(stored, dict):
+        raise UserError(f"{path}: holds no settings")
+    return stored
+
+
+def same_settings(out: Path, settings: Mapping[str, Any], ignore: tuple[str, ...]) -> dict[str, Any]:
+    """The run's settings; refuses to go on with others. `None` and `auto` stand for the run's own.
+
+    Raises:
+        UserError: naming the setting.
+    """
+    stored = read_settings(out / CONFIG)
+    for key, value in to_plain(dict(settings)).items():
+        if key in ignore or value in (None, "auto"):
+            continue
+        if stored.get(key) != value:
+            raise UserError(
+                f"--resume with another {key.replace('_', '-')}: the run has {stored.get(key)!r}, not {value!r}"
+            )
+    return stored
+
+
+def as_started(out: Path, config: C, ignore: tuple[str, ...]) -> C:
+    """The settings with what `None` and `auto` came to when the run was started.
+
+    Args:
+        ignore: what may differ, and stays as it is.
+
+    Raises:
+        UserError: if others differ.
+    """
+    given = config.model_dump()
+    stored = same_settings(out, given, ignore)
+    open_ones = [key for key, value in given.items() if value in (None, "auto") and key in stored and key not in ignore]
+    return config.model_copy(update={key: stored[key] for key in open_ones})
+
+
+def same_model(out: Path, base_loss: float) -> None:
+    """Record the base's loss, or compare it with the recorded one: the model must not have changed.
+
+    Raises:
+        UserError: if it has.
+    """
+    path = out / "base.json"
+    if path.is_file():
+        stored = read_json(path)
+        recorded = stored.get("loss") if isinstance(stored, dict) else None
+        if not is_number(recorded):
+            raise UserError(f"{path}: holds no loss; remove it if the model is the one that the run began with")
+        if abs(recorded - base_loss) > 1e-4 * max(1.0, abs(recorded)):
+            raise UserError(
+                f"--resume with another model: its calibration loss is {base_loss:.6f}, the run's is {recorded:.6f}"
+            )
+    else:
+        write_json(path, {"loss": base_loss})

@@ -1,0 +1,68 @@
+"""A stage's run directory: one process at a time, one kind of run, and after a refused start as it was before."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tracenas.error_log import ERROR_LOG, error_log
+from tracenas.errors import UserError
+from tracenas.locks import locked
+from tracenas.pipeline.resume import CONFIG, read_settings, write_settings
+from tracenas.rundir import free_of_ours, require_free, sweep, undone_on_error
+
+__all__ = ["KIND", "in_use", "run_directory", "starting"]
+
+KIND = "kind"
+"""In config.yaml: the command whose directory it is."""
+_SAME = frozenset({"search", "run"})
+"""A run goes on where a search of the same settings stopped, and the other way round."""
+
+
+@contextmanager
+def in_use(out: Path) -> Iterator[None]:
+    """Have `out` for this process alone; unexpected errors are kept in OUT/error.log."""
+    with locked(out), error_log(out / ERROR_LOG):
+        yield
+
+
+@contextmanager
+def run_directory(out: Path, kind: str, resume: bool) -> Iterator[bool]:
+    """Have `out` alone; whether it holds a run to go on with. What a killed process left half done in it is cleared.
+
+    Raises:
+        UserError: if it is in use, if there is a run and `--resume` was not given, or something that is no such run.
+    """
+    with in_use(out):
+        if resume:
+            sweep(out)
+        begun = (out / CONFIG).is_file()
+        if begun:
+            if not resume:
+                raise UserError(f"run directory {out} holds a run; go on with --resume, or choose another")
+            stored = read_settings(out / CONFIG).get(KIND, kind)
+            if stored != kind and not {stored, kind} <= _SAME:
+                raise UserError(f"run directory {out} is of `tracenas {stored}`, not of `tracenas {kind}`")
+        elif resume and not free_of_ours(out):
+            raise UserError(
+                f"run directory {out}: no run to go on with (no {CONFIG} in it), and not empty; choose another"
+            )
+        else:
+            require_free(out, what="run directory")
+        yield begun
+
+
+@contextmanager
+def starting(out: Path, kind: str, settings: Mapping[str, Any], begun: bool) -> Iterator[None]:
+    """Write RUN/config.yaml and do what a start consists of; after an error nothing of a new start is left.
+
+    Args:
+        settings: as they were given; `resolve_settings` adds what was left open.
+        begun: whether the run is gone on with; then nothing is written and nothing removed.
+    """
+    if begun:
+        yield
+        return
+    with undone_on_error():
+        write_settings(out, {KIND: kind, **settings})
+        yield

@@ -1,0 +1,1 @@
+"""Least-squares refits of output projections to the dense model's outputs."""

@@ -1,0 +1,69 @@
+"""Gram matrices of the inputs of every output projection, one block at a time, in one pass over the tokens.
+
+G = XᵀX, X [tokens, columns] the input of `o_proj` or `down_proj` in the dense model. Products of a micro-batch in
+float32 (float64 for float64 models), sums in float64. At any time there are the hidden states of all tokens
+(tokens × hidden, in the model's dtype) and the Gram matrices of one block (8 · columns² bytes each).
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tracenas.errors import UserError
+from tracenas.families import Block
+from tracenas.models.surgery.ordering import Key
+from tracenas.models.surgery.stepping import BlockRunner, watch
+from tracenas.refits.gram_sum import GramSum
+
+__all__ = ["gram_matrices"]
+
+
+def gram_matrices(
+    model: Any, blocks: Sequence[Block], tokens: Tensor, micro_batch: int
+) -> Iterator[tuple[Key, Tensor]]:
+    """XᵀX of every sub-block's output projection (not of fused experts), in forward order.
+
+    They are float64 [columns, columns], on the model's device.
+    Columns are in the order that the model has now: of a super-network's model, in saliency order. What is
+    yielded is the caller's, and is not kept here.
+
+    Args:
+        model: the dense causal language model.
+        blocks: where its units live.
+        tokens: int64 [N, L].
+        micro_batch: sequences per forward pass.
+
+    Raises:
+        UserError: if an activation is not finite.
+    """
+    runner = BlockRunner(model, blocks)
+    hidden = runner.embed(tokens, micro_batch)
+    for index, block in enumerate(blocks):
+        found: dict[Key, GramSum] = {}
+        with ExitStack() as watching:
+            for sub in block.sub_blocks:
+                if sub.spec.units and not sub.stacked:
+                    columns = sub.projection(sub.output).columns
+                    total = GramSum(columns, hidden[0].device)
+                    found[index, sub.spec.name] = total
+                    module = model.get_submodule(f"{block.path}.{sub.output}")
+                    watching.enter_context(watch(module, _adder(total)))
+            for i, states in enumerate(hidden):
+                hidden[i] = runner(index, states)
+        for key in list(found):
+            gram = found.pop(key).total()
+            if not torch.isfinite(gram.diagonal().sum()):
+                where = f"block {key[0]}, {key[1]}"
+                raise UserError(f"{where}: the dense model's activations are not finite; try dtype=fp32")
+            yield key, gram
+
+
+def _adder(total: GramSum) -> Callable[[Tensor, Tensor], None]:
+    def see(x: Tensor, _: Tensor) -> None:
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        total.add(wide)
+
+    return see

@@ -1,0 +1,117 @@
+"""Least-squares refits of output projections: the algebra, and weights that are given instead of cut.
+
+A sub-block keeps the columns k of its output projection W and loses the columns R. With the Gram matrix
+G = XᵀX of the projection's inputs,
+
+    W_k = argmin ‖X_k W_kᵀ - X Wᵀ‖² + λ‖W_k - W⁰_k‖²,   W_kᵀ = W⁰_kᵀ + (G_kk + λI)⁻¹ G_kR W_Rᵀ,
+
+W⁰_k the original columns. λ = ridge · mean diagonal of the whole G. Shapes: n columns, k kept ones, D rows.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tracenas.families import Projection, SubBlock, placed
+from tracenas.models.surgery.ordering import Key
+from tracenas.models.surgery.supernet import PlainRealisation, Supernet
+from tracenas.space.architecture import Architecture
+
+__all__ = ["FittedRealisation", "fit_removed", "in_base_order", "ridge_outputs", "solve", "strength"]
+
+
+@dataclass(frozen=True)
+class FittedRealisation(PlainRealisation):
+    """Views of the base's weights, but for these output projections.
+
+    Args:
+        outputs: [rows, kept columns] per (block, sub-block), columns in the super-network's order.
+    """
+
+    outputs: Mapping[Key, Tensor]
+
+    def weight(self, net: Supernet, key: Key, sub: SubBlock, projection: Projection, kept: int) -> Tensor:
+        """The given output projection, if there is one, else the plain cut."""
+        given = self.outputs.get(key) if projection.path == sub.output else None
+        return super().weight(net, key, sub, projection, kept) if given is None else given
+
+
+def strength(gram: Tensor, ridge: float) -> float:
+    """λ = `ridge` · mean diagonal of `gram`; 1 where that is 0 (inputs that are always 0 need no refit).
+
+    Raises:
+        ValueError: if `ridge` is not positive.
+    """
+    if not ridge > 0:
+        raise ValueError(f"ridge must be positive, found {ridge}")
+    return ridge * float(gram.diagonal().mean()) or 1.0
+
+
+def solve(gram: Tensor, right: Tensor, strength: float) -> Tensor:
+    """(G + λI)⁻¹ B by Cholesky, float64; G [k, k] and B [k, D] stay as they are."""
+    shifted = gram.clone()
+    shifted.diagonal().add_(strength)
+    return torch.cholesky_solve(right, torch.linalg.cholesky(shifted))
+
+
+def fit_removed(gram: Tensor, weight: Tensor, kept: Tensor, strength: float) -> Tensor:
+    """W_k [D, k] in float64 from the dense statistics.
+
+    Args:
+        gram: G, float64 [n, n].
+        weight: W, [D, n], columns in G's order.
+        kept: int64 [k], the columns that stay.
+        strength: λ, absolute.
+    """
+    stays = torch.zeros(gram.shape[0], dtype=torch.bool, device=gram.device)
+    stays[kept] = True
+    removed = (~stays).nonzero()[:, 0]
+    wide = weight.double()
+    right = gram[kept][:, removed] @ wide[:, removed].T
+    return wide[:, kept] + solve(gram[kept][:, kept], right, strength).T
+
+
+def ridge_outputs(
+    net: Supernet, arch: Architecture, grams: Iterable[tuple[Key, Tensor]], ridges: Sequence[float]
+) -> dict[float, dict[Key, Tensor]]:
+    """Refitted output projections of one architecture, per ridge, from streamed Gram matrices.
+
+    Full-width sub-blocks keep their weights and have no entry. One Gram matrix is used at a time.
+
+    Args:
+        grams: in the super-network's order of columns (`saliency.gram_matrices` of `net.model`).
+        ridges: relative to the mean diagonal.
+
+    Returns:
+        ridge → (block, sub-block) → [rows, kept columns], in the weights' dtype.
+    """
+    out: dict[float, dict[Key, Tensor]] = {ridge: {} for ridge in ridges}
+    for key, gram in grams:
+        sub, kept = _place(net, arch, key)
+        if kept in (0, sub.spec.units):
+            continue
+        projection = sub.projection(sub.output)
+        weight = net.linear(key, projection).weight
+        columns = torch.arange(projection.columns, device=weight.device)
+        stays = net.cut(sub, projection, 1, kept).take(columns, 0)
+        for ridge in ridges:
+            out[ridge][key] = fit_removed(gram, weight, stays, strength(gram, ridge)).to(weight.dtype)
+    return out
+
+
+def in_base_order(net: Supernet, arch: Architecture, outputs: Mapping[Key, Tensor]) -> dict[Key, Tensor]:
+    """Output projections with their columns in ascending order of the base's, as `save_pruned` takes them."""
+    placed: dict[Key, Tensor] = {}
+    for key, weight in outputs.items():
+        sub, kept = _place(net, arch, key)
+        projection = sub.projection(sub.output)
+        order = net.base_order(key, sub, projection, 1, kept)
+        placed[key] = weight if order is None else weight.index_select(1, order.to(weight.device))
+    return placed
+
+
+def _place(net: Supernet, arch: Architecture, key: Key) -> tuple[SubBlock, int]:
+    """The sub-block called `key` and its kept units in `arch`."""
+    return next((sub, kept) for index, sub, kept in placed(net.blocks, arch) if (index, sub.spec.name) == key)

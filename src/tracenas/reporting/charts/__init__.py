@@ -1,0 +1,1 @@
+"""SVG charts for pages that are read offline."""

@@ -1,0 +1,117 @@
+"""What a search did, generation by generation (the quantities of TraceNAS Fig. 4); no drawing here.
+
+Shape suffixes: P candidates of a population, L layers.
+"""
+
+import heapq
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tracenas.reporting.data.run import Candidate, RunData
+from tracenas.space.architecture import Architecture
+
+__all__ = ["Generation", "generations", "layer_names", "retention"]
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Generation:
+    """State of the search after one generation.
+
+    `elites` are the best seen so far, the best first; `evaluated` are this generation's new candidates,
+    failed ones included. `width[key]` [L] is the elites' mean retention ratio where they keep the layer
+    (NaN where none does, or it has no such unit), `skipped[key]` [L] the share of the elites without it.
+    `variance[key]` is the retention ratio's variance over the population (the elites before, and the new
+    candidates), averaged over layers; NaN for fewer than two.
+    """
+
+    number: int
+    evaluated: tuple[Candidate, ...]
+    elites: tuple[Candidate, ...]
+    best: float | None
+    width: Mapping[str, Floats]
+    skipped: Mapping[str, Floats]
+    variance: Mapping[str, float]
+
+    @property
+    def elite_scores(self) -> list[float]:
+        """Scores of the elites, the best first."""
+        return [c.score for c in self.elites if c.score is not None]
+
+
+def generations(run: RunData) -> list[Generation]:
+    """The search's history, one entry per generation that has a candidate in the journal."""
+    history: list[Generation] = []
+    elites: tuple[Candidate, ...] = ()
+    by_number: dict[int, list[Candidate]] = {}
+    for candidate in run.candidates:
+        by_number.setdefault(candidate.generation, []).append(candidate)
+    for number, evaluated in sorted(by_number.items()):
+        population = [*elites, *(c for c in evaluated if c.score is not None)]
+        elites = tuple(heapq.nlargest(run.elites, population, key=lambda c: c.score or 0.0))
+        history.append(
+            Generation(
+                number=number,
+                evaluated=tuple(evaluated),
+                elites=elites,
+                best=elites[0].score if elites else None,
+                width={k: _mean_width(elites, k, u) for k, u in run.base_units.items()},
+                skipped={k: _skipped(elites, k, u) for k, u in run.base_units.items()},
+                variance={k: _variance(population, k, u) for k, u in run.base_units.items()},
+            )
+        )
+    return history
+
+
+def retention(architecture: Architecture, key: str, units: Sequence[int]) -> Floats:
+    """Kept units / units per layer [L]; NaN where the base has no such unit, 0 where it is skipped."""
+    kept_L = np.array([dict(layer.kept).get(key, 0) for layer in architecture.layers], dtype=np.float64)
+    units_L = np.array(units, dtype=np.float64)
+    ratios_L = np.full_like(kept_L, np.nan)
+    np.divide(kept_L, units_L, out=ratios_L, where=units_L > 0)
+    return ratios_L
+
+
+def layer_names(architecture: Architecture) -> list[str]:
+    """`0`, `1`, … within each stack; with the stack's first letter (`E0`, `D0`) where there are several."""
+    seen: dict[str, int] = {}
+    names = []
+    for layer in architecture.layers:
+        index = seen.get(layer.stack, 0)
+        seen[layer.stack] = index + 1
+        names.append(f"{layer.stack[:1].upper()}{index}")
+    return names
+
+
+def _ratios(candidates: Sequence[Candidate], key: str, units: Sequence[int]) -> Floats:
+    return np.stack([retention(c.architecture, key, units) for c in candidates])
+
+
+def _mean_width(candidates: Sequence[Candidate], key: str, units: Sequence[int]) -> Floats:
+    if not candidates:
+        return np.full(len(units), np.nan)
+    ratios_PL = _ratios(candidates, key, units)
+    active_PL = ratios_PL > 0
+    number_L = active_PL.sum(axis=0)
+    total_L = np.where(active_PL, ratios_PL, 0).sum(axis=0)
+    mean_L = np.full(len(units), np.nan)
+    np.divide(total_L, number_L, out=mean_L, where=number_L > 0)
+    return mean_L
+
+
+def _skipped(candidates: Sequence[Candidate], key: str, units: Sequence[int]) -> Floats:
+    if not candidates:
+        return np.zeros(len(units))
+    return np.asarray((_ratios(candidates, key, units) == 0).mean(axis=0), dtype=np.float64)
+
+
+def _variance(candidates: Sequence[Candidate], key: str, units: Sequence[int]) -> float:
+    if len(candidates) < 2:
+        return float("nan")
+    ratios_PL = _ratios(candidates, key, units)
+    present_L = np.array(units) > 0
+    return float(ratios_PL[:, present_L].var(axis=0).mean())

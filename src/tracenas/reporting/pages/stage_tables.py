@@ -1,0 +1,185 @@
+"""Tables of the stages after the search, for the page and for a terminal alike."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tracenas.reporting.data.stages import Measured, Recovery, Stages
+from tracenas.reporting.formats import MISSING, decimal, plural
+
+__all__ = ["StageTable", "bench_table", "compensation_facts", "evaluation_table", "recovery_table", "stage_tables"]
+
+StageTable = tuple[str, list[str], list[list[str]], list[str]]
+"""Title, columns, rows, notes."""
+
+
+def stage_tables(stages: Stages) -> list[StageTable]:
+    """Everything there is, in the stages' order."""
+    tables = []
+    if stages.recoveries:
+        tables.append(recovery_table(stages.recoveries))
+    tables += [evaluation_table(e) for e in stages.evaluations]
+    return [*tables, *(bench_table(b) for b in stages.benches)]
+
+
+def compensation_facts(made: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What was refitted, on what, and what became of the loss."""
+    facts = [("method", str(made.get("method")))]
+    before, after = made.get("plain_loss"), made.get("loss")
+    facts.append(("calibration loss before", decimal(before)))
+    facts.append(("calibration loss after", decimal(after)))
+    separate = "other text than the losses'" if made.get("separate_text") else "the calibration loss's own text"
+    facts.append(("fitted on", f"{made.get('tokens', 0):,} tokens ({made.get('sequences')} sequences), {separate}"))
+    facts.append(("ridge, relative", f"{made['ridge']:g}" if "ridge" in made else MISSING))
+    if made.get("not_refitted"):
+        facts.append(("not refitted (fused experts)", ", ".join(map(str, made["not_refitted"]))))
+    return facts
+
+
+def recovery_table(recoveries: Sequence[Recovery]) -> StageTable:
+    """Steps, tokens, speed and, where it was measured on the way, held-out perplexity of every recovery."""
+    columns = ["Architecture", "Method", "Steps", "Tokens", "Tokens/s", "Loss at the end"]
+    known = any(one.result.get("perplexity") is not None for one in recoveries)
+    columns += ["Perplexity before", "Perplexity after"] if known else []
+    rows = []
+    for one in recoveries:
+        speed = sorted(value for _, value in one.series("tokens_per_second"))
+        result, losses = one.result, one.series("loss")
+        steps = result.get("steps") or (f"{losses[-1][0]} so far" if losses else None)
+        rows.append(
+            [
+                one.name,
+                str(result.get("method") or one.settings.get("method") or MISSING),
+                f"{steps:,}" if isinstance(steps, int) else str(steps or MISSING),
+                f"{result['tokens']:,}" if isinstance(result.get("tokens"), int) else MISSING,
+                f"{speed[len(speed) // 2]:,.0f}" if speed else MISSING,
+                decimal(losses[-1][1]) if losses else MISSING,
+                *(decimal(result.get(key)) for key in ("perplexity_before", "perplexity") if known),
+            ]
+        )
+    return "recovery", columns, rows, _recovery_notes(recoveries)
+
+
+def _recovery_notes(recoveries: Sequence[Recovery]) -> list[str]:
+    notes = []
+    settings = recoveries[0].settings
+    if settings.get("data"):
+        batch = f"batches of {settings['global_batch']:,}" if isinstance(settings.get("global_batch"), int) else ""
+        length = f" × {settings['seq_len']:,} tokens" if isinstance(settings.get("seq_len"), int) else ""
+        notes.append(f"trained on {_file(settings['data'])}{', ' + batch + length if batch else ''}")
+    result = recoveries[0].result
+    if result.get("selected_on"):
+        notes.append(f"the checkpoint of step {result.get('step')} was chosen on {result['selected_on']}")
+    if settings.get("eval_text"):
+        windows = f" (windows of {settings['seq_len']:,} tokens)" if isinstance(settings.get("seq_len"), int) else ""
+        notes.append(
+            f"perplexities of this table: {_file(settings['eval_text'])}{windows}, by which nothing was chosen"
+        )
+    if len(recoveries) > 1:
+        keys = {key for one in recoveries for key in one.settings} - {"model", "out"}
+        if all(len({str(one.settings.get(key)) for one in recoveries}) == 1 for key in keys):
+            notes.append("all with exactly the same settings")
+    return notes
+
+
+def _file(source: object) -> str:
+    """A path's last part; a data set's name or a mixture as it stands."""
+    text = str(source)
+    return Path(text).name if text.startswith(("/", ".")) and "=" not in text else text
+
+
+def evaluation_table(measured: Measured) -> StageTable:
+    """A row per quantity, a column per model: parameters, perplexity, both accuracies of every task, the average."""
+    models = measured.rows
+    rows = [["parameters", "", "", *(f"{m['params']:,}" if "params" in m else MISSING for m in models)]]
+    if any("nll" in m for m in models):
+        rows.append(["perplexity", "", "", *(decimal(m.get("perplexity")) for m in models)])
+    tasks = [m.get("tasks") or {} for m in models]
+    for name in dict.fromkeys(name for of in tasks for name in of):
+        first = next(of[name] for of in tasks if name in of)
+        for place, metric in enumerate(_metrics(first)):
+            label = [name, str(first.get("shots", ""))] if place == 0 else ["", ""]
+            rows.append([*label, _metric_name(metric), *(_accuracy(of.get(name), metric) for of in tasks)])
+    averages = [m.get("average") for m in models]
+    if any(averages):
+        cells = (_plus_minus(a["value"], a.get("stderr")) if a else MISSING for a in averages)
+        rows.append(["the paper's average", "", "8 tasks", *cells])
+    notes = list(dict.fromkeys(str(m["protocol"]) for m in models if m.get("protocol")))
+    notes = [note.replace(text, _file(text)) for note in notes for text in [note.split(":")[0]]]
+    if any(tasks):
+        limit = next((m["limit"] for m in models if m.get("limit")), None)
+        notes.append("tasks by lm-evaluation-harness, in percent, ± standard error")
+        if limit:
+            notes.append(f"{plural(limit, 'question')} per task only: not comparable with full results")
+    columns = ["Quantity", "Shots", "Metric", *measured.names]
+    if not any(tasks):
+        columns, rows = [columns[0], *columns[3:]], [[row[0], *row[3:]] for row in rows]
+    return f"evaluation ({measured.file})", columns, rows, notes
+
+
+def _metrics(task: Mapping[str, Any]) -> list[str]:
+    """Numbers of a task that are neither counts nor standard errors."""
+    other = ("n", "shots", "truncated", "split", "shots_from", "subtasks")
+    return [key for key in task if key not in other and not key.partition(",")[0].endswith("_stderr")]
+
+
+def _metric_name(metric: str) -> str:
+    return {"acc": "accuracy", "acc_norm": "normalised accuracy"}.get(metric, metric)
+
+
+def _accuracy(task: Mapping[str, Any] | None, metric: str) -> str:
+    value = (task or {}).get(metric)
+    if task is None or not isinstance(value, int | float):
+        return MISSING
+    plain, comma, kind = metric.partition(",")
+    error = task.get(f"{plain}_stderr{comma}{kind}")
+    return _plus_minus(value, error) if plain.startswith(("acc", "exact_match", "f1", "mc")) else decimal(value)
+
+
+def _plus_minus(value: float, error: float | None) -> str:
+    return f"{100 * value:.1f}" + ("" if error is None else f" ± {100 * error:.1f}")
+
+
+def bench_table(measured: Measured) -> StageTable:
+    """Latency, throughput, memory and speed-ups of every model (TraceNAS Table 8)."""
+    columns = ["Model", "Parameters", "TTFT, ms", "TPOT, ms", "Tokens/s", "Memory, GB"]
+    columns += ["Prefill ×", "FLOPs ×", "Decode ×"]
+    rows = []
+    for name, model in zip(measured.names, measured.rows, strict=True):
+        memory = model.get("peak_memory_bytes")
+        rows.append(
+            [
+                name,
+                f"{model['params']:,}" if "params" in model else MISSING,
+                _spread(model.get("ttft_ms"), 1),
+                _spread(model.get("tpot_ms"), 2),
+                _spread(model.get("throughput_tokens_per_s"), 1),
+                f"{memory / 1e9:.3g}" if memory else MISSING,
+                _spread(model.get("prefill_speedup"), 2),
+                f"{model['prefill_flop_ratio']:.2f}" if "prefill_flop_ratio" in model else MISSING,
+                _spread(model.get("decode_speedup"), 2),
+            ]
+        )
+    return f"speed ({measured.file})", columns, rows, _bench_notes(measured.setting)
+
+
+def _bench_notes(s: Mapping[str, Any]) -> list[str]:
+    notes = []
+    if {"device_name", "dtype", "threads", "torch", "cache"} <= set(s):
+        threads = plural(int(s["threads"]), "thread")
+        notes.append(f"{s['device_name']}, {s['dtype']}, {threads}, torch {s['torch']}, {s['cache']} cache")
+    if {"batch_size", "prompt", "new_tokens", "trials"} <= set(s):
+        notes.append(
+            f"{s['batch_size']} × {s['prompt']:,} prompt tokens, {s['new_tokens']} new; medians of "
+            f"{plural(int(s['trials']), 'trial')} in turns, interquartile range in brackets"
+        )
+    notes.append("×: speed-up over the first model, and its prefill FLOPs over this model's")
+    return notes
+
+
+def _spread(value: Mapping[str, float] | None, digits: int) -> str:
+    if not value:
+        return MISSING
+    width = value["q3"] - value["q1"]
+    shown = f" ({width:,.{digits}f})" if round(width, digits) else ""
+    return f"{value['median']:,.{digits}f}{shown}"

@@ -1,0 +1,19 @@
+"""Statistics over a study's results: does a proxy order architectures as their measured quality does? No models."""
+
+from tracenas.studies.correlation import Correlation, Estimate, correlate, kendall, spearman
+from tracenas.studies.regret import Regret, regret
+from tracenas.studies.tables import StudyTable, Target, analyse, markdown
+
+__all__ = [
+    "Correlation",
+    "Estimate",
+    "Regret",
+    "StudyTable",
+    "Target",
+    "analyse",
+    "correlate",
+    "kendall",
+    "markdown",
+    "regret",
+    "spearman",
+]
