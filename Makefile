@@ -3,11 +3,13 @@
 # make test      set up .venv and run every check of `make check`
 # make test-all  the same, and the slow tests
 # make check     formatting, linting, types, layers, tests
+# make test-lowest   the tests with the lowest versions that pyproject.toml accepts, in .venv-lowest
 
 PYTHON  ?= python3
 VENV    ?= .venv
 BIN     := $(VENV)/bin
 STAMP   := $(VENV)/.installed
+LOWEST  := .venv-lowest
 SOURCES ?= src tests $(wildcard benchmarks examples scripts)
 
 # Small matrices and several test processes: one thread each is fastest.
@@ -17,7 +19,7 @@ export TOKENIZERS_PARALLELISM ?= false
 # At most 4 workers: each imports torch.
 PYTEST ?= $(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal
 
-.PHONY: demo demo-llm setup test test-all test-slow check format clean
+.PHONY: demo demo-llm setup test test-all test-slow test-lowest check format clean
 
 demo: $(STAMP)
 	$(BIN)/tracenas demo --out demo-out --resume
@@ -42,6 +44,13 @@ check: $(STAMP)
 # Exit status 5: there is no slow test (yet), which is no failure.
 test-slow: $(STAMP)
 	$(PYTEST) -m "slow and not gpu" || [ $$? -eq 5 ]
+
+# An environment of its own: a torch of that age may come with several gigabytes of CUDA libraries.
+test-lowest:
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/pip install --quiet uv
+	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct -e ".[dev]"
+	PATH="$(CURDIR)/$(LOWEST)/bin:$$PATH" $(LOWEST)/bin/pytest -n auto --maxprocesses 4 --dist worksteal
 
 format: $(STAMP)
 	$(BIN)/ruff format $(SOURCES)

@@ -89,6 +89,25 @@ def test_everything_is_carried_over(dense: Any, tokenizer: Any, files: BaseFiles
     assert draft.path.stat().st_mode & 0o055  # not the 0700 of a temporary directory
 
 
+def test_a_tokenizer_without_a_terminal_runs_no_code_of_the_checkpoint(
+    dense: Any, tokenizer: Any, files: BaseFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The plain call: transformers reads the configuration first and asks at a terminal whether to run its code."""
+    from transformers import AutoTokenizer
+    from transformers.models.auto import configuration_auto
+
+    def end_of_file(_: str) -> str:
+        raise EOFError
+
+    def run(*_: Any, **__: Any) -> None:
+        raise AssertionError("code of the checkpoint was run")
+
+    draft = cut(dense, tmp_path / "out", files=files)
+    monkeypatch.setattr("builtins.input", end_of_file)
+    monkeypatch.setattr(configuration_auto, "get_class_from_dynamic_module", run)
+    assert AutoTokenizer.from_pretrained(draft.path)("hello").input_ids == tokenizer("hello").input_ids
+
+
 def test_the_card_may_look_at_the_draft(dense: Any, tmp_path: Path) -> None:
     def card(draft: Draft) -> str:
         check_checkpoint(draft.path)
