@@ -52,6 +52,22 @@ def test_intervals_hold_the_value_and_repeat() -> None:
     assert wide.high - wide.low > first.rho.high - first.rho.low
 
 
+@pytest.mark.parametrize(
+    ("x", "y", "rho"),
+    [
+        ([1.0, 2.0, 3.0, 4.0, 5.0], [2.0, 4.0, 6.0, 8.0, 9.0], 1.0),  # every resample has the same coefficient
+        ([1.0, 2.0, 3.0, 4.0, 5.0], [9.0, 8.0, 6.0, 4.0, 2.0], -1.0),
+        ([1.0, 1.0, 1.0, 1.0, 2.0], [1.0, 2.0, 3.0, 5.0, 4.0], 0.354),  # constant without the last architecture
+        ([1.0, 1.0, 2.0], [3.0, 2.0, 1.0], -0.866),
+    ],
+)
+def test_intervals_that_bca_cannot_tell_are_undefined(x: list[float | None], y: list[float | None], rho: float) -> None:
+    found = related(x, y)
+    assert found.reason is None
+    assert found.rho.value == pytest.approx(rho, abs=1e-3)
+    assert (found.rho.low, found.rho.high, found.tau.low, found.tau.high) == (None,) * 4
+
+
 def test_regret_of_the_first_choice() -> None:
     losses = [3.0, 2.0, 2.5, None]
     found = regret([0.1, 0.2, 0.9, 5.0], losses, uniform=0)

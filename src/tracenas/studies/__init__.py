@@ -1,6 +1,6 @@
 """Statistics over a study's results: does a proxy order architectures as their measured quality does? No models."""
 
-from tracenas.studies.correlation import Correlation, Estimate, correlate, kendall, spearman
+from tracenas.studies.correlation import Correlation, Estimate, correlate
 from tracenas.studies.regret import Regret, regret
 from tracenas.studies.tables import StudyTable, Target, analyse, markdown
 
@@ -12,8 +12,6 @@ __all__ = [
     "Target",
     "analyse",
     "correlate",
-    "kendall",
     "markdown",
     "regret",
-    "spearman",
 ]

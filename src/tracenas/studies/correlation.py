@@ -1,4 +1,4 @@
-"""Rank correlations with bootstrap confidence intervals.
+"""Rank correlations with BCa bootstrap confidence intervals (Efron 1987).
 
 Spearman's ρ is Pearson's correlation of average ranks. Kendall's τ-b is
 
@@ -12,26 +12,31 @@ Shapes: n architectures, B resamples.
 """
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy import stats
 
 from tracenas.errors import UserError
 
-__all__ = ["MINIMUM", "Correlation", "Estimate", "correlate", "kendall", "spearman"]
+__all__ = ["MINIMUM", "Correlation", "Estimate", "correlate"]
 
 Array = npt.NDArray[np.float64]
 
 MINIMUM = 3
 """Architectures that a correlation needs."""
 
+_SPREAD = 1e-9
+"""Resampled coefficients that differ by less are one value, rounding aside."""
+
 
 @dataclass(frozen=True)
 class Estimate:
-    """A coefficient and its percentile interval; None where a figure is undefined."""
+    """A coefficient and its BCa interval; None where a figure is undefined."""
 
     value: float | None
     low: float | None = None
@@ -69,24 +74,6 @@ class Correlation:
         }
 
 
-def spearman(x: Sequence[float], y: Sequence[float]) -> float | None:
-    """Spearman's ρ with average ranks for ties; None if a column is constant.
-
-    Raises:
-        ValueError: if the columns differ in length or hold a value that is not finite.
-    """
-    return _only(_spearman(*_columns(x, y), np.ones((1, len(x)))))
-
-
-def kendall(x: Sequence[float], y: Sequence[float]) -> float | None:
-    """Kendall's τ-b; None if a column is constant.
-
-    Raises:
-        ValueError: if the columns differ in length or hold a value that is not finite.
-    """
-    return _only(_kendall(*_columns(x, y), np.ones((1, len(x)))))
-
-
 def correlate(
     x: Sequence[float | None],
     y: Sequence[float | None],
@@ -95,10 +82,13 @@ def correlate(
     resamples: int = 2000,
     level: float = 0.95,
 ) -> Correlation:
-    """ρ and τ-b with percentile bootstrap intervals over architectures, pairwise complete.
+    """ρ and τ-b with BCa bootstrap intervals over architectures (`scipy.stats.bootstrap`), pairwise complete.
 
-    Resamples in which a column is constant have no coefficient and are left out; where they are more than half, the
-    interval is undefined. Values that are None or not finite count as missing.
+    Resamples in which a column is constant have no coefficient and are left out. An interval is undefined where the
+    data do not tell how far the coefficient varies: where more than half of the resamples are left out, where the
+    others all have one value (a perfect order among them), where a column is constant without one architecture (BCa's
+    jackknife), and where the coefficient lies outside of all resampled ones. Nothing replaces it there. Values that are
+    None or not finite count as missing.
 
     Args:
         resamples: B; 0 for no intervals.
@@ -122,34 +112,52 @@ def correlate(
     for name, column in (("scores", a), ("targets", b)):
         if (column == column[0]).all():
             return Correlation(nothing, nothing, len(both), missing, f"all {name} are equal")
-    whole = np.ones((1, len(a)))
-    drawn = rng.multinomial(len(a), np.full(len(a), 1 / len(a)), size=resamples).astype(np.float64)
-    found = [
-        _estimate(measure(a, b, whole)[0], measure(a, b, drawn) if resamples else drawn[:, 0], level)
-        for measure in (_spearman, _kendall)
+    values = _coefficients(a, b, np.arange(len(a)))
+    intervals = _intervals(a, b, rng, resamples, level) if resamples else [(None, None)] * len(values)
+    rho, tau = (Estimate(float(value), *bounds) for value, bounds in zip(values, intervals, strict=True))
+    return Correlation(rho, tau, len(both), missing)
+
+
+def _intervals(
+    x: Array, y: Array, rng: np.random.Generator, resamples: int, level: float
+) -> list[tuple[float | None, float | None]]:
+    """The BCa intervals of ρ and τ-b, from the same resamples; a pair of None where one is undefined."""
+
+    def bootstrap(method: str, **source: Any) -> Any:
+        with warnings.catch_warnings(), np.errstate(divide="ignore", invalid="ignore"):
+            warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+            return stats.bootstrap(
+                (np.arange(len(x)),),
+                lambda places, axis: _coefficients(x, y, places),
+                vectorized=True,
+                confidence_level=level,
+                method=method,
+                **source,
+            )
+
+    drawn = bootstrap("percentile", n_resamples=resamples, rng=rng)
+    kept = np.isfinite(drawn.bootstrap_distribution).all(axis=0)
+    if 2 * kept.sum() < resamples:
+        return [(None, None)] * 2
+    drawn.bootstrap_distribution = drawn.bootstrap_distribution[:, kept]
+    bounds = bootstrap("BCa", n_resamples=0, bootstrap_result=drawn).confidence_interval
+    spreads = np.ptp(drawn.bootstrap_distribution, axis=1)
+    return [
+        (float(low), float(high)) if spread > _SPREAD and low <= high else (None, None)
+        for spread, low, high in zip(spreads, bounds.low, bounds.high, strict=True)
     ]
-    return Correlation(found[0], found[1], len(both), missing)
 
 
-def _estimate(value: float, resampled: Array, level: float) -> Estimate:
-    defined = resampled[np.isfinite(resampled)]
-    if 2 * len(defined) < len(resampled) or not len(defined):
-        return Estimate(float(value))
-    low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
-    return Estimate(float(value), float(low), float(high))
+def _coefficients(x: Array, y: Array, places: npt.NDArray[np.intp]) -> Array:
+    """ρ and τ-b of resamples, [2, …]; NaN where a column is constant.
 
-
-def _columns(x: Sequence[float], y: Sequence[float]) -> tuple[Array, Array]:
-    a, b = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
-    if a.shape != b.shape or a.ndim != 1:
-        raise ValueError(f"columns of shapes {a.shape} and {b.shape}")
-    if not (np.isfinite(a).all() and np.isfinite(b).all()):
-        raise ValueError("columns hold values that are not finite")
-    return a, b
-
-
-def _only(values: Array) -> float | None:
-    return float(values[0]) if np.isfinite(values[0]) else None
+    Args:
+        places: of the architectures in each resample, […, ≤ n].
+    """
+    rows = places.reshape(-1, places.shape[-1])
+    counts_Bn = np.zeros((len(rows), len(x)))
+    np.add.at(counts_Bn, (np.arange(len(rows))[:, None], rows), 1.0)
+    return np.stack([measure(x, y, counts_Bn).reshape(places.shape[:-1]) for measure in (_spearman, _kendall)])
 
 
 def _spearman(x: Array, y: Array, counts_Bn: Array) -> Array:
