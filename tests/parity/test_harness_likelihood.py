@@ -7,7 +7,7 @@ import pytest
 from tiny import tiny_model
 
 from tracenas.errors import UserError
-from tracenas.evaluation.language_model import language_model
+from tracenas.evaluation.language_model import LanguageModel
 
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("default")]
 
@@ -48,7 +48,7 @@ def test_answers_equal_lm_evals(kind: str, selects: bool, tokenizer: Any, monkey
     if not selects:
         forward = model.forward
         model.forward = lambda input_ids: forward(input_ids)
-    lm = language_model(model, tokenizer, batch_size=4, shard=False)
+    lm = LanguageModel(model, tokenizer, batch_size=4, shard=False)
     lm.cache_hook = Hook()
     found = lm.loglikelihood(instances(), disable_tqdm=True)
     assert [f[0] for f in found] == pytest.approx([e[0] for e in expected], rel=1e-5, abs=1e-5)
@@ -64,7 +64,7 @@ def test_bos_is_added_where_lm_eval_adds_it(bos: Any, added: bool | None, bos_to
 
     model = tiny_model("llama", vocab_size=258)
     theirs = HFLM(pretrained=model, tokenizer=bos_tokenizer, batch_size=4, add_bos_token=added)
-    lm = language_model(model, bos_tokenizer, batch_size=4, shard=False, bos=bos)
+    lm = LanguageModel(model, bos_tokenizer, batch_size=4, shard=False, bos=bos)
     lm.cache_hook = Hook()
     expected = theirs.loglikelihood(instances(), disable_tqdm=True)
     found = lm.loglikelihood(instances(), disable_tqdm=True)
@@ -74,7 +74,7 @@ def test_bos_is_added_where_lm_eval_adds_it(bos: Any, added: bool | None, bos_to
 
 def test_bos_that_the_tokenizer_does_not_add(tokenizer: Any) -> None:
     with pytest.raises(UserError, match="bos on: tasks are encoded as lm-eval does"):
-        language_model(tiny_model("llama"), tokenizer, batch_size=4, shard=False, bos="on")
+        LanguageModel(tiny_model("llama"), tokenizer, batch_size=4, shard=False, bos="on")
 
 
 def test_windows_of_a_longer_text_equal_lm_evals(tokenizer: Any) -> None:
@@ -83,6 +83,6 @@ def test_windows_of_a_longer_text_equal_lm_evals(tokenizer: Any) -> None:
     model = tiny_model("llama")
     texts = [SimpleNamespace(args=(LONG * n,), task_name="text") for n in (1, 3)]
     theirs = HFLM(pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=4)
-    lm = language_model(model, tokenizer, batch_size=4, shard=False)
+    lm = LanguageModel(model, tokenizer, batch_size=4, shard=False)
     expected = theirs.loglikelihood_rolling(texts, disable_tqdm=True)
     assert lm.loglikelihood_rolling(texts, disable_tqdm=True) == pytest.approx(expected, rel=1e-5)

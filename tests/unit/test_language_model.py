@@ -10,7 +10,7 @@ from tiny import tiny_model
 
 from tracenas.errors import UserError
 from tracenas.evaluation.harness import _unasked
-from tracenas.evaluation.language_model import language_model
+from tracenas.evaluation.language_model import LanguageModel
 from tracenas.models.functionals.perplexity import perplexity
 
 pytestmark = pytest.mark.filterwarnings("default")
@@ -33,7 +33,7 @@ def test_tokenizer_without_special_tokens(unnamed: Any) -> None:
     from lm_eval.models.huggingface import HFLM
 
     model, size = tiny_model("llama"), len(unnamed)
-    lm = language_model(model, unnamed, batch_size=2, shard=False)
+    lm = LanguageModel(model, unnamed, batch_size=2, shard=False)
     asked = [question("", "a text"), question("one", " two"), question("one", " three")]
     found = lm.loglikelihood(asked, disable_tqdm=True)
     named = type(unnamed)(tokenizer_object=unnamed.backend_tokenizer, eos_token="</s>")
@@ -48,7 +48,7 @@ def test_tokenizer_without_special_tokens(unnamed: Any) -> None:
 def test_no_special_token_anywhere(unnamed: Any) -> None:
     model = tiny_model("llama", eos_token_id=None, pad_token_id=None)
     with pytest.raises(UserError, match="neither tokenizer nor config.json names one: set eos_token"):
-        language_model(model, unnamed, batch_size=2, shard=False)
+        LanguageModel(model, unnamed, batch_size=2, shard=False)
 
 
 @pytest.mark.parametrize("selects", [True, False])
@@ -65,14 +65,14 @@ def test_what_cannot_be_answered(tokenizer: Any, selects: bool, context: str, co
     if not selects:
         forward = model.forward
         model.forward = lambda input_ids: forward(input_ids)
-    lm = language_model(model, tokenizer, batch_size=2, shard=False)
+    lm = LanguageModel(model, tokenizer, batch_size=2, shard=False)
     with pytest.raises(UserError, match=f"task piqa: {told}"):
         lm.loglikelihood([question("a", "b"), question(context, continuation)], disable_tqdm=True)
     lm.loglikelihood([question("x", "y" * 64)], disable_tqdm=True)  # as long as the positions
 
 
 def test_no_room_for_what_is_to_be_generated(tokenizer: Any) -> None:
-    lm = language_model(tiny_model("llama"), tokenizer, batch_size=2, shard=False)
+    lm = LanguageModel(tiny_model("llama"), tokenizer, batch_size=2, shard=False)
     for asked in ({"until": []}, {"until": [], "max_new_tokens": 64}):
         with pytest.raises(UserError, match=r"task piqa: (256|64) new tokens .* the model has 64 positions"):
             lm.generate_until([question("a", asked)], disable_tqdm=True)

@@ -18,7 +18,6 @@ import numpy as np
 
 from tracenas.data.windows import BosRule
 from tracenas.errors import UserError, one_line
-from tracenas.evaluation.language_model import language_model, shared
 from tracenas.evaluation.overlay import Source, write_overlay
 from tracenas.evaluation.suites import Request, TaskResult
 
@@ -96,7 +95,9 @@ class Harness:
             UserError: if a task's data cannot be had.
         """
         with _quiet():
-            lm = language_model(model, tokenizer, batch_size, shard, bos)
+            from tracenas.evaluation.language_model import LanguageModel, shared
+
+            lm = LanguageModel(model, tokenizer, batch_size, shard=shard, bos=bos)
             results: dict[str, TaskResult] = {}
             for shots in dict.fromkeys(r.shots for r in self.wanted):
                 names = [r.name for r in self.wanted if r.shots == shots]

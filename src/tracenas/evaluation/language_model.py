@@ -6,19 +6,21 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from lm_eval.models.huggingface import HFLM
+from tqdm import tqdm
 
 from tracenas.data.packing import refusals
 from tracenas.data.windows import BosRule, added_bos
 from tracenas.errors import UserError
 from tracenas.evaluation.likelihood import Answer, capability, log_likelihoods
 
-__all__ = ["language_model", "shared"]
+__all__ = ["LanguageModel", "shared"]
 
 _NEW_TOKENS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 """What tasks call the length of an answer; the first of them counts."""
 
 
-def language_model(model: Any, tokenizer: Any, batch_size: int, shard: bool, bos: BosRule = "auto") -> Any:
+class LanguageModel(HFLM):  # type: ignore[misc]
     """An `HFLM` over a model in memory, with `truncated`: answers per task whose prompt lost its beginning.
 
     Args:
@@ -29,99 +31,102 @@ def language_model(model: Any, tokenizer: Any, batch_size: int, shard: bool, bos
     Raises:
         UserError: `bos` is on and the tokenizer adds none; no token is named that could stand before an empty prompt.
     """
-    if bos == "on" and added_bos(tokenizer) is None:
-        raise UserError("bos on: tasks are encoded as lm-eval does, by the tokenizer, which adds no BOS")
-    from lm_eval.models.huggingface import HFLM
-    from tqdm import tqdm
 
-    able = capability(model)
-    prefix, end = _special_tokens(tokenizer, model.config)
+    def __init__(self, model: Any, tokenizer: Any, batch_size: int, *, shard: bool, bos: BosRule = "auto") -> None:
+        if bos == "on" and added_bos(tokenizer) is None:
+            raise UserError("bos on: tasks are encoded as lm-eval does, by the tokenizer, which adds no BOS")
+        self._capability = capability(model)
+        prefix, self._end = _special_tokens(tokenizer, model.config)
+        super().__init__(
+            pretrained=model,
+            tokenizer=_with_pad(tokenizer, self._end),
+            backend="causal",
+            batch_size=batch_size,
+            add_bos_token={"auto": None, "on": True, "off": False}[bos],
+            prefix_token_id=prefix,
+        )
+        self._shard = shard
+        self._tasks: list[str] = []
+        self.truncated: Counter[str] = Counter()
 
-    class Counting(HFLM):  # type: ignore[misc]
-        """Notes what lm-eval truncates silently."""
+    @property
+    def eot_token_id(self) -> int:
+        """Ends a text."""
+        return self._end
 
-        truncated: Counter[str]
-        _tasks: list[str]
+    def loglikelihood(self, requests: Any, *args: Any, **kwargs: Any) -> Any:
+        """As in lm-eval; remembers which task every request is of."""
+        answer = super().loglikelihood
 
-        @property
-        def eot_token_id(self) -> int:
-            """Ends a text."""
-            return end
+        def checked(requests: Any) -> Any:
+            self._tasks = [str(request.task_name) for request in requests]
+            try:
+                return answer(requests, *args, **kwargs)
+            except Exception:
+                for request in requests:
+                    with refusals("tokenizer", f"task {request.task_name}, question {request.doc_id + 1}"):
+                        self.tok_encode("".join(map(str, request.args)))
+                raise
 
-        def loglikelihood(self, requests: Any, *args: Any, **kwargs: Any) -> Any:
-            """As in lm-eval; remembers which task every request is of."""
+        return self._divided(checked, requests)
 
-            def answer(own: Any) -> Any:
-                self._tasks = [str(request.task_name) for request in own]
-                try:
-                    return super(Counting, self).loglikelihood(own, *args, **kwargs)
-                except Exception:
-                    for request in own:
-                        with refusals("tokenizer", f"task {request.task_name}, question {request.doc_id + 1}"):
-                            self.tok_encode("".join(map(str, request.args)))
-                    raise
+    def loglikelihood_rolling(self, requests: Any, *args: Any, **kwargs: Any) -> Any:
+        """As in lm-eval."""
+        return self._divided(super().loglikelihood_rolling, requests, *args, **kwargs)
 
-            return _divided(answer, requests, shard)
+    def generate_until(self, requests: Any, *args: Any, **kwargs: Any) -> Any:
+        """As in lm-eval."""
+        for request in requests:
+            lengths = [request.args[1][name] for name in _NEW_TOKENS if request.args[1].get(name) is not None]
+            new = int(lengths[0] if lengths else self.max_gen_toks)
+            if new >= self.max_length:
+                raise UserError(
+                    f"task {request.task_name}: {new} new tokens for an answer; the model has {self.max_length} "
+                    "positions for prompt and answer"
+                )
+        return self._divided(super().generate_until, requests, *args, **kwargs)
 
-        def loglikelihood_rolling(self, requests: Any, *args: Any, **kwargs: Any) -> Any:
-            """As in lm-eval."""
-            return _divided(
-                lambda own: super(Counting, self).loglikelihood_rolling(own, *args, **kwargs), requests, shard
-            )
+    def _loglikelihood_tokens(
+        self, requests: Any, disable_tqdm: bool = False, override_bs: int | None = None
+    ) -> list[Answer]:
+        """lm-eval's answers, through `log_likelihoods`; by lm-eval itself where the model cannot select positions.
 
-        def generate_until(self, requests: Any, *args: Any, **kwargs: Any) -> Any:
-            """As in lm-eval."""
-            for request in requests:
-                told = [request.args[1][name] for name in _NEW_TOKENS if request.args[1].get(name) is not None]
-                new = int(told[0] if told else self.max_gen_toks)
-                if new >= self.max_length:
-                    raise UserError(
-                        f"task {request.task_name}: {new} new tokens for an answer; the model has {self.max_length} "
-                        "positions for prompt and answer"
-                    )
-            return _divided(lambda own: super(Counting, self).generate_until(own, *args, **kwargs), requests, shard)
+        `override_bs` is lm-eval's for batch sizes that it is to find out.
+        """
+        for task, (_, context, continuation) in zip(self._tasks, requests, strict=False):
+            _check(task, len(context), len(continuation), self.max_length)
+            self.truncated[task] += len(context) + len(continuation) > self.max_length + 1
+        if not self._capability.selects:
+            answered: list[Answer] = super()._loglikelihood_tokens(requests, disable_tqdm, override_bs)
+            return answered
+        scored = log_likelihoods(
+            self.model,
+            [(context, continuation) for _, context, continuation in requests],
+            self._capability,
+            batch_size=self.batch_size,
+            max_length=self.max_length,
+            dtype=self.softmax_dtype,
+        )
+        hidden = disable_tqdm or self.rank != 0
+        answers: dict[int, Answer] = {}
+        for index, answer in tqdm(scored, total=len(requests), disable=hidden, desc="Running loglikelihood requests"):
+            answers[index] = answer
+            if requests[index][0] is not None:  # not a window of a longer text, which is cached as a whole
+                self.cache_hook.add_partial("loglikelihood", requests[index][0], answer)
+        return [answers[index] for index in range(len(requests))]
 
-        def _loglikelihood_tokens(
-            self, requests: Any, disable_tqdm: bool = False, override_bs: int | None = None
-        ) -> list[Answer]:
-            """lm-eval's answers, through `log_likelihoods`; by lm-eval itself where the model cannot select positions.
-
-            `override_bs` is lm-eval's for batch sizes that it is to find out.
-            """
-            for task, (_, context, continuation) in zip(self._tasks, requests, strict=False):
-                _check(task, len(context), len(continuation), self.max_length)
-                self.truncated[task] += len(context) + len(continuation) > self.max_length + 1
-            if not able.selects:
-                answered: list[Answer] = super()._loglikelihood_tokens(requests, disable_tqdm, override_bs)
-                return answered
-            found = log_likelihoods(
-                self.model,
-                [(context, continuation) for _, context, continuation in requests],
-                able,
-                batch_size=batch_size,
-                max_length=self.max_length,
-                dtype=self.softmax_dtype,
-            )
-            hidden = disable_tqdm or self.rank != 0
-            answers: dict[int, Answer] = {}
-            for index, answer in tqdm(
-                found, total=len(requests), disable=hidden, desc="Running loglikelihood requests"
-            ):
-                answers[index] = answer
-                if requests[index][0] is not None:  # not a window of a longer text, which is cached as a whole
-                    self.cache_hook.add_partial("loglikelihood", requests[index][0], answer)
-            return [answers[index] for index in range(len(requests))]
-
-    lm = Counting(
-        pretrained=model,
-        tokenizer=_with_pad(tokenizer, end),
-        backend="causal",
-        batch_size=batch_size,
-        add_bos_token={"auto": None, "on": True, "off": False}[bos],
-        prefix_token_id=prefix,
-    )
-    lm.truncated, lm._tasks = Counter(), []
-    return lm
+    def _divided(self, answer: Callable[..., Any], requests: Any, *args: Any, **kwargs: Any) -> Any:
+        """All answers, in order; shared out, every process has each n-th question, whose answers share a context."""
+        if not self._shard:
+            return answer(requests, *args, **kwargs)
+        rank, count = torch.distributed.get_rank(), torch.distributed.get_world_size()
+        places: dict[Any, int] = {}
+        owners = [places.setdefault((r.task_name, r.doc_id), len(places)) % count for r in requests]
+        share = [request for request, owner in zip(requests, owners, strict=True) if owner == rank]
+        parts: list[Any] = [None] * count
+        torch.distributed.all_gather_object(parts, list(answer(share, *args, **kwargs)) if share else [])
+        answers = [iter(part) for part in parts]
+        return [next(answers[owner]) for owner in owners]
 
 
 def _special_tokens(tokenizer: Any, config: Any) -> tuple[int, int]:
@@ -131,15 +136,15 @@ def _special_tokens(tokenizer: Any, config: Any) -> tuple[int, int]:
         UserError: neither names one.
     """
     named = [getattr(place, name, None) for place in (tokenizer, config) for name in ("bos_token_id", "eos_token_id")]
-    bos, eos, *told = [next(iter(value), None) if isinstance(value, (list, tuple)) else value for value in named]
-    known = [token for token in (bos, eos, *told) if token is not None]
-    if not known:
+    bos, eos, *fallbacks = [next(iter(v), None) if isinstance(v, (list, tuple)) else v for v in named]
+    tokens = [token for token in (bos, eos, *fallbacks) if token is not None]
+    if not tokens:
         raise UserError(
             "tasks need a BOS or EOS token to begin empty prompts with; neither tokenizer nor config.json names one: "
             "set eos_token in tokenizer_config.json or eos_token_id in config.json"
         )
-    ends = [token for token in (eos, told[1]) if token is not None]
-    return known[0], (ends or known)[0]
+    ends = [token for token in (eos, fallbacks[1]) if token is not None]
+    return tokens[0], (ends or tokens)[0]
 
 
 def _with_pad(tokenizer: Any, token: int) -> Any:
@@ -165,20 +170,6 @@ def _check(task: str, context: int, continuation: int, positions: int) -> None:
             f"task {task}: a prompt of {context} tokens with an answer of {continuation}; expected at least one token "
             f"each, and an answer of no more than the model's {positions} positions"
         )
-
-
-def _divided(answer: Callable[[Any], Any], requests: Any, shard: bool) -> Any:
-    """All answers, in order; with `shard` every process works on each n-th question, whose answers share a context."""
-    if not shard:
-        return answer(requests)
-    rank, count = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    places: dict[Any, int] = {}
-    owners = [places.setdefault((r.task_name, r.doc_id), len(places)) % count for r in requests]
-    own = [request for request, owner in zip(requests, owners, strict=True) if owner == rank]
-    parts: list[Any] = [None] * count
-    torch.distributed.all_gather_object(parts, list(answer(own)) if own else [])
-    found = [iter(part) for part in parts]
-    return [next(found[owner]) for owner in owners]
 
 
 def shared(raw: Mapping[str, Any] | None, truncated: Mapping[str, int]) -> tuple[Any, Counter[str]]:
