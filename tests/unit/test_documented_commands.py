@@ -1,0 +1,76 @@
+"""Every `tracenas` command line in README, docs and recipes is accepted: its options exist, its values are valid."""
+
+import itertools
+import re
+import shlex
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tracenas import cli
+
+ROOT = Path(__file__).parents[2]
+PAGES = [
+    ROOT / "README.md",
+    *sorted(p for p in (ROOT / "docs").glob("*.md") if p.name != "log.md"),
+    *sorted((ROOT / "recipes").glob("*.yaml")),
+]
+COMMAND = re.compile(r"^(?: {4,}|# *)(?:\$ )?(?:[A-Z_]+=\S+ )*(?:\S*/)?tracenas +([a-z].*)$", re.MULTILINE)
+
+
+def documented() -> list[tuple[str, str]]:
+    """(page, command line without `tracenas`): indented blocks of the pages, comments of the recipes.
+
+    A line with ` … ` in place of its own settings (the command above, resumed) is left out.
+    """
+    lines = []
+    for page in PAGES:
+        text = re.sub(r"\\\n[ #]*", " ", page.read_text(encoding="utf-8"))
+        lines += [(page.name, line) for line in COMMAND.findall(text) if not re.search(r"(?<!--data) … ", line)]
+    return lines
+
+
+def variants(line: str) -> list[list[str]]:
+    """The words of every command that a line stands for: `[optional]` parts left out and put in, each `a|b`."""
+    line = re.sub(r"\s+#\s.*", "", line)
+    line = re.sub(r"(?<=\S) {3,}[a-z].*", "", re.sub(r"^(\S+) +", r"\1 ", line))  # words of explanation behind it
+    line = line.replace(" …", " ").replace("…", "").replace("--data  --", "--data TEXT --")
+    both = [re.sub(r"\[[^\]]*\]", "", line), re.sub(r"[\[\]]", "", line)]
+    out = []
+    for text in dict.fromkeys(both):
+        text = (
+            re.sub(r"SECTION\.KEY=VALUE", "", text)
+            .replace("max_steps=N", "max_steps=1")
+            .replace("--limit N", "--limit 1")
+        )
+        words = [word.split("|") if "|" in word else [word] for word in shlex.split(text)]
+        out += [list(choice) for choice in itertools.product(*words)]
+    return out
+
+
+@pytest.mark.parametrize(("page", "line"), documented())
+def test_the_command_is_accepted(page: str, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[Any] = []
+    outcome = SimpleNamespace(show=lambda: None, to_json=dict)
+
+    class Commands:
+        def __getattr__(self, name: str) -> Any:
+            return lambda settings: called.append(settings) or outcome
+
+    monkeypatch.setattr(cli, "import_module", lambda _: Commands())
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    (tmp_path / "run.yaml").write_text(
+        "model: m\ndata: text\nparams: 60%\neval_text: t\nout: run\nrecover: {method: pretrain}\nbench: {}\n"
+    )
+    for words in variants(line):
+        assert cli.invoke(words) == 0, words
+    assert len(called) == len(variants(line))
+
+
+def test_a_wrong_option_would_be_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.invoke(["search", "m", "--data", "t", "--params", "60%", "--out", "run", "--populaton", "3"]) == 2
+    assert len(documented()) > 35
