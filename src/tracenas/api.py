@@ -39,6 +39,7 @@ __all__ = [
     "plan",
     "prune",
     "recover",
+    "register",
     "report",
     "run",
     "score",
@@ -58,6 +59,14 @@ def load(
     from tracenas.models.checkpoints.loading import load as load_model
 
     return load_model(str(model), device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+
+
+def register() -> None:
+    """Let transformers' Auto classes load heterogeneous checkpoints of every family without `trust_remote_code`."""
+    from tracenas.families import FAMILIES
+    from tracenas.models.shipped.heterogeneous import register as register_families
+
+    register_families(*FAMILIES)
 
 
 def plan(model: str | Path, **settings: Any) -> "Plan":

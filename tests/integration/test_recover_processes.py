@@ -111,11 +111,11 @@ import torch.distributed as dist
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
 from transformers import AutoModelForCausalLM
-from tracenas.models import heterogeneous
+import tracenas
 from tracenas.recovery import state
 from tracenas.recovery.zeros import Zeros
 
-heterogeneous.register()
+tracenas.register()
 dist.init_process_group("gloo")
 rank, size = dist.get_rank(), dist.get_world_size()
 model_path, out = sys.argv[1], Path(sys.argv[2])

@@ -14,11 +14,11 @@ from tiny import FLAN, auto_class, logits_of, save_tiny, tiny_config, tiny_model
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, EncoderDecoderCache
 
+import tracenas
 from tracenas.families import FAMILIES, Options, family_of
 from tracenas.models.checkpoints import loading
 from tracenas.models.checkpoints.headers import read_header
 from tracenas.models.checkpoints.writing import save_pruned
-from tracenas.models.shipped import heterogeneous
 from tracenas.space.architecture import Architecture
 from tracenas.space.costs import flops_per_token, kv_cache_per_token, parameters
 from tracenas.space.sub_block import SubBlockSpec
@@ -62,7 +62,7 @@ def architectures(setup: Setup, count: int) -> Iterator[Architecture]:
 
 @pytest.fixture(scope="module", autouse=True)
 def registered() -> None:
-    heterogeneous.register()
+    tracenas.register()
 
 
 @pytest.fixture(scope="module", params=CASES)

@@ -9,10 +9,10 @@ import torch
 from tiny import SHAPE, partly_kept
 from transformers import AutoConfig, AutoModelForCausalLM
 
+import tracenas
 from tracenas.data.packing import pack
 from tracenas.families import Options, family_of
 from tracenas.models.checkpoints.writing import save_pruned
-from tracenas.models.shipped import heterogeneous
 
 pytestmark = pytest.mark.parity
 
@@ -60,7 +60,7 @@ def test_stock_model(model_type: str, attention: str, tokenizer: Any) -> None:
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_heterogeneous_model(attention: str, tokenizer: Any, tmp_path: Path) -> None:
-    heterogeneous.register()
+    tracenas.register()
     path = heterogeneous_path(dense("llama"), tmp_path / "pruned")
     check_no_leak(AutoModelForCausalLM.from_pretrained(path, attn_implementation=attention).eval(), tokenizer)
 

@@ -24,8 +24,10 @@ from pruned_cases import (
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, StaticCache
 
+import tracenas
 from tracenas.models.checkpoints.writing import check_checkpoint, save_pruned
-from tracenas.models.shipped import heterogeneous
+from tracenas.models.shipped import decoder_only
+from tracenas.models.shipped.checkpoint_code import CODE_FILE, auto_map
 from tracenas.space.architecture import Architecture
 from tracenas.space.costs import parameters
 
@@ -34,7 +36,7 @@ pytestmark = pytest.mark.parity
 
 @pytest.fixture(scope="module")
 def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
-    heterogeneous.register()
+    tracenas.register()
     root = tmp_path_factory.mktemp("checkpoints")
     return {
         name: cut(dense_model(v.of, **v.changes), v.shape, root / name, options=v.options)
@@ -74,7 +76,7 @@ def test_stock_where_the_family_can_say_it(name: str, cases: dict[str, Case]) ->
     draft = cases[name].draft
     config = json.loads((draft.path / "config.json").read_text())
     assert draft.stock == (name in STOCK)
-    assert (draft.path / heterogeneous.CODE_FILE).exists() != draft.stock
+    assert (draft.path / CODE_FILE).exists() != draft.stock
     assert config["model_type"] == ("" if draft.stock else "tracenas_") + VARIANTS[name].of
     assert ("auto_map" in config) != draft.stock
     assert not (draft.stock and {"per_layer_config", "base_model_type", "tracenas_bypass"} & set(config))
@@ -184,7 +186,7 @@ def test_without_the_package(cases: dict[str, Case], tmp_path: Path) -> None:
     # what transformers saved there loads here with the package, without trust in remote code
     for name in HETEROGENEOUS:
         model = AutoModelForCausalLM.from_pretrained(tmp_path / "again" / name).eval()
-        assert type(model).__module__ == heterogeneous.__name__
+        assert type(model).__module__ == decoder_only.__name__
         assert_same(logits(model, tokens()), logits(cases[name].reference, tokens()))
 
 
@@ -194,9 +196,9 @@ def test_saved_again_after_training(name: str, cases: dict[str, Case], tmp_path:
     train_one_step(model, tokens(), tokens())
     model.save_pretrained(tmp_path / "tuned")
     saved = json.loads((tmp_path / "tuned" / "config.json").read_text())
-    assert saved["auto_map"] == heterogeneous.auto_map(VARIANTS[name].of)
-    code = (tmp_path / "tuned" / heterogeneous.CODE_FILE).read_text()
-    assert code == (cases[name].draft.path / heterogeneous.CODE_FILE).read_text()
+    assert saved["auto_map"] == auto_map(VARIANTS[name].of)
+    code = (tmp_path / "tuned" / CODE_FILE).read_text()
+    assert code == (cases[name].draft.path / CODE_FILE).read_text()
     check_checkpoint(tmp_path / "tuned")
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "tuned").eval()
     assert_same(logits(again, tokens()), logits(model, tokens()))

@@ -16,7 +16,9 @@ from pruned_cases import SHAPES, cut, dense_model
 
 from tracenas.families import FAMILIES, family_of
 from tracenas.models.checkpoints.serving import PLUGIN_FAMILIES, STOCK_VLLM_FAMILIES, serving_section, with_serving
-from tracenas.models.shipped import heterogeneous
+from tracenas.models.shipped import decoder_only, encoder_decoder
+from tracenas.models.shipped.checkpoint_code import CODE_FILE, class_names
+from tracenas.models.shipped.heterogeneous import build
 from tracenas.pipeline.serving import gguf_layout
 from tracenas.recovery.card import with_section
 
@@ -90,25 +92,30 @@ def test_the_configuration_leads_vllm_to_the_shipped_code(family: str, tmp_path:
     found = json.loads((draft.path / "config.json").read_text())
     (architecture,) = found["architectures"]
     assert getattr(transformers, architecture, None) is None
-    code = (draft.path / heterogeneous.CODE_FILE).read_text()
+    code = (draft.path / CODE_FILE).read_text()
     for auto in ("AutoConfig", "AutoModel", "AutoModelForCausalLM"):
         module, _, name = found["auto_map"][auto].partition(".")
-        assert f"{module}.py" == heterogeneous.CODE_FILE and name in code.splitlines()[-1]
+        assert f"{module}.py" == CODE_FILE and name in code.splitlines()[-1]
     assert list(found["per_layer_config"]) == [str(i) for i in range(found["num_hidden_layers"])]
     assert found["head_dim"] and found["allow_global_per_layer_attribute_access"]
-    for kind in heterogeneous.build(family)[1:]:
+    for kind in build(family)[1:]:
         assert kind.is_backend_compatible() and kind._can_set_attn_implementation()
         assert kind._supports_attention_backend
 
 
-def test_a_configuration_is_unpickled_where_its_class_was_not_built(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("family", FAMILIES.names())
+def test_a_configuration_is_unpickled_where_its_class_was_not_built(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """vLLM sends it to a new process of its own."""
-    kind = heterogeneous.build("llama")[0]
-    sent = pickle.dumps(kind(num_hidden_layers=2))
-    monkeypatch.delitem(vars(heterogeneous), kind.__name__)
-    assert type(pickle.loads(sent)) is kind
+    module = encoder_decoder if family == "t5" else decoder_only
+    for kind in build(family):
+        sent = pickle.dumps(kind(num_hidden_layers=2) if kind is build(family)[0] else kind)
+        monkeypatch.delitem(vars(module), kind.__name__)
+        again = pickle.loads(sent)
+        assert (again if isinstance(again, type) else type(again)) is kind
     with pytest.raises(AttributeError, match="TraceNASNothing"):
-        _ = heterogeneous.TraceNASNothing
+        _ = module.TraceNASNothing
 
 
 # --- the plugin, without vLLM ---------------------------------------------------------------------
@@ -141,7 +148,7 @@ def test_the_plugin_is_declared_and_registers_every_family(monkeypatch: pytest.M
     monkeypatch.setitem(sys.modules, "vllm", vllm)
     vllm_plugin.register()
     vllm_plugin.register()  # vLLM does so in every process
-    names = {heterogeneous.class_names(family)[2] for family in PLUGIN_FAMILIES}
+    names = {class_names(family)[2] for family in PLUGIN_FAMILIES}
     assert vllm.models == dict.fromkeys(names, vllm_plugin.MODEL)
 
 

@@ -11,11 +11,12 @@ import torch
 from pruned_cases import SHAPES, Case, cut, dense_model, logits
 from transformers import AutoModelForCausalLM
 
+import tracenas
 from tracenas.errors import UserError
 from tracenas.families import FAMILIES, Family, family_of
 from tracenas.models.checkpoints.headers import read_header
 from tracenas.models.checkpoints.writing import check_checkpoint, save_pruned
-from tracenas.models.shipped import heterogeneous
+from tracenas.models.shipped.layers import Bypassed
 
 pytestmark = pytest.mark.parity
 
@@ -25,7 +26,7 @@ REMOVED = "no_attention_in_layer_0"  # and none in layer 2
 
 @pytest.fixture(scope="module", autouse=True)
 def registered() -> None:
-    heterogeneous.register()
+    tracenas.register()
 
 
 def tokens() -> torch.Tensor:
@@ -49,8 +50,8 @@ def test_logits_are_exactly_those_without_it(family: str, tmp_path: Path) -> Non
     prefix = model(tokens()[:, :5], use_cache=True)
     rest = logits(model, tokens()[:, 5:], past_key_values=prefix.past_key_values)
     torch.testing.assert_close(rest, expected[:, 5:], rtol=1e-4, atol=1e-4)
-    without = {m.layer_idx for m in bypassed.load().modules() if type(m).__name__ == "_Bypassed" and m.attends}
-    assert without == {0, 2} and not any(type(m).__name__ == "_Bypassed" and m.attends for m in model.modules())
+    without = {m.layer_idx for m in bypassed.load().modules() if isinstance(m, Bypassed) and m.attends}
+    assert without == {0, 2} and not any(isinstance(m, Bypassed) and m.attends for m in model.modules())
 
 
 @pytest.mark.parametrize("family", STUBBED)

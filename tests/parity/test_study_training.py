@@ -8,10 +8,10 @@ import pytest
 import torch
 from tiny import tiny_model
 
+import tracenas
 from tracenas.families import Options, family_of
 from tracenas.models.checkpoints.writing import save_pruned
 from tracenas.models.functionals.loss import next_token_nll
-from tracenas.models.shipped import heterogeneous
 from tracenas.models.surgery.ordering import Ordering
 from tracenas.models.surgery.private import private_weights
 from tracenas.models.surgery.shared_lora import SharedLora
@@ -53,7 +53,7 @@ class Case:
         """The candidate as a checkpoint of its own, loaded again; before the super-network permutes the model."""
         from transformers import AutoModelForCausalLM
 
-        heterogeneous.register()
+        tracenas.register()
         kept = self.ordering.kept(self.blocks, self.arch)
         save_pruned(self.model, None, self.family, self.blocks, kept, out)
         return AutoModelForCausalLM.from_pretrained(out).eval()

@@ -14,7 +14,9 @@ from transformers import AutoModelForSeq2SeqLM
 from tracenas.errors import UserError
 from tracenas.models.checkpoints.writing import check_checkpoint, save_pruned
 from tracenas.models.functionals.loss import next_token_nll
-from tracenas.models.shipped import heterogeneous, stacks
+from tracenas.models.shipped.checkpoint_code import CODE_FILE
+from tracenas.models.shipped.encoder_decoder import SelectedHeads
+from tracenas.models.shipped.heterogeneous import register
 from tracenas.space.architecture import Architecture
 from tracenas.space.costs import parameters
 
@@ -40,7 +42,7 @@ GREEDY: dict[str, Any] = {"max_new_tokens": 6, "do_sample": False, "eos_token_id
 
 @pytest.fixture(scope="module")
 def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
-    heterogeneous.register("t5")
+    register("t5")
     root = tmp_path_factory.mktemp("checkpoints")
     return {
         f"{kind}_{name}": cut(tiny_model("t5", **changes), shape, root / f"{kind}_{name}")
@@ -87,7 +89,7 @@ def test_counts_and_form(name: str, cases: dict[str, Case]) -> None:
     model = case.load()
     assert sum(p.numel() for p in model.parameters()) == predicted == case.draft.parameters
     assert case.draft.stock == stock
-    assert (case.draft.path / heterogeneous.CODE_FILE).exists() != stock
+    assert (case.draft.path / CODE_FILE).exists() != stock
     config = json.loads((case.draft.path / "config.json").read_text())
     assert config["model_type"] == ("t5" if stock else "tracenas_t5")
     assert config["tie_word_embeddings"] == (not name.startswith("flan"))
@@ -116,7 +118,7 @@ def test_every_block_reads_the_columns_of_its_own_heads(name: str, cases: dict[s
         attention = getattr(model, block.stack).block[places[block.stack]].layer[0].SelfAttention
         places[block.stack] += 1
         ids = case.kept[index, "attention"]
-        assert isinstance(attention, stacks.OwnHeads) == (ids is not None)
+        assert isinstance(attention, SelectedHeads) == (ids is not None)
         if ids is not None:
             assert attention.bias_heads == tuple(ids)
     for stack in places:

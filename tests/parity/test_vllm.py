@@ -13,9 +13,9 @@ import pytest
 from pruned_cases import cut, dense_model
 from scripts_as_modules import load_script
 
+import tracenas
 from tracenas.families import Options
 from tracenas.models.checkpoints.serving import PLUGIN_FAMILIES, STOCK_VLLM_FAMILIES
-from tracenas.models.shipped import heterogeneous
 
 PYTHON = os.environ.get("TRACENAS_VLLM_PYTHON", "")
 pytestmark = [
@@ -58,7 +58,7 @@ CASES = {
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """All cases of a mode are asked in one process of vLLM's environment."""
-    heterogeneous.register()
+    tracenas.register()
     script, root = load_script("check_vllm"), tmp_path_factory.mktemp("served")
     found = {}
     for mode in ("plugin", "stock"):

@@ -50,7 +50,7 @@ def test_a_checkpoint_says_which_transformers_it_needs(monkeypatch: pytest.Monke
     """An older transformers has other names: none of them is asked for before that is said."""
     import transformers
 
-    from tracenas.models.shipped.heterogeneous import shipped_code
+    from tracenas.models.shipped.checkpoint_code import shipped_code
 
     older = ModuleType("transformers")
     for name in ("AutoConfig", "AutoModel", "AutoModelForCausalLM", "AutoModelForSeq2SeqLM"):

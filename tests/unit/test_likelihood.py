@@ -10,10 +10,10 @@ import torch
 from tiny import partly_kept, tiny_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
+import tracenas
 from tracenas.evaluation.likelihood import Answer, Capability, Request, _batches, capability, log_likelihoods
 from tracenas.families import Options, family_of
 from tracenas.models.checkpoints.writing import save_pruned
-from tracenas.models.shipped import heterogeneous
 
 POSITIONS = 64
 
@@ -97,7 +97,7 @@ def test_answers_are_those_of_a_pass_over_each_request(name: str) -> None:
 
 @pytest.mark.parametrize("kind", ["llama", "gemma2"])
 def test_a_pruned_model_shares_too(kind: str, tmp_path: Path) -> None:
-    heterogeneous.register()
+    tracenas.register()
     dense = tiny_model(kind, sliding_window=128) if kind == "gemma2" else tiny_model(kind)
     family = family_of(dense.config.to_dict())
     blocks = family.blocks(dense.config.to_dict(), Options())

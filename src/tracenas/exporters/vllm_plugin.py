@@ -16,9 +16,9 @@ _log = logging.getLogger("vllm.plugins.tracenas")
 
 def architectures() -> dict[str, str]:
     """The names that config.json has in `architectures` → the class that vLLM is to load."""
-    from tracenas.models.shipped import heterogeneous
+    from tracenas.models.shipped.checkpoint_code import class_names
 
-    return {heterogeneous.class_names(name)[2]: MODEL for name in PLUGIN_FAMILIES}
+    return {class_names(name)[2]: MODEL for name in PLUGIN_FAMILIES}
 
 
 def register() -> None:

@@ -11,7 +11,8 @@ from tracenas.errors import UserError
 from tracenas.families import Block, Family, within
 from tracenas.families.description import IntArray
 from tracenas.models.checkpoints.stacked_configuration import stacked_candidates
-from tracenas.models.shipped import heterogeneous
+from tracenas.models.shipped.checkpoint_code import auto_map, class_names, language_model
+from tracenas.models.shipped.heterogeneous import build
 from tracenas.space.architecture import Layer
 
 __all__ = ["ATTENTION", "PrunedConfig", "built_shapes", "empty_model", "new_places", "pruned_config", "tensors_of"]
@@ -112,8 +113,8 @@ def _candidates(
         **_with_head_dim(common),
         "model_type": f"tracenas_{family.model_type}",
         "base_model_type": family.model_type,
-        "architectures": [heterogeneous.class_names(family.model_type)[2]],
-        "auto_map": heterogeneous.auto_map(family.model_type),
+        "architectures": [class_names(family.model_type)[2]],
+        "auto_map": auto_map(family.model_type),
         "allow_global_per_layer_attribute_access": True,
         "per_layer_config": {str(new): o for new, o in enumerate(overrides)},
         "tracenas_bypass": {
@@ -200,7 +201,7 @@ def _with_head_dim(config: Mapping[str, Any]) -> dict[str, Any]:
 def _stock_config(common: Mapping[str, Any], model_type: str, override: Mapping[str, Any]) -> dict[str, Any]:
     heads = override.get("num_attention_heads")
     changed = heads is not None and heads != common.get("num_attention_heads")
-    causal = heterogeneous.class_names(model_type)[2].removeprefix("TraceNAS")
+    causal = class_names(model_type)[2].removeprefix("TraceNAS")
     stock = _with_head_dim(common) if changed else common
     return {**stock, **override, "model_type": model_type, "architectures": [causal]}
 
@@ -225,10 +226,10 @@ def empty_model(config: Mapping[str, Any]) -> Any:
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     if base := config.get("base_model_type"):
-        config_class, _, causal = heterogeneous.build(base)
+        config_class, _, causal = build(base)
     else:
         config_class = CONFIG_MAPPING[config["model_type"]]
-        causal = heterogeneous.language_model(config["model_type"])
+        causal = language_model(config["model_type"])
     built = config_class.from_dict(copy.deepcopy(dict(config)))
     with torch.device("meta"):
         model = causal(built)

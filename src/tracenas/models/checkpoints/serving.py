@@ -28,8 +28,7 @@ tokenizer = AutoTokenizer.from_pretrained({name}{plain})
 _REMOTE = {True: {"remote": "", "plain": ""}, False: {"remote": ", trust_remote_code=True", "plain": _WITHOUT}}
 _CODE = (
     "Its layers differ from each other. The code that builds them is in this directory (`modeling_tracenas.py`): read "
-    "it before you trust it. Where tracenas is installed, `tracenas.models.shipped.heterogeneous.register()` makes "
-    "`trust_remote_code` unnecessary."
+    "it before you trust it. Where tracenas is installed, `tracenas.register()` makes `trust_remote_code` unnecessary."
 )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from tracenas.errors import UserError
 from tracenas.families import Block, Family
 from tracenas.families.description import IntArray
-from tracenas.models.shipped import heterogeneous
+from tracenas.models.shipped.checkpoint_code import auto_map, class_names
 from tracenas.space.architecture import Layer
 
 __all__ = ["stacked_candidates", "with_own_head"]
@@ -61,13 +61,13 @@ def stacked_candidates(
     if empty := [stack for stack, left in written.items() if not left]:
         raise UserError(f"every block of the {empty[0]} is skipped; at least one must stay")
     common = {**common, **{_DEPTH[stack]: len(left) for stack, left in written.items()}}
-    names = heterogeneous.class_names(family.model_type)
+    names = class_names(family.model_type)
     heterogeneous_one = {
         **common,
         "model_type": f"tracenas_{family.model_type}",
         "base_model_type": family.model_type,
         "architectures": [names[2]],
-        "auto_map": heterogeneous.auto_map(family.model_type),
+        "auto_map": auto_map(family.model_type),
         "tracenas_layers": written,
     }
     return _stock(common, family.model_type, names[2], written), heterogeneous_one

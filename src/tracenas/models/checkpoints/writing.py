@@ -19,7 +19,7 @@ from tracenas.models.checkpoints.shards import DTYPES, NAMES, Entry, atomic_dire
 from tracenas.models.checkpoints.stacked_configuration import with_own_head
 from tracenas.models.checkpoints.stored import as_stored, in_memory
 from tracenas.models.checkpoints.written_config import is_stock, write_config, written_config
-from tracenas.models.shipped import heterogeneous
+from tracenas.models.shipped.checkpoint_code import CODE_FILE, language_model, shipped_code
 from tracenas.models.surgery.ordering import take
 from tracenas.rundir import read_json
 from tracenas.space.architecture import Layer
@@ -115,8 +115,8 @@ def _write_beside(files: BaseFiles | None, family: Family, config: Mapping[str, 
     """Everything but the weights and the card."""
     write_config(directory, config)
     if not is_stock(config):
-        code = heterogeneous.shipped_code(family.model_type)
-        (directory / heterogeneous.CODE_FILE).write_text(code, encoding="utf-8")
+        code = shipped_code(family.model_type)
+        (directory / CODE_FILE).write_text(code, encoding="utf-8")
     if files is not None:
         files.copy(directory, stock=is_stock(config))
 
@@ -260,7 +260,7 @@ def _expected_shapes(config: Mapping[str, Any]) -> tuple[dict[str, tuple[int, ..
 
     base = str(config.get("base_model_type") or config.get("model_type"))
     try:
-        causal = heterogeneous.language_model(base)
+        causal = language_model(base)
     except KeyError:
         return {}, []
     names = () if "base_model_type" in config else (base, causal.__name__)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from tracenas.errors import UserError
 from tracenas.families import Block, Projection, SubBlock, kept_in_order, placed
 from tracenas.families.description import IntArray, PositionBias
+from tracenas.models.shipped.encoder_decoder import SelectedHeads, select_heads
 from tracenas.rundir import atomic_path
 from tracenas.space.architecture import Architecture
 
@@ -147,12 +148,10 @@ def _permutation(projection: Projection, axis: int, ranking: IntArray) -> IntArr
 
 def _permute_bias(model: nn.Module, block: Block, sub: SubBlock, bias: PositionBias, ranking: IntArray) -> None:
     """Let heads in a new order read their own columns of the table of position biases, which stays as it is."""
-    from tracenas.models.shipped.stacks import OwnHeads, own_heads
-
     attention = model.get_submodule(f"{block.path}.{sub.module}")
-    before = attention.bias_heads if isinstance(attention, OwnHeads) else bias.heads
+    before = attention.bias_heads if isinstance(attention, SelectedHeads) else bias.heads
     after = [before[i] for i in ranking] if bias.table else ()
-    own_heads(attention, model.get_submodule(bias.table) if bias.table else None, after)
+    select_heads(attention, model.get_submodule(bias.table) if bias.table else None, after)
 
 
 def _permute(model: nn.Module, block: Block, sub: SubBlock, ranking: IntArray) -> None:
