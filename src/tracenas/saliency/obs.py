@@ -33,6 +33,7 @@ from tracenas.models.surgery.ordering import Key, holder_of
 from tracenas.refits.gram import gram_matrices
 from tracenas.refits.ridge import strength
 from tracenas.saliency import wanda
+from tracenas.saliency.remainder import Remainder, inverse
 from tracenas.saliency.statistics import ColumnNorms
 
 __all__ = ["elimination", "saliency"]
@@ -86,8 +87,8 @@ def elimination(gram: Tensor, weight: Tensor, owner: Tensor, *, groups: int = 1,
     """
     units = int(owner.max()) + 1
     order = owner.argsort(stable=True).to(gram.device)  # those that stay first, then unit by unit
-    rest = _Rest(
-        _inverse(gram[order][:, order], ridge),
+    rest = Remainder(
+        inverse(gram[order][:, order], ridge),
         weight.T[order].double(),
         torch.arange(units, device=gram.device),
         int((owner == 0).sum()),
@@ -106,50 +107,3 @@ def elimination(gram: Tensor, weight: Tensor, owner: Tensor, *, groups: int = 1,
         error[ids] = total + together * torch.where(shares.isfinite(), shares, 1.0)
         total = total + together
     return error.cpu()
-
-
-class _Rest:
-    """What is left of a projection: H⁻¹ [m, m], Wᵀ [m, D], columns that stay first, then those of `units`."""
-
-    def __init__(self, inverse: Tensor, weight: Tensor, units: Tensor, size: int) -> None:
-        self.inverse, self.weight, self.units, self.size = inverse, weight, units, size
-
-    def costs(self) -> Tensor:
-        """ε of every unit, [units]."""
-        own = self._columns()
-        factors = torch.linalg.cholesky(self.inverse[own[:, :, None], own[:, None, :]])
-        return _squares(factors, self.weight[own])
-
-    def remove(self, chosen: Tensor) -> Tensor:
-        """Take the units at these places out and refit the others; what they cost together."""
-        own = self._columns()
-        gone = own[chosen].flatten()
-        left = torch.ones(len(self.weight), dtype=torch.bool, device=gone.device)
-        left[gone] = False
-        stays = left.nonzero()[:, 0]
-        rows = self.inverse[gone]
-        factor = torch.linalg.cholesky(rows[:, gone])
-        cost = _squares(factor[None], self.weight[gone][None])[0]
-        across = rows[:, stays]
-        update = torch.cholesky_solve(across, factor)
-        self.weight = self.weight[stays].addmm_(update.T, self.weight[gone], alpha=-1)
-        self.inverse = self.inverse[stays][:, stays].addmm_(across.T, update, alpha=-1)
-        self.units = self.units[left[own[:, 0]]]
-        return cost
-
-    def _columns(self) -> Tensor:
-        """Of every unit, [units, columns of a unit]."""
-        count = len(self.units) * self.size
-        return torch.arange(len(self.weight) - count, len(self.weight), device=self.units.device).view(-1, self.size)
-
-
-def _inverse(gram: Tensor, ridge: float) -> Tensor:
-    """(G + λI)⁻¹; `gram` is the caller's to lose."""
-    gram.diagonal().add_(ridge)
-    return torch.cholesky_inverse(torch.linalg.cholesky(gram))
-
-
-def _squares(factor: Tensor, weight: Tensor) -> Tensor:
-    """tr(Wᵀ (L Lᵀ)⁻¹ W) of every matrix of a stack: L [b, s, s], W [b, s, D] → [b]."""
-    solved: Tensor = torch.linalg.solve_triangular(factor, weight, upper=False)
-    return solved.square().sum((1, 2))

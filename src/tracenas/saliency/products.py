@@ -14,19 +14,19 @@ Only weights count (as published), not biases, and only rows and columns that go
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from tracenas.families import Block, Projection, SubBlock
 from tracenas.models.functionals.loss import gradient_scale
 from tracenas.models.surgery.ordering import Key
 from tracenas.saliency.backwards import Functional, block_by_block
+from tracenas.saliency.recomputed import recomputed
 from tracenas.saliency.sinks import CHUNK_ELEMENTS, Sink
 
 __all__ = ["Functional", "mean_per_weight", "unit_products"]
@@ -101,7 +101,7 @@ def _whole(
     with ExitStack() as undo:
         sinks = watched(group, undo)
         for block in blocks[group[0][0] :]:
-            undo.enter_context(_recomputed(model.get_submodule(block.path)))
+            undo.enter_context(recomputed(model.get_submodule(block.path)))
         with torch.enable_grad():
             for batch in batches:
                 functional(model, batch).backward()
@@ -212,25 +212,3 @@ def _groups(present: Sequence[Matrix], limit: int) -> Iterator[tuple[Matrix, ...
 def _gradient_bytes(group: Sequence[Matrix]) -> int:
     """Of the float32 gradients of some matrices."""
     return sum(4 * p.rows * p.columns * (p.stack or 1) for _, _, p in group)
-
-
-# --- checkpointing ---------------------------------------------------------------------------------
-
-
-@contextmanager
-def _recomputed(module: Any) -> Iterator[None]:
-    """A block that keeps its inputs only, until the context ends."""
-    own = module.__dict__.get("forward")
-    forward = module.forward
-
-    def checkpointed(*args: Any, **kwargs: Any) -> Any:
-        return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
-
-    module.forward = checkpointed
-    try:
-        yield
-    finally:
-        if own is None:
-            del module.forward
-        else:
-            module.forward = own

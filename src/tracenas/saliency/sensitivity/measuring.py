@@ -1,0 +1,134 @@
+"""Measuring a sensitivity table: Fisher matrices from a few windows, then one forward pass in which blocks are swept.
+
+The Fisher matrices wait on a shelf (a temporary file for models in host memory) until the forward pass, which makes
+the second moments of one block at a time, has come to their block.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tracenas.errors import UserError
+from tracenas.families import Block, SubBlock
+from tracenas.models.functionals.loss import predicted_tokens
+from tracenas.models.surgery.ordering import Key, holder_of
+from tracenas.saliency.backwards import Shelf
+from tracenas.saliency.sensitivity.elimination import RIDGE, Sweep, sweep
+from tracenas.saliency.sensitivity.fisher import fisher_matrices
+from tracenas.saliency.sensitivity.moments import Moments, input_moments
+from tracenas.saliency.sensitivity.table import SensitivityTable, WidthCosts
+
+__all__ = ["FISHER_TOKENS", "measure_sensitivity"]
+
+FISHER_TOKENS = 4096
+"""Tokens that the gradients are taken on, by default; more change next to nothing."""
+
+
+def measure_sensitivity(
+    model: Any,
+    blocks: Sequence[Block],
+    tokens: Tensor,
+    micro_batch: int,
+    generator: torch.Generator,
+    *,
+    ridge: float = RIDGE,
+    fisher_tokens: int = FISHER_TOKENS,
+) -> SensitivityTable:
+    """Order of units and predicted rise of the loss at every width, of every sub-block that has units.
+
+    Args:
+        model: a frozen causal language model or encoder–decoder, its units in the base's order.
+        blocks: where its units live, and at which widths.
+        tokens: int64 [N, L] on the model's device; the Fisher matrices take the first of the windows.
+        micro_batch: sequences per pass.
+        generator: what labels are drawn by.
+        ridge: λ of every channel, relative to its second moment.
+        fisher_tokens: as many tokens as the windows for the Fisher matrices have at least.
+
+    Raises:
+        UserError: for too few tokens, and if an activation or a gradient is not finite.
+    """
+    windows = min(len(tokens), -(-fisher_tokens // tokens.shape[1]))
+    _check_tokens(model, blocks, tokens, windows)
+    shelf = Shelf(tokens.device)
+    try:
+        matrices = fisher_matrices(model, blocks, tokens[:windows], min(micro_batch, windows), generator)
+        places = {key: shelf.put(metric) for key, metric in matrices}
+        costs: dict[Key, WidthCosts] = {}
+        for key, moments in input_moments(model, blocks, tokens, micro_batch):
+            metric = shelf.get(places[key])
+            sub = next(s for s in blocks[key[0]].sub_blocks if s.spec.name == key[1])
+            costs[key] = _costs(model, blocks[key[0]], sub, moments, metric, ridge)
+    finally:
+        shelf.close()
+    return SensitivityTable(costs)
+
+
+def _check_tokens(model: Any, blocks: Sequence[Block], tokens: Tensor, windows: int) -> None:
+    """Refuse text on which the matrices would be of too low a rank to say anything."""
+    projections = [s.projection(s.output) for b in blocks for s in b.sub_blocks if s.spec.units]
+    length = tokens.shape[1]
+    predicted = predicted_tokens(model, length)
+    wide, hidden = max(p.columns for p in projections), max(p.rows for p in projections)
+    for what, count, least, each in (
+        ("second moments of the widest output projection", len(tokens) * predicted, wide, predicted),
+        ("Fisher matrices of its outputs", windows * predicted, hidden, predicted),
+    ):
+        if count < least:
+            raise UserError(
+                f"{count:,} tokens are too few for the {what}, {least:,} × {least:,}: "
+                f"{-(-least // each):,} sequences of {length} are the least"
+            )
+
+
+def _costs(
+    model: Any, block: Block, sub: SubBlock, moments: Sequence[Moments], metric: Tensor, ridge: float
+) -> WidthCosts:
+    """One sub-block, from its sweep, or the sweeps of its experts, which lose as many channels each."""
+    projection = sub.projection(sub.output)
+    module, name = holder_of(model, block, projection)
+    weight = getattr(module, name).detach()
+    parts = len(moments)
+    units, widths = sub.spec.units // parts, [w // parts for w in sub.spec.choices()]
+    owner = torch.from_numpy(projection.unit_of_one(1, units))
+    groups = 1 if sub.stacked else sub.groups
+    sweeps = [
+        sweep(
+            one.second,
+            weight[place] if sub.stacked else weight,
+            metric[place] if sub.stacked else metric,
+            owner,
+            widths,
+            groups=groups,
+            ridge=ridge,
+        )
+        for place, one in enumerate(moments)
+    ]
+    bypass = sum(s.bypass for s in sweeps)
+    if projection.bias:
+        bypass += _constant(weight, module.get_parameter("bias").detach(), moments[0], metric)
+    return _joined(sweeps, sub.spec.choices(), bypass)
+
+
+def _constant(weight: Tensor, bias: Tensor, moments: Moments, metric: Tensor) -> float:
+    """What a bias adds to the cost of a bypass: tr Γ(2 W E[x] bᵀ + b bᵀ) / 2."""
+    wide = bias.double()
+    product = metric.double() @ wide
+    return float(product @ (weight.double() @ moments.mean)) + 0.5 * float(product @ wide)
+
+
+def _joined(sweeps: Sequence[Sweep], widths: Sequence[int], bypass: float) -> WidthCosts:
+    """The costs of sub-blocks of several experts: those of equal places in their orders add up."""
+    rise = torch.stack([s.rise for s in sweeps]).sum(0)  # by place in the order
+    units = len(rise)
+    saliency = torch.empty(len(sweeps) * units, dtype=torch.float64)
+    for place, one in enumerate(sweeps):
+        saliency[place * units + one.order] = rise
+    removed = [units - width // len(sweeps) for width in widths]
+    costs = [float(rise[count - 1]) if count else 0.0 for count in removed]
+    return WidthCosts(
+        saliency.numpy(), np.array([0, *widths], dtype=np.int64), np.array([bypass, *costs], dtype=np.float64)
+    )

@@ -1,0 +1,124 @@
+"""Second moments of the inputs of every output projection, experts' and encoder–decoders' among them, in one pass.
+
+G = E[x xᵀ] over the tokens that reach the projection: all of a stack's, of an expert those that are routed to it.
+A decoder goes forward block by block, with the matrices of one block in memory; an encoder–decoder, whose blocks are
+no single chain, with those of all blocks.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tracenas.errors import UserError
+from tracenas.families import Block
+from tracenas.models.surgery.experts import watch_experts
+from tracenas.models.surgery.ordering import Key
+from tracenas.models.surgery.stepping import BlockRunner, watch
+from tracenas.refits.gram_sum import GramSum
+from tracenas.saliency.statistics import run_hooked
+
+__all__ = ["Moments", "input_moments"]
+
+
+@dataclass(frozen=True)
+class Moments:
+    """What enters a projection, or an expert's.
+
+    Args:
+        second: E[x xᵀ], float64 [n, n].
+        mean: E[x], float64 [n].
+        tokens: how many it is the mean over; 0: both are 0.
+    """
+
+    second: Tensor
+    mean: Tensor
+    tokens: int
+
+
+class _Sums:
+    """Sums that become `Moments`."""
+
+    def __init__(self, columns: int, device: torch.device) -> None:
+        self.gram = GramSum(columns, device)
+        self.total = torch.zeros(columns, dtype=torch.float64, device=device)
+        self.tokens = 0
+
+    def add(self, rows: Tensor) -> None:
+        """Add inputs [tokens, n]."""
+        wide = rows.to(torch.promote_types(rows.dtype, torch.float32))
+        self.gram.add(wide)
+        self.total += wide.sum(0, dtype=torch.float64)
+        self.tokens += len(rows)
+
+    def moments(self) -> Moments:
+        """The means."""
+        count = max(1, self.tokens)
+        return Moments(self.gram.total().div_(count), self.total / count, self.tokens)
+
+
+def input_moments(
+    model: Any, blocks: Sequence[Block], tokens: Tensor, micro_batch: int
+) -> Iterator[tuple[Key, list[Moments]]]:
+    """The moments of every sub-block that has units, in forward order: one entry, or one for every fused expert.
+
+    Args:
+        model: the dense model, its units in the base's order.
+        blocks: where its units live.
+        tokens: int64 [N, L] on the model's device.
+        micro_batch: sequences per forward pass.
+
+    Raises:
+        UserError: if an activation is not finite.
+    """
+    if blocks[0].stack:
+        with ExitStack() as undo:
+            sums = [_watched(model, blocks, index, undo) for index in range(len(blocks))]
+            run_hooked(model, tokens, micro_batch, ())
+        for of_block in sums:
+            yield from _means(of_block)
+        return
+    runner = BlockRunner(model, blocks)
+    hidden = runner.embed(tokens, micro_batch)
+    for index in range(len(blocks)):
+        with ExitStack() as undo:
+            of_block = _watched(model, blocks, index, undo)
+            for place, states in enumerate(hidden):
+                hidden[place] = runner(index, states)
+        yield from _means(of_block)
+
+
+def _watched(model: Any, blocks: Sequence[Block], index: int, undo: ExitStack) -> dict[Key, list[_Sums]]:
+    """Sums over the inputs of a block's output projections, filled until the stack closes."""
+    block = blocks[index]
+    sums: dict[Key, list[_Sums]] = {}
+    device = next(iter(model.parameters())).device
+    for sub in block.sub_blocks:
+        if not sub.spec.units:
+            continue
+        projection = sub.projection(sub.output)
+        sums[index, sub.spec.name] = totals = [_Sums(projection.columns, device) for _ in range(projection.stack or 1)]
+        if sub.stacked:
+            undo.callback(watch_experts(model, block, sub, _to_expert(totals)).remove)
+        else:
+            undo.enter_context(watch(model.get_submodule(f"{block.path}.{sub.output}"), _to_first(totals)))
+    return sums
+
+
+def _to_expert(totals: Sequence[_Sums]) -> Callable[[int, Tensor], None]:
+    return lambda expert, rows: totals[expert].add(rows)
+
+
+def _to_first(totals: Sequence[_Sums]) -> Callable[[Tensor, Tensor], None]:
+    return lambda rows, _: totals[0].add(rows)
+
+
+def _means(sums: dict[Key, list[_Sums]]) -> Iterator[tuple[Key, list[Moments]]]:
+    for key in list(sums):
+        moments = [total.moments() for total in sums.pop(key)]
+        if not all(torch.isfinite(one.second.diagonal().sum()) for one in moments):
+            raise UserError(f"block {key[0]}, {key[1]}: the dense model's activations are not finite; try dtype=fp32")
+        yield key, moments
