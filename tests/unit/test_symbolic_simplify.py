@@ -13,7 +13,7 @@ from tracenas.symbolic.primitives import PRIMITIVES, evaluate
 from tracenas.symbolic.simplify import RULES, Rule, simplify
 from tracenas.symbolic.tree import constant
 
-PATTERNS = [pytest.param(rule, text, id=f"{rule.name}: {text}") for rule in RULES for text in rule.pattern]
+PATTERNS = [pytest.param(rule, text, id=f"{rule.name}: {text}") for rule in RULES for text in rule.patterns]
 
 
 def tensors(seed: int, *, zeros: bool = True) -> dict[str, torch.Tensor]:
@@ -108,6 +108,6 @@ def test_float32_values_agree_to_rounding() -> None:
 
 
 def test_every_primitive_is_reached_by_a_rule_or_needs_none() -> None:
-    mentioned = {e.name for rule in RULES for t in rule.pattern for _, e in parse(re.sub(r"\b[AB]\b", "W", t)).walk()}
+    mentioned = {e.name for rule in RULES for t in rule.patterns for _, e in parse(re.sub(r"\b[AB]\b", "W", t)).walk()}
     assert set(PRIMITIVES) - mentioned == {"tanh", "div_norm"}
     assert simplify(constant(2.0)) == constant(2.0)
