@@ -10,11 +10,6 @@ Every function takes the settings of the command of the same name as keywords (`
 raises `tracenas.UserError` for what the command line would refuse with exit status 2.
 """
 
-# Subpackages with the name of a function: imported first, they cannot take its place later.
-import tracenas.exporters
-import tracenas.reporting
-import tracenas.strategies
-import tracenas.studies  # noqa: F401
 from tracenas.api import (
     Architecture,
     UserError,

@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 
 from tracenas.errors import UserError
 
@@ -122,6 +121,7 @@ def _intervals(
     x: Array, y: Array, rng: np.random.Generator, resamples: int, level: float
 ) -> list[tuple[float | None, float | None]]:
     """The BCa intervals of ρ and τ-b, from the same resamples; a pair of None where one is undefined."""
+    from scipy import stats  # takes a second, which a refusal of wrong settings should not
 
     def bootstrap(method: str, **source: Any) -> Any:
         with warnings.catch_warnings(), np.errstate(divide="ignore", invalid="ignore"):
