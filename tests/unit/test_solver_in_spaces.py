@@ -1,0 +1,86 @@
+"""Architectures that the solver finds in spaces."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from toys import assert_meets, space, spaces
+
+from tracenas.errors import UserError
+from tracenas.space import Budget, SearchSpace
+from tracenas.space.costs import sub_blocks
+from tracenas.strategies.solver import problem_in_space, solve_space
+
+
+def convex(search_space: SearchSpace, seed: int = 0) -> dict[tuple[int, str], list[float]]:
+    """Costs that rise faster and faster as units go."""
+    rng = np.random.default_rng(seed)
+    return {
+        (i, s.name): [float(rng.exponential()) * (1 - k / s.units) ** 2 for k in (0, *s.choices())]
+        for i, layer in enumerate(search_space.layers)
+        for s in layer.sub_blocks
+        if s.units
+    }
+
+
+@settings(max_examples=60, deadline=None)
+@given(search_space=spaces(), seed=st.integers(0, 99))
+def test_spaces_keep_their_constraints(search_space: SearchSpace, seed: int) -> None:
+    rises = convex(search_space, seed)
+    try:
+        found = solve_space(search_space, rises)
+    except UserError:
+        assert not search_space.cost(search_space.smallest) <= search_space.window[0]
+        return
+    assert_meets(search_space, found.architecture)
+    assert found.finished and found.gap <= 3e-4
+
+
+def test_a_larger_space_within_the_gap_and_better_than_uniform() -> None:
+    whole = space(0.6, layers=30, channels=1536, heads=9, groups=3, hidden=576)
+    rises = convex(whole)
+    found = solve_space(whole, rises)
+    assert_meets(whole, found.architecture)
+    assert found.finished and 0 <= found.gap <= 3e-4 and found.bound <= found.rise
+
+    def rise(arch: Any) -> float:
+        return sum(rises[i, s.name][(0, *s.choices()).index(k)] for i, s, k in sub_blocks(whole.layers, arch))
+
+    assert rise(found.architecture) == pytest.approx(found.rise)
+    uniform = whole.uniform()
+    assert uniform is not None and found.rise < 0.9 * rise(uniform)
+
+
+def test_two_budgets_at_once() -> None:
+    """Parameters and the KV cache: what the second forbids, the first alone would take."""
+    whole = space(0.7, layers=6)
+    rises = {
+        key: [0.0 if key[1] == "attention" and k else c for k, c in enumerate(costs)]
+        for key, costs in convex(whole).items()
+    }
+    alone = solve_space(whole, rises, gap=0.0)
+    heads = Budget(whole.outside + 30, sub_block_cost=lambda s, k: k if s.name == "attention" else 0, unit="heads")
+    costly = {key: [c * (1 if key[1] == "mlp" else 50) for c in costs] for key, costs in convex(whole).items()}
+    free, tight = solve_space(whole, costly, gap=0.0), solve_space(whole, costly, [heads], gap=0.0)
+    count = lambda found: sum(layer["heads"] for layer in found.architecture.layers)  # noqa: E731
+    assert count(free) > 30 >= count(tight) and tight.rise > free.rise
+    assert alone.rise <= free.rise
+
+
+def test_what_a_deployment_keeps_is_not_bypassed_alone() -> None:
+    cut = space(0.5, layers=6, granularity="sublayer")
+    rises = {key: [0.0 if key[1] == "attention" else 5.0, *costs[1:]] for key, costs in convex(cut).items()}
+    free, kept = (solve_space(s, rises) for s in (cut, replace(cut, keeps=frozenset({"attention"}))))
+    assert any(not la["heads"] and la["channels"] for la in free.architecture.layers)
+    assert not any(not la["heads"] and la["channels"] for la in kept.architecture.layers)
+
+
+def test_budgets_that_nothing_meets_are_refused() -> None:
+    whole = space(0.5, layers=4)
+    with pytest.raises(UserError, match=r"no combination of widths within 100 parameters was found"):
+        solve_space(replace(whole, budget=Budget(100)), convex(whole))
+    with pytest.raises(ValueError, match="9 levels"):
+        problem_in_space(whole, {key: costs[1:] for key, costs in convex(whole).items()})
