@@ -34,7 +34,7 @@ from tracenas.models.checkpoints.headers import stored_tensors
 from tracenas.models.checkpoints.source import open_source
 from tracenas.pipeline.refit.fitting import recorded_loss, scored_as
 from tracenas.reporting.data.run import RunData
-from tracenas.reporting.pages.run import render
+from tracenas.reporting.pages.run import run_page
 from tracenas.rundir import Journal, read_json
 from tracenas.space import Architecture
 from tracenas.space.constraints import Budget
@@ -369,7 +369,7 @@ class _Space:
         self.space.validate(Architecture.from_json(record, where=str(path)), where=str(path))
         scored_as(record)
         recorded_loss(record, path)
-        render(RunData.read(folder))
+        run_page(RunData.read(folder))
 
 
 class _Gguf:

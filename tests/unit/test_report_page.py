@@ -2,45 +2,61 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+from jinja2 import UndefinedError
+from markupsafe import Markup
 from test_report import Page
 
 from tracenas.errors import UserError
-from tracenas.reporting.pages.markup import Markup, el
+from tracenas.reporting.charts.svg import el
 from tracenas.reporting.pages.metric import write_metric_report
-from tracenas.reporting.pages.page import Section, document, header, section_head, stat_card
+from tracenas.reporting.pages.page import render
 from tracenas.reporting.pages.study import write_study_report
 
-SECTIONS: list[Section] = [("first", "First", section_head("One", "& two")), ("second", "Second", None)]
+VALUES: dict[str, Any] = {
+    "title": "a < b",
+    "kind": "search report",
+    "model": "org/<i>model/",
+    "sections": [("first", "First", Markup("<h2>One</h2>")), ("second", "Second", ""), ("third", "3 & 4", "<b>")],
+}
 
 
 def policy(page: str) -> str:
     found = re.search(r'http-equiv="Content-Security-Policy" content="([^"]+)"', page)
     assert found is not None
-    return found[1].replace("&#x27;", "'")
+    return found[1]
 
 
 def test_the_menu_names_the_sections_that_there_are() -> None:
-    chips = ["Seed <0>", el("li", "unfinished", class_="warn")]
-    top = header("search report", "org/model/", chips, SECTIONS)
-    page = document("a < b", top, stat_card("Time", "3 s", class_="won"), SECTIONS, footer=el("footer", "end"))
-    shown = Page(page)
-    assert shown.references == ["#first"] and shown.tags.count("section") == 1
-    assert shown.tags.count("li") == 2
-    for text in ("a < b", "tracenas", " search report", "org/", "model", "Seed <0>", "One", "& two", "3 s", "end"):
-        assert text in shown.texts, text
-    assert '<div class="card stat won">' in page and page.index("</main>") < page.index("<footer>")
+    shown = Page(render("page.html", **VALUES))
+    assert shown.references == ["#first", "#third"] and shown.tags.count("section") == 2
+    texts = [text.strip() for text in shown.texts]
+    for text in ("a < b", "tracenas", "search report", "org/", "<i>model", "First", "One", "3 & 4", "<b>"):
+        assert text in texts, text
+    assert not {"i", "script"} & set(shown.tags) and shown.tags.count("b") == 1
+
+
+def test_a_value_that_is_not_given_is_an_error() -> None:
+    with pytest.raises(UndefinedError, match="'kind' is undefined"):
+        render("page.html", **{name: value for name, value in VALUES.items() if name != "kind"})
 
 
 def test_only_a_page_with_a_script_may_run_one() -> None:
-    plain = document("t", header("report", "m", [], []), Markup(""), [], css=".own{}")
-    assert "script" not in plain and ".own{}" in plain
+    plain = render("page.html", **VALUES)
     assert policy(plain) == "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-    scripted = document("t", header("report", "m", [], []), Markup(""), [], script="a < b && c")
-    assert "<script>a < b && c</script></body>" in scripted
-    assert (
-        policy(scripted) == "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
+    scripted = render("page.html", **VALUES, scripted=True)
+    assert re.search(r"<script>\(\(\) => \{.*\}\)\(\);\s*</script>", scripted, re.S)
+    scripts = "style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
+    assert policy(scripted) == f"default-src 'none'; {scripts}"
+
+
+def test_elements_escape_their_texts_and_attributes() -> None:
+    inner = el("title", "a < b & c")
+    assert inner == "<title>a &lt; b &amp; c</title>"
+    assert el("rect", inner, None, class_='"x"', rx=0.125, stroke_width=-0.001, fill=None) == (
+        f'<rect class="&#34;x&#34;" rx="0.12" stroke-width="0">{inner}</rect>'
     )
 
 

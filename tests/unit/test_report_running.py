@@ -97,6 +97,27 @@ def test_a_study_while_it_runs(tmp_path: Path) -> None:
     assert rows["loss"][0] == rows["phi"][1]
 
 
+EVIL = "<script>alert('1')</script>&\"<b>"
+
+
+def test_a_metric_searchs_texts_are_escaped(tmp_path: Path) -> None:
+    failed = {**metric(0, expression("W*X"), None), "reason": EVIL}
+    scored = metric(1, {**expression("W+X"), "metric": EVIL}, 3.0)
+    known = [{**KNOWN[0], "name": EVIL, "metric": EVIL}]
+    text = page(
+        directory(tmp_path, {**METRIC, "model": EVIL, "sparsity": EVIL, EVIL: EVIL}, [failed, scored], known=known)
+    )
+    assert "<script" not in text and "<b>" not in text.replace("<b>tracenas</b>", "").replace("<figcaption><b>", "")
+    assert text.count("&lt;script&gt;alert(&#39;1&#39;)&lt;/script&gt;&amp;&#34;&lt;b&gt;") > 8
+
+
+def test_a_studys_texts_are_escaped(tmp_path: Path) -> None:
+    records = [{**study_record(i), "kind": EVIL, "scores": {EVIL: float(i)}} for i in range(4)]
+    text = page(directory(tmp_path, {**STUDY, "model": EVIL, "seed": EVIL, EVIL: EVIL}, records))
+    assert "<script" not in text and "<b>" not in text.replace("<b>tracenas</b>", "")
+    assert text.count("&lt;script&gt;") > 8
+
+
 def _rows(text: str) -> list[list[str]]:
     import re
 

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from tracenas.reporting.data.run import RunData
-from tracenas.rundir import atomic_path
 
 __all__ = ["RunData", "write_report"]
 
@@ -16,11 +15,7 @@ def write_report(run_dir: Path | str, out: Path | str | None = None) -> Path:
     Raises:
         UserError: if the directory holds no run, a file in it is corrupt, or the page cannot be written.
     """
-    from tracenas.reporting.pages.run import render
+    from tracenas.reporting.pages.page import write_page
+    from tracenas.reporting.pages.run import run_page
 
-    run = RunData.read(run_dir)
-    path = Path(out) if out is not None else Path(run_dir) / "report.html"
-    page = render(run)
-    with atomic_path(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
-    return path
+    return write_page(Path(out or Path(run_dir) / "report.html"), run_page(RunData.read(run_dir)))

@@ -2,10 +2,33 @@
 
 import math
 
-__all__ = ["count", "data_size", "decimal", "duration", "percent", "plural", "proxy_label", "signed_percent"]
+__all__ = [
+    "MINUS",
+    "MISSING",
+    "NAMES",
+    "UNIT_NAMES",
+    "count",
+    "data_size",
+    "decimal",
+    "duration",
+    "grouped",
+    "percent",
+    "perplexity",
+    "plural",
+    "proxy_label",
+    "signed_percent",
+]
 
 MINUS = "\N{MINUS SIGN}"
 MISSING = "\N{EN DASH}"
+NAMES = {"heads": "Attention", "kv_heads": "KV groups", "cross_heads": "Cross-attention", "channels": "MLP"}
+"""Sub-blocks by the unit that is cut in them, in the order of a block."""
+UNIT_NAMES = {
+    "heads": "attention heads",
+    "kv_heads": "KV groups",
+    "cross_heads": "cross-attention heads",
+    "channels": "MLP channels",
+}
 
 
 def count(value: float | None) -> str:
@@ -17,6 +40,11 @@ def count(value: float | None) -> str:
             scaled = value / limit
             return f"{scaled:.{max(0, 2 - int(math.log10(max(abs(scaled), 1))))}f}{suffix}"
     return f"{value:.0f}"
+
+
+def grouped(value: int | None) -> str:
+    """A whole number with its thousands separated."""
+    return MISSING if value is None else f"{value:,}"
 
 
 def decimal(value: float | None, digits: int = 4) -> str:
@@ -32,6 +60,11 @@ def decimal(value: float | None, digits: int = 4) -> str:
     else:
         text = f"{value:,.{max(0, digits - 1 - magnitude)}f}"
     return text.replace("-", MINUS)
+
+
+def perplexity(loss: float | None) -> str:
+    """exp of a loss in nats per token."""
+    return MISSING if loss is None else decimal(math.exp(min(loss, 700)))
 
 
 def percent(ratio: float | None, digits: int = 1) -> str:

@@ -1,156 +1,124 @@
-"""The found architecture drawn layer by layer: heads and channels kept, ρ where it was recorded."""
+"""The best architecture drawn layer by layer: heads and channels kept, ρ where it was recorded."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tracenas.reporting.charts.dynamics import layer_names
-from tracenas.reporting.charts.run import NAMES
-from tracenas.reporting.charts.svg import hatch, title
-from tracenas.reporting.data.run import Candidate, RunData
-from tracenas.reporting.formats import MINUS, percent
-from tracenas.reporting.pages.markup import Markup, el, join
+from markupsafe import Markup
 
-__all__ = ["RHO", "UNIT_NAMES", "architecture_drawing"]
+from tracenas.reporting.charts.dynamics import layer_names, retention
+from tracenas.reporting.charts.svg import el, rect, title
+from tracenas.reporting.data.run import Candidate, RunData
+from tracenas.reporting.formats import MISSING, NAMES, UNIT_NAMES, percent
+
+__all__ = ["Drawing", "architecture_drawing", "sparks"]
 
 RHO = {"heads": "attention", "cross_heads": "cross_attention", "channels": "mlp"}
-UNIT_NAMES = {
-    "heads": "attention heads",
-    "kv_heads": "KV groups",
-    "cross_heads": "cross-attention heads",
-    "channels": "MLP channels",
-}
 DISCRETE = 64  # up to so many units are drawn one by one
 
 
 @dataclass(frozen=True)
-class _Cell:
-    """One sub-block of one layer."""
+class Cell:
+    """One sub-block of one layer; `rho` is its trace correlation, `ids` the units kept, where they are recorded."""
 
     key: str
+    layer: str
     kept: int
     units: int
     rho: float | None
     ids: tuple[int, ...] | None
 
+    @property
+    def digits(self) -> int:
+        """Room for the widest number of this sub-block's column, in characters."""
+        return _digits(self.units)
 
-def architecture_drawing(run: RunData, best: Candidate) -> Markup:
-    """A row per layer with a bar per sub-block, hatched where skipped; one stack after the other."""
-    keys = [key for key in NAMES if key in run.base_units]
-    names = layer_names(best.architecture)
-    has_rho = any(r is not None for values in best.rho.values() for r in values)
-    blocks: list[Markup] = []
-    stack: str | None = None
-    for index, layer in enumerate(best.architecture.layers):
-        cells = [_cell(run, best, key, index) for key in keys]
-        if layer.stack != stack:
-            if layer.stack:
-                blocks.append(el("h3", layer.stack.capitalize(), class_="stack"))
-            blocks.append(_header([cell for cell in cells if cell.units], has_rho))
-            stack = layer.stack
-        blocks.append(_row(names[index], [cell for cell in cells if cell.units], has_rho, layer.skip))
-    defs = el("svg", el("defs", hatch("hatch-row")), width=0, height=0, class_="defs", aria_hidden="true")
+    @property
+    def bar(self) -> Markup:
+        """Units one by one while they are few (those kept where they sit in the base, if known), else a bar."""
+        noun = UNIT_NAMES[self.key]
+        if self.kept == 0:
+            tip = f"layer {self.layer}: {noun} skipped"
+            shapes = [el("rect", class_="skip", fill="url(#hatch-row)", width="100%", height="100%", rx=2)]
+        else:
+            share = percent(self.kept / self.units, 0)
+            tip = f"layer {self.layer}: {self.kept:,} of {self.units:,} {noun} ({share})"
+            shapes = self._units() if self.units <= DISCRETE else self._total()
+        return el("svg", title(tip), *shapes, class_="bar", role="img", aria_label=tip)
+
+    def _units(self) -> list[Markup]:
+        kept = set(self.ids if self.ids is not None and len(self.ids) == self.kept else range(self.kept))
+        step = 100 / self.units
+        width = f"{step - min(1.2, step * 0.16):.2f}%"
+        styles = [f"fill {self.key}" if i in kept else "track" for i in range(self.units)]
+        return [
+            el("rect", class_=style, x=f"{i * step:.2f}%", width=width, height="100%", rx=2)
+            for i, style in enumerate(styles)
+        ]
+
+    def _total(self) -> list[Markup]:
+        parts = (("track", "100%"), (f"fill {self.key}", f"{100 * self.kept / self.units:.2f}%"))
+        return [el("rect", class_=style, width=width, height="100%", rx=2) for style, width in parts]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A layer with the sub-blocks that the base has there."""
+
+    name: str
+    stack: str
+    skipped: bool
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """The rows of an architecture; `digits` is the room for the widest number of all, in characters."""
+
+    layers: tuple[Row, ...]
+    digits: int
+    has_rho: bool
+
+
+def architecture_drawing(run: RunData, best: Candidate) -> Drawing:
+    """What every layer keeps of the base's."""
+    rows = []
+    for index, (name, layer) in enumerate(zip(layer_names(best.architecture), best.architecture.layers, strict=True)):
+        cells = []
+        for key in NAMES:
+            units = run.base_units.get(key, ())
+            if units and units[index]:
+                rho, ids = best.rho.get(RHO.get(key, ""), ()), run.kept.get(key, ())
+                cell = Cell(
+                    key=key,
+                    layer=name,
+                    kept=dict(layer.kept).get(key, 0),
+                    units=units[index],
+                    rho=rho[index] if index < len(rho) else None,
+                    ids=ids[index] if index < len(ids) else None,
+                )
+                cells.append(cell)
+        rows.append(Row(name, layer.stack, layer.skip, tuple(cells)))
     widest = max(_digits(u) for units in run.base_units.values() for u in units)
-    label = "Layers of the found model"
-    rows = el("div", *blocks, class_="layers", style=f"--m:{widest}ch", role="table", aria_label=label)
-    return join(defs, rows)
-
-
-def _cell(run: RunData, best: Candidate, key: str, index: int) -> _Cell:
-    layer = best.architecture.layers[index]
-    rho = best.rho.get(RHO.get(key, ""), ())
-    ids = run.kept.get(key, ())
-    return _Cell(
-        key=key,
-        kept=dict(layer.kept).get(key, 0),
-        units=run.base_units[key][index],
-        rho=rho[index] if index < len(rho) else None,
-        ids=ids[index] if index < len(ids) else None,
-    )
-
-
-def _number_width(cell: _Cell) -> str:
-    """Room for the widest number of this sub-block's column, as a CSS variable."""
-    return f"--n:{_digits(cell.units)}ch"
+    return Drawing(tuple(rows), widest, any(r is not None for values in best.rho.values() for r in values))
 
 
 def _digits(units: int) -> int:
     return max(8, 2 * len(f"{units:,}") + 1)
 
 
-def _header(cells: Sequence[_Cell], has_rho: bool) -> Markup:
-    parts = []
-    for cell in cells:
-        name = UNIT_NAMES[cell.key]
-        parts.append(
-            el(
-                "div",
-                el("span", name[0].upper() + name[1:], class_="unit-name"),
-                el("span", "kept", class_="num"),
-                el("span", "ρ", class_="rho") if has_rho else None,
-                class_="unit",
-                style=_number_width(cell),
-                role="columnheader",
-            )
-        )
-    return el("div", el("span", "Layer", class_="no", role="columnheader"), *parts, class_="layer head", role="row")
+def sparks(candidate: Candidate, run: RunData) -> Markup:
+    """The architecture as a row of small bars per sub-block, a bar per layer; a skipped one is a small mark."""
+    rows = [key for key in NAMES if key in run.base_units]
+    return Markup("").join(_spark(list(retention(candidate.architecture, k, run.base_units[k])), k) for k in rows)
 
 
-def _row(name: str, cells: Sequence[_Cell], has_rho: bool, skipped: bool) -> Markup:
-    parts = [_unit(cell, has_rho, name) for cell in cells]
-    number = el("span", name, class_="no", role="rowheader")
-    return el("div", number, *parts, class_="layer skipped" if skipped else "layer", role="row")
-
-
-def _unit(cell: _Cell, has_rho: bool, name: str) -> Markup:
-    ratio = cell.kept / cell.units
-    what = f"layer {name}: " + (
-        f"{UNIT_NAMES[cell.key]} skipped"
-        if cell.kept == 0
-        else f"{cell.kept:,} of {cell.units:,} {UNIT_NAMES[cell.key]} ({percent(ratio, 0)})"
-    )
-    if cell.kept == 0:
-        number = el("span", "skipped", class_="num off")
-    else:
-        number = el("span", f"{cell.kept:,}", el("i", f"/{cell.units:,}"), class_="num")
-    rho = None
-    if has_rho:
-        rho = el("span", _rho_text(cell.rho), _rho_bar(cell.rho, cell.key), class_="rho")
-    return el("div", _bar(cell, what), number, rho, class_="unit", style=_number_width(cell), role="cell")
-
-
-def _rho_text(value: float | None) -> str:
-    return "\N{EN DASH}" if value is None else f"{value:.2f}".replace("-", MINUS)
-
-
-def _rho_bar(value: float | None, key: str) -> Markup | None:
-    """A short bar from 0 to ρ; negative values are told by their number only."""
-    if value is None:
-        return None
-    width = f"{100 * min(max(value, 0.0), 1.0):.0f}%"
-    return el(
-        "svg",
-        el("rect", class_="track", width="100%", height="100%", rx=1.5),
-        el("rect", class_=f"fill {key}", width=width, height="100%", rx=1.5),
-        class_="rho-bar",
-        aria_hidden="true",
-    )
-
-
-def _bar(cell: _Cell, tip: str) -> Markup:
-    """Units one by one while they are few (those kept where they sit in the base, if known), else a bar."""
-    shapes: list[Markup] = []
-    if cell.kept == 0:
-        shapes.append(el("rect", class_="skip", fill="url(#hatch-row)", width="100%", height="100%", rx=2))
-    elif cell.units <= DISCRETE:
-        kept = set(cell.ids if cell.ids is not None and len(cell.ids) == cell.kept else range(cell.kept))
-        step = 100 / cell.units
-        gap = min(1.2, step * 0.16)
-        for i in range(cell.units):
-            class_ = f"fill {cell.key}" if i in kept else "track"
-            x, width = f"{i * step:.2f}%", f"{step - gap:.2f}%"
-            shapes.append(el("rect", class_=class_, x=x, width=width, height="100%", rx=2))
-    else:
-        width = f"{100 * cell.kept / cell.units:.2f}%"
-        shapes.append(el("rect", class_="track", width="100%", height="100%", rx=2))
-        shapes.append(el("rect", class_=f"fill {cell.key}", width=width, height="100%", rx=2))
-    return el("svg", title(tip), *shapes, class_="bar", role="img", aria_label=tip)
+def _spark(ratios: list[float], key: str) -> Markup:
+    step = 120 / max(len(ratios), 1)
+    bars = [
+        rect(i * step, 14 - 14 * r, max(step - 1, 0.8), 14 * r, f"fill {key}")
+        if r > 0
+        else rect(i * step, 12.5, max(step - 1, 0.8), 1.5, "gone")
+        for i, r in enumerate(ratios)
+        if r == r
+    ]
+    tip = f"{NAMES[key]}: " + ", ".join(MISSING if r != r else percent(r, 0) for r in ratios)
+    return el("svg", title(tip), *bars, viewBox="0 0 120 14", class_="spark", role="img", aria_label=tip)

@@ -4,40 +4,34 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from markupsafe import Markup
 
 from tracenas.reporting.charts.dynamics import Generation, layer_names, retention
 from tracenas.reporting.charts.svg import (
     WIDE,
     Frame,
     circle,
+    el,
     hatch,
+    join,
     line,
     log_ticks,
-    polyline,
+    padded,
+    polygon,
     rect,
     star,
     text,
-    tick_label,
     ticks,
 )
 from tracenas.reporting.data.run import Candidate, Compared, RunData
-from tracenas.reporting.formats import count, decimal, percent, plural
-from tracenas.reporting.pages.markup import Markup, el, join
+from tracenas.reporting.formats import NAMES, count, decimal, percent, plural
 
-__all__ = [
-    "COLUMNS",
-    "NAMES",
-    "heat_legend",
-    "perplexity_chart",
-    "score_chart",
-    "variance_chart",
-    "width_chart",
-]
+__all__ = ["COLUMNS", "heat_scale", "lowest_ratio", "perplexity_chart", "score_chart", "variance_chart", "width_chart"]
 
-NAMES = {"heads": "Attention", "kv_heads": "KV groups", "cross_heads": "Cross-attention", "channels": "MLP"}
 COLUMNS = 100  # generations a heat map shows at most; a longer search is shown at equal steps
 LIGHT = {"channels": ((253, 240, 226), (176, 74, 3))}
 LIGHT_OTHER = ((232, 240, 252), (20, 73, 160))
+STEPS = 20  # colours of a heat map's scale
 
 
 def score_chart(history: Sequence[Generation], best: Candidate | None, label: str) -> tuple[Markup, str]:
@@ -47,27 +41,24 @@ def score_chart(history: Sequence[Generation], best: Candidate | None, label: st
     """
     scores = [c.score for g in history for c in g.evaluated if c.score is not None]
     low, high = _robust_range(scores)
-    numbers = [g.number for g in history]
-    frame = Frame((numbers[0] - 0.6, numbers[-1] + 0.6), (low, high))
+    frame = Frame((history[0].number - 0.6, history[-1].number + 0.6), (low, high))
     dots, below = _dots(history, frame, low, label)
-    known = [g for g in history if g.elites]
-    upper = _level(frame, known, lambda scores: scores[0])
-    lower = _level(frame, known, lambda scores: scores[-1])
-    mean = _level(frame, known, lambda scores: float(np.mean(scores)))
-    at = _whole_ticks(numbers)
+    with_elites = [g for g in history if g.elites]
+    upper = _level(frame, with_elites, lambda scores: scores[0])
+    lower = _level(frame, with_elites, lambda scores: scores[-1])
+    mean = _level(frame, with_elites, lambda scores: float(np.mean(scores)))
     parts = [
         frame.y_axis("Φ, proxy score" if label == "Φ" else label, ticks(low, high)),
-        frame.x_axis("generation", at),
-        polyline([*upper, *lower[::-1]], "band", closed=True),
+        frame.x_axis("generation", _generation_ticks(history)),
+        polygon([(frame.x(x), frame.y(y)) for x, y in (*upper, *lower[::-1])], "band"),
         *dots,
-        polyline(mean, "mean-line"),
-        polyline(upper, "best-line"),
+        frame.polyline(mean, "mean-line"),
+        frame.polyline(upper, "best-line"),
     ]
-    if best is not None and best.score is not None and any(c is best for g in history for c in g.evaluated):
+    if best is not None and best.score is not None:
         tip = f"found: {label} {decimal(best.score)}, generation {best.generation}"
-        place = next((g.number, i, len(g.evaluated)) for g in history for i, c in enumerate(g.evaluated) if c is best)
-        x = _dot_x(frame, *place)
-        parts.append(star(x, frame.y(best.score), 8, "star", tip=tip))
+        places = [(g.number, i, len(g.evaluated)) for g in history for i, c in enumerate(g.evaluated) if c is best]
+        parts += [star(_dot_x(frame, *place), frame.y(best.score), 8, tip=tip) for place in places[:1]]
     description = f"{label} of {plural(len(scores), 'candidate')} over {plural(len(history), 'generation')}"
     remark = f"{plural(below, 'outlier')} below the axis (lowest {decimal(min(scores))})" if below else ""
     return frame.svg(description, *parts), remark
@@ -89,13 +80,11 @@ def _dots(history: Sequence[Generation], frame: Frame, low: float, label: str) -
 
 
 def _level(
-    frame: Frame, known: Sequence[Generation], figure: Callable[[list[float]], float]
+    frame: Frame, history: Sequence[Generation], figure: Callable[[list[float]], float]
 ) -> list[tuple[float, float]]:
     """A line through one figure of the elites' scores; a level one where there is a single generation."""
-    points = [(frame.x(g.number), frame.y(max(frame.y_range[0], figure(g.elite_scores)))) for g in known]
-    if len(points) > 1:
-        return points
-    return [(frame.x(known[0].number + shift), y) for shift in (-0.45, 0.45) for _, y in points]
+    points = [(float(g.number), max(frame.y_range[0], figure(g.elite_scores))) for g in history]
+    return points if len(points) > 1 else [(x + shift, y) for shift in (-0.45, 0.45) for x, y in points]
 
 
 def _dot_x(frame: Frame, generation: int, place: int, total: int) -> float:
@@ -108,46 +97,39 @@ def _robust_range(values: Sequence[float]) -> tuple[float, float]:
     """The values' range with a margin, cut below where a few outliers would squeeze all else."""
     if not values:
         return 0.0, 1.0
-    low, high = min(values), max(values)
-    tenth = float(np.quantile(values, 0.1))
-    low = max(low, tenth - 1.5 * (high - tenth))
-    margin = 0.06 * (high - low) or max(abs(high) * 0.01, 1e-6)
-    return low - margin, high + margin
+    high, tenth = max(values), float(np.quantile(values, 0.1))
+    return padded(max(min(values), tenth - 1.5 * (high - tenth)), high, 0.06, max(abs(high) * 0.01, 1e-6))
 
 
-def _whole_ticks(numbers: Sequence[int], about: int = 6) -> list[float]:
-    return ticks(numbers[0], numbers[-1], about, whole=True)
+def _generation_ticks(history: Sequence[Generation]) -> list[float]:
+    return ticks(history[0].number, history[-1].number, 6, integer=True)
 
 
 def variance_chart(history: Sequence[Generation]) -> Markup:
     """Variance of the retention ratios over the population, per generation (Fig. 4d)."""
-    numbers = [g.number for g in history]
     keys = [k for k in NAMES if k in history[0].variance]
     values = [g.variance[k] for g in history for k in keys if math.isfinite(g.variance[k])]
     high = max(values, default=0.0) * 1.12 or 1.0
-    frame = Frame((numbers[0] - 0.6, numbers[-1] + 0.6), (0.0, high), left=64)
+    frame = Frame((history[0].number - 0.6, history[-1].number + 0.6), (0.0, high), left=64)
     parts = [
         frame.y_axis("variance of kept units / units", ticks(0, high)),
-        frame.x_axis("generation", _whole_ticks(numbers)),
+        frame.x_axis("generation", _generation_ticks(history)),
     ]
     for key in keys:
         points = [(g.number, g.variance[key]) for g in history if math.isfinite(g.variance[key])]
-        parts.append(polyline([(frame.x(n), frame.y(v)) for n, v in points], f"line {key}"))
-        tips = [f"{NAMES[key]}, generation {n}: {decimal(v, 3)}" for n, v in points]
-        parts += [
-            circle(frame.x(n), frame.y(v), 2.6, f"point {key}", tip=t) for (n, v), t in zip(points, tips, strict=True)
-        ]
+        tips = [(n, v, f"{NAMES[key]}, generation {n}: {decimal(v, 3)}") for n, v in points]
+        parts += [frame.polyline(points, f"line {key}"), *frame.points(tips, 2.6, f"point {key}")]
     return frame.svg("Variance of the retention ratios in the population, by generation", *parts)
 
 
-def heat_range(history: Sequence[Generation], run: RunData) -> tuple[float, float]:
-    """The retention ratios' range over all heat maps of a run, rounded outwards to tenths; up to 1."""
-    seen = [w for g in history for w in g.width.values()]
+def lowest_ratio(history: Sequence[Generation], run: RunData) -> float:
+    """The lower end of all heat maps' colours: the lowest retention ratio in them, rounded down to tenths."""
+    ratios = [w for g in history for w in g.width.values()]
     if run.best:
-        seen += [retention(run.best.architecture, key, units) for key, units in run.base_units.items()]
-    values = np.concatenate(seen) if seen else np.array([])
+        ratios += [retention(run.best.architecture, key, units) for key, units in run.base_units.items()]
+    values = np.concatenate(ratios) if ratios else np.array([])
     values = values[values > 0]  # neither skipped nor absent
-    return (min(0.9, math.floor(float(values.min()) * 10) / 10) if len(values) else 0.0), 1.0
+    return min(0.9, math.floor(float(values.min()) * 10) / 10) if len(values) else 0.0
 
 
 def width_chart(history: Sequence[Generation], run: RunData, key: str) -> Markup:
@@ -163,22 +145,22 @@ def width_chart(history: Sequence[Generation], run: RunData, key: str) -> Markup
     rows = [i for i, u in enumerate(units) if u > 0]
     cell_h = max(9.0, min(34.0, 250 / len(rows)))
     frame = Frame((0, 1), (0, 1), height=14 + cell_h * len(rows) + 48, left=44, right=60 if run.best else 14)
-    cell_w = (frame.width - frame.left - frame.right) / len(shown)
-    low, high = heat_range(history, run)
+    cell_w = (frame.end - frame.left) / len(shown)
+    low = lowest_ratio(history, run)
     parts = [el("defs", hatch(f"hatch-{key}"))]
     top = {layer: frame.top + cell_h * place for place, layer in enumerate(rows)}
     for column, g in enumerate(shown):
         for layer in rows:
             tip = f"layer {names[layer]}, generation {g.number}: "
             box = (frame.left + cell_w * column, top[layer], cell_w, cell_h)
-            parts.append(_cell(box, float(g.width[key][layer]), float(g.skipped[key][layer]), (low, high), key, tip))
+            parts.append(_cell(box, float(g.width[key][layer]), float(g.skipped[key][layer]), low, key, tip))
     if run.best:
-        found = retention(run.best.architecture, key, units)
+        ratios = retention(run.best.architecture, key, units)
         for layer in rows:
-            ratio = float(found[layer])
+            ratio = float(ratios[layer])
             box = (frame.width - 48, top[layer], 34, cell_h)
             tip = f"layer {names[layer]}, found: "
-            parts.append(_cell(box, ratio or math.nan, float(ratio == 0), (low, high), key, tip))
+            parts.append(_cell(box, ratio or math.nan, float(ratio == 0), low, key, tip))
         parts.append(text(frame.width - 31, frame.height - 30, "found", "tick", "middle"))
     step = max(1, math.ceil(len(rows) / (len(rows) * cell_h / 15)))
     parts += [
@@ -194,7 +176,7 @@ def _cell(
     box: tuple[float, float, float, float],
     ratio: float,
     skipped: float,
-    domain: tuple[float, float],
+    low: float,
     key: str,
     tip: str,
 ) -> Markup:
@@ -205,12 +187,12 @@ def _cell(
         tip += f", skipped in {percent(skipped, 0)} of the elites"
     if skipped >= 1 or not math.isfinite(ratio):
         return rect(x, y, width - gap, height - gap, "skip", fill=f"url(#hatch-{key})", tip=tip)
-    share = (ratio - domain[0]) / (domain[1] - domain[0])
+    share = (ratio - low) / (1 - low)
     style = f"--v:{100 * share:.0f}%"
-    whole = rect(x, y, width - gap, height - gap, f"heat {key}", fill=_colour(share, key), style=style, tip=tip)
+    cell = rect(x, y, width - gap, height - gap, f"heat {key}", fill=_colour(share, key), style=style, tip=tip)
     part = (height - gap) * skipped
     over = rect(x, y + height - gap - part, width - gap, part, "skip", fill=f"url(#hatch-{key})", tip=tip)
-    return join(whole, over if part else None)
+    return cell + over if part else cell
 
 
 def _colour(share: float, key: str) -> str:
@@ -220,44 +202,23 @@ def _colour(share: float, key: str) -> str:
 
 
 def _generation_labels(shown: Sequence[Generation], frame: Frame, cell_w: float) -> Markup:
-    wanted = set(_whole_ticks([g.number for g in shown]))
-    base = frame.height - frame.bottom
+    named = set(_generation_ticks(shown))
     labels = [
-        text(frame.left + cell_w * (i + 0.5), base + 18, str(g.number), "tick", "middle")
+        text(frame.left + cell_w * (i + 0.5), frame.base + 18, str(g.number), "tick", "middle")
         for i, g in enumerate(shown)
-        if g.number in wanted or len(shown) == 1
+        if g.number in named or len(shown) == 1
     ]
-    middle = (frame.left + frame.width - frame.right) / 2
-    return join(*labels, text(middle, frame.height - 8, "generation", "axis-label", "middle"))
+    return join(*labels, frame.x_name("generation"))
 
 
-def heat_legend(history: Sequence[Generation], run: RunData, key: str) -> Markup:
-    """The colour scale of the heat maps, and what the hatching means."""
-    low, high = heat_range(history, run)
-    steps = 20
+def heat_scale(key: str) -> Markup:
+    """The colours of a sub-block's heat map, from the lowest ratio to the highest."""
+    shares = [i / (STEPS - 1) for i in range(STEPS)]
     cells = [
-        rect(
-            i * 6,
-            2,
-            6.3,
-            12,
-            f"heat {key}",
-            fill=_colour(i / (steps - 1), key),
-            style=f"--v:{100 * i / (steps - 1):.0f}%",
-        )
-        for i in range(steps)
+        rect(i * 6, 2, 6.3, 12, f"heat {key}", fill=_colour(share, key), style=f"--v:{100 * share:.0f}%")
+        for i, share in enumerate(shares)
     ]
-    scale = el("svg", *cells, viewBox="0 0 120 16", class_="scale", aria_hidden="true")
-    swatch = el(
-        "svg",
-        el("defs", hatch(f"hatch-legend-{key}")),
-        rect(0, 2, 18, 12, "skip", fill=f"url(#hatch-legend-{key})"),
-        viewBox="0 0 18 16",
-        class_="swatch",
-        aria_hidden="true",
-    )
-    kept = el("span", percent(low, 0), scale, f"{percent(high, 0)} kept", class_="key")
-    return el("div", kept, el("span", swatch, "skipped", class_="key"), class_="legend")
+    return el("svg", *cells, viewBox="0 0 120 16", class_="scale", aria_hidden="true")
 
 
 def perplexity_chart(rows: Sequence[Compared], best: Compared | None) -> Markup:
@@ -267,16 +228,16 @@ def perplexity_chart(rows: Sequence[Compared], best: Compared | None) -> Markup:
         if row.perplexity is not None and row.perplexity > 0:
             groups.setdefault("random" if row.name.startswith("random") else row.name, []).append(row)
     values = [r.perplexity for group in groups.values() for r in group if r.perplexity is not None]
-    log = max(values) / min(values) > WIDE
-    margin = 1.15 if log else 1.0
-    pad = 0.08 * (max(values) - min(values)) or 0.05 * max(values)
-    low, high = (min(values) / margin, max(values) * margin) if log else (min(values) - pad, max(values) + pad)
+    low, high = min(values), max(values)
+    log = high / low > WIDE
+    span = (low / 1.15, high * 1.15) if log else padded(low, high, 0.08, 0.05 * high)
+    at, labels = log_ticks(*span) if log else (ticks(*span), None)
     left = 24 + 7.4 * max(len(_short(name)) for name in groups)
-    frame = Frame((low, high), (0, 1), height=62 + 36.0 * len(groups), left=left, right=22, log_x=log)
-    parts = [frame.x_axis(f"perplexity{' (log scale)' if log else ''}, lower is better", *_value_ticks(frame))]
+    frame = Frame(span, (0, 1), height=62 + 36.0 * len(groups), left=left, right=22, log_x=log)
+    parts = [frame.x_axis(f"perplexity{' (log scale)' if log else ''}, lower is better", at, labels)]
     for place, (name, group) in enumerate(groups.items()):
         y = frame.top + 36 * (place + 0.5)
-        parts.append(line(frame.left, y, frame.width - frame.right, y, "grid"))
+        parts.append(line(frame.left, y, frame.end, y, "grid"))
         parts.append(text(frame.left - 12, y + 4, _short(name), "row-label", "end"))
         kind = name if name in ("base", "found", "uniform", "random") else "other"
         shown = [(r, r.perplexity) for r in group if r.perplexity is not None]
@@ -291,11 +252,3 @@ def perplexity_chart(rows: Sequence[Compared], best: Compared | None) -> Markup:
 
 def _short(name: str) -> str:
     return name if len(name) <= 16 else name[:15] + "…"
-
-
-def _value_ticks(frame: Frame) -> tuple[list[float], list[str]]:
-    low, high = frame.x_range
-    if not frame.log_x:
-        at = ticks(low, high)
-        return at, [tick_label(v, at) for v in at]
-    return log_ticks(low, high)

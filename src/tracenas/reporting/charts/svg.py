@@ -1,19 +1,24 @@
 """Drawing primitives: a plot frame with axes, ticks, and shapes as inline SVG."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from tracenas.reporting.pages.markup import Markup, el, join
+from markupsafe import Markup, escape
+
+from tracenas.reporting.formats import MINUS
 
 __all__ = [
     "WIDE",
     "Frame",
     "circle",
+    "el",
     "hatch",
+    "join",
     "line",
     "log_ticks",
-    "polyline",
+    "padded",
+    "polygon",
     "rect",
     "star",
     "text",
@@ -22,106 +27,99 @@ __all__ = [
     "title",
 ]
 
-MINUS = "\N{MINUS SIGN}"
-
 WIDE = 8
 """Ratio of the largest to the smallest value above which an axis is logarithmic."""
 
+Attribute = str | float | None
 
-def text(x: float, y: float, content: str, class_: str = "", anchor: str = "start", **more: str) -> Markup:
+
+def el(name: str, /, *children: str | None, **attributes: Attribute) -> Markup:
+    """One element. Children that are not `Markup` are escaped; None (child or attribute) is left out.
+
+    Attribute names lose a trailing underscore and get hyphens: `class_="a"`, `stroke_width=2`. Floats are
+    rounded to 2 decimals.
+    """
+    head = "".join(_attribute(key, value) for key, value in attributes.items() if value is not None)
+    return Markup(f"<{name}{head}>{join(*children)}</{name}>")
+
+
+def join(*children: str | None) -> Markup:
+    """Children one after the other, escaped where they are plain text."""
+    return Markup("").join(child for child in children if child is not None)
+
+
+def _attribute(key: str, value: str | float) -> str:
+    if isinstance(value, float):
+        value = f"{value:.2f}".rstrip("0").rstrip(".")
+        value = "0" if value == "-0" else value
+    return f' {key.rstrip("_").replace("_", "-")}="{escape(value)}"'
+
+
+def title(content: str | None) -> Markup | None:
+    """The tooltip of the element that it is put into; None without one."""
+    return el("title", content) if content else None
+
+
+def text(x: float, y: float, content: str, class_: str | None = None, anchor: str = "start", **more: str) -> Markup:
     """Text at a baseline point; anchor is start, middle or end."""
-    return el("text", content, x=float(x), y=float(y), class_=class_ or None, text_anchor=anchor, **more)
-
-
-def title(content: str) -> Markup:
-    """The tooltip of the element that it is put into."""
-    return el("title", content)
+    return el("text", content, x=x, y=y, class_=class_, text_anchor=anchor, **more)
 
 
 def rect(
-    x: float,
-    y: float,
-    width: float,
-    height: float,
-    class_: str = "",
-    *,
-    tip: str | None = None,
-    fill: str | None = None,
-    style: str | None = None,
-    radius: float = 0,
+    x: float, y: float, width: float, height: float, class_: str, *, tip: str | None = None, **more: Attribute
 ) -> Markup:
     """A rectangle; `tip` becomes its tooltip."""
-    return el(
-        "rect",
-        title(tip) if tip else None,
-        x=float(x),
-        y=float(y),
-        width=float(max(width, 0)),
-        height=float(max(height, 0)),
-        class_=class_ or None,
-        fill=fill,
-        style=style,
-        rx=float(radius) if radius else None,
-    )
+    return el("rect", title(tip), x=x, y=y, width=max(width, 0), height=max(height, 0), class_=class_, **more)
 
 
-def circle(x: float, y: float, radius: float, class_: str = "", *, tip: str | None = None) -> Markup:
+def circle(x: float, y: float, radius: float, class_: str, *, tip: str | None = None) -> Markup:
     """A disc; `tip` becomes its tooltip."""
-    return el(
-        "circle",
-        title(tip) if tip else None,
-        cx=float(x),
-        cy=float(y),
-        r=float(radius),
-        class_=class_ or None,
-    )
+    return el("circle", title(tip), cx=x, cy=y, r=radius, class_=class_)
 
 
-def line(x1: float, y1: float, x2: float, y2: float, class_: str = "") -> Markup:
+def line(x1: float, y1: float, x2: float, y2: float, class_: str) -> Markup:
     """A straight line."""
-    return el("line", x1=float(x1), y1=float(y1), x2=float(x2), y2=float(y2), class_=class_ or None)
+    return el("line", x1=x1, y1=y1, x2=x2, y2=y2, class_=class_)
 
 
-def polyline(points: Sequence[tuple[float, float]], class_: str = "", *, closed: bool = False) -> Markup:
-    """A line through points, or a closed area."""
-    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-    return el("polygon" if closed else "polyline", points=path, class_=class_ or None)
+def polygon(points: Iterable[tuple[float, float]], class_: str, *, tip: str | None = None) -> Markup:
+    """A closed area; `tip` becomes its tooltip."""
+    return el("polygon", title(tip), points=_path(points), class_=class_)
 
 
-def star(x: float, y: float, radius: float, class_: str = "", *, tip: str | None = None) -> Markup:
-    """A five-pointed star."""
-    corners = []
-    for i in range(10):
-        r, angle = (radius if i % 2 == 0 else radius * 0.45), math.pi * (i / 5 - 0.5)
-        corners.append(f"{x + r * math.cos(angle):.1f},{y + r * math.sin(angle):.1f}")
-    return el("polygon", title(tip) if tip else None, points=" ".join(corners), class_=class_ or None)
+def _path(points: Iterable[tuple[float, float]]) -> str:
+    return " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+
+
+def star(x: float, y: float, radius: float, *, tip: str) -> Markup:
+    """A five-pointed star with a tooltip."""
+    turns = [(radius if i % 2 == 0 else radius * 0.45, math.pi * (i / 5 - 0.5)) for i in range(10)]
+    return polygon([(x + r * math.cos(angle), y + r * math.sin(angle)) for r, angle in turns], "star", tip=tip)
 
 
 def hatch(identifier: str) -> Markup:
     """A pattern of diagonal lines, for `fill="url(#identifier)"`: what was skipped."""
     stripes = el("line", x1=0, y1=0, x2=0, y2=5, class_="hatch-line")
     ground = el("rect", width=5, height=5, class_="hatch-ground")
-    return el(
-        "pattern",
-        ground,
-        stripes,
-        id=identifier,
-        width=5,
-        height=5,
-        patternUnits="userSpaceOnUse",
-        patternTransform="rotate(45)",
-    )
+    turned = {"patternUnits": "userSpaceOnUse", "patternTransform": "rotate(45)"}
+    return el("pattern", ground, stripes, id=identifier, width=5, height=5, **turned)
 
 
-def ticks(low: float, high: float, about: int = 5, *, whole: bool = False) -> list[float]:
-    """Round numbers (1, 2, 2.5 or 5 times a power of ten; whole ones if asked) within [low, high]."""
+def padded(low: float, high: float, share: float = 0.06, least: float = 1.0) -> tuple[float, float]:
+    """A range with a margin of `share` of it on both sides; of `least` where it is a single value."""
+    margin = share * (high - low) or least
+    return low - margin, high + margin
+
+
+def ticks(low: float, high: float, about: int = 5, *, integer: bool = False) -> list[float]:
+    """Round numbers (1, 2, 2.5 or 5 times a power of ten; integers on request) within [low, high]."""
     if high <= low:
         return [low]
     rough = (high - low) / max(about, 1)
     power = 10.0 ** math.floor(math.log10(rough))
-    factors = (1, 2, 5, 10) if whole else (1, 2, 2.5, 5, 10)
+    factors = (1, 2, 5, 10) if integer else (1, 2, 2.5, 5, 10)
     step = next(power * f for f in factors if power * f >= rough * 0.999)
-    if whole:
+    if integer:
         step = max(1.0, round(step))
     first = math.ceil(low / step - 1e-9)
     last = math.floor(high / step + 1e-9)
@@ -146,9 +144,9 @@ def log_ticks(low: float, high: float) -> tuple[list[float], list[str]]:
     return at, [f"{v:,.0f}" if v < 1e5 else f"{v:.0e}".replace("e+0", "e") for v in at]
 
 
-def _share(value: float, whole: tuple[float, float], *, log: bool) -> float:
+def _share(value: float, span: tuple[float, float], *, log: bool) -> float:
     """Where a value lies in a range, from 0 to 1."""
-    low, high = whole
+    low, high = span
     if log:
         low, high, value = math.log(low), math.log(high), math.log(value)
     return 0.5 if high == low else (value - low) / (high - low)
@@ -172,56 +170,63 @@ class Frame:
     log_x: bool = False
     log_y: bool = False
 
+    @property
+    def base(self) -> float:
+        """Vertical position of the area's lower edge."""
+        return self.height - self.bottom
+
+    @property
+    def end(self) -> float:
+        """Horizontal position of the area's right edge."""
+        return self.width - self.right
+
     def x(self, value: float) -> float:
         """Data to horizontal position."""
-        share = _share(value, self.x_range, log=self.log_x)
-        return self.left + share * (self.width - self.left - self.right)
+        return self.left + _share(value, self.x_range, log=self.log_x) * (self.end - self.left)
 
     def y(self, value: float) -> float:
         """Data to vertical position (upwards)."""
-        share = _share(value, self.y_range, log=self.log_y)
-        return self.height - self.bottom - share * (self.height - self.top - self.bottom)
+        return self.base - _share(value, self.y_range, log=self.log_y) * (self.base - self.top)
 
     def x_axis(self, label: str, at: Sequence[float], labels: Sequence[str] | None = None) -> Markup:
         """Tick labels below the area and the axis' name."""
-        base = self.height - self.bottom
         names = labels or [tick_label(v, at) for v in at]
         marks = [
-            join(
-                line(self.x(v), base, self.x(v), base + 4, "axis"),
-                text(self.x(v), base + 18, n, "tick", "middle"),
-            )
-            for v, n in zip(at, names, strict=True)
+            line(self.x(v), self.base, self.x(v), self.base + 4, "axis")
+            + text(self.x(v), self.base + 18, name, "tick", "middle")
+            for v, name in zip(at, names, strict=True)
         ]
-        middle = (self.left + self.width - self.right) / 2
-        return join(*marks, text(middle, self.height - 8, label, "axis-label", "middle"))
+        return join(*marks, self.x_name(label))
+
+    def x_name(self, label: str) -> Markup:
+        """The horizontal axis' name, at the lower edge."""
+        return text((self.left + self.end) / 2, self.height - 8, label, "axis-label", "middle")
 
     def y_axis(self, label: str, at: Sequence[float], labels: Sequence[str] | None = None) -> Markup:
         """Grid lines, tick labels left of the area and the axis' name, turned."""
         names = labels or [tick_label(v, at) for v in at]
         marks = [
-            join(
-                line(self.left, self.y(v), self.width - self.right, self.y(v), "grid"),
-                text(self.left - 8, self.y(v) + 4, n, "tick", "end"),
-            )
-            for v, n in zip(at, names, strict=True)
+            line(self.left, self.y(v), self.end, self.y(v), "grid")
+            + text(self.left - 8, self.y(v) + 4, name, "tick", "end")
+            for v, name in zip(at, names, strict=True)
         ]
         return join(*marks, self.y_name(label))
 
     def y_name(self, label: str) -> Markup:
         """The vertical axis' name, turned, at the left edge."""
-        middle = (self.top + self.height - self.bottom) / 2
-        turned = f"rotate(-90 13 {middle:.1f})"
-        return text(13, middle, label, "axis-label", "middle", transform=turned)
+        middle = (self.top + self.base) / 2
+        return text(13, middle, label, "axis-label", "middle", transform=f"rotate(-90 13 {middle:.1f})")
+
+    def polyline(self, points: Iterable[tuple[float, float]], class_: str) -> Markup:
+        """A line through points of the data."""
+        return el("polyline", points=_path((self.x(x), self.y(y)) for x, y in points), class_=class_)
+
+    def points(self, points: Iterable[tuple[float, float, str]], radius: float, class_: str) -> list[Markup]:
+        """A disc at every (x, y, tooltip) of the data."""
+        return [circle(self.x(x), self.y(y), radius, class_, tip=tip) for x, y, tip in points]
 
     def svg(self, description: str, *parts: Markup) -> Markup:
         """The finished picture; `description` is what a screen reader says."""
-        return el(
-            "svg",
-            el("desc", description),
-            *parts,
-            viewBox=f"0 0 {self.width:g} {self.height:g}",
-            role="img",
-            aria_label=description,
-            class_="chart",
-        )
+        box = f"0 0 {self.width:g} {self.height:g}"
+        desc = el("desc", description)
+        return el("svg", desc, *parts, viewBox=box, role="img", aria_label=description, class_="chart")

@@ -152,6 +152,23 @@ class RunData:
         return told if told is not None else (math.fsum(times) if times else None)
 
     @property
+    def found_params(self) -> int | None:
+        """Parameters of the found model: the comparison's, else the journal's."""
+        row = self.compared("found")
+        return row.params if row and row.params else self.best.params if self.best else None
+
+    @property
+    def evaluations(self) -> int:
+        """Candidates evaluated: the summary's number, else the journal's."""
+        evaluations = self.number("evaluations")
+        return len(self.candidates) if evaluations is None else round(evaluations)
+
+    @property
+    def failed(self) -> int:
+        """How many candidates failed."""
+        return len(self.candidates) - len(self.scored)
+
+    @property
     def failures(self) -> list[tuple[str, int]]:
         """Reasons of failed candidates and how often each occurred, the most frequent first."""
         return Counter(c.reason or "no reason recorded" for c in self.candidates if c.score is None).most_common()

@@ -1,91 +1,58 @@
-"""What every page of a report has: the document around it, its header with the links, headings, tiles, figures."""
+"""Pages from the templates of this folder: one file each, no external resource, every text escaped."""
 
-from collections.abc import Sequence
-from importlib.resources import files
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
-from tracenas.reporting.pages.markup import Markup, el, join
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
-__all__ = ["Section", "asset", "document", "figure", "header", "section_head", "stat_card", "unfinished"]
+from tracenas.reporting import formats
+from tracenas.reporting.charts.svg import hatch
+from tracenas.rundir import atomic_path
 
-Section = tuple[str, str, Markup | None]
-"""(anchor, name in the menu, content); without content it is left out of page and menu."""
+__all__ = ["render", "write_page"]
 
 
-def document(
-    title: str,
-    header: Markup,
-    cards: Markup,
-    sections: Sequence[Section],
-    *,
-    css: str = "",
-    footer: Markup | None = None,
-    script: str = "",
-) -> str:
-    """The page as text: one file, no library, no external resource; its policy allows scripts only if it has one.
+def render(template: str, **values: object) -> str:
+    """A template of this folder, filled."""
+    return _environment.get_template(template).render(**values)
 
-    Args:
-        css: further rules behind page.css.
-        footer: element behind the sections.
-        script: JavaScript that runs when the page is there.
+
+def write_page(path: Path, page: str) -> Path:
+    """Write a page and return its path.
+
+    Raises:
+        UserError: if it cannot be written.
     """
-    scripts = " script-src 'unsafe-inline';" if script else ""
-    policy = f"default-src 'none'; style-src 'unsafe-inline';{scripts} img-src data:"
-    head = el(
-        "head",
-        el("meta", charset="utf-8"),
-        el("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        el("meta", http_equiv="Content-Security-Policy", content=policy),
-        el("meta", name="color-scheme", content="light dark"),
-        el("title", title),
-        el("style", Markup(asset("page.css") + css)),
-    )
-    main = el("main", cards, *(el("section", body, id=key) for key, _, body in sections if body))
-    body = el("body", header, main, footer, el("script", Markup(script)) if script else None)
-    return f"<!doctype html>\n{el('html', head, body, lang='en')}\n"
+    with atomic_path(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    return path
 
 
-def asset(name: str) -> str:
-    """A text file of this package."""
-    return files("tracenas.reporting.pages").joinpath(name).read_text(encoding="utf-8")
+def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """(dotted key, value as text) of nested mappings; lists on one line, nothing as –."""
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{name}.")
+        elif value is None:
+            yield name, formats.MISSING
+        elif isinstance(value, list | tuple):
+            yield name, ", ".join(map(str, value))
+        elif isinstance(value, bool):
+            yield name, "yes" if value else "no"
+        else:
+            yield name, str(value)
 
 
-def header(kind: str, model: str, chips: Sequence[str | Markup], sections: Sequence[Section]) -> Markup:
-    """Brand and links to the sections, the model's name with its folder in grey, facts as chips.
-
-    Args:
-        kind: of report, behind the brand.
-        chips: texts, or list items.
-    """
-    links = el("nav", *(el("a", name, href=f"#{key}") for key, name, body in sections if body), aria_label="Sections")
-    brand = el("p", el("b", "tracenas"), f" {kind}", class_="brand")
-    name = model.rstrip("/")
-    folder, _, last = name.rpartition("/")
-    heading = el("h1", el("span", f"{folder}/", class_="folder") if folder else None, last or name)
-    items = (chip if isinstance(chip, Markup) else el("li", chip) for chip in chips)
-    return el("header", el("div", brand, links, class_="bar-top"), heading, el("ul", *items, class_="chips"))
-
-
-def section_head(name: str, lead: str | Markup | None = None) -> Markup:
-    """A section's heading, and what stands in it in a sentence."""
-    return join(el("h2", name), el("p", lead, class_="lead") if lead else None)
-
-
-def unfinished(what: str) -> Markup:
-    """A chip of the page of something that is still running, or was interrupted."""
-    return el("li", f"{what} not finished: what the journal holds so far", class_="warn")
-
-
-def stat_card(label: str, value: str | Markup, note: str | Markup | None = None, class_: str = "") -> Markup:
-    """A tile with one figure."""
-    return el(
-        "div",
-        el("p", label, class_="label"),
-        el("p", value, class_="value"),
-        el("p", note, class_="note") if note else None,
-        class_=f"card stat {class_}".strip(),
-    )
-
-
-def figure(name: str, note: str, *content: Markup | None) -> Markup:
-    """A card with a picture under its name and a note."""
-    return el("figure", el("figcaption", el("b", name), el("span", note)), *content, class_="card")
+_environment = Environment(
+    loader=PackageLoader("tracenas.reporting", "pages"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+)
+_environment.filters |= {name: getattr(formats, name) for name in formats.__all__ if name.islower()}
+_environment.filters |= {"flatten": flatten, "hatch": hatch}
+_environment.globals |= {name: getattr(formats, name) for name in formats.__all__ if name.isupper()}

@@ -7,7 +7,7 @@ from typing import Any
 from tracenas.reporting.data.stages import Measured, Recovery, Stages
 from tracenas.reporting.formats import MISSING, decimal, plural
 
-__all__ = ["StageTable", "bench_table", "compensation_facts", "evaluation_table", "recovery_table", "stage_tables"]
+__all__ = ["StageTable", "bench_table", "evaluation_table", "recovery_table", "stage_tables"]
 
 StageTable = tuple[str, list[str], list[list[str]], list[str]]
 """Title, columns, rows, notes."""
@@ -20,20 +20,6 @@ def stage_tables(stages: Stages) -> list[StageTable]:
         tables.append(recovery_table(stages.recoveries))
     tables += [evaluation_table(e) for e in stages.evaluations]
     return [*tables, *(bench_table(b) for b in stages.benches)]
-
-
-def compensation_facts(made: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What was refitted, on what, and what became of the loss."""
-    facts = [("method", str(made.get("method")))]
-    before, after = made.get("plain_loss"), made.get("loss")
-    facts.append(("calibration loss before", decimal(before)))
-    facts.append(("calibration loss after", decimal(after)))
-    separate = "other text than the losses'" if made.get("separate_text") else "the calibration loss's own text"
-    facts.append(("fitted on", f"{made.get('tokens', 0):,} tokens ({made.get('sequences')} sequences), {separate}"))
-    facts.append(("ridge, relative", f"{made['ridge']:g}" if "ridge" in made else MISSING))
-    if made.get("not_refitted"):
-        facts.append(("not refitted (fused experts)", ", ".join(map(str, made["not_refitted"]))))
-    return facts
 
 
 def recovery_table(recoveries: Sequence[Recovery]) -> StageTable:
