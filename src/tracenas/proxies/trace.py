@@ -10,15 +10,16 @@ Shapes: T tokens of a micro-batch, r rank, [rows, r] one projection's trace (A =
 [stack, rows, r].
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from tracenas.families import Projection, SubBlock, active
+from tracenas.models.surgery.gradients import watch_output_gradient, watch_weight_gradient
 from tracenas.models.surgery.ordering import Key, permutation
 from tracenas.models.surgery.supernet import Supernet
 from tracenas.proxies.measurement import SubBlockSums
@@ -77,50 +78,26 @@ class TraceRecorder:
     @contextmanager
     def record(self, arch: Architecture) -> Iterator[Trace]:
         """Add up the trace of every backward pass run inside, for a model realised as `arch`."""
-        trace, handles = Trace(), list[Any]()
+        trace = Trace()
         last: list[tuple[tuple[int, str], Tensor, Tensor]] = []
-        for index, sub, kept in active(self.net.blocks, arch):
-            for projection in sub.projections:
-                key = (index, sub.spec.name)
-                rows = self.net.cut(sub, projection, 0, kept).length
-                columns = self.net.cut(sub, projection, 1, kept)
-                source = (index, projection.source)
-                a = columns.take(self._subspaces[source], -1) if self.rank != FULL else None
-                stack = (projection.stack,) if projection.stack else ()
-                accumulator = torch.zeros(*stack, rows, self.rank or columns.length, device=self.net.device)
-                trace.parts[index, projection.path] = accumulator
-                if projection.stack:
-                    handles.append(_StackWatch(self.net.weight(key, projection), a, accumulator))
-                else:
-                    module = self.net.linear(key, projection)
-                    handles.append(module.register_forward_hook(_hook(a, accumulator, source, last)))
-        try:
+        with ExitStack() as watching:
+            for index, sub, kept in active(self.net.blocks, arch):
+                for projection in sub.projections:
+                    key, source = (index, sub.spec.name), (index, projection.source)
+                    rows = self.net.cut(sub, projection, 0, kept).length
+                    columns = self.net.cut(sub, projection, 1, kept)
+                    a = columns.take(self._subspaces[source], -1) if self.rank != FULL else None
+                    stack = (projection.stack,) if projection.stack else ()
+                    accumulator = torch.zeros(*stack, rows, self.rank or columns.length, device=self.net.device)
+                    trace.parts[index, projection.path] = accumulator
+                    if projection.stack:
+                        # A weight gradient, of one layer's experts at a time, given up as soon as it is projected.
+                        add = partial(_add_projected, a, accumulator)
+                        watch_weight_gradient(self.net.weight(key, projection), add, watching)
+                    else:
+                        enter = partial(_enter, a, accumulator, source, last)
+                        watching.enter_context(watch_output_gradient(self.net.linear(key, projection), enter))
             yield trace
-        finally:
-            for handle in handles:
-                handle.remove()
-
-
-class _StackWatch:
-    """Takes the trace of experts' fused matrices, which are multiplied inside one module.
-
-    Here a weight gradient is formed, of one layer's experts at a time, and given up as soon as it is projected.
-    """
-
-    def __init__(self, weight: Tensor, a: Tensor | None, accumulator: Tensor) -> None:
-        def add(parameter: Tensor) -> None:
-            gradient = parameter.grad
-            assert gradient is not None
-            accumulator.add_(gradient if a is None else gradient @ a.mT)
-            parameter.grad = None
-
-        self.weight = weight.requires_grad_(True)
-        self.handle = weight.register_post_accumulate_grad_hook(add)
-
-    def remove(self) -> None:
-        """Watch no longer."""
-        self.handle.remove()
-        self.weight.requires_grad_(False)
 
 
 def base_subspace(seed: int, block: int, projection: Projection, rank: int) -> Tensor:
@@ -132,32 +109,25 @@ def base_subspace(seed: int, block: int, projection: Projection, rank: int) -> T
     return drawn
 
 
-def _hook(
+def _enter(
     a: Tensor | None,
     accumulator: Tensor,
     source: tuple[int, str],
     last: list[tuple[tuple[int, str], Tensor, Tensor]],
-) -> Any:
-    """Forward hook of one projection; `last` holds the latest (source, x, x Aᵀ), so q, k and v compute it once."""
+    x: Tensor,
+) -> Callable[[Tensor], None]:
+    """One projection's part; `last` holds the latest (source, x, x Aᵀ), so q, k and v compute it once."""
+    if last and last[0][0] == source and last[0][1] is x:
+        z = last[0][2]
+    else:
+        flat = x.detach().reshape(-1, x.shape[-1])
+        z = flat if a is None else flat @ a.T
+        last[:] = [(source, x, z)]
+    return lambda gradient: _add_product(accumulator, gradient.reshape(-1, gradient.shape[-1]), z)
 
-    def forward(_: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        x = inputs[0]
-        if last and last[0][0] == source and last[0][1] is x:
-            z = last[0][2]
-        else:
-            flat = x.detach().reshape(-1, x.shape[-1])
-            z = flat if a is None else flat @ a.T
-            last[:] = [(source, x, z)]
-        if not output.requires_grad:
-            output.requires_grad_(True)
 
-        def backward(gradient: Tensor) -> None:
-            _add_product(accumulator, gradient.reshape(-1, gradient.shape[-1]), z)
-
-        output.register_hook(backward)
-        return output
-
-    return forward
+def _add_projected(a: Tensor | None, accumulator: Tensor, gradient: Tensor) -> None:
+    accumulator.add_(gradient if a is None else gradient @ a.mT)
 
 
 def _add_product(accumulator: Tensor, dy: Tensor, z: Tensor) -> None:

@@ -51,8 +51,7 @@ def gram_matrices(
                     found[index, sub.spec.name] = total
                     module = model.get_submodule(f"{block.path}.{sub.output}")
                     watching.enter_context(watch(module, _adder(total)))
-            for i, states in enumerate(hidden):
-                hidden[i] = runner(index, states)
+            runner.advance(index, hidden)
         for key in list(found):
             gram = found.pop(key).total()
             if not torch.isfinite(gram.diagonal().sum()):

@@ -76,8 +76,7 @@ def sequential_outputs(
             if sub.spec.units and kept and not sub.stacked:
                 fitted[index, sub.spec.name] = _fit(net, runner, block, sub, layer, fitted, ridge)
         with net.realise_block(index, layer, FittedRealisation(fitted)):
-            for i, states in enumerate(pruned):
-                pruned[i] = runner(index, states)
+            runner.advance(index, pruned)
     return fitted
 
 
@@ -114,8 +113,7 @@ def _advance_dense(
             if sub.post_norm:
                 module, values = net.linear((index, sub.spec.name), sub.projection(sub.output)), outputs[sub.spec.name]
                 watching.enter_context(watch(module, lambda _, output, values=values: values.append(output)))  # type: ignore[misc]
-        for i, states in enumerate(dense):
-            dense[i] = runner(index, states)
+        runner.advance(index, dense)
     gaps = [(d - p).flatten(0, -2) for d, p in zip(before, pruned, strict=True)] if stream else None
     return _Block(index, list(pruned), gaps, outputs, shares)
 

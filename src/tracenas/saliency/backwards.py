@@ -106,7 +106,7 @@ def block_by_block(
         numbers: list[list[int]] = []
         for index in range(len(blocks)):
             numbers.append([shelf.put(state) for state in states])
-            states = [runner(index, state) for state in states]
+            runner.advance(index, states)
         batches = zip(tokens.split(micro_batch), states, strict=True)
         slopes = [_of_last(model, blocks, ids, leaving, functional) for ids, leaving in batches]
         del batches, states

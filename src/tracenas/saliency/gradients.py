@@ -7,6 +7,8 @@ fit the buffer: each such group of blocks costs one pass over the calibration.
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from torch import Tensor
 from tracenas.errors import UserError, first_line
 from tracenas.families import Block
 from tracenas.models.functionals.loss import gradient_scale, next_token_nll
+from tracenas.models.surgery.gradients import watch_output_gradient
 from tracenas.rundir import atomic_path
 from tracenas.saliency.linear import linear_of, projections
 
@@ -129,42 +132,30 @@ def _accumulate(
     """Sums over the sequences of |g| and g² for the blocks of a group."""
     sums: dict[str, Tensor] = {}
     scale = gradient_scale(model, tokens.shape[1])
-    handles = []
-    for index, _, p in projections(blocks):
-        if index not in group:
-            continue
-        module = linear_of(model, blocks[index], p)
-        own = {kind: torch.zeros(module.weight.shape, device=module.weight.device) for kind in kinds}
-        sums |= {f"{index}.{p.path}.{kind}": value for kind, value in own.items()}
-        handles.append(module.register_forward_hook(_hook(own, scale)))
-    try:
+    with ExitStack() as watching:
+        for index, _, p in projections(blocks):
+            if index not in group:
+                continue
+            module = linear_of(model, blocks[index], p)
+            local = {kind: torch.zeros(module.weight.shape, device=module.weight.device) for kind in kinds}
+            sums |= {f"{index}.{p.path}.{kind}": value for kind, value in local.items()}
+            watching.enter_context(watch_output_gradient(module, partial(_adder, local, scale)))
         with torch.enable_grad():
             for batch in tokens.split(micro_batch):
                 loss = next_token_nll(model, batch).mean(dim=1).sum()
                 (loss * scale).backward()
-    finally:
-        for handle in handles:
-            handle.remove()
     return sums
 
 
-def _hook(sums: dict[str, Tensor], scale: float) -> Any:
+def _adder(sums: dict[str, Tensor], scale: float, x: Tensor) -> Callable[[Tensor], None]:
     """Adds every sequence's weight gradient dyᵀx, which exists for one sequence and layer at a time."""
 
-    def forward(_: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        x = inputs[0].detach()
-        if not output.requires_grad:
-            output.requires_grad_(True)
+    def add(dy: Tensor) -> None:
+        for x_one, dy_one in zip(x.detach(), dy, strict=True):
+            gradient = (dy_one.float() / scale).T @ x_one.float()
+            if "gradient" in sums:
+                sums["gradient"] += gradient.abs()
+            if "gradient_rms" in sums:
+                sums["gradient_rms"] += gradient.square()
 
-        def backward(dy: Tensor) -> None:
-            for x_one, dy_one in zip(x, dy, strict=True):
-                gradient = (dy_one.float() / scale).T @ x_one.float()
-                if "gradient" in sums:
-                    sums["gradient"] += gradient.abs()
-                if "gradient_rms" in sums:
-                    sums["gradient_rms"] += gradient.square()
-
-        output.register_hook(backward)
-        return output
-
-    return forward
+    return add

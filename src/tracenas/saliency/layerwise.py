@@ -6,15 +6,15 @@ In memory at a time: the model, the calibration's hidden states at one depth, an
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from tracenas.families import Block, Projection, SubBlock
-from tracenas.models.functionals.loss import hidden_states
 from tracenas.models.surgery.ordering import Key
-from tracenas.models.surgery.supernet import bypass
+from tracenas.models.surgery.stepping import BlockRunner, watch
 from tracenas.saliency.gradients import GradientStore
 from tracenas.saliency.linear import linear_of, projections
 from tracenas.saliency.masks import Target
@@ -35,6 +35,11 @@ class Layer:
     def key(self) -> Key:
         """(block, sub-block name)."""
         return self.block, self.sub.spec.name
+
+    @property
+    def source(self) -> str:
+        """What it shares with the layers that read the same input."""
+        return self.projection.source or self.projection.path
 
     @property
     def name(self) -> str:
@@ -65,16 +70,8 @@ class Plan:
         return Target(self.shares[layer.key]) if layer.key in self.shares else self.target
 
 
-class _Stop(Exception):
-    """The block that was asked for has run."""
-
-
 class BlockWalk:
-    """Runs one block of a model at a time over the calibration.
-
-    The model's own forward builds masks and positions; the blocks before the wanted one are bypassed, and its
-    input is replaced by the hidden states that the walk has kept. Where blocks stand in several stacks
-    (encoder and decoder), nothing is kept and the model runs from its beginning.
+    """The calibration's hidden states on their way through a decoder, block by block.
 
     Args:
         tokens: int64 [N, L] on the model's device.
@@ -82,11 +79,13 @@ class BlockWalk:
     """
 
     def __init__(self, model: Any, blocks: Sequence[Block], tokens: Tensor, micro_batch: int) -> None:
-        self.model, self.blocks = model, tuple(blocks)
-        self.batches = tokens.split(micro_batch)
-        self.tokens = int(tokens.shape[1])
-        self._keeps = len({b.stack for b in blocks}) == 1
-        self._states: list[Tensor] | None = None
+        self.model, self.blocks, self.tokens = model, tuple(blocks), tokens
+        self._micro_batch, self._runner = micro_batch, BlockRunner(model, blocks)
+
+    @cached_property
+    def _states(self) -> list[Tensor]:
+        """What enters the next block."""
+        return self._runner.embed(self.tokens, self._micro_batch)
 
     def layers(self, index: int) -> list[Layer]:
         """The linear layers of a block."""
@@ -94,59 +93,17 @@ class BlockWalk:
 
     def watch(self, index: int, see: Callable[[Layer, Tensor], None]) -> None:
         """Show the input [tokens, columns] of every linear layer of a block; layers that share one, once."""
-        handles, seen = [], set()
-        for layer in self.layers(index):
-            source = layer.projection.source or layer.projection.path
-            if source not in seen:
-                seen.add(source)
+        first = {layer.source: layer for layer in reversed(self.layers(index))}
+        with ExitStack() as watching:
+            for layer in first.values():
                 module = linear_of(self.model, self.blocks[index], layer.projection)
-                handles.append(module.register_forward_pre_hook(_show(layer, see)))
-        try:
-            self._run(index, lambda place, output: None)
-        finally:
-            for handle in handles:
-                handle.remove()
+                watching.enter_context(watch(module, lambda x, _, layer=layer: see(layer, x.float())))  # type: ignore[misc]
+            for states in self._states:
+                self._runner(index, states)
 
     def advance(self, index: int) -> None:
         """Run the block as it is now; its outputs are the next block's inputs."""
-        if not self._keeps:
-            return
-        outputs: list[Tensor] = []
-        self._run(index, lambda place, output: outputs.append(output))
-        self._states = outputs
-
-    def _run(self, index: int, take: Callable[[int, Tensor], None]) -> None:
-        with ExitStack() as undo, torch.no_grad():
-            for other in range(index if self._keeps else 0):
-                bypass(self.model, self.blocks[other], None, undo)
-            module = self.model.get_submodule(self.blocks[index].path)
-            place = 0
-
-            def before(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-                if self._states is None or not self._keeps or index == 0:
-                    return None
-                if args:
-                    return (self._states[place], *args[1:]), kwargs
-                return args, {**kwargs, "hidden_states": self._states[place]}
-
-            def after(_: Any, args: Any, output: Any) -> None:
-                take(place, (output[0] if isinstance(output, tuple) else output).detach())
-                raise _Stop
-
-            undo.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)
-            undo.callback(module.register_forward_hook(after).remove)
-            for batch in self.batches:
-                try:
-                    hidden_states(self.model, batch)
-                except _Stop:
-                    place += 1
-
-
-def _show(layer: Layer, see: Callable[[Layer, Tensor], None]) -> Any:
-    def hook(_: Any, inputs: tuple[Tensor, ...]) -> None:
-        see(layer, inputs[0].detach().reshape(-1, inputs[0].shape[-1]).float())
-
-    return hook
+        self._runner.advance(index, self._states)
 
 
 def statistics(
@@ -154,26 +111,24 @@ def statistics(
 ) -> Iterator[tuple[Layer, Statistics]]:
     """Every linear layer of a block with what a metric needs of it, on the walk's current inputs."""
     squares: dict[str, Tensor] = {}
-    count = sum(b.numel() for b in walk.batches)
 
     def see(layer: Layer, x: Tensor) -> None:
-        source = layer.projection.source or layer.projection.path
         total = x.T @ x if "gram" in needs else x.square().sum(dim=0)
-        squares[source] = squares[source] + total if source in squares else total
+        squares[layer.source] = squares[layer.source] + total if layer.source in squares else total
 
     if needs & {"inputs", "gram"}:
         walk.watch(index, see)
     for number, layer in enumerate(walk.layers(index)):
         module = linear_of(walk.model, walk.blocks[index], layer.projection)
-        mean = squares.get(layer.projection.source or layer.projection.path)
-        mean = None if mean is None else mean / count
+        total = squares.get(layer.source)
+        mean = None if total is None else total / walk.tokens.numel()
         own = {k: _stored(gradients, layer, k).to(module.weight.device) for k in needs if k.startswith("gradient")}
         yield (
             layer,
             Statistics(
                 weight=module.weight.detach().float(),
                 generator=torch.Generator().manual_seed((seed * 1_000_003 + index) * 10_007 + number),
-                tokens=walk.tokens,
+                tokens=walk.tokens.shape[1],
                 input_rms=None if mean is None else (mean.diagonal() if mean.ndim == 2 else mean).sqrt(),
                 gram=mean if "gram" in needs else None,
                 **own,

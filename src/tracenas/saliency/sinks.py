@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tracenas.families import Block, Projection, SubBlock
+from tracenas.models.surgery.gradients import watch_weight_gradient
 from tracenas.models.surgery.ordering import Key, holder_of
 
 __all__ = ["CHUNK_ELEMENTS", "Sink"]
@@ -49,9 +50,7 @@ class Sink:
         weight: Tensor = getattr(module, name)
         sink = cls((index, sub.spec.name), sub, p, weight, accumulate, absolute)
         if p.stack:
-            undo.callback(weight.requires_grad_, False)
-            weight.requires_grad_(True)
-            undo.callback(weight.register_post_accumulate_grad_hook(sink.take).remove)
+            watch_weight_gradient(weight, sink.take, undo)
         else:
             start = torch.zeros((), device=weight.device, requires_grad=True)
 
@@ -59,7 +58,7 @@ class Sink:
                 tapped: Tensor = _Tap.apply(output, inputs[0].detach(), start, sink.add)  # type: ignore[no-untyped-call]
                 return tapped
 
-            undo.callback(module.register_forward_hook(tap).remove)
+            undo.enter_context(module.register_forward_hook(tap))
         return sink
 
     def add(self, dy: Tensor, x: Tensor) -> None:
@@ -78,14 +77,12 @@ class Sink:
             else:
                 self._gradient[part] += product
 
-    def take(self, weight: Tensor) -> None:
+    def take(self, gradient: Tensor) -> None:
         """The gradient that autograd made of fused experts, which are multiplied inside one module."""
-        assert weight.grad is not None
         if self._gradient is None:
-            self._reduce_all(weight.grad)
+            self._reduce_all(gradient)
         else:
-            self._gradient += weight.grad
-        weight.grad = None
+            self._gradient += gradient
 
     def finish(self) -> Tensor:
         """The products per unit, float64 [units], on the CPU; the gradient is given up."""

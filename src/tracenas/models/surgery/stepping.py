@@ -6,12 +6,13 @@ which every block lets its input through. Memory: the hidden states of all token
 Shapes: B sequences of a micro-batch, T tokens, D hidden.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from tracenas.errors import UserError
 from tracenas.families import Block
@@ -39,8 +40,7 @@ class BlockRunner:
 
     def __init__(self, model: Any, blocks: Sequence[Block]) -> None:
         if blocks and blocks[0].stack:
-            what = "compensation and saliency obs run blocks one at a time"
-            raise UserError(f"{what}: not to be had for an encoder–decoder model")
+            raise UserError("blocks run one at a time (refits, layer-wise statistics): not in an encoder–decoder model")
         self.model, self.blocks = model, tuple(blocks)
         self._calls: dict[tuple[int, ...], list[Call]] = {}
 
@@ -70,6 +70,11 @@ class BlockRunner:
         with torch.no_grad():
             return self.differentiable(index, hidden)
 
+    def advance(self, index: int, states: list[Tensor]) -> None:
+        """Every micro-batch's hidden states over block `index`, in place."""
+        for place, hidden in enumerate(states):
+            states[place] = self(index, hidden)
+
     def differentiable(self, index: int, hidden: Tensor) -> Tensor:
         """The same, in whatever mode of autograd is on."""
         args, kwargs = self._calls[tuple(hidden.shape[:2])][index]
@@ -96,15 +101,10 @@ class _Recorder(nn.Module):
         return hidden_states
 
 
-@contextmanager
-def watch(module: nn.Module, see: Callable[[Tensor, Tensor], None]) -> Iterator[None]:
+def watch(module: nn.Module, see: Callable[[Tensor, Tensor], None]) -> RemovableHandle:
     """Call `see(input, output)`, flattened to [tokens, features], on every forward pass of a linear module."""
 
     def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         see(inputs[0].detach().flatten(0, -2), output.detach().flatten(0, -2))
 
-    handle = module.register_forward_hook(hook)
-    try:
-        yield
-    finally:
-        handle.remove()
+    return module.register_forward_hook(hook)

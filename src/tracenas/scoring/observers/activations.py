@@ -1,16 +1,16 @@
 """Activation codes of the MLPs (NASWOT) and correlations between features of the sub-blocks' outputs (MeCo)."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
 from tracenas.families import Projection, SubBlock, active
 from tracenas.models.functionals.loss import tokens_of_stack
 from tracenas.models.surgery.ordering import Key
-from tracenas.scoring.observers.observer import Observer, spread, watching
+from tracenas.scoring.observers.observer import Observer, spread
 from tracenas.space.architecture import Architecture
 
 __all__ = ["CODE_POSITIONS", "FEATURES", "CodeObserver", "FeatureObserver"]
@@ -32,26 +32,24 @@ class CodeObserver(Observer):
             return "activation codes are not read of fused experts"
         return None
 
-    def watch(self, arch: Architecture) -> AbstractContextManager[None]:
+    def hooks(self, arch: Architecture) -> Iterator[RemovableHandle]:
         """Read the codes of every forward pass."""
-        self._codes: dict[int, list[Tensor]] = {}
-        handles = []
+        self._codes: list[list[Tensor]] = []
         for index, sub, _ in active(self.net.blocks, arch):
             if not sub.spec.score_width:
                 length = tokens_of_stack(self.net.blocks[index].stack, self.tokens.shape[1])
                 positions = spread(length, CODE_POSITIONS, self.net.device)
                 gate = _gate(sub)
-                codes = self._codes.setdefault(len(self._codes), [])
+                self._codes.append([])
                 module = self.net.linear((index, sub.spec.name), gate)
-                handles.append(module.register_forward_hook(_reader(codes, positions, len(gate.row_units))))
-        return watching(handles)
+                yield module.register_forward_hook(_reader(self._codes[-1], positions, len(gate.row_units)))
 
     def result(self, arch: Architecture) -> dict[str, Any]:
         """`kernel`: bits that agree = (bits + s sᵀ)/2 with s = ±1."""
         count = len(self.tokens)
         kernel = torch.zeros(count, count, dtype=torch.float64)
-        codes, self._codes = self._codes, {}
-        for parts in codes.values():
+        codes, self._codes = self._codes, []
+        for parts in codes:
             signs = torch.cat(parts).flatten(1).float().mul_(2).sub_(1)
             kernel += ((signs @ signs.T).double().cpu() + signs.shape[1]) / 2
         return {"kernel": kernel.numpy()}
@@ -73,15 +71,13 @@ def _reader(found: list[Tensor], positions: Tensor, fused: int) -> Callable[...,
 class FeatureObserver(Observer):
     """Correlation matrices over all tokens. Memory: FEATURES² float64 numbers per sub-block."""
 
-    def watch(self, arch: Architecture) -> AbstractContextManager[None]:
+    def hooks(self, arch: Architecture) -> Iterator[RemovableHandle]:
         """Add up moments of the outputs of every active sub-block."""
         self._moments: dict[Key, list[Tensor]] = {}
         self._rows: dict[Key, int] = {}
-        handles = []
         for index, sub, _ in active(self.net.blocks, arch):
             module = self.net.model.get_submodule(f"{self.net.blocks[index].path}.{sub.module}")
-            handles.append(module.register_forward_hook(self._adder((index, sub.spec.name))))
-        return watching(handles)
+            yield module.register_forward_hook(self._adder((index, sub.spec.name)))
 
     def _adder(self, key: Key) -> Callable[..., None]:
         def add(_: Any, __: Any, output: Any) -> None:

@@ -8,11 +8,11 @@ Shapes: N sequences of L tokens, D hidden, V vocabulary, C tokens of a chunk.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
 from tracenas.models.functionals.loss import LogitsWatch, decoder_of, entering_head, predicted_tokens, predicting
 from tracenas.models.surgery.supernet import Supernet
@@ -39,22 +39,15 @@ class DivergenceObserver(AnchoredObserver):
         self._hidden: list[Tensor] = []
         self._entropy: Tensor | None = None
 
-    @contextmanager
-    def watch(self, arch: Architecture) -> Iterator[None]:
+    def hooks(self, arch: Architecture) -> Iterator[RemovableHandle]:
         """Take part in every loss; of the base, its hidden states are kept if its probabilities do not fit."""
         self._cross = torch.zeros(self._predicted, dtype=torch.float64)
-        handle = None
         if self._entropy is None:
             if self._whole:
                 vocabulary = self.net.model.get_output_embeddings().weight.shape[0]
                 self._probabilities = torch.empty(self._predicted, vocabulary, device=self.net.device)
             else:
-                handle = decoder_of(self.net.model).register_forward_hook(self._keep_hidden)
-        try:
-            yield
-        finally:
-            if handle is not None:
-                handle.remove()
+                yield decoder_of(self.net.model).register_forward_hook(self._keep_hidden)
 
     def _keep_hidden(self, _: Any, __: Any, output: Any) -> None:
         hidden = predicting(self.net.model, entering_head(self.net.model, output.last_hidden_state.detach()))

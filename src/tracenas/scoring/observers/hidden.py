@@ -1,14 +1,14 @@
 """Hidden states after every block, against the base's."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
 from tracenas.models.functionals.loss import tokens_of_stack
-from tracenas.scoring.observers.observer import AnchoredObserver, spread, watching
+from tracenas.scoring.observers.observer import AnchoredObserver, spread
 from tracenas.space.architecture import Architecture
 
 __all__ = ["HIDDEN_POSITIONS", "HiddenObserver"]
@@ -23,17 +23,13 @@ class HiddenObserver(AnchoredObserver):
     At 7B (32 blocks of 4,096), 16 sequences, bf16: 128 MiB.
     """
 
-    def watch(self, arch: Architecture) -> AbstractContextManager[None]:
+    def hooks(self, arch: Architecture) -> Iterator[RemovableHandle]:
         """Read the states of every forward pass."""
         self._states: list[list[Tensor]] = [[] for _ in self.net.blocks]
         length, device = self.tokens.shape[1], self.net.device
         positions = [spread(tokens_of_stack(b.stack, length), HIDDEN_POSITIONS, device) for b in self.net.blocks]
-        return watching(
-            [
-                self.net.model.get_submodule(block.path).register_forward_hook(_reader(found, at))
-                for block, found, at in zip(self.net.blocks, self._states, positions, strict=True)
-            ]
-        )
+        for block, states, at in zip(self.net.blocks, self._states, positions, strict=True):
+            yield self.net.model.get_submodule(block.path).register_forward_hook(_reader(states, at))
 
     def anchor(self) -> None:
         """The base's states."""

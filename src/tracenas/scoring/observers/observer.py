@@ -1,18 +1,19 @@
 """What all records of a pass have in common."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
 from tracenas.models.functionals.loss import LogitsWatch
 from tracenas.models.surgery.supernet import Supernet
 from tracenas.space.architecture import Architecture
 
-__all__ = ["AnchoredObserver", "Observer", "spread", "watching"]
+__all__ = ["AnchoredObserver", "Observer", "spread"]
 
 
 class Observer(ABC):
@@ -34,9 +35,17 @@ class Observer(ABC):
         self.scale = 1.0
         """What the gradients of the pass are multiplied by (`gradient_scale`)."""
 
-    @abstractmethod
-    def watch(self, arch: Architecture) -> AbstractContextManager[None]:
+    @contextmanager
+    def watch(self, arch: Architecture) -> Iterator[None]:
         """Record passes of the model, realised as `arch`, until the context ends."""
+        with ExitStack() as watching:
+            for hook in self.hooks(arch):
+                watching.enter_context(hook)
+            yield
+
+    def hooks(self, arch: Architecture) -> Iterable[RemovableHandle]:
+        """What records them, attached to modules of the model."""
+        return ()
 
     @abstractmethod
     def result(self, arch: Architecture) -> dict[str, Any]:
@@ -57,16 +66,6 @@ class AnchoredObserver(Observer):
     @abstractmethod
     def anchor(self) -> None:
         """Keep what was recorded as the base model's."""
-
-
-@contextmanager
-def watching(handles: list[Any]) -> Iterator[None]:
-    """Remove hooks at the end."""
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def spread(length: int, count: int, device: torch.device) -> Tensor:

@@ -8,17 +8,19 @@ gradient of the candidate's linear weights in the meantime.
 Shapes: S sequences of a chunk, T tokens, R rows, C columns.
 """
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
 from tracenas.families import active
+from tracenas.models.surgery.gradients import watch_output_gradient
 from tracenas.proxies import WeightSums
-from tracenas.scoring.observers.observer import Observer, watching
+from tracenas.scoring.observers.observer import Observer
 from tracenas.space.architecture import Architecture
 
 __all__ = ["WeightGradientObserver"]
@@ -54,32 +56,19 @@ class WeightGradientObserver(Observer):
             return "weight gradients per sequence are not taken of fused experts"
         return None
 
-    def watch(self, arch: Architecture) -> AbstractContextManager[None]:
+    def hooks(self, arch: Architecture) -> Iterator[RemovableHandle]:
         """Reduce every backward pass's weight gradients."""
         self._totals: dict[tuple[int, str], _Totals] = {}
-        handles = []
         for index, sub, _ in active(self.net.blocks, arch):
             for projection in sub.projections:
                 module = self.net.linear((index, sub.spec.name), projection)
                 totals = self._totals[index, projection.path] = _totals(module.weight.detach())
-                handles.append(module.register_forward_hook(self._hook(totals)))
-        return watching(handles)
+                yield watch_output_gradient(module, partial(self._enter, totals))
 
-    def _hook(self, totals: _Totals) -> Callable[..., Tensor]:
-        def forward(_: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            x, first = inputs[0].detach(), self.first
-            if not output.requires_grad:
-                output.requires_grad_(True)
+    def _enter(self, totals: _Totals, x: Tensor) -> Callable[[Tensor], None]:
+        return partial(self._reduce, totals, x.detach(), self.first)
 
-            def backward(dy: Tensor) -> None:
-                self._reduce(totals, x, dy, first)
-
-            output.register_hook(backward)
-            return output
-
-        return forward
-
-    def _reduce(self, totals: _Totals, x_BTC: Tensor, dy_BTR: Tensor, first: int) -> None:
+    def _reduce(self, totals: _Totals, x_BTC: Tensor, first: int, dy_BTR: Tensor) -> None:
         wide = torch.promote_types(dy_BTR.dtype, torch.float32)
         step = max(1, _CHUNK_ELEMENTS // totals.weight.numel())
         step += step % 2 if step > 1 else 0
