@@ -21,10 +21,9 @@ from cells import Cells
 from machine import facts, publish
 
 from tracenas.commands.metric.fitness import copied_weights
-from tracenas.commands.sparsify.command import calibration_tokens
 from tracenas.models.checkpoints.loading import LoadedModel, load
 from tracenas.models.functionals.perplexity import perplexity
-from tracenas.pipeline.calibration import held_out
+from tracenas.pipeline.calibration import calibration_tokens, held_out
 from tracenas.saliency.gradients import GradientStore, write_gradients
 from tracenas.saliency.layerwise import Plan
 from tracenas.saliency.masks import Target
@@ -91,7 +90,7 @@ def measure(
         if not missing:
             continue
         tokens = calibration_tokens(
-            loaded, args.data, samples=args.samples, seq_len=args.seq_len, seed=seed, text_field=None
+            loaded, args.data, samples=args.samples, seq_len=args.seq_len, seed=seed, text_field=None, longest=2048
         )
         file = args.rows.with_name(f"{args.rows.stem}.{name}.{seed}.gradients.safetensors")
         store = (

@@ -79,7 +79,7 @@ COMMANDS: dict[str, Command] = {
         "metric.command:search", "MetricSearchConfig", "Discover pruning metrics by genetic programming.", ("model",)
     ),
     "metric show": Command(
-        "metric.command:show", "MetricShowConfig", "Parse and simplify a metric's expression.", ("metric",)
+        "metric.show:show", "MetricShowConfig", "Parse and simplify a metric's expression.", ("metric",)
     ),
     "bench": Command(
         "bench:bench",

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tracenas.config import EvalConfig
+from tracenas.data.tokens import default_micro_batch
 from tracenas.data.windows import WindowStart
 from tracenas.errors import UserError
 from tracenas.evaluation.suites import TaskResult, paper_average, requests
@@ -192,7 +193,7 @@ def _window(config: EvalConfig, sources: list[ModelSource]) -> int:
 def _perplexity(config: EvalConfig, loaded: LoadedModel, length: int, processes: Processes) -> Perplexity:
     assert config.text is not None
     tokens = held_out(loaded, config.text, length, config.max_windows, config.text_field, bos=config.bos)
-    batch = config.micro_batch or max(1, 4096 // tokens.shape[1])
+    batch = config.micro_batch or default_micro_batch(tokens.shape[1])
     return perplexity(loaded.model, tokens, batch, shard=processes.many)
 
 

@@ -240,11 +240,12 @@ def _measure(
     texts: "list[torch.Tensor]",
 ) -> list[Candidate]:
     """Prune with every set, and measure; the model's units are in the base's order before and after each."""
+    from tracenas.data.tokens import default_micro_batch
     from tracenas.models.surgery.supernet import Supernet
     from tracenas.reporting.progress import stage_progress
 
     blocks = loaded.blocks(options_of(config))
-    batch = config.micro_batch or max(1, 4096 // sets[0].shape[1])
+    batch = config.micro_batch or default_micro_batch(sets[0].shape[1])
     dense = [_hidden(loaded.model, text, batch) for text in texts]
     found = []
     with stage_progress("calibration sets", len(sets)) as advance:

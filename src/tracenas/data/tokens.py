@@ -12,9 +12,14 @@ from safetensors.torch import save_file
 from tracenas.errors import UserError, first_line
 from tracenas.rundir import atomic_path
 
-__all__ = ["check_vocabulary", "load_tokens", "noted_bos", "save_tokens"]
+__all__ = ["check_vocabulary", "default_micro_batch", "load_tokens", "noted_bos", "save_tokens"]
 
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.uint8)
+
+
+def default_micro_batch(length: int) -> int:
+    """Sequences of `length` tokens per forward pass, where no number is given: 4,096 tokens, at least one sequence."""
+    return max(1, 4096 // max(1, length))
 
 
 def save_tokens(path: str | Path, input_ids: torch.Tensor, metadata: Mapping[str, str] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""`tracenas metric search` and `tracenas metric show`: discover pruning metrics, and look at one (Pruner-Zero)."""
+"""`tracenas metric search`: discover pruning metrics by genetic programming (Pruner-Zero)."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -6,26 +6,40 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+
+from tracenas.commands.metric.fitness import GRADIENTS, HELD_OUT, build
 from tracenas.commands.search.command import BEST, JOURNAL, SUMMARY
-from tracenas.config import MetricSearchConfig, MetricShowConfig
+from tracenas.commands.sparsify.job import sparsity_calibration
+from tracenas.config import MetricSearchConfig
 from tracenas.data.sources import probe
+from tracenas.data.tokens import default_micro_batch, load_tokens, save_tokens
+from tracenas.data.windows import token_file_start
 from tracenas.errors import UserError
+from tracenas.models.checkpoints.loading import load
 from tracenas.models.checkpoints.source import ModelSource, open_source
+from tracenas.models.functionals.memory import attempt
+from tracenas.pipeline.calibration import stored_evaluation_windows, window_start
 from tracenas.pipeline.resume import as_started, resolve_settings
 from tracenas.pipeline.run_directory import run_directory, starting
-from tracenas.pipeline.session import CALIBRATION
+from tracenas.pipeline.session import CALIBRATION, set_threads
+from tracenas.reporting.pages.metric import write_metric_report
+from tracenas.reporting.progress import SearchProgress
 from tracenas.reporting.terminal import Table, print_table
 from tracenas.rundir import Journal, provenance, read_json, write_json
+from tracenas.saliency.gradients import write_gradients
+from tracenas.saliency.linear import projections
+from tracenas.saliency.masks import Target
 from tracenas.strategies import Score, SearchResult, Settings, run_search
-from tracenas.symbolic import KNOWN, VARIABLES, Expression, locate
-from tracenas.symbolic.names import expression_of
+from tracenas.symbolic import KNOWN, locate
+from tracenas.symbolic.analysis import findings
+from tracenas.symbolic.evolve import GeneticProgramming, Programming
+from tracenas.symbolic.grammar import ExpressionSpace, Program
+from tracenas.symbolic.pool import Pool
 
-if TYPE_CHECKING:
-    from tracenas.symbolic.grammar import Program
-
-__all__ = ["MetricSearched", "MetricShown", "search", "show"]
+__all__ = ["MetricSearched", "search"]
 
 KNOWN_METRICS = ("magnitude", "wanda", "gblm", "pruner_zero", "sparsegpt", "random")
 _NOT_RESULTS = ("out", "resume", "workers")
@@ -71,58 +85,12 @@ def _perplexity(loss: float | None) -> str:
     return "failed" if loss is None else f"{math.exp(min(loss, 700)):,.3f}"
 
 
-@dataclass(frozen=True)
-class MetricShown:
-    """An expression in all its forms."""
-
-    expression: Expression
-    canonical: Expression
-
-    def to_json(self) -> dict[str, Any]:
-        """For `--json`."""
-        e, c = self.expression, self.canonical
-        return {
-            "metric": e.text,
-            "infix": e.infix,
-            "canonical": c.text,
-            "id": c.id,
-            "nodes": e.nodes,
-            "depth": e.depth,
-            "reads": sorted(e.variables),
-            "tree": e.to_json(),
-        }
-
-    def show(self) -> None:
-        """The forms on stdout."""
-        facts = self.to_json()
-        reads = ", ".join(f"{v} ({VARIABLES[v]})" for v in facts.pop("reads"))
-        facts.pop("tree")
-        print_table(Table("", ("", "value"), [(k, str(v)) for k, v in facts.items()] + [("reads", reads)]))
-
-
-def show(config: MetricShowConfig) -> MetricShown:
-    """Parse and simplify an expression.
-
-    Raises:
-        UserError: naming the column of what is wrong.
-    """
-    from tracenas.symbolic.simplify import simplify
-
-    text = KNOWN.get(config.metric, config.metric)
-    located = locate(text) if config.metric in KNOWN else expression_of(text)
-    return MetricShown(located.expression, simplify(located.expression))
-
-
 def search(config: MetricSearchConfig) -> MetricSearched:
     """Run or resume a metric search into `config.out`.
 
     Raises:
         UserError: for wrong input, before any work is done.
     """
-    from tracenas.reporting.pages.metric import write_metric_report
-    from tracenas.symbolic.evolve import GeneticProgramming, Programming
-    from tracenas.symbolic.grammar import ExpressionSpace, Program
-
     source = open_source(config.model, decoder_only="metric")
     if not config.resume:
         probe(config.text_field, config.data, config.eval_text)
@@ -153,37 +121,26 @@ def search(config: MetricSearchConfig) -> MetricSearched:
 
 
 def _check_sparsity(config: MetricSearchConfig, source: ModelSource) -> None:
-    from tracenas.saliency.masks import Target
-
     target = Target.parse(config.sparsity)
     if target.m and config.compare != "row":
         raise UserError(f"sparsity {config.sparsity} compares within groups of a row: compare must be row")
-    for index, block in enumerate(source.blocks()):
-        for sub in block.sub_blocks:
-            for p in sub.projections if sub.spec.units else ():
-                target.check_columns(p.columns, f"layer {index} {p.path}")
+    for index, _, projection in projections(source.blocks()):
+        target.check_columns(projection.columns, f"layer {index} {projection.path}")
 
 
 def _prepare(config: MetricSearchConfig, source: ModelSource, *, gradients: bool) -> dict[str, Any]:
     """Calibration, held-out windows, gradients and config.yaml in the run directory; the workers' spec."""
-    from tracenas.commands.sparsify.command import calibration_tokens
-    from tracenas.data.tokens import load_tokens, save_tokens
-    from tracenas.models.checkpoints.loading import load
-    from tracenas.pipeline.calibration import stored_evaluation_windows, window_start
-    from tracenas.pipeline.session import set_threads
-    from tracenas.saliency.gradients import write_gradients
-
     out = config.out
-    calibration, windows, measured = (out / n for n in (CALIBRATION, "heldout.safetensors", "gradients.safetensors"))
+    calibration, windows, measured = (out / n for n in (CALIBRATION, HELD_OUT, GRADIENTS))
     threads = set_threads(config.threads)
     loaded = load(source, device=config.device, dtype=config.dtype, trust_remote_code=config.trust_remote_code)
     if not calibration.is_file():
-        tokens = calibration_tokens(loaded, config, config.data)
+        tokens = sparsity_calibration(loaded, config, config.data)
         start = window_start(loaded, config.data, config.bos)
         save_tokens(calibration, tokens, {"source": config.data, "model": config.model, **start.note})
     tokens = load_tokens(calibration)
     stored_evaluation_windows(windows, loaded, config, tokens.shape[1])
-    micro_batch = config.micro_batch or max(1, 4096 // tokens.shape[1])
+    micro_batch = config.micro_batch or default_micro_batch(tokens.shape[1])
     if gradients and not measured.is_file():
         write_gradients(loaded.model, loaded.blocks(), tokens.to(loaded.device), measured, micro_batch=micro_batch)
     chosen = {
@@ -208,12 +165,6 @@ def _prepare(config: MetricSearchConfig, source: ModelSource, *, gradients: bool
 
 def _evaluator(spec: dict[str, Any], workers: int, stack: ExitStack) -> Evaluate:
     """Evaluates tasks in this process, or in `workers` others."""
-    import torch
-
-    from tracenas.commands.metric.fitness import build
-    from tracenas.models.functionals.memory import attempt
-    from tracenas.symbolic.pool import Pool
-
     if workers > 1:
         start = "spawn" if spec["device"].startswith("cuda") else "forkserver"
         pool = stack.enter_context(Pool("tracenas.commands.metric.fitness:build", spec, workers, start=start))
@@ -245,11 +196,8 @@ def _known(path: Path, evaluate: Evaluate, *, gradients: bool) -> list[dict[str,
     return rows
 
 
-def _run(config: MetricSearchConfig, strategy: Any, evaluate: Evaluate, stack: ExitStack) -> "SearchResult[Program]":
-    from tracenas.data.windows import token_file_start
-    from tracenas.reporting.progress import SearchProgress
-
-    def score(programs: "list[Program]") -> Iterator[Score]:
+def _run(config: MetricSearchConfig, strategy: Any, evaluate: Evaluate, stack: ExitStack) -> SearchResult[Program]:
+    def score(programs: list[Program]) -> Iterator[Score]:
         for answer in evaluate([{"metric": p.expression.infix} for p in programs]):
             if "failed" in answer:
                 yield Score.failed(answer["failed"])
@@ -266,7 +214,7 @@ def _run(config: MetricSearchConfig, strategy: Any, evaluate: Evaluate, stack: E
     )
 
 
-def _best(config: MetricSearchConfig, summary: dict[str, Any], result: "SearchResult[Program]") -> dict[str, Any]:
+def _best(config: MetricSearchConfig, summary: dict[str, Any], result: SearchResult[Program]) -> dict[str, Any]:
     best = locate(summary["metric"]).expression
     return {
         "metric": best.infix,
@@ -281,11 +229,7 @@ def _best(config: MetricSearchConfig, summary: dict[str, Any], result: "SearchRe
     }
 
 
-def _summary(
-    config: MetricSearchConfig, result: "SearchResult[Program]", known: list[dict[str, Any]]
-) -> dict[str, Any]:
-    from tracenas.symbolic.analysis import findings
-
+def _summary(config: MetricSearchConfig, result: SearchResult[Program], known: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "model": config.model,
         "sparsity": config.sparsity,

@@ -1,39 +1,36 @@
 """The README.md of a sparse checkpoint, and the count of its zeros in the written files."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import yaml
+from safetensors import safe_open
 
 from tracenas.config import SparsifyConfig
+from tracenas.families import Block
+from tracenas.models.checkpoints.card import license_of
+from tracenas.models.checkpoints.headers import stored_tensors
 from tracenas.models.checkpoints.published import published
 from tracenas.models.checkpoints.source import ModelSource
+from tracenas.models.checkpoints.writing import Draft
 from tracenas.rundir import provenance
-
-if TYPE_CHECKING:
-    from tracenas.families import Block
-    from tracenas.models.checkpoints.writing import Draft
-    from tracenas.saliency.layerwise import Plan
-    from tracenas.saliency.masks import Target
-    from tracenas.saliency.sparsify import LayerCount
+from tracenas.saliency.layerwise import Plan
+from tracenas.saliency.linear import projections
+from tracenas.saliency.masks import Target, nm_holds
+from tracenas.saliency.sparsify import LayerCount
 
 __all__ = ["sparsity_card", "sparsity_facts", "verified"]
 
 
-def verified(
-    path: Path, blocks: "Sequence[Block]", counts: "Sequence[LayerCount]", target: "Target"
-) -> "list[LayerCount]":
+def verified(path: Path, blocks: Sequence[Block], counts: Sequence[LayerCount], target: Target) -> list[LayerCount]:
     """The counts with the zeros of the files, read tensor by tensor.
 
     Raises:
         RuntimeError: if a matrix has fewer zeros than were pruned, or breaks its N:M pattern.
     """
-    from safetensors import safe_open
-
-    from tracenas.models.checkpoints.headers import stored_tensors
-    from tracenas.saliency.linear import projections
-    from tracenas.saliency.masks import nm_holds
-
     stored = stored_tensors(path)
     out = []
     for (number, _, p), count in zip(projections(blocks), counts, strict=True):
@@ -49,8 +46,8 @@ def verified(
 
 def sparsity_facts(
     config: SparsifyConfig,
-    plan: "Plan",
-    counts: "Sequence[LayerCount]",
+    plan: Plan,
+    counts: Sequence[LayerCount],
     losses: tuple[float | None, float | None],
     bos: bool | None,
 ) -> dict[str, Any]:
@@ -80,29 +77,23 @@ def sparsity_facts(
     }
 
 
-def sparsity_card(config: SparsifyConfig, source: ModelSource, draft: "Draft", facts: Mapping[str, Any]) -> str:
+def sparsity_card(config: SparsifyConfig, source: ModelSource, draft: Draft, facts: Mapping[str, Any]) -> str:
     """Markdown: what was set to zero, by which metric, and what that cost."""
-    import yaml
-
-    from tracenas.models.checkpoints.card import license_of
-
     front: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "text-generation"}
     if "/" in (base := published(source.name)):
         front["base_model"] = base
     if (license_name := license_of(source.path)) is not None:
         front["license"] = license_name
     front["tags"] = ["tracenas", "pruned", "sparse"]
+    share = f"{100 * facts['sparsity']:.2f} %"
     numbers = [
-        (
-            "zeros",
-            f"{facts['zeros']:,} of {facts['weights']:,} weights in the blocks ({100 * facts['sparsity']:.2f} %)",
-        ),
+        ("zeros", f"{facts['zeros']:,} of {facts['weights']:,} weights in the blocks ({share})"),
         ("parameters, zeros included", f"{draft.parameters:,}"),
     ]
     if facts["loss"] is not None:
         numbers.append(("calibration loss, nats/token", f"{facts['loss']:.6g} (base {facts['base_loss']:.6g})"))
     layers = [(c["name"], f"{c['rows']} × {c['columns']}", f"{100 * c['sparsity']:.2f} %") for c in facts["layers"]]
-    made = yaml.safe_dump(facts["provenance"], sort_keys=False, allow_unicode=True).strip()
+    source_facts = yaml.safe_dump(facts["provenance"], sort_keys=False, allow_unicode=True).strip()
     parts = [
         f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---",
         f"# {config.out.name}",
@@ -117,28 +108,17 @@ def sparsity_card(config: SparsifyConfig, source: ModelSource, draft: "Draft", f
         "`sparsity.json` has the same as data.",
         "## How it was made",
         f"```sh\n{_command(config)}\n```",
-        f"```yaml\n{made}\n```",
+        f"```yaml\n{source_facts}\n```",
     ]
     return "\n\n".join(parts) + "\n"
 
 
 def _command(config: SparsifyConfig) -> str:
-    import shlex
-
     metric, ratios = (published(n) if Path(n).exists() else n for n in (config.metric, config.ratios))
     words = ["tracenas", "sparsify", published(config.model), "--metric", metric, "--sparsity", config.sparsity]
     words += ["--data", published(config.data)] if config.data is not None else []
     words += ["--bos", config.bos] if config.bos != "auto" else []
-    words += [
-        "--compare",
-        config.compare,
-        "--ratios",
-        ratios,
-        "--seed",
-        str(config.seed),
-        "--out",
-        config.out.name,
-    ]
+    words += ["--compare", config.compare, "--ratios", ratios, "--seed", str(config.seed), "--out", config.out.name]
     return shlex.join(words)
 
 

@@ -134,6 +134,7 @@ def _prepare(config: StudyConfig, session: Session, plan: Plan, chosen: tuple[st
     from tracenas.commands.study.data import held_out_windows, orders, training_rows
     from tracenas.commands.study.lora import shared_lora
     from tracenas.commands.study.scores import alone, scorer
+    from tracenas.data.tokens import default_micro_batch
     from tracenas.models.functionals.perplexity import perplexity
     from tracenas.models.surgery.supernet import PlainRealisation, Realisation
     from tracenas.pipeline.refit.fitting import compensated_realisation
@@ -151,7 +152,7 @@ def _prepare(config: StudyConfig, session: Session, plan: Plan, chosen: tuple[st
     needed = max(plan.sequences, tuned)
     rows = training_rows(session, config, config.out, needed, [*known, windows]) if needed else windows[:0]
     same_model(config.out, perplexity(net.model, session.tokens, session.micro_batch).nll)
-    settings = ShortSettings(learning_rate=config.learning_rate, micro_batch=max(1, 4096 // max(1, rows.shape[1])))
+    settings = ShortSettings(learning_rate=config.learning_rate, micro_batch=default_micro_batch(rows.shape[1]))
     rows = rows.to(net.device)
     lora = None
     if plan.lora:

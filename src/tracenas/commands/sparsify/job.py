@@ -1,0 +1,119 @@
+"""A model that is to be pruned to a sparse checkpoint, with its calibration and the gradients that its metric reads."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tracenas.config import MetricSearchConfig, SparsifyConfig
+from tracenas.data.sources import is_tokens
+from tracenas.data.tokens import default_micro_batch
+from tracenas.models.checkpoints.loading import LoadedModel, load
+from tracenas.models.checkpoints.source import ModelSource
+from tracenas.models.functionals.perplexity import perplexity
+from tracenas.pipeline.calibration import calibration_tokens
+from tracenas.pipeline.session import set_threads
+from tracenas.reporting.progress import stage_progress
+from tracenas.saliency.gradients import KINDS, GradientStore, write_gradients
+from tracenas.saliency.masks import Target
+from tracenas.saliency.unstructured import Metric
+
+__all__ = ["Job", "open_job", "sparsity_calibration"]
+
+DEFAULT_SAMPLES = 128
+
+
+@dataclass(frozen=True)
+class Job:
+    """A model and what it is pruned with.
+
+    Args:
+        tokens: calibration token ids, int64 [N, L] on the model's device; without `data` of no meaning.
+        micro_batch: sequences per forward pass.
+        gradients: of the dense model, where the metric reads them.
+    """
+
+    config: SparsifyConfig
+    source: ModelSource
+    loaded: LoadedModel
+    metric: Metric
+    target: Target
+    tokens: Tensor
+    micro_batch: int
+    gradients: GradientStore | None = None
+
+    @property
+    def compare(self) -> str:
+        """What a weight is compared with: as the user has it, else as the metric's authors, within rows for N:M."""
+        if self.config.compare != "auto":
+            return self.config.compare
+        return "row" if self.target.m else self.metric.compare
+
+    @property
+    def loss(self) -> float | None:
+        """On the calibration, nats per token; None without calibration."""
+        if self.config.data is None:
+            return None
+        return perplexity(self.loaded.model, self.tokens, self.micro_batch).nll
+
+
+@contextmanager
+def open_job(config: SparsifyConfig, source: ModelSource, target: Target, metric: Metric) -> Iterator[Job]:
+    """The loaded model with its calibration and gradients; gradients that have no file are there for the block only."""
+    set_threads(config.threads)
+    loaded = load(source, device=config.device, dtype=config.dtype, trust_remote_code=config.trust_remote_code)
+    tokens, micro_batch = torch.zeros(1, 2, dtype=torch.int64, device=loaded.device), 1
+    if config.data is not None:
+        tokens = sparsity_calibration(loaded, config, config.data).to(loaded.device)
+        micro_batch = config.micro_batch or default_micro_batch(tokens.shape[1])
+    gradients = None
+    with ExitStack() as stack:
+        if metric.needs & {"gradient", "gradient_rms"}:
+            path, kinds = config.gradients, frozenset(KINDS)
+            if path is None:
+                directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="tracenas-gradients-"))
+                path, kinds = Path(directory) / "gradients.safetensors", metric.needs
+            gradients = _gradients(loaded, tokens, path, kinds, micro_batch)
+        yield Job(config, source, loaded, metric, target, tokens, micro_batch, gradients)
+
+
+def sparsity_calibration(loaded: LoadedModel, config: SparsifyConfig | MetricSearchConfig, data: str) -> Tensor:
+    """Calibration token ids, int64 [N, L] (128 sequences of up to 2,048 tokens of text, as published).
+
+    Raises:
+        UserError: too few tokens, too long sequences, or a model without tokenizer.
+    """
+    return calibration_tokens(
+        loaded,
+        data,
+        samples=config.samples if config.samples is not None or is_tokens(data) else DEFAULT_SAMPLES,
+        seq_len=config.seq_len,
+        seed=config.seed,
+        text_field=config.text_field,
+        bos=config.bos,
+        longest=2048,
+    )
+
+
+def _gradients(
+    loaded: LoadedModel, tokens: Tensor, path: Path, needs: frozenset[str], micro_batch: int
+) -> GradientStore:
+    """Those that the file holds if it is there, else those that are needed, measured and written there."""
+    if path.is_file():
+        return GradientStore(path)
+    blocks, kinds = loaded.blocks(), [kind for kind in KINDS if kind in needs]
+    done = 0
+    with stage_progress("gradients", len(blocks)) as advance:
+
+        def on_group(count: int) -> None:
+            nonlocal done
+            advance(count - done)
+            done = count
+
+        return write_gradients(
+            loaded.model, blocks, tokens, path, kinds=kinds, micro_batch=micro_batch, on_group=on_group
+        )

@@ -1,0 +1,109 @@
+"""Pruning a model to a sparse checkpoint: shares of zeros per sub-block, the pruning itself, the written files."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tracenas.commands.sparsify.card import sparsity_card, sparsity_facts, verified
+from tracenas.commands.sparsify.job import Job
+from tracenas.commands.sparsify.search import search_shares
+from tracenas.errors import UserError
+from tracenas.models.checkpoints.loading import dtype_to_save
+from tracenas.models.checkpoints.writing import Draft, save_pruned
+from tracenas.pipeline.calibration import warn_of_tokenizer, window_start
+from tracenas.reporting.progress import stage_progress
+from tracenas.rundir import read_json, write_json
+from tracenas.saliency.layerwise import Plan
+from tracenas.saliency.sparsify import Explain, LayerCount, outlier_shares, sparse_entries, sparsify_model
+from tracenas.space.sparsity import Shares, SparsitySpace
+
+__all__ = ["SPARSITY", "pruned"]
+
+SPARSITY = "sparsity.json"
+
+
+def pruned(job: Job, explain: Explain | None) -> tuple[Draft, dict[str, Any]]:
+    """Prune the model in place and write it; the checkpoint and what sparsity.json says."""
+    plan = Plan(job.metric, job.target, job.compare, _shares(job), job.config.seed)
+    base_loss, blocks = job.loss, job.loaded.blocks()
+    with stage_progress("sparsify", len(blocks)) as advance:
+        counts = sparsify_model(
+            job.loaded.model,
+            blocks,
+            job.tokens,
+            plan,
+            micro_batch=job.micro_batch,
+            gradients=job.gradients,
+            explain=explain,
+            on_block=lambda _: advance(),
+        )
+    return _write(job, plan, counts, (base_loss, job.loss))
+
+
+def _shares(job: Job) -> dict[tuple[int, str], float]:
+    """Zeros per (block, sub-block); empty for uniform ratios."""
+    ratios, share = job.config.ratios, job.target.share
+    if ratios == "uniform":
+        return {}
+    if ratios == "owl":
+        model, blocks = job.loaded.model, job.loaded.blocks()
+        return outlier_shares(model, blocks, job.tokens, share, micro_batch=job.micro_batch)
+    space = _space(job)
+    if ratios == "search":
+        if job.compare == "global":
+            raise UserError("compare global does not go with ratios search")
+        return search_shares(job, space).by_key()
+    shares = space.check(Shares.from_json(read_json(Path(ratios)), where=ratios), where=ratios).by_key()
+    total = sum(n for layer in space.sizes for _, n in layer)
+    mean = sum(shares[i, name] * n for i, layer in enumerate(space.sizes) for name, n in layer) / total
+    if abs(mean - share) > 0.005:
+        raise UserError(f"ratios {ratios}: {mean:.3f} zeros in all, sparsity {share:g} was asked for")
+    return shares
+
+
+def _space(job: Job) -> SparsitySpace:
+    """The space over a model's sub-blocks; their sizes are the weights of their linear layers."""
+    sizes = [
+        [(s.spec.name, sum(p.rows * p.columns for p in s.projections)) for s in b.sub_blocks if s.spec.units]
+        for b in job.source.blocks()
+    ]
+    unpruned = job.source.space()
+    return SparsitySpace(sizes, job.target.share, unpruned.parameters(unpruned.base), spread=job.config.spread)
+
+
+def _write(
+    job: Job, plan: Plan, counts: list[LayerCount], losses: tuple[float | None, float | None]
+) -> tuple[Draft, dict[str, Any]]:
+    """Write checkpoint, sparsity.json and model card, after counting the zeros in the written files."""
+    config, loaded, blocks = job.config, job.loaded, job.loaded.blocks()
+    bos = None if config.data is None else window_start(loaded, config.data, config.bos).carried
+    facts: dict[str, Any] = {}
+
+    def card(draft: Draft) -> str:
+        facts.update(sparsity_facts(config, plan, verified(draft.path, blocks, counts, plan.target), losses, bos))
+        write_json(draft.path / SPARSITY, facts)
+        return sparsity_card(config, job.source, draft, json.loads(json.dumps(facts)))
+
+    all_units = {
+        (i, s.spec.name): np.arange(s.spec.units) if s.spec.units else None
+        for i, b in enumerate(blocks)
+        for s in b.sub_blocks
+    }
+    tensors = loaded.tensors()
+    tensors |= sparse_entries(loaded.model, blocks, tensors, solved=plan.metric.solve is not None)
+    warn_of_tokenizer(loaded)
+    draft = save_pruned(
+        loaded.model,
+        loaded.files,
+        job.source.family,
+        blocks,
+        all_units,
+        config.out,
+        tensors=tensors,
+        dtype=dtype_to_save(config.save_dtype),
+        max_shard_size=config.shard_size,
+        card=card,
+    )
+    return draft, facts
