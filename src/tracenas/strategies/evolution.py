@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Sequence
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 from tracenas.errors import UserError
 from tracenas.strategies.draw import Draws
-from tracenas.strategies.protocol import Batch, Candidate, Proposal, Space
+from tracenas.strategies.generational import Generational
+from tracenas.strategies.protocol import Candidate, Proposal, Space
 from tracenas.strategies.settings import Prior, Settings
 
 __all__ = ["Evolution"]
@@ -16,7 +17,7 @@ __all__ = ["Evolution"]
 C = TypeVar("C", bound=Candidate)
 
 
-class Evolution(Generic[C]):
+class Evolution(Generational[C]):
     """Elites carry over; children are crossed and mutated elites, repaired into the budget.
 
     Generation 0 is an anchor (`init`), the `seeds`, and mutations of the anchor. A candidate that cannot be
@@ -37,60 +38,26 @@ class Evolution(Generic[C]):
     def __init__(
         self, space: Space[C], settings: Settings, *, prior: Prior | None = None, seeds: Sequence[C] = ()
     ) -> None:
-        self.space = space
-        self.settings = settings
         if settings.init == "importance" and prior is None:
             raise UserError("init 'importance' needs an importance prior; without one: uniform, random")
         if settings.init == "given" and not seeds:
             raise UserError("init 'given' needs a seed architecture; without one: uniform, random")
-        if len(seeds) > settings.seats:
-            raise UserError(f"{len(seeds)} seed architectures for {settings.seats} places in the initial population")
+        super().__init__(space, settings, seeds, settings.seats)
         self._prior = prior
-        self._seeds = tuple(seeds)
-        self._seen: set[str] = set()
         self._elites: list[tuple[float, C]] = []
-        self._generation = 0
-        self._asked = False
-
-    @property
-    def planned(self) -> int:
-        """Evaluations at most."""
-        return self.settings.planned
-
-    @property
-    def generations(self) -> int:
-        """Populations in all."""
-        return self.settings.iterations
 
     @property
     def elites(self) -> list[C]:
         """The parents of the next generation, best first (fewer than asked for if too few have a score)."""
         return [candidate for _, candidate in self._elites]
 
-    def ask(self) -> Batch[C] | None:
-        """The next generation's new candidates."""
-        if self._asked:
-            raise RuntimeError(f"generation {self._generation} was asked for and not told")
-        if self._generation >= self.settings.iterations:
-            return None
-        rng = np.random.default_rng([self.settings.seed, self._generation])
-        draws: Draws[C] = Draws(self._seen, self.settings.redraws)
-        if self._generation == 0:
-            self._initial(draws, rng)
-        else:
-            draws.fill(self.settings.children, lambda: self._child(rng))
-        self._asked = True
-        return draws.batch(self._generation)
+    def _following(self, draws: Draws[C], rng: np.random.Generator) -> None:
+        draws.fill(self.settings.children, lambda: self._child(rng))
 
-    def tell(self, batch: Batch[C], scores: Sequence[float]) -> None:
+    def _learn(self, scored: list[tuple[float, C]]) -> None:
         """Keep the best `elites` of the elites and the batch; the earlier candidate wins a tie."""
-        if not self._asked or batch.generation != self._generation:
-            raise RuntimeError(f"told generation {batch.generation}, which was not asked for")
-        told = zip(scores, (p.candidate for p in batch.proposals), strict=True)
-        ranked = [*self._elites, *((score, c) for score, c in told if math.isfinite(score))]
+        ranked = [*self._elites, *((score, c) for score, c in scored if math.isfinite(score))]
         self._elites = sorted(ranked, key=lambda pair: -pair[0])[: self.settings.elites]
-        self._generation += 1
-        self._asked = False
 
     def _initial(self, draws: Draws[C], rng: np.random.Generator) -> None:
         anchor = self._anchor()
@@ -142,7 +109,3 @@ class Evolution(Generic[C]):
     def _repaired(self, candidate: C, rng: np.random.Generator) -> Proposal[C]:
         repaired = self.space.repair(candidate, rng)
         return Proposal(candidate, feasible=False) if repaired is None else Proposal(repaired)
-
-    def _sample(self, rng: np.random.Generator) -> Proposal[C] | None:
-        candidate = self.space.sample(rng)
-        return None if candidate is None else Proposal(candidate)

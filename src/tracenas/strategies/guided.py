@@ -7,7 +7,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from tracenas.strategies.evolution import Evolution
-from tracenas.strategies.protocol import Batch, Candidate, Proposal, Space
+from tracenas.strategies.protocol import Candidate, Proposal, Space
 from tracenas.strategies.settings import Prior, Settings
 from tracenas.strategies.surrogate import Surrogate, features, fit
 
@@ -52,11 +52,10 @@ class Guided(Evolution[C]):
         self._measured: list[tuple[float, np.ndarray]] = []
         self._surrogate: Surrogate | None = None
 
-    def tell(self, batch: Batch[C], scores: Sequence[float]) -> None:
+    def _learn(self, scored: list[tuple[float, C]]) -> None:
         """As `Evolution`; fits the regression again."""
-        super().tell(batch, scores)
-        told = zip(scores, (p.candidate for p in batch.proposals), strict=True)
-        self._measured += [(score, features(self.space.ratios(c))) for score, c in told if math.isfinite(score)]
+        super()._learn(scored)
+        self._measured += [(score, features(self.space.ratios(c))) for score, c in scored if math.isfinite(score)]
         self._measured.sort(key=lambda pair: -pair[0])
         better = self._measured[: max(FEWEST, len(self._measured) // 2)]
         if better:

@@ -81,10 +81,6 @@ class Settings:
         """Places of generation 0 that seeds can take: all but the anchor's, which with `given` is the first seed."""
         return self.population - (self.init not in ("random", "given"))
 
-    def size(self, generation: int) -> int:
-        """Places for new candidates in a generation."""
-        return self.population if generation == 0 else self.children
-
     @property
     def planned(self) -> int:
         """Evaluations at most: 30 + 49 · 20 = 1,010 at the paper's settings (decision 8)."""

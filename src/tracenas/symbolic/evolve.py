@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from tracenas.errors import UserError
-from tracenas.strategies import Batch, Proposal, Settings
+from tracenas.strategies import Settings
 from tracenas.strategies.draw import Draws
+from tracenas.strategies.generational import Generational, feasible
 from tracenas.symbolic.grammar import ExpressionSpace, Program
 
 __all__ = ["GeneticProgramming", "Programming"]
@@ -41,7 +42,7 @@ class Programming:
             raise UserError(f"patience {self.patience}: accepted: 1 or more")
 
 
-class GeneticProgramming:
+class GeneticProgramming(Generational[Program]):
     """A strategy over `ExpressionSpace`.
 
     Every population is the elites and the children of the last one. A child equal to any program seen before
@@ -56,58 +57,38 @@ class GeneticProgramming:
         seeds: programs that the first population contains.
     """
 
+    space: ExpressionSpace
+
     def __init__(
         self, space: ExpressionSpace, settings: Settings, programming: Programming, *, seeds: Sequence[Program] = ()
     ) -> None:
-        if len(seeds) > settings.population:
-            raise UserError(f"{len(seeds)} seeds for {settings.population} places in the first population")
-        self.space, self.settings, self.programming = space, settings, programming
-        self._seeds = tuple(seeds)
-        self._seen: set[str] = set()
+        super().__init__(space, settings, seeds, settings.population)
+        self.programming = programming
         self._population: list[tuple[float, Program]] = []
-        self._generation = 0
         self._best = -math.inf
         self._stale = 0
 
     @property
-    def planned(self) -> int:
-        """Evaluations at most."""
-        return self.settings.planned
-
-    @property
-    def generations(self) -> int:
-        """Populations at most."""
-        return self.settings.iterations
-
-    def ask(self) -> Batch[Program] | None:
-        """The next generation's new programs; None at the end, or after `patience` generations without progress."""
+    def over(self) -> bool:
+        """Whether the generations are over, or `patience` of them were without progress."""
         patience = self.programming.patience
-        if self._generation >= self.settings.iterations or (patience is not None and self._stale >= patience):
-            return None
-        rng = np.random.default_rng([self.settings.seed, self._generation])
-        draws: Draws[Program] = Draws(self._seen, self.settings.redraws)
-        if self._generation == 0:
-            for seed in self._seeds:
-                draws.offer(_proposal(self.space.repair(seed, rng)))
-            draws.fill(self.settings.population, lambda: _proposal(self.space.sample(rng)))
-        else:
-            while len(draws) < self.settings.children:
-                tries = range(self.settings.redraws + 1)
-                if not any(draws.offer(_proposal(self._child(rng))) for _ in tries):
-                    draws.fill(len(draws) + 1, lambda: _proposal(self.space.sample(rng)))
-        return draws.batch(self._generation)
+        return super().over or (patience is not None and self._stale >= patience)
 
-    def tell(self, batch: Batch[Program], scores: Sequence[float]) -> None:
+    def _following(self, draws: Draws[Program], rng: np.random.Generator) -> None:
+        while len(draws) < self.settings.children:
+            tries = range(self.settings.redraws + 1)
+            if not any(draws.offer(feasible(self._child(rng))) for _ in tries):
+                draws.fill(len(draws) + 1, lambda: self._sample(rng))
+
+    def _learn(self, scored: list[tuple[float, Program]]) -> None:
         """The next parents: the elites so far and this batch; of equal scores only the simplest program."""
         elites = [pair for pair in self._population[: self.settings.elites] if math.isfinite(pair[0])]
-        told = zip(scores, (p.candidate for p in batch.proposals), strict=True)
-        ranked = sorted([*elites, *told], key=lambda pair: (-pair[0], pair[1].expression.nodes))
+        ranked = sorted([*elites, *scored], key=lambda pair: (-pair[0], pair[1].expression.nodes))
         simplest = {score: (score, program) for score, program in reversed(ranked)}
         self._population = list(reversed(simplest.values()))
         best = self._population[0][0] if self._population else -math.inf
         self._stale = 0 if best > self._best else self._stale + 1
         self._best = max(best, self._best)
-        self._generation += 1
 
     def _child(self, rng: np.random.Generator) -> Program | None:
         child = self._parent(rng)
@@ -120,7 +101,3 @@ class GeneticProgramming:
         """The winner of a tournament; the population is sorted, so the lowest place wins."""
         places = rng.integers(len(self._population), size=self.programming.tournament)
         return self._population[int(places.min())][1]
-
-
-def _proposal(program: Program | None) -> Proposal[Program] | None:
-    return None if program is None else Proposal(program)

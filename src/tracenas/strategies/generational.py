@@ -1,0 +1,97 @@
+"""What strategies have in common whose batches have the sizes of an evolution's generations."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Generic, TypeVar
+
+import numpy as np
+
+from tracenas.errors import UserError
+from tracenas.strategies.draw import Draws
+from tracenas.strategies.protocol import Batch, Candidate, Proposal, Space
+from tracenas.strategies.settings import Settings
+
+__all__ = ["Generational", "feasible"]
+
+C = TypeVar("C", bound=Candidate)
+
+
+def feasible(candidate: C | None) -> Proposal[C] | None:
+    """The proposal of a candidate, if there is one."""
+    return None if candidate is None else Proposal(candidate)
+
+
+class Generational(ABC, Generic[C]):
+    """Asked and told in turn; a generation is drawn from (seed, generation), and no candidate is asked for twice.
+
+    Args:
+        seeds: candidates that generation 0 contains, repaired if they need it.
+        places: of generation 0 that seeds can take.
+
+    Raises:
+        UserError: if there are more seeds than places.
+    """
+
+    def __init__(self, space: Space[C], settings: Settings, seeds: Sequence[C], places: int) -> None:
+        if len(seeds) > places:
+            raise UserError(f"{len(seeds)} seed architectures for {places} places in the initial population")
+        self.space = space
+        self.settings = settings
+        self._seeds = tuple(seeds)
+        self._seen: set[str] = set()
+        self._generation = 0
+        self._asked = False
+
+    @property
+    def planned(self) -> int:
+        """Evaluations at most."""
+        return self.settings.planned
+
+    @property
+    def generations(self) -> int:
+        """Batches in all."""
+        return self.settings.iterations
+
+    @property
+    def over(self) -> bool:
+        """Whether there is no further generation."""
+        return self._generation >= self.settings.iterations
+
+    def ask(self) -> Batch[C] | None:
+        """The next generation's new candidates; None at the end."""
+        if self._asked:
+            raise RuntimeError(f"generation {self._generation} was asked for and not told")
+        if self.over:
+            return None
+        rng = np.random.default_rng([self.settings.seed, self._generation])
+        draws: Draws[C] = Draws(self._seen, self.settings.redraws)
+        if self._generation == 0:
+            self._initial(draws, rng)
+        else:
+            self._following(draws, rng)
+        self._asked = True
+        return draws.batch(self._generation)
+
+    def tell(self, batch: Batch[C], scores: Sequence[float]) -> None:
+        """The scores of what was asked for."""
+        if not self._asked or batch.generation != self._generation:
+            raise RuntimeError(f"told generation {batch.generation}, which was not asked for")
+        self._learn(list(zip(scores, (p.candidate for p in batch.proposals), strict=True)))
+        self._generation += 1
+        self._asked = False
+
+    def _initial(self, draws: Draws[C], rng: np.random.Generator) -> None:
+        """Generation 0: the seeds, and random candidates."""
+        for seed in self._seeds:
+            draws.offer(feasible(self.space.repair(seed, rng)))
+        draws.fill(self.settings.population, lambda: self._sample(rng))
+
+    @abstractmethod
+    def _following(self, draws: Draws[C], rng: np.random.Generator) -> None:
+        """A later generation."""
+
+    def _learn(self, scored: list[tuple[float, C]]) -> None:
+        """Take note of a generation's scores, in order."""
+
+    def _sample(self, rng: np.random.Generator) -> Proposal[C] | None:
+        return feasible(self.space.sample(rng))
