@@ -73,9 +73,10 @@ def against_floor(
     session: Any, net: Any, proxy: str, rank: int, rounds: int, clock: Callable[[], float]
 ) -> dict[str, Any]:
     """Medians of interleaved rounds: an evaluation, its floor, and for traces the products on top of it."""
+    from tracenas.pipeline.scoring import make_evaluator
     from tracenas.proxies import PROXIES
 
-    evaluator = session.evaluator(proxy, str(rank), net)
+    evaluator = make_evaluator(session, proxy, rank)
     traced = "trace" in PROXIES.get(proxy).needs
     arch, widths = equal_widths(session)
     small, batch = dense_of(session, widths), session.micro_batch

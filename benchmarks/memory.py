@@ -15,7 +15,9 @@ from machine import facts, memory, publish
 
 from tracenas.config import ScoreConfig
 from tracenas.models.checkpoints.source import open_source
-from tracenas.pipeline.session import open_session, space_of
+from tracenas.pipeline.opening import open_session
+from tracenas.pipeline.scoring import make_evaluator
+from tracenas.pipeline.target import resolve_target
 
 
 def main() -> None:
@@ -33,11 +35,12 @@ def main() -> None:
         torch.set_num_threads(args.threads)
     config = ScoreConfig(model=args.model, arch=Path("-"), data=args.data, samples=args.samples, seq_len=args.seq_len)
     source = open_source(args.model)
-    space = space_of(source, config, params="60%")
+    target = resolve_target(source, config, params="60%")
+    space = target.space
     before = memory("VmRSS")
-    session = open_session(source, space, config, data=args.data)
+    session = open_session(target, config, data=args.data)
     weights = sum(p.numel() * p.element_size() for p in session.loaded.model.parameters())
-    evaluator = session.evaluator("phi", "64")
+    evaluator = make_evaluator(session, "phi", 64)
     rng = np.random.default_rng(0)
     readings = []
     for i in range(args.evaluations):

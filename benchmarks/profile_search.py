@@ -25,7 +25,9 @@ from machine import CLOCKS, facts, publish
 from tracenas.config import ScoreConfig
 from tracenas.models.checkpoints.source import open_source
 from tracenas.models.functionals import loss as loss_module
-from tracenas.pipeline.session import open_session, space_of
+from tracenas.pipeline.opening import open_session
+from tracenas.pipeline.scoring import make_evaluator
+from tracenas.pipeline.target import resolve_target
 from tracenas.proxies import PROXIES
 from tracenas.proxies import trace as trace_module
 from tracenas.space.architecture import Architecture
@@ -173,7 +175,7 @@ def profile(args: argparse.Namespace, session: Any, net: Any, name: str) -> dict
     """One small search by one proxy."""
     proxy, clock = PROXIES.get(name), CLOCKS[args.clock]
     started = clock()
-    evaluator = session.evaluator(name, str(RANK), net)
+    evaluator = make_evaluator(session, name, RANK)
     prepared = clock() - started
     sizes = {"population": args.population, "elites": max(1, args.population // 3), "iterations": args.iterations}
     strategy = STRATEGIES.get("evolution")(session.space, SearchSettings(**sizes, init="uniform", seed=0))
@@ -235,7 +237,7 @@ def main() -> None:
         compensate_samples=args.compensate_samples,
     )
     source = open_source(args.model)
-    session = open_session(source, space_of(source, config, params=args.params), config, data=args.data)
+    session = open_session(resolve_target(source, config, params=args.params), config, data=args.data)
     weights = sum(p.numel() * p.element_size() for p in session.loaded.model.parameters())
     net = session.supernet()
     result = {name: profile(args, session, net, name) for name in args.proxy}

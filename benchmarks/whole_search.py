@@ -26,7 +26,8 @@ from published import PublishedScorer
 import tracenas
 from tracenas.config import SearchConfig
 from tracenas.models.checkpoints.source import open_source
-from tracenas.pipeline.session import open_session, options_of, space_of
+from tracenas.pipeline.opening import open_session
+from tracenas.pipeline.target import resolve_target
 from tracenas.rundir import read_json, write_json
 from tracenas.space.architecture import Architecture
 from tracenas.strategies import STRATEGIES
@@ -47,9 +48,9 @@ def published(config: SearchConfig, clock: Callable[[], float]) -> tuple[Archite
     """The published search: best architecture, seconds, candidates and evaluations."""
     started = clock()
     source = open_source(config.model)
-    space = space_of(source, config, params=config.params, tolerance=config.tolerance)
-    session = open_session(source, space, config, data=config.data)
-    blocks = session.loaded.blocks(options_of(config))
+    target = resolve_target(source, config, params=config.params, tolerance=config.tolerance)
+    session = open_session(target, config, data=config.data)
+    space, blocks = target.space, target.blocks
     scorer = PublishedScorer(
         session.loaded.model, blocks, session.ordering, session.tokens, config.trace_rank, session.micro_batch
     )

@@ -32,7 +32,7 @@ from tracenas.config import PlanConfig
 from tracenas.errors import UserError
 from tracenas.models.checkpoints.headers import stored_tensors
 from tracenas.models.checkpoints.source import open_source
-from tracenas.pipeline.refit.fitting import recorded_loss, scored_as
+from tracenas.pipeline.refit.record import recorded_loss, recorded_realisation
 from tracenas.reporting.data.run import RunData
 from tracenas.reporting.pages.run import run_page
 from tracenas.rundir import Journal, read_json
@@ -367,7 +367,7 @@ class _Space:
         path = folder / "best.json"
         record = read_json(path)
         self.space.validate(Architecture.from_json(record, where=str(path)), where=str(path))
-        scored_as(record)
+        recorded_realisation(record)
         recorded_loss(record, path)
         run_page(RunData.read(folder))
 

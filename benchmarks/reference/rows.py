@@ -152,15 +152,15 @@ def _found(setup: Setup, row: Row) -> Path:
 
 def _drawn(setup: Setup, row: Row) -> Path:
     """Architecture file of the uniform or of a random architecture, filled up to the budget."""
-    from tracenas.commands.run.command import rivals
+    from tracenas.commands.run.comparison import rivals
     from tracenas.config import SearchConfig
     from tracenas.models.checkpoints.source import open_source
-    from tracenas.pipeline.session import space_of
+    from tracenas.pipeline.target import resolve_target
 
     path = setup.work / f"{row.file}.json"
     if not path.is_file():
         config = SearchConfig(model=setup.model, data=setup.data, params=row.budget, out=setup.work)
-        space = space_of(open_source(setup.model), config, params=row.budget)
+        space = resolve_target(open_source(setup.model), config, params=row.budget).space
         count = int(row.name.split()[1]) if row.name.startswith("random") else 0
         arch = rivals(space, count, setup.seed).get("uniform" if row.name in BY_OBS else row.name)
         if arch is None:

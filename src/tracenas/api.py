@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from tracenas.commands.prune.result import Pruned
     from tracenas.commands.recover.command import Recovered
     from tracenas.commands.report import Reported
-    from tracenas.commands.run.command import RunOutcome
+    from tracenas.commands.run.result import RunOutcome
     from tracenas.commands.score import Scored
-    from tracenas.commands.search.command import SearchOutcome
+    from tracenas.commands.search.result import SearchOutcome
     from tracenas.commands.select_calibration import Selected
     from tracenas.commands.sparsify.command import Sparsified
     from tracenas.commands.study.ablation import Ablated

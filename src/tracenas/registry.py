@@ -51,6 +51,15 @@ class Registry(Generic[T]):
         """Register an object in this process."""
         self._loaded[name] = component
 
+    def check(self, name: str) -> None:
+        """Refuse a name that nothing has; nothing is imported.
+
+        Raises:
+            UserError: for an unknown name, with a suggestion.
+        """
+        if name not in self:
+            raise UserError(f"unknown {self.kind} '{name}': {did_you_mean(name, self.names())}")
+
     def get(self, name: str) -> T:
         """The component called `name`.
 
@@ -59,9 +68,7 @@ class Registry(Generic[T]):
         """
         if name not in self._loaded:
             if name not in self._targets:
-                self._plugins()
-            if name not in self._targets:
-                raise UserError(f"unknown {self.kind} '{name}': {did_you_mean(name, self.names())}")
+                self.check(name)
             module, _, attribute = self._targets[name].partition(":")
             self._loaded[name] = getattr(import_module(module), attribute)
         return self._loaded[name]

@@ -47,10 +47,10 @@ def _setup(path: Path, length: int) -> Setup:
 def _architectures() -> list[Architecture]:
     """The base, the uniform architecture at 75 % of the parameters, and three random ones of that size."""
     from tracenas.config import SearchConfig
-    from tracenas.pipeline.session import space_of
+    from tracenas.pipeline.target import resolve_target
 
     config = SearchConfig(model=str(CACHED), data="-", params="75%", out="-")
-    space = space_of(open_source(str(CACHED)), config, params="75%")
+    space = resolve_target(open_source(str(CACHED)), config, params="75%").space
     rng = np.random.default_rng(0)
     found = [space.base, space.uniform(), *(space.sample(rng) for _ in range(3))]
     return [arch for arch in found if arch is not None]

@@ -9,7 +9,7 @@ from tracenas.config import PlanConfig
 from tracenas.demo import model_path
 from tracenas.errors import UserError
 from tracenas.models.checkpoints.source import open_source
-from tracenas.pipeline.session import space_of
+from tracenas.pipeline.target import resolve_target
 from tracenas.space.architecture import Architecture
 from tracenas.space.deploy import Deploy, parse_deploy
 
@@ -18,7 +18,7 @@ DEMO = str(model_path())  # 10 heads, 448 channels, 8 blocks
 
 def space(deploy: str, **settings: Any) -> Any:
     config = PlanConfig(model=DEMO, deploy=deploy, **settings)
-    return space_of(open_source(DEMO), config, params=settings.get("params"))
+    return resolve_target(open_source(DEMO), config, params=settings.get("params")).space
 
 
 def test_presets_combine() -> None:
@@ -83,7 +83,7 @@ def test_vllm_stock_keeps_attention_unless_the_block_goes() -> None:
 @pytest.mark.parametrize("kv_groups", [False, True])
 def test_grouped_queries(kv_groups: bool) -> None:
     from tracenas.families import Options, family_of
-    from tracenas.pipeline.deployment import _counts
+    from tracenas.pipeline.target import _counts
 
     config = {
         "model_type": "llama",

@@ -86,11 +86,11 @@ def test_what_a_search_would_refuse_is_refused(settings: dict[str, Any], message
 
 def test_passes_on_a_cpu_are_as_large_as_their_activations_allow() -> None:
     from tracenas.models.checkpoints.source import open_source
-    from tracenas.pipeline.deployment import options_of
+    from tracenas.pipeline.target import unit_options
     from tracenas.scoring.workload import default_micro_batch
 
     source = open_source(DEMO)
-    blocks, base = source.blocks(options_of(PlanConfig(model=DEMO))), source.space().base
+    blocks, base = source.blocks(unit_options(PlanConfig(model=DEMO))), source.space().base
     of_demo = [blocks, base, int(source.config["hidden_size"])]
     assert default_micro_batch(*of_demo, 128, 4, "cpu") == 32
     deep = [blocks * 20, replace(base, layers=base.layers * 20), of_demo[2]]

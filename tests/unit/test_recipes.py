@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tracenas.commands.run.sections import processes_of, recover_config
+from tracenas.commands.run.sections import recover_config, recovery_processes
 from tracenas.config import RecoverConfig, RunConfig, build
 from tracenas.data.sources import parse_source
 
@@ -61,7 +61,7 @@ def test_recovery_of_a_run_is_the_published_one(path: Path) -> None:
     assert (made.method, made.data, made.seq_len, made.global_batch) == ("pretrain", "fineweb-edu", length, 1024)
     assert 0 <= made.max_steps * 1024 * length - billions < 1024 * length
     assert (made.learning_rate, made.warmup, made.decay, made.decay_form) == (1e-4, 0.05, 0.30, "linear")
-    assert made.dtype == "bf16" and made.fsdp and made.global_batch % processes_of(settings) == 0
+    assert made.dtype == "bf16" and made.fsdp and made.global_batch % recovery_processes(settings) == 0
     assert settings.bench == {"new_tokens": 128, "trials": 20}
 
 

@@ -16,8 +16,11 @@ from tracenas.data.tokens import save_tokens
 from tracenas.models.checkpoints.source import open_source
 from tracenas.models.surgery.supernet import Supernet
 from tracenas.pipeline.one_shot import one_shot_architecture
-from tracenas.pipeline.scoring import reference_pool
-from tracenas.pipeline.session import Session, open_session, space_of
+from tracenas.pipeline.opening import open_session
+from tracenas.pipeline.reference import reference_pool
+from tracenas.pipeline.scoring import make_evaluator
+from tracenas.pipeline.session import Session
+from tracenas.pipeline.target import resolve_target
 
 SOURCES = Path(__file__).parents[2] / "src" / "tracenas"
 
@@ -27,8 +30,8 @@ def session(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Session:
     source = open_source(str(save_tiny(tmp_path / "model", "llama", tokenizer)))
     save_tokens(tmp_path / "t.safetensors", draw(4, 16, 0), {})
     config = CalibrationConfig(threads=1)
-    space = space_of(source, config, params="70%")
-    return open_session(source, space, config, data=str(tmp_path / "t.safetensors"))
+    target = resolve_target(source, config, params="70%")
+    return open_session(target, config, data=str(tmp_path / "t.safetensors"))
 
 
 def test_the_super_network_is_made_once(session: Session) -> None:
@@ -38,7 +41,7 @@ def test_the_super_network_is_made_once(session: Session) -> None:
     assert any(not torch.equal(permuted[name], p) for name, p in before.items())
     shorter = replace(session, tokens=session.tokens[:2])
     assert session.supernet() is net and shorter.supernet() is net
-    session.evaluator("loss", "4")
+    make_evaluator(session, "loss", 4)
     assert all(torch.equal(p, permuted[name]) for name, p in net.model.named_parameters())
     with pytest.raises(ValueError, match="restore that first"):
         Supernet(net.model, net.blocks, net.ordering)

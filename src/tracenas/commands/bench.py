@@ -13,11 +13,11 @@ from tracenas.config import BenchConfig
 from tracenas.errors import UserError
 from tracenas.models.checkpoints.loading import LoadedModel, load
 from tracenas.models.checkpoints.source import ModelSource, open_source
-from tracenas.pipeline.session import set_threads
 from tracenas.reporting.progress import stage_progress
 from tracenas.reporting.terminal import Table, print_table, to_plain
 from tracenas.rundir import provenance, write_json
 from tracenas.space import costs
+from tracenas.threads import set_threads
 
 __all__ = ["Bench", "ModelBench", "bench", "trial_settings"]
 

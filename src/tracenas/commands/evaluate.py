@@ -14,9 +14,9 @@ from tracenas.models.functionals.perplexity import Perplexity, perplexity
 from tracenas.pipeline.calibration import held_out, window_start
 from tracenas.pipeline.evaluation import evaluation_rows, finite
 from tracenas.pipeline.processes import Processes, join_processes
-from tracenas.pipeline.session import set_threads
 from tracenas.reporting.terminal import Table, print_table, to_plain
 from tracenas.rundir import provenance, write_json
+from tracenas.threads import set_threads
 
 __all__ = ["Evaluation", "evaluate"]
 

@@ -3,12 +3,11 @@
 from dataclasses import dataclass
 from typing import Any
 
-from tracenas.commands.search.command import kept_by_unit
 from tracenas.config import ScoreConfig, check_used
 from tracenas.errors import UserError
 from tracenas.models.checkpoints.source import open_source
-from tracenas.pipeline.scoring import REFERENCE, proxy_of, stored_pool
-from tracenas.pipeline.session import open_session, options_of, space_of
+from tracenas.pipeline.reference import REFERENCE, stored_pool
+from tracenas.pipeline.target import resolve_proxy, resolve_target
 from tracenas.proxies.combination import choose
 from tracenas.reporting.terminal import Table, print_table
 from tracenas.rundir import read_json
@@ -66,28 +65,20 @@ def score(config: ScoreConfig) -> Scored:
     Raises:
         UserError: for wrong input, or if the candidate could not be scored.
     """
-    source = open_source(config.model)
-    space = space_of(source, config, params=None)
-    arch = space.validate(
-        Architecture.from_json(read_json(config.arch), where=str(config.arch)), where=str(config.arch)
-    )
-    _ = config.trace_rank
-    proxy = proxy_of(config.proxy, source)
+    target, where = resolve_target(open_source(config.model), config), str(config.arch)
+    arch = target.space.validate(Architecture.from_json(read_json(config.arch), where=where), where=where)
+    proxy = resolve_proxy(config.proxy, target.source)
     check_used(config.model_copy(update={"proxy": proxy}))
-    choice, reference = choose(proxy), config.arch.parent / REFERENCE
-    if not choice.single:
+    reference = None
+    if not (choice := choose(proxy)).single:
+        reference = config.arch.parent / REFERENCE
         stored_pool(reference, choice)
-    session = open_session(source, space, config, data=config.data)
-    evaluator = session.evaluator(proxy, config.rank, reference=None if choice.single else reference)
-    result = evaluator.score(arch)
+    from tracenas.pipeline.opening import open_session
+    from tracenas.pipeline.scoring import make_evaluator
+
+    session = open_session(target, config, data=config.data)
+    result = make_evaluator(session, proxy, config.trace_rank, reference).score(arch)
     if not result.ok or result.loss is None:
         raise UserError(f"{config.arch}: cannot be scored: {result.reason}")
-    kept = session.ordering.kept(session.loaded.blocks(options_of(config)), arch)
-    return Scored(
-        proxy,
-        result.score,
-        result.extra.get("rho", {}),
-        result.loss,
-        space.parameters(arch),
-        kept_by_unit(space, kept),
-    )
+    rho = result.extra.get("rho", {})
+    return Scored(proxy, result.score, rho, result.loss, target.space.parameters(arch), session.kept_units(arch))

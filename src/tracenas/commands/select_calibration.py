@@ -3,32 +3,39 @@
 import math
 import statistics
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from tracenas.config import SelectCalibrationConfig
+from tracenas.data.calibration import DEFAULT_SAMPLES
+from tracenas.data.further import overlaps
 from tracenas.data.sources import probe
+from tracenas.data.tokens import default_micro_batch, save_tokens
 from tracenas.error_log import error_log, log_beside
 from tracenas.errors import UserError
 from tracenas.locks import locked
-from tracenas.models.checkpoints.source import ModelSource, open_source
+from tracenas.models.checkpoints.loading import LoadedModel, load
+from tracenas.models.checkpoints.source import open_source
+from tracenas.models.functionals.divergence import token_kl
+from tracenas.models.functionals.loss import hidden_states, predicting
+from tracenas.models.surgery.supernet import Supernet
 from tracenas.pipeline.calibration import calibration_tokens, held_out, window_start
-from tracenas.pipeline.one_shot import as_method, on_tokens
-from tracenas.pipeline.session import options_of, set_threads, space_of
+from tracenas.pipeline.method import resolve_method
+from tracenas.pipeline.one_shot import allocate_budget, rank_units
+from tracenas.pipeline.target import PruningTarget, resolve_target
+from tracenas.reporting.progress import stage_progress
 from tracenas.reporting.terminal import Table, print_table, to_plain
+from tracenas.threads import set_threads
 
-if TYPE_CHECKING:
-    import torch
-
-    from tracenas.models.checkpoints.loading import LoadedModel
-    from tracenas.space.search_space import SearchSpace
-
-__all__ = ["Candidate", "Selected", "select_calibration"]
+__all__ = ["CalibrationSet", "Selected", "select_calibration"]
 
 
 @dataclass(frozen=True)
-class Candidate:
+class CalibrationSet:
     """One calibration set and what it led to.
 
     Args:
@@ -60,11 +67,11 @@ class Selected:
     """
 
     path: Path
-    candidates: tuple[Candidate, ...]
+    candidates: tuple[CalibrationSet, ...]
     settings: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def best(self) -> Candidate:
+    def best(self) -> CalibrationSet:
         """The one with the smallest divergence, the first of equals."""
         return min(self.candidates, key=lambda c: c.score)
 
@@ -123,24 +130,22 @@ def select_calibration(config: SelectCalibrationConfig) -> Selected:
     """
     if config.method is None:
         raise UserError("'method' is required: what the candidate sets prune with")
-    config = as_method(config)
+    config = resolve_method(config)
     source = open_source(config.model)
     probe(config.text_field, config.data, config.held_out, config.second)
     _check_out(config.out)
     what, name = f"out {config.out.name} in", f".{config.out.name}.lock"
     with locked(config.out.parent, what=what, name=name), error_log(log_beside(config.out)):
-        return _select(config, source)
+        target = resolve_target(source, config, params=config.params, tolerance=config.tolerance)
+        return _select(config, target)
 
 
-def _select(config: SelectCalibrationConfig, source: ModelSource) -> Selected:
-    space = space_of(source, config, params=config.params, tolerance=config.tolerance)
+def _select(config: SelectCalibrationConfig, target: PruningTarget) -> Selected:
     set_threads(config.threads)
-    from tracenas.data.tokens import save_tokens
-    from tracenas.models.checkpoints.loading import load
-
+    source = target.source
     loaded = load(source, device=config.device, dtype=config.dtype, trust_remote_code=config.trust_remote_code)
     sets, texts = _texts(config, loaded)
-    found = _measure(config, loaded, space, sets, texts)
+    measured = _measure(config, target, loaded, sets, texts)
     settings = {
         "method": config.method,
         "params": config.params,
@@ -149,7 +154,7 @@ def _select(config: SelectCalibrationConfig, source: ModelSource) -> Selected:
         "held_out_sequences": [text.shape[0] for text in texts],
         "seed": config.seed,
     }
-    outcome = Selected(config.out, tuple(found), settings)
+    outcome = Selected(config.out, tuple(measured), settings)
     best = outcome.best
     facts = {"source": str(config.data), "model": source.name, "seed": str(config.seed)}
     facts |= window_start(loaded, str(config.data), config.bos).note
@@ -172,12 +177,8 @@ def _check_out(path: Path) -> None:
         raise UserError(f"out {path}: {error.strerror or error}") from error
 
 
-def _texts(
-    config: SelectCalibrationConfig, loaded: "LoadedModel"
-) -> "tuple[tuple[torch.Tensor, ...], list[torch.Tensor]]":
+def _texts(config: SelectCalibrationConfig, loaded: LoadedModel) -> tuple[tuple[torch.Tensor, ...], list[torch.Tensor]]:
     """The candidate sets, [samples, L] each, and the held-out windows of one or two sources."""
-    from tracenas.data.calibration import DEFAULT_SAMPLES
-
     samples = config.samples or DEFAULT_SAMPLES
     wanted = samples * config.candidates
     assert config.data is not None
@@ -201,91 +202,78 @@ def _texts(
             f"'{config.data}' gives {count} sequences of {length} tokens: {count // samples} sets of {samples}, "
             f"{config.candidates} were asked for (candidates)"
         )
-    known = drawn[:wanted]
+    sets, rest = drawn[:wanted], drawn[wanted:]
     bos = window_start(loaded, config.data, config.bos).bos
-    texts = [_held_out(config, loaded, config.held_out, known, drawn[wanted:], bos)]
+    texts = [_held_out(config, loaded, config.held_out, sets, rest, bos)]
     if config.second is not None:
-        texts.append(_held_out(config, loaded, config.second, known, drawn[wanted:], bos))
-    return known.split(samples), texts
+        texts.append(_held_out(config, loaded, config.second, sets, rest, bos))
+    return sets.split(samples), texts
 
 
 def _held_out(
     config: SelectCalibrationConfig,
-    loaded: "LoadedModel",
+    loaded: LoadedModel,
     text: str | None,
-    known: "torch.Tensor",
-    rest: "torch.Tensor",
+    sets: torch.Tensor,
+    rest: torch.Tensor,
     bos: int | None,
-) -> "torch.Tensor":
+) -> torch.Tensor:
     """Windows of a text (None: the rest of the data) that repeat nothing of the candidate sets."""
-    from tracenas.data.further import overlaps
-
     if text is not None:
-        rest = held_out(loaded, text, known.shape[1], 4 * config.held_out_samples, config.text_field, bos=config.bos)
-    run = min(32, max(1, known.shape[1] // 2))
-    own = rest[~overlaps(rest, known, run, bos=bos)][: config.held_out_samples] if len(rest) else rest
-    if not len(own):
+        rest = held_out(loaded, text, sets.shape[1], 4 * config.held_out_samples, config.text_field, bos=config.bos)
+    run = min(32, max(1, sets.shape[1] // 2))
+    windows = rest[~overlaps(rest, sets, run, bos=bos)][: config.held_out_samples] if len(rest) else rest
+    if not len(windows):
         raise UserError(
             f"'{text or config.data}' holds no text beside the {config.candidates} candidate sets to measure the "
             "divergence on: fewer candidates or samples, or another text as held-out"
         )
-    return own
+    return windows
 
 
 def _measure(
     config: SelectCalibrationConfig,
-    loaded: "LoadedModel",
-    space: "SearchSpace",
-    sets: "tuple[torch.Tensor, ...]",
-    texts: "list[torch.Tensor]",
-) -> list[Candidate]:
+    target: PruningTarget,
+    loaded: LoadedModel,
+    sets: Sequence[torch.Tensor],
+    texts: list[torch.Tensor],
+) -> list[CalibrationSet]:
     """Prune with every set, and measure; the model's units are in the base's order before and after each."""
-    from tracenas.data.tokens import default_micro_batch
-    from tracenas.models.surgery.supernet import Supernet
-    from tracenas.reporting.progress import stage_progress
-
-    blocks = loaded.blocks(options_of(config))
+    assert config.allocation is not None
     batch = config.micro_batch or default_micro_batch(sets[0].shape[1])
     dense = [_hidden(loaded.model, text, batch) for text in texts]
-    found = []
+    measured = []
     with stage_progress("calibration sets", len(sets)) as advance:
         for number, tokens in enumerate(sets):
-            ordering, made = on_tokens(config, loaded, space, tokens, batch)
-            net = Supernet(loaded.model, blocks, ordering)
-            with net.realise(made.architecture) as model:
+            ordering, importance = rank_units(target, loaded, config.saliency, tokens, batch)
+            arch = allocate_budget(target, ordering, importance, config.allocation, config.gamma).architecture
+            net = Supernet(loaded.model, target.blocks, ordering)
+            with net.realise(arch) as model:
                 kls = [
                     _divergence(loaded, before, _hidden(model, text, batch))
                     for text, before in zip(texts, dense, strict=True)
                 ]
             net.restore()
             second = kls[1] if len(kls) > 1 else None
-            found.append(Candidate(number, kls[0], second, space.parameters(made.architecture)))
+            measured.append(CalibrationSet(number, kls[0], second, target.space.parameters(arch)))
             advance()
-    return found
+    return measured
 
 
-def _hidden(model: Any, text: "torch.Tensor", batch: int) -> "list[torch.Tensor]":
+def _hidden(model: Any, text: torch.Tensor, batch: int) -> list[torch.Tensor]:
     """Final hidden states of every position that predicts one within its window, [tokens, D] per micro-batch."""
-    import torch
-
-    from tracenas.models.functionals.loss import hidden_states, predicting
-
     device = next(iter(model.parameters())).device
     parts = (part.to(device) for part in text.split(batch))
     with torch.no_grad():
         return [predicting(model, hidden_states(model, part)).flatten(0, 1).contiguous() for part in parts]
 
 
-def _divergence(loaded: "LoadedModel", before: "list[torch.Tensor]", after: "list[torch.Tensor]") -> float:
+def _divergence(loaded: LoadedModel, before: list[torch.Tensor], after: list[torch.Tensor]) -> float:
     """Mean KL(dense ‖ pruned) over all predicted tokens, nats.
 
     Raises:
         UserError: if it is not finite.
     """
-    import torch
-
-    from tracenas.models.functionals.divergence import token_kl
-
     head = loaded.model.get_output_embeddings().weight
     softcap = getattr(loaded.model.config, "final_logit_softcapping", None)
     total, count = 0.0, 0

@@ -2,16 +2,19 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import Literal
 
+import torch
+
+from tracenas.config import MetricSearchConfig, RunConfig, StudyConfig
+from tracenas.data import windows
+from tracenas.data.calibration import calibration
+from tracenas.data.held_out import windows as held_out_windows
 from tracenas.data.sources import is_tokens
+from tracenas.data.tokens import check_vocabulary, load_tokens, save_tokens
+from tracenas.data.windows import BosRule, WindowStart
 from tracenas.errors import UserError
-
-if TYPE_CHECKING:
-    import torch
-
-    from tracenas.data.windows import BosRule, WindowStart
-    from tracenas.models.checkpoints.loading import LoadedModel
+from tracenas.models.checkpoints.loading import LoadedModel
 
 __all__ = [
     "calibration_tokens",
@@ -23,33 +26,22 @@ __all__ = [
 ]
 
 
-class EvaluationText(Protocol):
-    """Settings of the text that losses are measured on; the fields' descriptions stand in `tracenas.config`."""
-
-    @property
-    def model(self) -> str: ...
-    @property
-    def eval_text(self) -> str: ...
-    @property
-    def eval_windows(self) -> int | None: ...
-    @property
-    def text_field(self) -> str | None: ...
-    @property
-    def bos(self) -> "BosRule": ...
+EvaluationText = RunConfig | StudyConfig | MetricSearchConfig
+"""Settings with a text that losses are measured on."""
 
 
 def calibration_tokens(
-    loaded: "LoadedModel",
+    loaded: LoadedModel,
     data: str,
     *,
     samples: int | None,
     seq_len: int | None,
     seed: int,
     text_field: str | None,
-    bos: "BosRule" = "auto",
+    bos: BosRule = "auto",
     longest: int = 4096,
     fewer: bool = False,
-) -> "torch.Tensor":
+) -> torch.Tensor:
     """Token ids that everything is measured on, int64 [N, L]; see `tracenas.data.calibration`.
 
     Args:
@@ -60,8 +52,6 @@ def calibration_tokens(
     Raises:
         UserError: too few tokens, too long sequences, or as `window_start`.
     """
-    from tracenas.data.calibration import calibration
-
     source = loaded.source
     start = window_start(loaded, data, bos)
     if seq_len is not None and seq_len > source.positions:
@@ -87,16 +77,16 @@ def calibration_tokens(
 
 
 def held_out(
-    loaded: "LoadedModel",
+    loaded: LoadedModel,
     text: str,
     seq_len: int,
     limit: int | None,
     text_field: str | None = None,
     *,
-    bos: "BosRule" = "auto",
+    bos: BosRule = "auto",
     setting: str = "text",
     use: Literal["validation", "held_out"] = "held_out",
-) -> "torch.Tensor":
+) -> torch.Tensor:
     """The held-out windows for a model's tokenizer, int64 [N, L].
 
     Args:
@@ -106,19 +96,16 @@ def held_out(
     Raises:
         UserError: as `window_start`, or ids beyond its vocabulary.
     """
-    from tracenas.data.held_out import windows
-    from tracenas.data.tokens import check_vocabulary
-
     start = window_start(loaded, text, bos, setting=setting)
     eos = loaded.source.config.get("eos_token_id")
-    found = windows(
+    tokens = held_out_windows(
         text, loaded.tokenizer, seq_len, limit=limit, eos=eos, bos=start.bos, text_field=text_field, use=use
     )
-    check_vocabulary(found, int(loaded.source.config["vocab_size"]), text)
-    return found
+    check_vocabulary(tokens, int(loaded.source.config["vocab_size"]), text)
+    return tokens
 
 
-def evaluation_windows(loaded: "LoadedModel", config: EvaluationText, length: int) -> "torch.Tensor":
+def evaluation_windows(loaded: LoadedModel, config: EvaluationText, length: int) -> torch.Tensor:
     """The held-out windows of `eval_text`, int64 [N, `length`].
 
     Raises:
@@ -135,14 +122,12 @@ def evaluation_windows(loaded: "LoadedModel", config: EvaluationText, length: in
     )
 
 
-def stored_evaluation_windows(path: Path, loaded: "LoadedModel", config: EvaluationText, length: int) -> "torch.Tensor":
+def stored_evaluation_windows(path: Path, loaded: LoadedModel, config: EvaluationText, length: int) -> torch.Tensor:
     """The windows that `path` holds; made and stored there where it is not there yet.
 
     Raises:
         UserError: as `held_out`.
     """
-    from tracenas.data.tokens import load_tokens, save_tokens
-
     if not path.is_file():
         rows = evaluation_windows(loaded, config, length)
         note = window_start(loaded, config.eval_text, config.bos).note
@@ -150,7 +135,7 @@ def stored_evaluation_windows(path: Path, loaded: "LoadedModel", config: Evaluat
     return load_tokens(path)
 
 
-def window_start(loaded: "LoadedModel", source: str, bos: "BosRule", *, setting: str = "data") -> "WindowStart":
+def window_start(loaded: LoadedModel, source: str, bos: BosRule, *, setting: str = "data") -> WindowStart:
     """How windows of a source begin for a model; an encoder-decoder's halves have no BOS.
 
     Args:
@@ -159,8 +144,6 @@ def window_start(loaded: "LoadedModel", source: str, bos: "BosRule", *, setting:
     Raises:
         UserError: text for a model without tokenizer, or a rule that cannot be kept (`tracenas.data.windows`).
     """
-    from tracenas.data import windows
-
     if not is_tokens(source):
         loaded.require_tokenizer(f"give token ids (.safetensors) as {setting}")
     if loaded.source.is_encoder_decoder and not is_tokens(source):
@@ -170,8 +153,8 @@ def window_start(loaded: "LoadedModel", source: str, bos: "BosRule", *, setting:
     return windows.window_start(source, loaded.tokenizer, bos, bos=loaded.source.config.get("bos_token_id"))
 
 
-def warn_of_tokenizer(loaded: "LoadedModel") -> None:
+def warn_of_tokenizer(loaded: LoadedModel) -> None:
     """Say that a tokenizer was not understood whose files go into what is written."""
     if trouble := loaded.tokenizer_trouble:
-        told = f"warning: model {loaded.source.name}: the tokenizer's files are copied without having been read"
-        print(f"{told}: {trouble}", file=sys.stderr, flush=True)
+        warning = f"warning: model {loaded.source.name}: the tokenizer's files are copied without having been read"
+        print(f"{warning}: {trouble}", file=sys.stderr, flush=True)

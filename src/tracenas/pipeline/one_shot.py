@@ -2,36 +2,32 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 import numpy as np
+import torch
 
-from tracenas.config import CalibrationConfig, OneShotSettings
+from tracenas.config import OneShotSettings
 from tracenas.errors import UserError
-from tracenas.pipeline.session import Session, options_of
-from tracenas.registry import did_you_mean
+from tracenas.models.checkpoints.loading import LoadedModel
+from tracenas.models.surgery.ordering import Ordering
+from tracenas.pipeline.method import find_method
+from tracenas.pipeline.session import Session
+from tracenas.pipeline.target import PruningTarget
 from tracenas.rundir import read_json, write_json
-from tracenas.saliency.methods import METHODS, Method
+from tracenas.saliency import SALIENCIES
+from tracenas.saliency.allocation import ALLOCATIONS, Allocated, Ranked
 from tracenas.space.architecture import Architecture
-from tracenas.space.search_space import SearchSpace
-
-if TYPE_CHECKING:
-    import torch
-
-    from tracenas.models.checkpoints.loading import LoadedModel
-    from tracenas.models.surgery.ordering import Ordering
-    from tracenas.saliency.allocation import Allocated
 
 __all__ = [
     "ANCHOR",
     "ARCHITECTURE",
     "OneShot",
-    "anchor_of",
-    "as_method",
-    "method_of",
-    "on_tokens",
+    "allocate_budget",
     "one_shot",
     "one_shot_architecture",
+    "rank_units",
+    "stored_anchor",
 ]
 
 ANCHOR = "anchor.json"
@@ -40,7 +36,7 @@ ANCHOR = "anchor.json"
 ARCHITECTURE = "architecture.json"
 """Beside a one-shot checkpoint: its architecture, as `--arch` takes it."""
 
-C = TypeVar("C", bound=OneShotSettings)
+Importance = Mapping[tuple[int, str], float]
 
 
 @dataclass(frozen=True)
@@ -68,62 +64,16 @@ def _text(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def method_of(name: str) -> Method:
-    """A method by name.
-
-    Raises:
-        UserError: for an unknown one, with a suggestion.
-    """
-    if name not in METHODS:
-        raise UserError(f"unknown method '{name}': {did_you_mean(name, sorted(METHODS))}")
-    return METHODS[name]
-
-
-def as_method(config: C) -> C:
-    """The settings with what the method says, where the user said nothing else; no torch is needed.
-
-    Raises:
-        UserError: for settings that do not go together, unknown names, and what is missing.
-    """
-    from tracenas.saliency import SALIENCIES
-    from tracenas.saliency.allocation import ALLOCATIONS
-
-    assert config.method is not None
-    method, given = method_of(config.method), config.model_fields_set
-    if config.params is None:
-        raise UserError("'params' is required with method: a share such as 50%, or a size such as 2.7B")
-    if config.data is None:
-        raise UserError("'data' is required with method: calibration text or tokens")
-    saliency = config.saliency if "saliency" in given else method.saliency
-    allocation = config.allocation or method.allocation
-    for registry, name in ((SALIENCIES, saliency), (ALLOCATIONS, allocation)):
-        if name not in registry:
-            registry.get(name)
-    if config.gamma is not None and allocation != "adaptive":
-        raise UserError(f"gamma goes with allocation adaptive, not {allocation}")
-    update: dict[str, Any] = {"saliency": saliency, "allocation": allocation}
-    if "kv_groups" not in given:
-        update["kv_groups"] = method.kv_groups
-    if allocation == "depth" and config.min_depth is None:
-        update["min_depth"] = 1
-    return config.model_copy(update=update)
-
-
 def one_shot(session: Session, config: OneShotSettings) -> OneShot:
-    """The architecture of a session whose units are ranked by the method's saliency (`as_method`).
+    """The architecture of a session whose units are ranked by the method's saliency (`resolve_method`).
 
     Raises:
         UserError: if the allocation cannot meet the budget, or γ is infeasible.
     """
-    return _one_shot(config, session.loaded, session.space, session.ordering, session.importance)
-
-
-def on_tokens(
-    config: OneShotSettings, loaded: "LoadedModel", space: SearchSpace, tokens: "torch.Tensor", micro_batch: int
-) -> "tuple[Ordering, OneShot]":
-    """The unit order and the architecture that a method (`as_method`) makes of one calibration set."""
-    ordering, importance = _ranked(config, loaded, config.saliency, tokens, micro_batch)
-    return ordering, _one_shot(config, loaded, space, ordering, importance)
+    assert config.allocation is not None
+    allocated = allocate_budget(session.target, session.ordering, session.importance, config.allocation, config.gamma)
+    facts = {"method": config.method, "saliency": config.saliency, "allocation": config.allocation}
+    return OneShot(allocated.architecture, {**facts, **allocated.facts})
 
 
 def one_shot_architecture(
@@ -143,68 +93,47 @@ def one_shot_architecture(
     Raises:
         UserError: see `one_shot`; for an unknown method.
     """
-    chosen = method_of(method)
+    chosen = find_method(method)
     ordering, importance = session.ordering, session.importance
-    if session.config.saliency != chosen.saliency:
+    if session.saliency != chosen.saliency:
         if session.net is not None and not session.net.restored:
             raise ValueError(f"method {method}: saliency is measured on the base, and this is a super-network by now")
-        ordering, importance = _ranked(
-            session.config, session.loaded, chosen.saliency, session.tokens, session.micro_batch
+        ordering, importance = rank_units(
+            session.target, session.loaded, chosen.saliency, session.tokens, session.micro_batch
         )
-    name = allocation or chosen.allocation
-    return _allocated(session.config, session.loaded, session.space, ordering, importance, name, gamma).architecture
+    return allocate_budget(session.target, ordering, importance, allocation or chosen.allocation, gamma).architecture
 
 
-def anchor_of(session: Session, method: str) -> Architecture:
+def stored_anchor(session: Session, method: str) -> Architecture:
     """The method's architecture in a search's space: the run's own where it is stored, else made and stored."""
     assert session.run is not None
     path = session.run / ANCHOR
     if path.is_file():
         return session.space.validate(Architecture.from_json(read_json(path), where=str(path)), where=str(path))
-    found = one_shot_architecture(session, method)
-    write_json(path, {"architecture": found.to_json()})
-    return found
+    architecture = one_shot_architecture(session, method)
+    write_json(path, {"architecture": architecture.to_json()})
+    return architecture
 
 
-def _one_shot(
-    config: OneShotSettings,
-    loaded: "LoadedModel",
-    space: SearchSpace,
-    ordering: "Ordering",
-    importance: Mapping[tuple[int, str], float],
-) -> OneShot:
-    assert config.allocation is not None
-    found = _allocated(config, loaded, space, ordering, importance, config.allocation, config.gamma)
-    facts = {"method": config.method, "saliency": config.saliency, "allocation": config.allocation}
-    return OneShot(found.architecture, {**facts, **found.facts})
-
-
-def _ranked(
-    config: CalibrationConfig, loaded: "LoadedModel", saliency: str, tokens: "torch.Tensor", micro_batch: int
-) -> "tuple[Ordering, dict[tuple[int, str], float]]":
+def rank_units(
+    target: PruningTarget, loaded: LoadedModel, saliency: str, tokens: torch.Tensor, micro_batch: int
+) -> tuple[Ordering, Importance]:
     """Unit order and importance by a saliency."""
-    from tracenas.models.surgery.ordering import Ordering
-    from tracenas.saliency import SALIENCIES
-
-    blocks = loaded.blocks(options_of(config))
-    per_unit, importance = SALIENCIES.get(saliency)(loaded.model, blocks, tokens.to(loaded.device), micro_batch)
-    return Ordering.from_saliency(blocks, per_unit), importance
+    measure = SALIENCIES.get(saliency)
+    per_unit, importance = measure(loaded.model, target.blocks, tokens.to(loaded.device), micro_batch)
+    return Ordering.from_saliency(target.blocks, per_unit), importance
 
 
-def _allocated(
-    config: CalibrationConfig,
-    loaded: "LoadedModel",
-    space: SearchSpace,
-    ordering: "Ordering",
-    importance: Mapping[tuple[int, str], float],
-    allocation: str,
-    gamma: float | None,
-) -> "Allocated":
-    from tracenas.saliency.allocation import ALLOCATIONS, Ranked
+def allocate_budget(
+    target: PruningTarget, ordering: Ordering, importance: Importance, allocation: str, gamma: float | None
+) -> Allocated:
+    """The budget of the target's space, shared out over its sub-blocks.
 
+    Raises:
+        UserError: if the saliencies are not finite, or as `one_shot`.
+    """
     for key, value in ordering.saliency.items():
         if not np.isfinite(value).all():
             raise UserError(f"block {key[0]}, {key[1]}: saliencies are not finite; try dtype=fp32")
-    blocks = loaded.blocks(options_of(config))
-    groups = {(i, s.spec.name): s.groups for i, block in enumerate(blocks) for s in block.sub_blocks}
-    return ALLOCATIONS.get(allocation)(Ranked(space, ordering.saliency, groups, importance), gamma)
+    groups = {(i, s.spec.name): s.groups for i, block in enumerate(target.blocks) for s in block.sub_blocks}
+    return ALLOCATIONS.get(allocation)(Ranked(target.space, ordering.saliency, groups, importance), gamma)

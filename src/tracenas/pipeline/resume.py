@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import yaml
+
 from tracenas.config import StageConfig
 from tracenas.errors import UserError, first_line
 from tracenas.reporting.terminal import to_plain
@@ -13,6 +15,7 @@ from tracenas.strategies.score import is_number
 __all__ = [
     "CONFIG",
     "as_started",
+    "check_same",
     "read_settings",
     "resolve_settings",
     "same_model",
@@ -26,8 +29,6 @@ C = TypeVar("C", bound=StageConfig)
 
 def write_settings(out: Path, settings: Mapping[str, Any]) -> None:
     """Write RUN/config.yaml."""
-    import yaml
-
     text = yaml.safe_dump(to_plain(dict(settings)), sort_keys=False)
     with atomic_path(out / CONFIG) as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -47,8 +48,6 @@ def read_settings(path: Path) -> dict[str, Any]:
     Raises:
         UserError: if the file cannot be read or holds none.
     """
-    import yaml
-
     try:
         stored = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -68,11 +67,22 @@ def same_settings(out: Path, settings: Mapping[str, Any], ignore: tuple[str, ...
     for key, value in to_plain(dict(settings)).items():
         if key in ignore or value in (None, "auto"):
             continue
-        if stored.get(key) != value:
-            raise UserError(
-                f"--resume with another {key.replace('_', '-')}: the run has {stored.get(key)!r}, not {value!r}"
-            )
+        check_same(key.replace("_", "-"), stored.get(key), value)
     return stored
+
+
+def check_same(name: str, stored: object, value: object, owner: str = "the run", remedy: str = "") -> None:
+    """Refuse to go on with another value of a setting.
+
+    Args:
+        owner: what has the stored value.
+        remedy: behind the message.
+
+    Raises:
+        UserError: naming both values.
+    """
+    if stored != value:
+        raise UserError(f"--resume with another {name}: {owner} has {stored!r}, not {value!r}{remedy}")
 
 
 def as_started(out: Path, config: C, ignore: tuple[str, ...]) -> C:
@@ -84,9 +94,11 @@ def as_started(out: Path, config: C, ignore: tuple[str, ...]) -> C:
     Raises:
         UserError: if others differ.
     """
-    given = config.model_dump()
-    stored = same_settings(out, given, ignore)
-    open_ones = [key for key, value in given.items() if value in (None, "auto") and key in stored and key not in ignore]
+    settings = config.model_dump()
+    stored = same_settings(out, settings, ignore)
+    open_ones = [
+        key for key, value in settings.items() if value in (None, "auto") and key in stored and key not in ignore
+    ]
     return config.model_copy(update={key: stored[key] for key in open_ones})
 
 

@@ -11,7 +11,13 @@ from tracenas.locks import locked
 from tracenas.pipeline.resume import CONFIG, read_settings, write_settings
 from tracenas.rundir import free_of_ours, require_free, sweep, undone_on_error
 
-__all__ = ["KIND", "in_use", "run_directory", "starting"]
+__all__ = ["BEST", "CALIBRATION", "JOURNAL", "KIND", "ORDERING", "SUMMARY", "in_use", "run_directory", "starting"]
+
+JOURNAL, BEST, SUMMARY = "journal.jsonl", "best.json", "summary.json"
+"""What a search leaves: every candidate, the best one, and the figures of the whole."""
+
+CALIBRATION, ORDERING = "calibration.safetensors", "ordering.safetensors"
+"""The tokens that everything is measured on, and the order and importance of the units."""
 
 KIND = "kind"
 """In config.yaml: the command whose directory it is."""

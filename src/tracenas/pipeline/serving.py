@@ -4,9 +4,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from tracenas.errors import UserError
+from tracenas.exporters.gguf.layouts import choose
+from tracenas.exporters.gguf.model import decoder_of
 from tracenas.families import Family
+from tracenas.models.checkpoints.configuration import built_shapes
 from tracenas.models.checkpoints.serving import serving_section
 from tracenas.models.checkpoints.source import ModelSource
+from tracenas.recovery.card import with_section
 
 __all__ = ["gguf_layout", "recovered_card", "serving"]
 
@@ -18,17 +22,11 @@ def serving(name: str, family: Family, config: Mapping[str, Any]) -> str:
 
 def recovered_card(source: ModelSource, name: str, section: str) -> str:
     """The card of what was trained, under its new name, with a section at its end."""
-    from tracenas.recovery.card import with_section
-
     return with_section(source.path, name, section, serving(name, source.family, source.config))
 
 
 def gguf_layout(family: Family, config: Mapping[str, Any]) -> str | None:
     """The layout in which `tracenas export` writes a checkpoint, None if there is none for it."""
-    from tracenas.exporters.gguf.layouts import choose
-    from tracenas.exporters.gguf.model import decoder_of
-    from tracenas.models.checkpoints.configuration import built_shapes
-
     shapes = built_shapes(config)
     try:
         return choose(decoder_of(family, config, shapes)).name if shapes is not None else None

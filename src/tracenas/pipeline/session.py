@@ -1,78 +1,72 @@
-"""What search, score and prune share: model, calibration tokens, unit order, importance and super-network."""
+"""What search, score, prune and studies share: model, calibration tokens, unit order, importance, super-network."""
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from tracenas.config import CalibrationConfig, SpaceConfig
-from tracenas.errors import UserError
-from tracenas.models.checkpoints.source import ModelSource
-from tracenas.pipeline.calibrated import Calibrated
-from tracenas.pipeline.calibration import calibration_tokens, window_start
-from tracenas.pipeline.deployment import check_deploy, options_of
-from tracenas.pipeline.refit.text import reserve_held_out, text_of
-from tracenas.scoring.workload import default_micro_batch
-from tracenas.space.constraints import Budget, parse_size
+import torch
+
+from tracenas.data.windows import BosRule, WindowStart
+from tracenas.families import Block
+from tracenas.models.checkpoints.loading import LoadedModel
+from tracenas.models.surgery.ordering import Ordering
+from tracenas.models.surgery.supernet import Supernet
+from tracenas.pipeline.target import PruningTarget
+from tracenas.space.architecture import Architecture
 from tracenas.space.search_space import SearchSpace
 from tracenas.strategies import Prior
 
-if TYPE_CHECKING:
-    import torch
-
-    from tracenas.data.windows import WindowStart
-    from tracenas.models.checkpoints.loading import LoadedModel
-    from tracenas.models.surgery.ordering import Ordering
-    from tracenas.models.surgery.supernet import Supernet
-    from tracenas.scoring.combined import CombinedEvaluator
-    from tracenas.scoring.evaluator import Evaluator
-    from tracenas.scoring.panel import Panel
-
-__all__ = [
-    "CALIBRATION",
-    "ORDERING",
-    "Session",
-    "open_session",
-    "options_of",
-    "set_threads",
-    "space_of",
-]
-
-CALIBRATION = "calibration.safetensors"
-ORDERING = "ordering.safetensors"
+__all__ = ["Calibrated", "RefitSettings", "Session"]
 
 
-def space_of(source: ModelSource, config: SpaceConfig, *, params: str | None, tolerance: float = 0.01) -> SearchSpace:
-    """The search space under the budget, refused here if it is infeasible (no torch is needed).
+@dataclass(frozen=True)
+class RefitSettings:
+    """What output projections are refitted on, and how strongly.
 
-    Raises:
-        UserError: for a budget or settings that the model cannot meet.
+    Args:
+        data: source of text beside the calibration; None: there is none.
+        text_field: field of its rows that holds the text.
+        bos: whether its windows begin with BOS.
+        samples: sequences to fit on; None: the default, or fewer where there is no more text.
+        ridge: relative strength; None: the default in scores, chosen on held-out text by prune.
     """
-    deploy = check_deploy(source, config)
-    blocks = source.blocks(options_of(config))
-    depth = len(blocks)
-    kwargs: dict[str, Any] = {
-        "granularity": config.depth_granularity,
-        "min_depth": config.min_depth if config.min_depth is not None else max(1, depth // 2),
-        "keep_layers": config.protected,
-    }
-    free = replace(source.space(options_of(config), **kwargs), keeps=deploy.keeps)
-    if params is None:
-        return free
-    limit = parse_size(params, free.parameters(free.base))
-    space = replace(free, budget=Budget(limit, tolerance))
-    space.check_budget()
-    return space
+
+    data: str | None = None
+    text_field: str | None = None
+    bos: BosRule = "auto"
+    samples: int | None = None
+    ridge: float | None = None
 
 
-def set_threads(threads: int | None) -> int:
-    """Fix torch's CPU threads for this process; returns how many there are."""
-    import torch
+@dataclass
+class Calibrated:
+    """A loaded model and its calibration.
 
-    if threads is not None:
-        torch.set_num_threads(threads)
-    return torch.get_num_threads()
+    Args:
+        tokens: int64 [N, L].
+        start: how these windows begin.
+        run: the run directory, if there is one.
+        seed: of everything random.
+    """
+
+    target: PruningTarget
+    loaded: LoadedModel
+    tokens: torch.Tensor
+    start: WindowStart
+    run: Path | None
+    seed: int
+    refit: RefitSettings
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """The model's blocks in the target's units."""
+        return self.target.blocks
+
+    @property
+    def space(self) -> SearchSpace:
+        """The target's architectures."""
+        return self.target.space
 
 
 @dataclass
@@ -80,17 +74,18 @@ class Session(Calibrated):
     """A loaded model, ready to be cut.
 
     Args:
+        saliency: what units are ranked by.
         importance: I_l per (block, sub-block) (TraceNAS A.1).
         micro_batch: sequences per forward pass.
         net: the super-network once it is made.
     """
 
-    space: SearchSpace
-    ordering: "Ordering"
+    saliency: str
+    ordering: Ordering
     importance: Mapping[tuple[int, str], float]
     micro_batch: int
     threads: int
-    net: "Supernet | None" = None
+    net: Supernet | None = None
 
     def machine(self) -> dict[str, Any]:
         """What `auto` and defaults came to here: device, dtype, threads, micro-batch and whether there is a BOS."""
@@ -107,31 +102,21 @@ class Session(Calibrated):
         """Of the weights, as torch calls it: `float32`."""
         return str(self.loaded.dtype).removeprefix("torch.")
 
-    def supernet(self) -> "Supernet":
+    def supernet(self) -> Supernet:
         """The super-network, the same one until it is restored; the model's weights are permuted in place, once."""
-        from tracenas.models.surgery.supernet import Supernet
-
         if self.net is None or self.net.restored:
-            self.net = Supernet(self.loaded.model, self.loaded.blocks(options_of(self.config)), self.ordering)
+            self.net = Supernet(self.loaded.model, self.blocks, self.ordering)
         return self.net
 
-    def evaluator(
-        self, proxy: str, rank: str, net: "Supernet | None" = None, reference: Path | None = None
-    ) -> "Evaluator | CombinedEvaluator":
-        """Scores candidates of this session by a proxy, or by a weighted sum of rank-normalised ones.
-
-        Args:
-            reference: file of the pool that ranks are taken in; the run's own by default.
-        """
-        from tracenas.pipeline.scoring import evaluator_of
-
-        return evaluator_of(self, proxy, rank, net, reference)
-
-    def panel(self, names: Sequence[str], rank: str, net: "Supernet | None" = None) -> "Panel":
-        """Scores candidates of this session by several proxies at once."""
-        from tracenas.pipeline.scoring import panel_of
-
-        return panel_of(self, names, rank, net)
+    def kept_units(self, arch: Architecture) -> dict[str, list[list[int] | None]]:
+        """Base ids of kept units per layer, under `heads`, `channels`, …; null where a sub-block is bypassed."""
+        kept = self.ordering.kept(self.blocks, arch)
+        out: dict[str, list[list[int] | None]] = {}
+        for i, layer in enumerate(self.space.layers):
+            for s in layer.sub_blocks:
+                ids = kept.get((i, s.name))
+                out.setdefault(s.unit, [None] * len(self.space.layers))[i] = None if ids is None else ids.tolist()
+        return out
 
     def prior(self) -> Prior:
         """Layer importance as a width profile: I_l over its mean within attention and within MLP (decision 9)."""
@@ -150,95 +135,3 @@ class Session(Calibrated):
 
 def _mean(values: list[float]) -> float:
     return sum(values) / len(values)
-
-
-def open_session(
-    source: ModelSource,
-    space: SearchSpace,
-    config: CalibrationConfig,
-    *,
-    data: str | None,
-    run: Path | None = None,
-    hold_out: bool = False,
-) -> Session:
-    """Load the model and its calibration; read `run`'s tokens and unit order where they are there, else make them.
-
-    Args:
-        data: where calibration text comes from; None if `run` holds the tokens.
-        run: run directory to read `calibration.safetensors` and `ordering.safetensors` from, and to write to.
-        hold_out: store text there that refits can be compared on.
-    """
-    from tracenas.models.checkpoints.loading import load
-
-    threads = set_threads(config.threads)
-    if data is None and (run is None or not (run / CALIBRATION).is_file()):
-        raise UserError("'data' is required: calibration text or tokens (the architecture is not a run's best.json)")
-    loaded = load(source, device=config.device, dtype=config.dtype, trust_remote_code=config.trust_remote_code)
-    tokens, start = _tokens(loaded, config, data, run)
-    micro_batch = config.micro_batch or default_micro_batch(
-        loaded.blocks(options_of(config)),
-        space.base,
-        int(source.config["hidden_size"]),
-        tokens.shape[1],
-        loaded.dtype.itemsize,
-        loaded.device.type,
-    )
-    calibrated = Calibrated(config, loaded, tokens, start, data, run)
-    if hold_out:
-        reserve_held_out(calibrated)
-    ordering, importance = _ordering(calibrated, micro_batch)
-    return Session(config, loaded, tokens, start, data, run, space, ordering, importance, micro_batch, threads)
-
-
-def _tokens(
-    loaded: "LoadedModel", config: CalibrationConfig, data: str | None, run: Path | None
-) -> "tuple[torch.Tensor, WindowStart]":
-    from tracenas.data.tokens import load_tokens, save_tokens
-    from tracenas.data.windows import token_file_start
-
-    if run is not None and (run / CALIBRATION).is_file():
-        return load_tokens(run / CALIBRATION), token_file_start(run / CALIBRATION)
-    assert data is not None
-    tokens = calibration_tokens(
-        loaded,
-        data,
-        samples=config.samples,
-        seq_len=config.seq_len,
-        seed=config.seed,
-        text_field=config.text_field,
-        bos=config.bos,
-    )
-    start = window_start(loaded, data, config.bos)
-    if run is not None:
-        save_tokens(run / CALIBRATION, tokens, {"source": data, "model": loaded.source.name, **start.note})
-    return tokens, start
-
-
-def _ordering(own: Calibrated, micro_batch: int) -> tuple["Ordering", dict[tuple[int, str], float]]:
-    """The run's, where it has one. What ranks units for a refit is measured on the text that is refitted on."""
-    from tracenas.models.functionals.memory import within_memory
-    from tracenas.models.surgery.ordering import Ordering
-    from tracenas.saliency import FOR_REFITS, SALIENCIES
-
-    config, loaded = own.config, own.loaded
-    path = None if own.run is None else own.run / ORDERING
-    blocks = loaded.blocks(options_of(config))
-    if path is not None and path.is_file():
-        ordering, metadata = Ordering.load(path, blocks)
-        raw = json.loads(metadata.get("importance", "{}"))
-        importance = {(int(k.split(".")[0]), k.split(".")[1]): float(v) for k, v in raw.items()}
-        return ordering, importance
-    saliency = SALIENCIES.get(config.saliency)
-    tokens = text_of(own, keep=True).tokens if config.saliency in FOR_REFITS else own.tokens
-    per_unit, importance = within_memory(
-        lambda: saliency(loaded.model, blocks, tokens.to(loaded.device), micro_batch),
-        lambda count: saliency(loaded.model, blocks, tokens[:count].to(loaded.device), count),
-        what=f"the base model's pass for the saliency {config.saliency}",
-        micro_batch=min(micro_batch, len(tokens)),
-        device=loaded.device,
-    )
-    ordering = Ordering.from_saliency(blocks, per_unit)
-    if path is not None:
-        written = {f"{i}.{name}": v for (i, name), v in importance.items()}
-        ordering.save(path, {"saliency": config.saliency, "importance": json.dumps(written)})
-    return ordering, importance

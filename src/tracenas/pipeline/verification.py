@@ -1,18 +1,18 @@
 """Whether what `prune` has written is the candidate that was scored, and the same as the journal's."""
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+
+import torch
 
 from tracenas.errors import UserError
+from tracenas.models.checkpoints.loading import dtypes_to_save, load
+from tracenas.models.checkpoints.writing import Draft
+from tracenas.models.checkpoints.written import check_written
+from tracenas.models.functionals.perplexity import perplexity
+from tracenas.models.surgery.ordering import Key
 from tracenas.pipeline.session import Session
+from tracenas.refits.ridge import FittedRealisation
 from tracenas.space.architecture import Architecture
-
-if TYPE_CHECKING:
-    import torch
-
-    from tracenas.families import Block
-    from tracenas.models.checkpoints.writing import Draft
-    from tracenas.models.surgery.ordering import Key
 
 __all__ = ["compare_losses", "output_dtypes", "verified_loss"]
 
@@ -20,23 +20,21 @@ _TOLERANCE = {"float32": 1e-4, "float16": 1e-3, "bfloat16": 6e-3}
 """Of losses, in nats per token: ten times the noise of two measurements, of which bfloat16 has up to 6e-4."""
 
 
-def output_dtypes(session: Session, blocks: "Sequence[Block]", save_dtype: str) -> "dict[Key, torch.dtype]":
+def output_dtypes(session: Session, save_dtype: str) -> dict[Key, torch.dtype]:
     """What the checkpoint stores output projections in."""
-    from tracenas.models.checkpoints.loading import dtypes_to_save
-
     stored = dtypes_to_save(save_dtype, session.loaded.source, session.loaded.model)
-    names = {(i, s.spec.name): f"{b.path}.{s.output}.weight" for i, b in enumerate(blocks) for s in b.sub_blocks}
+    blocks = enumerate(session.blocks)
+    names = {(i, s.spec.name): f"{b.path}.{s.output}.weight" for i, b in blocks for s in b.sub_blocks}
     return {key: stored[name] for key, name in names.items() if name in stored}
 
 
 def verified_loss(
     session: Session,
-    blocks: "Sequence[Block]",
     arch: Architecture,
-    refits: "Mapping[Key, torch.Tensor] | None",
-    draft: "Draft",
+    refits: Mapping[Key, torch.Tensor] | None,
+    draft: Draft,
     expected: float,
-    dtype: "torch.dtype | None",
+    dtype: torch.dtype | None,
 ) -> float:
     """Calibration loss of a written checkpoint, loaded again from disk, nats per token.
 
@@ -51,32 +49,26 @@ def verified_loss(
     Raises:
         CheckFailed: if a tensor is another; UserError: if the loss is.
     """
-    from tracenas.models.checkpoints.loading import load
-    from tracenas.models.checkpoints.written import check_written
-    from tracenas.models.functionals.perplexity import perplexity
-    from tracenas.models.surgery.supernet import Supernet
-    from tracenas.refits.ridge import FittedRealisation
-
     loaded, device = session.loaded, str(session.loaded.device)
-    net = Supernet(loaded.model, blocks, session.ordering)
+    net = session.supernet()
     check_written(net, arch, None if refits is None else FittedRealisation(refits), draft, dtype)
     loaded.release()
     again = load(str(draft.path), device=device, dtype=loaded.dtype_name)
     loss = perplexity(again.model, session.tokens, session.micro_batch).nll
-    whose = "the scored candidate's" if refits is None else "the compensated candidate's"
-    compare_losses("the checkpoint's calibration loss", loss, whose, expected, session.dtype)
+    candidate = "the scored candidate's" if refits is None else "the compensated candidate's"
+    compare_losses("the checkpoint's calibration loss", loss, candidate, expected, session.dtype)
     return loss
 
 
-def compare_losses(what: str, found: float, whose: str, expected: float, dtype: str) -> None:
+def compare_losses(what: str, measured: float, other: str, expected: float, dtype: str) -> None:
     """Compare two measurements of a loss within the noise of `dtype`, in float32 relative to a loss above 1.
 
     Raises:
         UserError: if they differ by more.
     """
     tolerance = _TOLERANCE[dtype] * (max(1.0, abs(expected)) if dtype == "float32" else 1.0)
-    if not abs(found - expected) <= tolerance:
+    if not abs(measured - expected) <= tolerance:
         raise UserError(
-            f"{what} is {found:.6f}, {whose} {expected:.6f}: not the model that was scored (has the base model "
+            f"{what} is {measured:.6f}, {other} {expected:.6f}: not the model that was scored (has the base model "
             f"changed since the search?); nothing was written"
         )

@@ -4,7 +4,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tracenas.commands.run.command import RunOutcome, run
+from tracenas.commands.run.command import run
+from tracenas.commands.run.result import RunOutcome
 from tracenas.config import DemoConfig, RunConfig
 from tracenas.demo import calibration_path, heldout_path, model_path
 from tracenas.errors import UserError

@@ -130,10 +130,10 @@ def measure(source: "ModelSource", params: str, seq_len: int, batch: int, thread
     from tracenas.models.surgery.ordering import Ordering
     from tracenas.models.surgery.private import private_weights
     from tracenas.models.surgery.supernet import Supernet
-    from tracenas.pipeline.session import set_threads
     from tracenas.refits.gram import gram_matrices
     from tracenas.refits.realisation import CompensatedRealisation
     from tracenas.space.constraints import Budget, parse_size
+    from tracenas.threads import set_threads
 
     count = set_threads(threads)
     free = source.space()

@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from tracenas.commands.report import report
-from tracenas.commands.run.command import RunOutcome, run
-from tracenas.commands.run.recovery import CHECKPOINT, RECOVERED_CHECKPOINT
-from tracenas.commands.search.command import SUMMARY
+from tracenas.commands.run.command import run
+from tracenas.commands.run.result import RunOutcome
+from tracenas.commands.run.sections import CHECKPOINT, RECOVERED_CHECKPOINT
 from tracenas.config import DemoConfig, ReportConfig, RunConfig
 from tracenas.demo import calibration_path, heldout_path
 from tracenas.errors import UserError
 from tracenas.models.checkpoints.source import open_source
 from tracenas.pipeline.resume import write_settings
-from tracenas.pipeline.run_directory import KIND, in_use
+from tracenas.pipeline.run_directory import KIND, SUMMARY, in_use
 from tracenas.reporting.data.stages import PUBLISHED_MODEL
 from tracenas.reporting.formats import duration
 from tracenas.reporting.progress import stage_progress

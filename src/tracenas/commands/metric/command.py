@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from tracenas.commands.metric.fitness import GRADIENTS, HELD_OUT, build
-from tracenas.commands.search.command import BEST, JOURNAL, SUMMARY
 from tracenas.commands.sparsify.job import sparsity_calibration
 from tracenas.config import MetricSearchConfig
 from tracenas.data.sources import probe
@@ -23,8 +22,7 @@ from tracenas.models.checkpoints.source import ModelSource, open_source
 from tracenas.models.functionals.memory import attempt
 from tracenas.pipeline.calibration import stored_evaluation_windows, window_start
 from tracenas.pipeline.resume import as_started, resolve_settings
-from tracenas.pipeline.run_directory import run_directory, starting
-from tracenas.pipeline.session import CALIBRATION, set_threads
+from tracenas.pipeline.run_directory import BEST, CALIBRATION, JOURNAL, SUMMARY, run_directory, starting
 from tracenas.reporting.pages.metric import write_metric_report
 from tracenas.reporting.progress import SearchProgress
 from tracenas.reporting.terminal import Table, print_table
@@ -38,6 +36,7 @@ from tracenas.symbolic.analysis import findings
 from tracenas.symbolic.evolve import GeneticProgramming, Programming
 from tracenas.symbolic.grammar import ExpressionSpace, Program
 from tracenas.symbolic.pool import Pool
+from tracenas.threads import set_threads
 
 __all__ = ["MetricSearched", "search"]
 

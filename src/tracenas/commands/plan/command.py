@@ -14,8 +14,7 @@ from tracenas.config import PlanConfig, check_used, parse_rank
 from tracenas.errors import UserError
 from tracenas.families import Block
 from tracenas.models.checkpoints.source import ModelSource, open_source
-from tracenas.pipeline.scoring import proxy_of
-from tracenas.pipeline.session import options_of, space_of
+from tracenas.pipeline.target import resolve_proxy, resolve_target
 from tracenas.proxies.combination import choose
 from tracenas.reporting.terminal import Table, print_table, to_plain
 from tracenas.scoring.workload import Memory, Shape, Workload, default_micro_batch, memory, per_stack, workload
@@ -152,16 +151,16 @@ def plan(config: PlanConfig) -> Plan:
         UserError: for a model, budget or settings that a search would refuse.
     """
     source = open_source(config.model)
-    space = space_of(source, config, params=config.params, tolerance=config.tolerance)
+    target = resolve_target(source, config, params=config.params, tolerance=config.tolerance)
+    space, blocks, hidden = target.space, target.blocks, target.hidden
     settings = Settings(population=config.population, elites=config.elites, iterations=config.iterations)
-    proxy = proxy_of(config.proxy, source)
+    proxy = resolve_proxy(config.proxy, source)
     check_used(config.model_copy(update={"proxy": proxy}))
     choice = choose(proxy)
     arch = space.base if config.params is None else space.uniform()
-    assert arch is not None  # `space_of` has refused such a budget
+    assert arch is not None  # `resolve_target` has refused such a budget
     rank = parse_rank(config.rank)
-    blocks = source.blocks(options_of(config))
-    hidden, vocabulary = int(source.config["hidden_size"]), int(source.config["vocab_size"])
+    vocabulary = int(source.config["vocab_size"])
     shape = _in_passes(_shape(config, source, trace_rank(choice.needs, rank)), blocks, space.base, hidden)
     head = source.family.head_weights(source.config)
     base_params = space.parameters(space.base)
@@ -235,7 +234,7 @@ def _rates(config: PlanConfig, source: ModelSource, shape: Shape) -> "tuple[Rate
     """This machine's rates, and the shape with the device and dtype that `auto` comes to."""
     from tracenas.benchmark.machine import measure_rates
     from tracenas.models.checkpoints.loading import pick_device, pick_dtype
-    from tracenas.pipeline.session import set_threads
+    from tracenas.threads import set_threads
 
     set_threads(config.threads)
     device = pick_device(config.device)

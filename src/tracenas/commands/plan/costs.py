@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from tracenas.families import Block
-from tracenas.pipeline.refit.text import DEFAULT_SAMPLES
-from tracenas.pipeline.scoring import POOL
+from tracenas.pipeline.reference import POOL
+from tracenas.pipeline.refit import DEFAULT_SAMPLES
 from tracenas.proxies.combination import Choice
 from tracenas.refits.costs import refit_costs, refit_memory
 from tracenas.scoring.workload import Shape

@@ -26,10 +26,10 @@ from tracenas.errors import UserError
 from tracenas.models.checkpoints.source import ModelSource, open_source
 from tracenas.pipeline.calibration import warn_of_tokenizer
 from tracenas.pipeline.run_directory import in_use
-from tracenas.pipeline.session import set_threads
 from tracenas.recovery.settings import TrainSettings, World, without_leftovers
 from tracenas.reporting.terminal import Table, print_table, to_plain
 from tracenas.rundir import provenance, read_json, write_json
+from tracenas.threads import set_threads
 
 if TYPE_CHECKING:
     from tracenas.models.checkpoints.loading import LoadedModel

@@ -15,7 +15,6 @@ from tracenas.errors import UserError
 from tracenas.models.checkpoints.source import ModelSource, open_source
 from tracenas.pipeline.resume import read_settings
 from tracenas.pipeline.run_directory import KIND
-from tracenas.pipeline.session import set_threads
 from tracenas.recovery.card import base_of
 from tracenas.recovery.settings import (
     TrainSettings,
@@ -26,6 +25,7 @@ from tracenas.recovery.settings import (
 )
 from tracenas.reporting.terminal import to_plain
 from tracenas.rundir import atomic_path, require_free, sweep
+from tracenas.threads import set_threads
 
 if TYPE_CHECKING:
     from tracenas.models.checkpoints.loading import LoadedModel

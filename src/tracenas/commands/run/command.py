@@ -1,102 +1,34 @@
 """`tracenas run`: search → prune → compare → recover → eval → bench → report, each stage skipped where it is done."""
 
 import sys
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from tracenas.commands.prune.result import Pruned
 from tracenas.commands.report import report
-from tracenas.commands.run.comparison import compare, rivals, verdict
-from tracenas.commands.run.recovery import CHECKPOINT, RECOVERED_CHECKPOINT, RIVALS, prune_once, recover_all
-from tracenas.commands.run.sections import BENCH, EVALUATION, begin, bench_config, check_run, eval_config, prune_config
-from tracenas.commands.search.command import SUMMARY, SearchOutcome, resolved, search
+from tracenas.commands.run.recovery import prune_once, recover_all
+from tracenas.commands.run.result import RunOutcome
+from tracenas.commands.run.sections import (
+    BENCH,
+    CHECKPOINT,
+    COMPARISON,
+    EVALUATION,
+    RECOVERED_CHECKPOINT,
+    begin,
+    bench_config,
+    check_run,
+    eval_config,
+    prune_config,
+    rival_directory,
+)
+from tracenas.commands.search.command import search
+from tracenas.commands.search.settings import resolve_search
 from tracenas.config import ReportConfig, RunConfig, SearchConfig, check_used
-from tracenas.models.checkpoints.source import open_source
-from tracenas.pipeline.refit.text import HELD_OUT
-from tracenas.pipeline.run_directory import in_use
-from tracenas.reporting.data.stages import Stages
-from tracenas.reporting.pages.stage_tables import stage_tables
-from tracenas.reporting.terminal import Table, print_table
+from tracenas.models.checkpoints.source import ModelSource, open_source
+from tracenas.pipeline.refit import HELD_OUT
+from tracenas.pipeline.run_directory import SUMMARY, in_use
 from tracenas.rundir import read_json, write_json
 
-__all__ = ["RunOutcome", "rivals", "run", "verdict"]
-
-
-@dataclass(frozen=True)
-class RunOutcome:
-    """Everything a run produced.
-
-    Args:
-        comparison: a row per architecture: as scored, and under `checkpoint` and `recovered` what it came to.
-        recovered: what was recovered and how; empty without the section `recover`.
-    """
-
-    search: SearchOutcome
-    pruned: Pruned
-    comparison: list[dict[str, Any]]
-    report: Path
-    recovered: list[dict[str, Any]]
-
-    def to_json(self) -> dict[str, Any]:
-        """For `--json`."""
-        out: Path = self.search.path
-        found = {
-            "search": self.search.to_json(),
-            "pruned": self.pruned.to_json(),
-            "comparison": self.comparison,
-            "report": str(self.report),
-        }
-        if self.recovered:
-            found["recovered"] = self.recovered
-        for key, name in (("evaluation", EVALUATION), ("bench", BENCH)):
-            if (out / name).is_file():
-                found[key] = read_json(out / name)
-        return found
-
-    def show(self) -> None:
-        """The comparison and where everything is, on stdout."""
-        self.search.show()
-        print_table(self._comparison())
-        print(verdict(self.comparison))
-        for title, columns, rows, notes in stage_tables(Stages.read(self.search.path)):
-            print_table(Table(title, tuple(columns), rows))
-            for note in notes:
-                print(note)
-        losses = f"reloaded: loss {self.pruned.loss:.6f}, as scored {self.pruned.scored_loss:.6f}"
-        print(f"checkpoint  {self.pruned.path} ({losses})")
-        if self.pruned.held_out_losses:
-            print(f"realisation {self.pruned.written} (held-out loss: {self.pruned.held_out_losses})")
-        if self.recovered:
-            print(f"recovered   {self.recovered[0]['path']}")
-        print(f"report      {self.report}")
-
-    def _comparison(self) -> Table:
-        proxy = self.search.summary["proxy"]
-        names = ["architecture", "parameters", proxy, "calibration loss", "perplexity as scored"]
-        further = [("checkpoint", self._realisation), ("recovered", "recovered")]
-        further = [(key, name) for key, name in further if any(key in row for row in self.comparison)]
-        rows = [
-            (
-                row["name"],
-                f"{row['params']:,}",
-                "–" if row["score"] is None else f"{row['score']:.4f}",
-                f"{row['loss']:.4f}",
-                _perplexity(row),
-                *(_perplexity(row[key]) if key in row else "" for key, _ in further),
-            )
-            for row in self.comparison
-        ]
-        return Table("perplexity of the same text", (*names, *(name for _, name in further)), rows)
-
-    @property
-    def _realisation(self) -> str:
-        made = next((row["checkpoint"]["realisation"] for row in self.comparison if "checkpoint" in row), "")
-        return f"compensated ({made})" if made != "plain" else "not compensated"
-
-
-def _perplexity(figures: dict[str, Any]) -> str:
-    return "overflow" if figures["perplexity"] is None else f"{figures['perplexity']:,.2f}"
+__all__ = ["run"]
 
 
 def run(config: RunConfig) -> RunOutcome:
@@ -105,27 +37,34 @@ def run(config: RunConfig) -> RunOutcome:
     Raises:
         UserError: for wrong input, that of later stages included, before any work is done.
     """
-    config = resolved(config, open_source(config.model))
+    source = open_source(config.model)
+    config = resolve_search(config, source)
     check_used(config)
     with in_use(config.out):
-        return _stages(config)
+        return _stages(config, source)
 
 
-def _stages(config: RunConfig) -> RunOutcome:
-    check_run(config)
-    found = search(SearchConfig(**{key: getattr(config, key) for key in SearchConfig.model_fields}), kind="run")
-    if config.compensate == "best" and prune_config(config, found.best, config.out).compensate == "auto":
+def _stages(config: RunConfig, source: ModelSource) -> RunOutcome:
+    check_run(config, source)
+    settings = SearchConfig(**{key: getattr(config, key) for key in SearchConfig.model_fields})
+    searched = search(settings, "run", source)
+    if config.compensate == "best" and prune_config(config, searched.best, config.out).compensate == "auto":
         print(f"no {HELD_OUT}: nothing to compare refits on, checkpoints are written as scored", file=sys.stderr)
     begin(config, "prune")
-    pruned = prune_once(config, found.best, config.out)
-    comparison = compare(config, found, pruned)
+    pruned = prune_once(config, source, searched.best, config.out)
+    if begin(config, "comparison"):
+        from tracenas.commands.run.comparison import compare
+
+        comparison = compare(config, source, searched.architecture, pruned)
+    else:
+        comparison = read_json(config.out / COMPARISON)
     _summarise(config, pruned, comparison)
-    recovered = recover_all(config, comparison, found.best) if config.recover is not None else []
+    recovered = recover_all(config, source, comparison, searched.best) if config.recover is not None else []
     comparison = _with_recovery(comparison, recovered)
     _evaluate(config, recovered)
     _bench(config, recovered)
     _summarise(config, pruned, comparison)
-    return RunOutcome(found, pruned, comparison, report(ReportConfig(run=config.out)).path, recovered)
+    return RunOutcome(searched, pruned, comparison, report(ReportConfig(run=config.out)).path, recovered)
 
 
 def _summarise(config: RunConfig, pruned: Pruned, comparison: list[dict[str, Any]]) -> None:
@@ -137,13 +76,13 @@ def _summarise(config: RunConfig, pruned: Pruned, comparison: list[dict[str, Any
 def _with_recovery(comparison: list[dict[str, Any]], recovered: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The comparison's rows with what their checkpoints reached before and after recovery."""
     by_name = {row["name"]: row for row in recovered}
-    made = next((row["checkpoint"]["realisation"] for row in comparison if "checkpoint" in row), None)
+    realisation = next((row["checkpoint"]["realisation"] for row in comparison if "checkpoint" in row), None)
     rows = []
     for row in comparison:
-        if (more := by_name.get(row["name"])) is not None:
-            row = {**row, "recovered": more["recovered"]}
-            if made is not None and "checkpoint" not in row:
-                row["checkpoint"] = {"realisation": made, **more["pruned"]}
+        if (recovery := by_name.get(row["name"])) is not None:
+            row = {**row, "recovered": recovery["recovered"]}
+            if realisation is not None and "checkpoint" not in row:
+                row["checkpoint"] = {"realisation": realisation, **recovery["pruned"]}
         rows.append(row)
     return rows
 
@@ -153,26 +92,22 @@ def _checkpoints(config: RunConfig, recovered: list[dict[str, Any]], *, pruned: 
     paths = [config.model]
     if pruned or not recovered:
         paths.append(str(config.out / CHECKPOINT))
-    for row in recovered:
-        home = config.out if row["name"] == "found" else config.out / RIVALS / row["name"].replace(" ", "-")
-        paths.append(str(home / RECOVERED_CHECKPOINT))
+    paths += [str(rival_directory(config.out, row["name"]) / RECOVERED_CHECKPOINT) for row in recovered]
     return tuple(paths)
 
 
 def _evaluate(config: RunConfig, recovered: list[dict[str, Any]]) -> None:
-    if config.eval is None or not begin(config, "eval"):
-        return
-    from tracenas.commands.evaluate import evaluate
+    if config.eval is not None and begin(config, "eval"):
+        from tracenas.commands.evaluate import evaluate
 
-    settings = eval_config(config, _checkpoints(config, recovered, pruned=True))
-    evaluate(settings.model_copy(update={"out": config.out / EVALUATION}))
+        models = _checkpoints(config, recovered, pruned=True)
+        evaluate(eval_config(config, models, out=config.out / EVALUATION))
 
 
 def _bench(config: RunConfig, recovered: list[dict[str, Any]]) -> None:
     """Recovery changes no shape, so a recovered checkpoint is timed in place of the pruned one."""
-    if config.bench is None or not begin(config, "bench"):
-        return
-    from tracenas.commands.bench import bench
+    if config.bench is not None and begin(config, "bench"):
+        from tracenas.commands.bench import bench
 
-    settings = bench_config(config, _checkpoints(config, recovered, pruned=False))
-    bench(settings.model_copy(update={"out": config.out / BENCH}))
+        models = _checkpoints(config, recovered, pruned=False)
+        bench(bench_config(config, models, out=config.out / BENCH))

@@ -13,24 +13,26 @@ from tracenas.commands.recover.command import RESULT as RECOVERY
 from tracenas.commands.recover.command import Recovered, recover
 from tracenas.commands.recover.setup import as_started, resolved
 from tracenas.commands.run.sections import (
+    CHECKPOINT,
     PRUNED,
     RECOVERED,
+    RECOVERED_CHECKPOINT,
     begin,
     eval_config,
-    processes_of,
     prune_config,
     recover_config,
+    recovery_processes,
+    rival_directory,
 )
 from tracenas.config import RecoverConfig, RunConfig
 from tracenas.errors import UserError
-from tracenas.models.checkpoints.source import open_source
+from tracenas.models.checkpoints.source import ModelSource, open_source
 from tracenas.recovery.settings import World
 from tracenas.reporting.terminal import to_plain
 from tracenas.rundir import atomic_path, read_json, require_free, write_json
 
-__all__ = ["CHECKPOINT", "RECOVERED_CHECKPOINT", "RIVALS", "prune_once", "recover_all"]
+__all__ = ["prune_once", "recover_all"]
 
-CHECKPOINT, RECOVERED_CHECKPOINT, RIVALS = "pruned", "recovered", "rivals"
 _PRUNING = "pruning.json"
 """There while this run writes the checkpoint: one that is there without it is somebody else's."""
 _PATIENCE = 30
@@ -38,7 +40,7 @@ _PATIENCE = 30
 _REPEATED = ("uniform", "random 1")
 
 
-def prune_once(config: RunConfig, arch: Path, home: Path) -> Pruned:
+def prune_once(config: RunConfig, source: ModelSource, arch: Path, home: Path) -> Pruned:
     """The checkpoint of an architecture in HOME/pruned, recorded in HOME/pruned.json; written if it is not there."""
     record, target, claim = home / PRUNED, home / CHECKPOINT, home / _PRUNING
     if record.is_file() and target.is_dir():
@@ -48,23 +50,25 @@ def prune_once(config: RunConfig, arch: Path, home: Path) -> Pruned:
         shutil.rmtree(target)
     require_free(target, what="checkpoint directory")
     write_json(claim, {"checkpoint": CHECKPOINT})
-    result = prune(prune_config(config, arch, target))
+    result = prune(prune_config(config, arch, target), source)
     write_json(record, result.to_json())
     claim.unlink()
     return result
 
 
-def recover_all(config: RunConfig, comparison: list[dict[str, Any]], best: Path) -> list[dict[str, Any]]:
+def recover_all(
+    config: RunConfig, source: ModelSource, comparison: list[dict[str, Any]], best: Path
+) -> list[dict[str, Any]]:
     """Recover what the run asks for; a row per architecture, with its perplexity before and after."""
     if not begin(config, "recover"):
         stored: list[dict[str, Any]] = read_json(config.out / RECOVERED)
         return stored
-    rows = [_recovered(config, "found", config.out)]
+    rows = [_recovered(config, "found")]
     for row in comparison if config.recover_rivals else []:
         if row["name"] in _REPEATED:
-            home = config.out / RIVALS / row["name"].replace(" ", "-")
-            prune_once(config, _arch_file(config.out, row, best), home)
-            rows.append(_recovered(config, row["name"], home))
+            arch = _arch_file(config.out, row, best)
+            prune_once(config, source, arch, rival_directory(config.out, row["name"]))
+            rows.append(_recovered(config, row["name"]))
     write_json(config.out / RECOVERED, to_plain(rows))
     return rows
 
@@ -72,16 +76,17 @@ def recover_all(config: RunConfig, comparison: list[dict[str, Any]], best: Path)
 def _arch_file(out: Path, row: dict[str, Any], best: Path) -> Path:
     """A rival in the form of best.json, beside it: pruned like the found architecture, and checked likewise."""
     path = out / f"{row['name'].replace(' ', '-')}.json"
-    told = {"architecture": row["arch"], "score": row["score"], "loss": row["loss"]}
-    write_json(path, {**told, "provenance": read_json(best)["provenance"]})
+    record = {"architecture": row["arch"], "score": row["score"], "loss": row["loss"]}
+    write_json(path, {**record, "provenance": read_json(best)["provenance"]})
     return path
 
 
-def _recovered(config: RunConfig, name: str, home: Path) -> dict[str, Any]:
+def _recovered(config: RunConfig, name: str) -> dict[str, Any]:
     from tracenas.commands.evaluate import evaluate
 
+    home = rival_directory(config.out, name)
     pruned, target = home / CHECKPOINT, home / RECOVERED_CHECKPOINT
-    settings, processes = recover_config(config, pruned, target), processes_of(config)
+    settings, processes = recover_config(config, pruned, target), recovery_processes(config)
     if (target / RECOVERY).is_file():
         _check_settings(settings, processes)
     result = _recover(settings, processes, home)
@@ -116,9 +121,9 @@ def _recover(config: RecoverConfig, processes: int, home: Path) -> Recovered:
     import yaml
 
     settings = home / f"{config.out.name}.yaml"
-    told = {key: value for key, value in to_plain(config.model_dump()).items() if value is not None}
+    explicit = {key: value for key, value in to_plain(config.model_dump()).items() if value is not None}
     with atomic_path(settings) as temporary:
-        temporary.write_text(yaml.safe_dump(told, sort_keys=False), encoding="utf-8")
+        temporary.write_text(yaml.safe_dump(explicit, sort_keys=False), encoding="utf-8")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     command += ["-m", "tracenas.cli", "recover", "--config", str(settings)]
     launcher = subprocess.Popen(command, stdout=2)

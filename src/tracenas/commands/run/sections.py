@@ -8,32 +8,36 @@ from typing import Any
 from tracenas.config import BenchConfig, EvalConfig, PruneConfig, RecoverConfig, RunConfig, construct
 from tracenas.data.sources import probe
 from tracenas.errors import UserError
-from tracenas.models.checkpoints.source import ModelSource, open_source
-from tracenas.pipeline.refit.text import HELD_OUT
-from tracenas.pipeline.resume import CONFIG, read_settings
+from tracenas.models.checkpoints.source import ModelSource
+from tracenas.pipeline.refit import HELD_OUT
+from tracenas.pipeline.resume import CONFIG, check_same, read_settings
 from tracenas.recovery.settings import World
 from tracenas.reporting.terminal import to_plain
 from tracenas.rundir import read_json, write_json
 
 __all__ = [
     "BENCH",
+    "CHECKPOINT",
     "COMPARISON",
     "EVALUATION",
     "PRUNED",
     "RECOVERED",
+    "RECOVERED_CHECKPOINT",
     "Step",
     "begin",
     "bench_config",
     "check_run",
     "eval_config",
-    "processes_of",
     "prune_config",
     "recover_config",
-    "steps_of",
+    "recovery_processes",
+    "rival_directory",
+    "stage_steps",
 ]
 
 PRUNED, COMPARISON, RECOVERED = "pruned.json", "comparison.json", "recovered.json"
 EVALUATION, BENCH = "evaluation.json", "bench.json"
+CHECKPOINT, RECOVERED_CHECKPOINT = "pruned", "recovered"
 STEPS = "stages.json"
 _FIT = ("compensate_samples", "ridge")
 
@@ -53,7 +57,12 @@ class Step:
     settings: Mapping[str, Any]
 
 
-def steps_of(config: RunConfig) -> tuple[Step, ...]:
+def rival_directory(out: Path, name: str) -> Path:
+    """Where an architecture of the comparison is pruned and recovered: in the run's directory if it was found."""
+    return out if name == "found" else out / "rivals" / name.replace(" ", "-")
+
+
+def stage_steps(config: RunConfig) -> tuple[Step, ...]:
     """The stages after the search that the settings ask for, in their order."""
     pruning = {"compensate": config.compensate, **_fit(config), **(config.prune or {})}
     compared = {
@@ -76,16 +85,16 @@ def steps_of(config: RunConfig) -> tuple[Step, ...]:
 
 def begin(config: RunConfig, name: str) -> bool:
     """Whether the stage called `name`, one of those asked for, is still to be run: its settings are recorded then."""
-    step = next(step for step in steps_of(config) if step.name == name)
+    step = next(step for step in stage_steps(config) if step.name == name)
     if (config.out / step.result).is_file():
         return False
     path = config.out / STEPS
-    known = read_json(path) if path.is_file() else {}
-    write_json(path, {**known, step.name: dict(step.settings)})
+    recorded = read_json(path) if path.is_file() else {}
+    write_json(path, {**recorded, step.name: dict(step.settings)})
     return True
 
 
-def check_run(config: RunConfig) -> None:
+def check_run(config: RunConfig, source: ModelSource) -> None:
     """Everything about the stages after the search that can be told before it; nothing is written.
 
     Raises:
@@ -100,12 +109,12 @@ def check_run(config: RunConfig) -> None:
         _check_finished(config)
     else:
         probe(config.text_field, config.data, config.eval_text)
-    source = open_source(config.model, decoder_only=_for_decoders(config))
+    if feature := _decoder_only(config):
+        source.require_decoder(feature)
     if config.recover is not None and not (config.out / RECOVERED).is_file():
         from tracenas.commands.recover.setup import check_input
 
-        asked = recover_config(config, config.model, config.out)
-        check_input(asked, source, World(size=processes_of(config)))
+        check_input(recover_config(config, config.model, config.out), source, World(size=recovery_processes(config)))
     if config.eval is not None and not (config.out / EVALUATION).is_file():
         _check_evaluation(eval_config(config, (config.model,)), source)
     if config.bench is not None and not (config.out / BENCH).is_file():
@@ -114,7 +123,7 @@ def check_run(config: RunConfig) -> None:
         trial_settings(bench_config(config, (config.model,)), [source])
 
 
-def _for_decoders(config: RunConfig) -> str:
+def _decoder_only(config: RunConfig) -> str:
     """What of the stages only decoder-only models can have; empty if nothing."""
     if config.compensate in ("ridge", "sequential"):
         return f"compensate {config.compensate} (auto, none: all models)"
@@ -125,7 +134,7 @@ def _check_finished(config: RunConfig) -> None:
     out, missing = config.out, ""
     path = out / STEPS
     recorded = read_json(path) if path.is_file() else {}
-    for step in steps_of(config):
+    for step in stage_steps(config):
         result = out / step.result
         if not result.is_file():
             missing = missing or step.name
@@ -136,15 +145,13 @@ def _check_finished(config: RunConfig) -> None:
             raise UserError(f"{result} is there, but the stage {missing} before it has to be run: {again}")
         if step.name not in recorded:
             raise UserError(f"{result} is not recorded in {path.name} as this run's: {again}")
-        _same(step, recorded[step.name], again)
+        _check_settings(step, recorded[step.name], again)
 
 
-def _same(step: Step, recorded: Mapping[str, Any], again: str) -> None:
+def _check_settings(step: Step, recorded: Mapping[str, Any], again: str) -> None:
     for key in dict.fromkeys([*step.settings, *recorded]):
-        now, then = step.settings.get(key), recorded.get(key)
-        if now != then:
-            name = f"{step.name}.{key}".replace("comparison.", "")
-            raise UserError(f"--resume with another {name}: the finished stage has {then!r}, not {now!r}; {again}")
+        name = f"{step.name}.{key}".replace("comparison.", "")
+        check_same(name, recorded.get(key), step.settings.get(key), "the finished stage", f"; {again}")
 
 
 def _check_evaluation(config: EvalConfig, source: ModelSource) -> None:
@@ -171,16 +178,8 @@ def prune_config(config: RunConfig, arch: Path, out: Path) -> PruneConfig:
     settings = {"compensate": config.compensate, **_fit(config), **section}
     if config.compensate == "best" and not (config.out / HELD_OUT).is_file() and "data" not in section:
         settings = {key: value for key, value in section.items() if key not in _FIT} | {"compensate": "auto"}
-    return PruneConfig(
-        **{
-            "model": config.model,
-            "arch": arch,
-            "out": out,
-            **_machine(config),
-            "micro_batch": config.micro_batch,
-            **settings,
-        }
-    )
+    machine = {**_machine(config), "micro_batch": config.micro_batch}
+    return PruneConfig(**{"model": config.model, "arch": arch, "out": out, **machine, **settings})
 
 
 def _fit(config: RunConfig) -> dict[str, Any]:
@@ -193,43 +192,51 @@ def _fit(config: RunConfig) -> dict[str, Any]:
 def recover_config(config: RunConfig, model: str | Path, out: Path) -> RecoverConfig:
     """Settings of recovering one pruned checkpoint, resumable."""
     section = {key: value for key, value in (config.recover or {}).items() if key != "processes"}
-    own: dict[str, Any] = {"data": config.data, "eval_text": config.eval_text, "seed": config.seed}
-    own["bos"] = config.bos
+    shared = {key: getattr(config, key) for key in ("data", "eval_text", "seed", "bos")}
     if "data" not in section:
-        own["text_field"] = config.text_field
+        shared["text_field"] = config.text_field
     if section.get("method") == "distill":
-        own["teacher"] = config.model
-    return construct(
-        RecoverConfig, {**_machine(config), **own, **section, "model": str(model), "out": out, "resume": True}
-    )
+        shared["teacher"] = config.model
+    place = {"model": str(model), "out": out, "resume": True}
+    return construct(RecoverConfig, {**_machine(config), **shared, **section, **place})
 
 
-def processes_of(config: RunConfig) -> int:
+def recovery_processes(config: RunConfig) -> int:
     """Processes that train."""
     return int((config.recover or {}).get("processes", 1))
 
 
-def eval_config(config: RunConfig, models: tuple[str, ...], *, section: Mapping[str, Any] | None = None) -> EvalConfig:
+def eval_config(
+    config: RunConfig,
+    models: tuple[str, ...],
+    *,
+    section: Mapping[str, Any] | None = None,
+    out: Path | None = None,
+) -> EvalConfig:
     """Settings of evaluating checkpoints as the comparison does, but for what the section `eval` says.
 
     Args:
         section: in place of the run's own.
+        out: file of the results.
     """
-    own: dict[str, Any] = {"text": config.eval_text, "max_windows": config.eval_windows, "seed": config.seed}
-    own |= {
+    settings = {
+        **_machine(config),
+        "text": config.eval_text,
+        "max_windows": config.eval_windows,
+        "seed": config.seed,
         "text_field": config.text_field,
         "bos": config.bos,
         "micro_batch": config.micro_batch,
         **_as_searched(config),
+        **((config.eval or {}) if section is None else section),
     }
-    given = (config.eval or {}) if section is None else section
-    return EvalConfig(**{**_machine(config), **own, **given, "models": models})
+    return EvalConfig(**{**settings, "models": models, "out": out})
 
 
-def bench_config(config: RunConfig, models: tuple[str, ...]) -> BenchConfig:
+def bench_config(config: RunConfig, models: tuple[str, ...], out: Path | None = None) -> BenchConfig:
     """Settings of timing checkpoints."""
-    given = config.bench or {}
-    return BenchConfig(**{**_machine(config), "seed": config.seed, **given, "models": models})
+    section = config.bench or {}
+    return BenchConfig(**{**_machine(config), "seed": config.seed, **section, "models": models, "out": out})
 
 
 def _machine(config: RunConfig) -> dict[str, Any]:

@@ -16,11 +16,11 @@ from tracenas.models.checkpoints.loading import LoadedModel, load
 from tracenas.models.checkpoints.source import ModelSource
 from tracenas.models.functionals.perplexity import perplexity
 from tracenas.pipeline.calibration import calibration_tokens
-from tracenas.pipeline.session import set_threads
 from tracenas.reporting.progress import stage_progress
 from tracenas.saliency.gradients import KINDS, GradientStore, write_gradients
 from tracenas.saliency.masks import Target
 from tracenas.saliency.unstructured import Metric
+from tracenas.threads import set_threads
 
 __all__ = ["Job", "open_job", "sparsity_calibration"]
 

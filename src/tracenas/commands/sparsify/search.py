@@ -3,13 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from tracenas.commands.search.command import BEST, JOURNAL, SUMMARY
 from tracenas.commands.sparsify.job import Job
 from tracenas.config import parse_rank
 from tracenas.errors import UserError
 from tracenas.pipeline.calibration import window_start
 from tracenas.pipeline.resume import same_model, same_settings
-from tracenas.pipeline.run_directory import run_directory, starting
+from tracenas.pipeline.run_directory import BEST, JOURNAL, SUMMARY, run_directory, starting
 from tracenas.proxies import PROXIES
 from tracenas.reporting.progress import SearchProgress
 from tracenas.rundir import Journal, provenance, write_json

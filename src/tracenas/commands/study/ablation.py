@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tracenas.commands.search.command import JOURNAL
 from tracenas.commands.study.pool import draw_pool
 from tracenas.commands.study.results import STUDY, draw
 from tracenas.config import AblationConfig, parse_rank
@@ -14,20 +13,21 @@ from tracenas.config.study import names
 from tracenas.data.sources import probe
 from tracenas.errors import UserError
 from tracenas.models.checkpoints.source import ModelSource, open_source
-from tracenas.pipeline.refit.text import text_of
+from tracenas.pipeline.opening import open_session
+from tracenas.pipeline.refit.text import compensation_text
 from tracenas.pipeline.resume import as_started, resolve_settings, same_model
-from tracenas.pipeline.run_directory import run_directory, starting
-from tracenas.pipeline.session import ORDERING, Session, open_session, space_of
+from tracenas.pipeline.run_directory import JOURNAL, ORDERING, run_directory, starting
+from tracenas.pipeline.session import Session
+from tracenas.pipeline.target import PruningTarget, resolve_target
 from tracenas.proxies import PROXIES
 from tracenas.reporting.terminal import to_plain
 from tracenas.rundir import Journal, atomic_path, provenance, read_json, write_json
 from tracenas.space.architecture import Architecture
-from tracenas.space.search_space import SearchSpace
 from tracenas.studies.ablation import Setting, ablation_tables, compare
 from tracenas.studies.tables import Target
 
 if TYPE_CHECKING:
-    from tracenas.models.surgery.supernet import Supernet
+    pass
 
 __all__ = ["Ablated", "ablation"]
 
@@ -75,12 +75,12 @@ def ablation(config: AblationConfig) -> Ablated:
         probe(config.text_field, config.data)
     PROXIES.get(config.proxy)
     grid = _grid(config, source)
-    space, pool = _pool(config, source)
+    target, pool = _pool(config, source)
     with run_directory(config.out, "study ablation", config.resume) as begun:
         if begun:
             config = as_started(config.out, config, _NOT_RESULTS)
         with starting(config.out, "study ablation", config.model_dump(), begun):
-            session = _open(config, source, space, grid)
+            session = _open(config, target, grid)
         records = _score(config, session, grid, pool.architectures)
         protocol = (
             f"{config.proxy} of {len(pool.architectures)} architectures; unless varied: "
@@ -149,37 +149,38 @@ def _numbers(name: str, text: str, least: int) -> list[int]:
     return sorted(int(part) for part in parts)
 
 
-def _pool(config: AblationConfig, source: ModelSource) -> tuple[SearchSpace, _Pool]:
+def _pool(config: AblationConfig, source: ModelSource) -> tuple[PruningTarget, _Pool]:
     """A study's architectures and targets, or new architectures.
 
     Raises:
         UserError: if the study is not finished, or of another model.
     """
     if config.study is None:
-        space, drawn = draw_pool(source, config)
-        return space, _Pool([d.arch for d in drawn], [], {})
+        target, drawn = draw_pool(source, config)
+        return target, _Pool([d.arch for d in drawn], [], {})
     if not (config.study / STUDY).is_file():
         raise UserError(f"study {config.study}: holds no {STUDY}; expected the directory of a finished study")
     if config.params is not None or config.across_sizes:
         raise UserError("the study says which architectures there are: leave out params and across-sizes")
     found = read_json(config.study / STUDY)
     records = Journal(config.study / JOURNAL).read()
-    space = space_of(source, config, params=None)
+    target = resolve_target(source, config)
+    space = target.space
     where = f"study {config.study}"
     architectures = [space.validate(Architecture.from_json(r["arch"], where=where), where=where) for r in records]
     targets = [Target(t["name"], t["label"], t["loss"]) for t in found["targets"]]
     values = {t.name: [r["targets"][t.name]["value"] for r in records] for t in targets}
-    return space, _Pool(architectures, targets, values)
+    return target, _Pool(architectures, targets, values)
 
 
-def _open(config: AblationConfig, source: ModelSource, space: SearchSpace, grid: _Grid) -> Session:
+def _open(config: AblationConfig, target: PruningTarget, grid: _Grid) -> Session:
     """The session with as much text as any setting reads, its units in the study's order."""
     if config.study is not None and not (config.out / ORDERING).is_file():
         with atomic_path(config.out / ORDERING) as temporary:
             shutil.copyfile(config.study / ORDERING, temporary)
     most = max([grid.samples, *grid.counts])
     loading = config.model_copy(update={"samples": most, "seq_len": grid.length})
-    session = open_session(source, space, loading, data=config.data, run=config.out)
+    session = open_session(target, loading, data=config.data, run=config.out)
     resolve_settings(config.out, session.machine())
     return session
 
@@ -199,14 +200,16 @@ def _score(
     wanted = dict.fromkeys(s for settings in grid.settings().values() for s in settings)
     net = session.supernet()
     if "compensated" in PROXIES.get(config.proxy).needs:
-        text_of(session, required=True, keep=True)  # beside all of the calibration, not the part a setting uses
+        compensation_text(
+            session, required=True, keep=True
+        )  # beside all of the calibration, not the part a setting uses
     same_model(config.out, perplexity(net.model, session.tokens, session.micro_batch).nll)
     with stage_progress("ablation", len(wanted) * len(pool)) as advance:
         for setting in wanted:
             if setting in done:
                 advance(len(pool))
                 continue
-            record = _scored(config, session, net, setting, pool, advance)
+            record = _scored(config, session, setting, pool, advance)
             journal.append(record)
             done[setting] = record
     return done
@@ -215,7 +218,6 @@ def _score(
 def _scored(
     config: AblationConfig,
     session: Session,
-    net: "Supernet",
     setting: Setting,
     pool: Sequence[Architecture],
     advance: Any,
@@ -225,7 +227,7 @@ def _scored(
     tokens = session.tokens[: setting.samples, : setting.length].contiguous()
     micro_batch = max(1, session.micro_batch * session.tokens.shape[1] // setting.length)
     shorter = replace(session, tokens=tokens, micro_batch=micro_batch)
-    score = scorer(shorter, net, (config.proxy,), "full" if setting.rank == 0 else str(setting.rank))
+    score = scorer(shorter, (config.proxy,), setting.rank)
     found = []
     for arch in pool:
         found.append(score(arch)[config.proxy])

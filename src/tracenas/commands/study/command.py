@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tracenas.commands.search.command import JOURNAL
 from tracenas.commands.study.combinations import parse_combinations
 from tracenas.commands.study.pool import Drawn, draw_pool, parse_list
 from tracenas.commands.study.results import StudyOutcome, summarise, write_results
@@ -17,9 +16,10 @@ from tracenas.config.study import names
 from tracenas.data.sources import is_tokens, probe
 from tracenas.errors import UserError
 from tracenas.models.checkpoints.source import open_source
+from tracenas.pipeline.opening import open_session
 from tracenas.pipeline.resume import CONFIG, as_started, read_settings, resolve_settings, same_model
-from tracenas.pipeline.run_directory import run_directory, starting
-from tracenas.pipeline.session import Session, open_session
+from tracenas.pipeline.run_directory import JOURNAL, run_directory, starting
+from tracenas.pipeline.session import Session
 from tracenas.proxies import PROXIES
 from tracenas.rundir import Journal, provenance, read_json, write_json
 from tracenas.space.search_space import SearchSpace
@@ -59,13 +59,14 @@ def study(config: StudyConfig) -> StudyOutcome:
     chosen = _proxies(config)
     combinations = parse_combinations(config.combinations, chosen)
     plan = _plan(config)
-    space, pool = draw_pool(source, config)
+    target, pool = draw_pool(source, config)
+    space = target.space
     _ = config.trace_rank
     with run_directory(config.out, "study", config.resume) as begun:
         if begun:
             config = as_started(config.out, config, _NOT_RESULTS)
         with starting(config.out, "study", config.model_dump(), begun):
-            session = open_session(source, space, config, data=config.data, run=config.out)
+            session = open_session(target, config, data=config.data, run=config.out)
             samples, seq_len = session.tokens.shape
             machine = {**session.machine(), "samples": samples, "seq_len": seq_len}
             if is_tokens(config.eval_text):  # its own note says how its windows begin
@@ -138,15 +139,15 @@ def _prepare(config: StudyConfig, session: Session, plan: Plan, chosen: tuple[st
     from tracenas.models.functionals.perplexity import perplexity
     from tracenas.models.surgery.supernet import PlainRealisation, Realisation
     from tracenas.pipeline.refit.fitting import compensated_realisation
-    from tracenas.pipeline.refit.text import text_of
+    from tracenas.pipeline.refit.text import compensation_text
     from tracenas.recovery.short import ShortSettings
 
     net = session.supernet()
     known = [session.tokens]
     realisations: dict[str, Realisation] = {"plain": PlainRealisation()}
     if "compensated" in plan.starts or any("compensated" in PROXIES.get(name).needs for name in chosen):
-        realisations["compensated"] = compensated_realisation(session, net)
-        known.append(text_of(session, required=True, keep=True).tokens)
+        realisations["compensated"] = compensated_realisation(session)
+        known.append(compensation_text(session, required=True, keep=True).tokens)
     windows = held_out_windows(session, config, config.out)
     tuned = config.lora_steps * plan.batch if plan.lora else 0
     needed = max(plan.sequences, tuned)
@@ -172,8 +173,8 @@ def _prepare(config: StudyConfig, session: Session, plan: Plan, chosen: tuple[st
     refitted = realisations.get("compensated")
     path = config.out / COSTS
     if not path.is_file():
-        write_json(path, alone(session, net, chosen, config.rank, refitted, first.arch))
-    return _Prepared(scorer(session, net, chosen, config.rank, refitted), measurer, read_json(path))
+        write_json(path, alone(session, chosen, config.trace_rank, refitted, first.arch))
+    return _Prepared(scorer(session, chosen, config.trace_rank, refitted), measurer, read_json(path))
 
 
 def _accuracy(config: StudyConfig, session: Session) -> Callable[[Any], Mapping[str, float]]:

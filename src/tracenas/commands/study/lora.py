@@ -6,7 +6,7 @@ import numpy as np
 
 from tracenas.config import StudyConfig
 from tracenas.models.checkpoints.source import open_source
-from tracenas.pipeline.session import space_of
+from tracenas.pipeline.target import resolve_target
 from tracenas.rundir import atomic_path
 from tracenas.space.architecture import Architecture
 
@@ -43,7 +43,7 @@ def shared_lora(
     if path.is_file():
         lora.load(load_file(path))
         return lora
-    space = space_of(open_source(config.model), config, params=None)
+    space = resolve_target(open_source(config.model), config).space
     rng = np.random.default_rng([config.seed, _STREAM])
 
     def draw() -> list[Architecture]:

@@ -8,7 +8,7 @@ import numpy as np
 from tracenas.config.study import PoolConfig, names
 from tracenas.errors import UserError
 from tracenas.models.checkpoints.source import ModelSource
-from tracenas.pipeline.session import space_of
+from tracenas.pipeline.target import PruningTarget, resolve_target
 from tracenas.registry import did_you_mean
 from tracenas.space.architecture import Architecture
 from tracenas.space.search_space import SearchSpace
@@ -28,8 +28,8 @@ class Drawn:
     arch: Architecture
 
 
-def draw_pool(source: ModelSource, config: PoolConfig) -> tuple[SearchSpace, list[Drawn]]:
-    """The space that sizes are counted in, and `config.architectures` distinct architectures.
+def draw_pool(source: ModelSource, config: PoolConfig) -> tuple[PruningTarget, list[Drawn]]:
+    """What the sizes are counted in, and `config.architectures` distinct architectures.
 
     Within a budget: uniform, then in turns a random one and a mutation of uniform (widths jittered with a σ drawn from
     [0.05, 0.4], with probability 0.3 one block flipped; repaired into the budget). Random ones alone are nearly all
@@ -46,15 +46,15 @@ def draw_pool(source: ModelSource, config: PoolConfig) -> tuple[SearchSpace, lis
     if config.across_sizes == (config.params is not None):
         raise UserError("give either params (one budget for all architectures) or across-sizes")
     if not config.across_sizes:
-        space = space_of(source, config, params=config.params, tolerance=config.tolerance)
-        return space, _within(space, config.architectures, config.seed)
+        target = resolve_target(source, config, params=config.params, tolerance=config.tolerance)
+        return target, _within(target.space, config.architectures, config.seed)
     low, high = config.shares
     count = config.architectures
     spaces = []
     for place in range(count):
         share = f"{low + (high - low) * place / (count - 1):.4f}%"
-        spaces.append(space_of(source, config, params=share, tolerance=config.tolerance))
-    return space_of(source, config, params=None), list(_of_sizes(spaces, config.seed))
+        spaces.append(resolve_target(source, config, params=share, tolerance=config.tolerance).space)
+    return resolve_target(source, config), list(_of_sizes(spaces, config.seed))
 
 
 def _within(space: SearchSpace, count: int, seed: int) -> list[Drawn]:

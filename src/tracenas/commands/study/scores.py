@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from tracenas.space.architecture import Architecture
 
 if TYPE_CHECKING:
-    from tracenas.models.surgery.supernet import Realisation, Supernet
+    from tracenas.models.surgery.supernet import Realisation
     from tracenas.pipeline.session import Session
     from tracenas.scoring.panel import PanelScore
 
@@ -15,26 +15,25 @@ __all__ = ["alone", "scorer"]
 
 
 def scorer(
-    session: "Session", net: "Supernet", names: Sequence[str], rank: str, compensated: "Realisation | None" = None
+    session: "Session", names: Sequence[str], rank: int, compensated: "Realisation | None" = None
 ) -> "Callable[[Architecture], Mapping[str, PanelScore]]":
     """Scores an architecture by every proxy, from as few passes as they need."""
-    from tracenas.pipeline.scoring import panel_of
+    from tracenas.pipeline.scoring import make_panel
 
-    return panel_of(session, names, rank, net, compensated).measure
+    return make_panel(session, names, rank, compensated).measure
 
 
 def alone(
     session: "Session",
-    net: "Supernet",
     names: Sequence[str],
-    rank: str,
+    rank: int,
     compensated: "Realisation | None",
     arch: Architecture,
 ) -> dict[str, float]:
     """Seconds that each proxy takes by itself on `arch`: the faster of two runs after a first, which fills memos."""
     seconds = {}
     for name in names:
-        measure = scorer(session, net, (name,), rank, compensated)
+        measure = scorer(session, (name,), rank, compensated)
         runs = []
         for _ in range(3):
             started = time.perf_counter()

@@ -4,21 +4,30 @@ import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
-from tracenas.config import PruneConfig
+import torch
+
+from tracenas.models.surgery.ordering import Key
 from tracenas.pipeline.refit.fitting import RIDGES, Compensation, Fit, candidate_loss, compensate, compensation, rounded
-from tracenas.pipeline.refit.text import HeldOut, Text, scored_text, stored_held_out, text_of, with_held_out
+from tracenas.pipeline.refit.record import ScoredRealisation
+from tracenas.pipeline.refit.text import (
+    HeldOut,
+    Text,
+    compensation_text,
+    scored_text,
+    stored_held_out,
+    with_held_out,
+)
+from tracenas.pipeline.session import Session
+from tracenas.refits.ridge import FittedRealisation
+from tracenas.reporting.progress import stage_progress
 from tracenas.space.architecture import Architecture
 
-if TYPE_CHECKING:
-    import torch
-
-    from tracenas.models.surgery.ordering import Key
-    from tracenas.models.surgery.supernet import Supernet
-    from tracenas.pipeline.session import Session
-
 __all__ = ["WrittenRealisation", "choose"]
+
+Dtypes = Mapping[Key, torch.dtype]
+"""What a checkpoint stores output projections in."""
 
 
 @dataclass(frozen=True)
@@ -57,95 +66,91 @@ class WrittenRealisation:
 
 
 def choose(
-    config: PruneConfig,
-    session: "Session",
-    net: "Supernet",
-    arch: Architecture,
-    scored: tuple[str, float],
-    stored: "Mapping[Key, torch.dtype]",
+    session: Session, arch: Architecture, compensate_as: str, scored: ScoredRealisation, stored: Dtypes, *, data: bool
 ) -> WrittenRealisation:
-    """The realisation that `config.compensate` asks for, and what it does on held-out text, where there is any.
+    """The realisation that is asked for, and what it does on held-out text, where there is any.
 
     Args:
-        scored: realisation and ridge that the candidate was scored with (`scored_as`).
+        compensate_as: `best`, `auto` (as scored), `none`, `ridge` or `sequential`.
+        scored: what the candidate was scored with.
         stored: dtypes that the checkpoint has output projections in.
+        data: whether the user gave text for it, which then is used in place of the run's.
 
     Raises:
         UserError: if there is too little text.
     """
-    method = scored[0] if config.compensate == "auto" else config.compensate
-    if method in ("none", "plain"):
-        return WrittenRealisation("plain")
-    given, ridge = config.data is not None, config.ridge
-    if config.compensate == "auto":
-        text, ridge = scored_text(session), scored[1]
-    else:
-        text = text_of(session, required=given and session.run is not None, reuse=not given)
-    if method == "best":
-        text, held_out = with_held_out(session, text)
+    if compensate_as == "best":
+        text, held_out = with_held_out(session, _text(session, data))
         if held_out is not None:
-            return _best(session, net, arch, text, held_out, ridge, scored, stored)
+            return _best(session, arch, text, held_out, scored, stored)
         print(
-            f"one sequence of text in all: nothing to compare refits on, written as scored ({scored[0]})",
+            f"one sequence of text in all: nothing to compare refits on, written as scored ({scored.method})",
             file=sys.stderr,
         )
-        return choose(config.model_copy(update={"compensate": "auto"}), session, net, arch, scored, stored)
-    refit = compensate(session, net, arch, method, text, ridge=ridge, stored=stored)
+        compensate_as = "auto"
+    method = scored.method if compensate_as == "auto" else compensate_as
+    if method in ("none", "plain"):
+        return WrittenRealisation("plain")
+    if compensate_as == "auto":
+        refit = compensate(session, arch, method, scored_text(session), ridge=scored.ridge, stored=stored)
+    else:
+        text = _text(session, data)
+        refit = compensate(session, arch, method, text, ridge=session.refit.ridge, stored=stored)
     if (held_out := stored_held_out(session)) is None:
         return WrittenRealisation(method, refit)
-    from tracenas.refits.ridge import FittedRealisation
-
-    plain = candidate_loss(session, net, arch, tokens=held_out.tokens)
-    loss = candidate_loss(session, net, arch, FittedRealisation(refit.outputs), held_out.tokens)
+    plain = candidate_loss(session, arch, tokens=held_out.tokens)
+    loss = candidate_loss(session, arch, FittedRealisation(refit.outputs), held_out.tokens)
     if not loss <= plain:
         print(
-            f"--compensate {config.compensate}: worse on held-out text ({loss:.4f} nats per token) than the plain cut "
+            f"--compensate {compensate_as}: worse on held-out text ({loss:.4f} nats per token) than the plain cut "
             f"({plain:.4f}); --compensate best writes what is better",
             file=sys.stderr,
         )
     return WrittenRealisation(method, refit, {"plain": plain, method: loss}, held_out)
 
 
+def _text(session: Session, data: bool) -> Text:
+    """What to fit on: the user's text, else the run's."""
+    return compensation_text(session, required=data and session.run is not None, reuse=not data)
+
+
+class _Trial(NamedTuple):
+    """A refit to compare: its name, the method, its text and the strengths to try."""
+
+    name: str
+    method: str
+    text: Text
+    ridges: tuple[float, ...]
+
+
 def _best(
-    session: "Session",
-    net: "Supernet",
-    arch: Architecture,
-    text: Text,
-    held_out: HeldOut,
-    ridge: float | None,
-    scored: tuple[str, float],
-    stored: "Mapping[Key, torch.dtype]",
+    session: Session, arch: Architecture, text: Text, held_out: HeldOut, scored: ScoredRealisation, stored: Dtypes
 ) -> WrittenRealisation:
     """The plain cut and every refit, each strength, on held-out text; of equal ones the simplest."""
-    import torch
-
-    from tracenas.refits.ridge import FittedRealisation
-    from tracenas.reporting.progress import stage_progress
-
-    ridges = RIDGES if ridge is None else (ridge,)
-    refits = [("ridge", "ridge", text, ridges), ("sequential", "sequential", text, ridges)]
-    if scored[0] == "ridge":
+    ridges = RIDGES if session.refit.ridge is None else (session.refit.ridge,)
+    refits = [_Trial("ridge", "ridge", text, ridges), _Trial("sequential", "sequential", text, ridges)]
+    if scored.method == "ridge":
         as_scored = scored_text(session)
-        if scored[1] not in ridges or not torch.equal(as_scored.tokens, text.tokens):
-            refits.insert(0, ("scored", "ridge", as_scored, scored[1:]))
-    losses = {"plain": _finite(candidate_loss(session, net, arch, tokens=held_out.tokens))}
-    trials: dict[str, dict[float, float]] = {name: {} for name, *_ in refits}
+        if scored.ridge not in ridges or not torch.equal(as_scored.tokens, text.tokens):
+            refits.insert(0, _Trial("scored", "ridge", as_scored, (scored.ridge,)))
+    losses = {"plain": _finite(candidate_loss(session, arch, tokens=held_out.tokens))}
+    trials: dict[str, dict[float, float]] = {refit.name: {} for refit in refits}
     best = None
-    with stage_progress("compensation (best)", sum(len(tried) for *_, tried in refits)) as advance:
-        for name, method, fitted_on, tried in refits:
-            for strength, outputs in Fit(session, net, arch, method).each(fitted_on.tokens, tried):
-                outputs = rounded(outputs, stored)
-                loss = _finite(candidate_loss(session, net, arch, FittedRealisation(outputs), held_out.tokens))
+    with stage_progress("compensation (best)", sum(len(refit.ridges) for refit in refits)) as advance:
+        for refit in refits:
+            for ridge, fitted in Fit(session, arch, refit.method).each(refit.text.tokens, refit.ridges):
+                outputs = rounded(fitted, stored)
+                loss = _finite(candidate_loss(session, arch, FittedRealisation(outputs), held_out.tokens))
                 if loss < min(losses.values()):
-                    best = (name, method, strength, fitted_on, outputs)
-                trials[name][strength] = loss
-                losses[name] = min(trials[name].values())
+                    best = refit, ridge, outputs
+                trials[refit.name][ridge] = loss
+                losses[refit.name] = min(trials[refit.name].values())
                 advance()
     if best is None:
         return WrittenRealisation("plain", None, losses, held_out)
-    name, method, strength, fitted_on, outputs = best
-    refit = compensation(session, net, arch, method, strength, trials[name], fitted_on, outputs)
-    return WrittenRealisation(name, refit, losses, held_out)
+    refit, ridge, outputs = best
+    written = compensation(session, arch, refit.method, ridge, trials[refit.name], refit.text, outputs)
+    return WrittenRealisation(refit.name, written, losses, held_out)
 
 
 def _finite(loss: float) -> float:

@@ -1,29 +1,28 @@
-"""Compensation in the stages: its strength, the realisation that scores use, the refits and which of them is best."""
+"""Refits of one candidate: their strength, the fit itself, and the losses before and after it."""
 
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import WeakKeyDictionary
 
-from tracenas.errors import UserError
-from tracenas.pipeline.refit.text import Text, scored_text, text_of
+import torch
+
+from tracenas.models.functionals.perplexity import perplexity
+from tracenas.models.surgery.ordering import Key
+from tracenas.models.surgery.supernet import Realisation, Supernet
+from tracenas.pipeline.refit.record import DEFAULT_RIDGE, ScoredRealisation
+from tracenas.pipeline.refit.text import Text, compensation_text, scored_text
+from tracenas.pipeline.session import Session
+from tracenas.refits.gram import gram_matrices
+from tracenas.refits.realisation import CompensatedRealisation
+from tracenas.refits.ridge import FittedRealisation, ridge_outputs
+from tracenas.refits.sequential import sequential_outputs
+from tracenas.reporting.progress import stage_progress
 from tracenas.space.architecture import Architecture
-from tracenas.strategies.score import is_number
-
-if TYPE_CHECKING:
-    import torch
-
-    from tracenas.models.surgery.ordering import Key
-    from tracenas.models.surgery.supernet import Realisation, Supernet
-    from tracenas.pipeline.session import Session
-    from tracenas.refits.realisation import CompensatedRealisation
-
-    Outputs = Mapping[Key, torch.Tensor]
 
 __all__ = [
-    "DEFAULT_RIDGE",
     "RIDGES",
     "Compensation",
     "Fit",
@@ -31,14 +30,13 @@ __all__ = [
     "compensate",
     "compensated_realisation",
     "compensation",
-    "realisation_facts",
-    "recorded_loss",
     "rounded",
-    "scored_as",
     "scored_loss",
 ]
 
-DEFAULT_RIDGE = 0.01
+Outputs = Mapping[Key, torch.Tensor]
+"""Output projections [rows, kept columns] by (block, sub-block)."""
+
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)
 _HELD_OUT = 6
 """Every sixth sequence (at least one) is held out when the ridge is chosen."""
@@ -62,7 +60,7 @@ class Compensation:
     ridge: float
     trials: Mapping[float, float]
     text: Text
-    outputs: "Outputs"
+    outputs: Outputs
     plain_loss: float
     loss: float
     left: tuple[str, ...] = ()
@@ -97,93 +95,46 @@ class Compensation:
         }
 
 
-def realisation_facts(proxy: str, ridge: float | None) -> dict[str, Any]:
-    """How a proxy's candidates are realised, as best.json records it.
-
-    Of a combination: compensated as soon as one of its proxies is, though the others see the plain candidate.
-    """
-    from tracenas.proxies.combination import choose
-
-    if not choose(proxy).compensated:
-        return {"realisation": "plain"}
-    return {"realisation": "ridge", "ridge": ridge or DEFAULT_RIDGE}
-
-
-def scored_as(record: object) -> tuple[str, float]:
-    """The realisation that a best.json was scored with, `plain` or `ridge`, and its ridge.
-
-    Raises:
-        UserError: for a realisation that this version does not know.
-    """
-    found = record.get("provenance") if isinstance(record, dict) else None
-    facts = found if isinstance(found, dict) else {}
-    name, ridge = facts.get("realisation", "plain"), facts.get("ridge", DEFAULT_RIDGE)
-    if name not in ("plain", "ridge") or not is_number(ridge) or not ridge > 0:
-        told = f"{str(name)[:60]!r} (ridge {str(ridge)[:20]})"
-        raise UserError(f"best.json: unknown realisation {told}; accepted: plain, ridge above 0")
-    return name, float(ridge)
-
-
-def recorded_loss(record: Mapping[str, Any], where: object) -> float | None:
-    """The calibration loss that a best.json holds, None if it holds none.
-
-    Raises:
-        UserError: if it is no number.
-    """
-    loss = record.get("loss")
-    if loss is not None and not is_number(loss):
-        raise UserError(f"{where}: 'loss' must be a number or null, found {str(loss)[:60]!r}")
-    return loss
-
-
-def compensated_realisation(session: "Session", net: "Supernet") -> "CompensatedRealisation":
+def compensated_realisation(session: Session) -> CompensatedRealisation:
     """The realisation of proxies that need `compensated`: one pass of statistics over separate text.
 
     Raises:
         UserError: if the data holds no text beside the calibration.
     """
-    from tracenas.refits.gram import gram_matrices
-    from tracenas.refits.realisation import CompensatedRealisation
-
-    tokens = text_of(session, required=True, keep=True).tokens
+    net = session.supernet()
+    tokens = compensation_text(session, required=True, keep=True).tokens
     grams = gram_matrices(net.model, net.blocks, tokens, session.micro_batch)
-    return CompensatedRealisation(net, grams, session.config.ridge or DEFAULT_RIDGE)
+    return CompensatedRealisation(net, grams, session.refit.ridge or DEFAULT_RIDGE)
 
 
-def scored_loss(session: "Session", net: "Supernet", arch: Architecture, scored: tuple[str, float]) -> float:
-    """Calibration loss of a candidate as its search realised it (`scored_as`), nats per token."""
-    from tracenas.refits.ridge import FittedRealisation
-
+def scored_loss(session: Session, arch: Architecture, scored: ScoredRealisation) -> float:
+    """Calibration loss of a candidate as its search realised it, nats per token."""
     name, ridge = scored
     if name == "plain":
-        return candidate_loss(session, net, arch)
-    outputs = Fit(session, net, arch, name)(scored_text(session).tokens, (ridge,))[ridge]
-    return candidate_loss(session, net, arch, FittedRealisation(outputs))
+        return candidate_loss(session, arch)
+    outputs = Fit(session, arch, name)(scored_text(session).tokens, (ridge,))[ridge]
+    return candidate_loss(session, arch, FittedRealisation(outputs))
 
 
 def candidate_loss(
-    session: "Session",
-    net: "Supernet",
+    session: Session,
     arch: Architecture,
-    how: "Realisation | None" = None,
-    tokens: "torch.Tensor | None" = None,
+    how: Realisation | None = None,
+    tokens: torch.Tensor | None = None,
 ) -> float:
     """Loss of a candidate in the super-network on `tokens`, by default the calibration, nats per token."""
-    from tracenas.models.functionals.perplexity import perplexity
-
-    with net.realise(arch, how) as model:
+    with session.supernet().realise(arch, how) as model:
         return perplexity(model, session.tokens if tokens is None else tokens, session.micro_batch).nll
 
 
 def compensate(
-    session: "Session",
-    net: "Supernet",
+    session: Session,
     arch: Architecture,
     method: str,
     text: Text,
     *,
     ridge: float | None,
-    stored: "Mapping[Key, torch.dtype]",
+    stored: Mapping[Key, torch.dtype],
 ) -> Compensation:
     """Refit a candidate's output projections.
 
@@ -196,10 +147,7 @@ def compensate(
     Raises:
         UserError: if the dense model's activations are not finite.
     """
-    from tracenas.refits.ridge import FittedRealisation
-    from tracenas.reporting.progress import stage_progress
-
-    fit = Fit(session, net, arch, method)
+    fit = Fit(session, arch, method)
     trials: dict[float, float] = {}
     count = text.tokens.shape[0]
     searched = ridge is None and count > 1
@@ -207,47 +155,39 @@ def compensate(
         if searched:
             held = max(1, count // _HELD_OUT)
             for strength, outputs in fit.each(text.tokens[:-held], RIDGES):
-                loss = candidate_loss(session, net, arch, FittedRealisation(outputs), text.tokens[-held:])
+                loss = candidate_loss(session, arch, FittedRealisation(outputs), text.tokens[-held:])
                 trials[strength] = loss if math.isfinite(loss) else math.inf
                 advance()
         chosen = ridge or (min(trials, key=lambda r: trials[r]) if trials else DEFAULT_RIDGE)
         fitted = fit(text.tokens, (chosen,))[chosen]
         advance()
-    return compensation(session, net, arch, method, chosen, trials, text, rounded(fitted, stored))
+    return compensation(session, arch, method, chosen, trials, text, rounded(fitted, stored))
 
 
-def rounded(outputs: "Outputs", stored: "Mapping[Key, torch.dtype]") -> "Outputs":
+def rounded(outputs: Outputs, stored: Mapping[Key, torch.dtype]) -> Outputs:
     """Output projections as a checkpoint holds them that stores them in `stored`, in the weights' dtype."""
     return {key: weight.to(stored[key]).to(weight.dtype) for key, weight in outputs.items()}
 
 
 def compensation(
-    session: "Session",
-    net: "Supernet",
+    session: Session,
     arch: Architecture,
     method: str,
     ridge: float,
     trials: Mapping[float, float],
     text: Text,
-    outputs: "Outputs",
+    outputs: Outputs,
 ) -> Compensation:
     """A refit with the calibration losses before and after it."""
-    from tracenas.refits.ridge import FittedRealisation
-
-    fused = Counter(sub.spec.name for block in net.blocks for sub in block.sub_blocks if sub.stacked)
+    fused = Counter(sub.spec.name for block in session.blocks for sub in block.sub_blocks if sub.stacked)
     left = tuple(f"{name} of {number} blocks" for name, number in fused.items())
-    before = candidate_loss(session, net, arch)
-    after = candidate_loss(session, net, arch, FittedRealisation(outputs))
+    before = candidate_loss(session, arch)
+    after = candidate_loss(session, arch, FittedRealisation(outputs))
     return Compensation(method, ridge, trials, text, outputs, before, after, left)
 
 
-_LAST: "WeakKeyDictionary[Supernet, tuple[Any, torch.Tensor, dict[float, Outputs]]]" = WeakKeyDictionary()
+_LAST: WeakKeyDictionary[Supernet, tuple[Any, torch.Tensor, dict[float, Outputs]]] = WeakKeyDictionary()
 """The last fit in a super-network: `prune` asks for the scored candidate's twice, to check it and to write it."""
-
-
-def _same(a: "torch.Tensor", b: "torch.Tensor") -> bool:
-    """Whether two tensors have the same shape and values."""
-    return a.shape == b.shape and bool((a == b).all())
 
 
 @dataclass(frozen=True)
@@ -258,21 +198,16 @@ class Fit:
         method: `ridge` or `sequential`.
     """
 
-    session: "Session"
-    net: "Supernet"
+    session: Session
     arch: Architecture
     method: str
 
-    def __call__(self, tokens: "torch.Tensor", ridges: tuple[float, ...]) -> "dict[float, Outputs]":
+    def __call__(self, tokens: torch.Tensor, ridges: tuple[float, ...]) -> dict[float, Outputs]:
         """Refitted output projections by ridge; the same request again is not computed again."""
-        from tracenas.refits.gram import gram_matrices
-        from tracenas.refits.ridge import ridge_outputs
-        from tracenas.refits.sequential import sequential_outputs
-
-        net, batch = self.net, self.session.micro_batch
+        net, batch = self.session.supernet(), self.session.micro_batch
         request = (self.arch, self.method, ridges)
         last = _LAST.get(net)
-        if last is not None and last[0] == request and _same(last[1], tokens):
+        if last is not None and last[0] == request and torch.equal(last[1], tokens):
             return last[2]
         fitted: dict[float, Outputs]
         if self.method == "ridge":
@@ -283,7 +218,7 @@ class Fit:
         _LAST[net] = (request, tokens, fitted)
         return fitted
 
-    def each(self, tokens: "torch.Tensor", ridges: tuple[float, ...]) -> "Iterator[tuple[float, Outputs]]":
+    def each(self, tokens: torch.Tensor, ridges: tuple[float, ...]) -> Iterator[tuple[float, Outputs]]:
         """Refitted output projections, one ridge after the other; `ridge` takes its statistics once for all."""
         together = self(tokens, ridges) if self.method == "ridge" else None
         for ridge in ridges:

@@ -2,32 +2,27 @@
 
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+import torch
+
+from tracenas.data.further import further_calibration
+from tracenas.data.tokens import load_tokens, save_tokens
+from tracenas.data.windows import WindowStart
 from tracenas.errors import UserError
-from tracenas.pipeline.calibrated import Calibrated
 from tracenas.pipeline.calibration import window_start
-
-if TYPE_CHECKING:
-    import torch
-
-    from tracenas.data.windows import WindowStart
+from tracenas.pipeline.refit import COMPENSATION, DEFAULT_SAMPLES, HELD_OUT, HELD_OUT_SAMPLES
+from tracenas.pipeline.session import Calibrated
 
 __all__ = [
-    "COMPENSATION",
-    "DEFAULT_SAMPLES",
-    "HELD_OUT",
     "HeldOut",
     "Text",
+    "compensation_text",
     "reserve_held_out",
     "scored_text",
     "stored_held_out",
-    "text_of",
     "with_held_out",
 ]
 
-COMPENSATION, HELD_OUT = "compensation.safetensors", "held_out.safetensors"
-DEFAULT_SAMPLES, HELD_OUT_SAMPLES = 48, 16
 _SHARE = 4
 """Of scarce text every fourth sequence is held out."""
 
@@ -41,7 +36,7 @@ class Text:
         separate: whether it is other text than the one that losses are measured on.
     """
 
-    tokens: "torch.Tensor"
+    tokens: torch.Tensor
     separate: bool
 
 
@@ -54,11 +49,11 @@ class HeldOut:
         where: what text it is, for the card.
     """
 
-    tokens: "torch.Tensor"
+    tokens: torch.Tensor
     where: str
 
 
-def text_of(session: Calibrated, *, required: bool = False, reuse: bool = True, keep: bool = False) -> Text:
+def compensation_text(session: Calibrated, *, required: bool = False, reuse: bool = True, keep: bool = False) -> Text:
     """What to fit a compensation on: further text of the calibration's source, none of which losses are measured on.
 
     Args:
@@ -71,25 +66,21 @@ def text_of(session: Calibrated, *, required: bool = False, reuse: bool = True, 
     Raises:
         UserError: if there is no such text.
     """
-    import torch
-
-    from tracenas.data.tokens import load_tokens, save_tokens
-
-    asked = session.config.compensate_samples
+    wanted = session.refit.samples
     stored = session.run / COMPENSATION if session.run is not None else None
     if reuse and stored is not None and stored.is_file():
         tokens = load_tokens(stored)
-        if asked in (None, tokens.shape[0]):
+        if wanted in (None, tokens.shape[0]):
             return Text(tokens, separate=True)
-    known = session.tokens
-    if (held := stored_held_out(session)) is not None:
-        known = torch.cat([known, held.tokens])
+    used = session.tokens
+    if (held_out := stored_held_out(session)) is not None:
+        used = torch.cat([used, held_out.tokens])
     elif keep and session.run is None and (reserved := _reserved(session)) is not None:
-        known = torch.cat([known, reserved])
+        used = torch.cat([used, reserved])
     try:
-        tokens = _further(session, known, asked or DEFAULT_SAMPLES, fewer=asked is None)
+        tokens = _further(session, used, wanted or DEFAULT_SAMPLES, fewer=wanted is None)
     except UserError:
-        if required or asked is not None:
+        if required or wanted is not None:
             raise
         return Text(session.tokens, separate=False)
     if keep and stored is not None:
@@ -103,8 +94,6 @@ def scored_text(session: Calibrated) -> Text:
     Raises:
         UserError: if the run does not hold it.
     """
-    from tracenas.data.tokens import load_tokens
-
     if session.run is None:
         raise ValueError("only a run's candidates are scored compensated")
     return Text(load_tokens(session.run / COMPENSATION), separate=True)
@@ -112,8 +101,6 @@ def scored_text(session: Calibrated) -> Text:
 
 def stored_held_out(session: Calibrated) -> HeldOut | None:
     """What a search held out in its run directory, if it did."""
-    from tracenas.data.tokens import load_tokens
-
     path = session.run / HELD_OUT if session.run is not None else None
     if path is None or not path.is_file():
         return None
@@ -127,28 +114,26 @@ def reserve_held_out(session: Calibrated) -> None:
     Where text is scarce, a quarter of what is left beside the calibration is held out, unless the number of
     sequences for statistics was asked for.
     """
-    from tracenas.data.tokens import save_tokens
-
     if session.run is None or any((session.run / name).is_file() for name in (HELD_OUT, COMPENSATION)):
         return
-    held = _reserved(session)
-    if held is None:
+    tokens = _reserved(session)
+    if tokens is None:
         print(
-            f"no {HELD_OUT}: '{session.data}' holds no text for it beside calibration and statistics; prune will need "
-            f"--data with more text for --compensate best",
+            f"no {HELD_OUT}: '{session.refit.data}' holds no text for it beside calibration and statistics; prune will "
+            f"need --data with more text for --compensate best",
             file=sys.stderr,
         )
         return
-    save_tokens(session.run / HELD_OUT, held, _origin(session))
+    save_tokens(session.run / HELD_OUT, tokens, _origin(session))
 
 
-def _reserved(session: Calibrated) -> "torch.Tensor | None":
+def _reserved(session: Calibrated) -> torch.Tensor | None:
     """What a search holds out of its data; None if they hold no text for it."""
     try:
-        fit = _further(session, session.tokens, session.config.compensate_samples or DEFAULT_SAMPLES, fewer=True)
+        fit = _further(session, session.tokens, session.refit.samples or DEFAULT_SAMPLES, fewer=True)
     except UserError:
         return None
-    return _shared_out(session, fit)[1]
+    return _divided(session, fit)[1]
 
 
 def with_held_out(session: Calibrated, text: Text) -> tuple[Text, HeldOut | None]:
@@ -161,11 +146,11 @@ def with_held_out(session: Calibrated, text: Text) -> tuple[Text, HeldOut | None
     """
     if (stored := stored_held_out(session)) is not None:
         return text, stored
-    fit, held = _shared_out(session, text.tokens)
+    fit, held = _divided(session, text.tokens)
     if held is None:
-        if session.config.compensate_samples is not None:
+        if session.refit.samples is not None:
             raise UserError(
-                f"'{session.data}' holds no text beside calibration and the {text.tokens.shape[0]} sequences of "
+                f"'{session.refit.data}' holds no text beside calibration and the {text.tokens.shape[0]} sequences of "
                 f"compensate-samples, and some must be held out to compare on: use more text or fewer samples"
             )
         return text, None
@@ -173,57 +158,53 @@ def with_held_out(session: Calibrated, text: Text) -> tuple[Text, HeldOut | None
     return Text(fit, text.separate), HeldOut(held, f"{_size(held)}, {beside}")
 
 
-def _shared_out(session: Calibrated, fit: "torch.Tensor") -> "tuple[torch.Tensor, torch.Tensor | None]":
+def _divided(session: Calibrated, fit: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
     """What of `fit` stays for statistics, and what is held out: further text, or a quarter of all if that is less."""
-    import torch
-
     try:
         more = _further(session, torch.cat([session.tokens, fit]), HELD_OUT_SAMPLES, fewer=True)
     except UserError:
         more = fit[:0]
     count = fit.shape[0] + more.shape[0]
     wanted = min(HELD_OUT_SAMPLES, max(1, count // _SHARE)) if count > 1 else 0
-    moved = max(0, wanted - more.shape[0]) if session.config.compensate_samples is None else 0
+    moved = max(0, wanted - more.shape[0]) if session.refit.samples is None else 0
     held = torch.cat([fit[fit.shape[0] - moved :], more])
     return fit[: fit.shape[0] - moved], held if len(held) else None
 
 
-def _further(session: Calibrated, known: "torch.Tensor", samples: int, *, fewer: bool) -> "torch.Tensor":
-    """Windows of the session's data that share no text with `known`, int64 [samples, L].
+def _further(session: Calibrated, used: torch.Tensor, samples: int, *, fewer: bool) -> torch.Tensor:
+    """Windows of the session's data that share no text with `used`, int64 [samples, L].
 
     Raises:
         UserError: if there is no data, or too little of it.
     """
-    from tracenas.data.further import further_calibration
-
-    if session.data is None:
+    if session.refit.data is None:
         raise UserError("'data' is required: text to fit the compensation on")
     source = session.loaded.source
     return further_calibration(
-        session.data,
+        session.refit.data,
         session.loaded.tokenizer,
-        known=known,
+        known=used,
         samples=samples,
         fewer=fewer,
-        seed=session.config.seed,
+        seed=session.seed,
         eos=source.config.get("eos_token_id"),
         vocab_size=int(source.config["vocab_size"]),
         bos=_start(session).bos,
-        text_field=session.config.text_field,
+        text_field=session.refit.text_field,
     )
 
 
-def _start(session: Calibrated) -> "WindowStart":
+def _start(session: Calibrated) -> WindowStart:
     """How windows of the session's data begin."""
-    assert session.data is not None
-    return window_start(session.loaded, session.data, session.config.bos)
+    assert session.refit.data is not None
+    return window_start(session.loaded, session.refit.data, session.refit.bos)
 
 
 def _origin(session: Calibrated) -> dict[str, str]:
     """Metadata of a token file that the session's data were written to."""
-    return {"source": str(session.data), "model": session.loaded.source.name, **_start(session).note}
+    return {"source": str(session.refit.data), "model": session.loaded.source.name, **_start(session).note}
 
 
-def _size(tokens: "torch.Tensor") -> str:
+def _size(tokens: torch.Tensor) -> str:
     count, length = tokens.shape
     return f"{count * length:,} tokens ({count} × {length})"

@@ -1,0 +1,79 @@
+"""The model card of a pruned checkpoint: the command that writes it, its losses and how it was realised."""
+
+import shlex
+from collections.abc import Mapping
+
+from tracenas.config import PruneConfig
+from tracenas.models.checkpoints.card import license_of, model_card
+from tracenas.models.checkpoints.published import published
+from tracenas.models.checkpoints.writing import Draft
+from tracenas.pipeline.one_shot import OneShot
+from tracenas.pipeline.serving import serving
+from tracenas.pipeline.session import Session
+from tracenas.rundir import provenance
+
+__all__ = ["pruned_card"]
+
+_ONE_SHOT = (
+    *("method", "params", "tolerance", "saliency", "allocation", "gamma", "kv_groups", "min_depth", "keep_layers"),
+    *("channel_quantum", "head_quantum", "deploy", "samples", "seq_len", "text_field", "seed", "dtype", "bos"),
+)
+"""Settings that decide what a one-shot method keeps."""
+
+
+def pruned_card(
+    config: PruneConfig, session: Session, draft: Draft, losses: Mapping[str, str], one_shot: OneShot | None
+) -> str:
+    """README.md of the checkpoint.
+
+    Args:
+        losses: lines on how it was realised, and with what losses.
+        one_shot: what the method made of the budget; None: the architecture was given.
+    """
+    source, space, (count, length) = session.target.source, session.space, session.tokens.shape
+    return model_card(
+        config.out.name,
+        source.name,
+        session.blocks,
+        draft.layers,
+        serving=serving(config.out.name, source.family, draft.config),
+        parameters=(space.parameters(space.base), draft.parameters),
+        stubs=draft.stub_parameters,
+        pipeline="text2text-generation" if draft.config.get("is_encoder_decoder") else "text-generation",
+        command=shlex.join(_command(config, searched=session.run is not None)),
+        numbers={
+            "calibration windows": f"{count} of {length} tokens, {session.start}",
+            **losses,
+            **(one_shot.card() if one_shot is not None else {}),
+        },
+        license=license_of(session.loaded.source.path),
+        origin=source.origin,
+        provenance=provenance(seed=config.seed),
+    )
+
+
+def _command(config: PruneConfig, searched: bool) -> list[str]:
+    """The words of the command that writes this checkpoint.
+
+    Args:
+        searched: whether the architecture is a run's, which has text and units of its own.
+    """
+    command = ["tracenas", "prune", published(config.model), "--out", config.out.name]
+    if config.arch is not None:
+        command += ["--arch", published(str(config.arch))]
+    else:
+        explicit = {name: getattr(config, name) for name in _ONE_SHOT if name in config.model_fields_set}
+        command += [f"{name}={value}" for name, value in explicit.items() if value is not None]
+    if config.data is not None:
+        command += ["--data", published(config.data)]
+    if config.compensate != "best":
+        command += ["--compensate", config.compensate]
+    if config.compensate_samples is not None:
+        command += ["--compensate-samples", str(config.compensate_samples)]
+    if config.ridge is not None:
+        command += ["--ridge", f"{config.ridge:g}"]
+    if config.stub_removed_attention:
+        command.append("--stub-removed-attention")
+    if config.arch is not None and not searched and config.bos != "auto":
+        command += ["--bos", config.bos]
+    return command

@@ -1,0 +1,92 @@
+"""What `tracenas run` answers: the results of all of its stages."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tracenas.commands.prune.result import Pruned
+from tracenas.commands.run.sections import BENCH, EVALUATION
+from tracenas.commands.run.verdict import verdict
+from tracenas.commands.search.result import SearchOutcome
+from tracenas.reporting.data.stages import Stages
+from tracenas.reporting.pages.stage_tables import stage_tables
+from tracenas.reporting.terminal import Table, print_table
+from tracenas.rundir import read_json
+
+__all__ = ["RunOutcome"]
+
+
+@dataclass(frozen=True)
+class RunOutcome:
+    """Everything a run produced.
+
+    Args:
+        comparison: a row per architecture: as scored, and under `checkpoint` and `recovered` what it came to.
+        recovered: what was recovered and how; empty without the section `recover`.
+    """
+
+    search: SearchOutcome
+    pruned: Pruned
+    comparison: list[dict[str, Any]]
+    report: Path
+    recovered: list[dict[str, Any]]
+
+    def to_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        out: Path = self.search.path
+        result = {
+            "search": self.search.to_json(),
+            "pruned": self.pruned.to_json(),
+            "comparison": self.comparison,
+            "report": str(self.report),
+        }
+        if self.recovered:
+            result["recovered"] = self.recovered
+        for key, name in (("evaluation", EVALUATION), ("bench", BENCH)):
+            if (out / name).is_file():
+                result[key] = read_json(out / name)
+        return result
+
+    def show(self) -> None:
+        """The comparison and where everything is, on stdout."""
+        self.search.show()
+        print_table(self._comparison())
+        print(verdict(self.comparison))
+        for title, columns, rows, notes in stage_tables(Stages.read(self.search.path)):
+            print_table(Table(title, tuple(columns), rows))
+            for note in notes:
+                print(note)
+        losses = f"reloaded: loss {self.pruned.loss:.6f}, as scored {self.pruned.scored_loss:.6f}"
+        print(f"checkpoint  {self.pruned.path} ({losses})")
+        if self.pruned.held_out_losses:
+            print(f"realisation {self.pruned.written} (held-out loss: {self.pruned.held_out_losses})")
+        if self.recovered:
+            print(f"recovered   {self.recovered[0]['path']}")
+        print(f"report      {self.report}")
+
+    def _comparison(self) -> Table:
+        proxy = self.search.summary["proxy"]
+        names = ["architecture", "parameters", proxy, "calibration loss", "perplexity as scored"]
+        further = [("checkpoint", self._realisation), ("recovered", "recovered")]
+        further = [(key, name) for key, name in further if any(key in row for row in self.comparison)]
+        rows = [
+            (
+                row["name"],
+                f"{row['params']:,}",
+                "–" if row["score"] is None else f"{row['score']:.4f}",
+                f"{row['loss']:.4f}",
+                _perplexity(row),
+                *(_perplexity(row[key]) if key in row else "" for key, _ in further),
+            )
+            for row in self.comparison
+        ]
+        return Table("perplexity of the same text", (*names, *(name for _, name in further)), rows)
+
+    @property
+    def _realisation(self) -> str:
+        realisation = next((row["checkpoint"]["realisation"] for row in self.comparison if "checkpoint" in row), "")
+        return f"compensated ({realisation})" if realisation != "plain" else "not compensated"
+
+
+def _perplexity(figures: dict[str, Any]) -> str:
+    return "overflow" if figures["perplexity"] is None else f"{figures['perplexity']:,.2f}"

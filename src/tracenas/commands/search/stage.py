@@ -1,0 +1,145 @@
+"""The search itself: candidates of a session are scored until the strategy has no more, and the best is kept."""
+
+import resource
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from tracenas.commands.search.result import SearchOutcome
+from tracenas.commands.search.settings import strategy_settings
+from tracenas.config import SearchConfig
+from tracenas.pipeline.one_shot import stored_anchor
+from tracenas.pipeline.opening import open_session
+from tracenas.pipeline.refit.record import realisation_facts
+from tracenas.pipeline.resume import resolve_settings, same_model
+from tracenas.pipeline.run_directory import BEST, JOURNAL, SUMMARY, starting
+from tracenas.pipeline.scoring import make_evaluator, make_racing
+from tracenas.pipeline.session import Session
+from tracenas.pipeline.target import PruningTarget
+from tracenas.reporting.progress import SearchProgress
+from tracenas.rundir import Journal, provenance, write_json
+from tracenas.space.architecture import Architecture
+from tracenas.space.search_space import SearchSpace
+from tracenas.strategies import STRATEGIES, Progress, SearchResult, run_search
+
+__all__ = ["search_target"]
+
+
+def search_target(target: PruningTarget, config: SearchConfig, kind: str, begun: bool) -> SearchOutcome:
+    """Search in the run directory `config.out`, which this process has.
+
+    Args:
+        config: with nothing left to `auto` but what the machine decides.
+        begun: whether a run is gone on with.
+    """
+    space = target.space
+    with starting(config.out, kind, config.model_dump(), begun):
+        hold_out = not target.source.is_encoder_decoder
+        session = open_session(target, config, data=config.data, run=config.out, hold_out=hold_out)
+        seeds = [stored_anchor(session, config.init)] if config.init == "nirvana" else []
+        samples, seq_len = session.tokens.shape
+        resolve_settings(config.out, {**session.machine(), "samples": samples, "seq_len": seq_len})
+        evaluator = make_evaluator(session, config.proxy, config.trace_rank)
+        racing = make_racing(evaluator, config.race, config.elites)
+        same_model(config.out, evaluator.base_loss)
+    if config.include_uniform and config.init != "uniform" and (uniform := space.uniform()) is not None:
+        seeds.append(uniform)  # so that the result never scores below it
+    strategy = STRATEGIES.get(config.strategy)(space, strategy_settings(config), prior=session.prior(), seeds=seeds)
+    with _display(space, config.proxy, strategy.generations) as on_event:
+        result = run_search(
+            strategy,
+            racing or evaluator,
+            Journal(config.out / JOURNAL),
+            on_event=on_event,
+            on_generation=None if racing is None else racing.on_generation,
+            facts={"bos": session.start.carried},
+        )
+    summary = _summary(config, session, evaluator.base_loss, result)
+    write_json(
+        config.out / BEST,
+        {
+            "architecture": result.best.to_json(),
+            "score": result.score,
+            "loss": result.record["loss"],
+            "id": result.best.id,
+            "provenance": provenance(
+                model=config.model,
+                seed=config.seed,
+                proxy=config.proxy,
+                dtype=session.dtype,
+                bos=session.start.carried,
+                **realisation_facts(config.proxy, config.ridge),
+            ),
+        },
+    )
+    write_json(config.out / SUMMARY, summary)
+    return SearchOutcome(config.out, config.out / BEST, result.best, result.score, summary)
+
+
+@contextmanager
+def _display(space: SearchSpace, proxy: str, generations: int) -> Iterator[Callable[[Progress], None]]:
+    """The live progress display; yields the search's event handler."""
+    params: list[int | None] = [None]
+    label = "Φ" if proxy == "phi" else proxy
+    base = space.parameters(space.base)
+    with SearchProgress(generations, budget=space.window[1], base_params=base, label=label) as display:
+
+        def on_event(event: Progress) -> None:
+            if event.record is not None and event.record["id"] == event.best_id:
+                params[0] = event.record["params"]
+            total = event.planned - event.duplicates
+            display.update(event.generation, event.done, total, event.best, params[0], event.duplicates)
+
+        yield on_event
+
+
+def _summary(
+    config: SearchConfig, session: Session, base_loss: float, result: SearchResult[Architecture]
+) -> dict[str, Any]:
+    source, space = session.target.source, session.space
+    units: dict[str, list[int]] = {}
+    for layer in space.layers:
+        for s in layer.sub_blocks:
+            units.setdefault(s.unit, []).append(s.units)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return {
+        "model": config.model,
+        **({"weights": source.origin} if source.origin else {}),
+        "family": source.family.model_type,
+        "base": {
+            "params": space.parameters(space.base),
+            "units": units,
+            "layers": len(space.layers),
+            "loss": base_loss,
+        },
+        "params": space.parameters(result.best),
+        "budget": {"limit": space.window[1], "lower": space.window[0]},
+        "score": result.score,
+        "loss": result.record["loss"],
+        "proxy": config.proxy,
+        "strategy": config.strategy,
+        "seed": config.seed,
+        "population": config.population,
+        "elites": config.elites,
+        "evaluations": result.evaluated,
+        "duplicates": result.duplicates,
+        "seconds": sum(float(r["seconds"]) for r in result.records),
+        "overhead_seconds": result.seconds - result.evaluation_seconds,
+        "calibration_tokens": session.tokens.numel(),
+        "bos": session.start.carried,
+        **_measured(session, result),
+        "peak_memory_bytes": peak,
+        "kept": session.kept_units(result.best),
+        "generations": [g.to_json() for g in result.generations],
+    }
+
+
+def _measured(session: Session, result: SearchResult[Architecture]) -> dict[str, int]:
+    """Calibration tokens that candidates were run on, and how many of them racing stopped."""
+    count, length = session.tokens.shape
+    run = [r for r in result.records if r["status"] == "ok"]
+    return {
+        "measured_tokens": sum(length * int(r.get("stopped", count)) for r in run),
+        "stopped": sum("stopped" in r for r in run),
+    }

@@ -1,0 +1,117 @@
+"""Opening a session: the model and its calibration are loaded, the units ranked, or read where a run holds them."""
+
+import json
+from pathlib import Path
+
+import torch
+
+from tracenas.config import CalibrationConfig
+from tracenas.data.tokens import load_tokens, save_tokens
+from tracenas.data.windows import WindowStart, token_file_start
+from tracenas.errors import UserError
+from tracenas.models.checkpoints.loading import LoadedModel, load
+from tracenas.models.functionals.memory import within_memory
+from tracenas.models.surgery.ordering import Ordering
+from tracenas.pipeline.calibration import calibration_tokens, window_start
+from tracenas.pipeline.refit.text import compensation_text, reserve_held_out
+from tracenas.pipeline.run_directory import CALIBRATION, ORDERING
+from tracenas.pipeline.session import Calibrated, RefitSettings, Session
+from tracenas.pipeline.target import PruningTarget
+from tracenas.saliency import FOR_REFITS, SALIENCIES
+from tracenas.scoring.workload import default_micro_batch
+from tracenas.threads import set_threads
+
+__all__ = ["open_session", "refit_settings"]
+
+
+def open_session(
+    target: PruningTarget,
+    config: CalibrationConfig,
+    *,
+    data: str | None,
+    run: Path | None = None,
+    hold_out: bool = False,
+) -> Session:
+    """Load the model and its calibration; read `run`'s tokens and unit order where they are there, else make them.
+
+    Args:
+        data: where calibration text comes from; None if `run` holds the tokens.
+        run: run directory to read `calibration.safetensors` and `ordering.safetensors` from, and to write to.
+        hold_out: store text there that refits can be compared on.
+    """
+    threads = set_threads(config.threads)
+    if data is None and (run is None or not (run / CALIBRATION).is_file()):
+        raise UserError("'data' is required: calibration text or tokens (the architecture is not a run's best.json)")
+    loaded = load(target.source, device=config.device, dtype=config.dtype, trust_remote_code=config.trust_remote_code)
+    tokens, start = _tokens(loaded, config, data, run)
+    micro_batch = config.micro_batch or default_micro_batch(
+        target.blocks,
+        target.space.base,
+        target.hidden,
+        tokens.shape[1],
+        loaded.dtype.itemsize,
+        loaded.device.type,
+    )
+    calibrated = Calibrated(target, loaded, tokens, start, run, config.seed, refit_settings(config, data))
+    if hold_out:
+        reserve_held_out(calibrated)
+    ordering, importance = _ordering(calibrated, config.saliency, micro_batch)
+    return Session(
+        **vars(calibrated),
+        saliency=config.saliency,
+        ordering=ordering,
+        importance=importance,
+        micro_batch=micro_batch,
+        threads=threads,
+    )
+
+
+def refit_settings(config: CalibrationConfig, data: str | None) -> RefitSettings:
+    """What refits are told by these settings."""
+    return RefitSettings(data, config.text_field, config.bos, config.compensate_samples, config.ridge)
+
+
+def _tokens(
+    loaded: LoadedModel, config: CalibrationConfig, data: str | None, run: Path | None
+) -> tuple[torch.Tensor, WindowStart]:
+    stored = None if run is None else run / CALIBRATION
+    if stored is not None and stored.is_file():
+        return load_tokens(stored), token_file_start(stored)
+    assert data is not None
+    tokens = calibration_tokens(
+        loaded,
+        data,
+        samples=config.samples,
+        seq_len=config.seq_len,
+        seed=config.seed,
+        text_field=config.text_field,
+        bos=config.bos,
+    )
+    start = window_start(loaded, data, config.bos)
+    if stored is not None:
+        save_tokens(stored, tokens, {"source": data, "model": loaded.source.name, **start.note})
+    return tokens, start
+
+
+def _ordering(calibrated: Calibrated, saliency: str, micro_batch: int) -> tuple[Ordering, dict[tuple[int, str], float]]:
+    """The run's, where it has one. What ranks units for a refit is measured on the text that is refitted on."""
+    loaded, blocks, run = calibrated.loaded, calibrated.blocks, calibrated.run
+    path = None if run is None else run / ORDERING
+    if path is not None and path.is_file():
+        ordering, metadata = Ordering.load(path, blocks)
+        raw = json.loads(metadata.get("importance", "{}"))
+        return ordering, {(int(k.split(".")[0]), k.split(".")[1]): float(v) for k, v in raw.items()}
+    rank = SALIENCIES.get(saliency)
+    tokens = compensation_text(calibrated, keep=True).tokens if saliency in FOR_REFITS else calibrated.tokens
+    per_unit, importance = within_memory(
+        lambda: rank(loaded.model, blocks, tokens.to(loaded.device), micro_batch),
+        lambda count: rank(loaded.model, blocks, tokens[:count].to(loaded.device), count),
+        what=f"the base model's pass for the saliency {saliency}",
+        micro_batch=min(micro_batch, len(tokens)),
+        device=loaded.device,
+    )
+    ordering = Ordering.from_saliency(blocks, per_unit)
+    if path is not None:
+        written = {f"{i}.{name}": v for (i, name), v in importance.items()}
+        ordering.save(path, {"saliency": saliency, "importance": json.dumps(written)})
+    return ordering, importance
