@@ -49,7 +49,7 @@ def test_a_users_calibration_is_not_deleted(tmp_path: Path, capsys: pytest.Captu
 
 @pytest.mark.parametrize("late", [False, True])
 def test_a_refused_start_leaves_the_directory_free(late: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tracenas.commands.search import command as stage
+    from tracenas.commands.search import stage
     from tracenas.errors import UserError
 
     out = tmp_path / "run"

@@ -139,7 +139,8 @@ def test_a_combination_is_judged_from_the_scores_there_are() -> None:
 
 def pool(**settings: Any) -> Any:
     config = StudyConfig(model=str(model_path()), data="x", eval_text="x", out="x", **settings)
-    return draw_pool(open_source(config.model), config)
+    target, drawn = draw_pool(open_source(config.model), config)
+    return target.space, drawn
 
 
 def test_a_pool_of_one_budget_holds_uniform_and_both_kinds() -> None:
