@@ -107,7 +107,7 @@ def test_failed_candidates_and_crashes_leave_their_tracebacks(
     told = capsys.readouterr().err.strip().splitlines()[-1]
     assert told == f"tracenas: unexpected KeyError: a defect; the traceback is in {out / 'error.log'}"
     text = (out / "error.log").read_text()
-    for words in ("in measure", "and a second line", "KeyError: 'a defect'", "in _search"):
+    for words in ("in measure", "and a second line", "KeyError: 'a defect'", "in search_target"):
         assert words in text
     failed = [r for r in Journal(out / "journal.jsonl").read() if r["status"] == "failed"]
     assert [r["reason"] for r in failed] == ["RuntimeError: a shape that nobody expected"]
