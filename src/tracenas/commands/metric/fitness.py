@@ -15,13 +15,14 @@ from tracenas.errors import UserError
 from tracenas.families import Block
 from tracenas.models.checkpoints.loading import load
 from tracenas.models.functionals.perplexity import perplexity
-from tracenas.pipeline.session import CALIBRATION, set_threads
+from tracenas.pipeline.run_directory import CALIBRATION
 from tracenas.saliency.gradients import GradientStore
 from tracenas.saliency.layerwise import BlockWalk, Plan, statistics
 from tracenas.saliency.linear import linear_of, projections
 from tracenas.saliency.masks import Target
 from tracenas.saliency.sparsify import sparsify_model
 from tracenas.symbolic.names import find_metric
+from tracenas.threads import set_threads
 
 __all__ = ["GRADIENTS", "HELD_OUT", "Fitness", "build", "copied_weights"]
 
