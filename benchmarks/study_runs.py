@@ -22,8 +22,10 @@ from cells import pairs
 from machine import facts
 
 import tracenas
+from tracenas.formats import fixed
 from tracenas.rundir import read_json, write_json
-from tracenas.studies.tables import StudyTable, interval, markdown, number
+from tracenas.studies.tables import interval, markdown
+from tracenas.tables import Table
 
 BUDGETS = ("60%", "50%", "75%", "40%")
 REFERENCE = "phi"
@@ -93,7 +95,7 @@ class Runs:
         return {place.name: place for place in places if (place / "ablation.json").is_file()}
 
 
-def summary(studies: dict[str, dict[str, Any]]) -> StudyTable:
+def summary(studies: dict[str, dict[str, Any]]) -> Table:
     """Every proxy over the studies within a budget: mean and lowest ρ with the main target, and what it loses.
 
     *Apart*: in how many studies its 95 % interval of ρ lies above that of Φ as published, and below it. *First choice*:
@@ -111,25 +113,25 @@ def summary(studies: dict[str, dict[str, Any]]) -> StudyTable:
         apart = f"{sum(c['low'] > r['high'] for c, r in both)} / {sum(c['high'] < r['low'] for c, r in both)}"
         regrets = [c["regret"] for c, _ in cells if c["regret"] is not None]
         losses = [[r[k] for r in regrets if r[k] is not None] for k in ("to_uniform", "to_best")]
-        means = [number(statistics.mean(v) if v else None, 3) for v in losses]
+        means = [fixed(statistics.mean(v) if v else None, 3) for v in losses]
         worse = sum(v > 0 for v in losses[0])
-        row = (name, number(mean), number(least), apart, *means, f"{worse} of {len(losses[0])}")
+        row = (name, fixed(mean), fixed(least), apart, *means, f"{worse} of {len(losses[0])}")
         rows.append((-math.inf if mean is None else mean, row))
     rows.sort(key=lambda row: row[0], reverse=True)
     columns = ("proxy", "ρ, mean", "lowest", "above / below Φ", "− uniform", "− best", "worse than uniform")
-    return StudyTable(f"{len(within)} studies within a budget", columns, tuple(row for _, row in rows))
+    return Table(f"{len(within)} studies within a budget", columns, tuple(row for _, row in rows))
 
 
-def by_study(studies: dict[str, dict[str, Any]]) -> StudyTable:
+def by_study(studies: dict[str, dict[str, Any]]) -> Table:
     """ρ [95 %] of the proxies that matter, study by study."""
     rows = []
     for place, found in studies.items():
         cells = [_cell(found, name) for name in SHOWN]
-        rows.append((place, *(number(None) if c is None else interval(c["rho"]) for c in cells)))
-    return StudyTable("Spearman ρ with the recovered loss", ("study", *SHOWN), tuple(rows))
+        rows.append((place, *(fixed(None) if c is None else interval(c["rho"]) for c in cells)))
+    return Table("Spearman ρ with the recovered loss", ("study", *SHOWN), tuple(rows))
 
 
-def first_choices(studies: dict[str, dict[str, Any]]) -> StudyTable:
+def first_choices(studies: dict[str, dict[str, Any]]) -> Table:
     """The recovered loss of uniform, and how much is added to it by each proxy's first choice and the pool's best."""
     rows = []
     for place, found in studies.items():
@@ -139,9 +141,9 @@ def first_choices(studies: dict[str, dict[str, Any]]) -> StudyTable:
         cells = [_cell(found, name) for name in SHOWN]
         over = [None if c is None or c["regret"] is None else c["regret"]["to_uniform"] for c in cells]
         figures = (target["best"] - target["uniform"], *over)
-        rows.append((place, number(target["uniform"], 3), *(number(v, 3) for v in figures)))
+        rows.append((place, fixed(target["uniform"], 3), *(fixed(v, 3) for v in figures)))
     title = "Recovered loss of uniform, and what the first choice adds to it, nats per token"
-    return StudyTable(title, ("study", "uniform", "best of the pool", *SHOWN), tuple(rows))
+    return Table(title, ("study", "uniform", "best of the pool", *SHOWN), tuple(rows))
 
 
 def _cell(found: dict[str, Any], proxy: str) -> dict[str, Any] | None:

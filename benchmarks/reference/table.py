@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from tracenas.evaluation.suites import PAPER_AVERAGE
-from tracenas.studies.tables import StudyTable, number
+from tracenas.formats import fixed
+from tracenas.tables import Table
 
 __all__ = ["answers", "quality"]
 
@@ -20,25 +21,25 @@ def _accuracy(task: str, result: dict[str, Any]) -> tuple[float, float]:
     return result[name], result[f"{name}_stderr"]
 
 
-def quality(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> StudyTable:
+def quality(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> Table:
     """Parameters, perplexities (`columns`), speed-ups over the base, search time and mean accuracy of every row."""
     lines = []
     for row in rows:
-        cells = [*_name(row), f"{row['params']:,}" if "params" in row else number(None)]
+        cells = [*_name(row), f"{row['params']:,}" if "params" in row else fixed(None)]
         cells += [_perplexity(row.get(column)) for column in columns]
-        cells += [number(row.get(key)) for key in SPEED_UPS]
-        cells += [number(row.get("search_seconds"), 0), _with_error(*_mean(row)) if "tasks" in row else number(None)]
+        cells += [fixed(row.get(key)) for key in SPEED_UPS]
+        cells += [fixed(row.get("search_seconds"), 0), _with_error(*_mean(row)) if "tasks" in row else fixed(None)]
         lines.append(tuple(cells))
     head = ("row", "budget", "parameters", *columns, *SPEED_UPS.values(), "search, s", "mean accuracy")
-    return StudyTable("", head, tuple(lines))
+    return Table("", head, tuple(lines))
 
 
-def answers(rows: Sequence[dict[str, Any]]) -> StudyTable:
+def answers(rows: Sequence[dict[str, Any]]) -> Table:
     """Accuracy and standard error of every row that answered, task by task."""
     answered = [row for row in rows if "tasks" in row]
     tasks = list(dict.fromkeys(task for row in answered for task in row["tasks"]))
     lines = [(*_name(r), *(_with_error(*_accuracy(t, r["tasks"][t])) for t in tasks)) for r in answered]
-    return StudyTable("", ("row", "budget", *tasks), tuple(lines))
+    return Table("", ("row", "budget", *tasks), tuple(lines))
 
 
 def _name(row: dict[str, Any]) -> tuple[str, str]:
@@ -46,7 +47,7 @@ def _name(row: dict[str, Any]) -> tuple[str, str]:
 
 
 def _perplexity(value: float | None) -> str:
-    return number(value) if value is None or value < 1000 else f"{value:,.0f}"
+    return fixed(value) if value is None or value < 1000 else f"{value:,.0f}"
 
 
 def _with_error(value: float, error: float) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tracenas.commands.plan.command import duration, plan, size
+from tracenas.commands.plan.command import plan
 from tracenas.config import PlanConfig
 from tracenas.demo import model_path
 from tracenas.errors import UserError
@@ -159,8 +159,3 @@ def test_timing_is_measured_here_and_said_to_be_an_estimate(capsys: pytest.Captu
     assert 6 * found.seconds_per_evaluation < found.seconds < 60
     found.show()
     assert "estimate" in capsys.readouterr().out
-
-
-def test_sizes_and_durations_are_readable() -> None:
-    assert [size(n) for n in (2048, 5 << 20, 3 << 30)] == ["2 KiB", "5 MiB", "3.00 GiB"]
-    assert [duration(s) for s in (5.25, 600, 7200)] == ["5.2 s", "10 min", "2.0 h"]

@@ -11,10 +11,10 @@ import pytest
 from report_run import make_run
 
 from tracenas.errors import UserError
+from tracenas.formats import decimal
 from tracenas.reporting import RunData, write_report
 from tracenas.reporting.charts.dynamics import generations
-from tracenas.reporting.formats import decimal
-from tracenas.reporting.pages.verdict import judge
+from tracenas.reporting.verdict import judge
 
 
 class Page(HTMLParser):

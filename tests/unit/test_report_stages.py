@@ -12,7 +12,7 @@ from test_report import report, rewrite
 from tracenas.errors import UserError
 from tracenas.reporting import write_report
 from tracenas.reporting.data.stages import Stages
-from tracenas.reporting.pages.stage_tables import stage_tables
+from tracenas.reporting.stage_tables import stage_tables
 
 MADE = {
     "method": "sequential",

@@ -7,6 +7,7 @@ from typing import Any
 
 from tracenas.config import ExportConfig
 from tracenas.errors import UserError
+from tracenas.formats import data_size
 from tracenas.models.checkpoints.source import ModelSource, open_source
 from tracenas.registry import did_you_mean
 from tracenas.reporting.terminal import Table, print_table, to_plain
@@ -62,7 +63,7 @@ def _gguf(config: ExportConfig, source: ModelSource) -> ExportOutcome:
         ("layout", f"{made.layout} (architecture {made.arch})"),
         ("stored in", made.outtype + (f", {len(made.not_quantized)} matrices in f16" if made.not_quantized else "")),
         ("parameters", f"{made.parameters:,}" + (f", {made.added:,} of them zeros that fill up" if made.added else "")),
-        ("size", f"{made.size / 2**20:.1f} MiB"),
+        ("size", data_size(made.size)),
     ]
     if made.check is None:
         rows.append(("checked in llama.cpp", "no (--check)"))

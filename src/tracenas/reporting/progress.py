@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
 from rich.text import Text
 
-from tracenas.reporting.formats import count, decimal, duration, percent, plural
+from tracenas.formats import count, decimal, duration, percent, plural
 
 __all__ = ["Advance", "Rate", "SearchProgress", "stage_progress"]
 

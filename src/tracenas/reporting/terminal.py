@@ -1,23 +1,14 @@
 """What commands return: plain data with `to_json()` for scripts and `show()` for people."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from tracenas.tables import Table
 
 __all__ = ["Table", "print_table"]
 
 
-@dataclass(frozen=True)
-class Table:
-    """Rows for a terminal."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: Sequence[Sequence[str]]
-
-
 def print_table(table: Table) -> None:
-    """Draw a table on stdout, every cell as it stands; plain text where stdout is no terminal."""
+    """Draw a table and its notes on stdout, every cell as it stands; plain text where stdout is no terminal."""
     from rich.console import Console
     from rich.table import Table as RichTable
     from rich.text import Text
@@ -32,6 +23,8 @@ def print_table(table: Table) -> None:
     if not console.is_terminal:  # lines of a file or pipe are not cut to the width of a screen
         console.width = 100_000
     console.print(drawn)
+    for note in table.notes:
+        print(note)
 
 
 def to_plain(value: Any) -> Any:

@@ -2,13 +2,12 @@
 
 from tracenas.studies.correlation import Correlation, Estimate, correlate
 from tracenas.studies.regret import Regret, regret
-from tracenas.studies.tables import StudyTable, Target, analyse, markdown
+from tracenas.studies.tables import Target, analyse, markdown
 
 __all__ = [
     "Correlation",
     "Estimate",
     "Regret",
-    "StudyTable",
     "Target",
     "analyse",
     "correlate",

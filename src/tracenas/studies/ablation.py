@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from tracenas.formats import fixed
 from tracenas.studies.correlation import correlate
-from tracenas.studies.tables import StudyTable, Target, interval, number
+from tracenas.studies.tables import Target, interval
+from tracenas.tables import Table
 
 __all__ = ["Setting", "ablation_tables", "compare"]
 
@@ -68,7 +70,7 @@ def compare(
     return out
 
 
-def ablation_tables(found: Mapping[str, Any]) -> list[StudyTable]:
+def ablation_tables(found: Mapping[str, Any]) -> list[Table]:
     """One table per category, as Fig. 3 and Tables 6 and 7 in one."""
     tables = []
     for entry in found["categories"]:
@@ -84,8 +86,8 @@ def ablation_tables(found: Mapping[str, Any]) -> list[StudyTable]:
         for row in entry["rows"]:
             own = row["with_reference"]
             cells = [row["with_targets"][t] for t in entry["targets"]]
-            pairs = [f"{number(c['rho']['value'])} / {number(c['tau']['value'])}" for c in cells]
-            rows.append((row["value"], interval(own["tau"]), interval(own["rho"]), *pairs, number(row["seconds"], 3)))
+            pairs = [f"{fixed(c['rho']['value'])} / {fixed(c['tau']['value'])}" for c in cells]
+            rows.append((row["value"], interval(own["tau"]), interval(own["rho"]), *pairs, fixed(row["seconds"], 3)))
         note = "; with targets ρ / τ" if entry["targets"] else ""
-        tables.append(StudyTable(f"{name}, against the highest setting{note}", columns, tuple(rows)))
+        tables.append(Table(f"{name}, against the highest setting{note}", columns, tuple(rows)))
     return tables

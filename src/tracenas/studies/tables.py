@@ -13,24 +13,23 @@ from typing import Any
 
 import numpy as np
 
+from tracenas.formats import fixed
 from tracenas.studies.correlation import correlate
 from tracenas.studies.regret import regret
+from tracenas.tables import Table
 
 __all__ = [
-    "StudyTable",
     "Target",
     "all_tables",
     "analyse",
     "interval",
     "label_of",
     "markdown",
-    "number",
     "ranked",
     "undefined",
 ]
 
 Record = Mapping[str, Any]
-DASH = "\N{EN DASH}"
 _STREAM = 0x53545544
 
 
@@ -54,21 +53,6 @@ class Target:
     def quality(self, value: float | None) -> float | None:
         """Higher is better."""
         return -value if self.loss and value is not None else value
-
-
-@dataclass(frozen=True)
-class StudyTable:
-    """A table as text."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-
-    def markdown(self) -> str:
-        """A Markdown table; numbers to the right."""
-        lines = [f"| {' | '.join(self.columns)} |", "|---" + "|---:" * (len(self.columns) - 1) + "|"]
-        lines += [f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in self.rows]
-        return "\n".join(lines)
 
 
 def analyse(
@@ -185,65 +169,60 @@ def _flips(a: Sequence[float | None], b: Sequence[float | None]) -> tuple[int, i
 # --- as text --------------------------------------------------------------------------------------
 
 
-def number(value: float | None, digits: int = 2) -> str:
-    """A figure, or a dash."""
-    return DASH if value is None else f"{value:.{digits}f}".replace("-", "\N{MINUS SIGN}")
-
-
 def interval(estimate: Record) -> str:
     """`0.94 [0.85, 0.98]`."""
-    value = number(estimate["value"])
-    return value if estimate["low"] is None else f"{value} [{number(estimate['low'])}, {number(estimate['high'])}]"
+    value = fixed(estimate["value"])
+    return value if estimate["low"] is None else f"{value} [{fixed(estimate['low'])}, {fixed(estimate['high'])}]"
 
 
-def correlation_table(study: Record) -> StudyTable:
+def correlation_table(study: Record) -> Table:
     """Like TraceNAS Table 1: ρ and τ of every proxy with every target, best proxy for the main target first."""
     targets = study["targets"]
     columns = ["proxy", *(t["label"] for t in targets)]
     rows = []
     for row in ranked(study):
         cells = [row["targets"][t["name"]] for t in targets]
-        rows.append((row["name"], *(f"{number(c['rho']['value'])} / {number(c['tau']['value'])}" for c in cells)))
-    return StudyTable("Spearman ρ / Kendall τ-b", tuple(columns), tuple(rows))
+        rows.append((row["name"], *(f"{fixed(c['rho']['value'])} / {fixed(c['tau']['value'])}" for c in cells)))
+    return Table("Spearman ρ / Kendall τ-b", tuple(columns), tuple(rows))
 
 
-def main_table(study: Record) -> StudyTable:
+def main_table(study: Record) -> Table:
     """Correlation with the main target and cost per proxy."""
     main = study["main_target"]
     columns = ("proxy", "ρ [95 %]", "τ [95 %]", "failed", "s/arch.")
     rows = []
     for row in ranked(study):
-        cell, spent = row["targets"][main], number(row["seconds"], 3)
+        cell, spent = row["targets"][main], fixed(row["seconds"], 3)
         rows.append((row["name"], interval(cell["rho"]), interval(cell["tau"]), str(row["failed"]), spent))
-    return StudyTable(f"correlation with {label_of(study, main)}", columns, tuple(rows))
+    return Table(f"correlation with {label_of(study, main)}", columns, tuple(rows))
 
 
-def regret_table(study: Record) -> StudyTable | None:
+def regret_table(study: Record) -> Table | None:
     """What each proxy's first choice reached on the main target; None across sizes."""
     main = study["main_target"]
     rows = []
     known = [r for r in ranked(study) if r["targets"][main]["regret"] is not None]
     for row in sorted(known, key=lambda r: r["targets"][main]["regret"]["to_best"]):
         chosen = row["targets"][main]["regret"]
-        figures = [number(chosen[k], 4) for k in ("loss", "to_best", "to_uniform")]
-        ratios = [number(chosen[k], 3) for k in ("ratio_to_best", "ratio_to_uniform")]
+        figures = [fixed(chosen[k], 4) for k in ("loss", "to_best", "to_uniform")]
+        ratios = [fixed(chosen[k], 3) for k in ("ratio_to_best", "ratio_to_uniform")]
         rows.append((row["name"], *figures, *ratios))
     columns = ("proxy", "first choice", "− best", "− uniform", "ppl / best", "ppl / uniform")
     title = f"regret: the first choice's {label_of(study, main)}, nats per token, and ratio of perplexities"
-    return StudyTable(title, columns, tuple(rows)) if rows else None
+    return Table(title, columns, tuple(rows)) if rows else None
 
 
-def target_table(study: Record) -> StudyTable:
+def target_table(study: Record) -> Table:
     """Best, worst and uniform of every target."""
     columns = ("target", "measured", "best", "uniform", "worst", "sd over seeds")
     rows = [
-        (t["label"], str(t["measured"]), *(number(t[k], 4) for k in ("best", "uniform", "worst", "seed_spread")))
+        (t["label"], str(t["measured"]), *(fixed(t[k], 4) for k in ("best", "uniform", "worst", "seed_spread")))
         for t in study["targets"]
     ]
-    return StudyTable("targets (losses in nats per token)", columns, tuple(rows))
+    return Table("targets (losses in nats per token)", columns, tuple(rows))
 
 
-def agreement_table(study: Record) -> StudyTable:
+def agreement_table(study: Record) -> Table:
     """Do targets agree with each other?"""
     rows = [
         (
@@ -255,7 +234,7 @@ def agreement_table(study: Record) -> StudyTable:
         for p in study["agreement"]
         if p["related"]
     ]
-    return StudyTable("agreement of the targets", ("targets", "ρ", "τ", "pairs that flip"), tuple(rows))
+    return Table("agreement of the targets", ("targets", "ρ", "τ", "pairs that flip"), tuple(rows))
 
 
 def undefined(study: Record) -> list[str]:
@@ -284,7 +263,7 @@ def label_of(study: Record, target: str) -> str:
     return next(str(t["label"]) for t in study["targets"] if t["name"] == target)
 
 
-def all_tables(study: Record) -> list[StudyTable]:
+def all_tables(study: Record) -> list[Table]:
     """In the order of interest."""
     tables = [main_table(study), regret_table(study)]
     tables += [correlation_table(study)] if len(study["targets"]) > 1 else []

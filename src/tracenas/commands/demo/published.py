@@ -18,11 +18,11 @@ from tracenas.commands.run.sections import CHECKPOINT, RECOVERED_CHECKPOINT
 from tracenas.config import DemoConfig, ReportConfig, RunConfig
 from tracenas.demo import calibration_path, heldout_path
 from tracenas.errors import UserError
+from tracenas.formats import duration
 from tracenas.models.checkpoints.source import open_source
 from tracenas.pipeline.resume import write_settings
 from tracenas.pipeline.run_directory import KIND, SUMMARY, in_use
 from tracenas.reporting.data.stages import PUBLISHED_MODEL
-from tracenas.reporting.formats import duration
 from tracenas.reporting.progress import stage_progress
 from tracenas.reporting.terminal import Table, print_table, to_plain
 from tracenas.rundir import read_json, require_free, sweep, write_json

@@ -13,6 +13,7 @@ from tracenas.commands.plan.costs import (
 from tracenas.config import PlanConfig, check_used, parse_rank
 from tracenas.errors import UserError
 from tracenas.families import Block
+from tracenas.formats import data_size, duration
 from tracenas.models.checkpoints.source import ModelSource, open_source
 from tracenas.pipeline.target import resolve_proxy, resolve_target
 from tracenas.proxies.combination import choose
@@ -99,7 +100,7 @@ class Plan:
         if self.origin is not None:
             print(self.origin)
         m = self.memory
-        print("memory: " + ", ".join(f"{name} {size(count)}" for name, count in vars(m).items()))
+        print("memory: " + ", ".join(f"{name} {data_size(count)}" for name, count in vars(m).items()))
         if self.rates is not None:
             print(
                 "time: an estimate, from a second of measuring what this machine does when left alone "
@@ -130,7 +131,7 @@ class Plan:
             ),
             ("calibration", f"{s.samples} × {s.seq_len} = {s.tokens:,} tokens, {s.micro_batch} per pass"),
             ("evaluations, at most", f"{self.evaluations:,}"),
-            ("peak memory, estimate", size(self.memory.total)),
+            ("peak memory, estimate", data_size(self.memory.total)),
         ]
         if self.seconds is not None and self.seconds_per_evaluation is not None:
             rows.append(
@@ -262,17 +263,3 @@ def seconds(work: Workload, rates: "Rates", shape: Shape) -> float:
         + work.elements * shape.element / rates.bytes
         + work.score_pairs * per_pair
     )
-
-
-def size(count: int) -> str:
-    """Bytes with a binary unit."""
-    if count < 1 << 20:
-        return f"{count / (1 << 10):.0f} KiB"
-    return f"{count / (1 << 20):.0f} MiB" if count < 1 << 30 else f"{count / (1 << 30):.2f} GiB"
-
-
-def duration(value: float) -> str:
-    """Seconds as s, min or h."""
-    if value < 100:
-        return f"{value:.1f} s"
-    return f"{value / 60:.0f} min" if value < 6000 else f"{value / 3600:.1f} h"

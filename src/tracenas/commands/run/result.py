@@ -6,11 +6,12 @@ from typing import Any
 
 from tracenas.commands.prune.result import Pruned
 from tracenas.commands.run.sections import BENCH, EVALUATION
-from tracenas.commands.run.verdict import verdict
 from tracenas.commands.search.result import SearchOutcome
+from tracenas.reporting.data.run import RunData
 from tracenas.reporting.data.stages import Stages
-from tracenas.reporting.pages.stage_tables import stage_tables
+from tracenas.reporting.stage_tables import stage_tables
 from tracenas.reporting.terminal import Table, print_table
+from tracenas.reporting.verdict import judge
 from tracenas.rundir import read_json
 
 __all__ = ["RunOutcome"]
@@ -51,11 +52,10 @@ class RunOutcome:
         """The comparison and where everything is, on stdout."""
         self.search.show()
         print_table(self._comparison())
-        print(verdict(self.comparison))
-        for title, columns, rows, notes in stage_tables(Stages.read(self.search.path)):
-            print_table(Table(title, tuple(columns), rows))
-            for note in notes:
-                print(note)
+        verdict = judge(RunData.read(self.search.path))
+        print("\n".join([verdict.sentence, *verdict.remarks]))
+        for table in stage_tables(Stages.read(self.search.path)):
+            print_table(table)
         losses = f"reloaded: loss {self.pruned.loss:.6f}, as scored {self.pruned.scored_loss:.6f}"
         print(f"checkpoint  {self.pruned.path} ({losses})")
         if self.pruned.held_out_losses:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tracenas.commands.study.pool import draw_pool
-from tracenas.commands.study.results import STUDY, draw
+from tracenas.commands.study.results import STUDY
 from tracenas.config import AblationConfig, parse_rank
 from tracenas.config.study import names
 from tracenas.data.sources import probe
@@ -20,7 +20,7 @@ from tracenas.pipeline.run_directory import JOURNAL, ORDERING, run_directory, st
 from tracenas.pipeline.session import Session
 from tracenas.pipeline.target import PruningTarget, resolve_target
 from tracenas.proxies import PROXIES
-from tracenas.reporting.terminal import to_plain
+from tracenas.reporting.terminal import print_table, to_plain
 from tracenas.rundir import Journal, atomic_path, provenance, read_json, write_json
 from tracenas.space.architecture import Architecture
 from tracenas.studies.ablation import Setting, ablation_tables, compare
@@ -51,7 +51,7 @@ class Ablated:
         """The tables on stdout."""
         print(self.results["protocol"])
         for table in ablation_tables(self.results):
-            draw(table)
+            print_table(table)
         print(f"results {self.path / ABLATION}\ntables  {self.path / MARKDOWN}")
 
 

@@ -9,12 +9,12 @@ from tracenas.commands.study.combinations import with_combination
 from tracenas.commands.study.targets import Plan
 from tracenas.config import StudyConfig
 from tracenas.proxies.combination import Choice
-from tracenas.reporting.terminal import Table, print_table, to_plain
+from tracenas.reporting.terminal import print_table, to_plain
 from tracenas.rundir import atomic_path, write_json
 from tracenas.space.search_space import SearchSpace
-from tracenas.studies.tables import StudyTable, all_tables, analyse, markdown, undefined
+from tracenas.studies.tables import all_tables, analyse, markdown, undefined
 
-__all__ = ["MARKDOWN", "REPORT", "STUDY", "StudyOutcome", "draw", "summarise", "write_results"]
+__all__ = ["MARKDOWN", "REPORT", "STUDY", "StudyOutcome", "summarise", "write_results"]
 
 STUDY, MARKDOWN, REPORT = "study.json", "study.md", "report.html"
 _PROTOCOL_KEYS = (
@@ -62,15 +62,10 @@ class StudyOutcome:
         found = self.results
         print(f"{found['title']}. {found['protocol']}")
         for table in all_tables(found):
-            draw(table)
+            print_table(table)
         for note in (*undefined(found), *_failures(found)):
             print(note)
         print(f"results {self.path / STUDY}\ntables  {self.path / MARKDOWN}\nreport  {self.path / REPORT}")
-
-
-def draw(table: StudyTable) -> None:
-    """A table on the terminal."""
-    print_table(Table(table.title, table.columns, table.rows))
 
 
 def _failures(found: Mapping[str, Any]) -> list[str]:

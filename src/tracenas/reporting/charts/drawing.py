@@ -4,10 +4,11 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from tracenas.formats import MISSING, percent
 from tracenas.reporting.charts.dynamics import layer_names, retention
 from tracenas.reporting.charts.svg import el, rect, title
 from tracenas.reporting.data.run import Candidate, RunData
-from tracenas.reporting.formats import MISSING, NAMES, UNIT_NAMES, percent
+from tracenas.reporting.labels import NAMES, UNIT_NAMES
 
 __all__ = ["Drawing", "architecture_drawing", "sparks"]
 

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
+from tracenas.formats import percent, perplexity
 from tracenas.reporting.charts.svg import Frame, circle, line, padded, rect, star, text, ticks
-from tracenas.reporting.formats import percent, perplexity
 from tracenas.symbolic.analysis import front
 
 __all__ = ["front_chart", "generations_chart", "usage_chart"]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from markupsafe import Markup
 
+from tracenas.formats import count, decimal, percent, plural
 from tracenas.reporting.charts.dynamics import Generation, layer_names, retention
 from tracenas.reporting.charts.svg import (
     WIDE,
@@ -24,7 +25,7 @@ from tracenas.reporting.charts.svg import (
     ticks,
 )
 from tracenas.reporting.data.run import Candidate, Compared, RunData
-from tracenas.reporting.formats import NAMES, count, decimal, percent, plural
+from tracenas.reporting.labels import NAMES, model_kind
 
 __all__ = ["COLUMNS", "heat_scale", "lowest_ratio", "perplexity_chart", "score_chart", "variance_chart", "width_chart"]
 
@@ -226,7 +227,7 @@ def perplexity_chart(rows: Sequence[Compared], best: Compared | None) -> Markup:
     groups: dict[str, list[Compared]] = {}
     for row in rows:
         if row.perplexity is not None and row.perplexity > 0:
-            groups.setdefault("random" if row.name.startswith("random") else row.name, []).append(row)
+            groups.setdefault("random" if model_kind(row.name) == "random" else row.name, []).append(row)
     values = [r.perplexity for group in groups.values() for r in group if r.perplexity is not None]
     low, high = min(values), max(values)
     log = high / low > WIDE
@@ -239,14 +240,15 @@ def perplexity_chart(rows: Sequence[Compared], best: Compared | None) -> Markup:
         y = frame.top + 36 * (place + 0.5)
         parts.append(line(frame.left, y, frame.end, y, "grid"))
         parts.append(text(frame.left - 12, y + 4, _short(name), "row-label", "end"))
-        kind = name if name in ("base", "found", "uniform", "random") else "other"
         shown = [(r, r.perplexity) for r in group if r.perplexity is not None]
         if len(shown) > 1:
             mean = frame.x(float(np.mean([p for _, p in shown])))
             parts.append(line(mean, y - 11, mean, y + 11, "mean-tick"))
         for row, value in shown:
             tip = f"{row.name}: perplexity {decimal(value)}, {count(row.params)} parameters"
-            parts.append(circle(frame.x(value), y, 6.5, f"mark {kind}{' winner' if row is best else ''}", tip=tip))
+            parts.append(
+                circle(frame.x(value), y, 6.5, f"mark {model_kind(name)}{' winner' if row is best else ''}", tip=tip)
+            )
     return frame.svg("Perplexity of base, uniform, random and found models", *parts)
 
 

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from tracenas.formats import decimal
 from tracenas.reporting.charts.svg import WIDE, Frame, log_ticks, padded, tick_label, ticks
 from tracenas.reporting.data.run import Compared
 from tracenas.reporting.data.stages import Recovery
-from tracenas.reporting.formats import decimal
+from tracenas.reporting.labels import model_kind
 
 __all__ = ["LineChart", "progress_chart", "training_charts"]
 
-KINDS = ("found", "uniform", "random", "other")
 Series = tuple[str, list[tuple[int, float]]]
 
 
@@ -46,18 +46,17 @@ def progress_chart(rows: Sequence[Compared], stages: Sequence[str], base: Compar
         parts.append(frame.polyline([(x, level) for x in frame.x_range], "base-line"))
     for name, line in lines:
         tips = [(i, p, f"{name}, {names[i]}: perplexity {decimal(p)}") for i, p in line]
-        parts += [frame.polyline(line, f"line {_kind(name)}"), *frame.points(tips, 4.5, f"point {_kind(name)}")]
+        parts += [
+            frame.polyline(line, f"line {model_kind(name)}"),
+            *frame.points(tips, 4.5, f"point {model_kind(name)}"),
+        ]
     legend = _legend([name for name, _ in lines]) + ([("base", "base")] if level else [])
     picture = frame.svg("Perplexity after every stage", *parts)
     return LineChart("Perplexity, stage by stage", "The same text and windows throughout.", picture, legend)
 
 
-def _kind(name: str) -> str:
-    return next((kind for kind in KINDS if name.startswith(kind)), "other")
-
-
 def _legend(names: Sequence[str]) -> list[tuple[str, str]]:
-    return [(f"line {_kind(name)}", name) for name in names]
+    return [(f"line {model_kind(name)}", name) for name in names]
 
 
 def training_charts(recoveries: Sequence[Recovery]) -> list[LineChart]:
@@ -97,8 +96,8 @@ def _steps_chart(series: Sequence[Series], title: str, label: str) -> Markup:
         frame.x_axis("step", steps, [tick_label(v, steps) for v in steps]),
     ]
     for name, points in series:
-        parts.append(frame.polyline(points, f"line {_kind(name)}"))
+        parts.append(frame.polyline(points, f"line {model_kind(name)}"))
         if len(points) <= 60:
             tips = [(step, v, f"{name}, step {step:,}: {decimal(v)}") for step, v in points]
-            parts += frame.points(tips, 2.6, f"point {_kind(name)}")
+            parts += frame.points(tips, 2.6, f"point {model_kind(name)}")
     return frame.svg(f"{title} by step", *parts)

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
+from tracenas.formats import MINUS, decimal
 from tracenas.reporting.charts.svg import Frame, circle, line, padded, rect, text, ticks
-from tracenas.reporting.formats import MINUS, decimal
 
 __all__ = ["interval_chart", "kind_legend", "rank_chart", "scatter"]
 

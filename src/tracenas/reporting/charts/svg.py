@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-from tracenas.reporting.formats import MINUS
+from tracenas.formats import MINUS
 
 __all__ = [
     "WIDE",

@@ -6,7 +6,8 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from tracenas.reporting import formats
+from tracenas import formats
+from tracenas.reporting import labels
 from tracenas.reporting.charts.svg import hatch
 from tracenas.rundir import atomic_path
 
@@ -53,6 +54,7 @@ _environment = Environment(
     lstrip_blocks=True,
     keep_trailing_newline=True,
 )
-_environment.filters |= {name: getattr(formats, name) for name in formats.__all__ if name.islower()}
 _environment.filters |= {"flatten": flatten, "hatch": hatch}
-_environment.globals |= {name: getattr(formats, name) for name in formats.__all__ if name.isupper()}
+for _module in (formats, labels):
+    for _name in _module.__all__:
+        (_environment.globals if _name.isupper() else _environment.filters)[_name] = getattr(_module, _name)

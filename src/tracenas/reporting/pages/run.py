@@ -5,16 +5,17 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from tracenas.formats import MISSING, decimal, grouped, percent
 from tracenas.reporting.charts import run as charts
 from tracenas.reporting.charts.drawing import architecture_drawing, sparks
 from tracenas.reporting.charts.dynamics import Generation, generations
 from tracenas.reporting.charts.stages import progress_chart, training_charts
 from tracenas.reporting.data.run import Compared, RunData
 from tracenas.reporting.data.stages import Stages
-from tracenas.reporting.formats import MISSING, NAMES, UNIT_NAMES, decimal, grouped, percent, proxy_label
+from tracenas.reporting.labels import NAMES, UNIT_NAMES, model_kind, proxy_label
 from tracenas.reporting.pages.page import render
-from tracenas.reporting.pages.stage_tables import bench_table, evaluation_table, recovery_table
-from tracenas.reporting.pages.verdict import Verdict, judge, random_label, random_rows, spread
+from tracenas.reporting.stage_tables import bench_table, evaluation_table, recovery_table
+from tracenas.reporting.verdict import Verdict, judge, random_label, random_rows, spread
 
 __all__ = ["run_page"]
 
@@ -98,17 +99,15 @@ def _comparison_table(run: RunData, verdict: Verdict) -> dict[str, Any]:
         rows.append({"kind": kind, "name": name, "cells": cells, "best": best})
 
     for row in run.comparison:
-        add(_kind(row), row.name, row.params, [decimal(get(row)) for _, get in columns], row is verdict.winner)
+        add(
+            model_kind(row.name), row.name, row.params, [decimal(get(row)) for _, get in columns], row is verdict.winner
+        )
         if len(chance) > 1 and row is chance[-1]:
             mean = spread(chance, lambda r: r.params)
             figures = [str(spread(chance, get) or MISSING) for _, get in columns]
             add("mean", random_label(chance), round(mean.mean) if mean else None, figures)
     names = [name for name, _ in columns]
     return {"columns": ["Model", *names[:1], "Parameters", "of base", *names[1:]], "rows": rows}
-
-
-def _kind(row: Compared) -> str:
-    return "random" if row.name.startswith("random") else row.name if row.name in ("base", "uniform", "found") else ""
 
 
 def _perplexity_chart(run: RunData, verdict: Verdict) -> str | None:

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from tracenas.reporting.formats import count, decimal
+from tracenas.formats import count, decimal, fixed
 from tracenas.reporting.pages.page import render
 from tracenas.studies.correlation import MINIMUM, correlate
-from tracenas.studies.tables import Target, number
+from tracenas.studies.tables import Target
 
 __all__ = ["kept", "study_so_far"]
 
@@ -52,7 +52,7 @@ def _correlation(records: Sequence[Row], targets: Sequence[Target]) -> list[list
     rows = []
     for name in dict.fromkeys(name for r in records for name in r["scores"]):
         scores = [r["scores"].get(name) for r in records]
-        rows.append([name, *(number(correlate(scores, q, rng, resamples=0).rho.value) for q in qualities)])
+        rows.append([name, *(fixed(correlate(scores, q, rng, resamples=0).rho.value) for q in qualities)])
     return rows
 
 

@@ -4,16 +4,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tracenas.formats import MISSING, decimal, plural
 from tracenas.reporting.data.stages import Measured, Recovery, Stages
-from tracenas.reporting.formats import MISSING, decimal, plural
+from tracenas.tables import Table
 
-__all__ = ["StageTable", "bench_table", "evaluation_table", "recovery_table", "stage_tables"]
-
-StageTable = tuple[str, list[str], list[list[str]], list[str]]
-"""Title, columns, rows, notes."""
+__all__ = ["bench_table", "evaluation_table", "recovery_table", "stage_tables"]
 
 
-def stage_tables(stages: Stages) -> list[StageTable]:
+def stage_tables(stages: Stages) -> list[Table]:
     """Everything there is, in the stages' order."""
     tables = []
     if stages.recoveries:
@@ -22,7 +20,7 @@ def stage_tables(stages: Stages) -> list[StageTable]:
     return [*tables, *(bench_table(b) for b in stages.benches)]
 
 
-def recovery_table(recoveries: Sequence[Recovery]) -> StageTable:
+def recovery_table(recoveries: Sequence[Recovery]) -> Table:
     """Steps, tokens, speed and, where it was measured on the way, held-out perplexity of every recovery."""
     columns = ["Architecture", "Method", "Steps", "Tokens", "Tokens/s", "Loss at the end"]
     known = any(one.result.get("perplexity") is not None for one in recoveries)
@@ -43,7 +41,7 @@ def recovery_table(recoveries: Sequence[Recovery]) -> StageTable:
                 *(decimal(result.get(key)) for key in ("perplexity_before", "perplexity") if known),
             ]
         )
-    return "recovery", columns, rows, _recovery_notes(recoveries)
+    return Table("recovery", columns, rows, _recovery_notes(recoveries))
 
 
 def _recovery_notes(recoveries: Sequence[Recovery]) -> list[str]:
@@ -74,7 +72,7 @@ def _file(source: object) -> str:
     return Path(text).name if text.startswith(("/", ".")) and "=" not in text else text
 
 
-def evaluation_table(measured: Measured) -> StageTable:
+def evaluation_table(measured: Measured) -> Table:
     """A row per quantity, a column per model: parameters, perplexity, both accuracies of every task, the average."""
     models = measured.rows
     rows = [["parameters", "", "", *(f"{m['params']:,}" if "params" in m else MISSING for m in models)]]
@@ -100,7 +98,7 @@ def evaluation_table(measured: Measured) -> StageTable:
     columns = ["Quantity", "Shots", "Metric", *measured.names]
     if not any(tasks):
         columns, rows = [columns[0], *columns[3:]], [[row[0], *row[3:]] for row in rows]
-    return f"evaluation ({measured.file})", columns, rows, notes
+    return Table(f"evaluation ({measured.file})", columns, rows, notes)
 
 
 def _metrics(task: Mapping[str, Any]) -> list[str]:
@@ -126,7 +124,7 @@ def _plus_minus(value: float, error: float | None) -> str:
     return f"{100 * value:.1f}" + ("" if error is None else f" ± {100 * error:.1f}")
 
 
-def bench_table(measured: Measured) -> StageTable:
+def bench_table(measured: Measured) -> Table:
     """Latency, throughput, memory and speed-ups of every model (TraceNAS Table 8)."""
     columns = ["Model", "Parameters", "TTFT, ms", "TPOT, ms", "Tokens/s", "Memory, GB"]
     columns += ["Prefill ×", "FLOPs ×", "Decode ×"]
@@ -146,7 +144,7 @@ def bench_table(measured: Measured) -> StageTable:
                 _spread(model.get("decode_speedup"), 2),
             ]
         )
-    return f"speed ({measured.file})", columns, rows, _bench_notes(measured.setting)
+    return Table(f"speed ({measured.file})", columns, rows, _bench_notes(measured.setting))
 
 
 def _bench_notes(s: Mapping[str, Any]) -> list[str]:

@@ -4,8 +4,9 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from tracenas.formats import decimal, percent, plural, signed_percent
 from tracenas.reporting.data.run import Compared, RunData
-from tracenas.reporting.formats import decimal, percent, plural, proxy_label, signed_percent
+from tracenas.reporting.labels import model_kind, proxy_label
 
 __all__ = ["Spread", "Verdict", "judge", "random_label", "random_rows", "spread"]
 
@@ -52,7 +53,7 @@ def spread(rows: Sequence[Compared], value: Callable[[Compared], float | None]) 
 
 def random_rows(rows: Sequence[Compared]) -> list[Compared]:
     """The random architectures of a comparison."""
-    return [row for row in rows if row.name.startswith("random")]
+    return [row for row in rows if model_kind(row.name) == "random"]
 
 
 def random_label(rows: Sequence[Compared]) -> str:

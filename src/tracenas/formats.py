@@ -5,30 +5,20 @@ import math
 __all__ = [
     "MINUS",
     "MISSING",
-    "NAMES",
-    "UNIT_NAMES",
     "count",
     "data_size",
     "decimal",
     "duration",
+    "fixed",
     "grouped",
     "percent",
     "perplexity",
     "plural",
-    "proxy_label",
     "signed_percent",
 ]
 
 MINUS = "\N{MINUS SIGN}"
 MISSING = "\N{EN DASH}"
-NAMES = {"heads": "Attention", "kv_heads": "KV groups", "cross_heads": "Cross-attention", "channels": "MLP"}
-"""Sub-blocks by the unit that is cut in them, in the order of a block."""
-UNIT_NAMES = {
-    "heads": "attention heads",
-    "kv_heads": "KV groups",
-    "cross_heads": "cross-attention heads",
-    "channels": "MLP channels",
-}
 
 
 def count(value: float | None) -> str:
@@ -60,6 +50,11 @@ def decimal(value: float | None, digits: int = 4) -> str:
     else:
         text = f"{value:,.{max(0, digits - 1 - magnitude)}f}"
     return text.replace("-", MINUS)
+
+
+def fixed(value: float | None, digits: int = 2) -> str:
+    """A number with `digits` decimals."""
+    return MISSING if value is None else f"{value:.{digits}f}".replace("-", MINUS)
 
 
 def perplexity(loss: float | None) -> str:
@@ -105,8 +100,3 @@ def data_size(size: float | None) -> str:
 def plural(number: int, noun: str, several: str | None = None) -> str:
     """`1 candidate`, `1,010 candidates`."""
     return f"{number:,} {noun if number == 1 else several or noun + 's'}"
-
-
-def proxy_label(proxy: str | None) -> str:
-    """How a proxy's score is called on axes and in tables: Φ, or the proxy's own name."""
-    return "Φ" if proxy in (None, "phi") else f"score ({proxy})"
