@@ -2,6 +2,7 @@
 # make demo-llm  the same on a published model, SmolLM2-135M-Instruct (93 MB to fetch, up to 30 minutes)
 # make test      set up .venv and run every check of `make check`
 # make test-all  the same, and the slow tests
+# make wheel     a wheel in dist/, to be installed anywhere
 # make check     formatting, linting, types, layers, tests
 # make test-lowest   the tests with the lowest versions that pyproject.toml accepts, in .venv-lowest
 
@@ -9,6 +10,7 @@ PYTHON  ?= python3
 VENV    ?= .venv
 BIN     := $(VENV)/bin
 STAMP   := $(VENV)/.installed
+PACKAGE := $(VENV)/.installed-package
 LOWEST  := .venv-lowest
 SOURCES ?= src tests $(wildcard benchmarks examples scripts)
 
@@ -19,10 +21,11 @@ export TOKENIZERS_PARALLELISM ?= false
 # At most 4 workers: each imports torch.
 PYTEST ?= $(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal
 
-.PHONY: demo demo-llm setup test test-all test-slow test-lowest check format clean
+.PHONY: demo demo-llm setup test test-all test-slow test-lowest wheel check format clean
 
-demo: $(STAMP)
+demo: $(PACKAGE)
 	$(BIN)/tracenas demo --out demo-out --resume
+	@echo "the command: $(BIN)/tracenas (try: $(BIN)/tracenas plan MODEL --params 75%)"
 
 # All cores: its matrices are large enough for several threads.
 demo-llm: $(STAMP)
@@ -56,15 +59,26 @@ format: $(STAMP)
 	$(BIN)/ruff format $(SOURCES)
 	$(BIN)/ruff check --fix $(SOURCES)
 
-# Redone only when what is to be installed has changed.
-$(STAMP): pyproject.toml constraints.txt
+# Redone only when what is to be installed has changed. The demo needs the package alone, checks what `dev` names, too.
+$(STAMP): pyproject.toml constraints.txt | $(BIN)/pip
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[dev]"
+	@touch $(PACKAGE) $@
+
+$(PACKAGE): pyproject.toml constraints.txt | $(BIN)/pip
+	$(BIN)/pip install --quiet -c constraints.txt -e .
+	@touch $@
+
+$(BIN)/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "tracenas needs Python 3.11 or later as '$(PYTHON)' (another one: make PYTHON=python3.12)" >&2; exit 1; }
-	@[ -x $(BIN)/pip ] || $(PYTHON) -m venv $(VENV) || \
+	@$(PYTHON) -m venv $(VENV) || \
 	  { echo "no virtual environment: on Debian and Ubuntu, apt-get install python3-venv python3-pip" >&2; \
 	    rm -rf $(VENV); exit 1; }
-	$(BIN)/pip install --quiet -c constraints.txt -e ".[dev]"
-	@touch $@
+
+# dist/tracenas-VERSION-py3-none-any.whl, for other environments and machines.
+wheel: $(BIN)/pip
+	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
+	@ls dist/*.whl
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

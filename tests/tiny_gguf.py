@@ -27,7 +27,7 @@ TEMPLATE = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor 
 def gguf_model(model_type: str = "llama", **changes: Any) -> Any:
     """A tiny model that GGUF can hold."""
     fits = {k: v for k, v in PLAIN.items() if model_type != "qwen2" or k not in ("attention_bias", "mlp_bias")}
-    return tiny_model(model_type, **{**fits, "bos_token_id": 0, "vocab_size": 258, **changes})
+    return tiny_model(model_type, **{**fits, "bos_token_id": 0, "vocab_size": 259, **changes})
 
 
 def save_gguf(
@@ -60,9 +60,9 @@ def save_gguf(
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
-    writer.add_token_list(["</s>", *letters, "th"])
-    writer.add_token_types([3] + [1] * (len(letters) + 1))
-    writer.add_token_merges(["t h"])
+    writer.add_token_list(["</s>", *letters, "th", "he"])
+    writer.add_token_types([3] + [1] * (len(letters) + 2))
+    writer.add_token_merges(["t h", "h e"])  # of one alone, transformers 5.17 makes letters
     writer.add_bos_token_id(0)
     writer.add_eos_token_id(0)
     writer.add_pad_token_id(0)

@@ -1,0 +1,5 @@
+"""`python -m tracenas`: the command line."""
+
+from tracenas.cli import main
+
+main()
