@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from tracenas.errors import UserError
 from tracenas.recovery.datasets import Rows, Windows, collate_padded, collate_windows
 from tracenas.recovery.instructions import encode_chat, instruction_examples, messages_of
-from tracenas.recovery.settings import TrainSettings, accumulation, default_micro_batch, learning_rate_factor
+from tracenas.recovery.settings import TrainSettings, accumulation, largest_micro_batch, learning_rate_factor
 from tracenas.recovery.throughput import flops_per_token
 
 
@@ -43,10 +43,10 @@ def test_decay_ends_at_the_least_rate() -> None:
 
 def test_global_batch() -> None:
     assert accumulation(1024, 8, 6 // 3) == 64
-    assert default_micro_batch(1024, 2, 4096, 16384) == 4
-    assert default_micro_batch(12, 1, 32, 160) == 4  # 5 would fit but does not divide 12
+    assert largest_micro_batch(1024, 2, 4096, 16384) == 4
+    assert largest_micro_batch(12, 1, 32, 160) == 4  # 5 would fit but does not divide 12
     with pytest.raises(UserError, match="6 processes with micro-batch 1 take 6 sequences at once.*1020 or 1026"):
-        default_micro_batch(1024, 6, 4096, 16384)
+        largest_micro_batch(1024, 6, 4096, 16384)
 
 
 def test_operations_per_token() -> None:
@@ -262,10 +262,10 @@ def test_rows_of_the_split_are_never_trained_on(tmp_path: Path, tokenizer: Any) 
 
 
 def test_streamed_instructions_are_split_likewise(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tracenas.recovery import instructions
+    from tracenas.data import hub
 
     made = [{"prompt": "x", "response": str(i)} for i in range(50)]
-    monkeypatch.setattr(instructions, "_hub_rows", lambda data, seed: iter(made[seed % 50 :] + made[: seed % 50]))
+    monkeypatch.setattr(hub, "streamed", lambda data, seed: iter(made[seed % 50 :] + made[: seed % 50]))
     validation, rest = instruction_examples("org/chats", tokenizer, 64, seed=0, vocab_size=257, eos=0).split(64)
     chosen = {tuple(example["input_ids"].tolist()) for example in validation}
     trained = first_tokens(rest, 135)

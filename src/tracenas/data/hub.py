@@ -9,7 +9,7 @@ from tracenas.data.files import document
 from tracenas.errors import UserError, one_line
 from tracenas.registry import did_you_mean
 
-__all__ = ["KNOWN", "HubData", "articles", "parse", "rows"]
+__all__ = ["KNOWN", "HubData", "articles", "parse", "rows", "streamed"]
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def rows(
         UserError: the data set cannot be had, or its rows lack the field; with the data set's name.
     """
     field = text_field or "text"
-    for number, row in enumerate(_streamed(data, seed=seed, buffer=buffer)):
+    for number, row in enumerate(streamed(data, seed=seed, buffer=buffer)):
         place = f", row {number}" if seed is None else ""  # a shuffled row's number says nothing
         text = document(row, field, f"data set '{data}'{place}")
         if text.strip() or data.articles:
@@ -106,11 +106,15 @@ def articles(data: HubData, *, text_field: str | None = None) -> Iterator[str]:
         yield article
 
 
-def _streamed(data: HubData, *, seed: int | None, buffer: int) -> Iterator[dict[str, Any]]:
+def streamed(data: HubData, *, seed: int | None, buffer: int = 10_000) -> Iterator[dict[str, Any]]:
+    """The rows of a data set, in order or, with a seed, shuffled through a buffer (shards shuffled, too).
+
+    Raises:
+        UserError: the data set cannot be had. What goes wrong here (no network, no such data set, configuration or
+            split, a broken shard) has dozens of exception types, across three libraries, and one meaning.
+    """
     import datasets
 
-    # What goes wrong here (no network, no such data set, configuration or split, a broken shard) has dozens
-    # of exception types, across three libraries, and one meaning.
     try:
         stream = datasets.load_dataset(data.path, name=data.config, split=data.split, streaming=True)
         if seed is not None:

@@ -1,5 +1,6 @@
 """What a run says: `log.jsonl`, and the steps on the terminal."""
 
+import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -63,12 +64,10 @@ class RunLog(TrainerCallback):  # type: ignore[misc, unused-ignore]
 
 def cut_log(path: Path, step: int) -> None:
     """Drop records behind `step`: they come again when the run goes on from the checkpoint of that step."""
-    import json
-
     records = Journal(path).read()
-    kept = [record for record in records if record.get("step", 0) <= step]
-    if len(kept) < len(records):
-        text = "".join(json.dumps(record) + "\n" for record in kept)
+    earlier = [record for record in records if record.get("step", 0) <= step]
+    if len(earlier) < len(records):
+        text = "".join(json.dumps(record) + "\n" for record in earlier)
         with atomic_path(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
 

@@ -19,7 +19,7 @@ from torch.utils.data import IterableDataset
 
 from tracenas.data.calibration import calibration
 from tracenas.data.further import Repeats
-from tracenas.data.packing import eos_id, interleave, pack
+from tracenas.data.packing import Packed, eos_id, interleave, pack
 from tracenas.data.sources import documents, is_tokens, parse_source
 from tracenas.data.tokens import check_vocabulary, load_tokens
 from tracenas.data.windows import text_tokens
@@ -27,8 +27,6 @@ from tracenas.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-    from tracenas.data.packing import Packed
 
 __all__ = ["Examples", "Rows", "Windows", "collate_padded", "collate_windows", "key", "text_examples"]
 
@@ -117,8 +115,8 @@ class Rows(Examples):
             repeats = _repeats(examples)
             rest = torch.cat([part[~repeats(part)] for part in self._rows.split(_AT_ONCE)])
         else:
-            known = {key(example) for example in examples}
-            rest = [row for row in self._rows if key(row) not in known]
+            excluded = {key(example) for example in examples}
+            rest = [row for row in self._rows if key(row) not in excluded]
         if not len(rest):
             raise _nothing_left("the data")
         return Rows(rest, self._seed)
@@ -170,7 +168,7 @@ class Windows(Examples):
             check_vocabulary(ids, self._vocab_size, self._source)
             yield _window(ids, torch.from_numpy(packed.position_ids), self._bos)
 
-    def _endless(self, name: str, place: int) -> "Iterator[Packed]":
+    def _endless(self, name: str, place: int) -> Iterator[Packed]:
         for epoch in itertools.count():
             seed = int(np.random.SeedSequence([self._seed, place, epoch]).generate_state(1)[0])
             found = documents(name, seed=seed, text_field=self._text_field)
@@ -259,11 +257,11 @@ class _Padded:
         length = max(len(example["input_ids"]) for example in examples)
         batch: dict[str, Any] = {"input_ids": [], "labels": [], "attention_mask": []}
         for example in examples:
-            own = len(example["input_ids"])
-            tail = (0, length - own)
+            tokens = len(example["input_ids"])
+            tail = (0, length - tokens)
             batch["input_ids"].append(torch.nn.functional.pad(example["input_ids"], tail, value=self._pad))
             batch["labels"].append(torch.nn.functional.pad(example["labels"], tail, value=-100))
-            batch["attention_mask"].append((torch.arange(length) < own).long())
+            batch["attention_mask"].append((torch.arange(length) < tokens).long())
         return {key: torch.stack(tensors) for key, tensors in batch.items()}
 
 
@@ -273,8 +271,8 @@ def key(example: Example) -> bytes:
 
 
 def _repeats(windows: Sequence[Example], bos: int | None = None) -> Repeats:
-    known = text_tokens(torch.stack([example["input_ids"] for example in windows]), bos)
-    return Repeats(known, min(32, max(1, known.shape[1] // 2)))
+    text = text_tokens(torch.stack([example["input_ids"] for example in windows]), bos)
+    return Repeats(text, min(32, max(1, text.shape[1] // 2)))
 
 
 def _nothing_left(what: str) -> UserError:

@@ -14,7 +14,7 @@ from tracenas.data import hub
 from tracenas.data.decoding import format_name, require_text
 from tracenas.data.packing import refusals
 from tracenas.data.rows import ROW_FORMATS, field_names, rows
-from tracenas.errors import UserError, one_line
+from tracenas.errors import UserError
 from tracenas.recovery.datasets import Example, Examples, Rows, key
 
 if TYPE_CHECKING:
@@ -41,7 +41,6 @@ _ACCEPTED = (
 # Of Stanford Alpaca, shortened to what carries meaning.
 _TURNS = {"system": "{}\n\n", "user": "### Instruction:\n{}\n\n", "assistant": "### Response:\n"}
 _ROWS_IN_MEMORY = 2_000_000
-_BUFFER = 10_000
 _SAMPLE = 0x53504C54
 """In the place of an epoch: the pass that the examples which choose the checkpoint are drawn from."""
 
@@ -61,8 +60,8 @@ def messages_of(row: Mapping[str, Any], where: str) -> list[Message]:
         reason = f"fields {field_names(row)}" if empty is None else f"field '{empty}' holds a null"
         raise UserError(f"{where}: {reason}; accepted: {_ACCEPTED}")
     system, context = _first(row, _SYSTEMS, where), _first(row, _CONTEXTS, where)
-    asked = f"{prompt}\n\n{context}" if context else prompt
-    return [*([("system", system)] if system else []), ("user", asked), ("assistant", response)]
+    question = f"{prompt}\n\n{context}" if context else prompt
+    return [*([("system", system)] if system else []), ("user", question), ("assistant", response)]
 
 
 def encode_chat(
@@ -160,20 +159,10 @@ class _Streamed(Examples):
         """Every example of the data set once, in an order of the epoch's own."""
         seed = int(np.random.SeedSequence([self._seed, epoch]).generate_state(1)[0])
         where = f"data set '{self._data}'"
-        for row in _hub_rows(self._data, seed):
+        for row in hub.streamed(self._data, seed=seed):
             example = self._encode(messages_of(row, where), where)
             if example is not None:
                 yield example
-
-
-def _hub_rows(data: hub.HubData, seed: int) -> Iterator[dict[str, Any]]:
-    import datasets
-
-    try:  # any failure here has one meaning, as in `tracenas.data.hub`
-        stream = datasets.load_dataset(data.path, name=data.config, split=data.split, streaming=True)
-        yield from stream.shuffle(seed=seed, buffer_size=_BUFFER)
-    except Exception as error:
-        raise UserError(f"data set '{data}' cannot be read from the hub: {one_line(error)}") from error
 
 
 def _example(

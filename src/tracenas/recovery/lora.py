@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tracenas.errors import UserError
 from tracenas.recovery.zeros import linear_weights
 
-__all__ = ["add_adapters", "merged"]
+__all__ = ["adapter_file", "add_adapters", "merged"]
 
 
 def add_adapters(model: Any, *, rank: int, alpha: float, dropout: float, seed: int, keep_zeros: bool = False) -> Any:
@@ -38,7 +38,7 @@ def add_adapters(model: Any, *, rank: int, alpha: float, dropout: float, seed: i
         warnings.simplefilter("ignore", FutureWarning)
         adapted = get_peft_model(model, config)
     generator = torch.Generator().manual_seed(seed)
-    for _, layer in _layers(adapted):
+    for layer in _layers(adapted):
         a, b = _matrices(layer)
         fresh = torch.empty(a.shape)
         nn.init.kaiming_uniform_(fresh, a=math.sqrt(5), generator=generator)
@@ -60,14 +60,12 @@ def merged(model: Any, weights: Mapping[str, Tensor], keep_zeros: bool) -> Any:
     from peft import set_peft_model_state_dict
 
     set_peft_model_state_dict(model, dict(weights))
-    masks = {}
-    if keep_zeros:
-        masks = {id(layer.base_layer): layer.base_layer.weight != 0 for _, layer in _layers(model)}
-        by_id = {id(layer.base_layer): layer.base_layer for _, layer in _layers(model)}
+    adapted = [layer.base_layer for layer in _layers(model)] if keep_zeros else []
+    masks = [module.weight != 0 for module in adapted]
     plain = model.merge_and_unload()
     with torch.no_grad():
-        for key, mask in masks.items():
-            by_id[key].weight.mul_(mask)
+        for module, mask in zip(adapted, masks, strict=True):
+            module.weight.mul_(mask)
     return plain
 
 
@@ -76,10 +74,10 @@ def adapter_file(checkpoint: Path) -> Path:
     return checkpoint / "adapter_model.safetensors"
 
 
-def _layers(model: Any) -> list[tuple[str, Any]]:
+def _layers(model: Any) -> list[Any]:
     from peft.tuners.lora import LoraLayer
 
-    return [(name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer)]
+    return [module for module in model.modules() if isinstance(module, LoraLayer)]
 
 
 def _matrices(layer: Any) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tracenas.models.functionals.loss import gradient_scale
 from tracenas.models.surgery.shared_lora import SharedLora
 from tracenas.models.surgery.supernet import Supernet
-from tracenas.recovery.short import ShortSettings, next_token_loss
+from tracenas.recovery.short import ShortSettings, next_token_loss, warmed_batches
 from tracenas.space.architecture import Architecture
 
 __all__ = ["tune_once_for_all"]
@@ -39,42 +39,19 @@ def tune_once_for_all(
     """
     parameters = lora.parameters
     optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, betas=settings.betas, weight_decay=0.0)
-    warmup = max(1, round(settings.warmup * steps))
-    done = 0
-    for batch in batches:
-        if done == steps:
-            break
-        for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * min(1.0, (done + 1) / warmup)
-        optimizer.zero_grad(set_to_none=True)
-        chosen, scale = draw(), gradient_scale(net.model, batch.numel())
-        for arch in chosen:
-            _backward(net, lora, arch, batch, len(chosen), settings.micro_batch, done, scale)
+    for step, batch in warmed_batches(batches, steps, optimizer, settings, warmup=steps):
+        candidates, scale = draw(), gradient_scale(net.model, batch.numel())
+        for arch in candidates:
+            for part in batch.split(settings.micro_batch):
+                with net.realise(arch) as model, torch.enable_grad(), lora.attached(arch):
+                    loss = next_token_loss(model, part) * (len(part) / len(batch) / len(candidates))
+                    if not math.isfinite(float(loss.detach())):
+                        raise ValueError(f"loss is not finite at step {step} of the once-for-all tuning")
+                    (loss * scale).backward()
         for parameter in parameters if scale != 1 else ():
             if parameter.grad is not None:
                 parameter.grad.div_(scale)
         if settings.clip:
             nn.utils.clip_grad_norm_(parameters, settings.clip)
         optimizer.step()
-        done += 1
         advance()
-    if done < steps:
-        raise ValueError(f"{done} batches for {steps} steps")
-
-
-def _backward(
-    net: Supernet,
-    lora: SharedLora,
-    arch: Architecture,
-    batch: Tensor,
-    share: int,
-    micro_batch: int,
-    step: int,
-    scale: float,
-) -> None:
-    for part in batch.split(micro_batch):
-        with net.realise(arch) as model, torch.enable_grad(), lora.attached(arch):
-            loss = next_token_loss(model, part) * (len(part) / len(batch) / share)
-            if not math.isfinite(float(loss.detach())):
-                raise ValueError(f"loss is not finite at step {step + 1} of the once-for-all tuning")
-            (loss * scale).backward()

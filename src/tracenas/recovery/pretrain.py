@@ -17,22 +17,16 @@ from tracenas.recovery.checkpoints import publish
 from tracenas.recovery.trainer import Saver
 from tracenas.rundir import fsync
 
-__all__ = ["saver", "trainable", "write_final"]
-
-
-def trainable(model: Any) -> Any:
-    """The model with every parameter trained."""
-    model.requires_grad_(True)
-    return model
+__all__ = ["saver", "write_final"]
 
 
 def saver(model: Any, files: BaseFiles, max_shard_size: str = "5GB") -> Saver:
     """Writes a Hugging Face directory, or the adapters alone of a peft model."""
 
-    def save(directory: Path, whole: Mapping[str, Tensor] | None, write: bool) -> None:
+    def save(directory: Path, gathered: Mapping[str, Tensor] | None, write: bool) -> None:
         if not write:
             return
-        extra: dict[str, Any] = {} if whole is None else {"state_dict": dict(whole)}
+        extra: dict[str, Any] = {} if gathered is None else {"state_dict": dict(gathered)}
         if not hasattr(model, "peft_config"):
             extra["max_shard_size"] = max_shard_size
         model.save_pretrained(directory, **extra)
@@ -79,12 +73,12 @@ def write_final(
             shutil.copyfile(source, temporary / name)
         config = {k: v for k, v in config.items() if k != "torch_dtype"} | {"dtype": _main_dtype(temporary)}
         write_config(temporary, for_both_versions(config, family) if is_stock(config) else config)
-        whole = out / ".whole"
-        publish(temporary, whole)
-        for path in sorted(whole.iterdir(), key=lambda p: (p.name == "config.json", p.name)):
+        complete = out / ".whole"
+        publish(temporary, complete)
+        for path in sorted(complete.iterdir(), key=lambda p: (p.name == "config.json", p.name)):
             path.replace(out / path.name)
         fsync(out)
-        whole.rmdir()
+        complete.rmdir()
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from tracenas.errors import UserError
 
-__all__ = ["TrainSettings", "World", "accumulation", "default_micro_batch", "learning_rate_factor", "without_leftovers"]
+__all__ = ["TrainSettings", "World", "accumulation", "largest_micro_batch", "learning_rate_factor", "without_leftovers"]
 
 
 @dataclass(frozen=True)
@@ -25,14 +25,12 @@ class World:
         Raises:
             UserError: for values that no launcher sets.
         """
-        told = {"RANK": os.environ.get("RANK") or "0", "WORLD_SIZE": os.environ.get("WORLD_SIZE") or "1"}
-        if told["WORLD_SIZE"] == "1":
+        texts = [os.environ.get("RANK") or "0", os.environ.get("WORLD_SIZE") or "1"]
+        if texts[1] == "1":
             return cls()
-        rank, size = (int(text) if text.isdecimal() else -1 for text in told.values())
+        rank, size = (int(text) if text.isdecimal() else -1 for text in texts)
         if not 0 <= rank < size:
-            raise UserError(
-                f"RANK={told['RANK']} of WORLD_SIZE={told['WORLD_SIZE']}: no launcher sets these; unset them"
-            )
+            raise UserError(f"RANK={texts[0]} of WORLD_SIZE={texts[1]}: no launcher sets these; unset them")
         return cls(rank, size)
 
     @property
@@ -99,7 +97,7 @@ class TrainSettings:
     run_name: str | None = None
 
 
-def default_micro_batch(global_batch: int, world: int, seq_len: int, tokens: int) -> int:
+def largest_micro_batch(global_batch: int, world: int, seq_len: int, tokens: int) -> int:
     """The largest number of sequences up to `tokens` tokens with which the global batch can be reached.
 
     Raises:

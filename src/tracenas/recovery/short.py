@@ -5,8 +5,9 @@ decay: so a run of 10R steps passes through exactly the model that a run of R st
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch.nn import functional
 
 from tracenas.models.functionals.loss import hidden_states, predicting
 
-__all__ = ["ShortSettings", "next_token_loss", "short_recovery"]
+__all__ = ["ShortSettings", "next_token_loss", "short_recovery", "warmed_batches"]
 
 
 @dataclass(frozen=True)
@@ -81,41 +82,41 @@ def short_recovery(
         lr=settings.learning_rate,
         betas=settings.betas,
     )
-    warmup = max(1, round(settings.warmup * marks[0]))
-    found: dict[int, float] = {}
-    done = 0
-    for batch in batches:
-        for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * min(1.0, (done + 1) / warmup)
-        _step(model, parameters, batch, optimizer, settings, done)
-        done += 1
-        if done in marks:
+    measured: dict[int, float] = {}
+    for step, batch in warmed_batches(batches, marks[-1], optimizer, settings, warmup=marks[0]):
+        total = 0.0
+        with torch.enable_grad():
+            for part in batch.split(settings.micro_batch):
+                loss = next_token_loss(model, part) * (len(part) / len(batch))
+                loss.backward()
+                total += float(loss.detach())
+        if not math.isfinite(total):
+            raise ValueError(f"loss is not finite at recovery step {step}")
+        if settings.clip:
+            nn.utils.clip_grad_norm_(parameters, settings.clip)
+        optimizer.step()
+        if step in marks:
             with torch.no_grad():
-                found[done] = measure()
-        if done == marks[-1]:
-            break
-    if done < marks[-1]:
-        raise ValueError(f"{done} batches for {marks[-1]} steps")
-    return found
+                measured[step] = measure()
+    return measured
 
 
-def _step(
-    model: Any,
-    parameters: Sequence[nn.Parameter],
-    batch: Tensor,
-    optimizer: torch.optim.Optimizer,
-    settings: ShortSettings,
-    step: int,
-) -> None:
-    optimizer.zero_grad(set_to_none=True)
-    total = 0.0
-    with torch.enable_grad():
-        for part in batch.split(settings.micro_batch):
-            loss = next_token_loss(model, part) * (len(part) / len(batch))
-            loss.backward()
-            total += float(loss.detach())
-    if not math.isfinite(total):
-        raise ValueError(f"loss is not finite at recovery step {step + 1}")
-    if settings.clip:
-        nn.utils.clip_grad_norm_(parameters, settings.clip)
-    optimizer.step()
+def warmed_batches(
+    batches: Iterable[Tensor], steps: int, optimizer: torch.optim.Optimizer, settings: ShortSettings, *, warmup: int
+) -> Iterator[tuple[int, Tensor]]:
+    """The batches of steps 1, 2, …, each with its learning rate set and the gradients cleared.
+
+    Args:
+        warmup: steps of whose number `settings.warmup` is a share.
+
+    Raises:
+        ValueError: if there are fewer batches than steps.
+    """
+    rising, step = max(1, round(settings.warmup * warmup)), 0
+    for step, batch in enumerate(islice(batches, steps), start=1):
+        for group in optimizer.param_groups:
+            group["lr"] = settings.learning_rate * min(1.0, step / rising)
+        optimizer.zero_grad(set_to_none=True)
+        yield step, batch
+    if step < steps:
+        raise ValueError(f"{step} batches for {steps} steps")

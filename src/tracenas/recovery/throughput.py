@@ -48,6 +48,6 @@ def flops_per_token(
         trained: False where N is frozen (LoRA): no gradients of weights, so 4 N.
         teacher: N and Σ_l w_l of a model that runs forward beside it.
     """
-    own = (6 if trained else 4) * matrices + 12 * attention_width * seq_len
-    beside = 0 if teacher is None else 2 * teacher[0] + 4 * teacher[1] * seq_len
-    return float(own + beside)
+    student = (6 if trained else 4) * matrices + 12 * attention_width * seq_len
+    forward = 0 if teacher is None else 2 * teacher[0] + 4 * teacher[1] * seq_len
+    return float(student + forward)

@@ -3,99 +3,28 @@
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from tracenas.errors import UserError
 from tracenas.recovery import checkpoints, state
+from tracenas.recovery.arguments import training_arguments
 from tracenas.recovery.datasets import Example, Examples
-from tracenas.recovery.settings import TrainSettings, World, learning_rate_factor
+from tracenas.recovery.settings import TrainSettings, learning_rate_factor
+from tracenas.recovery.validation import held_out_nll
 from tracenas.recovery.zeros import Zeros
 from tracenas.rundir import sweep
 
-__all__ = ["RecoveryTrainer", "Saver", "arguments", "held_out_nll"]
+__all__ = ["RecoveryTrainer", "Saver"]
 
 Saver = Callable[[Path, Mapping[str, Tensor] | None, bool], None]
 """(directory, whole state dict of a sharded model, whether to write): writes weights, config, tokenizer."""
 
 _STATE = "trainer_state.json"
-_CHUNK = 1 << 24
-
-
-def arguments(settings: TrainSettings, directory: Path) -> Any:
-    """The Trainer's own settings."""
-    known = {field.name for field in fields(TrainingArguments)}
-    if settings.activation_checkpointing and not settings.fsdp:
-        name = "activation_checkpointing" if "activation_checkpointing" in known else "gradient_checkpointing"
-        extra: dict[str, Any] = {name: True, f"{name}_kwargs": {"use_reentrant": False}}
-    else:
-        extra = {}
-    if settings.fsdp:
-        sharding = {"version": 2, "activation_checkpointing": settings.activation_checkpointing}
-        extra |= {"fsdp": True, "fsdp_config": sharding}
-    if settings.cpu and World.from_environment().size > 1:
-        extra["ddp_backend"] = "gloo"
-    made = TrainingArguments(
-        output_dir=str(directory),
-        max_steps=settings.max_steps,
-        per_device_train_batch_size=settings.micro_batch,
-        gradient_accumulation_steps=settings.accumulation,
-        learning_rate=settings.learning_rate,
-        weight_decay=settings.weight_decay,
-        adam_beta1=settings.betas[0],
-        adam_beta2=settings.betas[1],
-        max_grad_norm=settings.clip,
-        optim="adamw_torch" if settings.cpu else "adamw_torch_fused",
-        seed=settings.seed,
-        bf16=settings.bf16,
-        use_cpu=settings.cpu,
-        logging_strategy="steps",
-        logging_steps=settings.log_every,
-        logging_first_step=True,
-        logging_nan_inf_filter=False,
-        save_strategy="steps",
-        save_steps=settings.save_every,
-        eval_strategy="no",
-        ignore_data_skip=True,  # the data enter where they stopped by themselves
-        dataloader_num_workers=1 if settings.prefetch else 0,
-        dataloader_pin_memory=not settings.cpu,
-        accelerator_config={"dispatch_batches": False},
-        remove_unused_columns=False,
-        ddp_find_unused_parameters=False,
-        report_to=list(settings.report_to) or "none",
-        run_name=settings.run_name,
-        disable_tqdm=True,
-        log_level="error",
-        **extra,
-    )
-    made._n_gpu = min(made.n_gpu, 1)  # several devices are several processes: never nn.DataParallel
-    return made
-
-
-def held_out_nll(model: Any, batches: Iterable[Mapping[str, Tensor]]) -> float:
-    """Mean -log p(x_t | x_<t) over the labels of batches [N, L] as in training (-100: none), nats per token.
-
-    The model is called as in training, so that a sharded or wrapped one works as well.
-    """
-    training, device = model.training, next(iter(model.parameters())).device
-    total, count = torch.zeros((), dtype=torch.float64), 0
-    model.eval()
-    with torch.no_grad():
-        for batch in batches:
-            inputs = {name: value.to(device) for name, value in batch.items() if name != "labels"}
-            labels = batch["labels"].to(device)[:, 1:].flatten()
-            count += int((labels != -100).sum())
-            logits = model(**inputs, use_cache=False).logits[:, :-1].flatten(0, 1)
-            size = max(1, _CHUNK // logits.shape[1])
-            for part, wanted in zip(logits.split(size), labels.split(size), strict=True):
-                total += torch.nn.functional.cross_entropy(part.float(), wanted, reduction="sum").double().cpu()
-    model.train(training)
-    return float(total) / count
 
 
 class _Switches(TrainerCallback):  # type: ignore[misc, unused-ignore]
@@ -157,7 +86,7 @@ class RecoveryTrainer(Trainer):  # type: ignore[misc, unused-ignore]
         self._random_state: Path | None = None
         super().__init__(
             model=model,
-            args=arguments(settings, directory),
+            args=training_arguments(settings, directory),
             train_dataset=examples,
             data_collator=collate,
             callbacks=list(callbacks),
@@ -202,8 +131,8 @@ class RecoveryTrainer(Trainer):  # type: ignore[misc, unused-ignore]
         """Warmup, stable, decay."""
         if self.lr_scheduler is None:
             factor = learning_rate_factor(self.settings)
-            own: Any = optimizer or self.optimizer
-            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(own, factor)
+            scheduled: Any = optimizer or self.optimizer
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(scheduled, factor)
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
@@ -237,8 +166,8 @@ class RecoveryTrainer(Trainer):  # type: ignore[misc, unused-ignore]
 
     def _diverged(self, what: str, step: int) -> UserError:
         last = checkpoints.last_checkpoint(self.directory)
-        kept = f"the last good checkpoint is {last}" if last else "no checkpoint was written yet"
-        return UserError(f"training diverged at step {step}: {what}; {kept}; try a lower learning-rate")
+        intact = f"the last good checkpoint is {last}" if last else "no checkpoint was written yet"
+        return UserError(f"training diverged at step {step}: {what}; {intact}; try a lower learning-rate")
 
     # --- logging and evaluation -------------------------------------------------------------------
 
@@ -290,11 +219,11 @@ class RecoveryTrainer(Trainer):  # type: ignore[misc, unused-ignore]
         started, step = time.monotonic(), self.state.global_step
         path = checkpoints.checkpoint_path(self.directory, step)
         temporary = checkpoints.unfinished_path(self.directory, step)
-        whole = self.accelerator.get_state_dict(self.model) if self.is_fsdp_enabled else None
+        gathered = self.accelerator.get_state_dict(self.model) if self.is_fsdp_enabled else None
         optimizer = state.optimizer_state(self.model, self.optimizer, sharded=self.is_fsdp_enabled)
         with checkpoints.writing(path, checkpoints.last_checkpoint(self.directory), temporary):
             temporary.mkdir(parents=True, exist_ok=True)
-            self.save_weights(temporary, whole, self.args.should_save)
+            self.save_weights(temporary, gathered, self.args.should_save)
             state.save_random_state(temporary, self.args.process_index)
             if self.args.should_save:
                 state.save_optimizer(temporary, optimizer, self.lr_scheduler)
@@ -321,12 +250,9 @@ class RecoveryTrainer(Trainer):  # type: ignore[misc, unused-ignore]
             set_peft_model_state_dict(target, weights)
         else:
             missing, unexpected = target.load_state_dict(weights, strict=False)
-            tied = set(
-                getattr(target, "all_tied_weights_keys", None) or getattr(target, "_tied_weights_keys", None) or ()
-            )
-            if unexpected or set(missing) - tied:
-                first = [*unexpected, *sorted(set(missing) - tied)][0]
-                raise UserError(f"checkpoint {resume_from_checkpoint}: tensor {first} is missing or of no use")
+            tied = getattr(target, "all_tied_weights_keys", None) or getattr(target, "_tied_weights_keys", None) or ()
+            for name in (*unexpected, *sorted(set(missing) - set(tied))):
+                raise UserError(f"checkpoint {resume_from_checkpoint}: tensor {name} is missing or of no use")
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is not None:

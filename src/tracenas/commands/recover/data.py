@@ -2,19 +2,18 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
+
+from torch import Tensor
 
 from tracenas.config import RecoverConfig
 from tracenas.data import hub
+from tracenas.data.windows import WindowStart
 from tracenas.errors import UserError
+from tracenas.models.checkpoints.loading import LoadedModel
 from tracenas.pipeline.calibration import held_out, window_start
-
-if TYPE_CHECKING:
-    import torch
-
-    from tracenas.data.windows import WindowStart
-    from tracenas.models.checkpoints.loading import LoadedModel
-    from tracenas.recovery.datasets import Example, Examples
+from tracenas.recovery.datasets import Example, Examples, Rows, text_examples
+from tracenas.recovery.instructions import instruction_examples
 
 __all__ = ["SELECTION_WINDOWS", "RecoveryData", "check_splits", "recovery_data", "split_name"]
 
@@ -34,10 +33,10 @@ class RecoveryData:
         bos: whether documents begin with BOS; None: token ids that do not say, or chats of a template.
     """
 
-    examples: "Examples"
-    validation: "list[Example]"
+    examples: Examples
+    validation: list[Example]
     selected_on: str
-    windows: "torch.Tensor | None"
+    windows: Tensor | None
     bos: bool | None
 
 
@@ -64,7 +63,7 @@ def check_splits(config: RecoverConfig) -> None:
         )
 
 
-def recovery_data(config: RecoverConfig, loaded: "LoadedModel") -> RecoveryData:
+def recovery_data(config: RecoverConfig, loaded: LoadedModel) -> RecoveryData:
     """Read it, before anything is written.
 
     Raises:
@@ -86,40 +85,26 @@ def recovery_data(config: RecoverConfig, loaded: "LoadedModel") -> RecoveryData:
     return RecoveryData(examples, validation, selected_on, windows, _start(config, loaded, config.data).carried)
 
 
-def _validation(config: RecoverConfig, loaded: "LoadedModel", source: str, limit: int) -> "list[Example]":
+def _validation(config: RecoverConfig, loaded: LoadedModel, source: str, limit: int) -> list[Example]:
     if config.method == "lora":
         return _examples(config, loaded, source).sample(limit)
-    from tracenas.recovery.datasets import Rows
-
     rows = _windows(config, loaded, source, "validation")
     return Rows(rows, config.seed).sample(len(rows))
 
 
-def _windows(
-    config: RecoverConfig, loaded: "LoadedModel", text: str, use: Literal["validation", "held_out"]
-) -> "torch.Tensor":
+def _windows(config: RecoverConfig, loaded: LoadedModel, text: str, use: Literal["validation", "held_out"]) -> Tensor:
     assert config.seq_len is not None
     setting = "validation" if use == "validation" else "eval-text"
-    return held_out(
-        loaded,
-        text,
-        config.seq_len,
-        config.eval_windows,
-        config.text_field,
-        bos=config.bos,
-        setting=setting,
-        use=use,
-    )
+    limit, field = config.eval_windows, config.text_field
+    return held_out(loaded, text, config.seq_len, limit, field, bos=config.bos, setting=setting, use=use)
 
 
-def _start(config: RecoverConfig, loaded: "LoadedModel", source: str) -> "WindowStart":
+def _start(config: RecoverConfig, loaded: LoadedModel, source: str) -> WindowStart:
     """What documents begin with; a chat begins as the tokenizer's chat template has it.
 
     Raises:
         UserError: as `window_start`; a `bos` that nothing would read.
     """
-    from tracenas.data.windows import WindowStart
-
     if config.method != "lora" or (loaded.tokenizer is not None and not loaded.tokenizer.chat_template):
         return window_start(loaded, source, config.bos)
     if config.bos != "auto" and config.eval_text is None:
@@ -127,18 +112,14 @@ def _start(config: RecoverConfig, loaded: "LoadedModel", source: str) -> "Window
     return WindowStart()
 
 
-def _examples(config: RecoverConfig, loaded: "LoadedModel", source: str) -> "Examples":
+def _examples(config: RecoverConfig, loaded: LoadedModel, source: str) -> Examples:
     assert config.seq_len is not None
     vocabulary, bos = int(loaded.source.config["vocab_size"]), _start(config, loaded, source).bos
     if config.method == "lora":
-        from tracenas.recovery.instructions import instruction_examples
-
         tokenizer = loaded.require_tokenizer("instruction tuning needs one")
         return instruction_examples(
             source, tokenizer, config.seq_len, seed=config.seed, vocab_size=vocabulary, eos=loaded.eos, bos=bos
         )
-    from tracenas.recovery.datasets import text_examples
-
     return text_examples(
         source,
         loaded.tokenizer,

@@ -5,13 +5,17 @@ import math
 import os
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import torch
+import yaml
 
 from tracenas.commands.recover.data import check_splits
 from tracenas.config import RecoverConfig
 from tracenas.data.sources import is_tokens, parse_source, probe
+from tracenas.data.tokens import load_tokens
 from tracenas.dtypes import short_name
 from tracenas.errors import UserError
+from tracenas.models.checkpoints.loading import LoadedModel, pick_device, pick_dtype
 from tracenas.models.checkpoints.source import ModelSource, open_source
 from tracenas.pipeline.resume import read_settings
 from tracenas.pipeline.run_directory import KIND
@@ -20,15 +24,13 @@ from tracenas.recovery.settings import (
     TrainSettings,
     World,
     accumulation,
-    default_micro_batch,
+    largest_micro_batch,
     learning_rate_factor,
 )
+from tracenas.recovery.throughput import flops_per_token, matrix_parameters, peak_flops
 from tracenas.reporting.terminal import to_plain
 from tracenas.rundir import atomic_path, require_free, sweep
 from tracenas.threads import set_threads
-
-if TYPE_CHECKING:
-    from tracenas.models.checkpoints.loading import LoadedModel
 
 __all__ = [
     "SETTINGS",
@@ -82,8 +84,6 @@ def check_input(config: RecoverConfig, source: ModelSource, world: World) -> Non
 
 
 def _check_fsdp(config: RecoverConfig, world: World) -> None:
-    import torch
-
     if config.device == "cpu" or not torch.cuda.is_available():
         raise UserError(
             "fsdp shards over GPUs, and none is used here: leave it out (several CPU processes train as DDP)"
@@ -123,38 +123,28 @@ def check_out(config: RecoverConfig) -> bool:
 
 def resolved(config: RecoverConfig, source: ModelSource, world: World) -> RecoverConfig:
     """The settings with what `auto` and defaults come to."""
-    from tracenas.models.checkpoints.loading import pick_device, pick_dtype
-
     device = pick_device(config.device)
     length = config.seq_len or min(4096, source.positions)
     if config.seq_len is None and is_tokens(config.data):
-        from tracenas.data.tokens import load_tokens
-
         length = load_tokens(config.data).shape[1]
     if length > source.positions:
         raise UserError(f"data {config.data}: sequences of {length} tokens, the model has {source.positions} positions")
-    micro = config.micro_batch or default_micro_batch(
-        config.global_batch, world.size, length, _TOKENS_AT_ONCE[device.type]
-    )
-    dtype = short_name(str(pick_dtype(config.dtype, device)))
-    chosen = {
+    resolved_settings = {
         "device": device.type,
-        "dtype": dtype,
+        "dtype": short_name(str(pick_dtype(config.dtype, device))),
         "seq_len": length,
-        "micro_batch": micro,
+        "micro_batch": config.micro_batch
+        or largest_micro_batch(config.global_batch, world.size, length, _TOKENS_AT_ONCE[device.type]),
         "learning_rate": config.learning_rate or 1e-4,
         "save_every": config.save_every or max(1, math.ceil(config.max_steps / 10)),
         "teacher": _teacher_name(config, source) if config.method == "distill" else config.teacher,
         "weight_decay": config.weight_decay if config.weight_decay is not None else 0.1 * (config.method != "lora"),
     }
-    return config.model_copy(update=chosen)
+    return config.model_copy(update=resolved_settings)
 
 
 def write_settings(config: RecoverConfig) -> None:
     """Keep what the run is, for `as_started`."""
-    import torch
-    import yaml
-
     stored = {KIND: "recover", **to_plain(config.model_dump()), "threads": torch.get_num_threads()}
     with atomic_path(config.out / SETTINGS) as temporary:
         temporary.write_text(yaml.safe_dump(stored, sort_keys=False), encoding="utf-8")
@@ -174,25 +164,19 @@ def as_started(config: RecoverConfig) -> RecoverConfig:
 
 
 def train_settings(
-    config: RecoverConfig, world: World, loaded: "LoadedModel", teacher: "LoadedModel | None"
+    config: RecoverConfig, world: World, loaded: LoadedModel, teacher: LoadedModel | None
 ) -> TrainSettings:
     """What the trainer is told."""
-    from tracenas.models.checkpoints.loading import pick_device
-    from tracenas.recovery.throughput import flops_per_token, matrix_parameters, peak_flops
-
     assert config.micro_batch and config.learning_rate and config.save_every and config.seq_len
     assert config.weight_decay is not None
-    given = {field.name: getattr(config, field.name) for field in fields(TrainSettings) if hasattr(config, field.name)}
-    beside = None if teacher is None else (matrix_parameters(teacher.model), _attention_width(teacher))
-    operations = flops_per_token(
-        matrix_parameters(loaded.model),
-        _attention_width(loaded),
-        config.seq_len,
-        trained=config.method != "lora",
-        teacher=beside,
-    )
+    settings = {
+        field.name: getattr(config, field.name) for field in fields(TrainSettings) if hasattr(config, field.name)
+    }
+    size, width = matrix_parameters(loaded.model), _attention_width(loaded)
+    forward = None if teacher is None else (matrix_parameters(teacher.model), _attention_width(teacher))
+    operations = flops_per_token(size, width, config.seq_len, trained=config.method != "lora", teacher=forward)
     peak = config.peak_tflops * 1e12 if config.peak_tflops else peak_flops(pick_device(config.device))
-    own = {
+    settings |= {
         "accumulation": accumulation(config.global_batch, config.micro_batch, world.size),
         "bf16": config.dtype == "bf16",
         "cpu": config.device == "cpu",
@@ -201,7 +185,7 @@ def train_settings(
         "peak_flops": peak,
         "report_to": _reporters(config),
     }
-    return TrainSettings(**{**given, **own})
+    return TrainSettings(**settings)
 
 
 def keeps_zeros(config: RecoverConfig, source: ModelSource) -> bool:
@@ -209,7 +193,7 @@ def keeps_zeros(config: RecoverConfig, source: ModelSource) -> bool:
     return config.keep_zeros and source.path is not None and (source.path / SPARSITY).is_file()
 
 
-def _attention_width(loaded: "LoadedModel") -> int:
+def _attention_width(loaded: LoadedModel) -> int:
     """Σ over layers of heads × head width."""
     width = 0
     for block in loaded.blocks():

@@ -9,8 +9,9 @@ from typing import Any
 
 from tracenas.commands.prune.command import prune
 from tracenas.commands.prune.result import Pruned
-from tracenas.commands.recover.command import RESULT as RECOVERY
-from tracenas.commands.recover.command import Recovered, recover
+from tracenas.commands.recover.command import recover
+from tracenas.commands.recover.result import RESULT as RECOVERY
+from tracenas.commands.recover.result import Recovered
 from tracenas.commands.recover.setup import as_started, resolved
 from tracenas.commands.run.sections import (
     CHECKPOINT,

@@ -1,0 +1,89 @@
+"""What a recovery comes to: the chosen weights, the losses before and after."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tracenas.commands.recover.data import RecoveryData, split_name
+from tracenas.config import RecoverConfig
+from tracenas.reporting.terminal import Table, print_table, to_plain
+from tracenas.rundir import Journal
+
+__all__ = ["LOG", "RESULT", "Recovered", "recovered"]
+
+LOG, RESULT = "log.jsonl", "recovery.json"
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """A recovered checkpoint.
+
+    Args:
+        path: its directory.
+        step: of the weights that were kept: those of lowest loss on what `selected_on` says.
+        steps, tokens: trained in all.
+        loss: the last of the log, nats per token (distill: of the distillation loss).
+        selected_on: the split that chose the step.
+        selection_nll, selection_nll_before: on it, nats per token.
+        reported_on: the text that nothing was chosen by, None without `eval_text`.
+        perplexity, perplexity_before: on it.
+        teacher: of distillation.
+        bos: whether documents begin with BOS; None: token ids that do not say, or chats of a template.
+    """
+
+    path: Path
+    method: str
+    step: int
+    steps: int
+    tokens: int
+    loss: float
+    selected_on: str
+    selection_nll: float
+    selection_nll_before: float
+    reported_on: str | None = None
+    perplexity: float | None = None
+    perplexity_before: float | None = None
+    teacher: str | None = None
+    bos: bool | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        plain: dict[str, Any] = to_plain(vars(self))
+        return plain
+
+    def show(self) -> None:
+        """A summary on stdout."""
+        rows = [("checkpoint", str(self.path)), ("steps", f"{self.steps:,}"), ("tokens", f"{self.tokens:,}")]
+        rows.append(("training loss at the end", f"{self.loss:.4f}"))
+        rows.append((f"step {self.step:,} chosen on", self.selected_on))
+        rows.append(("its loss there, before and after", f"{self.selection_nll_before:.4f}, {self.selection_nll:.4f}"))
+        if self.perplexity is not None and self.perplexity_before is not None:
+            rows.append((f"perplexity of {self.reported_on}, before", f"{self.perplexity_before:.4f}"))
+            rows.append((f"perplexity of {self.reported_on}, step {self.step:,}", f"{self.perplexity:.4f}"))
+        print_table(Table(f"recovered by {self.method}", ("", "value"), rows))
+
+
+def recovered(config: RecoverConfig, state: Mapping[str, Any], data: RecoveryData) -> Recovered:
+    """The result of a run that has ended, from its log and the state of its trainer."""
+    step = int(state["best_global_step"])
+    records = Journal(config.out / LOG).read()
+    losses = [record["loss"] for record in records if "loss" in record]
+    measured = {record["step"]: record for record in records if "validation_nll" in record}
+    return Recovered(
+        path=config.out,
+        method=config.method,
+        step=step,
+        steps=config.max_steps,
+        tokens=int(state["num_input_tokens_seen"]),
+        loss=losses[-1] if losses else math.nan,
+        selected_on=data.selected_on,
+        selection_nll=measured[step]["validation_nll"],
+        selection_nll_before=measured[0]["validation_nll"],
+        reported_on=None if config.eval_text is None else split_name(config.eval_text, "held_out"),
+        perplexity=measured[step].get("perplexity"),
+        perplexity_before=measured[0].get("perplexity"),
+        teacher=config.teacher if config.method == "distill" else None,
+        bos=data.bos,
+    )

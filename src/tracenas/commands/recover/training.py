@@ -1,0 +1,155 @@
+"""The training of a recovery and the plain checkpoint that it ends with."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from torch import distributed
+
+from tracenas.commands.recover.data import RecoveryData
+from tracenas.commands.recover.progress import progress, tensorboard
+from tracenas.commands.recover.result import LOG, RESULT, Recovered, recovered
+from tracenas.commands.recover.setup import SPARSITY, keeps_zeros
+from tracenas.config import RecoverConfig
+from tracenas.models.checkpoints.base_files import BaseFiles, base_directory
+from tracenas.models.checkpoints.loading import LoadedModel, dtypes_to_save, load
+from tracenas.models.checkpoints.published import published, published_facts
+from tracenas.models.checkpoints.source import ModelSource
+from tracenas.pipeline.calibration import warn_of_tokenizer
+from tracenas.pipeline.serving import recovered_card
+from tracenas.recovery.callbacks import RunLog, cut_log
+from tracenas.recovery.card import recovery_section
+from tracenas.recovery.checkpoints import checkpoint_path, last_checkpoint, remove_all, steps, writing
+from tracenas.recovery.datasets import collate_padded, collate_windows
+from tracenas.recovery.distill import Distillation, DistillTrainer
+from tracenas.recovery.lora import adapter_file, add_adapters, merged
+from tracenas.recovery.pretrain import saver, write_final
+from tracenas.recovery.settings import TrainSettings, World
+from tracenas.recovery.state import load_weights
+from tracenas.recovery.trainer import RecoveryTrainer
+from tracenas.reporting.terminal import to_plain
+from tracenas.rundir import provenance, read_json, write_json
+
+__all__ = ["finish", "train"]
+
+CHECKPOINTS = "checkpoints"
+
+
+def train(
+    config: RecoverConfig,
+    settings: TrainSettings,
+    loaded: LoadedModel,
+    data: RecoveryData,
+    teacher: LoadedModel | None,
+) -> None:
+    """Train to the last step, from the newest checkpoint if there is one."""
+    directory, is_lora = config.out / CHECKPOINTS, config.method == "lora"
+    model = _adapted(config, loaded) if is_lora else loaded.model.requires_grad_(True)
+    done = max(steps(directory), default=0)
+    main = World.from_environment().is_main
+    if main:
+        cut_log(config.out / LOG, done)
+    options: dict[str, Any] = {"windows": data.windows}
+    if teacher is not None:
+        options["distillation"] = Distillation(teacher.model, config.temperature, config.top_k, config.ce_weight)
+    with progress(config, done, quiet=not main) as (on_step, on_record), tensorboard(config.out):
+        log = RunLog(config.out / LOG, on_step=on_step, on_record=on_record)
+        trainer = (RecoveryTrainer if teacher is None else DistillTrainer)(
+            model,
+            settings,
+            directory,
+            data.examples,
+            collate_padded(loaded.eos) if is_lora else collate_windows,
+            saver(model, loaded.files, config.shard_size),
+            data.validation,
+            callbacks=[log],
+            **options,
+        )
+        trainer.run()
+
+
+def _adapted(config: RecoverConfig, loaded: LoadedModel) -> Any:
+    return add_adapters(
+        loaded.model,
+        rank=config.lora_rank,
+        alpha=config.lora_alpha,
+        dropout=config.lora_dropout,
+        seed=config.seed,
+        keep_zeros=keeps_zeros(config, loaded.source),
+    )
+
+
+def finish(config: RecoverConfig, source: ModelSource, world: World, data: RecoveryData) -> Recovered:
+    """Write the plain checkpoint from the best training checkpoint, and say what came of it."""
+    directory = config.out / CHECKPOINTS
+    last = last_checkpoint(directory)
+    assert last is not None
+    result = recovered(config, read_json(last / "trainer_state.json"), data)
+    best = checkpoint_path(directory, result.step)
+    _wait_for_all(world)  # every process has read what the main one removes in the end
+    if world.is_main:
+        with writing(config.out, best):
+            _write(config, source, best, result)
+        write_json(config.out / RESULT, result.to_json())
+        if not config.keep_checkpoints:
+            remove_all(directory)
+    _wait_for_all(world)
+    return result
+
+
+def _wait_for_all(world: World) -> None:
+    if world.size > 1:
+        distributed.barrier()
+
+
+def _write(config: RecoverConfig, source: ModelSource, checkpoint: Path, result: Recovered) -> None:
+    if config.method == "lora":
+        loaded = load(source, device="cpu", dtype="fp32", trust_remote_code=config.trust_remote_code)
+        weights = load_weights(adapter_file(checkpoint))
+        model = merged(_adapted(config, loaded), weights, keeps_zeros(config, source))
+    else:
+        loaded = load(str(checkpoint), device="cpu", dtype="fp32", trust_remote_code=config.trust_remote_code)
+        model = loaded.model
+    numbers = {
+        "steps": f"{result.steps:,}",
+        "tokens": f"{result.tokens:,}",
+        "weights of step": f"{result.step:,}",
+        "chosen on": result.selected_on,
+        "loss there, before (nats/token)": f"{result.selection_nll_before:.6f}",
+        "loss there, after (nats/token)": f"{result.selection_nll:.6f}",
+        "training loss at the end (nats/token)": f"{result.loss:.6f}",
+    }
+    if result.perplexity is not None and result.perplexity_before is not None:
+        numbers |= {
+            f"perplexity before, {result.reported_on} (chose nothing)": f"{result.perplexity_before:.4f}",
+            f"perplexity after, {result.reported_on}": f"{result.perplexity:.4f}",
+        }
+    for text in filter(None, (config.data, config.validation, config.eval_text)):
+        numbers = {key.replace(text, published(text)): v.replace(text, published(text)) for key, v in numbers.items()}
+    settings = config.model_dump(exclude={"resume", "out"})
+    section = recovery_section(
+        source=published(config.model),
+        method=config.method,
+        data=published(config.data),
+        numbers=numbers,
+        settings={k: v for k, v in published_facts(to_plain(settings)).items() if v is not None},
+        provenance=json.loads(json.dumps(provenance(seed=config.seed, bos=result.bos))),
+    )
+    warn_of_tokenizer(loaded)
+    write_final(
+        model,
+        BaseFiles(base_directory(source), loaded.files.tokenizer_class),
+        config.out,
+        dtypes=dtypes_to_save(config.save_dtype, source, model),
+        config=source.config,
+        family=source.family,
+        readme=recovered_card(source, config.out.name, section),
+        copied=_carried(source),
+        max_shard_size=config.shard_size,
+    )
+
+
+def _carried(source: ModelSource) -> dict[str, Path]:
+    """Files of the checkpoint that training leaves as they are."""
+    path = None if source.path is None else source.path / SPARSITY
+    return {SPARSITY: path} if path is not None and path.is_file() else {}
