@@ -1,9 +1,9 @@
-"""The README's table "family × what was tested", from the registry of families and the recorded results of tests.
+"""The table of docs/families.md, "family × what was tested", from the registry and the recorded results of tests.
 
     pytest -m "" tests/parity/test_families.py … --junitxml report.xml
     python scripts/check_vllm.py DIR… --vllm-python PATH --json vllm.json
     python scripts/family_table.py --record report.xml vllm.json    # into tests/results.json, and the table
-    python scripts/family_table.py                        # table into README.md
+    python scripts/family_table.py                        # table into docs/families.md
 
 A cell says ✓ where every recorded run of its tests for the family passed, ✗ where one failed, – where none is recorded.
 A report replaces the records of the test functions that it holds, and leaves the others. Another column is a line in
@@ -155,7 +155,7 @@ def table(records: Records, families: Iterable[str]) -> str:
 
 
 def with_table(document: str, new: str, begin: str = BEGIN, end: str = END) -> str:
-    """A document (README.md) with the table between the markers.
+    """A document with the table between the markers.
 
     Raises:
         ValueError: if it has not both markers.
@@ -189,9 +189,9 @@ def main(argv: list[str]) -> int:
         results["dates"] = {**results.get("dates", {}), **dict.fromkeys(found, today)}
     if options.record:
         RESULTS.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    readme = ROOT / "README.md"
-    text = with_table(readme.read_text(encoding="utf-8"), table(results["tests"], FAMILIES.names()))
-    readme.write_text(text, encoding="utf-8")
+    document = ROOT / "docs" / "families.md"
+    text = with_table(document.read_text(encoding="utf-8"), table(results["tests"], FAMILIES.names()))
+    document.write_text(text, encoding="utf-8")
     return 0
 
 
