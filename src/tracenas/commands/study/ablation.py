@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tracenas.commands.study.pool import draw_pool
 from tracenas.commands.study.results import STUDY
@@ -13,21 +13,21 @@ from tracenas.config.study import names
 from tracenas.data.sources import probe
 from tracenas.errors import UserError
 from tracenas.models.checkpoints.source import ModelSource, open_source
+from tracenas.models.functionals.perplexity import perplexity
 from tracenas.pipeline.opening import open_session
 from tracenas.pipeline.refit.text import compensation_text
 from tracenas.pipeline.resume import as_started, resolve_settings, same_model
 from tracenas.pipeline.run_directory import JOURNAL, ORDERING, run_directory, starting
+from tracenas.pipeline.scoring import make_panel
 from tracenas.pipeline.session import Session
 from tracenas.pipeline.target import PruningTarget, resolve_target
 from tracenas.proxies import PROXIES
+from tracenas.reporting.progress import stage_progress
 from tracenas.reporting.terminal import print_table, to_plain
 from tracenas.rundir import Journal, atomic_path, provenance, read_json, write_json
 from tracenas.space.architecture import Architecture
 from tracenas.studies.ablation import Setting, ablation_tables, compare
 from tracenas.studies.tables import Target
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["Ablated", "ablation"]
 
@@ -86,7 +86,7 @@ def ablation(config: AblationConfig) -> Ablated:
             f"{config.proxy} of {len(pool.architectures)} architectures; unless varied: "
             f"{grid.samples} sequences of {grid.length} tokens, rank {config.rank}."
         )
-        found = {
+        results = {
             "model": config.model,
             "proxy": config.proxy,
             "architectures": len(pool.architectures),
@@ -96,11 +96,11 @@ def ablation(config: AblationConfig) -> Ablated:
             ),
             "provenance": provenance(model=config.model, seed=config.seed, bos=session.start.carried),
         }
-        write_json(config.out / ABLATION, to_plain(found))
+        write_json(config.out / ABLATION, to_plain(results))
         with atomic_path(config.out / MARKDOWN) as temporary:
-            parts = [protocol, *(f"**{t.title}**\n\n{t.markdown()}" for t in ablation_tables(found))]
+            parts = [protocol, *(f"**{t.title}**\n\n{t.markdown()}" for t in ablation_tables(results))]
             temporary.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-        return Ablated(config.out, found)
+        return Ablated(config.out, results)
 
 
 # --- what is varied -------------------------------------------------------------------------------
@@ -127,19 +127,19 @@ class _Grid:
 
 
 def _grid(config: AblationConfig, source: ModelSource) -> _Grid:
-    whole = config.seq_len or min(4096, source.positions)
-    if whole > source.positions:
-        raise UserError(f"seq-len {whole}: the model has {source.positions} positions")
-    shares = ",".join(str(whole // n) for n in (8, 4, 2, 1) if whole // n >= 2)
+    length = config.seq_len or min(4096, source.positions)
+    if length > source.positions:
+        raise UserError(f"seq-len {length}: the model has {source.positions} positions")
+    shares = ",".join(str(length // n) for n in (8, 4, 2, 1) if length // n >= 2)
     lengths = _numbers("lengths", shares if config.lengths is None else config.lengths, 2)
-    if lengths[-1] > whole:
-        raise UserError(f"lengths {lengths[-1]}: more than seq-len {whole}")
+    if lengths[-1] > length:
+        raise UserError(f"lengths {lengths[-1]}: more than seq-len {length}")
     ranks = sorted({parse_rank(part) for part in names(config.ranks)}, key=lambda r: r or float("inf"))
     if not ranks:
         raise UserError("ranks is empty; expected numbers or full, such as 2,8,64,full")
     counts = _numbers("sample-counts", config.sample_counts, 1)
     traced = "trace" in PROXIES.get(config.proxy).needs
-    return _Grid(counts, lengths, ranks if traced else [], config.samples or _SAMPLES, whole, config.trace_rank)
+    return _Grid(counts, lengths, ranks if traced else [], config.samples or _SAMPLES, length, config.trace_rank)
 
 
 def _numbers(name: str, text: str, least: int) -> list[int]:
@@ -162,13 +162,13 @@ def _pool(config: AblationConfig, source: ModelSource) -> tuple[PruningTarget, _
         raise UserError(f"study {config.study}: holds no {STUDY}; expected the directory of a finished study")
     if config.params is not None or config.across_sizes:
         raise UserError("the study says which architectures there are: leave out params and across-sizes")
-    found = read_json(config.study / STUDY)
+    study = read_json(config.study / STUDY)
     records = Journal(config.study / JOURNAL).read()
     target = resolve_target(source, config)
     space = target.space
     where = f"study {config.study}"
     architectures = [space.validate(Architecture.from_json(r["arch"], where=where), where=where) for r in records]
-    targets = [Target(t["name"], t["label"], t["loss"]) for t in found["targets"]]
+    targets = [Target(t["name"], t["label"], t["loss"]) for t in study["targets"]]
     values = {t.name: [r["targets"][t.name]["value"] for r in records] for t in targets}
     return target, _Pool(architectures, targets, values)
 
@@ -192,17 +192,13 @@ def _score(
     config: AblationConfig, session: Session, grid: _Grid, pool: Sequence[Architecture]
 ) -> dict[Setting, Mapping[str, Any]]:
     """Scores per setting, in the pool's order; one journal line per setting."""
-    from tracenas.models.functionals.perplexity import perplexity
-    from tracenas.reporting.progress import stage_progress
-
     journal = Journal(config.out / JOURNAL)
     done: dict[Setting, Mapping[str, Any]] = {Setting(r["samples"], r["length"], r["rank"]): r for r in journal.read()}
     wanted = dict.fromkeys(s for settings in grid.settings().values() for s in settings)
     net = session.supernet()
     if "compensated" in PROXIES.get(config.proxy).needs:
-        compensation_text(
-            session, required=True, keep=True
-        )  # beside all of the calibration, not the part a setting uses
+        # Beside all of the calibration, not the part that a setting uses.
+        compensation_text(session, required=True, keep=True)
     same_model(config.out, perplexity(net.model, session.tokens, session.micro_batch).nll)
     with stage_progress("ablation", len(wanted) * len(pool)) as advance:
         for setting in wanted:
@@ -222,23 +218,21 @@ def _scored(
     pool: Sequence[Architecture],
     advance: Any,
 ) -> dict[str, Any]:
-    from tracenas.commands.study.scores import scorer
-
     tokens = session.tokens[: setting.samples, : setting.length].contiguous()
     micro_batch = max(1, session.micro_batch * session.tokens.shape[1] // setting.length)
     shorter = replace(session, tokens=tokens, micro_batch=micro_batch)
-    score = scorer(shorter, (config.proxy,), setting.rank)
-    found = []
+    panel = make_panel(shorter, (config.proxy,), setting.rank)
+    scores = []
     for arch in pool:
-        found.append(score(arch)[config.proxy])
+        scores.append(panel.measure(arch)[config.proxy])
         advance()
     return {
         "samples": setting.samples,
         "length": setting.length,
         "rank": setting.rank,
         "ids": [arch.id for arch in pool],
-        "scores": [s.value for s in found],
-        "reasons": sorted({s.reason for s in found if s.reason}),
-        "seconds": sum(s.seconds for s in found) / len(found),
+        "scores": [s.value for s in scores],
+        "reasons": sorted({s.reason for s in scores if s.reason}),
+        "seconds": sum(s.seconds for s in scores) / len(scores),
         "bos": session.start.carried,
     }

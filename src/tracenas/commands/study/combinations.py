@@ -15,7 +15,7 @@ def parse_combinations(text: str | None, proxies: Sequence[str]) -> tuple[Choice
     Raises:
         UserError: for an unknown proxy, one that the study does not score, or no weights.
     """
-    found = []
+    choices = []
     for part in (text or "").split(";"):
         if not part.strip():
             continue
@@ -25,8 +25,8 @@ def parse_combinations(text: str | None, proxies: Sequence[str]) -> tuple[Choice
         for name in choice.weights:
             if name not in proxies:
                 raise UserError(f"combination '{choice.text}': '{name}' is not among the study's proxies")
-        found.append(choice)
-    return tuple(found)
+        choices.append(choice)
+    return tuple(choices)
 
 
 def with_combination(

@@ -1,31 +1,43 @@
 """`tracenas study`: which proxies order architectures as their recovered quality does (TraceNAS §4.2, Table 1)."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from tracenas.commands.study.combinations import parse_combinations
+from tracenas.commands.study.data import HELD_OUT, orders, training_rows
+from tracenas.commands.study.lora import shared_lora
 from tracenas.commands.study.pool import Drawn, draw_pool, parse_list
 from tracenas.commands.study.results import StudyOutcome, summarise, write_results
 from tracenas.commands.study.targets import LORA, Measurer, Plan
 from tracenas.config import StudyConfig
 from tracenas.config.study import names
 from tracenas.data.sources import is_tokens, probe
+from tracenas.data.tokens import default_micro_batch
 from tracenas.errors import UserError
+from tracenas.evaluation.harness import Harness, require_harness
+from tracenas.evaluation.suites import PAPER_AVERAGE, requests
 from tracenas.models.checkpoints.source import open_source
+from tracenas.models.functionals.perplexity import perplexity
+from tracenas.models.surgery.supernet import PlainRealisation, Realisation
+from tracenas.pipeline.calibration import stored_evaluation_windows
 from tracenas.pipeline.opening import open_session
+from tracenas.pipeline.refit.fitting import compensated_realisation
+from tracenas.pipeline.refit.text import compensation_text
 from tracenas.pipeline.resume import CONFIG, as_started, read_settings, resolve_settings, same_model
 from tracenas.pipeline.run_directory import JOURNAL, run_directory, starting
+from tracenas.pipeline.scoring import make_panel
 from tracenas.pipeline.session import Session
 from tracenas.proxies import PROXIES
+from tracenas.recovery.short import ShortSettings
+from tracenas.reporting.progress import stage_progress
 from tracenas.rundir import Journal, provenance, read_json, write_json
+from tracenas.scoring.panel import PanelScore
+from tracenas.space.architecture import Architecture
 from tracenas.space.search_space import SearchSpace
-
-if TYPE_CHECKING:
-    from tracenas.scoring.panel import PanelScore
 
 __all__ = ["StudyOutcome", "study"]
 
@@ -41,7 +53,7 @@ _STARTS = ("plain", "compensated")
 class _Prepared:
     """What one architecture is scored and measured with."""
 
-    score: "Callable[[Any], Mapping[str, PanelScore]]"
+    score: Callable[[Any], Mapping[str, PanelScore]]
     measurer: Measurer
     costs: dict[str, float]
 
@@ -56,8 +68,8 @@ def study(config: StudyConfig) -> StudyOutcome:
     source = open_source(config.model, decoder_only="study")
     if not config.resume:
         probe(config.text_field, config.data, config.eval_text)
-    chosen = _proxies(config)
-    combinations = parse_combinations(config.combinations, chosen)
+    proxies = _proxies(config)
+    combinations = parse_combinations(config.combinations, proxies)
     plan = _plan(config)
     target, pool = draw_pool(source, config)
     space = target.space
@@ -72,10 +84,10 @@ def study(config: StudyConfig) -> StudyOutcome:
             if is_tokens(config.eval_text):  # its own note says how its windows begin
                 machine["bos"] = config.bos
             resolve_settings(config.out, machine)
-            prepared = _prepare(config, session, plan, chosen, pool[0])
+            prepared = _prepare(config, session, plan, proxies, pool[0])
         setup = time.perf_counter() - started
         records = _measure(config, space, pool, prepared, {"bos": session.start.carried})
-        found = summarise(
+        results = summarise(
             config,
             space,
             plan,
@@ -85,22 +97,22 @@ def study(config: StudyConfig) -> StudyOutcome:
             settings=read_settings(config.out / CONFIG),
             combinations=combinations,
         )
-        found["provenance"] = provenance(model=config.model, seed=config.seed, bos=session.start.carried)
-        write_results(config.out, found)
-        return StudyOutcome(config.out, found)
+        results["provenance"] = provenance(model=config.model, seed=config.seed, bos=session.start.carried)
+        write_results(config.out, results)
+        return StudyOutcome(config.out, results)
 
 
 def _proxies(config: StudyConfig) -> tuple[str, ...]:
-    known = tuple(PROXIES.names())
+    registered = tuple(PROXIES.names())
     if config.proxies == "all":
-        return known
-    given = names(config.proxies)
-    for name in given:
-        if name not in known:
+        return registered
+    proxies = names(config.proxies)
+    for name in proxies:
+        if name not in registered:
             PROXIES.get(name)  # raises, with a suggestion
-    if not given:
-        raise UserError(f"proxies is empty; accepted: all, {', '.join(known)}")
-    return given
+    if not proxies:
+        raise UserError(f"proxies is empty; accepted: all, {', '.join(registered)}")
+    return proxies
 
 
 def _plan(config: StudyConfig) -> Plan:
@@ -118,9 +130,6 @@ def _plan(config: StudyConfig) -> Plan:
         marks = (*marks, config.long_steps)
     tasks: tuple[str, ...] = ()
     if config.tasks is not None:
-        from tracenas.evaluation.harness import require_harness
-        from tracenas.evaluation.suites import requests
-
         require_harness()
         if not marks:
             raise UserError("tasks are measured after recovery: give steps")
@@ -131,27 +140,17 @@ def _plan(config: StudyConfig) -> Plan:
     return plan
 
 
-def _prepare(config: StudyConfig, session: Session, plan: Plan, chosen: tuple[str, ...], first: Drawn) -> _Prepared:
-    from tracenas.commands.study.data import held_out_windows, orders, training_rows
-    from tracenas.commands.study.lora import shared_lora
-    from tracenas.commands.study.scores import alone, scorer
-    from tracenas.data.tokens import default_micro_batch
-    from tracenas.models.functionals.perplexity import perplexity
-    from tracenas.models.surgery.supernet import PlainRealisation, Realisation
-    from tracenas.pipeline.refit.fitting import compensated_realisation
-    from tracenas.pipeline.refit.text import compensation_text
-    from tracenas.recovery.short import ShortSettings
-
+def _prepare(config: StudyConfig, session: Session, plan: Plan, proxies: tuple[str, ...], first: Drawn) -> _Prepared:
     net = session.supernet()
-    known = [session.tokens]
+    used = [session.tokens]
     realisations: dict[str, Realisation] = {"plain": PlainRealisation()}
-    if "compensated" in plan.starts or any("compensated" in PROXIES.get(name).needs for name in chosen):
+    if "compensated" in plan.starts or any("compensated" in PROXIES.get(name).needs for name in proxies):
         realisations["compensated"] = compensated_realisation(session)
-        known.append(compensation_text(session, required=True, keep=True).tokens)
-    windows = held_out_windows(session, config, config.out)
+        used.append(compensation_text(session, required=True, keep=True).tokens)
+    windows = stored_evaluation_windows(config.out / HELD_OUT, session.loaded, config, session.tokens.shape[1])
     tuned = config.lora_steps * plan.batch if plan.lora else 0
     needed = max(plan.sequences, tuned)
-    rows = training_rows(session, config, config.out, needed, [*known, windows]) if needed else windows[:0]
+    rows = training_rows(session, config, needed, [*used, windows]) if needed else windows[:0]
     same_model(config.out, perplexity(net.model, session.tokens, session.micro_batch).nll)
     settings = ShortSettings(learning_rate=config.learning_rate, micro_batch=default_micro_batch(rows.shape[1]))
     rows = rows.to(net.device)
@@ -173,15 +172,28 @@ def _prepare(config: StudyConfig, session: Session, plan: Plan, chosen: tuple[st
     refitted = realisations.get("compensated")
     path = config.out / COSTS
     if not path.is_file():
-        write_json(path, alone(session, chosen, config.trace_rank, refitted, first.arch))
-    return _Prepared(scorer(session, chosen, config.trace_rank, refitted), measurer, read_json(path))
+        write_json(path, _costs(session, proxies, config.trace_rank, refitted, first.arch))
+    return _Prepared(make_panel(session, proxies, config.trace_rank, refitted).measure, measurer, read_json(path))
+
+
+def _costs(
+    session: Session, proxies: Sequence[str], rank: int, refitted: Realisation | None, arch: Architecture
+) -> dict[str, float]:
+    """Seconds that each proxy takes by itself on `arch`: the faster of two runs after a first, which fills memos."""
+    seconds = {}
+    for name in proxies:
+        panel = make_panel(session, (name,), rank, refitted)
+        runs = []
+        for _ in range(3):
+            started = time.perf_counter()
+            panel.measure(arch)
+            runs.append(time.perf_counter() - started)
+        seconds[name] = min(runs[1:])
+    return seconds
 
 
 def _accuracy(config: StudyConfig, session: Session) -> Callable[[Any], Mapping[str, float]]:
     """A model's accuracy by task: the task's metric in the literature on pruning, else plain accuracy."""
-    from tracenas.evaluation.harness import Harness
-    from tracenas.evaluation.suites import PAPER_AVERAGE, requests
-
     tokenizer = session.loaded.require_tokenizer("tasks are text")
     harness = Harness(requests(config.tasks, None, None), config.task_data)
 
@@ -206,8 +218,6 @@ def _measure(
     Raises:
         UserError: if the journal is of other architectures.
     """
-    from tracenas.reporting.progress import stage_progress
-
     journal = Journal(config.out / JOURNAL)
     records = journal.read()
     for drawn, record in zip(pool, records, strict=False):

@@ -1,22 +1,22 @@
 """The shared LoRA of a study: tuned once for all candidates, kept in the study's directory."""
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
 import numpy as np
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from tracenas.config import StudyConfig
 from tracenas.models.checkpoints.source import open_source
+from tracenas.models.surgery.shared_lora import SharedLora
+from tracenas.models.surgery.supernet import Supernet
+from tracenas.pipeline.session import Session
 from tracenas.pipeline.target import resolve_target
+from tracenas.recovery.once_for_all import tune_once_for_all
+from tracenas.recovery.short import ShortSettings
+from tracenas.reporting.progress import stage_progress
 from tracenas.rundir import atomic_path
 from tracenas.space.architecture import Architecture
-
-if TYPE_CHECKING:
-    import torch
-
-    from tracenas.models.surgery.shared_lora import SharedLora
-    from tracenas.models.surgery.supernet import Supernet
-    from tracenas.pipeline.session import Session
-    from tracenas.recovery.short import ShortSettings
 
 __all__ = ["shared_lora"]
 
@@ -27,17 +27,9 @@ _RANDOM = 2
 
 
 def shared_lora(
-    config: StudyConfig, session: "Session", net: "Supernet", batches: "list[torch.Tensor]", settings: "ShortSettings"
-) -> "SharedLora":
+    config: StudyConfig, session: Session, net: Supernet, batches: list[Tensor], settings: ShortSettings
+) -> SharedLora:
     """Adapters tuned on the base, the smallest candidate and two random ones of any size per step (`docs/study.md`)."""
-    from dataclasses import replace
-
-    from safetensors.torch import load_file, save_file
-
-    from tracenas.models.surgery.shared_lora import SharedLora
-    from tracenas.recovery.once_for_all import tune_once_for_all
-    from tracenas.reporting.progress import stage_progress
-
     lora = SharedLora(net, config.lora_rank, alpha=config.lora_alpha, seed=config.seed)
     path = config.out / _FILE
     if path.is_file():

@@ -114,16 +114,16 @@ def _mutated(space: SearchSpace, uniform: Architecture, rng: np.random.Generator
     return space.repair(space.mutate(uniform, rng, depth=0.3, width=1.0, sigma=sigma), rng)
 
 
-def parse_list(name: str, text: str, known: tuple[str, ...]) -> tuple[str, ...]:
-    """Names separated by commas, in the order of `known`.
+def parse_list(name: str, text: str, accepted: tuple[str, ...]) -> tuple[str, ...]:
+    """Names separated by commas, in the order of `accepted`.
 
     Raises:
         UserError: for none, or an unknown one.
     """
-    given = names(text)
-    for part in given:
-        if part not in known:
-            raise UserError(f"{name} '{part}': {did_you_mean(part, list(known))}")
-    if not given:
-        raise UserError(f"{name} is empty; accepted: {', '.join(known)}")
-    return tuple(part for part in known if part in given)
+    parts = names(text)
+    for part in parts:
+        if part not in accepted:
+            raise UserError(f"{name} '{part}': {did_you_mean(part, list(accepted))}")
+    if not parts:
+        raise UserError(f"{name} is empty; accepted: {', '.join(accepted)}")
+    return tuple(part for part in accepted if part in parts)

@@ -9,6 +9,7 @@ from tracenas.commands.study.combinations import with_combination
 from tracenas.commands.study.targets import Plan
 from tracenas.config import StudyConfig
 from tracenas.proxies.combination import Choice
+from tracenas.reporting.pages.study import write_study_report
 from tracenas.reporting.terminal import print_table, to_plain
 from tracenas.rundir import atomic_path, write_json
 from tracenas.space.search_space import SearchSpace
@@ -59,19 +60,18 @@ class StudyOutcome:
 
     def show(self) -> None:
         """The tables on stdout."""
-        found = self.results
-        print(f"{found['title']}. {found['protocol']}")
-        for table in all_tables(found):
+        print(f"{self.results['title']}. {self.results['protocol']}")
+        for table in all_tables(self.results):
             print_table(table)
-        for note in (*undefined(found), *_failures(found)):
+        for note in (*undefined(self.results), *_failures(self.results)):
             print(note)
         print(f"results {self.path / STUDY}\ntables  {self.path / MARKDOWN}\nreport  {self.path / REPORT}")
 
 
-def _failures(found: Mapping[str, Any]) -> list[str]:
+def _failures(results: Mapping[str, Any]) -> list[str]:
     return [
-        f"{row['name']} failed on {f['count']} of {found['architectures']}: {f['reason']}"
-        for row in found["proxies"]
+        f"{row['name']} failed on {f['count']} of {results['architectures']}: {f['reason']}"
+        for row in results["proxies"]
         for f in row["failures"]
     ]
 
@@ -138,11 +138,9 @@ def _seconds(records: Sequence[Mapping[str, Any]], setup: float) -> dict[str, An
     }
 
 
-def write_results(out: Path, found: dict[str, Any]) -> None:
+def write_results(out: Path, results: dict[str, Any]) -> None:
     """study.json, study.md and report.html."""
-    from tracenas.reporting.pages.study import write_study_report
-
-    write_json(out / STUDY, to_plain(found))
+    write_json(out / STUDY, to_plain(results))
     with atomic_path(out / MARKDOWN) as temporary:
-        temporary.write_text(markdown(found), encoding="utf-8")
+        temporary.write_text(markdown(results), encoding="utf-8")
     write_study_report(out)

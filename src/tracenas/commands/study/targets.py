@@ -5,17 +5,18 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from torch import Tensor
+
+from tracenas.models.functionals.memory import attempt
+from tracenas.models.functionals.perplexity import perplexity
+from tracenas.models.surgery.private import private_weights
+from tracenas.models.surgery.shared_lora import SharedLora
+from tracenas.models.surgery.supernet import Realisation, Supernet
+from tracenas.recovery.short import ShortSettings, short_recovery
 from tracenas.space.architecture import Architecture
 from tracenas.studies import Target
-
-if TYPE_CHECKING:
-    import torch
-
-    from tracenas.models.surgery.shared_lora import SharedLora
-    from tracenas.models.surgery.supernet import Realisation, Supernet
-    from tracenas.recovery.short import ShortSettings
 
 __all__ = ["LORA", "Measured", "Measurer", "Plan"]
 
@@ -72,14 +73,14 @@ class Measurer:
         accuracy: a model's accuracy by task.
     """
 
-    net: "Supernet"
+    net: Supernet
     plan: Plan
-    realisations: Mapping[str, "Realisation"]
-    windows: "torch.Tensor"
-    orders: Callable[[int], "list[torch.Tensor]"]
+    realisations: Mapping[str, Realisation]
+    windows: Tensor
+    orders: Callable[[int], list[Tensor]]
     micro_batch: int
-    training: "ShortSettings"
-    lora: "SharedLora | None" = None
+    training: ShortSettings
+    lora: SharedLora | None = None
     accuracy: Callable[[Any], Mapping[str, float]] | None = None
 
     def loss(self, model: Any) -> float:
@@ -88,8 +89,6 @@ class Measurer:
         Raises:
             ValueError: if it is not finite.
         """
-        from tracenas.models.functionals.perplexity import perplexity
-
         value = perplexity(model, self.windows, self.micro_batch).nll
         if not math.isfinite(value):
             raise ValueError("held-out loss is not finite")
@@ -111,8 +110,6 @@ class Measurer:
 
     def _guarded(self, names: list[str], measure: Callable[[], dict[str, list[float]]]) -> Measured:
         """Values with their mean; a failure of torch's costs these targets of this architecture."""
-        from tracenas.models.functionals.memory import attempt
-
         started = time.perf_counter()
         values, reason = attempt(measure, self.net.device)
         seconds = (time.perf_counter() - started) / len(names)
@@ -131,17 +128,14 @@ class Measurer:
             return {f"{start}_0": [self.loss(model)]}
 
     def _recovered(self, arch: Architecture, start: str, with_tasks: bool) -> dict[str, list[float]]:
-        from tracenas.models.surgery.private import private_weights
-        from tracenas.recovery.short import short_recovery
-
         out: dict[str, list[float]] = {}
         for seed in range(self.plan.seeds):
             with self.net.realise(arch, self.realisations[start]) as model, private_weights(model) as weights:
-                found = short_recovery(
+                losses = short_recovery(
                     model, weights, self.orders(seed), self.plan.marks, partial(self.loss, model), self.training
                 )
                 accuracies = self.accuracy(model) if self.accuracy is not None and with_tasks else {}
-            for mark, value in found.items():
+            for mark, value in losses.items():
                 out.setdefault(f"{start}_{mark}", []).append(value)
             for name, value in accuracies.items():
                 out.setdefault(f"task_{name}", []).append(value)
