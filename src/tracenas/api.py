@@ -5,6 +5,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tracenas.commands import call
 from tracenas.errors import UserError
 from tracenas.space.architecture import Architecture
 
@@ -71,10 +72,7 @@ def register() -> None:
 
 def plan(model: str | Path, **settings: Any) -> "Plan":
     """Feasible budgets, evaluations, memory and time, before any work (`tracenas plan`)."""
-    from tracenas.commands.plan.command import plan as stage
-    from tracenas.config import PlanConfig, build
-
-    return stage(build(PlanConfig, {"model": str(model), **settings}))
+    return call("plan", {"model": model, **settings})
 
 
 def search(model: str | Path, *, data: str | Path, params: str, out: str | Path, **settings: Any) -> "SearchOutcome":
@@ -87,19 +85,12 @@ def search(model: str | Path, *, data: str | Path, params: str, out: str | Path,
         out: run directory.
         settings: as the options of the command, with underscores.
     """
-    from tracenas.commands.search.command import search as stage
-    from tracenas.config import SearchConfig, build
-
-    values = {"model": str(model), "data": str(data), "params": params, "out": out, **settings}
-    return stage(build(SearchConfig, values))
+    return call("search", {"model": model, "data": data, "params": params, "out": out, **settings})
 
 
 def score(model: str | Path, *, arch: str | Path, data: str | Path, **settings: Any) -> "Scored":
     """Score one architecture (`tracenas score`)."""
-    from tracenas.commands.score import score as stage
-    from tracenas.config import ScoreConfig, build
-
-    return stage(build(ScoreConfig, {"model": str(model), "arch": arch, "data": str(data), **settings}))
+    return call("score", {"model": model, "arch": arch, "data": data, **settings})
 
 
 def prune(
@@ -114,111 +105,67 @@ def prune(
         method: `"nirvana"`, `"wanda"`, …, with `params="50%"` and `data`.
         settings: as the options of the command, with underscores.
     """
-    from tracenas.commands.prune.command import prune as stage
-    from tracenas.config import PruneConfig, build
-
-    chosen = {key: value for key, value in (("arch", arch), ("method", method)) if value is not None}
-    if settings.get("data") is not None:
-        chosen["data"] = str(settings.pop("data"))
-    return stage(build(PruneConfig, {"model": str(model), "out": out, **chosen, **settings}))
+    return call("prune", {"model": model, "out": out, "arch": arch, "method": method, **settings})
 
 
 def select_calibration(
     model: str | Path, *, data: str | Path, params: str, out: str | Path, **settings: Any
 ) -> "Selected":
     """Choose the calibration set that prunes best (`tracenas select-calibration`)."""
-    from tracenas.commands.select_calibration import select_calibration as stage
-    from tracenas.config import SelectCalibrationConfig, build
-
-    values = {"model": str(model), "data": str(data), "params": params, "out": out}
-    return stage(build(SelectCalibrationConfig, {**values, **settings}))
+    return call("select-calibration", {"model": model, "data": data, "params": params, "out": out, **settings})
 
 
 def evaluate(models: Sequence[str | Path], **settings: Any) -> "Evaluation":
     """Measure one or more models on the same data (`tracenas eval`)."""
-    from tracenas.commands.evaluate import evaluate as stage
-    from tracenas.config import EvalConfig, build
-
-    return stage(build(EvalConfig, {"models": tuple(str(m) for m in models), **settings}))
+    return call("eval", {"models": models, **settings})
 
 
 def run(
     model: str | Path, *, data: str | Path, eval_text: str | Path, params: str, out: str | Path, **settings: Any
 ) -> "RunOutcome":
     """Search, prune, compare and report, resumable; `recover={…}`, `eval={…}`, `bench={…}` add these stages."""
-    from tracenas.commands.run.command import run as stage
-    from tracenas.config import RunConfig, build
-
-    values = {"model": str(model), "data": str(data), "eval_text": str(eval_text), "params": params, "out": out}
-    return stage(build(RunConfig, {**values, **settings}))
+    return call("run", {"model": model, "data": data, "eval_text": eval_text, "params": params, "out": out, **settings})
 
 
 def report(run: str | Path, **settings: Any) -> "Reported":
     """Draw a run's report.html again (`tracenas report`)."""
-    from tracenas.commands.report import report as stage
-    from tracenas.config import ReportConfig, build
-
-    return stage(build(ReportConfig, {"run": run, **settings}))
+    return call("report", {"run": run, **settings})
 
 
 def recover(model: str | Path, *, method: str, data: str | Path, out: str | Path, **settings: Any) -> "Recovered":
     """Train a pruned checkpoint until it is useful again (`tracenas recover`): pretrain, lora or distill."""
-    from tracenas.commands.recover.command import recover as stage
-    from tracenas.config import RecoverConfig, build
-
-    values = {"model": str(model), "method": method, "data": str(data), "out": out}
-    return stage(build(RecoverConfig, {**values, **settings}))
+    return call("recover", {"model": model, "method": method, "data": data, "out": out, **settings})
 
 
 def bench(models: Sequence[str | Path], **settings: Any) -> "Bench":
     """Latency, throughput and memory of models, interleaved in one run (`tracenas bench`)."""
-    from tracenas.commands.bench import bench as stage
-    from tracenas.config import BenchConfig, build
-
-    return stage(build(BenchConfig, {"models": tuple(str(m) for m in models), **settings}))
+    return call("bench", {"models": models, **settings})
 
 
 def export(model: str | Path, *, out: str | Path, **settings: Any) -> "ExportOutcome":
     """Write a checkpoint in the form that a serving program reads (`tracenas export`)."""
-    from tracenas.commands.export import export as stage
-    from tracenas.config import ExportConfig, build
-
-    return stage(build(ExportConfig, {"model": str(model), "out": out, **settings}))
+    return call("export", {"model": model, "out": out, **settings})
 
 
 def sparsify(model: str | Path, *, sparsity: str, out: str | Path, **settings: Any) -> "Sparsified":
     """Set weights to zero, unstructured or N:M (`tracenas sparsify`)."""
-    from tracenas.commands.sparsify.command import sparsify as stage
-    from tracenas.config import SparsifyConfig, build
-
-    return stage(build(SparsifyConfig, {"model": str(model), "sparsity": sparsity, "out": out, **settings}))
+    return call("sparsify", {"model": model, "sparsity": sparsity, "out": out, **settings})
 
 
 def metric_search(
     model: str | Path, *, data: str | Path, eval_text: str | Path, out: str | Path, **settings: Any
 ) -> "MetricSearched":
     """Discover symbolic pruning metrics by genetic programming, resumable (`tracenas metric search`)."""
-    from tracenas.commands.metric.command import search as stage
-    from tracenas.config import MetricSearchConfig, build
-
-    values = {"model": str(model), "data": str(data), "eval_text": str(eval_text), "out": out}
-    return stage(build(MetricSearchConfig, {**values, **settings}))
+    return call("metric search", {"model": model, "data": data, "eval_text": eval_text, "out": out, **settings})
 
 
 def study(
     model: str | Path, *, data: str | Path, eval_text: str | Path, out: str | Path, **settings: Any
 ) -> "StudyOutcome":
     """Do proxies order architectures as their recovered quality does? Resumable (`tracenas study`)."""
-    from tracenas.commands.study.command import study as stage
-    from tracenas.config import StudyConfig, build
-
-    values = {"model": str(model), "data": str(data), "eval_text": str(eval_text), "out": out}
-    return stage(build(StudyConfig, {**values, **settings}))
+    return call("study", {"model": model, "data": data, "eval_text": eval_text, "out": out, **settings})
 
 
 def ablation(model: str | Path, *, data: str | Path, out: str | Path, **settings: Any) -> "Ablated":
     """How stable a proxy's ranking is with less text or rank (`tracenas study ablation`)."""
-    from tracenas.commands.study.ablation import ablation as stage
-    from tracenas.config import AblationConfig, build
-
-    return stage(build(AblationConfig, {"model": str(model), "data": str(data), "out": out, **settings}))
+    return call("study ablation", {"model": model, "data": data, "out": out, **settings})

@@ -7,13 +7,12 @@ import shlex
 import sys
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import click
 
+from tracenas.commands import COMMANDS, Command
 from tracenas.error_log import ERROR_LOG, error_log, log_beside, traceback_place
 from tracenas.errors import CheckFailed, UserError, first_line
 from tracenas.process import discard_output, disk_failures, is_first, terminable
@@ -21,85 +20,6 @@ from tracenas.registry import did_you_mean
 
 __all__ = ["COMMANDS", "main"]
 
-
-@dataclass(frozen=True)
-class Command:
-    """Where a command's stage and settings are, and which settings stand without an option name."""
-
-    stage: str
-    config: str
-    help: str
-    positional: tuple[str, ...] = ()
-    variadic: bool = False
-    parallel: bool = False
-    """Whether torchrun may start it in several processes."""
-    file: bool = False
-    """Whether `out` is a file."""
-
-
-COMMANDS: dict[str, Command] = {
-    "demo": Command(
-        "demo.command:demo", "DemoConfig", "The main job on the model that ships with the package, or on SmolLM2."
-    ),
-    "run": Command(
-        "run.command:run", "RunConfig", "Search, prune, compare, recover, bench and report, resumable.", ("model",)
-    ),
-    "plan": Command(
-        "plan.command:plan",
-        "PlanConfig",
-        "Feasible budgets, evaluations, memory and time, before any work.",
-        ("model",),
-    ),
-    "search": Command("search.command:search", "SearchConfig", "Find a sub-network under a budget.", ("model",)),
-    "score": Command("score:score", "ScoreConfig", "Score one architecture.", ("model",)),
-    "select-calibration": Command(
-        "select_calibration:select_calibration",
-        "SelectCalibrationConfig",
-        "Choose the calibration set that prunes best.",
-        ("model",),
-        file=True,
-    ),
-    "prune": Command("prune.command:prune", "PruneConfig", "Write the smaller checkpoint.", ("model",)),
-    "recover": Command(
-        "recover.command:recover", "RecoverConfig", "Train a pruned checkpoint to recover.", ("model",), parallel=True
-    ),
-    "eval": Command(
-        "evaluate:evaluate",
-        "EvalConfig",
-        "Perplexity and task accuracy of models.",
-        ("models",),
-        variadic=True,
-        parallel=True,
-        file=True,
-    ),
-    "sparsify": Command(
-        "sparsify.command:sparsify", "SparsifyConfig", "Set weights to zero: unstructured or N:M.", ("model",)
-    ),
-    "metric search": Command(
-        "metric.command:search", "MetricSearchConfig", "Discover pruning metrics by genetic programming.", ("model",)
-    ),
-    "metric show": Command(
-        "metric.show:show", "MetricShowConfig", "Parse and simplify a metric's expression.", ("metric",)
-    ),
-    "bench": Command(
-        "bench:bench",
-        "BenchConfig",
-        "Latency, throughput and memory of models.",
-        ("models",),
-        variadic=True,
-        file=True,
-    ),
-    "export": Command(
-        "export:export", "ExportConfig", "Write a checkpoint for llama.cpp (GGUF).", ("model",), file=True
-    ),
-    "report": Command("report:report", "ReportConfig", "Draw a run's report.html again.", ("run",), file=True),
-    "study": Command(
-        "study.command:study", "StudyConfig", "Which proxies order architectures as recovery does.", ("model",)
-    ),
-    "study ablation": Command(
-        "study.ablation:ablation", "AblationConfig", "A proxy's ranking from less text or rank.", ("model",)
-    ),
-}
 
 _SHARED = ("config", "json_output")
 
@@ -151,8 +71,10 @@ def _command(name: str, command: Command) -> click.Command:
     from tracenas import config as configs
 
     kind = getattr(configs, command.config)
+    positional, several = configs.positional_setting(kind)
+    metavar = f"{positional.upper().removesuffix('S')}..." if several else positional.upper()
     params: list[click.Parameter] = [
-        click.Argument(["arguments"], nargs=-1, metavar=_metavar(command)),
+        click.Argument(["arguments"], nargs=-1, metavar=f"{metavar} [KEY=VALUE]...".strip()),
         click.Option(
             ["--config"],
             type=click.Path(path_type=Path),
@@ -160,8 +82,8 @@ def _command(name: str, command: Command) -> click.Command:
         ),
         click.Option(["--json", "json_output"], is_flag=True, help="One JSON object on stdout."),
     ]
-    for field in configs.settings_of(kind):
-        if field in command.positional or field in kind.sections:
+    for field in configs.setting_names(kind):
+        if field == positional or field in kind.sections:
             continue
         info = kind.model_fields[field]
         flag = "--" + field.replace("_", "-")
@@ -175,12 +97,11 @@ def _command(name: str, command: Command) -> click.Command:
 
     def call(arguments: tuple[str, ...], config: Path | None, json_output: bool, **options: Any) -> None:
         stored: dict[str, Any] = _yaml(config, name) if config is not None else {}
-        here = _values(kind, command, arguments, stored, options)
+        here = _values(kind, arguments, stored, options)
         settings = configs.build(kind, {**stored, **here}, inherited=stored.keys() - here.keys())
         first = is_first(name, tuple(n for n, c in COMMANDS.items() if c.parallel))
-        module, _, function = command.stage.partition(":")
-        with error_log(_log_of(command, settings)), disk_failures():
-            result = getattr(import_module(f"tracenas.commands.{module}"), function)(settings)
+        with error_log(_log_path(command, settings)), disk_failures():
+            result = command(settings)
             if first and json_output:
                 click.echo(json.dumps(result.to_json(), allow_nan=False))
             elif first:
@@ -192,7 +113,7 @@ def _command(name: str, command: Command) -> click.Command:
     return _Leaf(name, callback=call, params=params, help=command.help, epilog=epilog)
 
 
-def _log_of(command: Command, settings: Any) -> Path | None:
+def _log_path(command: Command, settings: Any) -> Path | None:
     """Where unexpected errors are kept: OUT/error.log, beside an OUT that is a file, else nowhere."""
     out: Path | None = getattr(settings, "out", None)
     if out is None:
@@ -200,15 +121,10 @@ def _log_of(command: Command, settings: Any) -> Path | None:
     return log_beside(out) if command.file else out / ERROR_LOG
 
 
-def _metavar(command: Command) -> str:
-    names = [p.upper().removesuffix("S") if command.variadic else p.upper() for p in command.positional]
-    return " ".join([n + "..." if command.variadic else n for n in names] + ["[KEY=VALUE]..."])
-
-
-def _values(
-    kind: Any, command: Command, arguments: Sequence[str], stored: dict[str, Any], options: dict[str, Any]
-) -> dict[str, Any]:
+def _values(kind: Any, arguments: Sequence[str], stored: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
     """Settings from `key=value`, then options; later ones win. A section's join those that the YAML file has."""
+    from tracenas.config import positional_setting
+
     for name in kind.sections:
         if name in stored and stored[name] is None:  # `bench:` with nothing below it: the stage, with its defaults
             stored[name] = {}
@@ -223,13 +139,11 @@ def _values(
             values[key.replace("-", "_")] = _scalar(value)
         else:
             plain.append(argument)
-    if command.variadic and plain:
-        values[command.positional[0]] = tuple(plain)
-    elif not command.variadic:
-        for name, argument in zip(command.positional, plain, strict=False):
-            values[name] = argument
-        if len(plain) > len(command.positional):
-            raise UserError(f"unexpected argument '{plain[len(command.positional)]}'; settings have the form key=value")
+    positional, several = positional_setting(kind)
+    if plain and positional:
+        values[positional], plain = (tuple(plain), []) if several else (plain[0], plain[1:])
+    if plain:
+        raise UserError(f"unexpected argument '{plain[0]}'; settings have the form key=value")
     values.update({k: v for k, v in options.items() if v is not None})
     return values
 

@@ -92,7 +92,7 @@ def test_every_entry_of_the_tables_has_a_case_of_its_own() -> None:
     for kind in {command.config for command in COMMANDS.values()}:
         for use in getattr(configs, kind).__dict__.get("uses", ()):
             assert any((kind, name) in covered for name in use.settings), (kind, use.settings)
-            assert set(use.settings) <= set(configs.settings_of(getattr(configs, kind)))
+            assert set(use.settings) <= set(configs.setting_names(getattr(configs, kind)))
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_every_boolean_option_can_be_switched_on_and_off(name: str) -> None:
     command = COMMANDS[name]
     kind = getattr(configs, command.config)
     options = {param.name: param for param in _command(name, command).params}
-    for field in configs.settings_of(kind):
+    for field in configs.setting_names(kind):
         if kind.model_fields[field].annotation is not bool:
             continue
         option = options[field]

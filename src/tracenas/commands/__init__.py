@@ -1,1 +1,80 @@
-"""One plain function per command, from its settings to a directory or a result."""
+"""The commands: a file or a folder of each, and their table; what a command needs is imported when it is called."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+__all__ = ["COMMANDS", "Command", "call"]
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command of the command line.
+
+    Args:
+        stage: its function, `module:function` below this package.
+        config: the class of its settings in `tracenas.config`.
+        help: a line.
+        parallel: whether torchrun may start it in several processes.
+        file: whether `out` is a file.
+    """
+
+    stage: str
+    config: str
+    help: str
+    parallel: bool = False
+    file: bool = False
+
+    def __call__(self, settings: Any) -> Any:
+        """What the command's function returns."""
+        module, _, function = self.stage.partition(":")
+        return getattr(import_module(f"tracenas.commands.{module}"), function)(settings)
+
+
+COMMANDS: dict[str, Command] = {
+    "demo": Command(
+        "demo.command:demo", "DemoConfig", "The main job on the model that ships with the package, or on SmolLM2."
+    ),
+    "run": Command("run.command:run", "RunConfig", "Search, prune, compare, recover, bench and report, resumable."),
+    "plan": Command(
+        "plan.command:plan", "PlanConfig", "Feasible budgets, evaluations, memory and time, before any work."
+    ),
+    "search": Command("search.command:search", "SearchConfig", "Find a sub-network under a budget."),
+    "score": Command("score:score", "ScoreConfig", "Score one architecture."),
+    "select-calibration": Command(
+        "select_calibration:select_calibration",
+        "SelectCalibrationConfig",
+        "Choose the calibration set that prunes best.",
+        file=True,
+    ),
+    "prune": Command("prune.command:prune", "PruneConfig", "Write the smaller checkpoint."),
+    "recover": Command(
+        "recover.command:recover", "RecoverConfig", "Train a pruned checkpoint to recover.", parallel=True
+    ),
+    "eval": Command(
+        "evaluate:evaluate", "EvalConfig", "Perplexity and task accuracy of models.", parallel=True, file=True
+    ),
+    "sparsify": Command("sparsify.command:sparsify", "SparsifyConfig", "Set weights to zero: unstructured or N:M."),
+    "metric search": Command(
+        "metric.command:search", "MetricSearchConfig", "Discover pruning metrics by genetic programming."
+    ),
+    "metric show": Command("metric.show:show", "MetricShowConfig", "Parse and simplify a metric's expression."),
+    "bench": Command("bench:bench", "BenchConfig", "Latency, throughput and memory of models.", file=True),
+    "export": Command("export:export", "ExportConfig", "Write a checkpoint for llama.cpp (GGUF).", file=True),
+    "report": Command("report:report", "ReportConfig", "Draw a run's report.html again.", file=True),
+    "study": Command("study.command:study", "StudyConfig", "Which proxies order architectures as recovery does."),
+    "study ablation": Command("study.ablation:ablation", "AblationConfig", "A proxy's ranking from less text or rank."),
+}
+
+
+def call(name: str, values: Mapping[str, Any]) -> Any:
+    """What a command returns for these settings.
+
+    Raises:
+        UserError: for settings that it does not have, lacks or would not use.
+    """
+    from tracenas import config as configs
+
+    command = COMMANDS[name]
+    return command(configs.build(getattr(configs, command.config), dict(values)))

@@ -21,7 +21,8 @@ from tracenas.config.shared import (
     check_used,
     construct,
     parse_rank,
-    settings_of,
+    positional_setting,
+    setting_names,
 )
 from tracenas.config.sparsity import MetricSearchConfig, MetricShowConfig, SparsifyConfig
 from tracenas.config.study import AblationConfig, StudyConfig
@@ -52,5 +53,6 @@ __all__ = [
     "check_used",
     "construct",
     "parse_rank",
-    "settings_of",
+    "positional_setting",
+    "setting_names",
 ]

@@ -1,10 +1,10 @@
 """Settings of export."""
 
 from pathlib import Path
-from typing import Any
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
+from tracenas.config import fields
 from tracenas.config.shared import StageConfig
 from tracenas.config.usage import Use
 from tracenas.errors import UserError
@@ -30,13 +30,10 @@ class ExportConfig(StageConfig):
     tokenizer: str = Field("auto", description="auto: the checkpoint's; none: token ids only.")
     pre: str = Field("", description="llama.cpp's name of the pre-tokenizer, where it is not known.")
     check: bool = Field(False, description="Compare llama.cpp's logits with the checkpoint's before the file appears.")
-    check_ids: str = Field("", description="Token ids the check reads, such as 1,15,7; default: those of a text.")
+    check_ids: fields.CommaList = Field(
+        "", description="Token ids the check reads, such as 1,15,7; default: those of a text."
+    )
     llama_python: Path | None = Field(None, description="A Python that has llama-cpp-python; default: this one.")
-
-    @field_validator("check_ids", mode="before")
-    @classmethod
-    def _join(cls, value: Any) -> Any:
-        return ",".join(str(v) for v in value) if isinstance(value, (list, tuple)) else str(value)
 
     @property
     def ids(self) -> tuple[int, ...]:

@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
+from tracenas.config import fields
 from tracenas.config.shared import StageConfig, WindowsConfig
 from tracenas.config.usage import Use
 
@@ -31,9 +32,11 @@ class EvalConfig(WindowsConfig):
         None, ge=2, description="Window length; default min(4096, the smallest model's positions)."
     )
     max_windows: int | None = Field(None, ge=1, description="Use no more than this many windows.")
-    text_field: str | None = Field(None, description="Field of JSONL, CSV, Parquet or hub data that holds the text.")
+    text_field: fields.TextField = None
     micro_batch: int | None = Field(None, ge=1, description="Windows per forward pass; default: up to 4,096 tokens.")
-    tasks: str | None = Field(None, description="Tasks of lm-eval, such as piqa,arc_challenge:25 (25 examples each).")
+    tasks: fields.CommaList | None = Field(
+        None, description="Tasks of lm-eval, such as piqa,arc_challenge:25 (25 examples each)."
+    )
     suite: str | None = Field(None, description="paper: the nine tasks of TraceNAS with the paper's shots.")
     task_data: Path | None = Field(
         None, description="Folder with TASK/SPLIT.jsonl, instead of fetching the tasks' data."
@@ -42,11 +45,6 @@ class EvalConfig(WindowsConfig):
     limit: int | None = Field(None, ge=1, description="Questions per task.")
     batch_size: int = Field(8, ge=1, description="Answers scored per forward pass.")
     out: Path | None = Field(None, description="File to write the results to, JSON.")
-
-    @field_validator("tasks", mode="before")
-    @classmethod
-    def _join_tasks(cls, value: Any) -> Any:
-        return ",".join(str(v) for v in value) if isinstance(value, (list, tuple)) else value
 
 
 class BenchConfig(StageConfig):

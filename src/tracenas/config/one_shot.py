@@ -4,6 +4,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from tracenas.config import fields
 from tracenas.config.shared import CalibrationConfig
 
 __all__ = ["OneShotSettings", "SelectCalibrationConfig"]
@@ -12,7 +13,7 @@ __all__ = ["OneShotSettings", "SelectCalibrationConfig"]
 class OneShotSettings(CalibrationConfig):
     """A method: its saliency (see `saliency`), its allocation, its budget and the text it measures on."""
 
-    model: str = Field(description="Model directory, .gguf file or hub id.")
+    model: fields.ModelName
     data: str | None = Field(None, description="Calibration text or tokens.")
     method: str | None = Field(
         None, description="One-shot method: nirvana, wanda, magnitude, taylor, flap, shortgpt or uniform."
@@ -20,7 +21,7 @@ class OneShotSettings(CalibrationConfig):
     params: str | None = Field(
         None, description="Budget of a one-shot method: a share such as 50%, or a size such as 2.7B."
     )
-    tolerance: float = Field(0.01, gt=0, lt=1, description="Depth of the budget window, relative.")
+    tolerance: fields.Tolerance = 0.01
     allocation: str | None = Field(
         None,
         description="How a one-shot method shares out its budget: adaptive, depth, global, global_units or uniform; "

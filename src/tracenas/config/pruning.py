@@ -5,40 +5,33 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from tracenas.config import fields
 from tracenas.config.one_shot import OneShotSettings
-from tracenas.config.shared import CalibrationConfig, Dtype, SpaceConfig, StageConfig, Switch, parse_rank
-from tracenas.config.usage import Use, needs, refits
+from tracenas.config.shared import CalibrationConfig, SpaceConfig, StageConfig, TracedConfig
+from tracenas.config.usage import TRACED, Use, refits
 
 __all__ = ["DemoConfig", "PlanConfig", "PruneConfig", "ReportConfig", "ScoreConfig", "SearchConfig"]
 
 
-_TRACED = Use(("rank",), "a proxy of gradient traces, such as phi", lambda c: needs(c.proxy, "trace"))
-
-
-class PlanConfig(SpaceConfig):
+class PlanConfig(SpaceConfig, TracedConfig):
     """Feasible budgets, memory and time, before any work."""
 
     without = ("seed", "trust_remote_code")
     uses = (
-        _TRACED,
+        TRACED,
         Use(("tolerance",), "params", lambda c: c.params is not None),
         Use(("threads",), "the estimate of time", lambda c: not c.no_timing),
     )
 
-    model: str = Field(description="Model directory, .gguf file or hub id.")
+    model: fields.ModelName
     params: str | None = Field(None, description="Budget: a share such as 60%, or a size such as 2.7B.")
-    tolerance: float = Field(0.01, gt=0, lt=1, description="Depth of the budget window, relative.")
+    tolerance: fields.Tolerance = 0.01
     population: int = Field(30, ge=2, description="Candidates per generation.")
     elites: int = Field(10, ge=1, description="Candidates carried over to the next generation.")
     iterations: int = Field(50, ge=1, description="Generations, the initial one included.")
     samples: int = Field(16, ge=1, description="Calibration sequences.")
     seq_len: int | None = Field(None, ge=2, description="Tokens per sequence.")
-    rank: str = Field("64", description="Rank of the gradient traces, or full.")
-    proxy: str = Field(
-        "auto",
-        description="What candidates are scored by: a proxy, NAME=WEIGHT,…, or auto: loss_compensated (phi for "
-        "encoder-decoder models).",
-    )
+    proxy: fields.Proxy = "auto"
     no_timing: bool = Field(False, description="Leave out the estimate of time (which imports torch).")
 
 
@@ -54,11 +47,11 @@ def _evolves(config: Any) -> bool:
     return bool(_strategies(config) & {"evolution", "guided"})
 
 
-class SearchConfig(CalibrationConfig):
+class SearchConfig(CalibrationConfig, TracedConfig):
     """Find an architecture."""
 
     uses = (
-        _TRACED,
+        TRACED,
         Use(("mutation_width",), "strategy evolution", lambda c: "evolution" in _strategies(c)),
         Use(("crossover", "mutation_depth", "sigma"), "strategy evolution or guided", _evolves),
         Use(("init",), "strategy evolution or guided", lambda c: _evolves(c) or c.init == "nirvana"),
@@ -74,17 +67,12 @@ class SearchConfig(CalibrationConfig):
         ),
     )
 
-    model: str = Field(description="Model directory, .gguf file or hub id.")
+    model: fields.ModelName
     data: str = Field(description="Text, JSONL, CSV, Parquet or token file, data-set name, or a mixture a=0.7,b=0.3.")
     params: str = Field(description="Budget for all parameters: a share such as 60%, or a size such as 2.7B.")
     out: Path = Field(description="Run directory.")
-    tolerance: float = Field(0.01, gt=0, lt=1, description="Depth of the budget window, relative.")
-    proxy: str = Field(
-        "auto",
-        description="What candidates are scored by: a proxy, NAME=WEIGHT,…, or auto: loss_compensated (phi for "
-        "encoder-decoder models).",
-    )
-    rank: str = Field("64", description="Rank of the gradient traces, or full.")
+    tolerance: fields.Tolerance = 0.01
+    proxy: fields.Proxy = "auto"
     strategy: str = Field(
         "auto",
         description="evolution (as published), guided (small moves, chosen by a regression on the scores so far), "
@@ -104,35 +92,24 @@ class SearchConfig(CalibrationConfig):
     mutation_depth: float = Field(0.2, ge=0, le=1, description="Probability of a depth flip per child.")
     mutation_width: float = Field(0.2, ge=0, le=1, description="Probability of a width jitter per child.")
     sigma: float = Field(0.3, ge=0, description="Standard deviation of the width jitter's factor.")
-    race: Switch = Field(
+    race: fields.Switch = Field(
         "auto",
         description="Stop measuring a candidate once it is clearly worse than the elites; auto: where the proxy is a "
         "mean over sequences (loss, kl, and both compensated).",
     )
     resume: bool = Field(False, description="Go on with an interrupted run.")
 
-    @property
-    def trace_rank(self) -> int:
-        """The rank as a number, 0 for full."""
-        return parse_rank(self.rank)
 
-
-class ScoreConfig(CalibrationConfig):
+class ScoreConfig(CalibrationConfig, TracedConfig):
     """Score one architecture."""
 
     without = ("depth_granularity", "min_depth", "keep_layers")
-    uses = (_TRACED,)
+    uses = (TRACED,)
 
-    model: str = Field(description="Model directory, .gguf file or hub id.")
+    model: fields.ModelName
     arch: Path = Field(description="Architecture JSON, or a run's best.json.")
     data: str = Field(description="Calibration text or tokens.")
-    rank: str = Field("64", description="Rank of the gradient traces, or full.")
     proxy: str = Field("phi", description="What the candidate is scored by; auto: what a search takes.")
-
-    @property
-    def trace_rank(self) -> int:
-        """The rank as a number, 0 for full."""
-        return parse_rank(self.rank)
 
 
 class PruneConfig(OneShotSettings):
@@ -160,8 +137,8 @@ class PruneConfig(OneShotSettings):
         "by layer (sequential); best: whichever of these and the plain cut is best on held-out text; auto: as the "
         "architecture was scored.",
     )
-    shard_size: str = Field("5GB", description="Largest weights file.")
-    save_dtype: Dtype = Field("auto", description="Of the written weights; auto: each as the base stores it.")
+    shard_size: fields.ShardSize = "5GB"
+    save_dtype: fields.Dtype = Field("auto", description="Of the written weights; auto: each as the base stores it.")
     stub_removed_attention: bool = Field(
         False,
         description="Write one head of zeros where attention is removed: the same logits, a few more parameters, and "

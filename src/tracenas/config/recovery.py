@@ -5,7 +5,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from tracenas.config.shared import Dtype, WindowsConfig
+from tracenas.config import fields
+from tracenas.config.shared import WindowsConfig
 from tracenas.config.usage import Use
 
 __all__ = ["RecoverConfig"]
@@ -45,7 +46,7 @@ class RecoverConfig(WindowsConfig):
     eval_text: str | None = Field(None, description="Text whose perplexity is reported; it chooses nothing.")
     eval_windows: int | None = Field(64, ge=1, description="Use no more than this many windows of each of the two.")
     seq_len: int | None = Field(None, ge=2, description="Tokens per sequence; default min(4096, positions).")
-    text_field: str | None = Field(None, description="Field of JSONL, CSV, Parquet or hub data that holds the text.")
+    text_field: fields.TextField = None
     global_batch: int = Field(1024, ge=1, description="Sequences per step, over all processes.")
     micro_batch: int | None = Field(None, ge=1, description="Sequences per forward pass and process.")
     learning_rate: float | None = Field(None, gt=0, description="Peak; default 1e-4.")
@@ -74,5 +75,5 @@ class RecoverConfig(WindowsConfig):
     lora_alpha: float = Field(16, gt=0, description="lora: alpha; adapters are scaled by alpha / r.")
     lora_dropout: float = Field(0.0, ge=0, lt=1, description="lora: dropout of the adapters' input.")
     keep_zeros: bool = Field(True, description="Keep the zeros of an unstructured sparse checkpoint (sparsity.json).")
-    save_dtype: Dtype = Field("auto", description="Of the written weights; auto: each as it was stored.")
-    shard_size: str = Field("5GB", description="Largest weights file.")
+    save_dtype: fields.Dtype = Field("auto", description="Of the written weights; auto: each as it was stored.")
+    shard_size: fields.ShardSize = "5GB"

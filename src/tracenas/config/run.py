@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from tracenas.config.measuring import BenchConfig, EvalConfig
 from tracenas.config.pruning import PruneConfig, SearchConfig
 from tracenas.config.recovery import RecoverConfig
-from tracenas.config.shared import StageConfig, build, settings_of
+from tracenas.config.shared import StageConfig, build, setting_names
 from tracenas.errors import UserError
 from tracenas.registry import did_you_mean
 
@@ -74,7 +74,7 @@ def _section(name: str, values: object, compensate: str) -> dict[str, Any]:
     if not isinstance(values, Mapping):
         raise UserError(f"{name} '{values}': expected settings of its stage, such as {name}.KEY=VALUE")
     kind, given = _KINDS[name], {str(key).replace("-", "_"): value for key, value in values.items()}
-    accepted = _OF_PRUNE if name == "prune" else tuple(key for key in settings_of(kind) if key not in _FROM_RUN)
+    accepted = _OF_PRUNE if name == "prune" else tuple(key for key in setting_names(kind) if key not in _FROM_RUN)
     for key in given:
         if key in accepted:
             continue

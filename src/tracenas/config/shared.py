@@ -1,42 +1,31 @@
 """What every command takes, and how settings are built and refused."""
 
 from collections.abc import Collection
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from pathlib import Path
+from typing import Any, ClassVar, Literal, TypeVar, get_origin
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
 
+from tracenas.config import fields
 from tracenas.config.usage import ROWS, Use, applies, refits
-from tracenas.dtypes import short_name
 from tracenas.errors import UserError
 from tracenas.registry import did_you_mean
 
 __all__ = [
     "CalibrationConfig",
-    "Dtype",
     "SpaceConfig",
     "StageConfig",
-    "Switch",
+    "TracedConfig",
     "WindowsConfig",
     "build",
     "check_used",
     "construct",
     "parse_rank",
-    "settings_of",
+    "positional_setting",
+    "setting_names",
 ]
 
 C = TypeVar("C", bound="StageConfig")
-
-Dtype = Annotated[
-    Literal["auto", "fp32", "bf16", "fp16"],
-    BeforeValidator(lambda value: short_name(value) if isinstance(value, str) else value),
-]
-"""A dtype's name, ours or torch's; kept as ours."""
-
-Switch = Annotated[
-    Literal["auto", "on", "off"],
-    BeforeValidator(lambda value: {True: "on", False: "off"}[value] if isinstance(value, bool) else value),
-]
-"""YAML reads `on` and `off` as true and false."""
 
 
 class StageConfig(BaseModel):
@@ -53,6 +42,14 @@ class StageConfig(BaseModel):
     uses: ClassVar[tuple[Use, ...]] = (ROWS,)
     """When settings are read that are not read always."""
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _path_text(cls, value: Any) -> Any:
+        """Paths may stand for the text that names them."""
+        if isinstance(value, (list, tuple)):
+            return [cls._path_text(one) for one in value]
+        return str(value) if isinstance(value, Path) else value
+
     _asked_for: frozenset[str] = PrivateAttr(frozenset())
 
     def asks_for(self, name: str) -> bool:
@@ -61,7 +58,7 @@ class StageConfig(BaseModel):
 
     seed: int = Field(0, ge=0, description="Seed of everything random in this command.")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
-    dtype: Dtype = Field(
+    dtype: fields.Dtype = Field(
         "auto",
         description="Of computation: fp32, bf16 or fp16 (or torch's names); auto: bf16 on CUDA, fp32 on the CPU.",
     )
@@ -76,18 +73,13 @@ class SpaceConfig(StageConfig):
         "block", description="Skip whole blocks, or attention and MLP separately."
     )
     min_depth: int | None = Field(None, ge=1, description="Blocks that must stay; default: half of them.")
-    keep_layers: str = Field("", description="Blocks that may not be skipped, such as 0,-1.")
+    keep_layers: fields.CommaList = Field("", description="Blocks that may not be skipped, such as 0,-1.")
     channel_quantum: int = Field(32, ge=1, description="MLP widths are multiples of it, or the base's own.")
     head_quantum: int = Field(1, ge=1, description="Query-head counts are multiples of it, or the base's own.")
     deploy: str = Field(
         "", description="What serves the result: gguf, vllm-stock, tensor-parallel:N, or several with commas."
     )
     kv_groups: bool = Field(False, description="Remove whole KV groups instead of query heads within each group.")
-
-    @field_validator("keep_layers", mode="before")
-    @classmethod
-    def _join(cls, value: Any) -> Any:
-        return ",".join(str(v) for v in value) if isinstance(value, (list, tuple)) else str(value)
 
     @property
     def protected(self) -> tuple[int, ...]:
@@ -103,7 +95,7 @@ class SpaceConfig(StageConfig):
 class WindowsConfig(StageConfig):
     """How text becomes windows."""
 
-    bos: Switch = Field(
+    bos: fields.Switch = Field(
         "auto",
         description="Whether windows of text begin with the BOS token, which counts in their length and is not scored; "
         "auto: where the tokenizer adds one by itself.",
@@ -121,7 +113,7 @@ class CalibrationConfig(SpaceConfig, WindowsConfig):
     seq_len: int | None = Field(
         None, ge=2, description="Tokens per sequence; default min(4096, the model's positions)."
     )
-    text_field: str | None = Field(None, description="Field of JSONL, CSV, Parquet or hub data that holds the text.")
+    text_field: fields.TextField = None
     micro_batch: int | None = Field(
         None, ge=1, description="Sequences per pass; default: up to 4,096 tokens, on a CPU up to 1 GiB of activations."
     )
@@ -140,6 +132,17 @@ class CalibrationConfig(SpaceConfig, WindowsConfig):
     )
 
 
+class TracedConfig(StageConfig):
+    """What gradient traces are taken with."""
+
+    rank: fields.Rank = "64"
+
+    @property
+    def trace_rank(self) -> int:
+        """The rank as a number, 0 for full."""
+        return parse_rank(self.rank)
+
+
 def parse_rank(text: str) -> int:
     """`full` → 0; a positive number otherwise."""
     if text == "full":
@@ -149,9 +152,18 @@ def parse_rank(text: str) -> int:
     return int(text)
 
 
-def settings_of(kind: type[StageConfig]) -> list[str]:
+def setting_names(kind: type[StageConfig]) -> list[str]:
     """Names of a command's settings."""
     return [name for name in kind.model_fields if name not in kind.without]
+
+
+def positional_setting(kind: type[StageConfig]) -> tuple[str, bool]:
+    """The setting that stands without an option name, the first required one, and whether it holds several values.
+
+    An empty name if none is required.
+    """
+    name = next((name for name, field in kind.model_fields.items() if field.is_required()), "")
+    return name, bool(name) and get_origin(kind.model_fields[name].annotation) is tuple
 
 
 def build(kind: type[C], values: dict[str, Any], inherited: Collection[str] = ()) -> C:
@@ -194,7 +206,7 @@ def construct(kind: type[C], values: dict[str, Any]) -> C:
     Raises:
         UserError: for unknown keys (with a suggestion), missing or unacceptable values.
     """
-    known = settings_of(kind)
+    known = setting_names(kind)
     for key in values:
         if key not in known:
             raise UserError(f"unknown setting '{key}': {did_you_mean(key, known)}")

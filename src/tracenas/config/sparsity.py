@@ -5,8 +5,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from tracenas.config.shared import Dtype, StageConfig, WindowsConfig
-from tracenas.config.usage import Use, needs
+from tracenas.config import fields
+from tracenas.config.shared import StageConfig, WindowsConfig
+from tracenas.config.usage import TRACED, Use
 
 __all__ = ["MetricSearchConfig", "MetricShowConfig", "SparsifyConfig"]
 
@@ -21,11 +22,11 @@ class SparsifyConfig(WindowsConfig):
             "ratios search",
             lambda c: c.ratios == "search",
         ),
-        Use(("rank",), "a proxy of gradient traces, such as phi", lambda c: needs(c.proxy, "trace")),
+        TRACED,
         Use(("spread",), "ratios search or a file of ratios", lambda c: c.ratios not in ("uniform", "owl")),
     )
 
-    model: str = Field(description="Model directory, .gguf file or hub id.")
+    model: fields.ModelName
     metric: str = Field(
         "wanda", description="A registered metric, an expression such as 'abs(W) * mms(G)', or a JSON file of one."
     )
@@ -43,13 +44,13 @@ class SparsifyConfig(WindowsConfig):
     seq_len: int | None = Field(
         None, ge=2, description="Tokens per sequence; default min(2048, the model's positions)."
     )
-    text_field: str | None = Field(None, description="Field of JSONL, CSV, Parquet or hub data that holds the text.")
+    text_field: fields.TextField = None
     micro_batch: int | None = Field(None, ge=1, description="Sequences per forward pass; default: up to 4,096 tokens.")
     gradients: Path | None = Field(
         None, description="File of gradient statistics: used if it is there, else written there."
     )
-    save_dtype: Dtype = Field("auto", description="Of the written weights; auto: each as the base stores it.")
-    shard_size: str = Field("5GB", description="Largest weights file.")
+    save_dtype: fields.Dtype = Field("auto", description="Of the written weights; auto: each as the base stores it.")
+    shard_size: fields.ShardSize = "5GB"
     run: Path | None = Field(
         None, description="ratios=search: run directory; default: the checkpoint's name with .search."
     )
@@ -67,7 +68,7 @@ class SparsifyConfig(WindowsConfig):
 class MetricSearchConfig(WindowsConfig):
     """Discover pruning metrics by genetic programming."""
 
-    model: str = Field(description="Model directory, .gguf file or hub id.")
+    model: fields.ModelName
     data: str = Field(description="Calibration text or tokens.")
     eval_text: str = Field(
         description="Held-out text: a metric's fitness is its perplexity there, right after pruning."
@@ -82,7 +83,7 @@ class MetricSearchConfig(WindowsConfig):
         None, ge=2, description="Tokens per sequence; default min(2048, the model's positions)."
     )
     eval_windows: int = Field(32, ge=1, description="Held-out windows of a fitness evaluation.")
-    text_field: str | None = Field(None, description="Field of JSONL, CSV, Parquet or hub data that holds the text.")
+    text_field: fields.TextField = None
     micro_batch: int | None = Field(None, ge=1, description="Sequences per forward pass; default: up to 4,096 tokens.")
     population: int = Field(40, ge=2, description="Metrics per generation.")
     elites: int = Field(4, ge=1, description="Metrics carried over to the next generation.")

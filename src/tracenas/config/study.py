@@ -3,38 +3,31 @@
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
-from tracenas.config.shared import CalibrationConfig, parse_rank
+from tracenas.config import fields
+from tracenas.config.shared import CalibrationConfig, TracedConfig
 from tracenas.config.usage import Use, needs
 from tracenas.errors import UserError
 
 __all__ = ["AblationConfig", "PoolConfig", "StudyConfig", "names"]
 
 
-class PoolConfig(CalibrationConfig):
+class PoolConfig(CalibrationConfig, TracedConfig):
     """Which architectures are drawn."""
 
     uses: ClassVar[tuple[Use, ...]] = (Use(("sizes",), "across-sizes", lambda c: c.across_sizes),)
 
-    model: str = Field(description="Model directory, .gguf file or hub id.")
-    data: str = Field(
-        description="Text or tokens: calibration, compensation and recovery use different parts of it.",
-    )
+    model: fields.ModelName
+    data: str = Field(description="Text or tokens: calibration, compensation and recovery use different parts of it.")
     out: Path = Field(description="Directory of the study.")
     params: str | None = Field(None, description="One budget for all architectures: a share such as 60%, or a size.")
     across_sizes: bool = Field(False, description="Architectures of many sizes instead of one budget.")
     sizes: str = Field("40%-95%", description="across-sizes: the smallest and the largest share of the base.")
-    tolerance: float = Field(0.01, gt=0, lt=1, description="Depth of the budget window, relative.")
+    tolerance: fields.Tolerance = 0.01
     architectures: int = Field(24, ge=1, description="K, how many are drawn.")
-    rank: str = Field("64", description="Rank of the gradient traces, or full.")
     resamples: int = Field(2000, ge=0, description="Of the bootstrap intervals.")
     resume: bool = Field(False, description="Go on with an interrupted study.")
-
-    @property
-    def trace_rank(self) -> int:
-        """The rank as a number, 0 for full."""
-        return parse_rank(self.rank)
 
     @property
     def shares(self) -> tuple[float, float]:
@@ -88,12 +81,14 @@ class StudyConfig(PoolConfig):
 
     eval_text: str = Field(description="Held-out text that losses are measured on.")
     eval_windows: int = Field(64, ge=1, description="Use no more than this many held-out windows.")
-    proxies: str = Field("all", description="Proxies to judge, separated by commas, or all.")
+    proxies: fields.CommaList = Field("all", description="Proxies to judge, separated by commas, or all.")
     combinations: str | None = Field(
         None, description="Also weighted sums of these proxies' ranks, such as 'kl=0.5,phi=0.5; loss=0.7,phi=0.3'."
     )
-    targets: str = Field("recovery", description="recovery, supernet_lora, or both, separated by commas.")
-    starts: str = Field("plain,compensated", description="What recovery starts from: plain, compensated, or both.")
+    targets: fields.CommaList = Field("recovery", description="recovery, supernet_lora, or both, separated by commas.")
+    starts: fields.CommaList = Field(
+        "plain,compensated", description="What recovery starts from: plain, compensated, or both."
+    )
     steps: int = Field(50, ge=0, description="R, recovery steps; 0: only right after pruning.")
     long_steps: int | None = Field(None, ge=1, description="Go on to this many steps and measure again.")
     seeds: int = Field(1, ge=1, description="Orders of the training data; a target is their mean.")
@@ -107,7 +102,9 @@ class StudyConfig(PoolConfig):
     lora_alpha: float = Field(16, gt=0, description="supernet_lora: adapters are scaled by alpha / r.")
     lora_steps: int = Field(200, ge=1, description="supernet_lora: steps of the once-for-all tuning.")
     lora_learning_rate: float = Field(1e-3, gt=0, description="supernet_lora: learning rate.")
-    tasks: str | None = Field(None, description="Also accuracy on these tasks of lm-eval after the last recovery.")
+    tasks: fields.CommaList | None = Field(
+        None, description="Also accuracy on these tasks of lm-eval after the last recovery."
+    )
     task_data: Path | None = Field(None, description="Folder with TASK/SPLIT.jsonl, instead of fetching tasks' data.")
     limit: int | None = Field(None, ge=1, description="Questions per task.")
 
@@ -115,11 +112,6 @@ class StudyConfig(PoolConfig):
     def compensate(self) -> str:
         """Whether architectures are refitted, in prune's words."""
         return "ridge" if "compensated" in names(self.starts) or _any_needs(self, "compensated") else "none"
-
-    @field_validator("proxies", "targets", "starts", "tasks", mode="before")
-    @classmethod
-    def _join(cls, value: object) -> object:
-        return ",".join(str(v) for v in value) if isinstance(value, (list, tuple)) else value
 
 
 class AblationConfig(PoolConfig):
@@ -138,13 +130,10 @@ class AblationConfig(PoolConfig):
     study: Path | None = Field(
         None, description="Finished study of the same model: its architectures are scored, and compared to its targets."
     )
-    sample_counts: str = Field("4,8,16,64", description="Numbers of sequences N; the highest is the reference.")
-    lengths: str | None = Field(
+    sample_counts: fields.CommaList = Field(
+        "4,8,16,64", description="Numbers of sequences N; the highest is the reference."
+    )
+    lengths: fields.CommaList | None = Field(
         None, description="Context lengths; the highest is the reference. Default: an eighth to the whole of seq-len."
     )
-    ranks: str = Field("2,8,64,full", description="Ranks r; the highest is the reference.")
-
-    @field_validator("sample_counts", "lengths", "ranks", mode="before")
-    @classmethod
-    def _listed(cls, value: object) -> object:
-        return ",".join(str(v) for v in value) if isinstance(value, (list, tuple)) else value
+    ranks: fields.CommaList = Field("2,8,64,full", description="Ranks r; the highest is the reference.")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["ROWS", "Use", "applies", "needs", "refits"]
+__all__ = ["ROWS", "TRACED", "Use", "applies", "needs", "refits"]
 
 
 @dataclass(frozen=True)
@@ -66,4 +66,5 @@ def _reads_rows(config: Any) -> bool:
     return not files or any(not file.exists() or format_name(file) in ROW_FORMATS for file in files)
 
 
+TRACED = Use(("rank",), "a proxy of gradient traces, such as phi", lambda c: needs(c.proxy, "trace"))
 ROWS = Use(("text_field",), "text in rows: JSONL, CSV, Parquet or hub data", _reads_rows)
