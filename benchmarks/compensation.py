@@ -63,7 +63,7 @@ class Bench:
         bos = added_bos(loaded.tokenizer)
         self.scored = calibration(args.data, loaded.tokenizer, samples=16, seq_len=length, eos=eos, bos=bos)
         self.fitted = further_calibration(
-            args.data, loaded.tokenizer, known=self.scored, samples=max(args.sequences), eos=eos, bos=bos
+            args.data, loaded.tokenizer, reference=self.scored, samples=max(args.sequences), eos=eos, bos=bos
         )
         self.held = windows(args.held_out, loaded.tokenizer, length, limit=args.windows, eos=eos, bos=bos)
         blocks = loaded.blocks()

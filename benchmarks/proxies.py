@@ -54,7 +54,7 @@ class Bench:
             count = max(2, args.tokens // length)
             told = {"eos": eos, "bos": added_bos(loaded.tokenizer)}
             self.tokens = calibration(args.data, loaded.tokenizer, samples=count, seq_len=length, **told)
-            fitted = further_calibration(args.data, loaded.tokenizer, known=self.tokens, samples=24, **told)
+            fitted = further_calibration(args.data, loaded.tokenizer, reference=self.tokens, samples=24, **told)
         self.batch = max(1, 4096 // length)
         family = family_of(config)
         blocks = family.blocks(config, Options())

@@ -33,8 +33,8 @@ def locked(directory: Path, *, what: str = "run directory", name: str = LOCK) ->
     if _holders.get(place) == threading.get_ident():
         yield
         return
-    made = not directory.exists()
-    if not made and not directory.is_dir():
+    created = not directory.exists()
+    if not created and not directory.is_dir():
         raise UserError(f"{what} {directory}: is a file")
     lock = FileLock(place, timeout=0)
     try:
@@ -46,7 +46,7 @@ def locked(directory: Path, *, what: str = "run directory", name: str = LOCK) ->
             _holders.pop(place, None)
             place.unlink(missing_ok=True)
             lock.release()
-        if made:
+        if created:
             with suppress(OSError):  # not there, or not empty
                 directory.rmdir()
 

@@ -13,11 +13,11 @@ __all__ = ["Registry", "did_you_mean"]
 T = TypeVar("T")
 
 
-def did_you_mean(name: str, known: list[str]) -> str:
+def did_you_mean(name: str, names: list[str]) -> str:
     """`"; did you mean 'x'?"`, or the list of what is known."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     hint = f"did you mean '{close[0]}'? " if close else ""
-    return f"{hint}accepted: {', '.join(sorted(known))}"
+    return f"{hint}accepted: {', '.join(sorted(names))}"
 
 
 class Registry(Generic[T]):

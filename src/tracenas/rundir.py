@@ -220,8 +220,8 @@ def sha256(path: Path) -> str:
 
 def cache_directory() -> Path:
     """Where what can be made or fetched again is kept: `$XDG_CACHE_HOME/tracenas`, else `~/.cache/tracenas`."""
-    given = os.environ.get("XDG_CACHE_HOME")
-    return (Path(given) if given else Path.home() / ".cache") / "tracenas"
+    directory = os.environ.get("XDG_CACHE_HOME")
+    return (Path(directory) if directory else Path.home() / ".cache") / "tracenas"
 
 
 def provenance(**facts: Any) -> dict[str, Any]:

@@ -108,11 +108,11 @@ def test_the_same_command_gives_the_same_table(study: Study, finished: Path, tmp
 def test_interrupted_and_resumed_equals_undisturbed(
     study: Study, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from tracenas.commands.study.targets import Measurer
+    from tracenas.commands.study.targets import StudyMeasurer
 
-    measure, calls = Measurer.measure, []
+    measure, calls = StudyMeasurer.measure, []
 
-    def interrupted(self: Measurer, arch: Any) -> Any:
+    def interrupted(self: StudyMeasurer, arch: Any) -> Any:
         calls.append(arch)
         if len(calls) == 3:
             raise KeyboardInterrupt
@@ -120,7 +120,7 @@ def test_interrupted_and_resumed_equals_undisturbed(
 
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
-        patch.setattr(Measurer, "measure", interrupted)
+        patch.setattr(StudyMeasurer, "measure", interrupted)
         assert invoke(study(out, *POOL)) == 130
     assert "go on with: tracenas study" in capsys.readouterr().err
     journal = out / "journal.jsonl"

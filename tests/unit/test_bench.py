@@ -7,7 +7,16 @@ import pytest
 import torch
 from tiny import save_tiny, tiny_model
 
-from tracenas.benchmark.latency import Settings, Spread, Trial, prompt_ids, ratios, run_trial, spread, take_turns
+from tracenas.benchmark.latency import (
+    Quartiles,
+    Trial,
+    TrialSettings,
+    prompt_ids,
+    quartiles,
+    ratios,
+    run_trial,
+    take_turns,
+)
 from tracenas.commands.bench import bench, prefill_flops
 from tracenas.config import BenchConfig
 from tracenas.errors import UserError
@@ -15,10 +24,10 @@ from tracenas.models.checkpoints.source import open_source
 
 
 def test_spread_and_ratios() -> None:
-    assert spread([3.0]) == Spread(3, 3, 3)
-    assert spread([1, 2, 3, 4, 5]) == Spread(3, 2, 4)
+    assert quartiles([3.0]) == Quartiles(3, 3, 3)
+    assert quartiles([1, 2, 3, 4, 5]) == Quartiles(3, 2, 4)
     # A machine that halves its speed in turn 2 does so for both: the ratio stays.
-    assert ratios([2, 4, 2], [1, 2, 1]) == Spread(2, 2, 2)
+    assert ratios([2, 4, 2], [1, 2, 1]) == Quartiles(2, 2, 2)
 
 
 def test_models_take_turns_and_warm_up_does_not_count() -> None:
@@ -42,7 +51,7 @@ def test_models_take_turns_and_warm_up_does_not_count() -> None:
 def test_a_trial_generates_what_generate_does(cache: Any) -> None:
     """The tokens fed while decoding are the greedy continuation, every one after one forward pass."""
     model = tiny_model("llama")
-    settings = Settings(prompt=12, new_tokens=6, cache=cache)
+    settings = TrialSettings(prompt=12, new_tokens=6, cache=cache)
     ids = prompt_ids(settings, 257, seed=3)
     fed: list[torch.Tensor] = []
     model.register_forward_pre_hook(lambda _m, _a, kwargs: fed.append(kwargs["input_ids"]), with_kwargs=True)
@@ -57,7 +66,7 @@ def test_a_trial_generates_what_generate_does(cache: Any) -> None:
 
 
 def test_the_prompt_is_the_same_for_a_seed() -> None:
-    settings = Settings(prompt=5, new_tokens=2, batch_size=3)
+    settings = TrialSettings(prompt=5, new_tokens=2, batch_size=3)
     assert prompt_ids(settings, 100, 0).shape == (3, 5)
     assert torch.equal(prompt_ids(settings, 100, 0), prompt_ids(settings, 100, 0))
     assert not torch.equal(prompt_ids(settings, 100, 0), prompt_ids(settings, 100, 1))
@@ -114,7 +123,7 @@ def test_memory_grows_with_the_prompt_and_starts_at_the_weights() -> None:
     from tracenas.demo import model_path
 
     def peak(prompt: int, batch: int) -> int:
-        settings = Settings(prompt=prompt, new_tokens=4, batch_size=batch)
+        settings = TrialSettings(prompt=prompt, new_tokens=4, batch_size=batch)
         return peak_bytes(str(model_path()), settings, dtype="fp32", threads=1, trust_remote_code=False, seed=0)
 
     small, large = peak(16, 1), peak(480, 4)

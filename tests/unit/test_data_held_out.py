@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tracenas.data.held_out import text_windows, windows
+from tracenas.data.held_out import windows
 from tracenas.data.tokens import save_tokens
 from tracenas.errors import UserError
 
@@ -19,14 +19,12 @@ def test_whole_text_in_order(tmp_path: Path, tokenizer) -> None:
     found = windows(path, tokenizer, 20)
     assert found.shape == (9, 20) and found.dtype == torch.int64
     assert tokenizer.decode(found.flatten()) == text[:180]
-    assert torch.equal(found, text_windows(text, tokenizer, 20))
 
 
 def test_separators_become_eos(tmp_path: Path, tokenizer) -> None:
     text = "one\n<|endoftext|>\ntwo<|endoftext|>three\n<|endoftext|>\n"
     found = windows(write(tmp_path / "a.txt", text), tokenizer, 100)
     assert tokenizer.decode(found[0]) == "one</s>two</s>three"
-    assert torch.equal(found, text_windows(text, tokenizer, 100))
 
 
 def test_rows_are_joined_by_eos(tmp_path: Path, tokenizer) -> None:
@@ -35,8 +33,8 @@ def test_rows_are_joined_by_eos(tmp_path: Path, tokenizer) -> None:
 
 
 @pytest.mark.parametrize(("length", "shape"), [(9, (1, 9)), (10, (1, 10)), (19, (1, 10)), (20, (2, 10))])
-def test_last_window(tokenizer, length: int, shape: tuple[int, int]) -> None:
-    assert text_windows("x" * length, tokenizer, 10).shape == shape
+def test_last_window(tmp_path: Path, tokenizer, length: int, shape: tuple[int, int]) -> None:
+    assert windows(write(tmp_path / "a.txt", "x" * length), tokenizer, 10).shape == shape
 
 
 def test_limit(tmp_path: Path, tokenizer) -> None:
@@ -59,13 +57,13 @@ def test_too_short(tmp_path: Path, tokenizer, text: str) -> None:
         windows(write(tmp_path / "a.txt", text), tokenizer, 8)
 
 
-def test_nothing(tokenizer) -> None:
-    with pytest.raises(UserError, match="holds 0 tokens"):
-        text_windows(" \n", tokenizer, 8)
+def test_nothing(tmp_path: Path, tokenizer) -> None:
+    with pytest.raises(UserError, match="holds no text"):
+        windows(write(tmp_path / "a.txt", " \n"), tokenizer, 8)
 
 
-def test_mixture_and_length(tokenizer) -> None:
+def test_mixture_and_length(tmp_path: Path, tokenizer) -> None:
     with pytest.raises(UserError, match="is a mixture: name one source"):
         windows("c4=1,wikitext2=1", tokenizer, 8)
     with pytest.raises(UserError, match="seq_len is 1"):
-        text_windows("abc", tokenizer, 1)
+        windows(write(tmp_path / "a.txt", "abc"), tokenizer, 1)

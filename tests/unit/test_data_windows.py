@@ -10,7 +10,7 @@ from tokenizers import processors
 
 from tracenas.data.calibration import calibration
 from tracenas.data.further import further_calibration, overlaps
-from tracenas.data.held_out import text_windows, windows
+from tracenas.data.held_out import windows
 from tracenas.data.packing import pack
 from tracenas.data.tokens import save_tokens
 from tracenas.data.windows import WindowStart, added_bos, text_tokens, token_file_start, window_start, with_bos
@@ -69,10 +69,10 @@ def test_bos_counts_in_the_length(tmp_path: Path, tokenizer, bos_tokenizer) -> N
     assert drawn.shape == (6, 20) and torch.equal(drawn, with_bos(plain, BOS))
 
 
-def test_short_text(bos_tokenizer) -> None:
-    assert text_windows("x", bos_tokenizer, 10, bos=BOS).tolist() == [[BOS, *bos_tokenizer("x").input_ids[1:2]]]
-    with pytest.raises(UserError, match="holds 0 tokens"):
-        text_windows("", bos_tokenizer, 10, bos=BOS)
+def test_short_text(tmp_path: Path, bos_tokenizer) -> None:
+    (tmp_path / "a.txt").write_text("x")
+    found = windows(tmp_path / "a.txt", bos_tokenizer, 10, bos=BOS)
+    assert found.tolist() == [[BOS, *bos_tokenizer("x").input_ids[1:2]]]
 
 
 def test_many_documents(tmp_path: Path, bos_tokenizer) -> None:
@@ -82,10 +82,12 @@ def test_many_documents(tmp_path: Path, bos_tokenizer) -> None:
     assert drawn[:, 0].eq(BOS).all() and not drawn[:, 1:].eq(BOS).any() and drawn.eq(0).any()
 
 
-def test_overlap_is_of_text(bos_tokenizer) -> None:
+def test_overlap_is_of_text(tmp_path: Path, bos_tokenizer) -> None:
     """A row as long as the runs that are compared is found behind another beginning, too."""
-    text = text_windows(TEXT, bos_tokenizer, 64)
-    inside, elsewhere = text[0, 5:20], text_windows("x" * 15, bos_tokenizer, 15)[0]
+    (tmp_path / "a.txt").write_text(TEXT)
+    (tmp_path / "b.txt").write_text("x" * 15)
+    text = windows(tmp_path / "a.txt", bos_tokenizer, 64)
+    inside, elsewhere = text[0, 5:20], windows(tmp_path / "b.txt", bos_tokenizer, 15)[0]
     rows = with_bos(torch.stack([inside, elsewhere]), BOS)
     assert overlaps(rows, with_bos(text[:1], BOS), bos=BOS).tolist() == [True, False]
     assert overlaps(rows, text[:1], bos=BOS).tolist() == [True, False]
@@ -95,7 +97,7 @@ def test_overlap_is_of_text(bos_tokenizer) -> None:
 def test_further_text(tmp_path: Path, bos_tokenizer) -> None:
     (tmp_path / "a.txt").write_text(TEXT)
     known = calibration(str(tmp_path / "a.txt"), bos_tokenizer, samples=5, seq_len=20, bos=BOS)
-    more = further_calibration(str(tmp_path / "a.txt"), bos_tokenizer, known=known, samples=5, seed=1, bos=BOS)
+    more = further_calibration(str(tmp_path / "a.txt"), bos_tokenizer, reference=known, samples=5, seed=1, bos=BOS)
     assert more.shape == (5, 20) and more[:, 0].eq(BOS).all()
     assert not overlaps(more, known, bos=BOS).any()
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from tracenas.errors import UserError
 from tracenas.recovery.datasets import Rows, Windows, collate_padded, collate_windows
-from tracenas.recovery.instructions import encode_chat, instruction_examples, messages_of
+from tracenas.recovery.instructions import encode_chat, instruction_examples, row_messages
 from tracenas.recovery.settings import TrainSettings, accumulation, largest_micro_batch, learning_rate_factor
 from tracenas.recovery.throughput import flops_per_token
 
@@ -106,13 +106,13 @@ ROWS = [
 
 @pytest.mark.parametrize("row", ROWS)
 def test_rows_of_all_usual_forms(row: dict[str, Any]) -> None:
-    assert messages_of(row, "row") == [("user", "Q"), ("assistant", "A")]
+    assert row_messages(row, "row") == [("user", "Q"), ("assistant", "A")]
 
 
 def test_orca_and_alpaca_context() -> None:
     orca = {"id": "1", "system_prompt": "S", "question": "Q", "response": "A"}
-    assert messages_of(orca, "row") == [("system", "S"), ("user", "Q"), ("assistant", "A")]
-    assert messages_of({"instruction": "Q", "input": "C", "output": "A"}, "row")[0] == ("user", "Q\n\nC")
+    assert row_messages(orca, "row") == [("system", "S"), ("user", "Q"), ("assistant", "A")]
+    assert row_messages({"instruction": "Q", "input": "C", "output": "A"}, "row")[0] == ("user", "Q\n\nC")
 
 
 def test_labels_are_the_responses_and_their_end(tokenizer: Any) -> None:

@@ -11,7 +11,7 @@ from tracenas.config import StudyConfig
 from tracenas.demo import model_path
 from tracenas.errors import UserError
 from tracenas.models.checkpoints.source import open_source
-from tracenas.studies import Target, analyse, correlate, markdown, regret
+from tracenas.studies import StudyTarget, analyse, correlate, markdown, regret
 
 RNG = 0
 
@@ -93,7 +93,7 @@ def records() -> list[dict[str, Any]]:
 
 
 def test_analysis_counts_failures_and_keeps_nan_out() -> None:
-    found = analyse(records(), {"good": 0.5, "flat": 0.1}, [Target("t", "loss")])
+    found = analyse(records(), {"good": 0.5, "flat": 0.1}, [StudyTarget("t", "loss")])
     good, flat = found["proxies"]
     assert good["failed"] == 1
     assert good["failures"] == [{"reason": "out of memory", "count": 1}]
@@ -105,7 +105,7 @@ def test_analysis_counts_failures_and_keeps_nan_out() -> None:
     text = markdown({**found, "main_target": "t", "title": "toy", "protocol": "four"})
     assert "nan" not in text.lower()
     assert "flat with loss: undefined, all scores are equal" in text
-    across = analyse(records(), {"good": 0.5}, [Target("t", "loss")], within_budget=False)
+    across = analyse(records(), {"good": 0.5}, [StudyTarget("t", "loss")], within_budget=False)
     assert across["proxies"][0]["targets"]["t"]["regret"] is None
 
 
@@ -113,7 +113,7 @@ def test_rank_flips_are_counted() -> None:
     rows = records()[:3]
     for row, loss in zip(rows, (1.0, 2.0, 1.5), strict=True):
         row["targets"]["u"] = {"value": loss, "by_seed": []}
-    targets = [Target("t", "t", group="plain", steps=1), Target("u", "u", group="plain", steps=9)]
+    targets = [StudyTarget("t", "t", group="plain", steps=1), StudyTarget("u", "u", group="plain", steps=9)]
     (pair,) = analyse(rows, {"good": 0.5}, targets)["agreement"]
     assert (pair["flips"], pair["comparable"], pair["related"]) == (2, 3, True)
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tracenas.errors import UserError
 from tracenas.symbolic import KNOWN, Expression, locate, parse
-from tracenas.symbolic.primitives import PRIMITIVES, evaluate, fault, range_of
+from tracenas.symbolic.primitives import PRIMITIVES, evaluate, fault, value_range
 from tracenas.symbolic.tree import ARITY
 
 
@@ -112,7 +112,7 @@ def test_values_are_those_of_the_formulas() -> None:
 def test_values_lie_in_the_inferred_range(expression: Expression, seed: int) -> None:
     v = {k: t.double() * 3 for k, t in layer(seed=seed).items()}
     value = evaluate(expression, v)
-    low, high = range_of(expression)
+    low, high = value_range(expression)
     slack = 1e-9 * (1 + value.abs())
     if bool(torch.isfinite(value).all()):
         assert bool((value >= low - slack).all()) and bool((value <= high + slack).all())

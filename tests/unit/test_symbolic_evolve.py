@@ -18,7 +18,7 @@ from tracenas.symbolic import parse
 from tracenas.symbolic.analysis import correlations, front, spearman, usage
 from tracenas.symbolic.evolve import GeneticProgramming, Programming
 from tracenas.symbolic.grammar import ExpressionSpace, Program
-from tracenas.symbolic.pool import Pool
+from tracenas.symbolic.pool import WorkerPool
 from tracenas.symbolic.simplify import simplify
 
 SMALL = Settings(population=12, elites=2, iterations=6, crossover=0.5, init="random", seed=3)
@@ -119,7 +119,7 @@ def test_impossible_settings_are_refused(make: Callable[[], Any]) -> None:
 
 
 def test_the_pool_keeps_order_and_survives_dying_workers(tmp_path: Path) -> None:
-    with Pool("pool_worker:build", str(tmp_path / "seen"), 2, start="spawn") as pool:
+    with WorkerPool("pool_worker:build", str(tmp_path / "seen"), 2, start="spawn") as pool:
         first = list(pool.map([3, "fail", "die once", 4, "die", 5]))
         second = list(pool.map([6]))
     assert first == [

@@ -15,11 +15,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-__all__ = ["Settings", "Spread", "Trial", "prompt_ids", "ratios", "run_trial", "spread", "take_turns"]
+__all__ = ["Quartiles", "Trial", "TrialSettings", "prompt_ids", "quartiles", "ratios", "run_trial", "take_turns"]
 
 
 @dataclass(frozen=True)
-class Settings:
+class TrialSettings:
     """What a trial does.
 
     Args:
@@ -51,7 +51,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Spread:
+class Quartiles:
     """Median and quartiles."""
 
     median: float
@@ -63,26 +63,26 @@ class Spread:
         return {"median": self.median, "q1": self.q1, "q3": self.q3}
 
 
-def spread(values: Sequence[float]) -> Spread:
+def quartiles(values: Sequence[float]) -> Quartiles:
     """Median and quartiles (inclusive) of at least one value."""
     if len(values) == 1:
-        return Spread(values[0], values[0], values[0])
+        return Quartiles(values[0], values[0], values[0])
     q1, middle, q3 = statistics.quantiles(values, n=4, method="inclusive")
-    return Spread(middle, q1, q3)
+    return Quartiles(middle, q1, q3)
 
 
-def ratios(base: Sequence[float], other: Sequence[float]) -> Spread:
-    """Speed-up of `other` over `base`: the spread of base/other within each turn."""
-    return spread([b / o for b, o in zip(base, other, strict=True)])
+def ratios(base: Sequence[float], other: Sequence[float]) -> Quartiles:
+    """Speed-up of `other` over `base`: the quartiles of base/other within each turn."""
+    return quartiles([b / o for b, o in zip(base, other, strict=True)])
 
 
-def prompt_ids(settings: Settings, vocabulary: int, seed: int) -> Tensor:
+def prompt_ids(settings: TrialSettings, vocabulary: int, seed: int) -> Tensor:
     """A random prompt, int64 [B, P], the same for every model with this vocabulary."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, vocabulary, (settings.batch_size, settings.prompt), generator=generator)
 
 
-def run_trial(model: Any, ids_BP: Tensor, settings: Settings) -> Trial:
+def run_trial(model: Any, ids_BP: Tensor, settings: TrialSettings) -> Trial:
     """Prefill the prompt and decode greedily, eager PyTorch, the head on the last token only.
 
     Args:
@@ -113,18 +113,18 @@ def take_turns(
     Returns:
         per model, its trials in the order of the turns.
     """
-    found: list[list[Trial]] = [[] for _ in trials]
+    results: list[list[Trial]] = [[] for _ in trials]
     for turn in range(warmup + count):
         for offset in range(len(trials)):
             index = (turn + offset) % len(trials)
             result = trials[index]()
             if turn >= warmup:
-                found[index].append(result)
+                results[index].append(result)
             advance(1)
-    return found
+    return results
 
 
-def _cache(model: Any, settings: Settings) -> Any:
+def _cache(model: Any, settings: TrialSettings) -> Any:
     from transformers import DynamicCache, StaticCache
 
     if settings.cache == "static":

@@ -13,12 +13,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from tracenas.benchmark.latency import Settings
+from tracenas.benchmark.latency import TrialSettings
 
 __all__ = ["peak_bytes"]
 
 
-def peak_bytes(name: str, settings: Settings, *, dtype: str, threads: int, trust_remote_code: bool, seed: int) -> int:
+def peak_bytes(
+    name: str, settings: TrialSettings, *, dtype: str, threads: int, trust_remote_code: bool, seed: int
+) -> int:
     """Weights, and the peak of one trial on top of them, in bytes.
 
     Raises:
@@ -64,9 +66,9 @@ def _forget_peak() -> None:
 
 
 def _peak() -> int:
-    found = _resident("VmHWM")
-    if found is not None:
-        return found
+    peak = _resident("VmHWM")
+    if peak is not None:
+        return peak
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
@@ -78,7 +80,7 @@ def _measure(request: dict[str, Any]) -> int:
     from tracenas.models.checkpoints.source import open_source
 
     torch.set_num_threads(request["threads"])
-    settings = Settings(**request["settings"])
+    settings = TrialSettings(**request["settings"])
     source = open_source(request["name"])
     loaded = load(source, device="cpu", dtype=request["dtype"], trust_remote_code=request["trust_remote_code"])
     tensors = [*loaded.model.parameters(), *loaded.model.buffers()]

@@ -8,7 +8,16 @@ from typing import Any
 
 import torch
 
-from tracenas.benchmark.latency import Settings, Spread, Trial, prompt_ids, ratios, run_trial, spread, take_turns
+from tracenas.benchmark.latency import (
+    Quartiles,
+    Trial,
+    TrialSettings,
+    prompt_ids,
+    quartiles,
+    ratios,
+    run_trial,
+    take_turns,
+)
 from tracenas.config import BenchConfig
 from tracenas.errors import UserError
 from tracenas.models.checkpoints.loading import LoadedModel, load
@@ -36,12 +45,12 @@ class ModelBench:
 
     model: str
     params: int
-    ttft: Spread
-    tpot: Spread
-    throughput: Spread
+    ttft: Quartiles
+    tpot: Quartiles
+    throughput: Quartiles
     memory: int | None
-    prefill_speedup: Spread
-    decode_speedup: Spread
+    prefill_speedup: Quartiles
+    decode_speedup: Quartiles
     flop_ratio: float
 
     def to_json(self) -> dict[str, Any]:
@@ -125,7 +134,7 @@ class Bench:
             print(note)
 
 
-def _show(value: Spread, digits: int) -> str:
+def _show(value: Quartiles, digits: int) -> str:
     """Median, and the distance between the quartiles in brackets."""
     width = value.q3 - value.q1
     return f"{value.median:.{digits}f}" + (f" ({width:.{digits}f})" if width else "")
@@ -164,7 +173,7 @@ def bench(config: BenchConfig) -> Bench:
     return found
 
 
-def trial_settings(config: BenchConfig, sources: list[ModelSource]) -> Settings:
+def trial_settings(config: BenchConfig, sources: list[ModelSource]) -> TrialSettings:
     """What a trial of these models is.
 
     Raises:
@@ -177,7 +186,7 @@ def trial_settings(config: BenchConfig, sources: list[ModelSource]) -> Settings:
             f"{'prompt ' + str(config.prompt) + ' and ' if config.prompt else ''}{config.new_tokens} new tokens: "
             f"the models have {positions} positions"
         )
-    return Settings(prompt, config.new_tokens, config.batch_size, config.cache)
+    return TrialSettings(prompt, config.new_tokens, config.batch_size, config.cache)
 
 
 def _load(source: ModelSource, config: BenchConfig) -> tuple[LoadedModel, int]:
@@ -192,7 +201,7 @@ def _load(source: ModelSource, config: BenchConfig) -> tuple[LoadedModel, int]:
 
 def _peaks(
     config: BenchConfig,
-    settings: Settings,
+    settings: TrialSettings,
     device: torch.device,
     dtype: str,
     threads: int,
@@ -219,7 +228,7 @@ def _figures(
     sources: list[ModelSource],
     parameters: list[int],
     trials: list[list[Trial]],
-    settings: Settings,
+    settings: TrialSettings,
     memory: int | None,
 ) -> ModelBench:
     own, first = trials[index], trials[0]
@@ -227,9 +236,9 @@ def _figures(
     return ModelBench(
         sources[index].name,
         parameters[index],
-        spread([1000 * t.prefill for t in own]),
-        spread([1000 * t.decode / steps for t in own]),
-        spread([settings.batch_size * steps / t.decode for t in own]),
+        quartiles([1000 * t.prefill for t in own]),
+        quartiles([1000 * t.decode / steps for t in own]),
+        quartiles([settings.batch_size * steps / t.decode for t in own]),
         memory,
         ratios([t.prefill for t in first], [t.prefill for t in own]),
         ratios([t.decode for t in first], [t.decode for t in own]),
@@ -244,7 +253,9 @@ def prefill_flops(source: ModelSource, prompt: int) -> float:
     return prompt * costs.flops_per_token(space.layers, 0, space.base, prompt) + head
 
 
-def _setting(config: BenchConfig, settings: Settings, device: torch.device, dtype: str, threads: int) -> dict[str, Any]:
+def _setting(
+    config: BenchConfig, settings: TrialSettings, device: torch.device, dtype: str, threads: int
+) -> dict[str, Any]:
     cuda = device.type == "cuda"
     how = (
         "its own weights and the most that a trial allocated"

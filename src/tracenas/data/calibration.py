@@ -111,10 +111,10 @@ def _windows(
     eos: int,
     text_field: str | None,
 ) -> Iterator[Packed]:
-    found = documents(source, seed=seed, text_field=text_field)
-    first = list(itertools.islice(found, samples))
+    texts = documents(source, seed=seed, text_field=text_field)
+    first = list(itertools.islice(texts, samples))
     if len(first) == samples:
-        yield from pack(itertools.chain(first, found), tokenizer, seq_len, eos=eos)
+        yield from pack(itertools.chain(first, texts), tokenizer, seq_len, eos=eos)
     else:
         rng = np.random.default_rng(seed)
         windows: list[Packed] = []
@@ -151,9 +151,9 @@ def _scattered(
     return [Packed(grid[place], positions) for place in rng.permutation(len(grid))]
 
 
-def _too_few(source: str, wanted: int, found: int, seq_len: int, *, mixed: bool) -> UserError:
+def _too_few(source: str, wanted: int, available: int, seq_len: int, *, mixed: bool) -> UserError:
     what = "in these shares" if mixed else "in all"
     return UserError(
-        f"'{source}' gives {found} samples of {seq_len} tokens {what}, {wanted} were asked for: "
+        f"'{source}' gives {available} samples of {seq_len} tokens {what}, {wanted} were asked for: "
         "use more text, fewer samples, or a shorter seq_len"
     )

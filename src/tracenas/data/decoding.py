@@ -96,8 +96,8 @@ def lines(path: Path) -> Iterator[str]:
     """`decoded` in lines, each with its newline."""
     rest: list[str] = []
     for chunk in decoded(path):
-        *whole, last = chunk.split("\n")
-        for line in whole:
+        *complete, last = chunk.split("\n")
+        for line in complete:
             yield "".join([*rest, line, "\n"])
             rest = []
         rest.append(last)

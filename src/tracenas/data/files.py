@@ -20,9 +20,9 @@ class Document(str):
     where: str
 
     def __new__(cls, text: str, where: str) -> "Document":
-        made = super().__new__(cls, text)
-        made.where = where
-        return made
+        instance = super().__new__(cls, text)
+        instance.where = where
+        return instance
 
 
 def read(path: Path, *, text_field: str | None = None) -> Iterator[str]:
@@ -42,13 +42,13 @@ def read(path: Path, *, text_field: str | None = None) -> Iterator[str]:
         raise UserError(f"'{path}' holds token ids, text is needed here")
     if suffix in ROW_FORMATS:
         field = text_field or "text"
-        found = (document(row, field, where) for where, row in rows(path, (field,)))
+        documents = (document(row, field, where) for where, row in rows(path, (field,)))
     else:
         texts = enumerate(split_documents(decoded(path)), start=1)
-        found = (Document(text, f"'{path}', document {number}") for number, text in texts)
+        documents = (Document(text, f"'{path}', document {number}") for number, text in texts)
     nothing = True
     try:
-        for text in found:
+        for text in documents:
             if text.strip():
                 nothing = False
                 yield text

@@ -18,20 +18,20 @@ _RUN = 32
 _SHARE = 0.125
 
 
-def overlaps(rows: torch.Tensor, known: torch.Tensor, run: int = _RUN, *, bos: int | None = None) -> torch.Tensor:
-    """Which rows repeat text of `known`: more than 1/8 of their runs of 32 tokens stand there, too.
+def overlaps(rows: torch.Tensor, reference: torch.Tensor, run: int = _RUN, *, bos: int | None = None) -> torch.Tensor:
+    """Which rows repeat text of `reference`: more than 1/8 of their runs of 32 tokens stand there, too.
 
     Args:
         rows: int64 [N, L].
-        known: int64 [M, K].
+        reference: int64 [M, K].
         run: tokens that are compared at a time; the shorter, the less a short row may share.
-        bos: a BOS that all of `rows` or of `known` begin with, which is no text.
+        bos: a BOS that all of `rows` or of `reference` begin with, which is no text.
 
     Returns:
         bool [N].
     """
     rows = text_tokens(rows, bos)
-    return Repeats(text_tokens(known, bos), min(run, rows.shape[1]))(rows)
+    return Repeats(text_tokens(reference, bos), min(run, rows.shape[1]))(rows)
 
 
 class Repeats:
@@ -42,9 +42,9 @@ class Repeats:
         run: tokens that are compared at a time; no more than a row has.
     """
 
-    def __init__(self, known: torch.Tensor, run: int = _RUN) -> None:
-        self._run = min(run, known.shape[1])
-        self._hashes = _hashes(known, self._run).unique()
+    def __init__(self, reference: torch.Tensor, run: int = _RUN) -> None:
+        self._run = min(run, reference.shape[1])
+        self._hashes = _hashes(reference, self._run).unique()
 
     def __call__(self, rows: torch.Tensor) -> torch.Tensor:
         """Which rows repeat text, bool [N]."""
@@ -58,7 +58,7 @@ def further_calibration(
     source: str,
     tokenizer: "PreTrainedTokenizerBase",
     *,
-    known: torch.Tensor,
+    reference: torch.Tensor,
     samples: int,
     fewer: bool = False,
     seed: int = 0,
@@ -67,14 +67,14 @@ def further_calibration(
     bos: int | None = None,
     text_field: str | None = None,
 ) -> torch.Tensor:
-    """Windows of `source` that share no text with `known`, int64 [samples, L], L as in `known`.
+    """Windows of `source` that share no text with `reference`, int64 [samples, L], L as in `reference`.
 
-    Drawn as `calibration` draws them; windows that overlap with `known` are left out (`overlaps`).
+    Drawn as `calibration` draws them; windows that overlap with `reference` are left out (`overlaps`).
 
     Args:
-        known: int64 [M, L], windows of the same source or of another one.
+        reference: int64 [M, L], windows of the same source or of another one.
         samples: how many are wanted.
-        bos: the first token of every window, of the source's as of those in `known`; None: no such.
+        bos: the first token of every window, of the source's as of those in `reference`; None: no such.
         fewer: accept fewer, if the source holds no more.
 
     Raises:
@@ -84,8 +84,8 @@ def further_calibration(
     drawn = calibration(
         source,
         tokenizer,
-        samples=samples + 2 * known.shape[0],
-        seq_len=known.shape[1],
+        samples=samples + 2 * reference.shape[0],
+        seq_len=reference.shape[1],
         seed=seed,
         eos=eos,
         vocab_size=vocab_size,
@@ -93,13 +93,13 @@ def further_calibration(
         text_field=text_field,
         fewer=True,
     )
-    found = drawn[~overlaps(drawn, known, bos=bos)][:samples]
-    if found.shape[0] < (1 if fewer else samples):
+    rows = drawn[~overlaps(drawn, reference, bos=bos)][:samples]
+    if len(rows) < (1 if fewer else samples):
         raise UserError(
-            f"'{source}' holds {found.shape[0]} sequences of {known.shape[1]} tokens beside the {known.shape[0]} that "
+            f"'{source}' holds {len(rows)} sequences of {reference.shape[1]} tokens beside the {len(reference)} that "
             f"candidates are scored on, {samples} were asked for (compensate-samples): use more text or fewer samples"
         )
-    return found
+    return rows
 
 
 def _hashes(rows: torch.Tensor, length: int) -> torch.Tensor:

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 
 from tracenas.data import hub
-from tracenas.data.files import split_documents
 from tracenas.data.packing import encode, eos_id
 from tracenas.data.sources import documents, is_tokens, parse_source
 from tracenas.data.tokens import load_tokens
@@ -18,7 +17,7 @@ from tracenas.errors import UserError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["text_windows", "windows"]
+__all__ = ["windows"]
 
 
 def windows(
@@ -62,19 +61,6 @@ def windows(
             raise UserError(f"'{source}' holds windows of {rows.shape[1]} tokens, {seq_len} were asked for (seq_len)")
         return rows
     return _cut(_held_out(source, text_field, use), tokenizer, seq_len, limit, eos, bos, source)
-
-
-def text_windows(
-    text: str,
-    tokenizer: "PreTrainedTokenizerBase",
-    seq_len: int,
-    *,
-    eos: int | Sequence[int] | None = None,
-    bos: int | None = None,
-) -> torch.Tensor:
-    """`windows` of a text in memory, [N, L] int64."""
-    found = (document for document in split_documents(iter([text])) if document.strip())
-    return _cut(found, tokenizer, seq_len, None, eos, bos, "the text")
 
 
 def _held_out(source: str, text_field: str | None, use: Literal["validation", "held_out"]) -> Iterator[str]:

@@ -61,13 +61,13 @@ def parse(name: str, *, use: Literal["training", "validation", "held_out"] = "tr
         UserError: it is neither a known name nor a hub id.
     """
     match = _NAME.fullmatch(name)
-    known = KNOWN.get(match["path"]) if match else None
-    if match is None or (known is None and "/" not in match["path"]):
+    entry = KNOWN.get(match["path"]) if match else None
+    if match is None or (entry is None and "/" not in match["path"]):
         raise UserError(
             f"data '{name}' is neither an existing file nor a known data set: "
             f"{did_you_mean(name, list(KNOWN))}, or a hub data set 'org/name[:config][@split]'"
         )
-    data = known or HubData(match["path"])
+    data = entry or HubData(match["path"])
     if use != "training" and (split := getattr(data, use)):
         data = replace(data, split=split)
     if match["config"]:

@@ -50,15 +50,15 @@ def eos_id(tokenizer: "PreTrainedTokenizerBase", eos: int | Sequence[int] | None
     Raises:
         UserError: neither is known.
     """
-    own = tokenizer.eos_token_id
-    if own is None:
-        own = eos if eos is None or isinstance(eos, int) else next(iter(eos), None)
-    if own is None:
+    token = tokenizer.eos_token_id
+    if token is None:
+        token = eos if eos is None or isinstance(eos, int) else next(iter(eos), None)
+    if token is None:
         raise UserError(
             "the tokenizer has no EOS token to join documents with, nor has the model's config: "
             "set 'eos_token' in tokenizer_config.json or 'eos_token_id' in config.json"
         )
-    return int(own)
+    return int(token)
 
 
 def encode(documents: Iterable[str], tokenizer: "PreTrainedTokenizerBase") -> Iterator[NDArray[np.int64]]:
@@ -95,14 +95,14 @@ def refusals(what: str, where: str) -> Iterator[None]:
 
 def pieces(text: str, size: int) -> list[str]:
     """Cut a text after at most `size` characters, at the end of a line or word where there is one."""
-    found = []
+    parts = []
     at = 0
     while len(text) - at > size:
         cut = max(text.rfind("\n", at, at + size), text.rfind(" ", at, at + size)) + 1
         end = cut if cut > at else at + size
-        found.append(text[at:end])
+        parts.append(text[at:end])
         at = end
-    return [*found, text[at:]]
+    return [*parts, text[at:]]
 
 
 def pack(

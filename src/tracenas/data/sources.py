@@ -109,22 +109,22 @@ def documents(source: str, *, seed: int | None = None, text_field: str | None = 
     if Path(source).exists():
         path = Path(source)
         _check_single(source)
-        found = files.read(path, text_field=text_field)
+        texts = files.read(path, text_field=text_field)
         if seed is not None:
             size = path.stat().st_size * (8 if compression(path) else 1)
             buffer = None if size <= _WHOLE_FILE_BYTES else SHUFFLE_BUFFER
-            found = _shuffled(found, np.random.default_rng(seed), buffer)
-        yield from found
+            texts = _shuffled(texts, np.random.default_rng(seed), buffer)
+        yield from texts
         return
     mixture = parse_source(source)
     if mixture.names != (source,):
         raise ValueError(f"'{source}' is a mixture: its parts are read one by one")
     data = hub.parse(source)
     if data.articles:
-        found = hub.articles(data, text_field=text_field)
+        texts = hub.articles(data, text_field=text_field)
         if seed is not None:
-            found = _shuffled(found, np.random.default_rng(seed), SHUFFLE_BUFFER)
-        yield from found
+            texts = _shuffled(texts, np.random.default_rng(seed), SHUFFLE_BUFFER)
+        yield from texts
     else:
         yield from hub.rows(data, text_field=text_field, seed=seed, buffer=SHUFFLE_BUFFER)
 
@@ -161,10 +161,10 @@ def _weight(text: str) -> float | None:
     return weight if 0.0 < weight < float("inf") else None
 
 
-def _shuffled(found: Iterator[str], rng: np.random.Generator, buffer: int | None) -> Iterator[str]:
-    """`found` in random order; with a buffer, each document drawn from the `buffer` next ones."""
+def _shuffled(texts: Iterator[str], rng: np.random.Generator, buffer: int | None) -> Iterator[str]:
+    """`texts` in random order; with a buffer, each document drawn from the `buffer` next ones."""
     held: list[str] = []
-    for document in found:
+    for document in texts:
         if buffer is not None and len(held) >= buffer:
             place = int(rng.integers(len(held)))
             yield held[place]

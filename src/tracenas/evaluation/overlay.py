@@ -42,7 +42,7 @@ def write_overlay(folder: Path, name: str, builtin: Path, shots: int, target: Pa
     if "task" not in config or "group" in config:
         raise UserError(f"task '{name}' is a group of lm-eval; with task-data, name its tasks")
     source, splits = _splits(config, local, local.sizes, shots)
-    _write(target / f"{name}.yaml", builtin, {"task": name, **splits, **_dataset_of(folder, local)})
+    _write(target / f"{name}.yaml", builtin, {"task": name, **splits, **_dataset(folder, local)})
     return source
 
 
@@ -50,17 +50,17 @@ def _write_mmlu(folder: Path, local: LocalTask, builtin: Path, shots: int, targe
     """MMLU: the group, its four parts, and a task per subject that has rows to evaluate."""
     source = Source("", "")
     rows = subjects(local)
-    known = {str(_plain(p)["dataset_name"]): p for p in builtin.parent.glob("mmlu_*.yaml")}
-    if unknown := sorted(set(rows) - set(known)):
+    definitions = {str(_plain(p)["dataset_name"]): p for p in builtin.parent.glob("mmlu_*.yaml")}
+    if unknown := sorted(set(rows) - set(definitions)):
         raise UserError(f"task-data {local.files[next(iter(local.files))]}: '{unknown[0]}' is no subject of MMLU")
     tags = set()
     for subject, sizes in sorted(rows.items()):
-        config = _plain(known[subject])
+        config = _plain(definitions[subject])
         tags.add(config["tag"])
         source, splits = _splits(config, local, sizes, shots, f"mmlu ({subject})")
-        data = {**_dataset_of(folder, local), "task": config["task"], **splits}
+        data = {**_dataset(folder, local), "task": config["task"], **splits}
         data["dataset_kwargs"]["subject"] = subject
-        _write(target / f"{config['task']}.yaml", known[subject], data)
+        _write(target / f"{config['task']}.yaml", definitions[subject], data)
     parts = []
     for path in sorted(builtin.parent.glob("_mmlu_*.yaml")):
         config = _plain(path)
@@ -72,7 +72,7 @@ def _write_mmlu(folder: Path, local: LocalTask, builtin: Path, shots: int, targe
     return source
 
 
-def _dataset_of(folder: Path, local: LocalTask) -> dict[str, Any]:
+def _dataset(folder: Path, local: LocalTask) -> dict[str, Any]:
     data: dict[str, Any] = {
         "dataset_path": None,
         "dataset_name": None,

@@ -118,8 +118,8 @@ def paper_average(results: Mapping[str, TaskResult]) -> Average | None:
             return None
         values.append(value)
         errors.append(error)
-    known = [e for e in errors if e is not None]
-    total = math.sqrt(math.fsum(e * e for e in known)) / len(errors) if len(known) == len(errors) else None
+    measured = [e for e in errors if e is not None]
+    total = math.sqrt(math.fsum(e * e for e in measured)) / len(errors) if len(measured) == len(errors) else None
     return Average(math.fsum(values) / len(values), total)
 
 
@@ -132,16 +132,16 @@ def requests(tasks: str | None, suite: str | None, shots: int | None = None) -> 
     Raises:
         UserError: for an unknown suite, an empty name or a number of shots that is none.
     """
-    found: dict[str, int | None] = {}
+    shots_by_task: dict[str, int | None] = {}
     if suite is not None:
         if suite not in SUITES:
             raise UserError(f"unknown suite '{suite}': {did_you_mean(suite, list(SUITES))}")
-        found.update({name: count if shots is None else shots for name, count in SUITES[suite].items()})
+        shots_by_task.update({name: count if shots is None else shots for name, count in SUITES[suite].items()})
     for part in (tasks or "").split(",") if tasks is not None else ():
         name, colon, count = part.strip().partition(":")
         if not name:
             raise UserError(f"tasks '{tasks}': expected names separated by commas, such as piqa,arc_challenge:25")
         if colon and not count.isdigit():
             raise UserError(f"tasks '{tasks}': '{count}' is not a number of shots (as in arc_challenge:25)")
-        found[name] = int(count) if colon else found.get(name, shots)
-    return tuple(Request(name, count) for name, count in found.items())
+        shots_by_task[name] = int(count) if colon else shots_by_task.get(name, shots)
+    return tuple(Request(name, count) for name, count in shots_by_task.items())

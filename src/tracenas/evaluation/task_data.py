@@ -94,9 +94,9 @@ def local_task(folder: Path, name: str) -> LocalTask:
             files[split] = path
     if not files:
         raise UserError(f"task-data {directory}: no {', '.join(s + '.jsonl' for s in SPLITS)} in it")
-    found = {split: _rows(path, name) for split, path in files.items()}
-    processed = name == "hellaswag" and all("ctx_a" not in row for part in found.values() for _, row in part)
-    return LocalTask(name, files, {split: len(part) for split, part in found.items()}, processed)
+    rows_by_split = {split: _rows(path, name) for split, path in files.items()}
+    processed = name == "hellaswag" and all("ctx_a" not in row for part in rows_by_split.values() for _, row in part)
+    return LocalTask(name, files, {split: len(part) for split, part in rows_by_split.items()}, processed)
 
 
 def check_values(task: LocalTask, splits: Iterable[str]) -> None:
@@ -108,7 +108,7 @@ def check_values(task: LocalTask, splits: Iterable[str]) -> None:
         UserError: naming the first such row.
     """
     columns = set(_COLUMNS.get(task.name, ())) - set(_NO_TEXT)
-    for where, row in (found for split in sorted(set(splits)) for found in _rows(task.files[split], task.name)):
+    for where, row in (place for split in sorted(set(splits)) for place in _rows(task.files[split], task.name)):
         for column in columns & row.keys():
             require_text(row[column], f"{where}: '{column}'")
         if task.name in _ANSWERS:
@@ -119,8 +119,8 @@ def _check_answer(row: Row, column: str, answers: Callable[[Row], Collection[Any
     try:
         accepted = list(answers(row))
     except (KeyError, TypeError) as error:
-        told = ", ".join(f"{k} ({type_name(v)})" for k, v in row.items() if k in (*_NO_TEXT, "endings"))
-        raise UserError(f"{where}: no choices can be read from {told or field_names(row)}") from error
+        fields = ", ".join(f"{k} ({type_name(v)})" for k, v in row.items() if k in (*_NO_TEXT, "endings"))
+        raise UserError(f"{where}: no choices can be read from {fields or field_names(row)}") from error
     value = row[column]
     if isinstance(value, str) and accepted and isinstance(accepted[0], str):
         value = value.strip()
@@ -136,12 +136,12 @@ def dataset(*, folder: str, task: str, subject: str | None = None, **_: Any) -> 
     """
     from datasets import Dataset
 
-    found = {}
+    splits = {}
     for split, path in local_task(Path(folder), task).files.items():
         part = [row for _, row in _rows(path, task) if subject is None or row["subject"] == subject]
         if part:
-            found[split] = Dataset.from_list(part)
-    return found
+            splits[split] = Dataset.from_list(part)
+    return splits
 
 
 def subjects(task: LocalTask) -> dict[str, dict[str, int]]:
@@ -162,30 +162,30 @@ def _rows(path: Path, task: str) -> tuple[tuple[str, Row], ...]:
 
 @lru_cache(maxsize=32)
 def _read(path: Path, task: str, stamp: tuple[int, int]) -> tuple[tuple[str, Row], ...]:
-    found = tuple((where, _converted(task, row)) for where, row in rows(path))
-    if not found:
+    table = tuple((where, _converted(task, row)) for where, row in rows(path))
+    if not table:
         raise UserError(f"'{path}' holds no rows")
-    for where, row in found:
+    for where, row in table:
         if missing := [c for c in _COLUMNS.get(task, ()) if c not in row and "ctx_a" not in row]:
             raise UserError(f"{where} has no '{missing[0]}'; task {task} needs {', '.join(_COLUMNS[task])}")
-    _check_table(found)
-    return found
+    _check_table(table)
+    return table
 
 
-def _check_table(found: tuple[tuple[str, Row], ...]) -> None:
+def _check_table(table: tuple[tuple[str, Row], ...]) -> None:
     """Columns must be of one type; the first row of another is named."""
     from datasets import Dataset
 
     def reason(count: int) -> str | None:
         try:
-            Dataset.from_list([row for _, row in found[:count]])
+            Dataset.from_list([row for _, row in table[:count]])
         except Exception as error:  # pyarrow's, and those of Python's own conversions
             return first_line(error)
         return None
 
-    if reason(len(found)) is not None:
-        place = bisect.bisect_left(range(1, len(found) + 1), True, key=lambda count: reason(count) is not None)
-        raise UserError(f"{found[place][0]} makes no table with the rows before it: {reason(place + 1)}")
+    if reason(len(table)) is not None:
+        place = bisect.bisect_left(range(1, len(table) + 1), True, key=lambda count: reason(count) is not None)
+        raise UserError(f"{table[place][0]} makes no table with the rows before it: {reason(place + 1)}")
 
 
 def _converted(task: str, row: Row) -> Row:

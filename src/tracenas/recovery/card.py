@@ -9,12 +9,12 @@ import yaml
 
 from tracenas.models.checkpoints.serving import with_serving
 
-__all__ = ["base_of", "recovery_section", "with_section"]
+__all__ = ["base_model", "recovery_section", "with_section"]
 
 _PRUNED = re.compile(r"^`(?P<base>[^`]+)`(, pruned| with weights set to zero) by tracenas", re.M)
 
 
-def base_of(model: Path) -> str | None:
+def base_model(model: Path) -> str | None:
     """The dense model that a checkpoint's README.md says it was made from."""
     text = _readme(model)
     if match := _PRUNED.search(text):

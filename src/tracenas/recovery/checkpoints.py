@@ -32,14 +32,14 @@ def steps(directory: Path) -> list[int]:
     """Steps of all whole checkpoints, ascending."""
     if not directory.is_dir():
         return []
-    found = (_NAME.fullmatch(path.name) for path in directory.iterdir() if path.is_dir())
-    return sorted(int(match[1]) for match in found if match)
+    matches = (_NAME.fullmatch(path.name) for path in directory.iterdir() if path.is_dir())
+    return sorted(int(match[1]) for match in matches if match)
 
 
 def last_checkpoint(directory: Path) -> Path | None:
     """The newest whole checkpoint."""
-    known = steps(directory)
-    return checkpoint_path(directory, known[-1]) if known else None
+    existing = steps(directory)
+    return checkpoint_path(directory, existing[-1]) if existing else None
 
 
 def unfinished_path(directory: Path, step: int) -> Path:
@@ -48,11 +48,11 @@ def unfinished_path(directory: Path, step: int) -> Path:
 
 
 @contextmanager
-def writing(path: Path, kept: Path | None, unfinished: Path | None = None) -> Iterator[None]:
+def writing(path: Path, last: Path | None, unfinished: Path | None = None) -> Iterator[None]:
     """Turns a file system's failure to write `path` into the user's line.
 
     Args:
-        kept: the last whole checkpoint, named in the message.
+        last: the last whole checkpoint, named in the message.
         unfinished: directory that is removed after an error.
 
     Raises:
@@ -65,7 +65,7 @@ def writing(path: Path, kept: Path | None, unfinished: Path | None = None) -> It
             shutil.rmtree(unfinished, ignore_errors=True)
         if not (reason := disk_trouble(error)):
             raise
-        intact = f"{kept} is intact: go on from it with --resume" if kept else "no earlier checkpoint was written"
+        intact = f"{last} is intact: go on from it with --resume" if last else "no earlier checkpoint was written"
         raise UserError(f"cannot write checkpoint {path}: {reason}; {intact}") from error
 
 
@@ -92,7 +92,7 @@ def remove_all(directory: Path) -> None:
 
 def rotate(directory: Path, keep_last: int, best: int | None) -> None:
     """Remove all but the newest checkpoints and the best one."""
-    known = steps(directory)
-    for step in known[:-keep_last] if keep_last else []:
+    existing = steps(directory)
+    for step in existing[:-keep_last] if keep_last else []:
         if step != best:
             shutil.rmtree(checkpoint_path(directory, step), ignore_errors=True)

@@ -171,9 +171,9 @@ class Windows(Examples):
     def _endless(self, name: str, place: int) -> Iterator[Packed]:
         for epoch in itertools.count():
             seed = int(np.random.SeedSequence([self._seed, place, epoch]).generate_state(1)[0])
-            found = documents(name, seed=seed, text_field=self._text_field)
+            texts = documents(name, seed=seed, text_field=self._text_field)
             nothing = repeated = True
-            for packed in pack(found, self._tokenizer, self._seq_len, eos=self._eos, bos=self._bos):
+            for packed in pack(texts, self._tokenizer, self._seq_len, eos=self._eos, bos=self._bos):
                 nothing = False
                 if self._repeats is None or not self._repeats(torch.from_numpy(packed.input_ids)[None]):
                     repeated = False

@@ -95,9 +95,9 @@ def _chunk_kl(student: Tensor, teacher: Tensor, place: Tensor | None, temperatur
     if place is None:
         return F.kl_div(log_q, log_p, reduction="sum", log_target=True)
     log_q = log_q.gather(1, place)
-    known = F.kl_div(log_q, log_p, reduction="sum", log_target=True)
+    listed = F.kl_div(log_q, log_p, reduction="sum", log_target=True)
     rest_p, rest_q = _rest(log_p), _rest(log_q)
-    return known + (rest_p * (rest_p.log() - rest_q.log())).sum()
+    return listed + (rest_p * (rest_p.log() - rest_q.log())).sum()
 
 
 def _rest(log_probabilities: Tensor) -> Tensor:
@@ -121,20 +121,20 @@ class DistillTrainer(RecoveryTrainer):
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """((1 - α) Σ KL + α Σ CE) / predicted tokens of the global batch."""
-        told = self.distillation
+        distillation = self.distillation
         plain = {key: value for key, value in inputs.items() if key != "labels"}
         outputs = model(**plain, use_cache=False)
         logits = outputs.logits[:, :-1].flatten(0, 1)
         labels = inputs["labels"][:, 1:].flatten()
-        targets = teacher_targets(told.teacher, plain, told.temperature, told.top_k)
+        targets = teacher_targets(distillation.teacher, plain, distillation.temperature, distillation.top_k)
         wanted = labels != -100
         if not bool(wanted.all()):
             logits, labels = logits[wanted], labels[wanted]
             indices = None if targets.indices is None else targets.indices[wanted]
             targets = Targets(targets.log_probabilities[wanted], indices)
-        loss = (1 - told.ce_weight) * kl_sum(logits, targets, told.temperature)
-        if told.ce_weight:
-            loss = loss + told.ce_weight * F.cross_entropy(logits.float(), labels, reduction="sum")
+        loss = (1 - distillation.ce_weight) * kl_sum(logits, targets, distillation.temperature)
+        if distillation.ce_weight:
+            loss = loss + distillation.ce_weight * F.cross_entropy(logits.float(), labels, reduction="sum")
         if num_items_in_batch is None:
             loss = loss / len(labels)
         else:

@@ -20,7 +20,7 @@ from tracenas.recovery.datasets import Example, Examples, Rows, key
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Message", "encode_chat", "instruction_examples", "messages_of"]
+__all__ = ["Message", "encode_chat", "instruction_examples", "row_messages"]
 
 Message = tuple[str, str]
 """(role, text); the role is `system`, `user` or `assistant`."""
@@ -45,7 +45,7 @@ _SAMPLE = 0x53504C54
 """In the place of an epoch: the pass that the examples which choose the checkpoint are drawn from."""
 
 
-def messages_of(row: Mapping[str, Any], where: str) -> list[Message]:
+def row_messages(row: Mapping[str, Any], where: str) -> list[Message]:
     """The chat that a row holds, whichever of the usual fields it has.
 
     Raises:
@@ -120,7 +120,7 @@ def _in_memory(source: str, encode: _Encode, seq_len: int, seed: int) -> Rows:
         raise UserError(f"'{source}': instruction data is a file of rows ({', '.join(ROW_FORMATS)}) with {_ACCEPTED}")
     examples: list[Example] = []
     for where, row in itertools.islice(rows(Path(source), _FIELDS), _ROWS_IN_MEMORY):
-        example = encode(messages_of(row, where), where)
+        example = encode(row_messages(row, where), where)
         if example is not None:
             examples.append(example)
     if not examples:
@@ -160,7 +160,7 @@ class _Streamed(Examples):
         seed = int(np.random.SeedSequence([self._seed, epoch]).generate_state(1)[0])
         where = f"data set '{self._data}'"
         for row in hub.streamed(self._data, seed=seed):
-            example = self._encode(messages_of(row, where), where)
+            example = self._encode(row_messages(row, where), where)
             if example is not None:
                 yield example
 
@@ -197,8 +197,8 @@ def _templated(messages: Sequence[Message], tokenizer: Any, eos: int) -> tuple[l
 
 def _ids(encoded: Any) -> list[int]:
     """`apply_chat_template` gives ids or, in newer versions, an encoding."""
-    found = encoded["input_ids"] if hasattr(encoded, "keys") else encoded
-    return [int(token) for token in found]
+    ids = encoded["input_ids"] if hasattr(encoded, "keys") else encoded
+    return [int(token) for token in ids]
 
 
 def _chat(turns: Any, role_field: str, text_field: str, where: str) -> list[Message]:

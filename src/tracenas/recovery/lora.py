@@ -86,11 +86,11 @@ def _matrices(layer: Any) -> tuple[Tensor, Tensor]:
 
 def _mask(layer: Any) -> None:
     """Let the layer add B A only where its own weight is not zero."""
-    kept = layer.base_layer.weight.detach() != 0
+    nonzero = layer.base_layer.weight.detach() != 0
 
     def forward(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         a, b = _matrices(layer)
-        delta = (b @ a) * layer.scaling["default"] * kept.to(b.device)
+        delta = (b @ a) * layer.scaling["default"] * nonzero.to(b.device)
         added: Tensor = F.linear(layer.lora_dropout["default"](x).to(delta.dtype), delta)
         result: Tensor = layer.base_layer(x)
         return result + added.to(result.dtype)

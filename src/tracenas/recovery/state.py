@@ -75,11 +75,11 @@ def load_optimizer(directory: Path, model: Any, optimizer: Any, scheduler: Any, 
     if sharded:
         from torch.distributed.checkpoint.state_dict import StateDictOptions, set_optimizer_state_dict
 
-        whole: Any = {"state": state, "param_groups": groups}
-        set_optimizer_state_dict(model, _inner(optimizer), whole, options=StateDictOptions(full_state_dict=True))
+        complete: Any = {"state": state, "param_groups": groups}
+        set_optimizer_state_dict(model, _inner(optimizer), complete, options=StateDictOptions(full_state_dict=True))
     else:
-        whole = {"state": {int(k): v for k, v in state.items()}, "param_groups": groups}
-        optimizer.load_state_dict(whole)
+        complete = {"state": {int(k): v for k, v in state.items()}, "param_groups": groups}
+        optimizer.load_state_dict(complete)
     scheduler.load_state_dict(plain["scheduler"])
 
 

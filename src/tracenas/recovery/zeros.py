@@ -35,15 +35,15 @@ class Zeros:
 
     def mask_gradients(self) -> None:
         """No gradient where the weight is zero, so that neither clipping nor momentum sees one."""
-        for weight, kept in self._kept:
+        for weight, nonzero in self._kept:
             if weight.grad is not None:
-                weight.grad.mul_(kept)
+                weight.grad.mul_(nonzero)
 
     def restore(self) -> None:
         """Zero again what must be zero."""
         with torch.no_grad():
-            for weight, kept in self._kept:
-                weight.mul_(kept)
+            for weight, nonzero in self._kept:
+                weight.mul_(nonzero)
 
 
 def _any_zero(weight: Tensor) -> Tensor:

@@ -2,13 +2,13 @@
 
 from tracenas.studies.correlation import Correlation, Estimate, correlate
 from tracenas.studies.regret import Regret, regret
-from tracenas.studies.tables import Target, analyse, markdown
+from tracenas.studies.tables import StudyTarget, analyse, markdown
 
 __all__ = [
     "Correlation",
     "Estimate",
     "Regret",
-    "Target",
+    "StudyTarget",
     "analyse",
     "correlate",
     "markdown",

@@ -8,7 +8,7 @@ import numpy as np
 
 from tracenas.formats import fixed
 from tracenas.studies.correlation import correlate
-from tracenas.studies.tables import Target, interval
+from tracenas.studies.tables import StudyTarget, interval
 from tracenas.tables import Table
 
 __all__ = ["Setting", "ablation_tables", "compare"]
@@ -27,14 +27,14 @@ class Setting:
 
     def value(self, category: str) -> str:
         """The category's own figure, as text."""
-        found: int = getattr(self, category)
-        return "full" if category == "rank" and found == 0 else str(found)
+        figure: int = getattr(self, category)
+        return "full" if category == "rank" and figure == 0 else str(figure)
 
 
 def compare(
     grid: Mapping[str, Sequence[Setting]],
     records: Mapping[Setting, Mapping[str, Any]],
-    targets: Sequence[Target],
+    targets: Sequence[StudyTarget],
     values: Mapping[str, Sequence[float | None]],
     *,
     seed: int,
@@ -70,10 +70,10 @@ def compare(
     return out
 
 
-def ablation_tables(found: Mapping[str, Any]) -> list[Table]:
+def ablation_tables(results: Mapping[str, Any]) -> list[Table]:
     """One table per category, as Fig. 3 and Tables 6 and 7 in one."""
     tables = []
-    for entry in found["categories"]:
+    for entry in results["categories"]:
         name = _NAMES[entry["category"]]
         columns = (
             name,
@@ -84,10 +84,12 @@ def ablation_tables(found: Mapping[str, Any]) -> list[Table]:
         )
         rows = []
         for row in entry["rows"]:
-            own = row["with_reference"]
+            reference = row["with_reference"]
             cells = [row["with_targets"][t] for t in entry["targets"]]
             pairs = [f"{fixed(c['rho']['value'])} / {fixed(c['tau']['value'])}" for c in cells]
-            rows.append((row["value"], interval(own["tau"]), interval(own["rho"]), *pairs, fixed(row["seconds"], 3)))
+            rows.append(
+                (row["value"], interval(reference["tau"]), interval(reference["rho"]), *pairs, fixed(row["seconds"], 3))
+            )
         note = "; with targets ρ / τ" if entry["targets"] else ""
         tables.append(Table(f"{name}, against the highest setting{note}", columns, tuple(rows)))
     return tables

@@ -136,10 +136,10 @@ def _intervals(
             )
 
     drawn = bootstrap("percentile", n_resamples=resamples, rng=rng)
-    kept = np.isfinite(drawn.bootstrap_distribution).all(axis=0)
-    if 2 * kept.sum() < resamples:
+    defined = np.isfinite(drawn.bootstrap_distribution).all(axis=0)
+    if 2 * defined.sum() < resamples:
         return [(None, None)] * 2
-    drawn.bootstrap_distribution = drawn.bootstrap_distribution[:, kept]
+    drawn.bootstrap_distribution = drawn.bootstrap_distribution[:, defined]
     bounds = bootstrap("BCa", n_resamples=0, bootstrap_result=drawn).confidence_interval
     spreads = np.ptp(drawn.bootstrap_distribution, axis=1)
     return [

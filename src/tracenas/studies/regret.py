@@ -61,14 +61,14 @@ def regret(scores: Sequence[float | None], losses: Sequence[float | None], unifo
     Raises:
         ValueError: if the columns differ in length.
     """
-    known = [loss for loss in losses if loss is not None]
+    measured = [loss for loss in losses if loss is not None]
     pairs = [(s, loss) for s, loss in zip(scores, losses, strict=True) if s is not None and loss is not None]
     if not pairs:
         return None
     top = max(score for score, _ in pairs)
     chosen = [loss for score, loss in pairs if score == top]
     base = losses[uniform] if uniform is not None else None
-    return Regret(math.fsum(chosen) / len(chosen), len(chosen), min(known), base)
+    return Regret(math.fsum(chosen) / len(chosen), len(chosen), min(measured), base)
 
 
 def _ratio(nats: float) -> float | None:

@@ -19,13 +19,13 @@ from tracenas.studies.regret import regret
 from tracenas.tables import Table
 
 __all__ = [
-    "Target",
+    "StudyTarget",
     "all_tables",
     "analyse",
     "interval",
-    "label_of",
     "markdown",
     "ranked",
+    "target_label",
     "undefined",
 ]
 
@@ -34,7 +34,7 @@ _STREAM = 0x53545544
 
 
 @dataclass(frozen=True)
-class Target:
+class StudyTarget:
     """A measured quality.
 
     Args:
@@ -58,7 +58,7 @@ class Target:
 def analyse(
     records: Sequence[Record],
     proxies: Mapping[str, float],
-    targets: Sequence[Target],
+    targets: Sequence[StudyTarget],
     *,
     seed: int = 0,
     resamples: int = 2000,
@@ -83,14 +83,14 @@ def analyse(
     rows = []
     for proxy, seconds in proxies.items():
         scores = [r["scores"].get(proxy) for r in records]
-        found = {}
+        by_target = {}
         for t in targets:
             entry = related(scores, [t.quality(v) for v in columns[t.name]])
             entry["rho_by_seed"] = _by_seed(records, scores, t)
             chosen = regret(scores, columns[t.name], uniform) if within_budget and t.loss else None
             entry["regret"] = None if chosen is None else chosen.to_json()
-            found[t.name] = entry
-        rows.append({"name": proxy, "seconds": seconds, **_failures(records, proxy, scores), "targets": found})
+            by_target[t.name] = entry
+        rows.append({"name": proxy, "seconds": seconds, **_failures(records, proxy, scores), "targets": by_target})
     pairs = [
         {
             "a": a.name,
@@ -122,7 +122,7 @@ def _failures(records: Sequence[Record], proxy: str, scores: Sequence[float | No
     }
 
 
-def _by_seed(records: Sequence[Record], scores: Sequence[float | None], target: Target) -> list[float | None]:
+def _by_seed(records: Sequence[Record], scores: Sequence[float | None], target: StudyTarget) -> list[float | None]:
     """ρ with every single seed's measurement, where there are several."""
     counts = [len(r["targets"].get(target.name, {}).get("by_seed") or ()) for r in records]
     out = []
@@ -133,8 +133,8 @@ def _by_seed(records: Sequence[Record], scores: Sequence[float | None], target: 
     return out
 
 
-def _target(records: Sequence[Record], target: Target, values: list[float | None], uniform: int | None) -> Record:
-    known = [v for v in values if v is not None]
+def _target(records: Sequence[Record], target: StudyTarget, values: list[float | None], uniform: int | None) -> Record:
+    measured = [v for v in values if v is not None]
     spreads = []
     for record in records:
         by_seed = [v for v in record["targets"].get(target.name, {}).get("by_seed") or () if v is not None]
@@ -145,16 +145,16 @@ def _target(records: Sequence[Record], target: Target, values: list[float | None
         "name": target.name,
         "label": target.label,
         "loss": target.loss,
-        "measured": len(known),
-        "failed": len(values) - len(known),
-        "best": order[0](known) if known else None,
-        "worst": order[1](known) if known else None,
+        "measured": len(measured),
+        "failed": len(values) - len(measured),
+        "best": order[0](measured) if measured else None,
+        "worst": order[1](measured) if measured else None,
         "uniform": None if uniform is None else values[uniform],
         "seed_spread": float(np.mean(spreads)) if spreads else None,
     }
 
 
-def _comparable(a: Target, b: Target) -> bool:
+def _comparable(a: StudyTarget, b: StudyTarget) -> bool:
     """Whether two targets differ in one thing only: in the start, or in the steps."""
     return bool(a.group and b.group) and (a.group == b.group) != (a.steps == b.steps)
 
@@ -194,21 +194,21 @@ def main_table(study: Record) -> Table:
     for row in ranked(study):
         cell, spent = row["targets"][main], fixed(row["seconds"], 3)
         rows.append((row["name"], interval(cell["rho"]), interval(cell["tau"]), str(row["failed"]), spent))
-    return Table(f"correlation with {label_of(study, main)}", columns, tuple(rows))
+    return Table(f"correlation with {target_label(study, main)}", columns, tuple(rows))
 
 
 def regret_table(study: Record) -> Table | None:
     """What each proxy's first choice reached on the main target; None across sizes."""
     main = study["main_target"]
     rows = []
-    known = [r for r in ranked(study) if r["targets"][main]["regret"] is not None]
-    for row in sorted(known, key=lambda r: r["targets"][main]["regret"]["to_best"]):
+    with_regret = [r for r in ranked(study) if r["targets"][main]["regret"] is not None]
+    for row in sorted(with_regret, key=lambda r: r["targets"][main]["regret"]["to_best"]):
         chosen = row["targets"][main]["regret"]
         figures = [fixed(chosen[k], 4) for k in ("loss", "to_best", "to_uniform")]
         ratios = [fixed(chosen[k], 3) for k in ("ratio_to_best", "ratio_to_uniform")]
         rows.append((row["name"], *figures, *ratios))
     columns = ("proxy", "first choice", "− best", "− uniform", "ppl / best", "ppl / uniform")
-    title = f"regret: the first choice's {label_of(study, main)}, nats per token, and ratio of perplexities"
+    title = f"regret: the first choice's {target_label(study, main)}, nats per token, and ratio of perplexities"
     return Table(title, columns, tuple(rows)) if rows else None
 
 
@@ -226,7 +226,7 @@ def agreement_table(study: Record) -> Table:
     """Do targets agree with each other?"""
     rows = [
         (
-            f"{label_of(study, p['a'])} and {label_of(study, p['b'])}",
+            f"{target_label(study, p['a'])} and {target_label(study, p['b'])}",
             interval(p["rho"]),
             interval(p["tau"]),
             f"{p['flips']} of {p['comparable']}",
@@ -240,7 +240,7 @@ def agreement_table(study: Record) -> Table:
 def undefined(study: Record) -> list[str]:
     """One line per correlation that could not be computed."""
     return [
-        f"{row['name']} with {label_of(study, name)}: undefined, {cell['reason']}"
+        f"{row['name']} with {target_label(study, name)}: undefined, {cell['reason']}"
         for row in study["proxies"]
         for name, cell in row["targets"].items()
         if cell["reason"] is not None
@@ -258,7 +258,7 @@ def ranked(study: Record) -> list[Record]:
     return sorted(study["proxies"], key=place)
 
 
-def label_of(study: Record, target: str) -> str:
+def target_label(study: Record, target: str) -> str:
     """A target's label."""
     return next(str(t["label"]) for t in study["targets"] if t["name"] == target)
 

@@ -29,11 +29,11 @@ def simplest(records: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
     return min(scored, key=lambda r: (-r["score"], r["params"]), default=None)
 
 
-def findings(records: Sequence[Mapping[str, Any]], known: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def findings(records: Sequence[Mapping[str, Any]], published: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What a journal says of its metrics, as summary.json holds it.
 
     Args:
-        known: `name, metric, params, loss, lost` of the known metrics, measured in the same way.
+        published: `name, metric, params, loss, lost` of the known metrics, measured in the same way.
     """
     scored = [r for r in records if r["score"] is not None]
     best = simplest(records)
@@ -46,12 +46,12 @@ def findings(records: Sequence[Mapping[str, Any]], known: Sequence[Mapping[str, 
         "evaluations": sum(r["status"] != "infeasible" for r in records),
         "failed": sum(r["status"] == "failed" for r in records),
         "seconds": sum(float(r["seconds"]) for r in records),
-        "known": list(known),
+        "known": list(published),
         "front": [
             {"metric": r["arch"]["metric"], "complexity": r["params"], "loss": r["loss"]} for r in front(records)
         ],
         "usage": [u.to_json() for u in usage([(Expression.from_json(r["arch"]), float(r["loss"])) for r in scored])],
-        "correlation": correlations([*scored, *({**k, "params": k["params"] or 0} for k in known)]),
+        "correlation": correlations([*scored, *({**k, "params": k["params"] or 0} for k in published)]),
     }
 
 

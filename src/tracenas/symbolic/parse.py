@@ -105,10 +105,10 @@ class _Parser:
         if nesting > DEEPEST:
             raise self._error(f"nested deeper than {DEEPEST}", self.tokens[self.next][2])
         left = self._sum(nesting + 1, 2) if level == 1 else self._factor(nesting)
-        while (found := _BINARY.get(self.tokens[self.next][1])) and found[1] == level:
+        while (operator := _BINARY.get(self.tokens[self.next][1])) and operator[1] == level:
             self.next += 1
             right = self._sum(nesting + 1, 2) if level == 1 else self._factor(nesting)
-            left = _join(call(found[0], left.expression, right.expression), left.start, right.end, left, right)
+            left = _join(call(operator[0], left.expression, right.expression), left.start, right.end, left, right)
         return left
 
     def _factor(self, nesting: int) -> _Part:

@@ -17,7 +17,7 @@ from typing import Any
 from tracenas.error_log import log_trace
 from tracenas.errors import first_line
 
-__all__ = ["Pool", "resolve"]
+__all__ = ["WorkerPool", "resolve"]
 
 _TRIES = 2
 """How many workers a task may kill before it counts as failed."""
@@ -26,8 +26,8 @@ _TRIES = 2
 def resolve(target: str) -> Callable[[Any], Callable[[Any], Any]]:
     """The function behind `module:name`: it makes, from a JSON value, what evaluates one task."""
     module, _, name = target.partition(":")
-    found: Callable[[Any], Callable[[Any], Any]] = getattr(import_module(module), name)
-    return found
+    builder: Callable[[Any], Callable[[Any], Any]] = getattr(import_module(module), name)
+    return builder
 
 
 def _serve(connection: Connection, target: str, spec: str) -> None:
@@ -65,7 +65,7 @@ class _Worker:
             self.process.join()
 
 
-class Pool:
+class WorkerPool:
     """Evaluates JSON tasks in `workers` processes; a context manager.
 
     Args:
@@ -80,7 +80,7 @@ class Pool:
         self._target, self._spec = target, json.dumps(spec)
         self._workers = [_Worker(self._context, self._target, self._spec) for _ in range(workers)]
 
-    def __enter__(self) -> "Pool":
+    def __enter__(self) -> "WorkerPool":
         return self
 
     def __exit__(

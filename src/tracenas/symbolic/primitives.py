@@ -23,7 +23,7 @@ __all__ = [
     "Range",
     "evaluate",
     "fault",
-    "range_of",
+    "value_range",
 ]
 
 LOG_GUARD = 1e-3
@@ -94,8 +94,8 @@ def _magnitude(a: Range) -> Range:
 
 
 def _products(a: Range, b: Range) -> Range:
-    found = [0.0 if 0.0 in (x, y) else x * y for x in a for y in b]
-    return min(found), max(found)
+    products = [0.0 if 0.0 in (x, y) else x * y for x in a for y in b]
+    return min(products), max(products)
 
 
 def _squares(a: Range) -> Range:
@@ -159,9 +159,9 @@ def evaluate(expression: Expression, variables: Mapping[str, Tensor]) -> Tensor:
     """
     names = sorted(expression.variables) or sorted(variables)
     shape = torch.broadcast_shapes(*(variables[n].shape for n in variables))
-    whole = {n: variables[n].expand(shape) for n in names}
-    like = whole[names[0]]
-    return _value(expression, whole, like)
+    expanded = {n: variables[n].expand(shape) for n in names}
+    like = expanded[names[0]]
+    return _value(expression, expanded, like)
 
 
 def _value(e: Expression, variables: Mapping[str, Tensor], like: Tensor) -> Tensor:
@@ -197,10 +197,10 @@ def _kind(value: Tensor) -> str | None:
     return "is constant" if bool(low == high) else None
 
 
-def range_of(expression: Expression) -> Range:
+def value_range(expression: Expression) -> Range:
     """The range that an expression's values must lie in, from W, G, X ≥ 0."""
     if expression.value is not None:
         return expression.value, expression.value
     if not expression.args:
         return 0.0, math.inf
-    return PRIMITIVES[expression.name].bounds(*(range_of(a) for a in expression.args))
+    return PRIMITIVES[expression.name].bounds(*(value_range(a) for a in expression.args))

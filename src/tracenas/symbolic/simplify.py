@@ -11,7 +11,7 @@ from functools import lru_cache
 
 import torch
 
-from tracenas.symbolic.primitives import LOG_GUARD, SMALLEST_DIVISOR, evaluate, range_of
+from tracenas.symbolic.primitives import LOG_GUARD, SMALLEST_DIVISOR, evaluate, value_range
 from tracenas.symbolic.tree import Expression, call, constant
 
 __all__ = ["RULES", "Rule", "simplify"]
@@ -40,7 +40,7 @@ def _unary(e: Expression) -> Expression | None:
             return call("sqr", x)
         case Expression("abs" | "sqr" | "sqrt" | "log", (Expression("abs" | "neg", (x,)),)):
             return call(e.name, x)
-        case Expression("abs", (x,)) if range_of(x)[0] >= 0:
+        case Expression("abs", (x,)) if value_range(x)[0] >= 0:
             return x
         case Expression("sqr", (Expression("sqrt", (x,)),)) | Expression("sqrt", (Expression("sqr", (x,)),)):
             return call("abs", x)
@@ -103,7 +103,7 @@ def _movable(e: Expression) -> bool:
 
 
 def _nonzero(e: Expression) -> bool:
-    low, high = range_of(e)
+    low, high = value_range(e)
     return low >= SMALLEST_DIVISOR or high <= -SMALLEST_DIVISOR
 
 

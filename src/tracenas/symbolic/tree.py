@@ -150,9 +150,9 @@ class Expression:
 
 def _wrapped(e: Expression, level: int) -> str:
     """Infix text in parentheses where it binds less than `level`."""
-    own = _INFIX[e.name][1] if e.name in _INFIX else 4
+    binding = _INFIX[e.name][1] if e.name in _INFIX else 4
     bare_number = e.value is not None and (e.value < 0 or level == 3)
-    return f"({e.infix})" if own < level or (e.name == "neg" and level >= 2) or bare_number else e.infix
+    return f"({e.infix})" if binding < level or (e.name == "neg" and level >= 2) or bare_number else e.infix
 
 
 def _named(name: Any, args: list[Expression], where: str) -> Expression:

@@ -35,7 +35,7 @@ from tracenas.symbolic import KNOWN, locate
 from tracenas.symbolic.analysis import findings
 from tracenas.symbolic.evolve import GeneticProgramming, Programming
 from tracenas.symbolic.grammar import ExpressionSpace, Program
-from tracenas.symbolic.pool import Pool
+from tracenas.symbolic.pool import WorkerPool
 from tracenas.threads import set_threads
 
 __all__ = ["MetricSearched", "search"]
@@ -110,9 +110,9 @@ def search(config: MetricSearchConfig) -> MetricSearched:
             spec = _prepare(config, source, gradients="G" in variables)
         with ExitStack() as stack:
             evaluate = _evaluator(spec, config.workers, stack)
-            known = _known(config.out / "known.json", evaluate, gradients=bool(spec["gradients"]))
+            published = _known(config.out / "known.json", evaluate, gradients=bool(spec["gradients"]))
             result = _run(config, strategy, evaluate, stack)
-        summary = _summary(config, result, known)
+        summary = _summary(config, result, published)
         write_json(config.out / BEST, _best(config, summary, result))
         write_json(config.out / SUMMARY, summary)
         write_metric_report(config.out)
@@ -166,7 +166,7 @@ def _evaluator(spec: dict[str, Any], workers: int, stack: ExitStack) -> Evaluate
     """Evaluates tasks in this process, or in `workers` others."""
     if workers > 1:
         start = "spawn" if spec["device"].startswith("cuda") else "forkserver"
-        pool = stack.enter_context(Pool("tracenas.commands.metric.fitness:build", spec, workers, start=start))
+        pool = stack.enter_context(WorkerPool("tracenas.commands.metric.fitness:build", spec, workers, start=start))
         return lambda tasks: (a.get("result", {"failed": a.get("error")}) for a in pool.map(tasks))
     fitness = build(spec)
 
@@ -228,13 +228,15 @@ def _best(config: MetricSearchConfig, summary: dict[str, Any], result: SearchRes
     }
 
 
-def _summary(config: MetricSearchConfig, result: SearchResult[Program], known: list[dict[str, Any]]) -> dict[str, Any]:
+def _summary(
+    config: MetricSearchConfig, result: SearchResult[Program], published: list[dict[str, Any]]
+) -> dict[str, Any]:
     return {
         "model": config.model,
         "sparsity": config.sparsity,
         "compare": config.compare,
         "seed": config.seed,
-        **findings(result.records, known),
+        **findings(result.records, published),
         "duplicates": result.duplicates,
         "generations": [g.to_json() for g in result.generations],
     }

@@ -19,7 +19,7 @@ from tracenas.models.checkpoints.loading import LoadedModel, pick_device, pick_d
 from tracenas.models.checkpoints.source import ModelSource, open_source
 from tracenas.pipeline.resume import read_settings
 from tracenas.pipeline.run_directory import KIND
-from tracenas.recovery.card import base_of
+from tracenas.recovery.card import base_model
 from tracenas.recovery.settings import (
     TrainSettings,
     World,
@@ -99,7 +99,7 @@ def _reporters(config: RecoverConfig) -> tuple[str, ...]:
 def _teacher_name(config: RecoverConfig, source: ModelSource) -> str:
     if config.teacher is not None:
         return config.teacher
-    base = base_of(source.path) if source.path is not None else None
+    base = base_model(source.path) if source.path is not None else None
     if base is None:
         raise UserError(f"'teacher' is required: {config.model} does not say in its README.md what it was pruned from")
     if "/" in base.strip("/") or Path(base).is_dir():

@@ -27,7 +27,7 @@ from tracenas.reporting.terminal import print_table, to_plain
 from tracenas.rundir import Journal, atomic_path, provenance, read_json, write_json
 from tracenas.space.architecture import Architecture
 from tracenas.studies.ablation import Setting, ablation_tables, compare
-from tracenas.studies.tables import Target
+from tracenas.studies.tables import StudyTarget
 
 __all__ = ["Ablated", "ablation"]
 
@@ -56,11 +56,11 @@ class Ablated:
 
 
 @dataclass(frozen=True)
-class _Pool:
+class _ArchitecturePool:
     """Architectures, and what a study measured of them: target → value per architecture."""
 
     architectures: list[Architecture]
-    targets: list[Target]
+    targets: list[StudyTarget]
     values: Mapping[str, list[float | None]]
 
 
@@ -149,7 +149,7 @@ def _numbers(name: str, text: str, least: int) -> list[int]:
     return sorted(int(part) for part in parts)
 
 
-def _pool(config: AblationConfig, source: ModelSource) -> tuple[PruningTarget, _Pool]:
+def _pool(config: AblationConfig, source: ModelSource) -> tuple[PruningTarget, _ArchitecturePool]:
     """A study's architectures and targets, or new architectures.
 
     Raises:
@@ -157,7 +157,7 @@ def _pool(config: AblationConfig, source: ModelSource) -> tuple[PruningTarget, _
     """
     if config.study is None:
         target, drawn = draw_pool(source, config)
-        return target, _Pool([d.arch for d in drawn], [], {})
+        return target, _ArchitecturePool([d.arch for d in drawn], [], {})
     if not (config.study / STUDY).is_file():
         raise UserError(f"study {config.study}: holds no {STUDY}; expected the directory of a finished study")
     if config.params is not None or config.across_sizes:
@@ -168,9 +168,9 @@ def _pool(config: AblationConfig, source: ModelSource) -> tuple[PruningTarget, _
     space = target.space
     where = f"study {config.study}"
     architectures = [space.validate(Architecture.from_json(r["arch"], where=where), where=where) for r in records]
-    targets = [Target(t["name"], t["label"], t["loss"]) for t in study["targets"]]
+    targets = [StudyTarget(t["name"], t["label"], t["loss"]) for t in study["targets"]]
     values = {t.name: [r["targets"][t.name]["value"] for r in records] for t in targets}
-    return target, _Pool(architectures, targets, values)
+    return target, _ArchitecturePool(architectures, targets, values)
 
 
 def _open(config: AblationConfig, target: PruningTarget, grid: _Grid) -> Session:

@@ -12,7 +12,7 @@ from tracenas.commands.study.data import HELD_OUT, orders, training_rows
 from tracenas.commands.study.lora import shared_lora
 from tracenas.commands.study.pool import Drawn, draw_pool, parse_list
 from tracenas.commands.study.results import StudyOutcome, summarise, write_results
-from tracenas.commands.study.targets import LORA, Measurer, Plan
+from tracenas.commands.study.targets import LORA, StudyMeasurer, StudyPlan
 from tracenas.config import StudyConfig
 from tracenas.config.study import names
 from tracenas.data.sources import is_tokens, probe
@@ -54,7 +54,7 @@ class _Prepared:
     """What one architecture is scored and measured with."""
 
     score: Callable[[Any], Mapping[str, PanelScore]]
-    measurer: Measurer
+    measurer: StudyMeasurer
     costs: dict[str, float]
 
 
@@ -115,7 +115,7 @@ def _proxies(config: StudyConfig) -> tuple[str, ...]:
     return proxies
 
 
-def _plan(config: StudyConfig) -> Plan:
+def _plan(config: StudyConfig) -> StudyPlan:
     """What is to be measured.
 
     Raises:
@@ -134,13 +134,15 @@ def _plan(config: StudyConfig) -> Plan:
         if not marks:
             raise UserError("tasks are measured after recovery: give steps")
         tasks = tuple(r.name for r in requests(config.tasks, None, None))
-    plan = Plan(starts, marks, config.seeds, config.recover_batch, LORA in wanted, tasks)
+    plan = StudyPlan(starts, marks, config.seeds, config.recover_batch, LORA in wanted, tasks)
     if config.target is not None:
         parse_list("target", config.target, tuple(t.name for t in plan.targets()))
     return plan
 
 
-def _prepare(config: StudyConfig, session: Session, plan: Plan, proxies: tuple[str, ...], first: Drawn) -> _Prepared:
+def _prepare(
+    config: StudyConfig, session: Session, plan: StudyPlan, proxies: tuple[str, ...], first: Drawn
+) -> _Prepared:
     net = session.supernet()
     used = [session.tokens]
     realisations: dict[str, Realisation] = {"plain": PlainRealisation()}
@@ -158,7 +160,7 @@ def _prepare(config: StudyConfig, session: Session, plan: Plan, proxies: tuple[s
     if plan.lora:
         batches = orders(rows, plan.batch, config.lora_steps, config.seed)(0)
         lora = shared_lora(config, session, net, batches, settings)
-    measurer = Measurer(
+    measurer = StudyMeasurer(
         net,
         plan,
         realisations,

@@ -16,16 +16,16 @@ from tracenas.models.surgery.shared_lora import SharedLora
 from tracenas.models.surgery.supernet import Realisation, Supernet
 from tracenas.recovery.short import ShortSettings, short_recovery
 from tracenas.space.architecture import Architecture
-from tracenas.studies import Target
+from tracenas.studies import StudyTarget
 
-__all__ = ["LORA", "Measured", "Measurer", "Plan"]
+__all__ = ["LORA", "Measured", "StudyMeasurer", "StudyPlan"]
 
 LORA = "supernet_lora"
 Measured = dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
-class Plan:
+class StudyPlan:
     """What is measured.
 
     Args:
@@ -44,11 +44,11 @@ class Plan:
     lora: bool = False
     tasks: tuple[str, ...] = ()
 
-    def targets(self) -> list[Target]:
+    def targets(self) -> list[StudyTarget]:
         """In order: per start, right after pruning and after each mark; then LoRA and tasks."""
-        out = [Target(f"{s}_{n}", f"{s} {n}", group=s, steps=n) for n in (0, *self.marks) for s in self.starts]
-        out += [Target(LORA, "once-for-all LoRA")] if self.lora else []
-        return out + [Target(f"task_{name}", f"{name}, accuracy", loss=False) for name in self.tasks]
+        out = [StudyTarget(f"{s}_{n}", f"{s} {n}", group=s, steps=n) for n in (0, *self.marks) for s in self.starts]
+        out += [StudyTarget(LORA, "once-for-all LoRA")] if self.lora else []
+        return out + [StudyTarget(f"task_{name}", f"{name}, accuracy", loss=False) for name in self.tasks]
 
     @property
     def main(self) -> str:
@@ -62,7 +62,7 @@ class Plan:
 
 
 @dataclass
-class Measurer:
+class StudyMeasurer:
     """Measures the targets of one architecture after the other; the super-network's weights are never written.
 
     Args:
@@ -74,7 +74,7 @@ class Measurer:
     """
 
     net: Supernet
-    plan: Plan
+    plan: StudyPlan
     realisations: Mapping[str, Realisation]
     windows: Tensor
     orders: Callable[[int], list[Tensor]]
@@ -95,7 +95,7 @@ class Measurer:
         return value
 
     def measure(self, arch: Architecture) -> Measured:
-        """Target → `value` (None if it failed), `by_seed`, `reason`, `seconds`."""
+        """StudyTarget → `value` (None if it failed), `by_seed`, `reason`, `seconds`."""
         out: Measured = {}
         for start in self.plan.starts:
             out |= self._guarded([f"{start}_0"], partial(self._pruned, arch, start))

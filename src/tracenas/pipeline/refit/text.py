@@ -183,7 +183,7 @@ def _further(session: Calibrated, used: torch.Tensor, samples: int, *, fewer: bo
     return further_calibration(
         session.refit.data,
         session.loaded.tokenizer,
-        known=used,
+        reference=used,
         samples=samples,
         fewer=fewer,
         seed=session.seed,

@@ -15,10 +15,10 @@ from tracenas.studies.tables import (
     agreement_table,
     correlation_table,
     interval,
-    label_of,
     main_table,
     ranked,
     regret_table,
+    target_label,
     target_table,
     undefined,
 )
@@ -91,7 +91,7 @@ def _flips(study: Row, records: Sequence[Row]) -> list[tuple[str, str, Markup]]:
     for pair in recovered or [p for p in related if study["main_target"] in (p["a"], p["b"])]:
         picture = rank_chart(records, targets[pair["a"]], targets[pair["b"]])
         if picture is not None:
-            name = f"{label_of(study, pair['a'])} → {label_of(study, pair['b'])}"
+            name = f"{target_label(study, pair['a'])} → {target_label(study, pair['b'])}"
             note = f"ρ {interval(pair['rho'])}; {pair['flips']} of {pair['comparable']} pairs flip"
             figures.append((name, note, picture))
     return figures

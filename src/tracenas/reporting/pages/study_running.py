@@ -8,7 +8,7 @@ import numpy as np
 from tracenas.formats import count, decimal, fixed
 from tracenas.reporting.pages.page import render
 from tracenas.studies.correlation import MINIMUM, correlate
-from tracenas.studies.tables import Target
+from tracenas.studies.tables import StudyTarget
 
 __all__ = ["kept", "study_so_far"]
 
@@ -26,7 +26,7 @@ def study_so_far(settings: Row, records: Sequence[Row]) -> str:
         records: of the journal.
     """
     names = dict.fromkeys(name for r in records for name in r["targets"])
-    targets = [Target(name, name.replace("_", " "), loss=not name.startswith("task_")) for name in names]
+    targets = [StudyTarget(name, name.replace("_", " "), loss=not name.startswith("task_")) for name in names]
     return render(
         "study_running.html",
         settings_values=settings,
@@ -40,12 +40,12 @@ def study_so_far(settings: Row, records: Sequence[Row]) -> str:
     )
 
 
-def _value(record: Row, target: Target) -> float | None:
+def _value(record: Row, target: StudyTarget) -> float | None:
     value: float | None = record["targets"].get(target.name, {}).get("value")
     return value
 
 
-def _correlation(records: Sequence[Row], targets: Sequence[Target]) -> list[list[str]]:
+def _correlation(records: Sequence[Row], targets: Sequence[StudyTarget]) -> list[list[str]]:
     """ρ of every proxy with every target."""
     rng = np.random.default_rng(0)
     qualities = [[t.quality(_value(r, t)) for r in records] for t in targets]
