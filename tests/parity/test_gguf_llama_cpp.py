@@ -100,7 +100,7 @@ def test_other_families_and_padding(family: str, layout: str, changes: dict[str,
     # ggml takes Gemma's GELU from a table in f16
     made = exported(checkpoint(tmp_path / "m", family, [(0, 64), (4, 0), (2, 96), (4, 32)], **changes), layout=layout)
     assert made.check.ok and made.check.exact == (not family.startswith("gemma"))
-    print(f"\n{family}, {layout}: {made.check.told()}")
+    print(f"\n{family}, {layout}: {made.check.describe()}")
 
 
 @pytest.mark.parametrize("family", PLAIN)
@@ -127,7 +127,7 @@ def test_scaled_rotary_embeddings(scaling: dict[str, Any], tmp_path: Path) -> No
 @pytest.mark.parametrize("outtype", ["f16", "bf16", "q8_0"])
 def test_smaller_types(outtype: str, tmp_path: Path) -> None:
     made = exported(checkpoint(tmp_path / "m", "llama", [(2, 64), (4, 0), (4, 96), (4, 32)]), outtype=outtype)
-    print(f"\n{outtype}: {made.check.told()}")
+    print(f"\n{outtype}: {made.check.describe()}")
     assert made.check.exact and 0 < made.check.stored.relative < {"f16": 0.01, "bf16": 0.03, "q8_0": 0.1}[outtype]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["m", "m.gguf"]
 
@@ -140,15 +140,15 @@ def test_text_gets_the_same_tokens(tmp_path: Path) -> None:
 def test_a_wrong_file_is_not_left_and_the_first_wrong_layer_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tracenas.exporters.gguf.layouts import deci
+    from tracenas.exporters.gguf.layouts import layout
 
-    right = deci.moved
+    right = layout.renamed
 
     def wrong(weights: Any, source: str, name: str, change: Any = None) -> Any:
         """The keys of block 2 without the permutation."""
         return right(weights, source, name, None if name == "blk.2.attn_k.weight" else change)
 
-    monkeypatch.setattr(deci, "moved", wrong)
+    monkeypatch.setattr(layout, "renamed", wrong)
     directory = checkpoint(tmp_path / "m", "llama", [(2, 64), (4, 96), (4, 96), (4, 32)])
     with pytest.raises(CheckFailed, match="which was deleted: largest .*; the first layer that differs is 2: "):
         exported(directory)

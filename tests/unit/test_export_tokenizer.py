@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tracenas.errors import UserError
-from tracenas.exporters.gguf.tokenizer import vocabulary_of
+from tracenas.exporters.gguf.tokenizer import gguf_vocabulary
 
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 PLAIN = {**BYTE_LEVEL, "use_regex": False}
@@ -47,7 +47,7 @@ def written(directory: Path, model: dict[str, Any], settings: dict[str, Any] | N
     ],
 )
 def test_pre_tokenizers_are_recognised_exactly(tmp_path: Path, rules: Any, whole: bool, name: str) -> None:
-    found = vocabulary_of(written(tmp_path, {"ignore_merges": whole}, pre_tokenizer=rules), 4, {}).metadata
+    found = gguf_vocabulary(written(tmp_path, {"ignore_merges": whole}, pre_tokenizer=rules), 4, {}).metadata
     assert found["tokenizer.ggml.pre"] == name and found["tokenizer.ggml.model"] == "gpt2"
     assert found["tokenizer.ggml.merges"] == ["a b"]
 
@@ -58,9 +58,9 @@ def test_an_unknown_pre_tokenizer_is_not_guessed(tmp_path: Path, rules: Any) -> 
     with pytest.raises(
         UserError, match="pre-tokenizer is none of those.*--pre, or write token ids only with --tokenizer"
     ):
-        vocabulary_of(tmp_path, 4, {})
-    assert vocabulary_of(tmp_path, 4, {}, pre="gpt-2").metadata["tokenizer.ggml.pre"] == "gpt-2"
-    assert vocabulary_of(tmp_path, 4, {}, use=False).metadata == {"tokenizer.ggml.model": "none"}
+        gguf_vocabulary(tmp_path, 4, {})
+    assert gguf_vocabulary(tmp_path, 4, {}, pre="gpt-2").metadata["tokenizer.ggml.pre"] == "gpt-2"
+    assert gguf_vocabulary(tmp_path, 4, {}, use=False).metadata == {"tokenizer.ggml.model": "none"}
 
 
 def test_special_tokens_types_and_template(tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_special_tokens_types_and_template(tmp_path: Path) -> None:
         added_tokens=[special, own],
         post_processor={"type": "Sequence", "processors": [BYTE_LEVEL, around]},
     )
-    found = vocabulary_of(tmp_path, 6, {"pad_token_id": 2}).metadata
+    found = gguf_vocabulary(tmp_path, 6, {"pad_token_id": 2}).metadata
     assert found["tokenizer.ggml.tokens"] == ["a", "b", "ab", "<s>", "<tool>", "[PAD5]"]
     assert found["tokenizer.ggml.token_type"] == [1, 1, 1, 3, 4, 5]
     ids = {key: found[f"tokenizer.ggml.{key}_token_id"] for key in ("bos", "eos", "padding")}
@@ -101,7 +101,7 @@ def test_sentencepiece_scores_follow_the_merges(tmp_path: Path) -> None:
         pre_tokenizer=None,
         added_tokens=[{"id": 1, "content": "<s>", "special": True}],
     )
-    found = vocabulary_of(tmp_path, 9, {})
+    found = gguf_vocabulary(tmp_path, 9, {})
     assert found.metadata["tokenizer.ggml.model"] == "llama"
     assert found.metadata["tokenizer.ggml.scores"] == [0, 0, 0, 0, 0, 0, -1, -2, -3]
     assert found.metadata["tokenizer.ggml.token_type"] == [2, 3, 6, 1, 1, 1, 1, 1, 1]
@@ -113,14 +113,14 @@ def test_sentencepiece_scores_follow_the_merges(tmp_path: Path) -> None:
 def test_other_tokenizers_are_refused_with_a_way_out(tmp_path: Path) -> None:
     written(tmp_path, {"type": "Unigram", "vocab": [["a", 0.0]]})
     with pytest.raises(UserError, match="of type Unigram.*accepted: BPE.*--tokenizer none"):
-        vocabulary_of(tmp_path, 4, {})
+        gguf_vocabulary(tmp_path, 4, {})
     written(tmp_path, {})
     with pytest.raises(UserError, match="the tokenizer has token 3, the model's embeddings have 2 rows"):
-        vocabulary_of(tmp_path, 2, {})
+        gguf_vocabulary(tmp_path, 2, {})
     (tmp_path / "tokenizer.json").write_text('{"model": {"type": "BPE"}}')
     with pytest.raises(UserError, match="not a tokenizer of the tokenizers library"):
-        vocabulary_of(tmp_path, 4, {})
+        gguf_vocabulary(tmp_path, 4, {})
     (tmp_path / "tokenizer.json").unlink()
     (tmp_path / "tokenizer.model").write_bytes(b"x")
     with pytest.raises(UserError, match="has another form"):
-        vocabulary_of(tmp_path, 4, {})
+        gguf_vocabulary(tmp_path, 4, {})

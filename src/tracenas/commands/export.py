@@ -68,9 +68,9 @@ def _gguf(config: ExportConfig, source: ModelSource) -> ExportOutcome:
     if made.check is None:
         rows.append(("checked in llama.cpp", "no (--check)"))
     else:
-        rows.append(("checked in llama.cpp", replace(made.check, stored=None).told()))
+        rows.append(("checked in llama.cpp", replace(made.check, stored=None).describe()))
         if made.check.stored is not None:
-            rows.append((f"the same in {made.outtype}", made.check.stored.told()))
+            rows.append((f"the same in {made.outtype}", made.check.stored.describe()))
     facts = {
         "layout": made.layout,
         "arch": made.arch,

@@ -34,12 +34,13 @@ class _Block(nn.Module):
     def __init__(self, *, vllm_config: VllmConfig, prefix: str) -> None:
         super().__init__()
         config, index = vllm_config.model_config.hf_config, extract_layer_index(prefix)
-        own = config.per_layer_config[index]
+        block_config = config.per_layer_config[index]
         kind, settings = _BLOCKS[config.base_model_type]
         for key, value in settings.items():
-            setattr(own, key, value)
-        block = kind(config=own, prefix=prefix, **_arguments(kind, vllm_config, _window(own, index)))
-        bypassed = {_MODULES[name] for name in getattr(own, "skip", ())}
+            setattr(block_config, key, value)
+        window = _window(block_config, index)
+        block = kind(config=block_config, prefix=prefix, **_arguments(kind, vllm_config, window))
+        bypassed = {_MODULES[name] for name in getattr(block_config, "skip", ())}
         self.steps = []
         for norm, module in (("input_layernorm", "self_attn"), ("post_attention_layernorm", "mlp")):
             if module in bypassed:
@@ -61,8 +62,8 @@ class _Block(nn.Module):
                 residual, hidden_states = hidden_states, getattr(self, norm)(hidden_states)
             else:
                 hidden_states, residual = getattr(self, norm)(hidden_states, residual)
-            called = getattr(self, module)
-            hidden_states = called(positions, hidden_states) if module == "self_attn" else called(hidden_states)
+            inputs = (positions, hidden_states) if module == "self_attn" else (hidden_states,)
+            hidden_states = getattr(self, module)(*inputs)
         return hidden_states, residual
 
 

@@ -34,7 +34,7 @@ def register() -> None:
         _log.warning("tracenas: pruned checkpoints are not registered: %s", error)
         return
     heterogeneous.register(*PLUGIN_FAMILIES)
-    known = ModelRegistry.get_supported_archs()
+    supported = ModelRegistry.get_supported_archs()
     for name, model in architectures().items():
-        if name not in known:
+        if name not in supported:
             ModelRegistry.register_model(name, model)

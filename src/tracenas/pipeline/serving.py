@@ -5,7 +5,7 @@ from typing import Any
 
 from tracenas.errors import UserError
 from tracenas.exporters.gguf.layouts import choose
-from tracenas.exporters.gguf.model import decoder_of
+from tracenas.exporters.gguf.model import gguf_decoder
 from tracenas.families import Family
 from tracenas.models.checkpoints.configuration import built_shapes
 from tracenas.models.checkpoints.serving import serving_section
@@ -29,6 +29,6 @@ def gguf_layout(family: Family, config: Mapping[str, Any]) -> str | None:
     """The layout in which `tracenas export` writes a checkpoint, None if there is none for it."""
     shapes = built_shapes(config)
     try:
-        return choose(decoder_of(family, config, shapes)).name if shapes is not None else None
+        return choose(gguf_decoder(family, config, shapes)).name if shapes is not None else None
     except UserError:
         return None

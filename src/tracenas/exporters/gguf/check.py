@@ -72,16 +72,16 @@ class Agreement:
         stored = None if self.stored is None else self.stored.to_json()
         return {**asdict(self), "stored": stored, "ok": self.ok}
 
-    def told(self) -> str:
+    def describe(self) -> str:
         """In words."""
         what = "largest difference of a logit" if self.exact else "difference over the logits' spread"
         value = self.largest if self.exact else self.relative
-        told = "" if self.stored is None else f", in f32; as stored: {self.stored.told()}"
-        return f"{what} {value:.2g} over {self.positions} positions (tolerance {self.tolerance:g}){told}"
+        stored = "" if self.stored is None else f", in f32; as stored: {self.stored.describe()}"
+        return f"{what} {value:.2g} over {self.positions} positions (tolerance {self.tolerance:g}){stored}"
 
 
 def agreement(
-    found: Logits,
+    logits: Logits,
     expected: Logits,
     *,
     gelu: bool = False,
@@ -94,15 +94,15 @@ def agreement(
         gelu: whether the model's activation is GELU.
         rounded: whether the file is of a smaller type than f32.
     """
-    if found.shape != expected.shape:
-        raise CheckFailed(f"llama.cpp gives logits {list(found.shape)}, the checkpoint {list(expected.shape)}")
-    delta = found.astype(np.float64) - expected.astype(np.float64)
+    if logits.shape != expected.shape:
+        raise CheckFailed(f"llama.cpp gives logits {list(logits.shape)}, the checkpoint {list(expected.shape)}")
+    delta = logits.astype(np.float64) - expected.astype(np.float64)
     exact = not (gelu or rounded)
     return Agreement(
         len(expected),
         float(np.abs(delta).max()),
         float(np.sqrt((delta**2).mean()) / max(float(expected.std()), 1e-12)),
-        float((found.argmax(-1) == expected.argmax(-1)).mean()),
+        float((logits.argmax(-1) == expected.argmax(-1)).mean()),
         exact,
         LARGEST if exact else ROUNDED if rounded else GELU,
         texts,
@@ -125,9 +125,12 @@ def find_llama(python: Path | None) -> Path:
     except OSError as error:
         raise UserError(f"llama-python {python}: {error.strerror or error}; expected a Python interpreter") from error
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise UserError(f"llama-python {python}: cannot import llama_cpp ({last}); {how}")
+        raise UserError(f"llama-python {python}: cannot import llama_cpp ({_last_line(done.stderr)}); {how}")
     return python
+
+
+def _last_line(text: str) -> str:
+    return (text.strip().splitlines() or ["no message"])[-1]
 
 
 @dataclass(frozen=True)
@@ -157,19 +160,19 @@ class Checker:
             command = [str(self.python), str(_SCRIPT), json.dumps({**request, "threads": self.threads})]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
-                last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-                raise CheckFailed(f"llama.cpp does not run it (exit status {done.returncode}: {last[:240]})")
-            answer = json.loads(done.stdout.strip().splitlines()[-1])
-            found: Logits = np.fromfile(out, dtype=np.float32).reshape(answer["shape"])
-        return found, answer["tokens"]
+                message = _last_line(done.stderr)[:240]
+                raise CheckFailed(f"llama.cpp does not run it (exit status {done.returncode}: {message})")
+            answer = json.loads(_last_line(done.stdout))
+            logits: Logits = np.fromfile(out, dtype=np.float32).reshape(answer["shape"])
+        return logits, answer["tokens"]
 
     def compare(self, file: Path, model: Any, tokenizer: Any = None, *, rounded: bool = False) -> Agreement:
         """Logits of the file and of a loaded checkpoint; the tokens of two texts if there is a tokenizer."""
         texts = _TEXTS if tokenizer is not None else ()
-        found, tokens = self.logits(file, texts)
-        same = sum(tokenizer(text)["input_ids"] == got for text, got in zip(texts, tokens, strict=True))
-        told = (same, len(texts)) if texts else None
-        return agreement(found, reference(model, self.ids), gelu=self.gelu, rounded=rounded, texts=told)
+        logits, tokens = self.logits(file, texts)
+        same = sum(tokenizer(text)["input_ids"] == ids for text, ids in zip(texts, tokens, strict=True))
+        counts = (same, len(texts)) if texts else None
+        return agreement(logits, reference(model, self.ids), gelu=self.gelu, rounded=rounded, texts=counts)
 
 
 def default_ids(vocab: int, positions: int, tokenizer: Any = None) -> list[int]:
@@ -192,22 +195,18 @@ def reference(model: Any, ids: Sequence[int]) -> Logits:
 
     with torch.inference_mode():
         logits = model(input_ids=torch.tensor([list(ids)]), use_cache=False).logits
-    found: Logits = logits[0].float().numpy()
-    return found
+    array: Logits = logits[0].float().numpy()
+    return array
 
 
-def first_differing(
-    checker: Checker, model: Any, depth: int, write: Callable[[int], Path]
-) -> tuple[int, Agreement] | None:
-    """The first block with which llama.cpp's result differs: both models are cut behind it, halving the range.
+def first_differing(checker: Checker, model: Any, depth: int, write: Callable[[int], Path]) -> str:
+    """In words, the first block with which llama.cpp differs: both models are cut behind it, halving the range.
+
+    Block 0 stands also for what is around the blocks; where llama.cpp does not run a cut file, nothing can be told.
 
     Args:
         model: a transformers model, cut in place.
         write: makes the file of the first n blocks, in f32.
-
-    Returns:
-        The block, and how far the logits are apart behind it (block 0: it, or what stands around the blocks);
-        None if it cannot be told, because llama.cpp does not run a cut file.
     """
     from torch import nn
 
@@ -218,13 +217,14 @@ def first_differing(
         model.config.num_hidden_layers = count
         return checker.compare(write(count), model)
 
-    low, high, seen = 0, depth, {}
+    low, high, results = 0, depth, {}
     try:
         while high - low > 1:
             middle = (low + high) // 2
-            seen[middle] = apart(middle)
-            low, high = (middle, high) if seen[middle].ok else (low, middle)
-        last = seen.get(high) or apart(high)
+            results[middle] = apart(middle)
+            low, high = (middle, high) if results[middle].ok else (low, middle)
+        last = results.get(high) or apart(high)
     except CheckFailed:
-        return None
-    return high - 1, last
+        return "which layer differs first cannot be told (llama.cpp does not run the first blocks alone)"
+    around = " (or what stands around the blocks)" if high == 1 else ""
+    return f"the first layer that differs is {high - 1}{around}: {last.describe()}"

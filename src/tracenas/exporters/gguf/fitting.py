@@ -5,7 +5,7 @@ stream. KV group j of the result holds group j of the block first and zeros behi
 keep reading their own keys.
 """
 
-from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -16,25 +16,15 @@ __all__ = ["STUB_WIDTH", "Fitted", "common_shape", "parameters", "with_stubs"]
 
 STUB_WIDTH = 32
 """MLP width of a block without one: the smallest that q8_0 stores whole."""
-_ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
-_NORMS = {
-    "attention": ("input_layernorm",),
-    "mlp": ("post_attention_layernorm",),
-}
-_SANDWICH = {
-    "attention": ("input_layernorm", "post_attention_layernorm"),
-    "mlp": ("pre_feedforward_layernorm", "post_feedforward_layernorm"),
-}
 
 
 def with_stubs(model: Decoder, *, attention: frozenset[int], mlp: frozenset[int]) -> Decoder:
     """The model with one zero head in the named blocks, and zero MLPs of width 32."""
-    return model.with_blocks(
-        tuple(
-            BlockShape(b.heads or int(i in attention), b.kv or int(i in attention), b.width or STUB_WIDTH * (i in mlp))
-            for i, b in enumerate(model.blocks)
-        )
+    blocks = (
+        BlockShape(b.heads or int(i in attention), b.kv or int(i in attention), b.width or STUB_WIDTH * (i in mlp))
+        for i, b in enumerate(model.blocks)
     )
+    return replace(model, blocks=tuple(blocks))
 
 
 def common_shape(model: Decoder) -> BlockShape:
@@ -55,57 +45,49 @@ class Fitted:
 
     def __init__(self, weights: Weights, model: Decoder, target: Decoder) -> None:
         self._weights, self._model, self._target = weights, model, target
-        self._made: dict[str, tuple[int, ...]] = {}
-        self._places: dict[str, int] = {}
-        for i, (old, new) in enumerate(zip(model.blocks, target.blocks, strict=True)):
-            if old != new:
-                for name, shape in self._tensors(i, old, new).items():
-                    self._made[name], self._places[name] = shape, i
-
-    @property
-    def shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """Shape of every tensor."""
-        return {**self._weights.shapes, **self._made}
+        self._changed: dict[str, tuple[int, ...]] = {}
+        self._blocks: dict[str, int] = {}
+        for index in range(len(model.blocks)):
+            changed = self._changes(index)
+            self._changed |= changed
+            self._blocks |= dict.fromkeys(changed, index)
+        self.shapes = {**weights.shapes, **self._changed}
 
     def read(self, name: str) -> Array:
         """The tensor, float32: zeros where the block has no such unit, ones for a norm that was removed."""
-        if name not in self._made:
+        shape = self._changed.get(name)
+        if shape is None:
             return self._weights.read(name)
-        shape = self._made[name]
         if name not in self._weights.shapes:
             return np.ones(shape, np.float32) if "norm" in name else np.zeros(shape, np.float32)
         return self._filled(name, self._weights.read(name), shape)
 
-    def _tensors(self, index: int, old: BlockShape, new: BlockShape) -> dict[str, tuple[int, ...]]:
-        """What of a block changes, or has to be there although the block has none of it."""
-        at, d, hidden = f"model.layers.{index}.", self._model.head_dim, self._model.hidden
-        norms = _SANDWICH if self._model.family in ("gemma2", "gemma3_text") else _NORMS
-        found: dict[str, tuple[int, ...]] = {}
+    def _changes(self, index: int) -> dict[str, tuple[int, ...]]:
+        """Shapes of what changes in a block, or has to be there although the block has none of it."""
+        old, new, model = self._model.blocks[index], self._target.blocks[index], self._model
+        at, d = f"model.layers.{index}.", model.head_dim
+        rows: dict[str, int] = {}
+        columns: dict[str, int] = {}
+        norms: dict[str, tuple[int, ...]] = {}
         if (old.heads, old.kv) != (new.heads, new.kv):
-            rows = {"q_proj": new.heads * d, "k_proj": new.kv * d, "v_proj": new.kv * d}
-            for part in _ATTENTION:
-                shape = (rows[part], hidden) if part in rows else (hidden, new.heads * d)
-                found[f"{at}self_attn.{part}.weight"] = shape
-                if part in rows and f"{at}self_attn.{part}.bias" in self._weights.shapes:
-                    found[f"{at}self_attn.{part}.bias"] = (rows[part],)
-            if not old.heads:
-                found |= {f"{at}{norm}.weight": (hidden,) for norm in norms["attention"]}
-                if self._model.qk_norm:
-                    found |= {f"{at}self_attn.{part}_norm.weight": (d,) for part in "qk"}
+            heads = {"q": new.heads, "k": new.kv, "v": new.kv}
+            rows |= {f"{at}self_attn.{part}_proj": number * d for part, number in heads.items()}
+            columns[f"{at}self_attn.o_proj"] = new.heads * d
         if old.width != new.width:
-            for part in ("gate_proj", "up_proj", "down_proj"):
-                shape = (hidden, new.width) if part == "down_proj" else (new.width, hidden)
-                found[f"{at}mlp.{part}.weight"] = shape
-                if part != "down_proj" and f"{at}mlp.{part}.bias" in self._weights.shapes:
-                    found[f"{at}mlp.{part}.bias"] = (new.width,)
-            if not old.width:
-                found |= {f"{at}{norm}.weight": (hidden,) for norm in norms["mlp"]}
-        return found
+            rows |= {f"{at}mlp.{part}_proj": new.width for part in ("gate", "up")}
+            columns[f"{at}mlp.down_proj"] = new.width
+        if new.heads and not old.heads:
+            norms |= {f"{at}{norm}.weight": (model.hidden,) for norm in model.norms[0]}
+            norms |= {f"{at}self_attn.{part}_norm.weight": (d,) for part in "qk" if model.qk_norm}
+        if new.width and not old.width:
+            norms |= {f"{at}{norm}.weight": (model.hidden,) for norm in model.norms[1]}
+        biases = {f"{name}.bias": (n,) for name, n in rows.items() if f"{name}.bias" in self._weights.shapes}
+        matrices = {f"{name}.weight": (n, model.hidden) for name, n in rows.items()}
+        return matrices | {f"{name}.weight": (model.hidden, n) for name, n in columns.items()} | biases | norms
 
     def _filled(self, name: str, tensor: Array, shape: tuple[int, ...]) -> Array:
         """The tensor in the corner of zeros; queries group by group."""
-        index = self._places[name]
-        old, new = self._model.blocks[index], self._target.blocks[index]
+        old, new = (model.blocks[self._blocks[name]] for model in (self._model, self._target))
         if ".self_attn.q_proj." in name or ".self_attn.o_proj." in name:
             axis = 1 if ".o_proj." in name else 0
             d = self._model.head_dim

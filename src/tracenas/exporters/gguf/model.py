@@ -5,10 +5,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tracenas.errors import UserError
-from tracenas.exporters.gguf.rope import Rope, rope_of
+from tracenas.exporters.gguf.rope import Rope, rotary_embeddings
 from tracenas.families import Family
+from tracenas.families.decoder import LlamaLike
 
-__all__ = ["FAMILIES", "BlockShape", "Decoder", "decoder_of"]
+__all__ = ["FAMILIES", "BlockShape", "Decoder", "gguf_decoder"]
 
 FAMILIES = ("gemma", "gemma2", "gemma3_text", "llama", "mistral", "qwen2", "qwen3")
 """Decoders of separate q, k, v, o and a gated MLP, whose tensors the layouts know."""
@@ -30,6 +31,7 @@ class Decoder:
     Args:
         family: `model_type` of the base.
         blocks: one shape per block.
+        norms: of a block's attention and of its MLP, in the order in which they are passed.
         windows: per block, how many tokens it attends to; None for all.
         biases: which projections have one: `q`, `k`, `v`, `o`, `mlp`.
         activation: of the MLP's gate.
@@ -43,6 +45,7 @@ class Decoder:
     head_dim: int
     vocab: int
     blocks: tuple[BlockShape, ...]
+    norms: tuple[tuple[str, ...], tuple[str, ...]]
     windows: tuple[int | None, ...]
     tied: bool
     qk_norm: bool
@@ -64,17 +67,23 @@ class Decoder:
         """The narrowest window of any block; None if all attend to everything."""
         return min((w for w in self.windows if w is not None), default=None)
 
-    def with_blocks(self, blocks: tuple[BlockShape, ...]) -> "Decoder":
-        """The same model with blocks of other shapes."""
-        return replace(self, blocks=blocks)
+    @property
+    def headless(self) -> frozenset[int]:
+        """Blocks without attention."""
+        return frozenset(i for i, block in enumerate(self.blocks) if block.heads == 0)
+
+    @property
+    def flat(self) -> frozenset[int]:
+        """Blocks without an MLP."""
+        return frozenset(i for i, block in enumerate(self.blocks) if block.width == 0)
 
     def first(self, count: int) -> "Decoder":
         """The model of its first `count` blocks."""
         return replace(self, blocks=self.blocks[:count], windows=self.windows[:count])
 
 
-def decoder_of(family: Family, config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> Decoder:
-    """Describe a checkpoint: counts from its tensors, everything else from its configuration with all defaults.
+def gguf_decoder(family: Family, config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> Decoder:
+    """A checkpoint as the layouts see it: counts from its tensors, all else from its configuration with all defaults.
 
     Args:
         config: its config.json.
@@ -84,7 +93,7 @@ def decoder_of(family: Family, config: Mapping[str, Any], shapes: Mapping[str, t
         UserError: for a family or a setting that no layout knows.
     """
     name = family.model_type
-    if name not in FAMILIES:
+    if name not in FAMILIES or not isinstance(family, LlamaLike):
         raise UserError(
             f"--format gguf knows no layout for the family '{name}'; accepted: {', '.join(FAMILIES)} "
             "(a stock checkpoint of another family: use llama.cpp's own convert_hf_to_gguf.py)"
@@ -92,21 +101,21 @@ def decoder_of(family: Family, config: Mapping[str, Any], shapes: Mapping[str, t
     full = _configuration(name, config)
     head_dim = int(getattr(full, "head_dim", None) or full.hidden_size // full.num_attention_heads)
     depth = int(full.num_hidden_layers)
-    tied = full.tie_word_embeddings
     return Decoder(
         family=name,
         hidden=int(full.hidden_size),
         head_dim=head_dim,
         vocab=int(shapes["model.embed_tokens.weight"][0]),
         blocks=tuple(_block(shapes, i, head_dim) for i in range(depth)),
+        norms=(family.attention_norms, family.mlp_norms),
         windows=_windows(full, depth),
-        tied=bool(tied) or "lm_head.weight" not in shapes,
+        tied=bool(full.tie_word_embeddings) or "lm_head.weight" not in shapes,
         qk_norm=any(n.endswith(".self_attn.q_norm.weight") for n in shapes),
         biases=_biases(shapes),
         activation=str(getattr(full, "hidden_activation", None) or full.hidden_act),
         eps=float(full.rms_norm_eps),
         positions=int(full.max_position_embeddings),
-        ropes=rope_of(full, head_dim),
+        ropes=rotary_embeddings(full, head_dim),
         config=full,
     )
 
@@ -129,11 +138,8 @@ def _block(shapes: Mapping[str, tuple[int, ...]], index: int, head_dim: int) -> 
 
 
 def _biases(shapes: Mapping[str, tuple[int, ...]]) -> frozenset[str]:
-    found = set()
-    for name in shapes:
-        if name.endswith("_proj.bias"):
-            found.add("mlp" if ".mlp." in name else name.removesuffix("_proj.bias")[-1])
-    return frozenset(found)
+    names = [name.removesuffix("_proj.bias") for name in shapes if name.endswith("_proj.bias")]
+    return frozenset("mlp" if ".mlp." in name else name[-1] for name in names)
 
 
 def _windows(config: Any, depth: int) -> tuple[int | None, ...]:

@@ -42,26 +42,26 @@ _NAMES: dict[tuple[_Steps, bool], str] = {
 }
 
 
-def pre_tokenizer_name(tokenizer: Mapping[str, Any], given: str) -> str:
-    """llama.cpp's name for the pre-tokenizer of a byte-level BPE tokenizer, or the one that was given.
+def pre_tokenizer_name(tokenizer: Mapping[str, Any], name: str) -> str:
+    """llama.cpp's name for the pre-tokenizer of a byte-level BPE tokenizer.
 
     Args:
         tokenizer: the content of tokenizer.json.
-        given: the user's word for it; empty to look it up.
+        name: the user's word for it; empty to look it up.
 
     Raises:
-        UserError: if none is given and the rules are none that llama.cpp is known to have.
+        UserError: if there is no name and the rules are none that llama.cpp is known to have.
     """
-    if given:
-        return given
-    steps = _steps(tokenizer.get("pre_tokenizer"))
-    whole = bool(tokenizer["model"].get("ignore_merges"))
-    if steps is not None and (name := _NAMES.get((steps, whole))) is not None:
+    if name:
         return name
-    known = ", ".join(sorted(_NAMES.values()))
+    steps = _steps(tokenizer.get("pre_tokenizer"))
+    direct = bool(tokenizer["model"].get("ignore_merges"))
+    if steps is not None and (steps, direct) in _NAMES:
+        return _NAMES[steps, direct]
+    names = ", ".join(sorted(_NAMES.values()))
     raise UserError(
         "the tokenizer's pre-tokenizer is none of those whose name in llama.cpp is known "
-        f"({known}); name it with --pre, or write token ids only with --tokenizer none"
+        f"({names}); name it with --pre, or write token ids only with --tokenizer none"
     )
 
 
@@ -70,14 +70,14 @@ def _steps(rules: Mapping[str, Any] | None) -> _Steps | None:
     if rules is None:
         return None
     parts = rules["pretokenizers"] if rules["type"] == "Sequence" else [rules]
-    found: list[tuple[object, ...]] = []
+    steps: list[tuple[object, ...]] = []
     for part in parts:
         if part["type"] == "ByteLevel" and not part.get("add_prefix_space", True):
-            found.append(("ByteLevel", bool(part.get("use_regex", True))))
+            steps.append(("ByteLevel", bool(part.get("use_regex", True))))
         elif part["type"] == "Digits":
-            found.append(("Digits", bool(part.get("individual_digits"))))
+            steps.append(("Digits", bool(part.get("individual_digits"))))
         elif part["type"] == "Split" and part.get("behavior") == "Isolated" and not part.get("invert"):
-            found.append(("Split", part["pattern"].get("Regex")))
+            steps.append(("Split", part["pattern"].get("Regex")))
         else:
             return None
-    return tuple(found)
+    return tuple(steps)

@@ -15,7 +15,7 @@ import numpy as np
 from tracenas.errors import UserError
 from tracenas.exporters.gguf.weights import Array
 
-__all__ = ["Rope", "rope_of"]
+__all__ = ["Rope", "rotary_embeddings"]
 
 _KINDS = ("default", "linear", "yarn", "llama3")
 
@@ -35,16 +35,15 @@ class Rope:
     settings: Mapping[str, Any]
     head_dim: int
 
-    def metadata(self, arch: str) -> dict[str, Any]:
-        """Keys below `<arch>.rope`."""
-        found: dict[str, Any] = {f"{arch}.rope.dimension_count": self.head_dim, f"{arch}.rope.freq_base": self.base}
+    def metadata(self) -> dict[str, Any]:
+        """Keys below the file's architecture."""
+        values: dict[str, Any] = {"rope.dimension_count": self.head_dim, "rope.freq_base": self.base}
         if self.kind in ("linear", "yarn"):
-            found[f"{arch}.rope.scaling.type"] = self.kind
-            found[f"{arch}.rope.scaling.factor"] = float(self.settings["factor"])
+            values |= {"rope.scaling.type": self.kind, "rope.scaling.factor": float(self.settings["factor"])}
         if self.kind == "yarn":
             original = int(self.settings["original_max_position_embeddings"])
-            found[f"{arch}.rope.scaling.original_context_length"] = original
-        return found
+            values["rope.scaling.original_context_length"] = original
+        return values
 
     def factors(self) -> Array | None:
         """What every θ_j is divided by, float32 [head_dim / 2]; None where `metadata` says it all.
@@ -63,7 +62,7 @@ class Rope:
         return (theta / scaled).astype(np.float32)
 
 
-def rope_of(config: Any, head_dim: int) -> tuple[Rope, Rope]:
+def rotary_embeddings(config: Any, head_dim: int) -> tuple[Rope, Rope]:
     """Rotary embeddings of blocks that attend to everything, and of those with a window (the same in most families).
 
     Raises:
@@ -73,8 +72,8 @@ def rope_of(config: Any, head_dim: int) -> tuple[Rope, Rope]:
     if "full_attention" in settings:
         every, local = settings["full_attention"], settings.get("sliding_attention", settings["full_attention"])
         return _rope(every, head_dim), _rope(local, head_dim)
-    found = _rope(settings, head_dim)
-    return found, found
+    rope = _rope(settings, head_dim)
+    return rope, rope
 
 
 def _rope(settings: Mapping[str, Any], head_dim: int) -> Rope:

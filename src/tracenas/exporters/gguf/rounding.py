@@ -41,16 +41,14 @@ def check_stored(file: Path, tensors: Sequence[Tensor]) -> None:
     """
     import gguf
 
-    found: dict[str, Any] = {t.name: t for t in gguf.GGUFReader(file).tensors}
-    if set(found) != {t.name for t in tensors}:
-        raise CheckFailed(
-            f"the file has other tensors than were meant: {sorted(set(found) ^ {t.name for t in tensors})[0]}"
-        )
+    stored: dict[str, Any] = {t.name: t for t in gguf.GGUFReader(file).tensors}
+    other = stored.keys() ^ {t.name for t in tensors}
+    if other:
+        raise CheckFailed(f"the file has other tensors than were meant: {min(other)}")
     for tensor in tensors:
-        read, kind = found[tensor.name], found[tensor.name].tensor_type
-        meant = tensor.make()
-        stored = gguf.quants.dequantize(read.data, kind).reshape(meant.shape)
-        if (np.abs(stored - meant) > rounding(meant, kind.name.lower())).any():
+        kind, meant = stored[tensor.name].tensor_type, tensor.make()
+        values = gguf.quants.dequantize(stored[tensor.name].data, kind).reshape(meant.shape)
+        if (np.abs(values - meant) > rounding(meant, kind.name.lower())).any():
             raise CheckFailed(
                 f"tensor {tensor.name} of the file is not the checkpoint's, beyond the rounding of {kind.name}"
             )

@@ -10,11 +10,11 @@ from tracenas.exporters.gguf.pretokenizers import pre_tokenizer_name
 from tracenas.models.checkpoints.base_files import has_vocabulary
 from tracenas.rundir import read_json
 
-__all__ = ["IDS_ONLY", "Vocabulary", "vocabulary_of"]
+__all__ = ["Vocabulary", "gguf_vocabulary"]
 
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 2, 3, 4, 5, 6
 _SPACE = "▁"
-IDS_ONLY = "no tokenizer: token ids only; programs that take text (llama-cli, Ollama) cannot use this file"
+_IDS_ONLY = "no tokenizer: token ids only; programs that take text (llama-cli, Ollama) cannot use this file"
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Vocabulary:
     text: bool = True
 
 
-def vocabulary_of(
+def gguf_vocabulary(
     directory: Path, size: int, config: Mapping[str, Any], *, pre: str = "", use: bool = True
 ) -> Vocabulary:
     """The checkpoint's own tokenizer, filled up with unused tokens to the rows of the embeddings.
@@ -44,31 +44,29 @@ def vocabulary_of(
     Raises:
         UserError: for a tokenizer that llama.cpp has not, naming what would be accepted.
     """
-    if not use:
-        return Vocabulary({"tokenizer.ggml.model": "none"}, (IDS_ONLY,), text=False)
     path = directory / "tokenizer.json"
+    if not use or not (path.is_file() or has_vocabulary(directory)):
+        return Vocabulary({"tokenizer.ggml.model": "none"}, (_IDS_ONLY,), text=False)
     if not path.is_file():
-        if has_vocabulary(directory):
-            raise UserError(
-                f"{directory}: the tokenizer has another form; AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)"
-                " writes the tokenizer.json that is read here (or --tokenizer none for token ids only)"
-            )
-        return Vocabulary({"tokenizer.ggml.model": "none"}, (IDS_ONLY,), text=False)
+        raise UserError(
+            f"{directory}: the tokenizer has another form; AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)"
+            " writes the tokenizer.json that is read here (or --tokenizer none for token ids only)"
+        )
     data = read_json(path)
     try:
-        settings = _optional(directory / "tokenizer_config.json")
-        return _vocabulary(data, settings, _template(directory, settings), size, config, pre)
+        config_file = directory / "tokenizer_config.json"
+        settings: Mapping[str, Any] = read_json(config_file) if config_file.is_file() else {}
+        template = _template(directory, settings)
+        vocabulary = _vocabulary(data, settings, size, config, pre)
     except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
         raise UserError(f"{path}: not a tokenizer of the tokenizers library ({error!r})") from error
+    if template:
+        vocabulary.metadata["tokenizer.chat_template"] = template
+    return vocabulary
 
 
 def _vocabulary(
-    data: Mapping[str, Any],
-    settings: Mapping[str, Any],
-    template: str,
-    size: int,
-    config: Mapping[str, Any],
-    pre: str,
+    data: Mapping[str, Any], settings: Mapping[str, Any], size: int, config: Mapping[str, Any], pre: str
 ) -> Vocabulary:
     model = data["model"]
     if model.get("type") != "BPE":
@@ -80,23 +78,20 @@ def _vocabulary(
     tokens = {i: token for token, i in model["vocab"].items()} | {i: e["content"] for i, e in added.items()}
     if max(tokens) >= size:
         raise UserError(f"the tokenizer has token {max(tokens)}, the model's embeddings have {size} rows")
-    types = [_type(tokens.get(i), added.get(i), model) for i in range(size)]
     merges = [" ".join(m) if isinstance(m, list) else m for m in model["merges"]]
-    found: dict[str, Any] = {}
+    metadata: dict[str, Any] = {}
     if model.get("byte_fallback"):
         kind, notes = _sentencepiece(data, tokens, merges, size)
     else:
-        found["tokenizer.ggml.pre"] = pre_tokenizer_name(data, pre)
+        metadata["tokenizer.ggml.pre"] = pre_tokenizer_name(data, pre)
         kind, notes = _byte_level(data, merges)
-    found |= {
+    metadata |= {
         "tokenizer.ggml.tokens": [tokens.get(i, f"[PAD{i}]") for i in range(size)],
-        "tokenizer.ggml.token_type": types,
+        "tokenizer.ggml.token_type": [_type(tokens.get(i), added.get(i), model) for i in range(size)],
         **kind,
         **_special(data, settings, {token: i for i, token in tokens.items()}, config),
     }
-    if template:
-        found["tokenizer.chat_template"] = template
-    return Vocabulary(found, notes)
+    return Vocabulary(metadata, notes)
 
 
 def _type(token: str | None, added: Mapping[str, Any] | None, model: Mapping[str, Any]) -> int:
@@ -120,10 +115,8 @@ def _byte_level(data: Mapping[str, Any], merges: list[str]) -> tuple[dict[str, A
             "(or --tokenizer none for token ids only)"
         )
     notes = ("llama.cpp does not normalize text to NFC, as the tokenizer does: give it normalized text",)
-    found: dict[str, Any] = {"tokenizer.ggml.model": "gpt2"}
-    if merges:
-        found["tokenizer.ggml.merges"] = merges
-    return found, notes if normalizer else ()
+    kind = {"tokenizer.ggml.model": "gpt2", **({"tokenizer.ggml.merges": merges} if merges else {})}
+    return kind, notes if normalizer else ()
 
 
 def _sentencepiece(
@@ -131,27 +124,25 @@ def _sentencepiece(
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """llama.cpp merges the pair whose token has the highest score: minus the rank of the first merge that makes it."""
     prefix = _space_prefix(data)
+    pairs = [(left, right) for left, _, right in (merge.partition(" ") for merge in merges)]
     rank: dict[str, int] = {}
-    pairs = set()
-    for place, merge in enumerate(merges):
-        left, _, right = merge.partition(" ")
-        rank.setdefault(left + right, place + 1)
-        pairs.add((left, right))
-    known = set(tokens.values())
+    for place, (left, right) in enumerate(pairs, start=1):
+        rank.setdefault(left + right, place)
+    merged, vocabulary = set(pairs), set(tokens.values())
     other = sum(
-        any((t[:k], t[k:]) not in pairs and t[:k] in known and t[k:] in known for k in range(1, len(t))) for t in rank
+        any((t[:k], t[k:]) not in merged and {t[:k], t[k:]} <= vocabulary for k in range(1, len(t))) for t in rank
     )
     notes = (
         f"{other:,} of {len(rank):,} merged tokens can be made from pairs that the tokenizer does not merge, but "
         "llama.cpp does: rare words may get other tokens",
     )
-    found = {
+    kind = {
         "tokenizer.ggml.model": "llama",
         "tokenizer.ggml.pre": "default",
         "tokenizer.ggml.scores": [float(-rank.get(tokens.get(i, ""), 0)) for i in range(size)],
         "tokenizer.ggml.add_space_prefix": prefix,
     }
-    return found, notes if other else ()
+    return kind, notes if other else ()
 
 
 def _space_prefix(data: Mapping[str, Any]) -> bool:
@@ -175,7 +166,7 @@ def _special(
     data: Mapping[str, Any], settings: Mapping[str, Any], ids: Mapping[str, int], config: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Ids of special tokens, and which are put around a text."""
-    found: dict[str, Any] = {}
+    metadata: dict[str, Any] = {}
     for name, key in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding")):
         token = settings.get(f"{name}_token")
         text = token.get("content") if isinstance(token, Mapping) else token
@@ -183,23 +174,21 @@ def _special(
         if isinstance(number, list):
             number = number[0] if number else None
         if number is not None:
-            found[f"tokenizer.ggml.{key}_token_id"] = int(number)
-    around = _template_processing(data.get("post_processor"))
-    if around is None:
-        around = bool(settings.get("add_bos_token", False)), bool(settings.get("add_eos_token", False))
-    found["tokenizer.ggml.add_bos_token"], found["tokenizer.ggml.add_eos_token"] = around
-    return found
+            metadata[f"tokenizer.ggml.{key}_token_id"] = int(number)
+    around = _template_processing(data.get("post_processor") or {})
+    for name, processed in zip(("bos", "eos"), around, strict=True):
+        added = settings.get(f"add_{name}_token", False) if processed is None else processed
+        metadata[f"tokenizer.ggml.add_{name}_token"] = bool(added)
+    return metadata
 
 
-def _template_processing(processor: Mapping[str, Any] | None) -> tuple[bool, bool] | None:
-    """Whether a special token is put before and behind a text; None if nothing is said of it."""
-    if processor is None:
-        return None
-    for part in processor.get("processors", [processor]):
+def _template_processing(processor: Mapping[str, Any]) -> tuple[bool | None, bool | None]:
+    """Whether a special token is put before and behind a text; None where nothing is said of it."""
+    for part in processor.get("processors", [processor] if processor else []):
         if part["type"] == "TemplateProcessing":
             kinds = [next(iter(piece)) for piece in part["single"]]
             return kinds[0] == "SpecialToken", kinds[-1] == "SpecialToken"
-    return None
+    return None, None
 
 
 def _template(directory: Path, settings: Mapping[str, Any]) -> str:
@@ -210,8 +199,3 @@ def _template(directory: Path, settings: Mapping[str, Any]) -> str:
     if isinstance(template, list):  # several, by name
         template = next((t["template"] for t in template if t.get("name") == "default"), "")
     return template or ""
-
-
-def _optional(path: Path) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = read_json(path) if path.is_file() else {}
-    return found

@@ -39,11 +39,7 @@ class StoredWeights:
         self._tensors = stored_tensors(directory)
         if EMBEDDINGS not in self._tensors and HEAD in self._tensors:  # one tensor, under its other name
             self._tensors[EMBEDDINGS] = self._tensors.pop(HEAD)
-
-    @property
-    def shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """Shape of every tensor."""
-        return {name: tensor.shape for name, tensor in self._tensors.items()}
+        self.shapes = {name: tensor.shape for name, tensor in self._tensors.items()}
 
     @property
     def dtype(self) -> str | None:

@@ -42,8 +42,9 @@ def write(path: Path, draft: Draft, metadata: Mapping[str, Any], outtype: str) -
     writer: Any = gguf.GGUFWriter(None, draft.arch)
     writer.add_uint32("general.file_type", _FILE_TYPE[outtype])
     writer.add_uint32("general.quantization_version", gguf.GGML_QUANT_VERSION)
+    scalars = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}
     for key, value in {**metadata, **draft.metadata}.items():
-        _add(writer, key, value)
+        scalars.get(type(value), writer.add_array)(key, value)
     kinds = {name: getattr(gguf.GGMLQuantizationType, name.upper()) for name in _FILE_TYPE}
     for tensor in draft.tensors:
         kind = kinds[stored_type(tensor, outtype)]
@@ -58,19 +59,6 @@ def write(path: Path, draft: Draft, metadata: Mapping[str, Any], outtype: str) -
             writer.write_tensor_data(_data(tensor, stored_type(tensor, outtype), kinds))
     finally:
         writer.close()
-
-
-def _add(writer: Any, key: str, value: Any) -> None:
-    if isinstance(value, bool):
-        writer.add_bool(key, value)
-    elif isinstance(value, int):
-        writer.add_uint32(key, value)
-    elif isinstance(value, float):
-        writer.add_float32(key, value)
-    elif isinstance(value, str):
-        writer.add_string(key, value)
-    else:
-        writer.add_array(key, value)
 
 
 def _data(tensor: Tensor, kind: str, kinds: Mapping[str, Any]) -> Any:

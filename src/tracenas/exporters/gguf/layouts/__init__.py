@@ -29,15 +29,12 @@ def choose(model: Decoder, name: str = "auto") -> Layout:
     Raises:
         UserError: if there is none, or it does not hold the model: with the reason of every one that was tried.
     """
-    names = _ORDER if name == "auto" else (name,)
-    layouts = [LAYOUTS.get(n) for n in names]
     reasons = {}
-    for layout in layouts:
-        reason = layout.objection(model)
-        if not reason:
+    for layout in map(LAYOUTS.get, _ORDER if name == "auto" else (name,)):
+        reasons[layout.name] = layout.objection(model)
+        if not reasons[layout.name]:
             return layout
-        reasons[layout.name] = reason
     if name != "auto":
         raise UserError(f"layout {name} cannot hold this model: {reasons[name]}")
-    told = "; ".join(f"{n}: {reason}" for n, reason in reasons.items())
-    raise UserError(f"no GGUF layout can hold this model ({told})")
+    objections = "; ".join(f"{n}: {reason}" for n, reason in reasons.items())
+    raise UserError(f"no GGUF layout can hold this model ({objections})")

@@ -9,51 +9,39 @@ from tracenas.exporters.gguf.layouts.layout import (
     ATTENTION_NAMES,
     MLP_NAMES,
     Draft,
+    Layout,
     Tensor,
-    first_of,
+    block_tensors,
+    first_reason,
     interleaved,
-    moved,
 )
-from tracenas.exporters.gguf.layouts.stubbed import flat_blocks, headless_blocks, stubbed_draft
+from tracenas.exporters.gguf.layouts.stubbed import stubbed_draft
 from tracenas.exporters.gguf.model import Decoder
 from tracenas.exporters.gguf.weights import Weights
 
 __all__ = ["DECI"]
 
 
-class Deci:
-    """Llama, Mistral and Qwen 2 of any shape."""
-
-    name = "deci"
-
-    def objection(self, model: Decoder) -> str:
-        """Norms in attention, another activation, norms behind sub-blocks."""
-        return first_of(
-            (
-                (model.qk_norm, "it has no norms of q and k"),
-                (model.family not in ("llama", "mistral", "qwen2"), f"it has not the norms of {model.family}"),
-                (model.activation != "silu", f"its activation is silu, the model's is {model.activation}"),
-            )
+def _objection(model: Decoder) -> str:
+    """Norms in attention, another activation, norms behind sub-blocks."""
+    return first_reason(
+        (
+            (model.qk_norm, "it has no norms of q and k"),
+            (model.family not in ("llama", "mistral", "qwen2"), f"it has not the norms of {model.family}"),
+            (model.activation != "silu", f"its activation is silu, the model's is {model.activation}"),
         )
+    )
 
-    def draft(self, model: Decoder, weights: Weights) -> Draft:
-        """Blocks as they are, with stubs where llama.cpp needs them."""
-        first = headless_blocks(model) & {0}
-        return stubbed_draft("deci", model, weights, _block, attention=first, mlp=flat_blocks(model))
+
+def _draft(model: Decoder, weights: Weights) -> Draft:
+    """Blocks as they are, with stubs where llama.cpp needs them."""
+    return stubbed_draft("deci", model, weights, _block, attention=model.headless & {0}, mlp=model.flat)
 
 
 def _block(model: Decoder, weights: Weights, index: int) -> list[Tensor]:
-    shape, at, to = model.blocks[index], f"model.layers.{index}.", f"blk.{index}."
-    permute = interleaved(model.head_dim)
-    names = {"input_layernorm": "attn_norm", **ATTENTION_NAMES} if shape.heads else {}
+    names = {"input_layernorm": "attn_norm", **ATTENTION_NAMES} if model.blocks[index].heads else {}
     names |= {"post_attention_layernorm": "ffn_norm", **MLP_NAMES}
-    found = []
-    for source, name in names.items():
-        change = permute if name in ("attn_q", "attn_k") else None
-        for kind in ("weight", "bias"):
-            if f"{at}{source}.{kind}" in weights.shapes:
-                found.append(moved(weights, f"{at}{source}.{kind}", f"{to}{name}.{kind}", change))
-    return found
+    return block_tensors(weights, index, names, dict.fromkeys(("attn_q", "attn_k"), interleaved(model.head_dim)))
 
 
-DECI = Deci()
+DECI = Layout("deci", _objection, _draft)

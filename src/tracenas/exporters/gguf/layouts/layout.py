@@ -1,9 +1,9 @@
 """What a layout is, and what layouts share: metadata of every decoder, and tensors by their two names."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -13,14 +13,16 @@ from tracenas.exporters.gguf.weights import Array, Weights
 __all__ = [
     "ATTENTION_NAMES",
     "MLP_NAMES",
+    "QK_NORM_NAMES",
     "Draft",
     "Layout",
     "Tensor",
+    "block_tensors",
     "common_metadata",
-    "first_of",
+    "first_reason",
     "interleaved",
-    "moved",
     "outer_tensors",
+    "renamed",
     "window_note",
 ]
 
@@ -31,6 +33,10 @@ ATTENTION_NAMES = {
     "self_attn.o_proj": "attn_output",
 }
 MLP_NAMES = {"mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down"}
+QK_NORM_NAMES = {"self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm"}
+
+Change = Callable[[Array], Array]
+"""Of a tensor's values; its shape stays."""
 
 
 @dataclass(frozen=True)
@@ -66,42 +72,40 @@ class Draft:
     added: int = 0
 
 
-class Layout(Protocol):
-    """One way to store a decoder so that llama.cpp computes the same function."""
+@dataclass(frozen=True)
+class Layout:
+    """One way to store a decoder so that llama.cpp computes the same function.
 
-    @property
-    def name(self) -> str:
-        """As in the registry."""
-        ...
+    Args:
+        name: as in the registry.
+        objection: why it cannot hold a model; empty if it can.
+        draft: metadata and tensors of a model that it can hold.
+    """
 
-    def objection(self, model: Decoder) -> str:
-        """Why it cannot hold the model; empty if it can."""
-        ...
-
-    def draft(self, model: Decoder, weights: Weights) -> Draft:
-        """Metadata and tensors of a model that it can hold."""
-        ...
+    name: str
+    objection: Callable[[Decoder], str]
+    draft: Callable[[Decoder, Weights], Draft]
 
 
 def common_metadata(arch: str, model: Decoder, *, per_block: bool) -> dict[str, Any]:
     """What llama.cpp reads of every decoder; counts as lists if blocks may differ."""
-    blocks = model.blocks
     counts = {
-        "feed_forward_length": [b.width for b in blocks],
-        "attention.head_count": [b.heads for b in blocks],
-        "attention.head_count_kv": [b.kv for b in blocks],
+        "feed_forward_length": [b.width for b in model.blocks],
+        "attention.head_count": [b.heads for b in model.blocks],
+        "attention.head_count_kv": [b.kv for b in model.blocks],
     }
-    found: dict[str, Any] = {
-        f"{arch}.block_count": len(blocks),
-        f"{arch}.context_length": min(model.positions, model.window or model.positions),
-        f"{arch}.embedding_length": model.hidden,
-        f"{arch}.vocab_size": model.vocab,
-        f"{arch}.attention.layer_norm_rms_epsilon": model.eps,
-        f"{arch}.attention.key_length": model.head_dim,
-        f"{arch}.attention.value_length": model.head_dim,
+    values: dict[str, Any] = {
+        "block_count": len(model.blocks),
+        "context_length": min(model.positions, model.window or model.positions),
+        "embedding_length": model.hidden,
+        "vocab_size": model.vocab,
+        "attention.layer_norm_rms_epsilon": model.eps,
+        "attention.key_length": model.head_dim,
+        "attention.value_length": model.head_dim,
+        **{key: each if per_block else each[0] for key, each in counts.items()},
+        **model.ropes[0].metadata(),
     }
-    found |= {f"{arch}.{key}": list(each) if per_block else each[0] for key, each in counts.items()}
-    return found | model.ropes[0].metadata(arch)
+    return {f"{arch}.{key}": value for key, value in values.items()}
 
 
 def window_note(model: Decoder) -> tuple[str, ...]:
@@ -114,31 +118,47 @@ def window_note(model: Decoder) -> tuple[str, ...]:
     )
 
 
-def moved(weights: Weights, source: str, name: str, change: Callable[[Array], Array] | None = None) -> Tensor:
-    """One tensor of the checkpoint under another name, changed on the way if asked (its shape stays)."""
-    make = partial(weights.read, source) if change is None else partial(_changed, weights, source, change)
+def renamed(weights: Weights, source: str, name: str, change: Change | None = None) -> Tensor:
+    """One tensor of the checkpoint under another name, changed on the way if there is a change."""
+
+    def make() -> Array:
+        tensor = weights.read(source)
+        return tensor if change is None else change(tensor)
+
     return Tensor(name, weights.shapes[source], (source,), make)
 
 
-def _changed(weights: Weights, source: str, change: Callable[[Array], Array]) -> Array:
-    return change(weights.read(source))
+def block_tensors(
+    weights: Weights, index: int, names: Mapping[str, str], changes: Mapping[str, Change | None] | None = None
+) -> list[Tensor]:
+    """Weights and biases of a block under the names of the file, those that there are.
+
+    Args:
+        names: module in the block → name in the file.
+        changes: of a module's tensors, by their name in the file.
+    """
+    at, to, changes = f"model.layers.{index}.", f"blk.{index}.", changes or {}
+    return [
+        renamed(weights, f"{at}{source}.{kind}", f"{to}{name}.{kind}", changes.get(name))
+        for source, name in names.items()
+        for kind in ("weight", "bias")
+        if f"{at}{source}.{kind}" in weights.shapes
+    ]
 
 
-def outer_tensors(
-    model: Decoder, weights: Weights, norm: Callable[[Array], Array] | None = None
-) -> tuple[list[Tensor], list[Tensor]]:
+def outer_tensors(model: Decoder, weights: Weights, norm: Change | None = None) -> tuple[list[Tensor], list[Tensor]]:
     """What stands before and behind the blocks: embeddings and rope factors; final norm and head."""
-    before = [moved(weights, "model.embed_tokens.weight", "token_embd.weight")]
+    before = [renamed(weights, "model.embed_tokens.weight", "token_embd.weight")]
     factors = model.ropes[0].factors()
     if factors is not None:
         before.append(Tensor("rope_freqs.weight", factors.shape, (), partial(np.copy, factors)))
-    behind = [moved(weights, "model.norm.weight", "output_norm.weight", norm)]
+    behind = [renamed(weights, "model.norm.weight", "output_norm.weight", norm)]
     if not model.tied:
-        behind.append(moved(weights, "lm_head.weight", "output.weight"))
+        behind.append(renamed(weights, "lm_head.weight", "output.weight"))
     return before, behind
 
 
-def interleaved(head_dim: int) -> Callable[[Array], Array]:
+def interleaved(head_dim: int) -> Change:
     """Rows of every head from transformers' order to interleaved pairs.
 
     transformers turns coordinates j and j + d/2 of a head as a pair, ggml's `NORM` rope 2j and 2j + 1:
@@ -152,6 +172,6 @@ def interleaved(head_dim: int) -> Callable[[Array], Array]:
     return permute
 
 
-def first_of(reasons: Sequence[tuple[bool, str]]) -> str:
+def first_reason(reasons: Sequence[tuple[bool, str]]) -> str:
     """The first reason whose condition holds; empty if none does."""
     return next((reason for holds, reason in reasons if holds), "")

@@ -7,17 +7,7 @@ from tracenas.exporters.gguf.layouts.layout import Draft, Tensor, common_metadat
 from tracenas.exporters.gguf.model import Decoder
 from tracenas.exporters.gguf.weights import Weights
 
-__all__ = ["flat_blocks", "headless_blocks", "stubbed_draft"]
-
-
-def headless_blocks(model: Decoder) -> frozenset[int]:
-    """Blocks without attention."""
-    return frozenset(i for i, block in enumerate(model.blocks) if block.heads == 0)
-
-
-def flat_blocks(model: Decoder) -> frozenset[int]:
-    """Blocks without an MLP."""
-    return frozenset(i for i, block in enumerate(model.blocks) if block.width == 0)
+__all__ = ["stubbed_draft"]
 
 
 def stubbed_draft(
