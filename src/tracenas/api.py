@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tracenas.commands.evaluate import Evaluation
     from tracenas.commands.export import ExportOutcome
     from tracenas.commands.metric.command import MetricSearched
-    from tracenas.commands.plan.command import Plan
+    from tracenas.commands.plan.command import SearchPlan
     from tracenas.commands.prune.result import Pruned
     from tracenas.commands.recover.command import Recovered
     from tracenas.commands.report import Reported
@@ -70,7 +70,7 @@ def register() -> None:
     register_families(*FAMILIES)
 
 
-def plan(model: str | Path, **settings: Any) -> "Plan":
+def plan(model: str | Path, **settings: Any) -> "SearchPlan":
     """Feasible budgets, evaluations, memory and time, before any work (`tracenas plan`)."""
     return call("plan", {"model": model, **settings})
 

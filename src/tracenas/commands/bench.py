@@ -23,7 +23,7 @@ from tracenas.errors import UserError
 from tracenas.models.checkpoints.loading import LoadedModel, load
 from tracenas.models.checkpoints.source import ModelSource, open_source
 from tracenas.reporting.progress import stage_progress
-from tracenas.reporting.terminal import Table, print_table, to_plain
+from tracenas.reporting.terminal import Outcome, Table, to_plain
 from tracenas.rundir import provenance, write_json
 from tracenas.space import costs
 from tracenas.threads import set_threads
@@ -70,7 +70,7 @@ class ModelBench:
 
 
 @dataclass(frozen=True)
-class Bench:
+class Bench(Outcome):
     """Figures of several models, taken in turns.
 
     Args:
@@ -84,24 +84,13 @@ class Bench:
         """For `--json`."""
         return {"setting": self.setting, "models": [m.to_json() for m in self.models]}
 
-    def table(self) -> str:
-        """A plain-text table."""
-        columns, rows = self._cells()
-        widths = [max(len(row[i]) for row in [columns, *rows]) for i in range(len(columns))]
-        lines = [
-            "  ".join(
-                c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))
-            ).rstrip()
-            for row in [columns, *rows]
-        ]
-        return "\n".join([*lines, *self._notes()])
-
-    def _cells(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    def tables(self) -> list[Table]:
+        """A row per model."""
         columns = ("model", "TTFT ms", "TPOT ms", "tokens/s", "GB", "prefill ×", "FLOPs ×", "decode ×")
         names = [Path(m.model).name for m in self.models]
         if len(set(names)) < len(names):
             names = [m.model for m in self.models]
-        rows: list[tuple[str, ...]] = [
+        rows = [
             (
                 name,
                 _show(m.ttft, 1),
@@ -114,7 +103,7 @@ class Bench:
             )
             for name, m in zip(names, self.models, strict=True)
         ]
-        return columns, rows
+        return [Table("", columns, rows, self._notes())]
 
     def _notes(self) -> list[str]:
         s = self.setting
@@ -125,13 +114,6 @@ class Bench:
             "prefill and decode ×: speed-up over the first model; FLOPs ×: its prefill FLOPs over this model's",
             f"memory: {s['memory']}",
         ]
-
-    def show(self) -> None:
-        """The table on stdout."""
-        columns, rows = self._cells()
-        print_table(Table("", columns, rows))
-        for note in self._notes():
-            print(note)
 
 
 def _show(value: Quartiles, digits: int) -> str:

@@ -1,6 +1,6 @@
 """`tracenas eval`: perplexity and task accuracy of one or more models on the same data."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tracenas.config import EvalConfig
@@ -14,7 +14,7 @@ from tracenas.models.functionals.perplexity import Perplexity, perplexity
 from tracenas.pipeline.calibration import held_out, window_start
 from tracenas.pipeline.evaluation import evaluation_rows, finite
 from tracenas.pipeline.processes import Processes, join_processes
-from tracenas.reporting.terminal import Table, print_table, to_plain
+from tracenas.reporting.terminal import Outcome, Table, to_plain
 from tracenas.rundir import provenance, write_json
 from tracenas.threads import set_threads
 
@@ -22,7 +22,7 @@ __all__ = ["Evaluation", "evaluate"]
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(Outcome):
     """Perplexities and accuracies of several models.
 
     Args:
@@ -79,7 +79,8 @@ class Evaluation:
             scored = "each begins with BOS, which is not scored"
         return f"{self.text}: documents joined by EOS, {count} windows of {length} tokens, {scored}"
 
-    def _tables(self) -> list[Table]:
+    def tables(self) -> list[Table]:
+        """A row per model with its perplexity; a row per task with a column per model."""
         tables = []
         if self.results:
             rows = [
@@ -89,41 +90,20 @@ class Evaluation:
             tables.append(Table("", ("model", "parameters", "perplexity", "nll"), rows))
         if self.tasks:
             tables.append(evaluation_rows(self.models, self.parameters, self.tasks))
-        return tables
+        return [*tables[:-1], replace(tables[-1], notes=self._notes())]
 
     def _notes(self) -> list[str]:
         notes = [self.protocol] if self.results else []
-        if self.tasks:
-            limited = (
-                ""
-                if self.limit is None
-                else f"; {self.limit} questions per task only: not comparable with full results"
-            )
-            notes.append(f"tasks: lm-evaluation-harness, ± standard error{limited}")
-            for model, of in zip(self.models, self.tasks, strict=True):
-                cut = {name: r.truncated for name, r in of.items() if r.truncated}
-                if cut:
-                    listed = ", ".join(f"{name} {count:,}" for name, count in cut.items())
-                    notes.append(f"{model}: prompts longer than its positions lost their beginning (answers): {listed}")
+        if not self.tasks:
+            return notes
+        limited = ""
+        if self.limit is not None:
+            limited = f"; {self.limit} questions per task only: not comparable with full results"
+        notes.append(f"tasks: lm-evaluation-harness, ± standard error{limited}")
+        for model, results in zip(self.models, self.tasks, strict=True):
+            if cut := ", ".join(f"{name} {r.truncated:,}" for name, r in results.items() if r.truncated):
+                notes.append(f"{model}: prompts longer than its positions lost their beginning (answers): {cut}")
         return notes
-
-    def table(self) -> str:
-        """Plain-text tables."""
-        parts = []
-        for table in self._tables():
-            rows = [table.columns, *table.rows]
-            widths = [max(len(str(row[i])) for row in rows) for i in range(len(table.columns))]
-            for row in rows:
-                cells = [c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
-                parts.append("  ".join(cells).rstrip())
-        return "\n".join([*parts, *self._notes()])
-
-    def show(self) -> None:
-        """The tables on stdout."""
-        for table in self._tables():
-            print_table(table)
-        for note in self._notes():
-            print(note)
 
 
 def evaluate(config: EvalConfig) -> Evaluation:
@@ -197,7 +177,7 @@ def _perplexity(config: EvalConfig, loaded: LoadedModel, length: int, processes:
     return perplexity(loaded.model, tokens, batch, shard=processes.many)
 
 
-def _record(config: EvalConfig, found: Evaluation) -> dict[str, Any]:
+def _record(config: EvalConfig, found: Evaluation) -> Any:
     """What `out` holds: the results and where they are from."""
     from importlib.metadata import PackageNotFoundError, version
 
@@ -206,11 +186,10 @@ def _record(config: EvalConfig, found: Evaluation) -> dict[str, Any]:
     except PackageNotFoundError:
         harness = None
     rows = found.to_json()
-    plain: dict[str, Any] = to_plain(
+    return to_plain(
         {
             "results": rows if isinstance(rows, list) else [rows],
             "settings": config.model_dump(exclude={"out"}),
             "provenance": provenance(lm_eval=harness if config.tasks or config.suite else None),
         }
     )
-    return plain

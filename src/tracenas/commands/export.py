@@ -10,13 +10,13 @@ from tracenas.errors import UserError
 from tracenas.formats import data_size
 from tracenas.models.checkpoints.source import ModelSource, open_source
 from tracenas.registry import did_you_mean
-from tracenas.reporting.terminal import Table, print_table, to_plain
+from tracenas.reporting.terminal import Outcome, Table, to_plain
 
 __all__ = ["FORMATS", "ExportOutcome", "export"]
 
 
 @dataclass(frozen=True)
-class ExportOutcome:
+class ExportOutcome(Outcome):
     """What was written.
 
     Args:
@@ -30,16 +30,14 @@ class ExportOutcome:
     facts: dict[str, Any]
     notes: tuple[str, ...] = ()
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Any:
         """For `--json`."""
-        plain: dict[str, Any] = to_plain({"path": self.path, **self.facts, "notes": self.notes})
-        return plain
+        return to_plain({"path": self.path, **self.facts, "notes": self.notes})
 
-    def show(self) -> None:
-        """A summary on stdout, and every note."""
-        print_table(Table("exported", ("", "value"), (("file", str(self.path)), *self.rows)))
-        for note in self.notes:
-            print(f"note: {note}")
+    def tables(self) -> list[Table]:
+        """A summary, and every note."""
+        rows = [("file", str(self.path)), *self.rows]
+        return [Table("exported", ("", "value"), rows, [f"note: {note}" for note in self.notes])]
 
 
 def _gguf(config: ExportConfig, source: ModelSource) -> ExportOutcome:

@@ -9,7 +9,7 @@ from tracenas.models.checkpoints.source import open_source
 from tracenas.pipeline.reference import REFERENCE, stored_pool
 from tracenas.pipeline.target import resolve_proxy, resolve_target
 from tracenas.proxies.combination import choose
-from tracenas.reporting.terminal import Table, print_table
+from tracenas.reporting.terminal import Outcome, Table
 from tracenas.rundir import read_json
 from tracenas.space.architecture import Architecture
 
@@ -17,7 +17,7 @@ __all__ = ["Scored", "score"]
 
 
 @dataclass(frozen=True)
-class Scored:
+class Scored(Outcome):
     """One architecture's score.
 
     Args:
@@ -38,16 +38,11 @@ class Scored:
 
     def to_json(self) -> dict[str, Any]:
         """For `--json`: the score stands under the proxy's name."""
-        return {
-            self.proxy: self.value,
-            "rho": self.rho,
-            "loss": self.loss,
-            "params": self.params,
-            "kept": self.kept,
-        }
+        figures = {key: value for key, value in vars(self).items() if key not in ("proxy", "value")}
+        return {self.proxy: self.value, **figures}
 
-    def show(self) -> None:
-        """Score, loss and every ρ on stdout."""
+    def tables(self) -> list[Table]:
+        """Score, loss and every ρ."""
         depth = max((len(v) for v in self.kept.values()), default=0)
         names = list(self.rho)
         rows = []
@@ -55,8 +50,8 @@ class Scored:
             kept = [f"{u} {len(ids)}" if (ids := v[i]) is not None else f"{u} –" for u, v in self.kept.items()]
             rho = ["–" if (r := self.rho[n][i]) is None else f"{r:.4f}" for n in names]
             rows.append((str(i), ", ".join(kept), *rho))
-        print_table(Table("", ("layer", "kept", *(f"ρ {n}" for n in names)), rows))
-        print(f"{self.proxy} {self.value:.6f}   loss {self.loss:.6f}   parameters {self.params:,}")
+        figures = f"{self.proxy} {self.value:.6f}   loss {self.loss:.6f}   parameters {self.params:,}"
+        return [Table("", ("layer", "kept", *(f"ρ {n}" for n in names)), rows, [figures])]
 
 
 def score(config: ScoreConfig) -> Scored:

@@ -28,7 +28,7 @@ from tracenas.pipeline.method import resolve_method
 from tracenas.pipeline.one_shot import allocate_budget, rank_units
 from tracenas.pipeline.target import PruningTarget, resolve_target
 from tracenas.reporting.progress import stage_progress
-from tracenas.reporting.terminal import Table, print_table, to_plain
+from tracenas.reporting.terminal import Outcome, Table, to_plain
 from tracenas.threads import set_threads
 
 __all__ = ["CalibrationSet", "Selected", "select_calibration"]
@@ -57,7 +57,7 @@ class CalibrationSet:
 
 
 @dataclass(frozen=True)
-class Selected:
+class Selected(Outcome):
     """The chosen set, and all that were tried.
 
     Args:
@@ -90,9 +90,9 @@ class Selected:
             for name, values in columns.items()
         }
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Any:
         """For `--json`."""
-        plain: dict[str, Any] = to_plain(
+        return to_plain(
             {
                 "path": self.path,
                 "best": self.best.number,
@@ -101,23 +101,19 @@ class Selected:
                 **self.settings,
             }
         )
-        return plain
 
-    def show(self) -> None:
-        """All candidates on stdout."""
-        second = self.best.second_kl is not None
+    def tables(self) -> list[Table]:
+        """All candidates, and their spread."""
+        spread = self.spread()
         rows = [
-            (f"{c.number}{' (kept)' if c is self.best else ''}", f"{c.kl:.4f}")
-            + ((f"{c.second_kl:.4f}",) if second else ())
+            (f"{c.number}{' (kept)' if c is self.best else ''}", *(f"{vars(c)[name]:.4f}" for name in spread))
             for c in self.candidates
         ]
-        columns = ("calibration set", "held out", "second source") if second else ("calibration set", "held out")
-        spread = self.spread()
-        for name in ("mean", "std", "min", "max"):
-            rows.append((name, *(f"{values[name]:.4f}" for values in spread.values())))
+        rows += [(key, *(f"{values[key]:.4f}" for values in spread.values())) for key in ("mean", "std", "min", "max")]
+        columns = ("calibration set", "held out", "second source")[: 1 + len(spread)]
         s = self.settings
-        print_table(Table(f"KL(dense ‖ {s['method']} at {s['params']}), nats per token", columns, rows))
-        print(f"kept  {self.path} ({s['samples']} sequences of {s['seq_len']} tokens)")
+        note = f"kept  {self.path} ({s['samples']} sequences of {s['seq_len']} tokens)"
+        return [Table(f"KL(dense ‖ {s['method']} at {s['params']}), nats per token", columns, rows, [note])]
 
 
 def select_calibration(config: SelectCalibrationConfig) -> Selected:

@@ -1,10 +1,33 @@
 """What commands return: plain data with `to_json()` for scripts and `show()` for people."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from tracenas.tables import Table
 
-__all__ = ["Table", "print_table"]
+__all__ = ["Outcome", "Table", "print_table", "to_plain"]
+
+
+class Outcome:
+    """What a command returns: plain data for scripts, tables for people."""
+
+    def to_json(self) -> Any:
+        """For `--json`."""
+        return to_plain(vars(self))
+
+    def tables(self) -> Sequence[Table]:
+        """For people."""
+        raise NotImplementedError
+
+    def show(self) -> None:
+        """The tables on stdout."""
+        for table in self.tables():
+            print_table(table)
+
+    def table(self) -> str:
+        """The tables as plain text."""
+        return "\n".join(table.text() for table in self.tables())
 
 
 def print_table(table: Table) -> None:
@@ -29,8 +52,6 @@ def print_table(table: Table) -> None:
 
 def to_plain(value: Any) -> Any:
     """Paths as strings, tuples as lists, recursively."""
-    from pathlib import Path
-
     if isinstance(value, dict):
         return {str(k): to_plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):

@@ -2,16 +2,13 @@
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from tracenas.commands.demo.published import LlmDemo, demo_llm
 from tracenas.commands.run.command import run
 from tracenas.commands.run.result import RunOutcome
 from tracenas.config import DemoConfig, RunConfig
 from tracenas.demo import calibration_path, heldout_path, model_path
 from tracenas.errors import UserError
-
-if TYPE_CHECKING:
-    from tracenas.commands.demo.published import LlmDemo
 
 __all__ = ["demo", "demo_settings"]
 
@@ -39,14 +36,13 @@ def demo_settings(config: DemoConfig) -> RunConfig:
     )
 
 
-def demo(config: DemoConfig) -> "RunOutcome | LlmDemo":
+def demo(config: DemoConfig) -> RunOutcome | LlmDemo:
     """Search, prune, check and report the demo model."""
     if config.model == "smollm2":
         if find_spec("gguf") is None:
             raise UserError(
                 "the demo's model is a GGUF file, which needs the package gguf: pip install 'tracenas[gguf]'"
             )
-        from tracenas.commands.demo.published import demo_llm
         from tracenas.demo.fetch import fetch
 
         return demo_llm(config, fetch())

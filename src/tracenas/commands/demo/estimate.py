@@ -6,16 +6,24 @@ Every term is a piece that was timed here times how often the demo does it; noth
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from tracenas.errors import UserError
-
-if TYPE_CHECKING:
-    import torch
-
-    from tracenas.models.checkpoints.source import ModelSource
+from tracenas.models.checkpoints.loading import load
+from tracenas.models.checkpoints.source import ModelSource
+from tracenas.models.functionals.perplexity import perplexity
+from tracenas.models.surgery.ordering import Ordering
+from tracenas.models.surgery.private import private_weights
+from tracenas.models.surgery.supernet import Supernet
+from tracenas.refits.gram import gram_matrices
+from tracenas.refits.realisation import CompensatedRealisation
+from tracenas.space.constraints import Budget, parse_size
+from tracenas.threads import set_threads
 
 __all__ = ["Amounts", "Pieces", "amounts_within", "estimate", "measure", "to_json"]
 
@@ -111,30 +119,18 @@ def amounts_within(p: Pieces, seconds: float, random_architectures: int) -> tupl
     """The most that fits into the time (at full size where it does), and its estimate."""
     for tenth in range(20, -1, -1):
         amounts = Amounts() if tenth == 20 else Amounts().scaled(tenth / 20)
-        told = estimate(p, amounts, random_architectures)
-        if sum(told.values()) <= seconds:
+        parts = estimate(p, amounts, random_architectures)
+        if sum(parts.values()) <= seconds:
             break
-    return amounts, told
+    return amounts, parts
 
 
-def measure(source: "ModelSource", params: str, seq_len: int, batch: int, threads: int | None) -> tuple[Pieces, int]:
+def measure(source: ModelSource, params: str, seq_len: int, batch: int, threads: int | None) -> tuple[Pieces, int]:
     """Do a piece of every kind of work once, after a first one that does not count; returns the pieces and the threads.
 
     Raises:
         UserError: if the model cannot be loaded, or the budget cannot be met.
     """
-    import torch
-
-    from tracenas.models.checkpoints.loading import load
-    from tracenas.models.functionals.perplexity import perplexity
-    from tracenas.models.surgery.ordering import Ordering
-    from tracenas.models.surgery.private import private_weights
-    from tracenas.models.surgery.supernet import Supernet
-    from tracenas.refits.gram import gram_matrices
-    from tracenas.refits.realisation import CompensatedRealisation
-    from tracenas.space.constraints import Budget, parse_size
-    from tracenas.threads import set_threads
-
     count = set_threads(threads)
     free = source.space()
     space = source.space(budget=Budget(parse_size(params, free.parameters(free.base)), 0.01))
@@ -153,8 +149,9 @@ def measure(source: "ModelSource", params: str, seq_len: int, batch: int, thread
     statistics, grams = _timed(lambda: list(gram_matrices(net.model, blocks, ids, 1)))
     factor, how = _timed(lambda: CompensatedRealisation(net, iter(grams), 0.01))
     grams.clear()
-    refit, _ = _timed(partial(_realise, net, uniform, how))
     seconds = []
+    with ExitStack() as realised:
+        refit, _ = _timed(partial(realised.enter_context, net.realise(uniform, how)))
     for _ in range(3):
         with net.realise(uniform, how) as model:
             seconds.append(_timed(partial(perplexity, model, ids, 1))[0])
@@ -173,15 +170,8 @@ def _timed(work: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - started, result
 
 
-def _realise(net: Any, arch: Any, how: Any) -> None:
-    with net.realise(arch, how):
-        pass
-
-
-def _step(model: Any, weights: "Sequence[torch.nn.Parameter]", ids: "torch.Tensor") -> float:
+def _step(model: Any, weights: Sequence[torch.nn.Parameter], ids: torch.Tensor) -> float:
     """Seconds of a training step: the faster of two after the first one, which allocates."""
-    import torch
-
     optimizer = torch.optim.AdamW(weights, lr=0.0)
 
     def run() -> None:
@@ -194,11 +184,11 @@ def _step(model: Any, weights: "Sequence[torch.nn.Parameter]", ids: "torch.Tenso
     return min(_timed(run)[0] for _ in range(2))
 
 
-def to_json(p: Pieces, a: Amounts, told: dict[str, float], threads: int) -> dict[str, Any]:
+def to_json(p: Pieces, a: Amounts, parts: dict[str, float], threads: int) -> dict[str, Any]:
     """What demo.json keeps of it."""
     return {
         "measured_seconds": {k: round(v, 4) for k, v in asdict(p).items()},
         "amounts": {**asdict(a), "evaluations": a.evaluations},
-        "estimate_seconds": {k: round(v, 1) for k, v in told.items()},
+        "estimate_seconds": {k: round(v, 1) for k, v in parts.items()},
         "threads": threads,
     }

@@ -14,28 +14,21 @@ from typing import Any
 from tracenas.commands.report import report
 from tracenas.commands.run.command import run
 from tracenas.commands.run.result import RunOutcome
-from tracenas.commands.run.sections import CHECKPOINT, RECOVERED_CHECKPOINT
 from tracenas.config import DemoConfig, ReportConfig, RunConfig
 from tracenas.demo import calibration_path, heldout_path
 from tracenas.errors import UserError
 from tracenas.formats import duration
 from tracenas.models.checkpoints.source import open_source
-from tracenas.pipeline.resume import write_settings
+from tracenas.pipeline.resume import check_same, write_settings
 from tracenas.pipeline.run_directory import KIND, SUMMARY, in_use
 from tracenas.reporting.data.stages import PUBLISHED_MODEL
 from tracenas.reporting.progress import stage_progress
 from tracenas.reporting.terminal import Table, print_table, to_plain
 from tracenas.rundir import read_json, require_free, sweep, write_json
 
-__all__ = ["PROMPTS", "LlmDemo", "demo_llm"]
+__all__ = ["LlmDemo", "demo_llm"]
 
 PLAN, RUN, ANSWERS = "demo.json", "run", "answers.json"
-PROMPTS = (
-    "What is the capital of France?",
-    "Explain in two sentences why the sky is blue.",
-    "Write a Python function that returns the larger of two numbers.",
-)
-ANSWERING = ("base", "pruned", "recovered")
 _SEQ_LEN, _BATCH, _RANDOM = 512, 1, 1
 _PARTS = 2
 _SLACK = 0.85
@@ -58,11 +51,9 @@ class LlmDemo:
     plan: dict[str, Any]
     report: Path
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Any:
         """For `--json`."""
-        found = {"perplexity": self.perplexity, "answers": self.answers, "plan": self.plan}
-        plain: dict[str, Any] = to_plain({**self.run.to_json(), **found, "report": self.report})
-        return plain
+        return to_plain({**self.run.to_json(), **{key: value for key, value in vars(self).items() if key != "run"}})
 
     def show(self) -> None:
         """Everything, on stdout."""
@@ -77,9 +68,10 @@ class LlmDemo:
         print_table(Table(title, columns, rows))
         for answer in self.answers:
             print(f"\n> {answer['prompt']}")
-            for name in ANSWERING:
-                print(f"[{name}] {answer[name].strip() or '(nothing)'}")
-        print(f"\ntime        {_told(self.plan)}")
+            for name, text in answer.items():
+                if name != "prompt":
+                    print(f"[{name}] {text.strip() or '(nothing)'}")
+        print(f"\ntime        {_duration(self.plan)}")
         print(f"report      {self.report}")
 
 
@@ -99,16 +91,25 @@ def demo_llm(config: DemoConfig, model: Path) -> LlmDemo:
 
 def _demo(config: DemoConfig, model: Path, out: Path) -> LlmDemo:
     plan = _planned(config, model, out)
-    settings = _settings(config, model, out, plan["amounts"])
+    settings = _settings(config, model, out, plan)
     session = _Session(out, plan)
-    found = session.part("run", lambda: run(settings))
-    answers = session.part("answers", lambda: _answers(settings, out))
-    rows = _rows(found.comparison)
-    plan = session.plan
+    outcome = session.part("run", lambda: run(settings))
+    answers = session.part("answers", lambda: _answers(settings, out / ANSWERS))
+    rows = _rows(outcome.comparison)
     write_json(out / RUN / PUBLISHED_MODEL, to_plain({"answers": answers, "perplexity": rows, "plan": plan}))
     write_json(out / RUN / SUMMARY, {**read_json(out / RUN / SUMMARY), "demo": plan})
     page = report(ReportConfig(run=out / RUN, out=out / "report.html")).path
-    return LlmDemo(found, rows, answers, plan, page)
+    return LlmDemo(outcome, rows, answers, plan, page)
+
+
+def _answers(settings: RunConfig, path: Path) -> list[dict[str, str]]:
+    """The models' answers, asked for where `path` does not hold them."""
+    if path.is_file():
+        stored: list[dict[str, str]] = read_json(path)
+        return stored
+    from tracenas.commands.demo.answers import answers
+
+    return answers(settings, path)
 
 
 class _Session:
@@ -132,15 +133,14 @@ class _Session:
 def _planned(config: DemoConfig, model: Path, out: Path) -> dict[str, Any]:
     """The plan of OUT, or a new one: what this machine can do in the time."""
     params = config.params or "75%"
-    asked = {"model": str(model), "params": params, "seed": config.seed}
+    identity = {"model": str(model), "params": params, "seed": config.seed}
     if (out / PLAN).is_file():
         if not config.resume:
             raise UserError(f"run directory {out} holds a demo; go on with --resume, or choose another")
         sweep(out)
         stored: dict[str, Any] = read_json(out / PLAN)
-        for key, value in asked.items():
-            if stored.get(key) != value:
-                raise UserError(f"--resume with another {key}: the demo has {stored.get(key)!r}, not {value!r}")
+        for key, value in identity.items():
+            check_same(key, stored.get(key), value, "the demo")
         return stored
     source = open_source(str(model))
     require_free(out, what="run directory")
@@ -152,8 +152,8 @@ def _planned(config: DemoConfig, model: Path, out: Path) -> dict[str, Any]:
         pieces, threads = measure(source, params, length, _BATCH, config.threads)
         advance()
     write_settings(out, {KIND: "demo", **config.model_dump()})
-    amounts, told = amounts_within(pieces, _SLACK * 60 * config.minutes, _RANDOM)
-    plan = {**asked, "seq_len": length, "minutes": config.minutes, **to_json(pieces, amounts, told, threads)}
+    amounts, parts = amounts_within(pieces, _SLACK * 60 * config.minutes, _RANDOM)
+    plan = {**identity, "seq_len": length, "minutes": config.minutes, **to_json(pieces, amounts, parts, threads)}
     write_json(out / PLAN, plan)
     _tell(plan, config.minutes)
     return plan
@@ -161,31 +161,32 @@ def _planned(config: DemoConfig, model: Path, out: Path) -> dict[str, Any]:
 
 def _tell(plan: dict[str, Any], minutes: float) -> None:
     """The plan on stderr, before any of it is done."""
-    a, told = plan["amounts"], plan["estimate_seconds"]
-    total = sum(told.values())
+    a, parts = plan["amounts"], plan["estimate_seconds"]
+    total = sum(parts.values())
     print(
         f"plan: {a['evaluations']} candidates on {a['samples']} × {plan['seq_len']} tokens, compensation on "
         f"{a['compensate_samples']} × {plan['seq_len']}, {a['steps']} recovery steps for each of 3 models; "
         f"about {duration(total)} on {plan['threads']} threads",
         file=sys.stderr,
     )
-    for name, seconds in told.items():
+    for name, seconds in parts.items():
         print(f"  {duration(seconds):>8}  {name}", file=sys.stderr)
     if total > 60 * minutes:
         print(f"  this machine is too slow or too busy for {minutes:g} minutes; this is the least", file=sys.stderr)
     sys.stderr.flush()
 
 
-def _told(plan: dict[str, Any]) -> str:
+def _duration(plan: dict[str, Any]) -> str:
     estimated, actual = sum(plan["estimate_seconds"].values()), sum(plan["actual_seconds"].values())
     if plan["sessions"] > 1:
         return f"{duration(estimated)} estimated; not compared: it took {plan['sessions']} sessions"
     return f"{duration(actual)}, estimated {duration(estimated)} ({100 * (actual / estimated - 1):+.0f} %)"
 
 
-def _settings(config: DemoConfig, model: Path, out: Path, amounts: dict[str, int]) -> RunConfig:
+def _settings(config: DemoConfig, model: Path, out: Path, plan: dict[str, Any]) -> RunConfig:
     """The run that the demo is made of."""
-    steps, length = int(amounts["steps"]), min(_SEQ_LEN, open_source(str(model)).positions)
+    amounts: dict[str, int] = plan["amounts"]
+    steps, length = amounts["steps"], plan["seq_len"]
     return RunConfig(
         model=str(model),
         data=str(calibration_path()),
@@ -233,61 +234,12 @@ def _settings(config: DemoConfig, model: Path, out: Path, amounts: dict[str, int
 
 def _rows(comparison: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Perplexity before and after recovery, by model; the base has none."""
-    rows = []
-    for row in comparison:
-        after = row.get("recovered")
-        rows.append(
-            {
-                "name": row["name"],
-                "params": row["params"],
-                "before": row["perplexity"],
-                "after": None if after is None else after["perplexity"],
-            }
-        )
-    return rows
-
-
-def _answers(settings: RunConfig, out: Path) -> list[dict[str, str]]:
-    """What the models say to the prompts, greedily, one model in memory at a time."""
-    if (out / ANSWERS).is_file():
-        stored: list[dict[str, str]] = read_json(out / ANSWERS)
-        return stored
-    paths = (settings.model, str(settings.out / CHECKPOINT), str(settings.out / RECOVERED_CHECKPOINT))
-    models = dict(zip(ANSWERING, paths, strict=True))
-    texts: dict[str, list[str]] = {}
-    with stage_progress("answers", len(models) * len(PROMPTS)) as advance:
-        for name, path in models.items():
-            texts[name] = _said(path, settings, advance)
-    answers = [{"prompt": p, **{name: texts[name][i] for name in models}} for i, p in enumerate(PROMPTS)]
-    write_json(out / ANSWERS, answers)
-    return answers
-
-
-def _said(path: str, settings: RunConfig, advance: Callable[[], None]) -> list[str]:
-    import torch
-
-    from tracenas.commands.demo.estimate import ANSWER_TOKENS
-    from tracenas.data.packing import refusals
-    from tracenas.models.checkpoints.loading import load
-
-    loaded = load(path, device=settings.device, dtype=settings.dtype)
-    tokenizer, out = loaded.tokenizer, []
-    for prompt in PROMPTS:
-        text = f"{prompt}\n"
-        if tokenizer.chat_template:
-            messages = [{"role": "user", "content": prompt}]
-            with refusals("chat template", f"prompt '{prompt}'"):
-                text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        ids = torch.tensor([tokenizer(text, add_special_tokens=False).input_ids], device=loaded.device)
-        ids = ids[:, -max(1, loaded.source.positions - ANSWER_TOKENS) :]
-        with torch.no_grad():
-            said = loaded.model.generate(
-                input_ids=ids,
-                attention_mask=torch.ones_like(ids),
-                max_new_tokens=min(ANSWER_TOKENS, loaded.source.positions - ids.shape[1]),
-                do_sample=False,
-                pad_token_id=loaded.eos,
-            )
-        out.append(tokenizer.decode(said[0, ids.shape[1] :], skip_special_tokens=True))
-        advance()
-    return out
+    return [
+        {
+            "name": row["name"],
+            "params": row["params"],
+            "before": row["perplexity"],
+            "after": row["recovered"]["perplexity"] if "recovered" in row else None,
+        }
+        for row in comparison
+    ]

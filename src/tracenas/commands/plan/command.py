@@ -17,7 +17,7 @@ from tracenas.formats import data_size, duration
 from tracenas.models.checkpoints.source import ModelSource, open_source
 from tracenas.pipeline.target import resolve_proxy, resolve_target
 from tracenas.proxies.combination import choose
-from tracenas.reporting.terminal import Table, print_table, to_plain
+from tracenas.reporting.terminal import Outcome, Table, to_plain
 from tracenas.scoring.workload import Memory, Shape, Workload, default_micro_batch, memory, per_stack, workload
 from tracenas.space import costs
 from tracenas.space.architecture import Architecture
@@ -27,11 +27,11 @@ from tracenas.strategies import Settings
 if TYPE_CHECKING:
     from tracenas.benchmark.machine import Rates
 
-__all__ = ["Plan", "plan"]
+__all__ = ["SearchPlan", "plan"]
 
 
 @dataclass(frozen=True)
-class Plan:
+class SearchPlan(Outcome):
     """What a search at these settings would take; counts are exact, memory and time are estimates.
 
     Args:
@@ -63,7 +63,7 @@ class Plan:
     seconds: float | None
     origin: str | None = None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Any:
         """For `--json`."""
         budget = None if self.limit is None else {"limit": self.limit, "lower": self.lower}
         time = None
@@ -74,7 +74,7 @@ class Plan:
                 "seconds": self.seconds,
                 "measured": vars(self.rates),
             }
-        plain: dict[str, Any] = to_plain(
+        return to_plain(
             {
                 "model": self.model,
                 **({"weights": self.origin} if self.origin else {}),
@@ -92,20 +92,17 @@ class Plan:
                 "time": time,
             }
         )
-        return plain
 
-    def show(self) -> None:
-        """Tables on stdout."""
-        print_table(Table(f"plan for {self.model} ({self.family})", ("", "value"), self._rows()))
-        if self.origin is not None:
-            print(self.origin)
-        m = self.memory
-        print("memory: " + ", ".join(f"{name} {data_size(count)}" for name, count in vars(m).items()))
+    def tables(self) -> list[Table]:
+        """Everything, and what the estimates are from."""
+        notes = [self.origin] if self.origin is not None else []
+        notes.append("memory: " + ", ".join(f"{name} {data_size(count)}" for name, count in vars(self.memory).items()))
         if self.rates is not None:
-            print(
+            notes.append(
                 "time: an estimate, from a second of measuring what this machine does when left alone "
                 f"({self.rates.flops / 1e9:.1f} GFLOP/s in matrix products, {self.rates.bytes / 1e9:.1f} GB/s)"
             )
+        return [Table(f"plan for {self.model} ({self.family})", ("", "value"), self._rows(), notes)]
 
     def _rows(self) -> list[tuple[str, str]]:
         u, s = self.uniform, self.shape
@@ -117,10 +114,7 @@ class Plan:
         if self.limit is not None:
             rows += [
                 ("budget", f"{self.lower:,} to {self.limit:,} parameters"),
-                (
-                    "uniform architecture",
-                    f"{u['params']:,} parameters ({100 * u['params'] / self.base:.2f}%)",
-                ),
+                ("uniform architecture", f"{u['params']:,} parameters ({100 * u['params'] / self.base:.2f}%)"),
             ]
         of_base = f" ({100 * u['flops_ratio']:.1f}% of the base)" if self.limit is not None else ""
         rows += [
@@ -134,16 +128,12 @@ class Plan:
             ("peak memory, estimate", data_size(self.memory.total)),
         ]
         if self.seconds is not None and self.seconds_per_evaluation is not None:
-            rows.append(
-                (
-                    "time, estimate",
-                    f"{duration(self.seconds)} ({self.seconds_per_evaluation:.3g} s per evaluation)",
-                )
-            )
+            each = f"{self.seconds_per_evaluation:.3g} s per evaluation"
+            rows.append(("time, estimate", f"{duration(self.seconds)} ({each})"))
         return rows
 
 
-def plan(config: PlanConfig) -> Plan:
+def plan(config: PlanConfig) -> SearchPlan:
     """Feasible budgets, exact sizes, and an estimate of a search's memory and time.
 
     Only the timing imports torch; `no_timing` leaves it out.
@@ -179,7 +169,7 @@ def plan(config: PlanConfig) -> Plan:
         of_base = seconds(workload(blocks, space.base, head, hidden, shape), rates, shape)
         # The base's anchor and the pass for the saliency come before the candidates.
         total = (settings.planned + pool_size(choice)) * each + 1.5 * of_base + once
-    return Plan(
+    return SearchPlan(
         config.model,
         source.family.model_type,
         base_params,

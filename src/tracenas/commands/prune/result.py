@@ -4,13 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tracenas.reporting.terminal import Table, print_table, to_plain
+from tracenas.reporting.terminal import Outcome, Table
 
 __all__ = ["Pruned"]
 
 
 @dataclass(frozen=True)
-class Pruned:
+class Pruned(Outcome):
     """A written checkpoint.
 
     Args:
@@ -41,21 +41,13 @@ class Pruned:
         """The realisation that was written: `plain`, `scored`, `ridge` or `sequential`."""
         return str((self.choice or {}).get("written", "plain"))
 
-    def to_json(self) -> dict[str, Any]:
-        """For `--json`."""
-        plain: dict[str, Any] = to_plain(vars(self))
-        return plain
-
-    def show(self) -> None:
-        """A summary on stdout."""
-        form = "stock configuration" if self.stock else "heterogeneous, with its code"
+    def tables(self) -> list[Table]:
+        """A summary."""
+        share = 100 * self.params / self.base_params
         rows = [
             ("checkpoint", str(self.path)),
-            ("form", form),
-            (
-                "parameters",
-                f"{self.params:,} of {self.base_params:,} ({100 * self.params / self.base_params:.1f}%)",
-            ),
+            ("form", "stock configuration" if self.stock else "heterogeneous, with its code"),
+            ("parameters", f"{self.params:,} of {self.base_params:,} ({share:.1f}%)"),
             ("calibration loss, reloaded", f"{self.loss:.6f}"),
             ("calibration loss, as scored", f"{self.scored_loss:.6f}"),
         ]
@@ -65,17 +57,17 @@ class Pruned:
             how = self.one_shot
             rows.insert(0, ("method", f"{how['method']} (saliency {how['saliency']}, allocation {how['allocation']})"))
             rows += [("γ", f"{how['gamma']:.4g}")] if "gamma" in how else []
-        if (made := self.compensation) is not None:
-            text = "other text" if made["separate_text"] else "the calibration itself"
+        if (refit := self.compensation) is not None:
+            text = "other text" if refit["separate_text"] else "the calibration itself"
             rows += [
-                ("compensation", f"{made['method']}, ridge {made['ridge']:g}, {made['tokens']:,} tokens ({text})"),
-                ("calibration loss without it", f"{made['plain_loss']:.6f}"),
+                ("compensation", f"{refit['method']}, ridge {refit['ridge']:g}, {refit['tokens']:,} tokens ({text})"),
+                ("calibration loss without it", f"{refit['plain_loss']:.6f}"),
             ]
-            if made.get("not_refitted"):
-                rows.append(("not refitted (fused experts)", ", ".join(made["not_refitted"])))
+            if refit.get("not_refitted"):
+                rows.append(("not refitted (fused experts)", ", ".join(refit["not_refitted"])))
         if self.held_out_losses:
             rows.append(("held-out loss", f"{self.held_out_losses}; written: {self.written}"))
-        print_table(Table("pruned", ("", "value"), rows))
+        return [Table("pruned", ("", "value"), rows)]
 
     @property
     def held_out_losses(self) -> str:

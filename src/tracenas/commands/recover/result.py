@@ -48,10 +48,9 @@ class Recovered:
     teacher: str | None = None
     bos: bool | None = None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Any:
         """For `--json`."""
-        plain: dict[str, Any] = to_plain(vars(self))
-        return plain
+        return to_plain(vars(self))
 
     def show(self) -> None:
         """A summary on stdout."""

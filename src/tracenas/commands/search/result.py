@@ -4,14 +4,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tracenas.reporting.terminal import Table, print_table
+from tracenas.reporting.terminal import Outcome, Table
 from tracenas.space.architecture import Architecture
 
 __all__ = ["SearchOutcome"]
 
 
 @dataclass(frozen=True)
-class SearchOutcome:
+class SearchOutcome(Outcome):
     """Where a finished search is and what it found.
 
     Args:
@@ -37,27 +37,17 @@ class SearchOutcome:
             **self.summary,
         }
 
-    def show(self) -> None:
-        """A summary on stdout."""
+    def tables(self) -> list[Table]:
+        """A summary."""
         s = self.summary
-        print_table(
-            Table(
-                f"search of {s['model']}",
-                ("", "value"),
-                [
-                    (f"best {s['proxy']}", f"{self.score:.4f}"),
-                    (
-                        "parameters",
-                        f"{s['params']:,} of {s['base']['params']:,} ({100 * s['params'] / s['base']['params']:.1f}%)",
-                    ),
-                    (
-                        "blocks kept",
-                        f"{sum(not la.skip for la in self.architecture.layers)} of {len(self.architecture.layers)}",
-                    ),
-                    ("calibration loss", f"{s['loss']:.4f} (base {s['base']['loss']:.4f})"),
-                    ("evaluations", f"{s['evaluations']:,} in {s['seconds']:.1f} s"),
-                    ("best architecture", str(self.best)),
-                    *([("weights", s["weights"])] if "weights" in s else []),
-                ],
-            )
-        )
+        params, base, layers = s["params"], s["base"], self.architecture.layers
+        rows = [
+            (f"best {s['proxy']}", f"{self.score:.4f}"),
+            ("parameters", f"{params:,} of {base['params']:,} ({100 * params / base['params']:.1f}%)"),
+            ("blocks kept", f"{sum(not layer.skip for layer in layers)} of {len(layers)}"),
+            ("calibration loss", f"{s['loss']:.4f} (base {base['loss']:.4f})"),
+            ("evaluations", f"{s['evaluations']:,} in {s['seconds']:.1f} s"),
+            ("best architecture", str(self.best)),
+            *([("weights", s["weights"])] if "weights" in s else []),
+        ]
+        return [Table(f"search of {s['model']}", ("", "value"), rows)]

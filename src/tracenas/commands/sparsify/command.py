@@ -45,10 +45,9 @@ class Sparsified:
     loss: float | None
     base_loss: float | None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Any:
         """For `--json`."""
-        plain: dict[str, Any] = to_plain(asdict(self))
-        return plain
+        return to_plain(asdict(self))
 
     def show(self) -> None:
         """A summary on stdout."""
