@@ -12,12 +12,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tracenas.families import Block
-from tracenas.models.surgery.masked import masks
+from tracenas.families import Block, Projection
+from tracenas.families.description import IntArray
 from tracenas.models.surgery.ordering import Ordering
 from tracenas.space.architecture import Architecture
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+def masks(projection: Projection, units: int, kept: IntArray) -> tuple[Tensor, Tensor]:
+    """Row mask [rows] and column mask [columns], 1.0 where kept."""
+    owners = (projection.unit_of(axis, units) for axis in (0, 1))
+    rows, columns = (torch.from_numpy((owner < 0) | np.isin(owner, kept)).float() for owner in owners)
+    return rows, columns
 
 
 class PublishedScorer:

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from masked_reference import KeptWidth
 from tiny import ENCODER_DECODER, SHAPE, auto_class, tiny_config
 from transformers import AutoModelForCausalLM
 
 from tracenas.families import FAMILIES, Options, family_of
 from tracenas.models.checkpoints.writing import Draft, save_pruned
-from tracenas.models.surgery.masked import KeptWidth
 
 TINY = SHAPE
 # Families whose own configuration cannot say another number of heads.

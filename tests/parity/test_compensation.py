@@ -82,7 +82,7 @@ class Setting:
         sub = next(s for s in self.blocks[key[0]].sub_blocks if s.spec.name == key[1])
         ids = self.net.ordering.kept(self.blocks, arch)[key]
         assert ids is not None
-        owner = sub.projection(sub.output).unit_of(1, sub.spec.units)
+        owner = sub.output_projection.unit_of(1, sub.spec.units)
         return torch.from_numpy(np.flatnonzero((owner < 0) | np.isin(owner, ids)))
 
     def linear(self, model: Any, key: Key) -> Any:
@@ -186,7 +186,7 @@ def test_every_width_is_a_prefix_with_a_leading_factor(setting: Setting) -> None
     how = CompensatedRealisation(setting.net, grams.items(), RIDGE)
     for key in setting.keys()[:2]:
         sub = next(s for s in setting.blocks[0].sub_blocks if s.spec.name == key[1])
-        projection, order = sub.projection(sub.output), torch.from_numpy(prefix_order(sub))
+        projection, order = sub.output_projection, torch.from_numpy(prefix_order(sub))
         shifted = grams[key] + strength(grams[key], RIDGE) * torch.eye(len(order), dtype=torch.float64)
         for kept in sub.spec.choices():
             stays = setting.net.cut(sub, projection, 1, kept).take(torch.arange(projection.columns), 0)
@@ -335,7 +335,7 @@ def test_what_was_used_last_is_remembered_longest(monkeypatch: pytest.MonkeyPatc
     setting = Setting("llama")
     grams = list(gram_matrices(setting.net.model, setting.blocks, setting.tokens, 4))
     sub = next(s for s in setting.blocks[0].sub_blocks if s.spec.name == "mlp")
-    output, key = sub.projection(sub.output), (0, "mlp")
+    output, key = sub.output_projection, (0, "mlp")
     bytes_per_channel = setting.net.linear(key, output).weight.element_size() * output.rows
     how = CompensatedRealisation(setting.net, grams, RIDGE, memo_bytes=3 * 16 * bytes_per_channel)
 

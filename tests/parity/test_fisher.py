@@ -36,7 +36,7 @@ def exact(model: Any, blocks: Any, tokens: Tensor) -> dict[tuple[int, str], Tens
     for index, block in enumerate(blocks):
         for sub in block.sub_blocks:
             key = (index, sub.spec.name)
-            path = sub.projection(sub.output).parameter[0]
+            path = sub.output_projection.parameter[0]
 
             def see(module: Any, args: Any, output: Tensor, key: Any = key) -> None:
                 outputs[key] = [output, *args[1:]]

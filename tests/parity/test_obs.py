@@ -123,7 +123,7 @@ def test_on_a_model(model_type: str, kv_groups: bool) -> None:
             gram = grams[key]
             shrunk = torch.where(torch.eye(len(gram)) == 1, gram, 0.9 * gram)
             whole = error_after(shrunk, weight, strength(gram, obs.RIDGE))([])
-            if (sub.projection(sub.output).unit_of(1, sub.spec.units) >= 0).all():
+            if (sub.output_projection.unit_of(1, sub.spec.units) >= 0).all():
                 assert float(units[key].max()) == pytest.approx(whole, rel=1e-6)
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from masked_reference import masked, masks
 from proxy_setting import ProxySetting
 
-from tracenas.models.surgery.masked import masked, masks
 from tracenas.scoring.evaluator import Settings
 from tracenas.scoring.few_steps import FewSteps
 from tracenas.space.architecture import Architecture

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from masked_reference import MaskedGradients, masks
 from tiny import logits_of, tiny_model
 
 from tracenas.demo import model_path
 from tracenas.families import Options, family_of
 from tracenas.models.functionals.loss import next_token_nll
-from tracenas.models.surgery.masked import MaskedGradients, masks
 from tracenas.models.surgery.ordering import Ordering
 from tracenas.models.surgery.supernet import Supernet
 from tracenas.proxies import PROXIES, Measurement, Proxy

@@ -181,8 +181,8 @@ def outputs_by_hand(model: Any, block: Any, sub: Any, tokens: Tensor) -> list[Te
     """What the output projection gives, float64 [tokens, D], of every expert that has one."""
     from tracenas.models.functionals.loss import hidden_states
 
-    rows: list[list[Tensor]] = [[] for _ in range(sub.projection(sub.output).stack or 1)]
-    module = model.get_submodule(f"{block.path}.{sub.projection(sub.output).parameter[0]}")
+    rows: list[list[Tensor]] = [[] for _ in range(sub.output_projection.stack or 1)]
+    module = model.get_submodule(f"{block.path}.{sub.output_projection.parameter[0]}")
 
     def dense(_: Any, __: Any, output: Tensor) -> None:
         rows[0].append(output.flatten(0, -2).double())

@@ -94,13 +94,6 @@ def test_malformed_architectures_are_named(data: object, message: str) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_with_kept_replaces_known_counts_only() -> None:
-    layer = Layer((("heads", 4), ("channels", 64)))
-    assert layer.with_kept(channels=32).kept == (("heads", 4), ("channels", 32))
-    with pytest.raises(KeyError):
-        layer.with_kept(channel=32)
-
-
 def test_validate_brings_an_architecture_into_the_spaces_form() -> None:
     space = toys.space(None, layers=2, heads=8, groups=4, channels=100)
     arch = Architecture.from_json({"layers": [{"heads": 4, "channels": 100}, {"skip": True}]})

@@ -31,18 +31,18 @@ def arch(*rows: dict[str, int] | None) -> Architecture:
 
 
 def test_widths_are_multiples_or_the_bases_own() -> None:
-    spec = SubBlockSpec("mlp", "channels", 100, quantum=32, minimum=32)
+    spec = SubBlockSpec("mlp", "channels", 100, quantum=32)
     assert spec.choices() == (32, 64, 96, 100)
     assert [k for k in range(101) if spec.feasible(k)] == [0, 32, 64, 96, 100]
-    assert SubBlockSpec("mlp", "channels", 20, quantum=32, minimum=32).choices() == (20,)
-    assert SubBlockSpec("attention", "heads", 8, quantum=4, minimum=4).choices() == (4, 8)
+    assert SubBlockSpec("mlp", "channels", 20, quantum=32).choices() == (20,)
+    assert SubBlockSpec("attention", "heads", 8, quantum=4).choices() == (4, 8)
     assert SubBlockSpec("attention", "heads", 0).choices() == ()
 
 
 @given(st.integers(1, 300), st.sampled_from([1, 4, 32]), st.floats(0, 400))
 @settings(max_examples=200, deadline=None)
 def test_round_and_floor_equal_the_exhaustive_search(units: int, quantum: int, kept: float) -> None:
-    spec = SubBlockSpec("mlp", "channels", units, quantum=quantum, minimum=quantum)
+    spec = SubBlockSpec("mlp", "channels", units, quantum=quantum)
     choices = spec.choices()
     assert spec.round(kept) == min(choices, key=lambda k: (abs(k - kept), k))
     assert spec.floor(kept) == max((k for k in choices if k <= kept), default=choices[0])

@@ -21,7 +21,6 @@ def layer(*, heads: int = 8, groups: int = 1, channels: int = 256, hidden: int =
         "heads",
         heads,
         quantum=groups,
-        minimum=groups,
         parameters_per_unit=(2 if grouped else 4) * hidden * dim,
         fixed_parameters=hidden + (2 * hidden * groups * dim if grouped else 0),
     )
@@ -30,7 +29,6 @@ def layer(*, heads: int = 8, groups: int = 1, channels: int = 256, hidden: int =
         "channels",
         channels,
         quantum=quantum,
-        minimum=quantum,
         parameters_per_unit=3 * hidden,
         fixed_parameters=hidden,
     )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tracenas.families.active import within
-from tracenas.families.counted import Costs, sub_block
+from tracenas.families.counted import counted
 from tracenas.families.description import (
     MOST_HEADS,
     WIDEST,
@@ -23,6 +23,7 @@ from tracenas.families.description import (
     block_count,
 )
 from tracenas.space.architecture import Layer
+from tracenas.space.sub_block import SubBlockSpec
 
 __all__ = ["Biases", "Heads", "LlamaLike", "layer_config"]
 
@@ -90,22 +91,23 @@ class Heads:
         """Query heads of one unit."""
         return self.count // self.units
 
-    def q(self, offset: int = 0) -> tuple[Segment, ...]:
+    def q(self) -> tuple[Segment, ...]:
         """Units among query rows, or among the columns of the output projection."""
-        return (Segment(self.per_unit * self.dim, offset),)
+        return (Segment(self.per_unit * self.dim),)
 
     def k(self, offset: int = 0) -> tuple[Segment, ...]:
         """Units among key rows, or among value rows."""
         return () if self.shared_kv else (Segment(self.dim, offset),)
 
-    def quantum(self, options: Options) -> int:
-        """Equal query heads in every KV group, and the user's wish."""
-        return math.lcm(self.groups, options.head_quantum) if self.unit == "heads" else options.kv_quantum
-
-    def costs(self, norm_parameters: int) -> Costs:
-        """What attention costs beside its matrices."""
-        return Costs(
-            norm_parameters=norm_parameters,
+    def spec(self, options: Options) -> SubBlockSpec:
+        """Attention as the search space sees it, its matrices not counted yet."""
+        grouped = self.unit == "kv_heads"
+        return SubBlockSpec(
+            "attention",
+            self.unit,
+            self.units,
+            # equal query heads in every KV group, and the user's wish
+            quantum=options.kv_quantum if grouped else math.lcm(self.groups, options.head_quantum),
             score_width=self.per_unit * self.dim,
             cache_per_unit=0 if self.shared_kv else 2 * self.dim,
             fixed_cache=2 * self.kv * self.dim if self.shared_kv else 0,
@@ -126,6 +128,7 @@ class LlamaLike(Family):
         attention: path of the attention module in a block; the MLP's is `mlp`.
         norm_vectors: parameters per feature of a norm: 1, or 2 with a bias (LayerNorm).
         tied_by_default: whether head and embeddings are one tensor where config.json does not say.
+        fixed_biases: which projections have biases, whatever the configuration says; None: it says so.
     """
 
     model_type: str
@@ -138,11 +141,14 @@ class LlamaLike(Family):
     attention: str = "self_attn"
     norm_vectors: int = 1
     tied_by_default: bool = False
+    fixed_biases: Biases | None = None
 
     # --- what families replace --------------------------------------------------------------------
 
     def biases(self, config: Mapping[str, Any]) -> Biases:
         """Which projections have biases under this configuration."""
+        if self.fixed_biases is not None:
+            return self.fixed_biases
         attention = bool(config.get("attention_bias", False))
         return Biases(qkv=attention, o=attention, mlp=bool(config.get("mlp_bias", False)))
 
@@ -193,8 +199,8 @@ class LlamaLike(Family):
 
     def tied(self, config: Mapping[str, Any]) -> bool:
         """As config.json says."""
-        said = config.get("tie_word_embeddings")
-        return self.tied_by_default if said is None else bool(said)
+        stated = config.get("tie_word_embeddings")
+        return self.tied_by_default if stated is None else bool(stated)
 
     def outside(self, config: Mapping[str, Any]) -> int:
         """Embeddings, head (once if tied) and final norm."""
@@ -209,11 +215,8 @@ class LlamaLike(Family):
         """Head counts and MLP width of a cut block, and which of its sub-blocks are skipped."""
         local = layer_config(config, index)
         names = [s.spec.name for s, count in within(block, layer) if count == 0]
-        heads, width = (
-            self.head_overrides(local, dict(layer.kept)),
-            self.width_overrides(local, index, layer["channels"]),
-        )
-        return {**heads, **width, "skip": names} if names else {**heads, **width}
+        heads, channels = self.head_overrides(local, dict(layer.kept)), layer["channels"]
+        return {**heads, **self.width_overrides(local, index, channels), **({"skip": names} if names else {})}
 
     def stub_overrides(self, config: Mapping[str, Any], index: int) -> dict[str, Any]:
         """What `layer_overrides` says of the heads of block `index` if one query head with its own K and V is left."""
@@ -239,39 +242,24 @@ class LlamaLike(Family):
 
     def _attention(self, config: Mapping[str, Any], options: Options) -> SubBlock:
         heads = self.heads(config, options)
-        projections = self.attention_projections(config, heads)
         norms = heads.hidden * self.norm_vectors * len(self.attention_norms)
-        return sub_block(
-            "attention",
-            heads.unit,
-            heads.units,
-            projections,
-            module=self.attention,
-            output=projections[-1].path,
-            quantum=heads.quantum(options),
+        sub = SubBlock(
+            heads.spec(options),
+            self.attention_projections(config, heads),
+            self.attention,
             norms=self.attention_norms,
             post_norm=self.attention_post_norm,
             groups=heads.groups,
             attributes=self.attributes(heads),
             outputs=2,
             width_norms=self.width_norms(heads),
-            costs=heads.costs(norms + (2 * heads.dim if self.qk_norm else 0)),
-            present="attention" not in config.get("skip", ()),
         )
+        present = "attention" not in config.get("skip", ())
+        return counted(sub, norms + (2 * heads.dim if self.qk_norm else 0), present=present)
 
     def _mlp(self, config: Mapping[str, Any], index: int, options: Options) -> SubBlock:
         projections = self.mlp_projections(config)
+        spec = SubBlockSpec("mlp", "channels", projections[-1].columns, quantum=options.channel_quantum)
+        sub = SubBlock(spec, projections, "mlp", norms=self.mlp_norms, post_norm=self.mlp_post_norm)
         norms = int(config["hidden_size"]) * self.norm_vectors * len(self.mlp_norms)
-        return sub_block(
-            "mlp",
-            "channels",
-            projections[-1].columns,
-            projections,
-            module="mlp",
-            output=projections[-1].path,
-            quantum=options.channel_quantum,
-            norms=self.mlp_norms,
-            post_norm=self.mlp_post_norm,
-            costs=Costs(norm_parameters=norms),
-            present="mlp" not in config.get("skip", ()),
-        )
+        return counted(sub, norms, present="mlp" not in config.get("skip", ()))

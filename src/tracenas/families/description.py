@@ -164,10 +164,9 @@ class SubBlock:
 
     spec: SubBlockSpec
     projections: tuple[Projection, ...]
+    """The last one is the output projection."""
     module: str
     """Path of the module that is replaced by a stub when the sub-block is bypassed."""
-    output: str
-    """Path of the projection whose inputs carry the units (o_proj, down_proj): saliency is taken there."""
     norms: tuple[str, ...] = ()
     """Modules outside `module` that a checkpoint drops with the bypassed sub-block."""
     post_norm: str = ""
@@ -184,13 +183,19 @@ class SubBlock:
     position_bias: PositionBias | None = None
 
     @property
+    def output_projection(self) -> Projection:
+        """The projection whose inputs carry the units (o_proj, down_proj): saliency is taken there."""
+        return self.projections[-1]
+
+    @property
+    def output(self) -> str:
+        """Path of the output projection."""
+        return self.output_projection.path
+
+    @property
     def stacked(self) -> bool:
         """Whether units lie in the fused matrices of experts, which are no linear modules (and are not refitted)."""
-        return bool(self.projection(self.output).stack)
-
-    def projection(self, path: str) -> Projection:
-        """The projection at `path`."""
-        return next(p for p in self.projections if p.path == path)
+        return bool(self.output_projection.stack)
 
 
 @dataclass(frozen=True)

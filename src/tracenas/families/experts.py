@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tracenas.families.counted import Costs, sub_block
+from tracenas.families.counted import counted
 from tracenas.families.decoder import LlamaLike
 from tracenas.families.description import Attribute, Options, Projection, Segment, SubBlock
+from tracenas.space.sub_block import SubBlockSpec
 
 __all__ = ["MixtureOfExperts"]
 
@@ -47,18 +48,15 @@ class MixtureOfExperts(LlamaLike):
             Projection(at + "gate_up_proj", 2 * width, hidden, fused, source="mlp_in", stack=experts, active=active),
             Projection(at + "down_proj", hidden, width, (), channel, source="mlp_out", stack=experts, active=active),
         )
-        return sub_block(
-            "mlp",
-            "channels",
-            experts * width,
+        spec = SubBlockSpec("mlp", "channels", experts * width, quantum=experts * options.channel_quantum)
+        sub = SubBlock(
+            spec,
             projections,
-            module="mlp",
-            output=projections[-1].path,
-            quantum=experts * options.channel_quantum,
+            "mlp",
             norms=self.mlp_norms,
             post_norm=self.mlp_post_norm,
             groups=experts,
             attributes=(Attribute(at + "intermediate_dim", experts),),
-            costs=Costs(norm_parameters=hidden * len(self.mlp_norms), fixed_weights=experts * hidden),
-            present="mlp" not in config.get("skip", ()),
         )
+        norms, present = hidden * len(self.mlp_norms), "mlp" not in config.get("skip", ())
+        return counted(sub, norms, router_weights=experts * hidden, present=present)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tracenas.families.active import within
-from tracenas.families.counted import Costs, sub_block
+from tracenas.families.counted import counted
 from tracenas.families.decoder import Heads
 from tracenas.families.description import (
     Attribute,
@@ -27,8 +27,9 @@ from tracenas.families.description import (
     block_count,
 )
 from tracenas.space.architecture import Layer
+from tracenas.space.sub_block import SubBlockSpec
 
-__all__ = ["FAMILY", "T5", "own_config"]
+__all__ = ["FAMILY", "T5", "block_config"]
 
 _SELF, _CROSS = "layer.0.SelfAttention", "layer.1.EncDecAttention"
 # Names that other families' configurations have, and T5's for the same things.
@@ -41,11 +42,11 @@ _ALIASES = (
 )
 
 
-def own_config(config: Mapping[str, Any], stack: str, index: int) -> dict[str, Any]:
+def block_config(config: Mapping[str, Any], stack: str, index: int) -> dict[str, Any]:
     """What config.json says of block `index` of a stack: the global values with the block's own over them."""
     layers: Mapping[str, Any] = ((config.get("tracenas_layers") or {}).get(stack)) or {}
-    own: Mapping[str, Any] = layers.get(str(index)) or {}
-    return {**config, "num_cross_heads": config["num_heads"], **own}
+    local: Mapping[str, Any] = layers.get(str(index)) or {}
+    return {**config, "num_cross_heads": config["num_heads"], **local}
 
 
 @dataclass(frozen=True)
@@ -67,17 +68,17 @@ class T5(Family):
         transformers 5 calls every T5 tied when it writes config.json: where the head is not scaled, only the files
         say whether it has a tensor of its own.
         """
-        found = {new: config[old] for new, old in _ALIASES if old in config}
+        named = {new: config[old] for new, old in _ALIASES if old in config}
         if config.get("n_positions"):
-            found["max_position_embeddings"] = 2 * int(config["n_positions"])
-        found |= config
+            named["max_position_embeddings"] = 2 * int(config["n_positions"])
+        named |= config
         unscaled = config.get("scale_decoder_outputs") is False and config.get("tie_word_embeddings") is not False
         if unscaled and stores is not None:
             if stores("lm_head.weight"):
-                found["tie_word_embeddings"] = False
+                named["tie_word_embeddings"] = False
             else:
-                del found["scale_decoder_outputs"]
-        return found
+                del named["scale_decoder_outputs"]
+        return named
 
     def tied(self, config: Mapping[str, Any]) -> bool:
         """Whether head and embeddings are one tensor: then, and only then, T5 scales what enters the head.
@@ -97,7 +98,7 @@ class T5(Family):
         return tuple(
             Block(
                 f"{stack}.block.{index}",
-                self._sub_blocks(own_config(config, stack, index), stack, options),
+                self._sub_blocks(block_config(config, stack, index), stack, options),
                 stack,
                 ("position_bias", "encoder_decoder_position_bias"),
             )
@@ -117,35 +118,37 @@ class T5(Family):
 
     def layer_overrides(self, config: Mapping[str, Any], index: int, block: Block, layer: Layer) -> dict[str, Any]:
         """Head counts and FFN width of a cut block (the base's where they are gone), and what is skipped."""
-        base = own_config(config, block.stack, int(block.path.rpartition(".")[2]))
+        base = block_config(config, block.stack, int(block.path.rpartition(".")[2]))
         keys = {"attention": "num_heads", "cross_attention": "num_cross_heads", "mlp": "d_ff"}
         counts = {s.spec.name: count for s, count in within(block, layer)}
-        own: dict[str, Any] = {keys[name]: count or int(base[keys[name]]) for name, count in counts.items()}
+        local: dict[str, Any] = {keys[name]: count or int(base[keys[name]]) for name, count in counts.items()}
         skip = [name for name, count in counts.items() if not count]
-        return {**own, "skip": skip} if skip else own
+        return {**local, "skip": skip} if skip else local
 
     # --- sub-blocks -------------------------------------------------------------------------------
 
-    def _sub_blocks(self, own: Mapping[str, Any], stack: str, options: Options) -> tuple[SubBlock, ...]:
-        heads = self._heads(own, "num_heads", options)
+    def _sub_blocks(self, local: Mapping[str, Any], stack: str, options: Options) -> tuple[SubBlock, ...]:
+        heads = self._heads(local, "num_heads", options)
         table = f"{stack}.block.0.{_SELF}.relative_attention_bias"
-        columns = tuple(int(i) for i in own.get("bias_heads") or range(heads.count))
-        attention = self._attention("attention", heads, own, options, PositionBias(table, columns), stack == "encoder")
+        columns = tuple(int(i) for i in local.get("bias_heads") or range(heads.count))
+        attention = self._attention(
+            "attention", heads, local, options, PositionBias(table, columns), stack == "encoder"
+        )
         if stack == "encoder":
-            return attention, self._mlp(own, 1, options)
-        cross = self._heads(own, "num_cross_heads", options)
-        crossing = self._attention("cross_attention", cross, own, options, PositionBias(), True)
-        return attention, crossing, self._mlp(own, 2, options)
+            return attention, self._mlp(local, 1, options)
+        cross = self._heads(local, "num_cross_heads", options)
+        crossing = self._attention("cross_attention", cross, local, options, PositionBias(), True)
+        return attention, crossing, self._mlp(local, 2, options)
 
-    def _heads(self, own: Mapping[str, Any], key: str, options: Options) -> Heads:
-        count = int(own[key])
-        return Heads(int(own["d_model"]), count, count, int(own.get("d_kv") or 64), options.kv_groups)
+    def _heads(self, local: Mapping[str, Any], key: str, options: Options) -> Heads:
+        count = int(local[key])
+        return Heads(int(local["d_model"]), count, count, int(local.get("d_kv") or 64), options.kv_groups)
 
     def _attention(
         self,
         name: str,
         heads: Heads,
-        own: Mapping[str, Any],
+        local: Mapping[str, Any],
         options: Options,
         bias: PositionBias,
         bidirectional: bool,
@@ -153,52 +156,41 @@ class T5(Family):
         cross = name == "cross_attention"
         module, norm = (_CROSS, "layer.1.layer_norm") if cross else (_SELF, "layer.0.layer_norm")
         width, hidden, at = heads.count * heads.dim, heads.hidden, module + "."
-        asked, given = ("cross_in", "encoder_out") if cross else ("attention_in", "attention_in")
+        queries, keys = ("cross_in", "encoder_out") if cross else ("attention_in", "attention_in")
         projections = (
-            Projection(at + "q", width, hidden, heads.q(), source=asked),
-            Projection(at + "k", width, hidden, heads.k(), source=given),
-            Projection(at + "v", width, hidden, heads.k(), source=given),
+            Projection(at + "q", width, hidden, heads.q(), source=queries),
+            Projection(at + "k", width, hidden, heads.k(), source=keys),
+            Projection(at + "v", width, hidden, heads.k(), source=keys),
             Projection(at + "o", hidden, width, (), heads.q(), source="cross_out" if cross else "attention_out"),
         )
-        costs = heads.costs(hidden)
-        no_cache = bidirectional and not cross
-        return sub_block(
-            name,
-            "cross_heads" if cross else "heads",
-            heads.count,
+        spec = replace(heads.spec(options), name=name, bidirectional=bidirectional)
+        if cross:
+            spec = replace(spec, unit="cross_heads")
+        elif bidirectional:
+            spec = replace(spec, cache_per_unit=0)
+        sub = SubBlock(
+            spec,
             projections,
-            module=module,
-            output=projections[-1].path,
-            quantum=heads.quantum(options),
+            module,
             norms=(norm,),
             attributes=(Attribute(at + "n_heads"),),
             outputs=3,
             position_bias=bias,
-            costs=replace(costs, cache_per_unit=0 if no_cache else costs.cache_per_unit, bidirectional=bidirectional),
-            present=name not in own.get("skip", ()),
         )
+        return counted(sub, hidden, present=name not in local.get("skip", ()))
 
-    def _mlp(self, own: Mapping[str, Any], place: int, options: Options) -> SubBlock:
-        hidden, width, channel = int(own["d_model"]), int(own["d_ff"]), (Segment(1),)
+    def _mlp(self, local: Mapping[str, Any], place: int, options: Options) -> SubBlock:
+        hidden, width, channel = int(local["d_model"]), int(local["d_ff"]), (Segment(1),)
         module = f"layer.{place}.DenseReluDense"
-        gated = str(own.get("feed_forward_proj") or "relu").startswith("gated")
+        gated = str(local.get("feed_forward_proj") or "relu").startswith("gated")
         into = ("wi_0", "wi_1") if gated else ("wi",)
         projections = (
             *(Projection(f"{module}.{name}", width, hidden, channel, source="mlp_in") for name in into),
             Projection(f"{module}.wo", hidden, width, (), channel, source="mlp_out"),
         )
-        return sub_block(
-            "mlp",
-            "channels",
-            width,
-            projections,
-            module=module,
-            output=projections[-1].path,
-            quantum=options.channel_quantum,
-            norms=(f"layer.{place}.layer_norm",),
-            costs=Costs(norm_parameters=hidden),
-            present="mlp" not in own.get("skip", ()),
-        )
+        spec = SubBlockSpec("mlp", "channels", width, quantum=options.channel_quantum)
+        sub = SubBlock(spec, projections, module, norms=(f"layer.{place}.layer_norm",))
+        return counted(sub, hidden, present="mlp" not in local.get("skip", ()))
 
 
 FAMILY = T5("t5")

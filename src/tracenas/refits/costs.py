@@ -78,7 +78,7 @@ def refit_costs(blocks: Sequence[Block], arch: Architecture, tokens: int) -> Ref
             forward += dense
             if not sub.spec.units or sub.stacked:
                 continue
-            projection = sub.projection(sub.output)
+            projection = sub.output_projection
             n, rows = projection.columns, projection.rows
             k = n * kept // sub.spec.units
             matrices += n * n
@@ -115,7 +115,7 @@ def refit_memory(blocks: Sequence[Block], tokens: int, element: int) -> int:
         for sub in block.sub_blocks:
             if not sub.spec.units or sub.stacked:
                 continue
-            projection = sub.projection(sub.output)
+            projection = sub.output_projection
             n, hidden = projection.columns, projection.rows
             entries += n * (n + hidden)
             matrices += n * n

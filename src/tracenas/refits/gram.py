@@ -46,7 +46,7 @@ def gram_matrices(
         with ExitStack() as watching:
             for sub in block.sub_blocks:
                 if sub.spec.units and not sub.stacked:
-                    columns = sub.projection(sub.output).columns
+                    columns = sub.output_projection.columns
                     total = GramSum(columns, hidden[0].device)
                     found[index, sub.spec.name] = total
                     module = model.get_submodule(f"{block.path}.{sub.output}")

@@ -43,7 +43,7 @@ def prefix_order(sub: SubBlock) -> IntArray:
     The width k keeps the first k / groups units of every group; so columns are sorted by their unit's rank
     within its group, columns of no unit first.
     """
-    owner = sub.projection(sub.output).unit_of(1, sub.spec.units)
+    owner = sub.output_projection.unit_of(1, sub.spec.units)
     rank = np.where(owner < 0, -1, owner % (sub.spec.units // sub.groups))
     return np.argsort(rank, kind="stable").astype(np.int64)
 
@@ -132,7 +132,7 @@ class CompensatedRealisation(PlainRealisation):
 
 
 def _factor(net: Supernet, key: Key, sub: SubBlock, gram: Tensor, ridge: float, ordered: bool) -> _Factor:
-    projection = sub.projection(sub.output)
+    projection = sub.output_projection
     if gram.shape != (projection.columns, projection.columns):
         raise ValueError(f"block {key[0]}, {key[1]}: {projection.columns} columns, Gram matrix {list(gram.shape)}")
     order = prefix_order(sub)

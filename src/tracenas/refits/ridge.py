@@ -92,7 +92,7 @@ def ridge_outputs(
         sub, kept = _place(net, arch, key)
         if kept in (0, sub.spec.units):
             continue
-        projection = sub.projection(sub.output)
+        projection = sub.output_projection
         weight = net.linear(key, projection).weight
         columns = torch.arange(projection.columns, device=weight.device)
         stays = net.cut(sub, projection, 1, kept).take(columns, 0)
@@ -106,7 +106,7 @@ def in_base_order(net: Supernet, arch: Architecture, outputs: Mapping[Key, Tenso
     placed: dict[Key, Tensor] = {}
     for key, weight in outputs.items():
         sub, kept = _place(net, arch, key)
-        projection = sub.projection(sub.output)
+        projection = sub.output_projection
         order = net.base_order(key, sub, projection, 1, kept)
         placed[key] = weight if order is None else weight.index_select(1, order.to(weight.device))
     return placed

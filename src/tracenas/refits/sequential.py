@@ -111,7 +111,7 @@ def _advance_dense(
         watching.enter_context(_watching_shares(net, index, subs, lambda name, share: shares[name].append(share)))
         for sub in subs:
             if sub.post_norm:
-                module, values = net.linear((index, sub.spec.name), sub.projection(sub.output)), outputs[sub.spec.name]
+                module, values = net.linear((index, sub.spec.name), sub.output_projection), outputs[sub.spec.name]
                 watching.enter_context(watch(module, lambda _, output, values=values: values.append(output)))  # type: ignore[misc]
         runner.advance(index, dense)
     gaps = [(d - p).flatten(0, -2) for d, p in zip(before, pruned, strict=True)] if stream else None
@@ -125,7 +125,7 @@ def _watching_shares(
     """Call `see(sub-block, what it adds to the stream)` for every one of `subs` that runs."""
     with ExitStack() as watching:
         for sub in subs:
-            module = _norm_behind(net, index, sub) or net.linear((index, sub.spec.name), sub.projection(sub.output))
+            module = _norm_behind(net, index, sub) or net.linear((index, sub.spec.name), sub.output_projection)
             watching.enter_context(watch(module, lambda _, share, name=sub.spec.name: see(name, share)))  # type: ignore[misc]
         yield
 
@@ -178,7 +178,7 @@ def _fit(
     seen: dict[str, Tensor] = {}
     with ExitStack() as running:
         running.enter_context(net.realise_block(index, layer, FittedRealisation(fitted)))
-        module = net.linear((index, name), sub.projection(sub.output))
+        module = net.linear((index, name), sub.output_projection)
         start = module.weight.detach()
         norm = _norm_behind(net, index, sub)
         behind = None if norm is None else _PostNorm(norm, start)

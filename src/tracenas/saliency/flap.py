@@ -40,7 +40,7 @@ def saliency(
 
 def _fluctuations(model: Any, block: Block, sub: SubBlock, moments: ColumnMoments) -> Tensor:
     """S per column, float64 [columns]; [experts, columns] of a mixture."""
-    module, name = holder_of(model, block, sub.projection(sub.output))
+    module, name = holder_of(model, block, sub.output_projection)
     weight = getattr(module, name).detach().float()
     norms: Tensor = weight.square().sum(dim=-2, dtype=torch.float64).cpu()
     return moments.variance() * norms

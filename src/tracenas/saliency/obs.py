@@ -68,7 +68,7 @@ def _of_gram(model: Any, blocks: Sequence[Block], key: Key, gram: Tensor) -> Ten
     """`elimination` of the sub-block `key`, whose output projection's inputs have this Gram matrix, float64 [n, n]."""
     block = blocks[key[0]]
     sub = next(s for s in block.sub_blocks if s.spec.name == key[1])
-    projection = sub.projection(sub.output)
+    projection = sub.output_projection
     module, name = holder_of(model, block, projection)
     owner = torch.from_numpy(projection.unit_of(1, sub.spec.units))
     shrunk = torch.diag_embed(SHRUNK * gram.diagonal()).add_(gram, alpha=1 - SHRUNK)

@@ -84,7 +84,7 @@ def column_moments(model: Any, blocks: Sequence[Block], tokens: Tensor, micro_ba
 
     for index, block in enumerate(blocks):
         for sub in (s for s in block.sub_blocks if s.spec.units):
-            output = sub.projection(sub.output)
+            output = sub.output_projection
             see = watch((index, sub.spec.name), output.columns, output.stack)
             if sub.stacked:
                 handles.append(watch_experts(model, block, sub, see))

@@ -15,7 +15,7 @@ __all__ = ["importance", "per_unit", "saliency"]
 
 def per_unit(sub: SubBlock, columns: Tensor) -> Tensor:
     """Sum of a per-column score of the output projection over each unit's columns, float64 [units]."""
-    owner = sub.projection(sub.output).unit_of(1, sub.spec.units)
+    owner = sub.output_projection.unit_of(1, sub.spec.units)
     total = torch.zeros(sub.spec.units, dtype=torch.float64)
     stays = torch.from_numpy(owner >= 0)
     total.index_add_(0, torch.from_numpy(owner)[stays], columns.double().cpu()[stays])
@@ -35,7 +35,7 @@ def saliency(
 
 
 def _column_scores(model: Any, block: Block, sub: SubBlock, norms: Tensor) -> Tensor:
-    module, name = holder_of(model, block, sub.projection(sub.output))
+    module, name = holder_of(model, block, sub.output_projection)
     weight = getattr(module, name).detach()
     total: Tensor = weight.float().abs().sum(dim=-2, dtype=torch.float64).cpu() * norms
     return total
@@ -54,7 +54,7 @@ def importance(model: Any, blocks: Sequence[Block], statistics: ColumnNorms) -> 
     """I_l = mean over i, j of |W_ij| · ‖X_j‖₂ of every sub-block (TraceNAS A.1)."""
     return {
         (i, s.spec.name): float(
-            _column_scores(model, b, s, statistics.norms[i, s.spec.name]).mean() / s.projection(s.output).rows
+            _column_scores(model, b, s, statistics.norms[i, s.spec.name]).mean() / s.output_projection.rows
         )
         for i, b in enumerate(blocks)
         for s in b.sub_blocks

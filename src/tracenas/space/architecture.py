@@ -29,12 +29,6 @@ class Layer:
         """Whether the whole block is bypassed through the residual stream (d_l = 0, TraceNAS §3.2)."""
         return all(count == 0 for _, count in self.kept)
 
-    def with_kept(self, **counts: int) -> "Layer":
-        """A copy with some counts replaced."""
-        if unknown := set(counts) - {key for key, _ in self.kept}:
-            raise KeyError(f"no '{sorted(unknown)[0]}' in this layer; it has {[key for key, _ in self.kept]}")
-        return Layer(tuple((k, counts.get(k, v)) for k, v in self.kept), self.stack)
-
 
 @dataclass(frozen=True)
 class Architecture:

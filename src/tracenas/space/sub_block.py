@@ -8,12 +8,9 @@ __all__ = ["LayerSpec", "SubBlockSpec"]
 
 
 @lru_cache(maxsize=256)
-def _widths(units: int, minimum: int, quantum: int) -> tuple[int, ...]:
+def _widths(units: int, quantum: int) -> tuple[int, ...]:
     """Feasible non-zero widths, ascending; equal sub-blocks share them."""
-    if units == 0:
-        return ()
-    first = -(-minimum // quantum) * quantum
-    return (*range(max(first, quantum), units, quantum), units)
+    return (*range(quantum, units, quantum), units) if units else ()
 
 
 @dataclass(frozen=True)
@@ -21,7 +18,7 @@ class SubBlockSpec:
     """One sub-block (`attention`, `mlp`, …) of one block of the base model.
 
     `kept` units are feasible if `kept` is 0 (bypassed), the base's own `units`, or a multiple of
-    `quantum` between `minimum` and `units` (decisions 1 and 2 of the method: equal query heads in every
+    `quantum` between the two (decisions 1 and 2 of the method: equal query heads in every
     KV group make the quantum of grouped-query attention its number of KV groups).
 
     Costs are linear in the kept units, with a part that only goes away when the sub-block is bypassed
@@ -39,7 +36,6 @@ class SubBlockSpec:
     units: int
     """Units in the base; 0 when the base itself has this sub-block bypassed."""
     quantum: int = 1
-    minimum: int = 1
     parameters_per_unit: int = 0
     fixed_parameters: int = 0
     weights_per_unit: float = 0
@@ -56,9 +52,7 @@ class SubBlockSpec:
 
     def feasible(self, kept: int) -> bool:
         """Whether `kept` units can be realised."""
-        if kept in (0, self.units):
-            return True
-        return self.minimum <= kept < self.units and kept % self.quantum == 0
+        return kept == self.units or (0 <= kept < self.units and kept % self.quantum == 0)
 
     def choices(self) -> tuple[int, ...]:
         """Feasible non-zero widths, ascending; empty if the base has no such sub-block."""
@@ -66,7 +60,7 @@ class SubBlockSpec:
 
     @cached_property
     def _choices(self) -> tuple[int, ...]:
-        return _widths(self.units, self.minimum, self.quantum)
+        return _widths(self.units, self.quantum)
 
     def round(self, kept: float) -> int:
         """The feasible non-zero width nearest to `kept` (the smaller one on a tie)."""

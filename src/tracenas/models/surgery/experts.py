@@ -24,7 +24,7 @@ def watch_experts(model: nn.Module, block: Block, sub: SubBlock, see: See) -> An
     The activations are computed a second time, from what transformers calls the experts with: hidden states [S, D],
     the chosen experts [S, K] and their weights [S, K] (an expert's output is weighted, its inner activations are not).
     """
-    output = sub.projection(sub.output)
+    output = sub.output_projection
     into = next(p for p in sub.projections if p.stack and p.path != output.path)
     module, _ = holder_of(model, block, output)
     names = ("hidden_states", "top_k_index", "top_k_weights")

@@ -100,7 +100,7 @@ def _watched(model: Any, blocks: Sequence[Block], index: int, undo: ExitStack) -
     for sub in block.sub_blocks:
         if not sub.spec.units:
             continue
-        projection = sub.projection(sub.output)
+        projection = sub.output_projection
         module, _ = holder_of(model, block, projection)
         device = next(iter(module.parameters())).device
         totals = [GramSum(projection.rows, device) for _ in range(projection.stack or 1)]

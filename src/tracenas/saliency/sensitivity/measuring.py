@@ -69,7 +69,7 @@ def measure_sensitivity(
 
 def _check_tokens(model: Any, blocks: Sequence[Block], tokens: Tensor, windows: int) -> None:
     """Refuse text on which the matrices would be of too low a rank to say anything."""
-    projections = [s.projection(s.output) for b in blocks for s in b.sub_blocks if s.spec.units]
+    projections = [s.output_projection for b in blocks for s in b.sub_blocks if s.spec.units]
     length = tokens.shape[1]
     predicted = predicted_tokens(model, length)
     wide, hidden = max(p.columns for p in projections), max(p.rows for p in projections)
@@ -88,7 +88,7 @@ def _costs(
     model: Any, block: Block, sub: SubBlock, moments: Sequence[Moments], metric: Tensor, ridge: float
 ) -> WidthCosts:
     """One sub-block, from its sweep, or the sweeps of its experts, which lose as many channels each."""
-    projection = sub.projection(sub.output)
+    projection = sub.output_projection
     module, name = holder_of(model, block, projection)
     weight = getattr(module, name).detach()
     parts = len(moments)

@@ -99,7 +99,7 @@ def _watched(model: Any, blocks: Sequence[Block], index: int, undo: ExitStack) -
     for sub in block.sub_blocks:
         if not sub.spec.units:
             continue
-        projection = sub.projection(sub.output)
+        projection = sub.output_projection
         sums[index, sub.spec.name] = totals = [_Sums(projection.columns, device) for _ in range(projection.stack or 1)]
         if sub.stacked:
             undo.callback(watch_experts(model, block, sub, _to_expert(totals)).remove)
