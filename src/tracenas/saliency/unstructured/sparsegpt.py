@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from tracenas.saliency.masks import Target, keep
-from tracenas.saliency.unstructured.metric import Metric, Statistics
+from tracenas.saliency.unstructured.metric import Statistics
 
-__all__ = ["BLOCK", "DAMPING", "METRIC", "inverse_factor", "score", "solve"]
+__all__ = ["BLOCK", "DAMPING", "inverse_factor", "score", "solve"]
 
 BLOCK = 128
 """Columns whose mask is chosen at once, compared over all rows (N:M: groups of M within a row)."""
@@ -64,6 +64,3 @@ def solve(s: Statistics, target: Target) -> tuple[Tensor, Tensor]:
         weight[:, start:end] = block
         weight[:, end:] -= errors @ factor[start:end, end:]
     return weight, stays
-
-
-METRIC = Metric("sparsegpt", score, frozenset({"gram"}), compare="layer", solve=solve, reference="arXiv:2301.00774")
