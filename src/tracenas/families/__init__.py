@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tracenas.errors import UserError
-from tracenas.families.active import active, placed, within
+from tracenas.families.active import Key, active, placed, present, within
 from tracenas.families.description import Block, Family, Options, Projection, Segment, SubBlock, kept_in_order
 from tracenas.registry import Registry, did_you_mean
 
@@ -12,6 +12,7 @@ __all__ = [
     "FAMILIES",
     "Block",
     "Family",
+    "Key",
     "Options",
     "Projection",
     "Segment",
@@ -20,6 +21,7 @@ __all__ = [
     "family_of",
     "kept_in_order",
     "placed",
+    "present",
     "within",
 ]
 

@@ -1,11 +1,19 @@
-"""An architecture laid over the blocks that it cuts."""
+"""A model's sub-blocks one after the other, and an architecture laid over them."""
 
 from collections.abc import Iterator, Sequence
 
 from tracenas.families.description import Block, SubBlock
 from tracenas.space.architecture import Architecture, Layer
 
-__all__ = ["active", "placed", "within"]
+__all__ = ["Key", "active", "placed", "present", "within"]
+
+Key = tuple[int, str]
+"""(block index, sub-block name)."""
+
+
+def present(blocks: Sequence[Block]) -> Iterator[tuple[Key, SubBlock]]:
+    """`(key, sub-block)` of everything that has units (bypassed sub-blocks have none), in order."""
+    return (((index, sub.spec.name), sub) for index, b in enumerate(blocks) for sub in b.sub_blocks if sub.spec.units)
 
 
 def within(block: Block, layer: Layer) -> Iterator[tuple[SubBlock, int]]:

@@ -18,7 +18,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from tracenas.families import Projection, SubBlock, active
+from tracenas.families import Projection, SubBlock, active, present
 from tracenas.models.surgery.gradients import watch_output_gradient, watch_weight_gradient
 from tracenas.models.surgery.ordering import Key, permutation
 from tracenas.models.surgery.supernet import Supernet
@@ -59,20 +59,18 @@ class TraceRecorder:
         self.seed = seed
         self._subspaces: dict[tuple[int, str], Tensor] = {}
         if rank != FULL:
-            for index, block in enumerate(net.blocks):
-                for sub in block.sub_blocks:
-                    for projection in sub.projections if sub.spec.units else ():
-                        self._subspaces.setdefault((index, projection.source), self._draw(index, sub, projection))
+            for key, sub in present(net.blocks):
+                for projection in sub.projections:
+                    self._subspaces.setdefault((key[0], projection.source), self._draw(key, projection))
 
-    def _draw(self, index: int, sub: SubBlock, projection: Projection) -> Tensor:
+    def _draw(self, key: Key, projection: Projection) -> Tensor:
         """A, [rank, columns], columns in saliency order where they are units; [stack, rank, columns] of experts."""
-        a = base_subspace(self.seed, index, projection, self.rank)
-        order = permutation(projection, 1, self.net.ordering.ranking[index, sub.spec.name])
+        a = base_subspace(self.seed, key[0], projection, self.rank)
+        order = permutation(projection, 1, self.net.ordering.ranking[key])
         if order is not None:
             a = a[:, torch.from_numpy(order)]
             a = a.movedim(-2, 0) if projection.stack else a  # the same A, in every expert's own order
-        weight = self.net.weight((index, sub.spec.name), projection)
-        drawn: Tensor = a.to(device=self.net.device, dtype=weight.dtype)
+        drawn: Tensor = a.to(device=self.net.device, dtype=self.net.weight(key, projection).dtype)
         return drawn.contiguous()
 
     @contextmanager

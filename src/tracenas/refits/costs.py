@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tracenas.families import Block, within
+from tracenas.families import Block, present, within
 from tracenas.space.architecture import Architecture
 
 __all__ = ["MEMO_BYTES", "RefitCosts", "gram_blocks", "refit_costs", "refit_memory"]
@@ -109,17 +109,14 @@ def refit_memory(blocks: Sequence[Block], tokens: int, element: int) -> int:
         tokens: that the statistics are of.
         element: bytes of a number in the model's dtype.
     """
-    entries = memo = largest = hidden = 0
-    for block in blocks:
-        matrices = 0
-        for sub in block.sub_blocks:
-            if not sub.spec.units or sub.stacked:
-                continue
-            projection = sub.output_projection
-            n, hidden = projection.columns, projection.rows
-            entries += n * (n + hidden)
-            matrices += n * n
-            memo += sum(n * k // sub.spec.units * hidden for k in sub.spec.choices()) * element
-        largest = max(largest, 8 * matrices)
+    entries = memo = hidden = 0
+    matrices = [0] * len(blocks)
+    for key, sub in present(blocks):
+        if sub.stacked:
+            continue
+        n, hidden = sub.output_projection.columns, sub.output_projection.rows
+        entries += n * (n + hidden)
+        matrices[key[0]] += n * n
+        memo += sum(n * k // sub.spec.units * hidden for k in sub.spec.choices()) * element
     factors = entries * max(4, element)
-    return factors + max(min(memo, MEMO_BYTES), largest + tokens * hidden * element)
+    return factors + max(min(memo, MEMO_BYTES), 8 * max(matrices, default=0) + tokens * hidden * element)

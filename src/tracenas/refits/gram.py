@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tracenas.errors import UserError
-from tracenas.families import Block
+from tracenas.families import Block, present
 from tracenas.models.surgery.ordering import Key
 from tracenas.models.surgery.stepping import BlockRunner, watch
 from tracenas.refits.gram_sum import GramSum
@@ -42,18 +42,15 @@ def gram_matrices(
     runner = BlockRunner(model, blocks)
     hidden = runner.embed(tokens, micro_batch)
     for index, block in enumerate(blocks):
-        found: dict[Key, GramSum] = {}
+        sums: dict[Key, GramSum] = {}
         with ExitStack() as watching:
-            for sub in block.sub_blocks:
-                if sub.spec.units and not sub.stacked:
-                    columns = sub.output_projection.columns
-                    total = GramSum(columns, hidden[0].device)
-                    found[index, sub.spec.name] = total
-                    module = model.get_submodule(f"{block.path}.{sub.output}")
-                    watching.enter_context(watch(module, _adder(total)))
+            for key, sub in present(blocks):
+                if key[0] == index and not sub.stacked:
+                    sums[key] = total = GramSum(sub.output_projection.columns, hidden[0].device)
+                    watching.enter_context(watch(model.get_submodule(f"{block.path}.{sub.output}"), _adder(total)))
             runner.advance(index, hidden)
-        for key in list(found):
-            gram = found.pop(key).total()
+        for key in list(sums):
+            gram = sums.pop(key).total()
             if not torch.isfinite(gram.diagonal().sum()):
                 where = f"block {key[0]}, {key[1]}"
                 raise UserError(f"{where}: the dense model's activations are not finite; try dtype=fp32")

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tracenas.families import Projection, SubBlock
+from tracenas.families import Projection, SubBlock, present
 from tracenas.families.description import IntArray
 from tracenas.models.surgery.ordering import Key, permutation
 from tracenas.models.surgery.supernet import PlainRealisation, Supernet
@@ -94,8 +94,7 @@ class CompensatedRealisation(PlainRealisation):
         self.memo_used = 0
         self._memo: OrderedDict[tuple[Key, int], Tensor] = OrderedDict()
         self._factors: dict[Key, _Factor] = {}
-        active = ((i, s) for i, b in enumerate(net.blocks) for s in b.sub_blocks if s.spec.units and not s.stacked)
-        subs = {(i, s.spec.name): s for i, s in active}
+        subs = {key: sub for key, sub in present(net.blocks) if not sub.stacked}
         for key, gram in grams:
             self._factors[key] = _factor(net, key, subs[key], gram, ridge, ordered)
         if missing := [key for key in subs if key not in self._factors]:

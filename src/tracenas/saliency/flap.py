@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tracenas.families import Block, SubBlock
-from tracenas.models.surgery.ordering import Key, holder_of
+from tracenas.families import Block, SubBlock, present
+from tracenas.models.surgery.ordering import Key, dense_weight
 from tracenas.saliency.statistics import ColumnMoments, column_moments
 from tracenas.saliency.wanda import per_unit
 
@@ -27,20 +27,17 @@ def saliency(
     moments = column_moments(model, blocks, tokens, micro_batch)
     units: dict[Key, Tensor] = {}
     importance: dict[Key, float] = {}
-    for index, block in enumerate(blocks):
-        for sub in (s for s in block.sub_blocks if s.spec.units):
-            key = (index, sub.spec.name)
-            scores = _fluctuations(model, block, sub, moments[key])
-            spread = scores.std(correction=0)
-            standard = (scores - scores.mean()) / spread if float(spread) > 0 else torch.zeros_like(scores)
-            units[key] = per_unit(sub, standard) / per_unit(sub, torch.ones_like(standard))
-            importance[key] = float(scores.mean())
+    for key, sub in present(blocks):
+        scores = _fluctuations(model, blocks[key[0]], sub, moments[key])
+        spread = scores.std(correction=0)
+        standard = (scores - scores.mean()) / spread if float(spread) > 0 else torch.zeros_like(scores)
+        units[key] = per_unit(sub, standard) / per_unit(sub, torch.ones_like(standard))
+        importance[key] = float(scores.mean())
     return units, importance
 
 
 def _fluctuations(model: Any, block: Block, sub: SubBlock, moments: ColumnMoments) -> Tensor:
     """S per column, float64 [columns]; [experts, columns] of a mixture."""
-    module, name = holder_of(model, block, sub.output_projection)
-    weight = getattr(module, name).detach().float()
+    weight = dense_weight(model, block, sub.output_projection).float()
     norms: Tensor = weight.square().sum(dim=-2, dtype=torch.float64).cpu()
     return moments.variance() * norms

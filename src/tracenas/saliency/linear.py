@@ -6,17 +6,14 @@ from typing import Any
 from torch import nn
 
 from tracenas.errors import UserError
-from tracenas.families import Block, Projection, SubBlock
+from tracenas.families import Block, Projection, SubBlock, present
 
 __all__ = ["linear_of", "projections"]
 
 
 def projections(blocks: Sequence[Block]) -> Iterator[tuple[int, SubBlock, Projection]]:
     """(block, sub-block, projection) of everything that is there (bypassed sub-blocks are not), in order."""
-    for index, block in enumerate(blocks):
-        for sub in block.sub_blocks:
-            for projection in sub.projections if sub.spec.units else ():
-                yield index, sub, projection
+    return ((key[0], sub, projection) for key, sub in present(blocks) for projection in sub.projections)
 
 
 def linear_of(model: Any, block: Block, projection: Projection) -> nn.Linear:

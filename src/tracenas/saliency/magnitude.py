@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tracenas.families import Block, Projection, SubBlock
-from tracenas.models.surgery.ordering import Key, holder_of
+from tracenas.families import Block, Projection, SubBlock, present
+from tracenas.models.surgery.ordering import Key, dense_weight
 from tracenas.saliency.products import mean_per_weight
 
 __all__ = ["saliency"]
@@ -21,19 +21,16 @@ def saliency(
 ) -> tuple[dict[Key, Tensor], dict[Key, float]]:
     """Σ |w| per unit, and its mean per weight of every sub-block; the text is not read."""
     per_unit: dict[Key, Tensor] = {}
-    for index, block in enumerate(blocks):
-        for sub in block.sub_blocks:
-            if sub.spec.units:
-                parts = [_norms(model, block, sub, p) for p in sub.projections if p.row_units or p.column_units]
-                per_unit[index, sub.spec.name] = torch.stack(parts).sum(dim=0)
+    for key, sub in present(blocks):
+        parts = [_norms(model, blocks[key[0]], sub, p) for p in sub.projections if p.row_units or p.column_units]
+        per_unit[key] = torch.stack(parts).sum(dim=0)
     return per_unit, mean_per_weight(blocks, per_unit)
 
 
 def _norms(model: Any, block: Block, sub: SubBlock, projection: Projection) -> Tensor:
-    module, name = holder_of(model, block, projection)
     axis = 0 if projection.row_units else 1
     owner = torch.from_numpy(projection.unit_of(axis, sub.spec.units)).reshape(-1)
-    sums = getattr(module, name).detach().abs().sum(dim=-1 if axis == 0 else -2, dtype=torch.float64)
+    sums = dense_weight(model, block, projection).abs().sum(dim=-1 if axis == 0 else -2, dtype=torch.float64)
     total = torch.zeros(sub.spec.units + 1, dtype=torch.float64)
     total.index_add_(0, torch.where(owner < 0, sub.spec.units, owner), sums.reshape(-1).cpu())
     return total[:-1]

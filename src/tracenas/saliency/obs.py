@@ -28,8 +28,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tracenas.families import Block
-from tracenas.models.surgery.ordering import Key, holder_of
+from tracenas.families import Block, present
+from tracenas.models.surgery.ordering import Key, dense_weight
 from tracenas.refits.gram import gram_matrices
 from tracenas.refits.ridge import strength
 from tracenas.saliency import wanda
@@ -58,7 +58,7 @@ def saliency(
     for key, gram in gram_matrices(model, blocks, tokens, micro_batch):
         units[key] = _of_gram(model, blocks, key, gram)
         norms[key] = gram.diagonal().sqrt().cpu()
-    if any(sub.stacked for block in blocks for sub in block.sub_blocks):
+    if any(sub.stacked for _, sub in present(blocks)):
         by_wanda, importance = wanda.saliency(model, blocks, tokens, micro_batch)
         return by_wanda | units, importance
     return units, wanda.importance(model, blocks, ColumnNorms(norms, tokens.numel()))
@@ -69,10 +69,11 @@ def _of_gram(model: Any, blocks: Sequence[Block], key: Key, gram: Tensor) -> Ten
     block = blocks[key[0]]
     sub = next(s for s in block.sub_blocks if s.spec.name == key[1])
     projection = sub.output_projection
-    module, name = holder_of(model, block, projection)
     owner = torch.from_numpy(projection.unit_of(1, sub.spec.units))
     shrunk = torch.diag_embed(SHRUNK * gram.diagonal()).add_(gram, alpha=1 - SHRUNK)
-    return elimination(shrunk, getattr(module, name).detach(), owner, groups=sub.groups, ridge=strength(gram, RIDGE))
+    return elimination(
+        shrunk, dense_weight(model, block, projection), owner, groups=sub.groups, ridge=strength(gram, RIDGE)
+    )
 
 
 def elimination(gram: Tensor, weight: Tensor, owner: Tensor, *, groups: int = 1, ridge: float) -> Tensor:

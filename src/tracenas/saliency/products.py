@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tracenas.families import Block, Projection, SubBlock
+from tracenas.families import Block, Projection, SubBlock, present
 from tracenas.models.functionals.loss import gradient_scale
 from tracenas.models.surgery.ordering import Key
 from tracenas.saliency.backwards import Functional, block_by_block
@@ -111,10 +111,8 @@ def _whole(
 def mean_per_weight(blocks: Sequence[Block], per_unit: Mapping[Key, Tensor]) -> dict[Key, float]:
     """A sub-block's importance: its units' saliency over the parameters that go with them."""
     return {
-        (i, s.spec.name): float(per_unit[i, s.spec.name].sum()) / (s.spec.units * s.spec.parameters_per_unit)
-        for i, block in enumerate(blocks)
-        for s in block.sub_blocks
-        if s.spec.units
+        key: float(per_unit[key].sum()) / (sub.spec.units * sub.spec.parameters_per_unit)
+        for key, sub in present(blocks)
     }
 
 
@@ -153,21 +151,17 @@ def _plan(
     per_sequence = length * _per_token(blocks) * element
     largest = min(count, micro_batch)
     fitting = max(1, min(largest, int(free // per_sequence)))
-    present = tuple(
-        (i, sub, p)
-        for i, block in enumerate(blocks)
-        for sub in block.sub_blocks
-        for p in (sub.projections if sub.spec.units else ())
-        if p.row_units or p.column_units
+    matrices = tuple(
+        (key[0], sub, p) for key, sub in present(blocks) for p in sub.projections if p.row_units or p.column_units
     )
     if fitting == count or not absolute:
-        return _Plan(fitting, (present,), accumulate=False)
+        return _Plan(fitting, (matrices,), accumulate=False)
     if not blocks[0].stack:
-        by_block = tuple(tuple(group) for _, group in groupby(present, key=lambda matrix: matrix[0]))
+        by_block = tuple(tuple(group) for _, group in groupby(matrices, key=lambda matrix: matrix[0]))
         free -= max(_gradient_bytes(group) for group in by_block) + 2 * count * length * _hidden(blocks) * element
         return _Plan(max(1, min(largest, int(free // (length * _in_block(blocks) * element)))), by_block, True, True)
     batch = max(1, min(largest, int(free // 2 // per_sequence)))
-    groups = _groups(present, free - int(batch * per_sequence))
+    groups = _groups(matrices, free - int(batch * per_sequence))
     return _Plan(batch, tuple(groups), accumulate=True)
 
 
@@ -178,15 +172,16 @@ def _per_token(blocks: Sequence[Block]) -> float:
 
 def _in_block(blocks: Sequence[Block]) -> float:
     """Values that a token leaves behind in the widest block, its input and the gradient of its output among them."""
-    present = [[p for s in b.sub_blocks if s.spec.units for p in s.projections] for b in blocks]
-    widest = max(sum((p.rows + p.columns) * (p.active or 1) for p in ps) for ps in present)
-    return 2 * _hidden(blocks) + _ACTIVATIONS * widest
+    sizes = [0] * len(blocks)
+    for key, sub in present(blocks):
+        sizes[key[0]] += sum((p.rows + p.columns) * (p.active or 1) for p in sub.projections)
+    return 2 * _hidden(blocks) + _ACTIVATIONS * max(sizes)
 
 
 def _hidden(blocks: Sequence[Block]) -> int:
     """Width of the residual stream."""
-    present = [p for b in blocks for s in b.sub_blocks if s.spec.units for p in s.projections]
-    return max((min(p.rows, p.columns) if p.stack else _residual(p) for p in present), default=1)
+    projections = (p for _, sub in present(blocks) for p in sub.projections)
+    return max((min(p.rows, p.columns) if p.stack else _residual(p) for p in projections), default=1)
 
 
 def _residual(p: Projection) -> int:
@@ -194,11 +189,11 @@ def _residual(p: Projection) -> int:
     return p.columns if p.row_units else p.rows
 
 
-def _groups(present: Sequence[Matrix], limit: int) -> Iterator[tuple[Matrix, ...]]:
+def _groups(matrices: Sequence[Matrix], limit: int) -> Iterator[tuple[Matrix, ...]]:
     """Consecutive matrices whose float32 gradients fit the limit, one at least."""
     group: list[Matrix] = []
     taken = 0
-    for matrix in present:
+    for matrix in matrices:
         size = _gradient_bytes((matrix,))
         if group and taken + size > limit:
             yield tuple(group)

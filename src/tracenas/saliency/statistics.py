@@ -2,15 +2,16 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from tracenas.families import Block
+from tracenas.families import Block, present
 from tracenas.models.functionals.loss import hidden_states
-from tracenas.models.surgery.experts import watch_experts
+from tracenas.models.surgery.experts import watch_inputs
 from tracenas.models.surgery.ordering import Key
 
 __all__ = ["ColumnMoments", "ColumnNorms", "column_moments", "column_norms", "run_hooked"]
@@ -61,38 +62,27 @@ def run_hooked(model: Any, tokens: Tensor, micro_batch: int, hooks: Iterable[Rem
 
 def column_moments(model: Any, blocks: Sequence[Block], tokens: Tensor, micro_batch: int) -> dict[Key, ColumnMoments]:
     """Run the dense model over `tokens` [N, L] and collect the moments at every `o_proj` and `down_proj`."""
-    found: dict[Key, ColumnMoments] = {}
+    sums: dict[Key, Tensor] = {}
+    counts: dict[Key, Tensor] = {}
     handles = []
-
-    def watch(key: Key, columns: int, experts: int) -> Any:
-        stack = (experts,) if experts else ()
-        sums = torch.zeros(2, *stack, columns, dtype=torch.float64, device=tokens.device)
-        count = torch.zeros((experts, 1) if experts else (), dtype=torch.float64, device=tokens.device)
-        found[key] = ColumnMoments(sums[0], sums[1], count)
-
-        def see(expert: int | None, x: Tensor) -> None:
-            at = ... if expert is None else expert
-            x = x.float()
-            sums[0][at] += x.sum(dim=0, dtype=torch.float64)
-            sums[1][at] += x.square().sum(dim=0, dtype=torch.float64)
-            count[at] += x.shape[0]
-
-        return see
-
-    def hook(see: Any) -> Any:
-        return lambda _, inputs: see(None, inputs[0].detach().reshape(-1, inputs[0].shape[-1]))
-
-    for index, block in enumerate(blocks):
-        for sub in (s for s in block.sub_blocks if s.spec.units):
-            output = sub.output_projection
-            see = watch((index, sub.spec.name), output.columns, output.stack)
-            if sub.stacked:
-                handles.append(watch_experts(model, block, sub, see))
-            else:
-                module = model.get_submodule(f"{block.path}.{sub.output}")
-                handles.append(module.register_forward_pre_hook(hook(see)))
+    for key, sub in present(blocks):
+        output = sub.output_projection
+        sums[key] = torch.zeros(2, output.stack or 1, output.columns, dtype=torch.float64, device=tokens.device)
+        counts[key] = torch.zeros(output.stack or 1, 1, dtype=torch.float64, device=tokens.device)
+        handles.append(watch_inputs(model, blocks[key[0]], sub, partial(_add, sums[key], counts[key])))
     run_hooked(model, tokens, micro_batch, handles)
-    return {k: ColumnMoments(m.sums.cpu(), m.squares.cpu(), m.count.cpu()) for k, m in found.items()}
+    moments = {}
+    for key, sub in present(blocks):
+        (first, second), count = sums[key].cpu(), counts[key].cpu()
+        moments[key] = ColumnMoments(*((first, second, count) if sub.stacked else (first[0], second[0], count[0, 0])))
+    return moments
+
+
+def _add(sums: Tensor, count: Tensor, expert: int, x: Tensor) -> None:
+    x = x.float()
+    sums[0, expert] += x.sum(dim=0, dtype=torch.float64)
+    sums[1, expert] += x.square().sum(dim=0, dtype=torch.float64)
+    count[expert] += x.shape[0]
 
 
 def column_norms(model: Any, blocks: Sequence[Block], tokens: Tensor, micro_batch: int) -> ColumnNorms:

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tracenas.families import Block, SubBlock
-from tracenas.models.surgery.ordering import Key, holder_of
+from tracenas.families import Block, SubBlock, present
+from tracenas.models.surgery.ordering import Key, dense_weight
 from tracenas.saliency.statistics import ColumnNorms, column_norms
 
 __all__ = ["importance", "per_unit", "saliency"]
@@ -31,32 +31,24 @@ def saliency(
         `(per unit, per sub-block)`: float64 [units] and a float per (block, sub-block).
     """
     statistics = column_norms(model, blocks, tokens, micro_batch)
-    return _scores(model, blocks, statistics), importance(model, blocks, statistics)
+    units = {
+        key: per_unit(sub, _column_scores(model, blocks[key[0]], sub, statistics.norms[key]))
+        for key, sub in present(blocks)
+    }
+    return units, importance(model, blocks, statistics)
 
 
 def _column_scores(model: Any, block: Block, sub: SubBlock, norms: Tensor) -> Tensor:
-    module, name = holder_of(model, block, sub.output_projection)
-    weight = getattr(module, name).detach()
+    weight = dense_weight(model, block, sub.output_projection)
     total: Tensor = weight.float().abs().sum(dim=-2, dtype=torch.float64).cpu() * norms
     return total
-
-
-def _scores(model: Any, blocks: Sequence[Block], statistics: ColumnNorms) -> dict[Key, Tensor]:
-    return {
-        (i, s.spec.name): per_unit(s, _column_scores(model, b, s, statistics.norms[i, s.spec.name]))
-        for i, b in enumerate(blocks)
-        for s in b.sub_blocks
-        if s.spec.units
-    }
 
 
 def importance(model: Any, blocks: Sequence[Block], statistics: ColumnNorms) -> dict[Key, float]:
     """I_l = mean over i, j of |W_ij| · ‖X_j‖₂ of every sub-block (TraceNAS A.1)."""
     return {
-        (i, s.spec.name): float(
-            _column_scores(model, b, s, statistics.norms[i, s.spec.name]).mean() / s.output_projection.rows
+        key: float(
+            _column_scores(model, blocks[key[0]], sub, statistics.norms[key]).mean() / sub.output_projection.rows
         )
-        for i, b in enumerate(blocks)
-        for s in b.sub_blocks
-        if s.spec.units
+        for key, sub in present(blocks)
     }

@@ -1,13 +1,14 @@
 """Scoring candidates by a weighted sum of rank-normalised proxies, relative to a pool of reference architectures."""
 
 import math
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
+from typing import Any
 
 from tracenas.models.surgery.supernet import PlainRealisation, Realisation
 from tracenas.proxies.combination import Choice, RankScale, combined
 from tracenas.scoring.evaluator import trace_details
 from tracenas.scoring.panel import Panel
+from tracenas.scoring.scorer import Scorer
 from tracenas.space.architecture import Architecture
 from tracenas.space.search_space import SearchSpace
 from tracenas.strategies.score import Score
@@ -15,7 +16,7 @@ from tracenas.strategies.score import Score
 __all__ = ["CombinedEvaluator"]
 
 
-class CombinedEvaluator:
+class CombinedEvaluator(Scorer[Architecture]):
     """`evaluate(list[Architecture]) -> Score…`, as `Evaluator`, for several proxies.
 
     Every proxy sees the realisation that it needs. What a candidate counts as (its loss in the journal, and what
@@ -40,22 +41,17 @@ class CombinedEvaluator:
         self.realisation: Realisation = compensated if compensated is not None else PlainRealisation()
         self.base_loss = panel.base_loss
 
-    def __call__(self, candidates: Sequence[Architecture]) -> Iterator[Score]:
-        """One score per candidate, in order; one that any proxy fails on is scored as failed, with the reason."""
-        for arch in candidates:
-            yield self.score(arch)
-
-    def score(self, arch: Architecture) -> Score:
-        """Score one candidate; the journal also gets every proxy's own value."""
-        started = time.perf_counter()
-        result = self.panel.run(arch)
+    def _score(self, candidate: Architecture) -> Score:
+        """As failed if any proxy fails; the journal also gets every proxy's own value."""
+        result = self.panel.run(candidate)
         measured = result.compensated if self.choice.compensated else result.plain
         loss = measured.loss if measured is not None and math.isfinite(measured.loss) else None
         values = {name: s.value for name, s in result.scores.items()}
-        extra = {"proxies": values}
-        found = {name: value for name, value in values.items() if value is not None}
+        extra: dict[str, Any] = {"proxies": values}
         failed = next((f"{name}: {s.reason}" for name, s in result.scores.items() if s.value is None), None)
-        score = -math.inf if failed else combined(self.choice, self.scales, found)
-        if measured is not None and failed is None:
+        if failed is not None:
+            return Score(-math.inf, loss=loss, extra=extra, reason=failed)
+        if measured is not None:
             extra |= trace_details(self.space, measured)
-        return Score(score, loss=loss, seconds=time.perf_counter() - started, extra=extra, reason=failed)
+        defined = {name: value for name, value in values.items() if value is not None}
+        return Score(combined(self.choice, self.scales, defined), loss=loss, extra=extra)

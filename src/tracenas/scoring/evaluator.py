@@ -1,8 +1,6 @@
 """Scoring candidates: realise, run the calibration, measure, score. Nothing of a candidate survives but its score."""
 
 import math
-import time
-from collections.abc import Iterator, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -12,6 +10,7 @@ from tracenas.models.surgery.supernet import PlainRealisation, Realisation, Supe
 from tracenas.proxies import Measurement, Proxy
 from tracenas.proxies.phi import correlations
 from tracenas.scoring.measuring import Measurer, Settings, value_of
+from tracenas.scoring.scorer import Scorer
 from tracenas.space.architecture import Architecture
 from tracenas.space.costs import sub_blocks
 from tracenas.space.search_space import SearchSpace
@@ -20,7 +19,7 @@ from tracenas.strategies.score import Score
 __all__ = ["Evaluator", "Settings", "trace_details"]
 
 
-class Evaluator:
+class Evaluator(Scorer[Architecture]):
     """`evaluate(list[Architecture]) -> Score…` for one model and one calibration set.
 
     Args:
@@ -49,18 +48,10 @@ class Evaluator:
         self.tokens = self.measurer.tokens
         self.base_loss = self.measurer.base_loss
 
-    def __call__(self, candidates: Sequence[Architecture]) -> Iterator[Score]:
-        """One score per candidate, in order; a candidate that fails is scored as failed, with the reason."""
-        for arch in candidates:
-            yield self.score(arch)
-
-    def score(self, arch: Architecture) -> Score:
-        """Score one candidate."""
-        started = time.perf_counter()
-        result, reason = attempt(lambda: self._scored(arch), self.net.device)
+    def _score(self, candidate: Architecture) -> Score:
+        result, reason = attempt(lambda: self._scored(candidate), self.net.device)
         value, loss, extra, undefined = result or (None, None, {}, reason)
-        seconds = time.perf_counter() - started
-        return Score(-math.inf if value is None else value, loss=loss, seconds=seconds, extra=extra, reason=undefined)
+        return Score(-math.inf if value is None else value, loss=loss, extra=extra, reason=undefined)
 
     def _scored(self, arch: Architecture) -> tuple[float | None, float | None, dict[str, Any], str | None]:
         """Value, loss, details for the journal, and why there is no value."""

@@ -5,9 +5,7 @@ the originals return also after an exception. A trace at full rank is the gradie
 rank it is that of adapters beside the masked weights, which have no mask, as published.
 """
 
-import gc
 import math
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from tracenas.errors import UserError
+from tracenas.families import present
 from tracenas.models.functionals.loss import gradient_scale, next_token_nll
-from tracenas.models.functionals.memory import failure
+from tracenas.models.functionals.memory import attempt
 from tracenas.models.surgery.ordering import Key, Ordering
 from tracenas.models.surgery.supernet import Supernet
 from tracenas.proxies import Measurement, Proxy
@@ -31,7 +30,8 @@ from tracenas.saliency.linear import linear_of, projections
 from tracenas.saliency.masks import Target, keep
 from tracenas.saliency.sparsify import score_of
 from tracenas.saliency.unstructured import Metric
-from tracenas.scoring.evaluator import Settings
+from tracenas.scoring.measuring import Settings
+from tracenas.scoring.scorer import Scorer
 from tracenas.space.architecture import Architecture
 from tracenas.space.sparsity import Shares
 from tracenas.strategies.score import Score
@@ -92,7 +92,7 @@ class MaskedWeights:
                 owner._parameters["weight"] = weight
 
 
-class SparsityEvaluator:
+class SparsityEvaluator(Scorer[Shares]):
     """`evaluate(list[Shares]) -> Score…` for one model, metric and calibration set.
 
     Args:
@@ -122,28 +122,17 @@ class SparsityEvaluator:
         if not math.isfinite(self.base_loss):
             raise UserError("the base model's loss on the calibration data is not finite; try dtype=fp32")
 
-    def __call__(self, candidates: Sequence[Shares]) -> Iterator[Score]:
-        """One score per candidate, in order."""
-        for shares in candidates:
-            yield self.score(shares)
+    def _score(self, candidate: Shares) -> Score:
+        result, reason = attempt(lambda: self._scored(candidate), self.net.device)
+        return Score.failed(str(reason)) if result is None else result
 
-    def score(self, shares: Shares) -> Score:
-        """Score one candidate; one that fails is scored as failed, with the reason."""
-        started = time.perf_counter()
-        try:
-            measured = self.measure(shares)
-            extra = {}
-            if measured.sums:
-                rho, reasons = correlations(measured)
-                extra = {
-                    "rho": {f"{i}.{n}": v for (i, n), v in rho.items()},
-                    **({"undefined": reasons} if reasons else {}),
-                }
-            score = Score(self.proxy.score(measured), loss=measured.loss, extra=extra)
-        except (RuntimeError, ValueError) as error:
-            gc.collect()
-            score = Score.failed(failure(error))
-        return replace(score, seconds=time.perf_counter() - started)
+    def _scored(self, shares: Shares) -> Score:
+        measured = self.measure(shares)
+        extra: dict[str, Any] = {}
+        if measured.sums:
+            rho, reasons = correlations(measured)
+            extra = {"rho": {f"{i}.{n}": v for (i, n), v in rho.items()}, **({"undefined": reasons} if reasons else {})}
+        return Score(self.proxy.score(measured), loss=measured.loss, extra=extra)
 
     def measure(self, shares: Shares) -> Measurement:
         """Loss and, if the proxy wants it, the trace's sums against the base's; r is a sub-block's kept share."""
@@ -182,7 +171,7 @@ class SparsityEvaluator:
 
 def _own_order(blocks: Sequence[Any]) -> Ordering:
     """Every unit in its own place."""
-    units = {(i, s.spec.name): s.spec.units for i, b in enumerate(blocks) for s in b.sub_blocks if s.spec.units}
+    units = {key: sub.spec.units for key, sub in present(blocks)}
     return Ordering(
         {key: np.arange(n, dtype=np.int64) for key, n in units.items()}, {key: np.ones(n) for key, n in units.items()}
     )

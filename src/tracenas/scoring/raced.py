@@ -1,21 +1,21 @@
 """Scoring with racing: a candidate is measured a few sequences at a time, and dropped once it is clearly worse."""
 
 import math
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
 from tracenas.models.functionals.memory import attempt
 from tracenas.scoring.evaluator import Evaluator
 from tracenas.scoring.racing import Bar, bar_of, looks
+from tracenas.scoring.scorer import Scorer
 from tracenas.space.architecture import Architecture
 from tracenas.strategies.score import Score
 
 __all__ = ["RacingEvaluator"]
 
 
-class RacingEvaluator:
+class RacingEvaluator(Scorer[Architecture]):
     """`evaluate(list[Architecture]) -> Score…` for an additive proxy (`racing`).
 
     A candidate that is stopped is scored by its estimate, which lies below the worst elite's score; the journal has
@@ -50,27 +50,19 @@ class RacingEvaluator:
         measured = [r["terms"] for r in records if r["score"] is not None and "stopped" not in r]
         self._bar = bar_of([r["terms"] for r in elites], measured) if len(elites) >= self.elites else None
 
-    def __call__(self, candidates: Sequence[Architecture]) -> Iterator[Score]:
-        """One score per candidate, in order; a candidate that fails is scored as failed, with the reason."""
-        for arch in candidates:
-            yield self.score(arch)
-
-    def score(self, arch: Architecture) -> Score:
-        """Score one candidate, on as many sequences as it takes."""
-        started = time.perf_counter()
-        result, reason = attempt(lambda: self._measured(arch), self.evaluator.net.device)
-        seconds = time.perf_counter() - started
+    def _score(self, candidate: Architecture) -> Score:
+        """On as many sequences as it takes."""
+        result, reason = attempt(lambda: self._measured(candidate), self.evaluator.net.device)
         if result is None:
-            return Score.failed(str(reason), seconds=seconds)
+            return Score.failed(str(reason))
         losses, terms = result
         if not all(math.isfinite(v) for v in (*losses, *terms)):
-            return Score.failed("loss or score is not finite", seconds=seconds)
+            return Score.failed("loss or score is not finite")
         if len(terms) < self.evaluator.tokens.shape[0]:
             assert self._bar is not None
-            extra = {"terms": terms, "stopped": len(terms)}
-            return Score(-self._bar.estimate(terms), seconds=seconds, extra=extra)
+            return Score(-self._bar.estimate(terms), extra={"terms": terms, "stopped": len(terms)})
         loss = math.fsum(losses) / len(losses)
-        return Score(-math.fsum(terms) / len(terms), loss=loss, seconds=seconds, extra={"terms": terms})
+        return Score(-math.fsum(terms) / len(terms), loss=loss, extra={"terms": terms})
 
     def _measured(self, arch: Architecture) -> tuple[list[float], list[float]]:
         """Losses and the proxy's terms of the first sequences: all of them, or until the bar beats the candidate."""

@@ -5,22 +5,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch import Tensor, nn
 
 from tracenas.errors import UserError
-from tracenas.families import Block, Projection, SubBlock, kept_in_order, placed
+from tracenas.families import Block, Key, Projection, SubBlock, kept_in_order, placed, present
 from tracenas.families.description import IntArray, PositionBias
 from tracenas.models.shipped.encoder_decoder import SelectedHeads, select_heads
 from tracenas.rundir import atomic_path
 from tracenas.space.architecture import Architecture
 
-__all__ = ["Key", "Ordering", "holder_of", "permutation", "take"]
+__all__ = ["Key", "Ordering", "dense_weight", "holder_of", "permutation", "take"]
 
-Key = tuple[int, str]
-"""(block index, sub-block name)."""
+Scores = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -33,23 +33,19 @@ class Ordering:
     """
 
     ranking: Mapping[Key, IntArray]
-    saliency: Mapping[Key, np.ndarray[tuple[int], np.dtype[np.float64]]]
+    saliency: Mapping[Key, Scores]
 
     @classmethod
     def from_saliency(cls, blocks: Sequence[Block], saliency: Mapping[Key, torch.Tensor]) -> "Ordering":
         """Rank units by saliency, ties by id; grouped units are ranked within their group."""
         ranking: dict[Key, IntArray] = {}
-        values: dict[Key, np.ndarray[tuple[int], np.dtype[np.float64]]] = {}
-        for index, block in enumerate(blocks):
-            for sub in block.sub_blocks:
-                if not sub.spec.units:
-                    continue
-                key = (index, sub.spec.name)
-                score = saliency[key].detach().to("cpu", torch.float64).numpy()
-                grouped = score.reshape(sub.groups, -1)
-                order = np.argsort(-grouped, axis=1, kind="stable")
-                first = np.arange(sub.groups)[:, None] * grouped.shape[1]
-                ranking[key], values[key] = (order + first).reshape(-1).astype(np.int64), score
+        values: dict[Key, Scores] = {}
+        for key, sub in present(blocks):
+            score = saliency[key].detach().to("cpu", torch.float64).numpy()
+            grouped = score.reshape(sub.groups, -1)
+            order = np.argsort(-grouped, axis=1, kind="stable")
+            first = np.arange(sub.groups)[:, None] * grouped.shape[1]
+            ranking[key], values[key] = (order + first).reshape(-1).astype(np.int64), score
         return cls(ranking, values)
 
     def kept(self, blocks: Sequence[Block], arch: Architecture) -> dict[Key, IntArray | None]:
@@ -63,12 +59,10 @@ class Ordering:
     def apply(self, model: nn.Module, blocks: Sequence[Block]) -> None:
         """Permute the model's weights in place so that unit ids become ranks; the model's function is the same."""
         with torch.no_grad():
-            for index, block in enumerate(blocks):
-                for sub in block.sub_blocks:
-                    if sub.spec.units:
-                        _permute(model, block, sub, self.ranking[index, sub.spec.name])
-                        if sub.position_bias is not None:
-                            _permute_bias(model, block, sub, sub.position_bias, self.ranking[index, sub.spec.name])
+            for key, sub in present(blocks):
+                _permute(model, blocks[key[0]], sub, self.ranking[key])
+                if sub.position_bias is not None:
+                    _permute_bias(model, blocks[key[0]], sub, sub.position_bias, self.ranking[key])
 
     def inverse(self) -> "Ordering":
         """The order whose `apply` undoes this one's."""
@@ -89,7 +83,7 @@ class Ordering:
             UserError: if the file is missing, damaged or of another model.
         """
         ranking: dict[Key, IntArray] = {}
-        saliency: dict[Key, np.ndarray[tuple[int], np.dtype[np.float64]]] = {}
+        saliency: dict[Key, Scores] = {}
         try:
             with safe_open(str(path), "numpy") as file:
                 metadata = dict(file.metadata() or {})
@@ -99,12 +93,10 @@ class Ordering:
                     target[int(index), sub] = file.get_tensor(name)
         except (OSError, SafetensorError, ValueError) as error:
             raise UserError(f"{path}: not an ordering file ({error})") from error
-        for index, block in enumerate(blocks):
-            for s in block.sub_blocks:
-                units = s.spec.units
-                found = ranking.get((index, s.spec.name))
-                if units and (found is None or sorted(found.tolist()) != list(range(units))):
-                    raise UserError(f"{path}: does not fit the model: block {index}, {s.spec.name} has {units} units")
+        for (index, name), s in present(blocks):
+            order, units = ranking.get((index, name)), s.spec.units
+            if order is None or sorted(order.tolist()) != list(range(units)):
+                raise UserError(f"{path}: does not fit the model: block {index}, {name} has {units} units")
         return cls(ranking, saliency), metadata
 
 
@@ -112,6 +104,13 @@ def holder_of(model: nn.Module, block: Block, projection: Projection) -> tuple[n
     """The module that holds a projection's weight (a linear one, a norm, the experts), and the weight's name in it."""
     path, name = projection.parameter
     return model.get_submodule(f"{block.path}.{path}"), name
+
+
+def dense_weight(model: nn.Module, block: Block, projection: Projection) -> Tensor:
+    """The weight of a projection, [rows, columns] or [stack, rows, columns]."""
+    module, name = holder_of(model, block, projection)
+    weight: Tensor = getattr(module, name).detach()
+    return weight
 
 
 def take(tensor: Tensor, axis: int, index: Tensor) -> Tensor:

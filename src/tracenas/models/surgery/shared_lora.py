@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tracenas.families import Projection, SubBlock, active
+from tracenas.families import Projection, SubBlock, active, present
 from tracenas.models.surgery.ordering import Key
 from tracenas.models.surgery.supernet import Supernet
 from tracenas.space.architecture import Architecture
@@ -39,17 +39,11 @@ class SharedLora:
         for key, _, projection in self._projections():
             down = torch.randn(rank, projection.columns, generator=generator) / math.sqrt(projection.columns)
             up = torch.zeros(projection.rows, rank)
-            self._pairs[key, projection.path] = (
-                nn.Parameter(down.to(net.device)),
-                nn.Parameter(up.to(net.device)),
-            )
+            self._pairs[key, projection.path] = nn.Parameter(down.to(net.device)), nn.Parameter(up.to(net.device))
 
     def _projections(self) -> Iterator[tuple[Key, SubBlock, Projection]]:
-        for index, block in enumerate(self.net.blocks):
-            for sub in block.sub_blocks:
-                for projection in sub.projections if sub.spec.units else ():
-                    if not projection.stack:
-                        yield (index, sub.spec.name), sub, projection
+        for key, sub in present(self.net.blocks):
+            yield from ((key, sub, projection) for projection in sub.projections if not projection.stack)
 
     @property
     def parameters(self) -> list[nn.Parameter]:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tracenas.families import Block, Projection, SubBlock, within
+from tracenas.families import Block, Projection, SubBlock, present, within
 from tracenas.models.surgery.ordering import Key, Ordering, holder_of, permutation
 from tracenas.space.architecture import Architecture, Layer
 
@@ -80,11 +80,9 @@ class Supernet:
         model.eval().requires_grad_(False)
         self._cuts: dict[tuple[SubBlock, str, int, int], Cut] = {}
         self._linears = {
-            (i, p.path): holder_of(model, b, p)[0]
-            for i, b in enumerate(blocks)
-            for s in b.sub_blocks
-            if s.spec.units
-            for p in (*s.projections, *s.width_norms)
+            (key[0], p.path): holder_of(model, blocks[key[0]], p)[0]
+            for key, sub in present(blocks)
+            for p in (*sub.projections, *sub.width_norms)
         }
 
     @property

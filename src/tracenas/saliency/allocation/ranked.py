@@ -9,14 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tracenas.families import Key
 from tracenas.space.architecture import Architecture
 from tracenas.space.search_space import SearchSpace
 from tracenas.space.sub_block import SubBlockSpec
 
-__all__ = ["Allocated", "Allocation", "Key", "Pool", "Ranked", "Scores"]
-
-Key = tuple[int, str]
-"""(block index, sub-block name)."""
+__all__ = ["Allocated", "Allocation", "Pool", "Ranked", "Scores"]
 
 Scores = npt.NDArray[np.float64]
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from tracenas.families import Projection, SubBlock, active
+from tracenas.families import Projection, SubBlock, active, present
 from tracenas.models.functionals.loss import tokens_of_stack
 from tracenas.models.surgery.ordering import Key
 from tracenas.scoring.observers.observer import Observer, spread
@@ -27,8 +27,7 @@ class CodeObserver(Observer):
 
     def unsupported(self) -> str | None:
         """Fused experts are no modules, and which of them a token goes to differs."""
-        mlps = [s for b in self.net.blocks for s in b.sub_blocks if s.spec.units and not s.spec.score_width]
-        if any(s.stacked for s in mlps):
+        if any(sub.stacked and not sub.spec.score_width for _, sub in present(self.net.blocks)):
             return "activation codes are not read of fused experts"
         return None
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from tracenas.families import active
+from tracenas.families import active, present
 from tracenas.models.surgery.gradients import watch_output_gradient
 from tracenas.proxies import WeightSums
 from tracenas.scoring.observers.observer import Observer
@@ -52,7 +52,7 @@ class WeightGradientObserver(Observer):
 
     def unsupported(self) -> str | None:
         """The fused matrices of experts multiply inside one module, all sequences together."""
-        if any(s.stacked for b in self.net.blocks for s in b.sub_blocks if s.spec.units):
+        if any(sub.stacked for _, sub in present(self.net.blocks)):
             return "weight gradients per sequence are not taken of fused experts"
         return None
 
