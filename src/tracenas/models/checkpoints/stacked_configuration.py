@@ -9,12 +9,12 @@ from tracenas.families.description import IntArray
 from tracenas.models.shipped.checkpoint_code import auto_map, class_names
 from tracenas.space.architecture import Layer
 
-__all__ = ["stacked_candidates", "with_own_head"]
+__all__ = ["stacked_candidates", "with_untied_head"]
 
 _DEPTH = {"encoder": "num_layers", "decoder": "num_decoder_layers"}
 
 
-def with_own_head(model: Any) -> dict[str, Any]:
+def with_untied_head(model: Any) -> dict[str, Any]:
     """A model's configuration; `tie_word_embeddings` is false where its head is a matrix of its own.
 
     transformers 5 sets it to true in every T5 configuration, and unties what a file holds twice.

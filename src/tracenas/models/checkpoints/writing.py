@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,10 @@ from tracenas.errors import UserError
 from tracenas.families import Block, Family, Projection, SubBlock
 from tracenas.families.description import IntArray
 from tracenas.models.checkpoints.base_files import BaseFiles
-from tracenas.models.checkpoints.configuration import built_shapes, new_places, pruned_config
+from tracenas.models.checkpoints.configuration import PrunedConfig, built_shapes, new_places, pruned_config
 from tracenas.models.checkpoints.headers import counted, prevailing, stored_tensors
 from tracenas.models.checkpoints.shards import DTYPES, NAMES, Entry, atomic_directory, write_shards
-from tracenas.models.checkpoints.stacked_configuration import with_own_head
+from tracenas.models.checkpoints.stacked_configuration import with_untied_head
 from tracenas.models.checkpoints.stored import as_stored, in_memory
 from tracenas.models.checkpoints.written_config import is_stock, write_config, written_config
 from tracenas.models.shipped.checkpoint_code import CODE_FILE, language_model, shipped_code
@@ -89,26 +90,36 @@ def save_pruned(
         UserError: if `out` is not free or cannot be written; ValueError: for kept ids that do not fit the blocks.
     """
     layers = tuple(_layer(block, index, kept) for index, block in enumerate(blocks))
-    whole = {name: (tensors or {}).get(name, entry) for name, entry in in_memory(model).items()}
-    entries = list(_entries(whole, blocks, layers, kept, outputs or {}, dtype))
+    dense = {name: (tensors or {}).get(name, entry) for name, entry in in_memory(model).items()}
+    entries = list(_entries(dense, blocks, layers, kept, outputs or {}, dtype))
     shapes = {entry.name: entry.shape for entry in entries}
-    main = _main_dtype(entries)
-    base = with_own_head(model)
-    made = pruned_config(base, family, blocks, layers, shapes, kept=kept, stub_attention=stub_attention)
-    config, stock = {**made.config, "dtype": str(main).removeprefix("torch.")}, made.stock
-    if stock:
-        config = written_config(config, family, files.config if files is not None else {}, base)
-    entries += [Entry(name, shape, main, partial(torch.zeros, shape, dtype=main)) for name, shape in made.zeros.items()]
-    entries = as_stored(config, entries) if stock else entries
+    base = with_untied_head(model)
+    pruned = pruned_config(base, family, blocks, layers, shapes, kept=kept, stub_attention=stub_attention)
+    config, entries = _as_written(pruned, entries, family, files.config if files is not None else {}, base)
     with atomic_directory(out) as directory:
         _write_beside(files, family, config, directory)
         write_shards(directory, entries, max_shard_size)
-        count = sum(torch.Size(e.shape).numel() for e in entries if e.dtype.is_floating_point)
-        stubs = sum(torch.Size(shape).numel() for shape in made.zeros.values())
-        draft = Draft(directory, config, layers, stock, count, stubs)
+        count = sum(prod(e.shape) for e in entries if e.dtype.is_floating_point)
+        draft = Draft(directory, config, layers, pruned.stock, count, sum(map(prod, pruned.zeros.values())))
         if readme := card if isinstance(card, str) else card(draft):
             (directory / "README.md").write_text(readme, encoding="utf-8")
     return replace(draft, path=out)
+
+
+def _as_written(
+    pruned: PrunedConfig, entries: list[Entry], family: Family, disk: Mapping[str, Any], base: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[Entry]]:
+    """config.json with the weights' type, and the tensors as files hold them, those of stubs included."""
+    dtype = _main_dtype(entries)
+    config = {**pruned.config, "dtype": str(dtype).removeprefix("torch.")}
+    zeros = (
+        Entry(name, shape, dtype, partial(torch.zeros, shape, dtype=dtype)) for name, shape in pruned.zeros.items()
+    )
+    entries = [*entries, *zeros]
+    if not pruned.stock:
+        return config, entries
+    config = written_config(config, family, disk, base)
+    return config, as_stored(config, entries)
 
 
 def _write_beside(files: BaseFiles | None, family: Family, config: Mapping[str, Any], directory: Path) -> None:
