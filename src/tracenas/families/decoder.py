@@ -31,8 +31,8 @@ __all__ = ["Biases", "Heads", "LlamaLike", "layer_config"]
 def layer_config(config: Mapping[str, Any], index: int) -> dict[str, Any]:
     """The configuration of block `index`: the global values with its `per_layer_config` entry over them."""
     overrides = config.get("per_layer_config") or {}
-    own: Mapping[str, Any] = next((v for k, v in overrides.items() if int(k) == index), {})
-    return {**config, **own}
+    local: Mapping[str, Any] = next((v for k, v in overrides.items() if int(k) == index), {})
+    return {**config, **local}
 
 
 @dataclass(frozen=True)
@@ -193,8 +193,8 @@ class LlamaLike(Family):
         """Every block, from `config.json`."""
         locals_ = [layer_config(config, i) for i in range(block_count(config, "num_hidden_layers"))]
         return tuple(
-            Block(f"{self.layers_path}.{i}", (self._attention(own, options), self._mlp(own, i, options)))
-            for i, own in enumerate(locals_)
+            Block(f"{self.layers_path}.{i}", (self._attention(local, options), self._mlp(local, i, options)))
+            for i, local in enumerate(locals_)
         )
 
     def tied(self, config: Mapping[str, Any]) -> bool:

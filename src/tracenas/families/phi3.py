@@ -32,8 +32,8 @@ class Phi3(LlamaLike):
     def attributes(self, heads: Heads) -> tuple[Attribute, ...]:
         """Query heads as the configuration has them, and the module's own numbers of KV heads and of their queries."""
         queries = Attribute("self_attn.config.num_attention_heads", factor=heads.per_unit)
-        own = () if heads.shared_kv else (Attribute("self_attn.num_key_value_heads"),)
-        return (queries, *own, *super().attributes(heads))
+        kv_heads = () if heads.shared_kv else (Attribute("self_attn.num_key_value_heads"),)
+        return (queries, *kv_heads, *super().attributes(heads))
 
     def mlp_projections(self, config: Mapping[str, Any]) -> tuple[Projection, ...]:
         """[gate | up] and down."""

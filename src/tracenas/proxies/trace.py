@@ -178,6 +178,6 @@ def correlation_sums(
             g += float(part.sum())
             gg += float(part.square().sum())
             gb += float((part * anchor).sum())
-        own = cache[key]
-        out[key] = SubBlockSums(own.count, g, gg, own.b, own.bb, gb, kept / sub.spec.units)
+        anchored = cache[key]
+        out[key] = SubBlockSums(anchored.count, g, gg, anchored.b, anchored.bb, gb, kept / sub.spec.units)
     return out

@@ -114,8 +114,8 @@ class CompensatedRealisation(PlainRealisation):
             self._memo.move_to_end(name)
             return self._memo[name]
         weight = net.linear(key, projection).weight
-        stays = net.cut(sub, projection, 1, kept).length
-        fitted = _fit(self._factors[key], weight, stays)
+        columns = net.cut(sub, projection, 1, kept).length
+        fitted = _fit(self._factors[key], weight, columns)
         self._remember(name, fitted)
         return fitted
 
@@ -168,12 +168,12 @@ def _inverse(lower: Tensor) -> Tensor:
     return out
 
 
-def _fit(factor: _Factor, weight: Tensor, stays: int) -> Tensor:
+def _fit(factor: _Factor, weight: Tensor, kept: int) -> Tensor:
     """W_k [D, k] in the weight's dtype, columns in ascending (saliency) order."""
     stored, device = factor.mixed.dtype, weight.device
-    shorter = slice(stays, None) if 2 * stays >= weight.shape[1] else slice(stays)
-    change = factor.mixed[:, shorter].to(device) @ factor.inverse[shorter, :stays].to(device)
-    order = factor.order[:stays].to(device)
+    shorter = slice(kept, None) if 2 * kept >= weight.shape[1] else slice(kept)
+    change = factor.mixed[:, shorter].to(device) @ factor.inverse[shorter, :kept].to(device)
+    order = factor.order[:kept].to(device)
     prefix = weight[:, order].to(stored) - change if shorter.start else change
     fitted: Tensor = prefix[:, order.argsort()].to(weight.dtype)
     return fitted

@@ -34,8 +34,8 @@ class FittedRealisation(PlainRealisation):
 
     def weight(self, net: Supernet, key: Key, sub: SubBlock, projection: Projection, kept: int) -> Tensor:
         """The given output projection, if there is one, else the plain cut."""
-        given = self.outputs.get(key) if projection.path == sub.output else None
-        return super().weight(net, key, sub, projection, kept) if given is None else given
+        fitted = self.outputs.get(key) if projection.path == sub.output else None
+        return super().weight(net, key, sub, projection, kept) if fitted is None else fitted
 
 
 def strength(gram: Tensor, ridge: float) -> float:
@@ -65,9 +65,9 @@ def fit_removed(gram: Tensor, weight: Tensor, kept: Tensor, strength: float) -> 
         kept: int64 [k], the columns that stay.
         strength: λ, absolute.
     """
-    stays = torch.zeros(gram.shape[0], dtype=torch.bool, device=gram.device)
-    stays[kept] = True
-    removed = (~stays).nonzero()[:, 0]
+    keeps = torch.zeros(gram.shape[0], dtype=torch.bool, device=gram.device)
+    keeps[kept] = True
+    removed = (~keeps).nonzero()[:, 0]
     wide = weight.double()
     right = gram[kept][:, removed] @ wide[:, removed].T
     return wide[:, kept] + solve(gram[kept][:, kept], right, strength).T
@@ -95,9 +95,9 @@ def ridge_outputs(
         projection = sub.output_projection
         weight = net.linear(key, projection).weight
         columns = torch.arange(projection.columns, device=weight.device)
-        stays = net.cut(sub, projection, 1, kept).take(columns, 0)
+        kept_columns = net.cut(sub, projection, 1, kept).take(columns, 0)
         for ridge in ridges:
-            out[ridge][key] = fit_removed(gram, weight, stays, strength(gram, ridge)).to(weight.dtype)
+            out[ridge][key] = fit_removed(gram, weight, kept_columns, strength(gram, ridge)).to(weight.dtype)
     return out
 
 

@@ -45,5 +45,5 @@ def saliency(
 ) -> tuple[dict[Key, Tensor], dict[Key, float]]:
     """Wanda's saliency per unit, and BI as the importance of every sub-block."""
     per_unit, _ = wanda.saliency(model, blocks, tokens, micro_batch)
-    found = influences(model, blocks, tokens, micro_batch)
-    return per_unit, {key: found[key[0]] for key in per_unit}
+    influence = influences(model, blocks, tokens, micro_batch)
+    return per_unit, {key: influence[key[0]] for key in per_unit}

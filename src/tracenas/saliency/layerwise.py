@@ -122,7 +122,7 @@ def statistics(
         module = linear_of(walk.model, walk.blocks[index], layer.projection)
         total = squares.get(layer.source)
         mean = None if total is None else total / walk.tokens.numel()
-        own = {k: _stored(gradients, layer, k).to(module.weight.device) for k in needs if k.startswith("gradient")}
+        gradient = {k: _stored(gradients, layer, k).to(module.weight.device) for k in needs if k.startswith("gradient")}
         yield (
             layer,
             Statistics(
@@ -131,7 +131,7 @@ def statistics(
                 tokens=walk.tokens.shape[1],
                 input_rms=None if mean is None else (mean.diagonal() if mean.ndim == 2 else mean).sqrt(),
                 gram=mean if "gram" in needs else None,
-                **own,
+                **gradient,
             ),
         )
 
@@ -160,13 +160,13 @@ def prune_blocks(
     reads_inputs = bool(plan.metric.needs & {"inputs", "gram"})
     for index in range(len(walk.blocks)):
         # All decisions of a block rest on its inputs before any of its layers is pruned, as published.
-        for layer, found in statistics(walk, index, plan.metric.needs, gradients=gradients, seed=plan.seed):
-            weight, stays = decide(layer, found)
+        for layer, measured in statistics(walk, index, plan.metric.needs, gradients=gradients, seed=plan.seed):
+            weight, mask = decide(layer, measured)
             module = linear_of(walk.model, walk.blocks[index], layer.projection)
             with torch.no_grad():
                 if weight is not None:
                     module.weight.copy_(weight)
-                module.weight.masked_fill_(~stays, 0.0)
+                module.weight.masked_fill_(~mask, 0.0)
         if reads_inputs and index < last:
             walk.advance(index)
         if on_block is not None:

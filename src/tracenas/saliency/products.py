@@ -76,12 +76,12 @@ def unit_products(
 
     totals: dict[Key, Tensor] = {}
     if plan.walks:
-        of_block = dict(zip((group[0][0] for group in plan.groups), plan.groups, strict=True))
+        by_block = dict(zip((group[0][0] for group in plan.groups), plan.groups, strict=True))
         walk = block_by_block(
-            model, blocks, tokens, plan.batch, mean, lambda i, undo: watched(of_block.get(i, ()), undo)
+            model, blocks, tokens, plan.batch, mean, lambda i, undo: watched(by_block.get(i, ()), undo)
         )
     else:
-        walk = (_whole(model, blocks, tokens.split(plan.batch), mean, group, watched) for group in plan.groups)
+        walk = (_at_once(model, blocks, tokens.split(plan.batch), mean, group, watched) for group in plan.groups)
     for sinks in walk:
         for sink in sinks:
             total = sink.finish() / scale
@@ -89,7 +89,7 @@ def unit_products(
     return totals
 
 
-def _whole(
+def _at_once(
     model: Any,
     blocks: Sequence[Block],
     batches: Sequence[Tensor],

@@ -84,17 +84,17 @@ def check(model: Any, blocks: Sequence[Block], plan: Plan) -> None:
         target.check_columns(p.columns, f"layer {index} {p.path}")
 
 
-def score_of(metric: Metric, layer: Layer, found: Statistics, explain: Explain | None = None) -> Tensor:
+def score_of(metric: Metric, layer: Layer, measured: Statistics, explain: Explain | None = None) -> Tensor:
     """The metric's scores of one layer.
 
     Raises:
         UserError: if they are constant or not finite.
     """
-    score = metric.score(found)
+    score = metric.score(measured)
     low, high = torch.aminmax(score)
     if not bool(torch.isfinite(low) & torch.isfinite(high)) or bool(low == high):
         if explain is not None:
-            raise UserError(explain(metric, layer, found))
+            raise UserError(explain(metric, layer, measured))
         what = "are all equal" if bool(low == high) else "are not finite"
         raise UserError(f"metric {metric.name}: its scores {what} on {layer.name}")
     return score
@@ -122,9 +122,9 @@ def sparsify_model(
     walk = BlockWalk(model, blocks, tokens, micro_batch)
     counts: list[LayerCount] = []
 
-    def count(layer: Layer, stays: Tensor) -> None:
-        pruned = int((~stays).sum())
-        rows, columns = stays.shape
+    def count(layer: Layer, mask: Tensor) -> None:
+        pruned = int((~mask).sum())
+        rows, columns = mask.shape
         counts.append(LayerCount(layer.name, layer.key[1], rows, columns, pruned, 0))
 
     if plan.compare == "global":
@@ -132,15 +132,15 @@ def sparsify_model(
             _prune_globally(walk, plan, Path(directory), gradients, explain, count, on_block)
     else:
 
-        def decide(layer: Layer, found: Statistics) -> tuple[Tensor | None, Tensor]:
+        def decide(layer: Layer, measured: Statistics) -> tuple[Tensor | None, Tensor]:
             target = plan.target_of(layer)
             if plan.metric.solve is not None:
-                weight, stays = plan.metric.solve(found, target)
+                weight, mask = plan.metric.solve(measured, target)
             else:
                 weight = None
-                stays = keep(score_of(plan.metric, layer, found, explain), target, plan.compare)
-            count(layer, stays)
-            return weight, stays
+                mask = keep(score_of(plan.metric, layer, measured, explain), target, plan.compare)
+            count(layer, mask)
+            return weight, mask
 
         prune_blocks(walk, plan, decide, gradients=gradients, on_block=on_block)
     return [_with_zeros(model, blocks, c, place) for c, place in zip(counts, projections(blocks), strict=True)]
@@ -186,8 +186,8 @@ def _prune_globally(
 ) -> None:
     for index in range(len(walk.blocks)):
         scores: dict[str, Tensor] = {}
-        for layer, found in statistics(walk, index, plan.metric.needs, gradients=gradients, seed=plan.seed):
-            scores[layer.projection.path] = score_of(plan.metric, layer, found, explain).cpu().contiguous()
+        for layer, measured in statistics(walk, index, plan.metric.needs, gradients=gradients, seed=plan.seed):
+            scores[layer.projection.path] = score_of(plan.metric, layer, measured, explain).cpu().contiguous()
         with writing(path := directory / f"{index}.safetensors"):
             save_file(scores, path)
         walk.advance(index)
@@ -196,17 +196,17 @@ def _prune_globally(
 
     def stored() -> Iterator[Tensor]:
         for index in range(len(walk.blocks)):
-            found = load_file(directory / f"{index}.safetensors")
-            yield from (found[layer.projection.path] for layer in walk.layers(index))
+            measured = load_file(directory / f"{index}.safetensors")
+            yield from (measured[layer.projection.path] for layer in walk.layers(index))
 
     limit = threshold(stored, plan.target.share)
     layers = (layer for index in range(len(walk.blocks)) for layer in walk.layers(index))
     for layer, score in zip(layers, stored(), strict=True):
         module = linear_of(walk.model, walk.blocks[layer.block], layer.projection)
-        stays = limit.keep(score)
+        mask = limit.keep(score)
         with torch.no_grad():
-            module.weight.masked_fill_(~stays.to(module.weight.device), 0.0)
-        count(layer, stays)
+            module.weight.masked_fill_(~mask.to(module.weight.device), 0.0)
+        count(layer, mask)
 
 
 OUTLIER_FACTOR = 5.0
@@ -238,11 +238,11 @@ def outlier_shares(
     outliers, sizes = [], []
     for index in range(len(blocks)):
         scores = [
-            (found.weight.abs() * found.read("inputs")).reshape(-1)
-            for _, found in statistics(walk, index, frozenset({"inputs"}))
+            (measured.weight.abs() * measured.read("inputs")).reshape(-1)
+            for _, measured in statistics(walk, index, frozenset({"inputs"}))
         ]
-        whole = torch.cat(scores) if scores else torch.zeros(1)
-        outliers.append(float((whole > factor * whole.mean()).double().mean()))
+        scores_of_block = torch.cat(scores) if scores else torch.zeros(1)
+        outliers.append(float((scores_of_block > factor * scores_of_block.mean()).double().mean()))
         sizes.append(sum(s.numel() for s in scores))
         walk.advance(index)
     low, high = min(outliers), max(outliers)

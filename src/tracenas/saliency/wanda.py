@@ -17,8 +17,8 @@ def per_unit(sub: SubBlock, columns: Tensor) -> Tensor:
     """Sum of a per-column score of the output projection over each unit's columns, float64 [units]."""
     owner = sub.output_projection.unit_of(1, sub.spec.units)
     total = torch.zeros(sub.spec.units, dtype=torch.float64)
-    stays = torch.from_numpy(owner >= 0)
-    total.index_add_(0, torch.from_numpy(owner)[stays], columns.double().cpu()[stays])
+    in_unit = torch.from_numpy(owner >= 0)
+    total.index_add_(0, torch.from_numpy(owner)[in_unit], columns.double().cpu()[in_unit])
     return total
 
 

@@ -63,8 +63,8 @@ class MaskedWeights:
         self._scores: dict[tuple[int, str], Tensor] = {}
         walk = BlockWalk(model, blocks, tokens, micro_batch)
         for index in range(len(self.blocks)):
-            for layer, found in statistics(walk, index, metric.needs, gradients=gradients, seed=seed):
-                self._scores[index, layer.projection.path] = score_of(metric, layer, found)
+            for layer, measured in statistics(walk, index, metric.needs, gradients=gradients, seed=seed):
+                self._scores[index, layer.projection.path] = score_of(metric, layer, measured)
             if metric.needs & {"inputs", "gram"}:
                 walk.advance(index)
 
@@ -114,7 +114,7 @@ class SparsityEvaluator(Scorer[Shares]):
     ) -> None:
         self.masked, self.base, self.parameters = masked, base, parameters
         self.proxy, self.settings = proxy, settings
-        self.net = Supernet(masked.model, masked.blocks, _own_order(masked.blocks))
+        self.net = Supernet(masked.model, masked.blocks, _identity_order(masked.blocks))
         self.tokens = tokens.to(self.net.device)
         self._recorder = TraceRecorder(self.net, settings.rank, settings.seed) if "trace" in proxy.needs else None
         self._scale = gradient_scale(masked.model, tokens.numel())
@@ -145,8 +145,8 @@ class SparsityEvaluator(Scorer[Shares]):
             if self.settings.rank == FULL:
                 for name, part in trace.parts.items():
                     part.masked_fill_(~masks[name], 0.0)
-            found = correlation_sums(self.net, self.base, trace, self._base)
-            sums = {key: replace(value, retention=1 - by_key[key]) for key, value in found.items()}
+            against_base = correlation_sums(self.net, self.base, trace, self._base)
+            sums = {key: replace(value, retention=1 - by_key[key]) for key, value in against_base.items()}
         return Measurement(self.parameters(shares), loss, sums)
 
     def _run(self) -> tuple[float, Trace | None]:
@@ -169,7 +169,7 @@ class SparsityEvaluator(Scorer[Shares]):
         return float(total)
 
 
-def _own_order(blocks: Sequence[Any]) -> Ordering:
+def _identity_order(blocks: Sequence[Any]) -> Ordering:
     """Every unit in its own place."""
     units = {key: sub.spec.units for key, sub in present(blocks)}
     return Ordering(

@@ -57,14 +57,14 @@ class Measurer:
     ) -> None:
         self.net, self.space, self.settings = net, space, settings
         self.tokens = tokens.to(net.device)
-        made = {
+        observers = {
             name: kind(net, self.tokens, rank=settings.rank, seed=settings.seed)
             for name, kind in OBSERVERS.items()
             if name in needs
         }
-        self.unsupported = {name: why for name, o in made.items() if (why := o.unsupported()) is not None}
+        self.unsupported = {name: why for name, o in observers.items() if (why := o.unsupported()) is not None}
         """Needs that this model's family cannot meet, and why."""
-        self.observers: dict[str, Observer] = {n: o for n, o in made.items() if n not in self.unsupported}
+        self.observers: dict[str, Observer] = {n: o for n, o in observers.items() if n not in self.unsupported}
         self.base_loss = self._anchor()
 
     def _anchor(self) -> float:
@@ -96,10 +96,10 @@ class Measurer:
         observers = [o for name, o in self.observers.items() if name in needs]
         with self._watched(arch, how, observers) as model:
             losses, loss = self._losses(model, observers, self.tokens)
-        found: dict[str, Any] = {}
+        records: dict[str, Any] = {}
         for observer in observers:
-            found |= observer.result(arch)
-        measured = Measurement(self.space.parameters(arch), loss, losses=losses, **found)
+            records |= observer.result(arch)
+        measured = Measurement(self.space.parameters(arch), loss, losses=losses, **records)
         return self.recovered(measured, arch, how) if "steps" in needs else measured
 
     def recovered(self, measured: Measurement, arch: Architecture, how: Realisation) -> Measurement:
@@ -131,10 +131,10 @@ class Measurer:
             for first, end in starts:
                 batch = self.tokens[first:end]
                 nll = self._nll(model, batch, first, observers).double().mean(dim=1)
-                found: dict[str, Any] = {}
+                records: dict[str, Any] = {}
                 for observer in observers:
-                    found |= observer.result(arch)
-                kls = tuple(found.get("kls", ()))[first:end]
+                    records |= observer.result(arch)
+                kls = tuple(records.get("kls", ()))[first:end]
                 yield Measurement(self.space.parameters(arch), float(nll.mean()), losses=tuple(nll.tolist()), kls=kls)
 
     @contextmanager

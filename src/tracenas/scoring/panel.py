@@ -93,11 +93,11 @@ class Panel:
     def run(self, arch: Architecture) -> PanelResult:
         """The same with the measurements."""
         scores: dict[str, PanelScore] = {}
-        found: dict[bool, Measurement | None] = {False: None, True: None}
+        measured: dict[bool, Measurement | None] = {False: None, True: None}
         for refitted, how, wanted in self._passes:
-            found[refitted] = self._run(arch, how, wanted, scores)
+            measured[refitted] = self._run(arch, how, wanted, scores)
         ordered = {name: scores[name] for name in self.names}
-        return PanelResult(ordered, found[False], found[True])
+        return PanelResult(ordered, measured[False], measured[True])
 
     def _run(
         self, arch: Architecture, how: Realisation, wanted: list[Proxy], scores: dict[str, PanelScore]

@@ -111,9 +111,9 @@ def default_micro_batch(
 
 def _sides(projection: Projection, units: int, kept: int) -> tuple[int, int]:
     """Rows and columns of a projection at `kept` units."""
-    gone = (units - kept) // (projection.stack or 1)
-    rows = projection.rows - gone * sum(s.size for s in projection.row_units)
-    return rows, projection.columns - gone * sum(s.size for s in projection.column_units)
+    removed = (units - kept) // (projection.stack or 1)
+    rows = projection.rows - removed * sum(s.size for s in projection.row_units)
+    return rows, projection.columns - removed * sum(s.size for s in projection.column_units)
 
 
 def _sources(sub: SubBlock, kept: int) -> dict[str, int]:

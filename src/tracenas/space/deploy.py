@@ -90,13 +90,13 @@ def parse_deploy(text: str) -> Deploy:
     Raises:
         UserError: for an unknown preset.
     """
-    found = Deploy()
+    deploy = Deploy()
     for part in (p.strip() for p in text.split(",")):
         if not part:
             continue
         name, _, argument = part.partition(":")
         if name not in PRESETS:
-            known = ["gguf", "vllm-stock", "tensor-parallel:N"]
-            raise UserError(f"unknown deploy preset '{part}': {did_you_mean(part, known)}")
-        found &= PRESETS[name](argument)
-    return found
+            accepted = ["gguf", "vllm-stock", "tensor-parallel:N"]
+            raise UserError(f"unknown deploy preset '{part}': {did_you_mean(part, accepted)}")
+        deploy &= PRESETS[name](argument)
+    return deploy

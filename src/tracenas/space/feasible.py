@@ -70,10 +70,10 @@ class FeasibleSet:
 
     def active(self, counts: Sequence[Sequence[int]]) -> dict[str, int]:
         """Per stack: its blocks that are not skipped."""
-        found = dict.fromkeys(self.stacks, 0)
+        counts_by_stack = dict.fromkeys(self.stacks, 0)
         for layer, row in zip(self.layers, counts, strict=True):
-            found[layer.stack] += any(row)
-        return found
+            counts_by_stack[layer.stack] += any(row)
+        return counts_by_stack
 
     def build(self, counts: Sequence[Sequence[int]]) -> Architecture:
         """An architecture from counts per layer and sub-block."""
@@ -143,8 +143,8 @@ class FeasibleSet:
                 if s.name in self.keeps and not kept and any(row):
                     raise UserError(f"{where}: layer {index} has no {s.name}, which this search space keeps (deploy)")
             rows.append(row)
-        if gone := [stack for stack, count in self.active(rows).items() if stack and not count]:
-            raise UserError(f"{where}: every block of the {gone[0]} is skipped; at least one must stay")
+        if empty := [stack for stack, count in self.active(rows).items() if stack and not count]:
+            raise UserError(f"{where}: every block of the {empty[0]} is skipped; at least one must stay")
         return self.build(rows)
 
     def _stacks_in_words(self) -> str:
@@ -164,10 +164,10 @@ class FeasibleSet:
                     continue
                 if j is not None and self.layers[i].sub_blocks[j].name in self.keeps:
                     continue
-                gone = not any(row) if j is None else row[j] == 0
+                skipped = not any(row) if j is None else row[j] == 0
                 last = j is None or sum(k > 0 for k in row) == 1
                 spare = active > self.min_depth and in_stack[self.layers[i].stack] > 1
-                if gone or (i not in self.keep_layers and (not last or spare)):
+                if skipped or (i not in self.keep_layers and (not last or spare)):
                     out.append((i, j))
         return out
 

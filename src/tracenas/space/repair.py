@@ -165,19 +165,19 @@ def _respect_depth(space: FeasibleSet, counts: list[list[int]], rng: np.random.G
     """Bring back protected blocks, whole blocks under block granularity, and blocks up to `min_depth`."""
     for i, row in enumerate(counts):
         specs = space.layers[i].sub_blocks
-        whole = space.granularity == "block" and any(row)
-        if i in space.keep_layers or whole:
+        blockwise = space.granularity == "block" and any(row)
+        if i in space.keep_layers or blockwise:
             for j, s in enumerate(specs):
-                if not row[j] and s.units and (whole or not any(row)):
+                if not row[j] and s.units and (blockwise or not any(row)):
                     row[j] = s.choices()[0]
-    gone = [i for i, row in enumerate(counts) if not any(row)]
-    while gone and len(counts) - len(gone) < space.min_depth:
-        i = gone.pop(int(rng.integers(len(gone))))
+    skipped = [i for i, row in enumerate(counts) if not any(row)]
+    while skipped and len(counts) - len(skipped) < space.min_depth:
+        i = skipped.pop(int(rng.integers(len(skipped))))
         counts[i] = _narrowest(space, i)
     for stack, active in space.active(counts).items():
         if not active:
-            own = [i for i, layer in enumerate(space.layers) if layer.stack == stack]
-            i = own[int(rng.integers(len(own)))]
+            in_stack = [i for i, layer in enumerate(space.layers) if layer.stack == stack]
+            i = in_stack[int(rng.integers(len(in_stack)))]
             counts[i] = _narrowest(space, i)
 
 

@@ -59,10 +59,12 @@ class SearchSpace(FeasibleSet):
             protected = {self.layers[i].stack for i in range(len(self.layers)) if i not in order}
             order = [i for i in order if self.layers[i].stack in protected or last[self.layers[i].stack] != i]
         for dropped in range(min(len(order), len(self.layers) - self.min_depth) + 1):
-            gone = set(order[:dropped])
-            found = self.from_ratios([[0.0 if i in gone else (r or 1e-6) for r in row] for i, row in enumerate(ratios)])
-            if found is not None:
-                return found
+            skipped = set(order[:dropped])
+            architecture = self.from_ratios(
+                [[0.0 if i in skipped else (r or 1e-6) for r in row] for i, row in enumerate(ratios)]
+            )
+            if architecture is not None:
+                return architecture
         return None
 
     def from_ratios(self, ratios: Sequence[Sequence[float]]) -> Architecture | None:
@@ -119,9 +121,9 @@ class SearchSpace(FeasibleSet):
             bits = [[(i, j)] for row in bits for i, j in row if self.layers[i].sub_blocks[j].name not in self.keeps]
             skips *= 2
         picks = rng.permutation(len(bits))[:skips].tolist()
-        gone = {slot for pick in picks for slot in bits[pick]}
+        skipped = {slot for pick in picks for slot in bits[pick]}
         rows = [
-            [0 if (i, j) in gone or not s.units else _pick(s, rng) for j, s in enumerate(layer.sub_blocks)]
+            [0 if (i, j) in skipped or not s.units else _pick(s, rng) for j, s in enumerate(layer.sub_blocks)]
             for i, layer in enumerate(self.layers)
         ]
         return self.repair(self.build(rows), rng)

@@ -146,9 +146,9 @@ class SparsitySpace:
         """
         if len(arch.layers) != len(self.sizes):
             raise UserError(f"{where}: {len(arch.layers)} layers, the model has {len(self.sizes)}")
-        for i, (layer, own) in enumerate(zip(arch.layers, self.sizes, strict=True)):
-            if {n for n, _ in layer} != {n for n, _ in own}:
-                names = ", ".join(n for n, _ in own) or "no sub-blocks"
+        for i, (layer, sizes) in enumerate(zip(arch.layers, self.sizes, strict=True)):
+            if {n for n, _ in layer} != {n for n, _ in sizes}:
+                names = ", ".join(n for n, _ in sizes) or "no sub-blocks"
                 raise UserError(f"{where}: layer {i} must name {names}")
         return arch
 

@@ -78,13 +78,13 @@ class Guided(Evolution[C]):
     def _mutant(self, candidate: C, rng: np.random.Generator) -> Proposal[C]:
         if rng.random() < self.settings.depth_mutation:
             candidate = self.space.mutate(candidate, rng, depth=1.0, width=0.0)
-        found = self.space.neighbour(candidate, rng, sigma=self.settings.sigma)
-        return Proposal(candidate, feasible=False) if found is None else Proposal(found)
+        near = self.space.neighbour(candidate, rng, sigma=self.settings.sigma)
+        return Proposal(candidate, feasible=False) if near is None else Proposal(near)
 
 
 def _by_importance(space: Space[C], settings: Settings, prior: Prior | None, seeds: Sequence[C]) -> list[C]:
     """The architecture of the prior; none where it is the anchor already, or where there is no place for it."""
     if prior is None or settings.init == "importance" or len(seeds) >= settings.seats:
         return []
-    found = space.profile(prior.ratios, prior.drop_order)
-    return [] if found is None else [found]
+    profile = space.profile(prior.ratios, prior.drop_order)
+    return [] if profile is None else [profile]

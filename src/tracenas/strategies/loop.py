@@ -148,7 +148,7 @@ class _Run(Generic[C]):
     def _generations(self) -> tuple[Generation, ...]:
         settings = self.strategy.settings
         ratios = {name: self.strategy.space.ratios(c) for name, c in self.candidates.items()}
-        found = generations(
+        populations = generations(
             self.records,
             settings.population,
             settings.elites,
@@ -156,7 +156,7 @@ class _Run(Generic[C]):
             ratios=lambda r: ratios[r["id"]],
         )
         # A strategy may have fewer places than its settings say (uniform): its own count is the right one.
-        return tuple(replace(g, duplicates=d) for g, d in zip(found, self.duplicates, strict=True))
+        return tuple(replace(g, duplicates=d) for g, d in zip(populations, self.duplicates, strict=True))
 
     def _score(self, batch: Batch[C]) -> None:
         """Records for every proposal, in order: from the journal, from `evaluate`, or -inf if infeasible."""

@@ -121,8 +121,8 @@ def _auto_map(directory: Path) -> list[str]:
     """`module.Class` of the tokenizers that tokenizer_config.json names."""
     path = directory / _SETTINGS
     settings = read_json(path) if path.is_file() else {}
-    found = settings.get("auto_map") if isinstance(settings, Mapping) else None
-    classes = found.get("AutoTokenizer") if isinstance(found, Mapping) else found
+    auto_map = settings.get("auto_map") if isinstance(settings, Mapping) else None
+    classes = auto_map.get("AutoTokenizer") if isinstance(auto_map, Mapping) else auto_map
     return [name for name in classes or () if isinstance(name, str)]
 
 
@@ -132,7 +132,7 @@ def _code(directory: Path) -> Iterator[Path]:
 
     paths = {directory / f"{name.rpartition('.')[0]}.py" for name in _auto_map(directory) if "--" not in name}
     for path in [path for path in paths if path.is_file()]:
-        paths |= {Path(found) for found in get_relative_import_files(path)}
+        paths |= {Path(file) for file in get_relative_import_files(path)}
     yield from (path for path in sorted(paths) if path.is_file() and path.parent == directory)
 
 

@@ -86,8 +86,8 @@ def license_of(model: Path | None) -> str | None:
         front = yaml.safe_load(parts[1])
     except yaml.YAMLError:
         return None
-    found = front.get("license") if isinstance(front, dict) else None
-    return found if isinstance(found, str) else None
+    license = front.get("license") if isinstance(front, dict) else None
+    return license if isinstance(license, str) else None
 
 
 def _front_matter(base: str, license: str | None, pipeline: str) -> str:
@@ -105,8 +105,8 @@ def _tables(blocks: Sequence[Block], layers: Sequence[Layer], *, stubbed: bool) 
     parts = []
     for stack in dict.fromkeys(block.stack for block in blocks):
         parts += [f"**{stack.capitalize()}**"] if stack else []
-        own = [(b, la) for b, la in zip(blocks, layers, strict=True) if b.stack == stack]
-        parts.append(_table([b for b, _ in own], [la for _, la in own], stubbed=stubbed))
+        pairs = [(b, la) for b, la in zip(blocks, layers, strict=True) if b.stack == stack]
+        parts.append(_table([b for b, _ in pairs], [la for _, la in pairs], stubbed=stubbed))
     return "\n\n".join(parts)
 
 
@@ -119,7 +119,7 @@ def _table(blocks: Sequence[Block], layers: Sequence[Layer], *, stubbed: bool) -
             rows.append([str(index), *["–"] * len(names), "skipped"])
             continue
         counts = [
-            f"{kept:,} of {sub.spec.units:,}" if kept else _gone(sub.spec.name, stubbed)
+            f"{kept:,} of {sub.spec.units:,}" if kept else _removed(sub.spec.name, stubbed)
             for sub, kept in within(block, layer)
         ]
         rows.append([str(index), *counts, str(place)])
@@ -127,7 +127,7 @@ def _table(blocks: Sequence[Block], layers: Sequence[Layer], *, stubbed: bool) -
     return _lines(rows)
 
 
-def _gone(name: str, stubbed: bool) -> str:
+def _removed(name: str, stubbed: bool) -> str:
     return "bypassed (zeros)" if stubbed and name == ATTENTION else "bypassed"
 
 

@@ -142,21 +142,21 @@ def new_places(blocks: Sequence[Block], layers: Sequence[Layer]) -> list[str | N
 
 def _stubs(blocks: Sequence[Block], layers: Sequence[Layer]) -> dict[int, tuple[str, ...]]:
     """Remaining block → paths of the modules that a stub brings back: attention and its norms."""
-    found: dict[int, tuple[str, ...]] = {}
+    stubs: dict[int, tuple[str, ...]] = {}
     present = [(b, la, p) for b, la, p in zip(blocks, layers, new_places(blocks, layers), strict=True) if p]
     for new, (block, layer, place) in enumerate(present):
         for sub, kept in within(block, layer):
             if sub.spec.name == ATTENTION and not kept:
-                found[new] = tuple(f"{place}.{path}." for path in (sub.module, *sub.norms))
-    return found
+                stubs[new] = tuple(f"{place}.{path}." for path in (sub.module, *sub.norms))
+    return stubs
 
 
-def _stubbed(base: Mapping[str, Any], family: Family, index: int, own: Mapping[str, Any]) -> dict[str, Any]:
+def _stubbed(base: Mapping[str, Any], family: Family, index: int, override: Mapping[str, Any]) -> dict[str, Any]:
     """A block's overrides with one head of attention instead of none."""
-    skip = [name for name in own["skip"] if name != ATTENTION]
+    skip = [name for name in override["skip"] if name != ATTENTION]
     one = family.stub_overrides(base, index)
     assert one is not None
-    stubbed = {key: value for key, value in own.items() if key != "skip"} | one
+    stubbed = {key: value for key, value in override.items() if key != "skip"} | one
     return {**stubbed, "skip": skip} if skip else stubbed
 
 
@@ -166,7 +166,7 @@ def _beside(
     """What a model has beside the cut tensors, all of it in stubs; None if it does not fit them."""
     if built is None or any(built.get(name) != shape for name, shape in cut.items()):
         return None
-    paths = tuple(path for of_one in stubs.values() for path in of_one)
+    paths = tuple(path for prefixes in stubs.values() for path in prefixes)
     beside = {name: shape for name, shape in built.items() if name not in cut}
     return beside if all(name.startswith(paths) for name in beside) else None
 
@@ -174,8 +174,10 @@ def _beside(
 def _agreed(overrides: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """What all blocks say together; None if they differ, or if only their own configuration can say it."""
     agreed: dict[str, Any] = {}
-    for own in overrides:
-        if {"skip", "tracenas_shapes"} & set(own) or any(agreed.setdefault(k, v) != v for k, v in own.items()):
+    for override in overrides:
+        if {"skip", "tracenas_shapes"} & set(override) or any(
+            agreed.setdefault(k, v) != v for k, v in override.items()
+        ):
             return None
     return agreed
 

@@ -92,11 +92,11 @@ def _read(file: GgufFile) -> tuple[Any, Any]:
     folder, where, dtype = str(file.path.absolute().parent), {"gguf_file": file.path.name}, getattr(torch, file.dtype)
     try:
         with _quiet():
-            known = AutoConfig.from_pretrained(folder, **where)
-            if hasattr(known, "head_dim"):  # not every architecture's is read from the header
-                known.head_dim = file.config()["head_dim"]
+            stated = AutoConfig.from_pretrained(folder, **where)
+            if hasattr(stated, "head_dim"):  # not every architecture's is read from the header
+                stated.head_dim = file.config()["head_dim"]
             loaded: Any = AutoModelForCausalLM.from_pretrained(
-                folder, config=known, **where, dtype=torch.float32, output_loading_info=True
+                folder, config=stated, **where, dtype=torch.float32, output_loading_info=True
             )
             tokenizer = AutoTokenizer.from_pretrained(folder, **where)
     # what transformers' readers raise over files that they cannot place; ImportError: the package gguf is too old
@@ -129,8 +129,8 @@ def _check(file: GgufFile, model: Any) -> None:
         )
     for key, value in file.config().items():
         if key not in ("dtype", "model_type", "head_dim") and getattr(model.config, key, None) != value:
-            found = getattr(model.config, key, None)
-            raise UserError(f"model {file.path}: '{key}' is {value} in the GGUF header and was read as {found}")
+            loaded = getattr(model.config, key, None)
+            raise UserError(f"model {file.path}: '{key}' is {value} in the GGUF header and was read as {loaded}")
 
 
 @contextmanager

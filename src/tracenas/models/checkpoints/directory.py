@@ -70,8 +70,8 @@ def quantisation(config: Mapping[str, Any]) -> str | None:
     text = config.get("text_config")
     for place in (config, text if isinstance(text, Mapping) else {}):
         for key in ("quantization_config", "compression_config"):
-            if (found := place.get(key)) is not None:
-                method = found.get("quant_method") if isinstance(found, Mapping) else None
-                loads = isinstance(found, Mapping) and (found.get("load_in_4bit") or found.get("load_in_8bit"))
+            if (settings := place.get(key)) is not None:
+                method = settings.get("quant_method") if isinstance(settings, Mapping) else None
+                loads = isinstance(settings, Mapping) and (settings.get("load_in_4bit") or settings.get("load_in_8bit"))
                 return str(method or ("bitsandbytes" if loads else f"a method that {key} does not name"))
     return None

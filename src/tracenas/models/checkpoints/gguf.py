@@ -73,8 +73,8 @@ class GgufFile:
     @property
     def license(self) -> str | None:
         """`general.license`, if the file names one."""
-        found = self.metadata.get("general.license")
-        return found if isinstance(found, str) else None
+        license = self.metadata.get("general.license")
+        return license if isinstance(license, str) else None
 
     @property
     def parameters(self) -> int:
@@ -157,20 +157,20 @@ class GgufFile:
 
         A count of 0 stands for the default, as in llama.cpp.
         """
-        found = self.metadata.get(f"{self.architecture}.{key}", default) or default
-        if isinstance(found, list):
+        count = self.metadata.get(f"{self.architecture}.{key}", default) or default
+        if isinstance(count, list):
             raise UserError(
                 f"model {self.path}: '{key}' differs from layer to layer; only GGUF files of equal layers can be read"
             )
-        if not isinstance(found, int) or isinstance(found, bool) or found < 1:
+        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
             raise UserError(f"model {self.path}: the GGUF header names no '{self.architecture}.{key}'")
         largest = max((side for t in self.tensors for side in t.shape), default=0)
-        if bounded and found > largest:
+        if bounded and count > largest:
             raise UserError(
-                f"model {self.path}: '{self.architecture}.{key}' is {found:,} in the GGUF header, but no tensor has a "
+                f"model {self.path}: '{self.architecture}.{key}' is {count:,} in the GGUF header, but no tensor has a "
                 f"side above {largest:,}"
             )
-        return found
+        return count
 
     def _refuse_what_would_be_lost(self) -> None:
         """Refuse what transformers' loader leaves out: the model would load and be another one."""
@@ -294,10 +294,10 @@ class _Reader:
         if not all(shape):
             raise UserError(f"model {self.path}: tensor {name} has no elements")
         if kind not in BLOCKS:
-            known = ", ".join(sorted(name for name, _, _ in BLOCKS.values()))
+            accepted = ", ".join(sorted(name for name, _, _ in BLOCKS.values()))
             raise UserError(
                 f"model {self.path}: tensor {name} is of GGUF type number {kind}, which cannot be dequantised; "
-                f"accepted: {known}"
+                f"accepted: {accepted}"
             )
-        called, elements, size = BLOCKS[kind]
-        return GgufTensor(name, shape, called, -(-prod(shape) // elements) * size), offset
+        type_name, elements, size = BLOCKS[kind]
+        return GgufTensor(name, shape, type_name, -(-prod(shape) // elements) * size), offset

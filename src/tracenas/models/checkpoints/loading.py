@@ -126,14 +126,14 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     return _DTYPES[short]
 
 
-def dtype_to_save(asked: str) -> torch.dtype | None:
+def dtype_to_save(name: str) -> torch.dtype | None:
     """Of the written weights: the named type, or None for `auto`: each tensor keeps the one it is stored in."""
-    return None if asked == "auto" else _DTYPES[short_name(asked)]
+    return None if name == "auto" else _DTYPES[short_name(name)]
 
 
-def dtypes_to_save(asked: str, source: ModelSource, model: Any) -> dict[str, torch.dtype]:
+def dtypes_to_save(name: str, source: ModelSource, model: Any) -> dict[str, torch.dtype]:
     """The same for each tensor of a model that was made from `source` and has its tensors."""
-    dtype, stored = dtype_to_save(asked), stored_entries(source, model)
+    dtype, stored = dtype_to_save(name), stored_entries(source, model)
     return {n: dtype or (stored[n].dtype if n in stored else t.dtype) for n, t in tensors_of(model)}
 
 

@@ -35,7 +35,7 @@ _CODE = (
 def without_attention(config: Mapping[str, Any]) -> list[int]:
     """Blocks that keep their MLP without attention, stubs not counted."""
     overrides: Mapping[str, Any] = config.get("per_layer_config") or {}
-    return sorted(int(index) for index, own in overrides.items() if "attention" in own.get("skip", ()))
+    return sorted(int(index) for index, entry in overrides.items() if "attention" in entry.get("skip", ()))
 
 
 def serving_section(name: str, config: Mapping[str, Any], gguf: str | None = None) -> str:

@@ -87,8 +87,8 @@ def _write_file(path: Path, entries: list[Entry]) -> None:
         for entry in entries:
             tensor = entry.make()
             if tuple(tensor.shape) != entry.shape or tensor.dtype != entry.dtype:
-                found = f"{tuple(tensor.shape)} {tensor.dtype}"
-                raise RuntimeError(f"{entry.name}: announced as {entry.shape} {entry.dtype}, made as {found}")
+                actual = f"{tuple(tensor.shape)} {tensor.dtype}"
+                raise RuntimeError(f"{entry.name}: announced as {entry.shape} {entry.dtype}, made as {actual}")
             file.write(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
 
 

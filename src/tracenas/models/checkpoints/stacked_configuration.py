@@ -52,12 +52,12 @@ def stacked_candidates(
     for index, (block, layer) in enumerate(zip(blocks, layers, strict=True)):
         if layer.skip:
             continue
-        own = family.layer_overrides(base, index, block, layer)
+        entry = family.layer_overrides(base, index, block, layer)
         for sub in block.sub_blocks:
             ids = kept.get((index, sub.spec.name))
             if sub.position_bias is not None and sub.position_bias.table and ids is not None:
-                own["bias_heads"] = [sub.position_bias.heads[i] for i in ids]
-        written[block.stack][str(len(written[block.stack]))] = own
+                entry["bias_heads"] = [sub.position_bias.heads[i] for i in ids]
+        written[block.stack][str(len(written[block.stack]))] = entry
     if empty := [stack for stack, left in written.items() if not left]:
         raise UserError(f"every block of the {empty[0]} is skipped; at least one must stay")
     common = {**common, **{_DEPTH[stack]: len(left) for stack, left in written.items()}}
@@ -76,10 +76,12 @@ def stacked_candidates(
 def _stock(
     common: Mapping[str, Any], model_type: str, head: str, written: Mapping[str, Mapping[str, Mapping[str, Any]]]
 ) -> dict[str, Any] | None:
-    every = [own for left in written.values() for own in left.values()]
-    heads, widths = int(common["num_heads"]), {own["d_ff"] for own in every}
-    whole = all(own["num_heads"] == own.get("num_cross_heads", heads) == heads and "skip" not in own for own in every)
-    if not whole or len(widths) > 1 or len(written["decoder"]) > len(written["encoder"]):
+    every = [entry for left in written.values() for entry in left.values()]
+    heads, widths = int(common["num_heads"]), {entry["d_ff"] for entry in every}
+    uncut = all(
+        entry["num_heads"] == entry.get("num_cross_heads", heads) == heads and "skip" not in entry for entry in every
+    )
+    if not uncut or len(widths) > 1 or len(written["decoder"]) > len(written["encoder"]):
         return None
     named = {"model_type": model_type, "architectures": [head.removeprefix("TraceNAS")]}
     return {**common, "d_ff": widths.pop(), **named}

@@ -94,8 +94,8 @@ class _Group:
     def entries(self) -> dict[str, Entry]:
         """What becomes of them."""
         empty = (torch.empty(t.shape, dtype=DTYPES[t.dtype], device="meta") for _, t in self.parts)
-        made = self._converted(empty)
-        return {n: Entry(n, tuple(t.shape), t.dtype, partial(self._make, n)) for n, t in made.items()}
+        converted = self._converted(empty)
+        return {n: Entry(n, tuple(t.shape), t.dtype, partial(self._make, n)) for n, t in converted.items()}
 
     def _make(self, name: str) -> Tensor:
         return self._converted(self.files.read(tensor) for _, tensor in self.parts)[name]
@@ -104,8 +104,8 @@ class _Group:
         converter = deepcopy(self.converter)
         for (pattern, stored), tensor in zip(self.parts, tensors, strict=True):
             converter.add_tensor(self.name, stored.name, pattern, tensor)
-        made = converter.convert(self.name, config=self.config)
-        return {name: value[0] if isinstance(value, list) else value for name, value in made.items()}
+        converted = converter.convert(self.name, config=self.config)
+        return {name: value[0] if isinstance(value, list) else value for name, value in converted.items()}
 
 
 # --- from the model to files ----------------------------------------------------------------------

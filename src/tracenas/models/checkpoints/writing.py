@@ -156,7 +156,7 @@ def _main_dtype(entries: Sequence[Entry]) -> torch.dtype:
 
 
 def _entries(
-    whole: Mapping[str, Entry],
+    dense: Mapping[str, Entry],
     blocks: Sequence[Block],
     layers: Sequence[Layer],
     kept: Kept,
@@ -167,7 +167,7 @@ def _entries(
     places = new_places(blocks, layers)
     owner = {block.path: index for index, block in enumerate(blocks)}
     tables = {s.position_bias.table + ".weight" for b in blocks for s in b.sub_blocks if s.position_bias is not None}
-    for name, entry in whole.items():
+    for name, entry in dense.items():
         index = next((owner[p] for p in _prefixes(name) if p in owner), None)
         if index is None or name in tables:  # a table stays in the first block, whichever that is
             yield _cut(entry, name, None, None, dtype)
@@ -209,10 +209,10 @@ def _selected(projection: Projection, axis: int, units: int, ids: IntArray) -> t
     if not (projection.row_units if axis == 0 else projection.column_units):
         return None
     unit_of = projection.unit_of(axis, units)
-    stays = torch.zeros(units + 1, dtype=torch.bool)
-    stays[torch.from_numpy(ids)] = True
-    stays[-1] = True  # unit -1: fixed
-    left = stays[torch.from_numpy(unit_of)]
+    kept = torch.zeros(units + 1, dtype=torch.bool)
+    kept[torch.from_numpy(ids)] = True
+    kept[-1] = True  # unit -1: fixed
+    left = kept[torch.from_numpy(unit_of)]
     return left.nonzero()[:, -1].reshape(*left.shape[:-1], -1)
 
 
@@ -252,15 +252,15 @@ def check_checkpoint(path: Path) -> None:
     config = read_json(path / "config.json")
     if not isinstance(config, dict):
         raise UserError(f"model {path}: config.json holds no object")
-    found = {name: tensor.shape for name, tensor in stored_tensors(path).items()}
+    stored = {name: tensor.shape for name, tensor in stored_tensors(path).items()}
     expected, aliases = _expected_shapes(config)
-    found |= {name: found[alias] for name, alias in aliases if alias in found and name not in found}
-    missing = [name for name in expected if name not in found]
+    stored |= {name: stored[alias] for name, alias in aliases if alias in stored and name not in stored}
+    missing = [name for name in expected if name not in stored]
     if missing:
         raise UserError(f"model {path}: {counted(missing, 'is missing', 'are missing')}")
-    wrong = [name for name, shape in expected.items() if found[name] != shape]
+    wrong = [name for name, shape in expected.items() if stored[name] != shape]
     if wrong:
-        shapes = f"{list(found[wrong[0]])} in the file, {list(expected[wrong[0]])} by config.json"
+        shapes = f"{list(stored[wrong[0]])} in the file, {list(expected[wrong[0]])} by config.json"
         raise UserError(f"model {path}: tensor {wrong[0]} has another shape ({shapes})")
 
 

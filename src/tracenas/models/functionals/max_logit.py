@@ -26,7 +26,7 @@ class _MaxLogit(torch.autograd.Function):
         gradient_BTD = torch.zeros_like(hidden_BTD) if ctx.needs_input_grad[0] else None
         chunk = max(1, _CHUNK_ELEMENTS[hidden_BTD.device.type] // max(length, width))
         for b, hidden_TD in enumerate(hidden_BTD):
-            own_TD = torch.zeros(length, width, dtype=torch.float32, device=hidden_BTD.device)
+            pull_TD = torch.zeros(length, width, dtype=torch.float32, device=hidden_BTD.device)
             for weight_CD in weight_VD.split(chunk):
                 largest_C, place_C = (hidden_TD @ weight_CD.T).float().max(dim=0)
                 pull_CD = weight_CD.float()
@@ -36,9 +36,9 @@ class _MaxLogit(torch.autograd.Function):
                     pull_CD = pull_CD * (1 - squashed_C.square())[:, None]
                 total_B[b] += largest_C.sum(dtype=torch.float64)
                 if gradient_BTD is not None:
-                    own_TD.index_add_(0, place_C, pull_CD)
+                    pull_TD.index_add_(0, place_C, pull_CD)
             if gradient_BTD is not None:
-                gradient_BTD[b] = own_TD / vocabulary
+                gradient_BTD[b] = pull_TD / vocabulary
         if gradient_BTD is not None:
             ctx.save_for_backward(gradient_BTD)
         return (total_B / vocabulary).float()

@@ -44,11 +44,11 @@ def perplexity(model: Any, windows: Tensor, micro_batch: int, *, shard: bool = F
     """
     device = next(iter(model.parameters())).device
     total = torch.zeros((), dtype=torch.float64)
-    own = windows
+    share = windows
     if shard:
-        own = windows[torch.distributed.get_rank() :: torch.distributed.get_world_size()]
+        share = windows[torch.distributed.get_rank() :: torch.distributed.get_world_size()]
     with torch.no_grad():
-        for batch in own.split(micro_batch) if len(own) else ():
+        for batch in share.split(micro_batch) if len(share) else ():
             total += next_token_nll(model, batch.to(device)).sum(dtype=torch.float64).cpu()
     if shard:
         total = total.to(device)

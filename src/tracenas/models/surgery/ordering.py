@@ -131,7 +131,7 @@ def permutation(projection: Projection, axis: int, ranking: IntArray) -> IntArra
     if projection.stack:
         ranks = ranking.reshape(projection.stack, -1)
         first = np.arange(projection.stack, dtype=np.int64)[:, None] * ranks.shape[1]
-        return np.stack([_permutation(projection, axis, own) for own in ranks - first])
+        return np.stack([_permutation(projection, axis, local) for local in ranks - first])
     return _permutation(projection, axis, ranking)
 
 

@@ -64,11 +64,11 @@ class SharedLora:
         Raises:
             ValueError: for other names or shapes.
         """
-        own = {name: p for name, p in zip(self.state(), self.parameters, strict=True)}
-        if {n: t.shape for n, t in own.items()} != {n: t.shape for n, t in state.items()}:
+        parameters = {name: p for name, p in zip(self.state(), self.parameters, strict=True)}
+        if {n: t.shape for n, t in parameters.items()} != {n: t.shape for n, t in state.items()}:
             raise ValueError("the stored adapters are those of another model or rank")
         with torch.no_grad():
-            for name, parameter in own.items():
+            for name, parameter in parameters.items():
                 parameter.copy_(state[name])
 
     @contextmanager

@@ -136,10 +136,10 @@ class Supernet:
             return Cut(length)
         owner = projection.unit_of_one(axis, sub.spec.units // (projection.stack or 1))
         in_group = sub.spec.units // sub.groups
-        stays = np.flatnonzero((owner < 0) | (owner % in_group < kept // sub.groups))
-        if stays[-1] == len(stays) - 1:
-            return Cut(len(stays))
-        return Cut(len(stays), torch.from_numpy(stays).to(self.device))
+        kept_ids = np.flatnonzero((owner < 0) | (owner % in_group < kept // sub.groups))
+        if kept_ids[-1] == len(kept_ids) - 1:
+            return Cut(len(kept_ids))
+        return Cut(len(kept_ids), torch.from_numpy(kept_ids).to(self.device))
 
     @contextmanager
     def realise(self, arch: Architecture, realisation: Realisation | None = None) -> Iterator[Any]:
@@ -198,8 +198,8 @@ class Supernet:
         if sub.position_bias is not None and sub.position_bias.table:
             path, in_group = f"{sub.module}.bias_heads", sub.spec.units // sub.groups
             heads = block.get_submodule(sub.module).bias_heads
-            own = tuple(h for at, h in enumerate(heads) if at % in_group < kept // sub.groups)
-            _set_attribute(block, path, own, undo)
+            kept_heads = tuple(h for at, h in enumerate(heads) if at % in_group < kept // sub.groups)
+            _set_attribute(block, path, kept_heads, undo)
 
 
 class _PassThrough(nn.Module):
@@ -223,8 +223,8 @@ class _PassThrough(nn.Module):
         if not names:
             return hidden_states
         signature = inspect.signature(self.__dict__["_original"].forward)
-        given = signature.bind(hidden_states, *args, **kwargs).arguments
-        return hidden_states, *(given.get(name) for name in names)
+        arguments = signature.bind(hidden_states, *args, **kwargs).arguments
+        return hidden_states, *(arguments.get(name) for name in names)
 
 
 class _Nothing(nn.Module):

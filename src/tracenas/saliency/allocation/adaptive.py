@@ -38,8 +38,8 @@ def default_gamma(specs: Sequence[SubBlockSpec]) -> float:
         specs: the model's sub-blocks; those called `mlp` are the MLPs.
     """
     means = [
-        sum(s.units * s.parameters_per_unit for s in own) / sum(s.units for s in own) if own else 0.0
-        for own in ([s for s in specs if (s.name == "mlp") == mlp and s.units] for mlp in (False, True))
+        sum(s.units * s.parameters_per_unit for s in module) / sum(s.units for s in module) if module else 0.0
+        for module in ([s for s in specs if (s.name == "mlp") == mlp and s.units] for mlp in (False, True))
     ]
     return max(1.0, _FACTOR * math.sqrt(means[0] / means[1])) if means[1] else 1.0
 
@@ -74,8 +74,10 @@ def allocate(ranked: Ranked, gamma: float | None) -> Allocated:
     shares = _shares(pools, chosen)
     level = lowest_level(space, pools, shares)
     assert level is not None
-    found = within_budget(space, pools, shares(level), lambda s, gained: float(gained.mean()) / s.parameters_per_unit)
-    kept = [_kept(pool, space.counts(found)) for pool in pools]
+    architecture = within_budget(
+        space, pools, shares(level), lambda s, gained: float(gained.mean()) / s.parameters_per_unit
+    )
+    kept = [_kept(pool, space.counts(architecture)) for pool in pools]
     attention, mlp = (sum(s.units * s.parameters_per_unit for *_, s in pool.slots) for pool in pools)
     sparsity = (space.cost(space.base) - space.window[1]) / (attention + mlp)
     facts = {
@@ -85,7 +87,7 @@ def allocate(ranked: Ranked, gamma: float | None) -> Allocated:
         "attention_sparsity": 1 - kept[0],
         "mlp_sparsity": 1 - kept[1],
     }
-    return Allocated(found, facts)
+    return Allocated(architecture, facts)
 
 
 def feasible_gammas(ranked: Ranked, pools: Sequence[Pool]) -> tuple[float, float]:

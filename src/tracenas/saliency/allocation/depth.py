@@ -29,19 +29,19 @@ def allocate(ranked: Ranked, gamma: float | None) -> Allocated:
     free = free[: len(space.layers) - space.min_depth]
     lower, limit = space.window
     full = space.counts(space.base)
-    for gone in range(len(free) + 1):
-        dropped = set(free[:gone])
+    for removed_count in range(len(free) + 1):
+        dropped = set(free[:removed_count])
         rows = [[0] * len(row) if i in dropped else row for i, row in enumerate(full)]
         if space.cost(space.build(rows)) > limit:
             continue
-        marginal = free[gone - 1] if gone else None
+        marginal = free[removed_count - 1] if removed_count else None
         for narrow in (marginal, None):
-            found = space.from_ratios(
+            architecture = space.from_ratios(
                 [[_NARROW if i == narrow else 0.0 if i in dropped else 1.0] * len(row) for i, row in enumerate(full)]
             )
-            if found is not None:
-                removed = [i for i in free[:gone] if i != narrow]
-                return Allocated(found, {"removed_blocks": removed, "narrowed_block": narrow})
+            if architecture is not None:
+                removed = [i for i in free[:removed_count] if i != narrow]
+                return Allocated(architecture, {"removed_blocks": removed, "narrowed_block": narrow})
         break
     raise UserError(
         f"budget of [{lower:,}, {limit:,}] parameters cannot be met by removing whole blocks: {len(free)} of "

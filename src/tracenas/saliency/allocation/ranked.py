@@ -95,9 +95,9 @@ class Pool:
         limit = round(min(max(share, 0.0), 1.0) * self.units)
         out = {}
         for (i, j, s), ranks in zip(self.slots, self._ranks, strict=True):
-            stays = s.units - int(np.searchsorted(ranks, limit))
+            needed = s.units - int(np.searchsorted(ranks, limit))
             choices = s.choices()
-            out[i, j] = choices[min(bisect_left(choices, stays), len(choices) - 1)]
+            out[i, j] = choices[min(bisect_left(choices, needed), len(choices) - 1)]
         return out
 
     @cached_property

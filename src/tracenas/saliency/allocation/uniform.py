@@ -12,7 +12,7 @@ def allocate(ranked: Ranked, gamma: float | None) -> Allocated:
     Raises:
         UserError: if none lies within the budget.
     """
-    found = ranked.space.uniform()
-    if found is None:
+    architecture = ranked.space.uniform()
+    if architecture is None:
         raise UserError("no uniform architecture lies within the budget; widen the tolerance")
-    return Allocated(found)
+    return Allocated(architecture)

@@ -77,10 +77,10 @@ def within_budget(space: SearchSpace, pools: Sequence[Pool], shares: Sequence[fl
             cost += table[at] - table[at - 1]
             rows[i][j] = specs[i, j].choices()[at]
             push(i, j)
-    found = space.build(rows)
+    architecture = space.build(rows)
     if cost < lower:
-        repaired = space.repair(found, np.random.default_rng(0))
+        repaired = space.repair(architecture, np.random.default_rng(0))
         if repaired is None:
             raise UserError(f"no such architecture lies in [{lower:,}, {limit:,}] parameters; widen the tolerance")
-        found = repaired
-    return found
+        architecture = repaired
+    return architecture

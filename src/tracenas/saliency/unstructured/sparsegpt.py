@@ -42,7 +42,7 @@ def solve(s: Statistics, target: Target) -> tuple[Tensor, Tensor]:
     factor, dead = inverse_factor(s.read("gram"))
     weight = s.weight.clone()
     weight[:, dead] = 0.0
-    stays = torch.ones_like(weight, dtype=torch.bool)
+    mask = torch.ones_like(weight, dtype=torch.bool)
     columns = weight.shape[1]
     width = BLOCK if not target.m else max(target.m, BLOCK // target.m * target.m)
     for start in range(0, columns, width):
@@ -51,16 +51,16 @@ def solve(s: Statistics, target: Target) -> tuple[Tensor, Tensor]:
         local = factor[start:end, start:end]
         errors = torch.zeros_like(block)
         if not target.m:
-            stays[:, start:end] = keep((block / local.diagonal()).square(), target, "layer")
+            mask[:, start:end] = keep((block / local.diagonal()).square(), target, "layer")
         for i in range(end - start):
             if target.m and i % target.m == 0:
                 group = slice(i, i + target.m)
                 scores = (block[:, group] / local.diagonal()[group]).square()
-                stays[:, start + i : start + i + target.m] = keep(scores, target)
+                mask[:, start + i : start + i + target.m] = keep(scores, target)
             column = block[:, i].clone()
-            block[:, i] = torch.where(stays[:, start + i], column, torch.zeros_like(column))
+            block[:, i] = torch.where(mask[:, start + i], column, torch.zeros_like(column))
             errors[:, i] = (column - block[:, i]) / local[i, i]
             block[:, i + 1 :] -= errors[:, i : i + 1] * local[i, i + 1 :]
         weight[:, start:end] = block
         weight[:, end:] -= errors @ factor[start:end, end:]
-    return weight, stays
+    return weight, mask

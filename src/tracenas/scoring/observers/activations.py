@@ -59,10 +59,10 @@ def _gate(sub: SubBlock) -> Projection:
     return next(p for p in sub.projections if p.path != sub.output)
 
 
-def _reader(found: list[Tensor], positions: Tensor, fused: int) -> Callable[..., None]:
+def _reader(codes: list[Tensor], positions: Tensor, fused: int) -> Callable[..., None]:
     def read(_: Any, __: Any, output: Tensor) -> None:
         channels = output.shape[-1] // fused
-        found.append(output.detach()[:, positions, :channels] > 0)
+        codes.append(output.detach()[:, positions, :channels] > 0)
 
     return read
 

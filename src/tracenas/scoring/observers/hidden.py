@@ -42,10 +42,10 @@ class HiddenObserver(AnchoredObserver):
         return {"alignment": tuple(torch.stack(cosines).tolist())}
 
 
-def _reader(found: list[Tensor], positions: Tensor) -> Callable[..., None]:
+def _reader(states: list[Tensor], positions: Tensor) -> Callable[..., None]:
     def read(_: Any, __: Any, output: Any) -> None:
         hidden = output[0] if isinstance(output, tuple) else output
-        found.append(hidden.detach()[:, positions])
+        states.append(hidden.detach()[:, positions])
 
     return read
 
