@@ -18,7 +18,7 @@ from machine import facts, interleaved, publish, ratio
 from published import PublishedScorer
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from tracenas.families import Block, Options, family_of
+from tracenas.families import Block, Options, config_family
 from tracenas.models.surgery.ordering import Ordering
 from tracenas.models.surgery.supernet import Supernet
 from tracenas.proxies import PROXIES
@@ -64,7 +64,7 @@ class Sides:
         torch.manual_seed(0)
         dense = model_of(12, 2048, layers=layers)
         config = dense.config.to_dict()
-        blocks = family_of(config).blocks(config, Options())
+        blocks = config_family(config).blocks(config, Options())
         ids = torch.randint(0, 32000, (sequences, length))
         ordering = Ordering.from_saliency(blocks, saliency(dense, blocks, ids, 1)[0])
         reference = LlamaForCausalLM(dense.config).eval().requires_grad_(False)
@@ -74,7 +74,7 @@ class Sides:
     def space(self) -> SearchSpace:
         """All architectures, without a budget."""
         config = self.dense.config.to_dict()
-        return SearchSpace(tuple(b.spec for b in self.blocks), family_of(config).outside(config))
+        return SearchSpace(tuple(b.spec for b in self.blocks), config_family(config).outside(config))
 
     def evaluator(self, space: SearchSpace) -> Evaluator:
         """Φ by slicing and traces."""

@@ -22,7 +22,7 @@ from tracenas.data.calibration import calibration
 from tracenas.data.further import further_calibration
 from tracenas.data.held_out import windows
 from tracenas.data.windows import added_bos
-from tracenas.families import Options, family_of
+from tracenas.families import Options, config_family
 from tracenas.models.checkpoints.loading import LoadedModel, load
 from tracenas.models.functionals.perplexity import perplexity
 from tracenas.models.surgery.ordering import Ordering
@@ -150,7 +150,7 @@ def _forward_seconds(bench: Bench, count: int) -> float:
 
 def estimate(tokens: int) -> dict[str, Any]:
     """Operations, bytes and minutes on Llama 2 7B's shapes at 60 % of every width."""
-    family = family_of(LLAMA_2_7B)
+    family = config_family(LLAMA_2_7B)
     blocks = family.blocks(LLAMA_2_7B, Options())
     space = SearchSpace(tuple(b.spec for b in blocks), family.outside(LLAMA_2_7B))
     arch = space.build([[s.spec.round(0.6 * s.spec.units) for s in b.sub_blocks] for b in blocks])

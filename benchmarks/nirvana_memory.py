@@ -18,7 +18,7 @@ import torch
 from cells import pairs
 from machine import facts, memory, publish
 
-from tracenas.families import Options, family_of
+from tracenas.families import Options, config_family
 from tracenas.saliency import SALIENCIES
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -53,7 +53,7 @@ def main() -> None:
     ctypes.CDLL(None).mallopt(-3, 1 << 16)  # M_MMAP_THRESHOLD
     model = model_of(args.model, DTYPES[args.dtype], args.device)
     config = model.config.to_dict()
-    blocks = family_of(config).blocks(config, Options(kv_groups=True))
+    blocks = config_family(config).blocks(config, Options(kv_groups=True))
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     tokens = torch.randint(0, config["vocab_size"], (args.samples, args.seq_len), device=args.device)
     measure = SALIENCIES.get(args.saliency)

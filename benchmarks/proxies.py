@@ -20,7 +20,7 @@ from machine import facts, interleaved, publish, ratio
 from tracenas.data.calibration import calibration
 from tracenas.data.further import further_calibration
 from tracenas.data.windows import added_bos
-from tracenas.families import Options, family_of
+from tracenas.families import Options, config_family
 from tracenas.models.checkpoints.loading import load
 from tracenas.models.surgery.ordering import Ordering
 from tracenas.models.surgery.supernet import Supernet
@@ -56,7 +56,7 @@ class Bench:
             self.tokens = calibration(args.data, loaded.tokenizer, samples=count, seq_len=length, **told)
             fitted = further_calibration(args.data, loaded.tokenizer, reference=self.tokens, samples=24, **told)
         self.batch = max(1, 4096 // length)
-        family = family_of(config)
+        family = config_family(config)
         blocks = family.blocks(config, Options())
         specs, outside = tuple(b.spec for b in blocks), family.outside(config)
         free = SearchSpace(specs, outside)

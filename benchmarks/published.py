@@ -22,7 +22,7 @@ TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 
 def masks(projection: Projection, units: int, kept: IntArray) -> tuple[Tensor, Tensor]:
     """Row mask [rows] and column mask [columns], 1.0 where kept."""
-    owners = (projection.unit_of(axis, units) for axis in (0, 1))
+    owners = (projection.unit_ids(axis, units) for axis in (0, 1))
     rows, columns = (torch.from_numpy((owner < 0) | np.isin(owner, kept)).float() for owner in owners)
     return rows, columns
 

@@ -86,7 +86,7 @@ COLUMNS: dict[str, tuple[Tests, ...]] = {
 }
 
 
-def family_of(parameters: str, families: Iterable[str], aliases: Mapping[str, str]) -> str | None:
+def config_family(parameters: str, families: Iterable[str], aliases: Mapping[str, str]) -> str | None:
     """The family that an id of parameters names (`gemma3_text_uniform`, `llama-mha`), None if it names none."""
     known = sorted({**{name: name for name in families}, **aliases}.items(), key=lambda item: -len(item[0]))
     for part in parameters.split("-"):
@@ -115,7 +115,7 @@ def recorded(report: Path, families: Iterable[str]) -> Found:
         name, _, parameters = case.get("name", "").rstrip("]").partition("[")
         file = case.get("classname", "").replace(".", "/") + ".py"
         for tests in (t for column in COLUMNS.values() for t in column if (t.file, t.name) == (file, name)):
-            family = family_of(parameters, names, tests.aliases)
+            family = config_family(parameters, names, tests.aliases)
             if case.find("skipped") is not None or family is None or not re.search(tests.ids, parameters):
                 continue
             _count(found, tests.key, family, case.find("failure") is None and case.find("error") is None)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from tiny import tiny_model
 
-from tracenas.families import Options, family_of
+from tracenas.families import Options, config_family
 from tracenas.models.checkpoints.writing import save_pruned
 from tracenas.models.shipped.heterogeneous import register
 
@@ -30,7 +30,7 @@ def checkpoint(
 ) -> Path:
     """A random model of four blocks cut to `counts` of units (heads or KV groups, channels), as `prune` writes it."""
     model = tiny_model(family, seed=seed, **{**PLAIN[family], **changes})
-    described = family_of(model.config.to_dict())
+    described = config_family(model.config.to_dict())
     blocks = described.blocks(model.config.to_dict(), options or Options())
     rng = np.random.default_rng(seed)
     kept = {}

@@ -25,7 +25,7 @@ def masks(projection: Projection, units: int, kept: IntArray) -> tuple[Tensor, T
     """Row mask [rows] and column mask [columns], 1.0 where kept; [stack, …] where matrices are stacked."""
     out = []
     for axis in (0, 1):
-        owner = projection.unit_of(axis, units)
+        owner = projection.unit_ids(axis, units)
         out.append(torch.from_numpy((owner < 0) | np.isin(owner, kept)).float())
     return out[0], out[1]
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from tiny import tiny_model
 
-from tracenas.families import Options, family_of
+from tracenas.families import Options, config_family
 from tracenas.models.surgery.ordering import Ordering
 from tracenas.models.surgery.supernet import Supernet
 from tracenas.proxies import PROXIES
@@ -36,7 +36,7 @@ class ProxySetting:
         self.reference = tiny_model(family, **changes).double()
         model = tiny_model(family, **changes)
         config = json.loads(model.config.to_json_string())
-        self.blocks = family_of(config).blocks(config, Options())
+        self.blocks = config_family(config).blocks(config, Options())
         rng = np.random.default_rng(1)
         saliency = {
             (i, s.spec.name): torch.from_numpy(rng.random(s.spec.units))
@@ -47,7 +47,7 @@ class ProxySetting:
         self.ordering = Ordering.from_saliency(self.blocks, saliency)
         self.net = Supernet(model, self.blocks, self.ordering)
         specs = tuple(b.spec for b in self.blocks)
-        self.space = SearchSpace(specs, family_of(config).outside(config), None, "sublayer")
+        self.space = SearchSpace(specs, config_family(config).outside(config), None, "sublayer")
         self.tokens = draw(sequences, length, 0)
         self.how = CompensatedRealisation(self.net, gram_matrices(model, self.blocks, draw(6, length, 1), 2), 0.01)
 

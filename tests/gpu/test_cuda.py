@@ -4,7 +4,7 @@ import pytest
 import torch
 from tiny import tiny_model
 
-from tracenas.families import Options, family_of
+from tracenas.families import Options, config_family
 from tracenas.models.surgery.ordering import Ordering
 from tracenas.models.surgery.supernet import Supernet
 from tracenas.proxies import PROXIES
@@ -18,10 +18,10 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 def evaluator_on(device: str, dtype: torch.dtype, ordering: Ordering | None = None) -> tuple[Evaluator, Ordering]:
     model = tiny_model("qwen2").to(device=device, dtype=dtype)
     config = model.config.to_dict()
-    blocks = family_of(config).blocks(config, Options())
+    blocks = config_family(config).blocks(config, Options())
     tokens = torch.randint(1, 257, (4, 48), generator=torch.Generator().manual_seed(0)).to(device)
     ordering = ordering or Ordering.from_saliency(blocks, saliency(model, blocks, tokens, 2)[0])
-    space = SearchSpace(tuple(b.spec for b in blocks), family_of(config).outside(config))
+    space = SearchSpace(tuple(b.spec for b in blocks), config_family(config).outside(config))
     return Evaluator(Supernet(model, blocks, ordering), space, tokens, PROXIES.get("phi"), Settings(8, 0, 2)), ordering
 
 

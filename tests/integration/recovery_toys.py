@@ -10,7 +10,7 @@ from tiny import SHAPE, partly_kept
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from tracenas.config import RecoverConfig
-from tracenas.families import Options, family_of
+from tracenas.families import Options, config_family
 from tracenas.models.checkpoints.base_files import BaseFiles
 from tracenas.models.checkpoints.card import model_card
 from tracenas.models.checkpoints.writing import Draft, save_pruned
@@ -38,7 +38,7 @@ def save_heterogeneous(dense: Path, path: Path, tokenizer: Any) -> Path:
     """Block 0 without attention, block 1 narrower; its card names the dense model."""
     model = AutoModelForCausalLM.from_pretrained(dense)
     config = model.config.to_dict()
-    family = family_of(config)
+    family = config_family(config)
     blocks = family.blocks(config, Options())
 
     def card(draft: Draft) -> str:

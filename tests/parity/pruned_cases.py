@@ -16,7 +16,7 @@ from masked_reference import KeptWidth
 from tiny import ENCODER_DECODER, SHAPE, auto_class, tiny_config
 from transformers import AutoModelForCausalLM
 
-from tracenas.families import FAMILIES, Options, family_of
+from tracenas.families import FAMILIES, Options, config_family
 from tracenas.models.checkpoints.writing import Draft, save_pruned
 
 TINY = SHAPE
@@ -106,7 +106,7 @@ def cut(
     model: Any, shape: Sequence[tuple[float, ...]], out: Path, *, options: Options | None = None, **kw: Any
 ) -> Case:
     config = json.loads(model.config.to_json_string())
-    family = family_of(config)
+    family = config_family(config)
     blocks = family.blocks(config, options or Options())
     kept = random_kept(blocks, shape, sum(map(ord, out.name)))
     draft = save_pruned(model, None, family, blocks, kept, out, **kw)

@@ -9,7 +9,7 @@ from proxy_setting import ProxySetting
 from tiny import tiny_model
 from torch import Tensor
 
-from tracenas.families import Options, family_of
+from tracenas.families import Options, config_family
 from tracenas.models.functionals import loss
 from tracenas.models.surgery.supernet import PlainRealisation
 from tracenas.saliency import sinks
@@ -93,7 +93,7 @@ def test_gradients_end_the_same_in_few_rows_and_in_many(
 ) -> None:
     model = tiny_model(family)
     config = model.config.to_dict()
-    blocks = family_of(config).blocks(config, Options(channel_quantum=8))
+    blocks = config_family(config).blocks(config, Options(channel_quantum=8))
     tokens = torch.randint(1, VOCABULARY, (4, 16), generator=torch.Generator().manual_seed(1))
 
     def products(rows: int) -> dict[Any, Tensor]:

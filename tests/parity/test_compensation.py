@@ -14,7 +14,7 @@ from torch import Tensor
 from trained import source_tokens, trained_model
 
 from tracenas.errors import UserError
-from tracenas.families import FAMILIES, Options, family_of
+from tracenas.families import FAMILIES, Options, config_family
 from tracenas.models.functionals.perplexity import perplexity
 from tracenas.models.surgery.ordering import Ordering
 from tracenas.models.surgery.stepping import BlockRunner
@@ -22,7 +22,7 @@ from tracenas.models.surgery.supernet import Supernet
 from tracenas.proxies import PROXIES
 from tracenas.refits.gram import gram_matrices
 from tracenas.refits.gram_sum import GramSum
-from tracenas.refits.realisation import CompensatedRealisation, _factor_of, _fit, prefix_order
+from tracenas.refits.realisation import CompensatedRealisation, _factorised, _fit, prefix_order
 from tracenas.refits.ridge import FittedRealisation, fit_removed, in_base_order, ridge_outputs, strength
 from tracenas.refits.sequential import sequential_outputs
 from tracenas.saliency.wanda import saliency
@@ -37,7 +37,7 @@ RIDGE = 1e-3
 
 def has_experts(name: str) -> bool:
     config = json.loads(tiny_config(name).to_json_string())
-    return any(s.stacked for b in family_of(config).blocks(config, Options()) for s in b.sub_blocks)
+    return any(s.stacked for b in config_family(config).blocks(config, Options()) for s in b.sub_blocks)
 
 
 EXPERTS = [name for name in FAMILIES if has_experts(name)]
@@ -60,11 +60,11 @@ class Setting:
         self.dense = tiny_model(model_type, **changes).double()
         permuted = tiny_model(model_type, **changes).double()
         config = json.loads(self.dense.config.to_json_string())
-        self.blocks = family_of(config).blocks(config, options)
+        self.blocks = config_family(config).blocks(config, options)
         self.tokens = torch.randint(1, 257, (8, 48), generator=torch.Generator().manual_seed(1))
         per_unit, _ = saliency(self.dense, self.blocks, self.tokens, 4)
         self.net = Supernet(permuted, self.blocks, Ordering.from_saliency(self.blocks, per_unit))
-        self.space = SearchSpace(tuple(b.spec for b in self.blocks), family_of(config).outside(config))
+        self.space = SearchSpace(tuple(b.spec for b in self.blocks), config_family(config).outside(config))
 
     def arch(self, share: float = 0.5) -> Architecture:
         """Narrow, full and skipped: a full-width sub-block behind pruned ones, the third block gone.
@@ -82,7 +82,7 @@ class Setting:
         sub = next(s for s in self.blocks[key[0]].sub_blocks if s.spec.name == key[1])
         ids = self.net.ordering.kept(self.blocks, arch)[key]
         assert ids is not None
-        owner = sub.output_projection.unit_of(1, sub.spec.units)
+        owner = sub.output_projection.unit_ids(1, sub.spec.units)
         return torch.from_numpy(np.flatnonzero((owner < 0) | np.isin(owner, ids)))
 
     def linear(self, model: Any, key: Key) -> Any:
@@ -304,7 +304,7 @@ def test_families_say_which_norms_stand_behind_a_sub_block(name: str) -> None:
     """A block adds to the stream what its sub-blocks' output projections, or the norms that the family names, give."""
     model = tiny_model(name)
     config = json.loads(model.config.to_json_string())
-    block = family_of(config).blocks(config, Options())[1]
+    block = config_family(config).blocks(config, Options())[1]
     assert [bool(sub.post_norm) for sub in block.sub_blocks] == [name in POST_NORM] * len(block.sub_blocks)
     modules = {"block": model.get_submodule(block.path)}
     for sub in block.sub_blocks:
@@ -369,7 +369,7 @@ def test_float32_factors_refit_as_float64_ones(stays: int, ridge: float) -> None
     gram = x.T @ x
     weight = torch.randn(rows, n, generator=generator)
     shifted = gram + strength(gram, ridge) * torch.eye(n, dtype=torch.float64)
-    factor = _factor_of(shifted, weight, torch.arange(n))
+    factor = _factorised(shifted, weight, torch.arange(n))
     expected = fit_removed(gram, weight, torch.arange(stays), strength(gram, ridge))
     found = _fit(factor, weight, stays).double()
     assert (found - expected).norm() <= 3e-6 * (expected.norm() + weight.norm())
@@ -397,10 +397,10 @@ def test_proxies_see_the_compensated_model(name: str) -> None:
 def test_experts_stay_plain_and_attention_is_refitted(name: str) -> None:
     model = tiny_model(name)
     config = json.loads(model.config.to_json_string())
-    blocks = family_of(config).blocks(config, Options())
+    blocks = config_family(config).blocks(config, Options())
     tokens = torch.randint(1, 257, (4, 48), generator=torch.Generator().manual_seed(1))
     net = Supernet(model, blocks, Ordering.from_saliency(blocks, saliency(model, blocks, tokens, 4)[0]))
-    space = SearchSpace(tuple(b.spec for b in blocks), family_of(config).outside(config))
+    space = SearchSpace(tuple(b.spec for b in blocks), config_family(config).outside(config))
     arch = space.build([[s.choices()[0] for s in b.spec.sub_blocks] for b in blocks])
     how = CompensatedRealisation(net, gram_matrices(model, blocks, tokens, 4), RIDGE)
     fitted = sequential_outputs(net, arch, tokens, 4, RIDGE)
@@ -439,10 +439,10 @@ def test_sequential_is_as_good_as_ridge_behind_norms(name: str, seed: int) -> No
     """On text that neither was fitted on, of models that have learned something; half the loss if a block is gone."""
     model = trained_model(name, seed=seed, steps=100)
     config = json.loads(model.config.to_json_string())
-    blocks = family_of(config).blocks(config, Options())
+    blocks = config_family(config).blocks(config, Options())
     calibration, text, held_out = (source_tokens(count, 32, seed) for seed, count in enumerate((16, 48, 128)))
     net = Supernet(model, blocks, Ordering.from_saliency(blocks, saliency(model, blocks, calibration, 16)[0]))
-    space = SearchSpace(tuple(b.spec for b in blocks), family_of(config).outside(config))
+    space = SearchSpace(tuple(b.spec for b in blocks), config_family(config).outside(config))
     attention = blocks[0].sub_blocks[0].spec
     full, half = attention.units, attention.units // 2
     dense = perplexity(model, held_out, 64).nll

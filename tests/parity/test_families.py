@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, EncoderDecoderCache
 
 import tracenas
-from tracenas.families import FAMILIES, Options, family_of
+from tracenas.families import FAMILIES, Options, config_family
 from tracenas.models.checkpoints import loading
 from tracenas.models.checkpoints.headers import read_header
 from tracenas.models.checkpoints.writing import save_pruned
@@ -176,7 +176,7 @@ def test_the_base_is_described_as_it_is(name: str) -> None:
     """Shapes, biases and places of everything in the description, against the model itself."""
     model = tiny_model(name)
     config = json.loads(model.config.to_json_string())
-    family = family_of(config)
+    family = config_family(config)
     blocks = family.blocks(config, Options())
     total = parameters([b.spec for b in blocks], family.outside(config), Architecture(_full(blocks)))
     assert total == sum(p.numel() for p in model.parameters())

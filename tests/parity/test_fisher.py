@@ -8,7 +8,7 @@ from tiny import ENCODER_DECODER, FLAN, tiny_model
 from torch import Tensor
 
 from tracenas.errors import UserError
-from tracenas.families import FAMILIES, Options, family_of
+from tracenas.families import FAMILIES, Options, config_family
 from tracenas.models.functionals.loss import hidden_states, predicting
 from tracenas.saliency.sensitivity.fisher import fisher_matrices
 
@@ -24,7 +24,7 @@ def setting(kind: str) -> tuple[Any, Any, Tensor]:
     model_type, changes = KINDS[kind]
     model = tiny_model(model_type, vocab_size=VOCABULARY, **changes)
     config = model.config.to_dict()
-    blocks = family_of(config).blocks(config, Options(channel_quantum=8))
+    blocks = config_family(config).blocks(config, Options(channel_quantum=8))
     tokens = torch.randint(1, VOCABULARY, (2, 5), generator=torch.Generator().manual_seed(1))
     return model, blocks, tokens
 

@@ -53,13 +53,13 @@ def test_a_large_model_takes_one_pass_over_the_published_calibration() -> None:
     """32 × 128 tokens through Llama-3.1-8B in bf16: a batch, no gradient kept; 16 × 4,096 go block by block."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from tracenas.families import Options, family_of
+    from tracenas.families import Options, config_family
     from tracenas.saliency.products import SHARE, _per_token, _plan
 
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**LLAMA_8B), dtype=torch.bfloat16)
     config = model.config.to_dict()
-    blocks = family_of(config).blocks(config, Options(kv_groups=True))
+    blocks = config_family(config).blocks(config, Options(kv_groups=True))
     plan = _plan(model, blocks, torch.zeros(32, 128), 32, True, None)
     assert (plan.batch, len(plan.groups), plan.accumulate) == (32, 1, False)
     weights = sum(p.numel() * 2 for p in model.parameters())

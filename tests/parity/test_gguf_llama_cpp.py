@@ -18,7 +18,7 @@ from tiny import tiny_config
 from tracenas.demo import model_path
 from tracenas.errors import CheckFailed
 from tracenas.exporters.gguf import export_gguf
-from tracenas.families import family_of
+from tracenas.families import config_family
 from tracenas.models.checkpoints.source import open_source
 from tracenas.space.search_space import SearchSpace
 
@@ -53,7 +53,7 @@ def exported(directory: Path, **settings: Any) -> Any:
 def architectures(family: str, changes: dict[str, Any], count: int) -> list[list[tuple[int, int]]]:
     """The forced ones, and random ones of a space in which attention and MLP are skipped separately."""
     config = tiny_config(family, **{**PLAIN[family], **changes}).to_dict()
-    blocks = family_of(config).blocks(config, _options())
+    blocks = config_family(config).blocks(config, _options())
     space = SearchSpace(tuple(b.spec for b in blocks), 0, None, "sublayer")
     rng = np.random.default_rng(7)
     drawn: list[list[tuple[int, int]]] = [list(f) for f in FORCED]

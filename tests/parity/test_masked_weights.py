@@ -8,10 +8,10 @@ import torch
 from tiny import tiny_model
 
 from tracenas.commands.metric.fitness import Fitness, copied_weights
-from tracenas.families import Block, Options, family_of
+from tracenas.families import Block, Options, config_family
 from tracenas.models.functionals.loss import next_token_nll
 from tracenas.proxies import PROXIES
-from tracenas.saliency.linear import linear_of, projections
+from tracenas.saliency.linear import linear_module, projections
 from tracenas.saliency.masks import Target
 from tracenas.saliency.unstructured import METRICS
 from tracenas.scoring.evaluator import Settings
@@ -27,7 +27,7 @@ SHARES = Shares.from_json({"layers": [{"attention": 0.3 + 0.1 * i, "mlp": 0.6 - 
 
 def blocks_of(model: Any) -> tuple[Block, ...]:
     config = model.config.to_dict()
-    return family_of(config).blocks(config, Options())
+    return config_family(config).blocks(config, Options())
 
 
 def evaluator(model: Any, rank: int, proxy: str = "phi", metric: str = "wanda") -> SparsityEvaluator:
@@ -44,7 +44,7 @@ def direct_gradients(
     blocks = blocks_of(model)
     leaves, saved = {}, []
     for index, sub, p in projections(blocks):
-        module = linear_of(model, blocks[index], p)
+        module = linear_module(model, blocks[index], p)
         leaf = module.weight.detach().clone().requires_grad_(True)
         saved.append((module, module.weight))
         del module._parameters["weight"]
@@ -98,7 +98,7 @@ def test_the_base_is_bit_identical_after_an_exception() -> None:
     blocks = blocks_of(model)
     own = evaluator(model, rank=8)
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    parameters = [id(linear_of(model, blocks[i], p).weight) for i, _, p in projections(blocks)]
+    parameters = [id(linear_module(model, blocks[i], p).weight) for i, _, p in projections(blocks)]
     with pytest.raises(RuntimeError), own.masked.realise(own.masked.masks(SHARES.by_key())):
         raise RuntimeError("out of memory")
     broken = {k: v for k, v in own.masked.masks(SHARES.by_key()).items() if k != (2, "mlp.up_proj")}
@@ -106,13 +106,13 @@ def test_the_base_is_bit_identical_after_an_exception() -> None:
         pass
     with pytest.raises(RuntimeError), copied_weights(model, blocks):
         for i, _, p in projections(blocks):
-            linear_of(model, blocks[i], p).weight.zero_()
+            linear_module(model, blocks[i], p).weight.zero_()
         raise RuntimeError("out of memory")
     handle = model.model.layers[1].register_forward_hook(lambda *_: (_ for _ in ()).throw(RuntimeError("no memory")))
     assert not own.score(SHARES).ok and "no memory" in str(own.score(SHARES).reason)
     handle.remove()
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
-    assert parameters == [id(linear_of(model, blocks[i], p).weight) for i, _, p in projections(blocks)]
+    assert parameters == [id(linear_module(model, blocks[i], p).weight) for i, _, p in projections(blocks)]
 
 
 def test_fitness_restores_the_model_and_reports_what_was_lost() -> None:

@@ -9,7 +9,7 @@ from tiny import tiny_model
 from torch import Tensor
 
 from tracenas.errors import UserError
-from tracenas.families import Options, family_of
+from tracenas.families import Options, config_family
 from tracenas.refits.gram import gram_matrices
 from tracenas.refits.ridge import fit_removed, strength
 from tracenas.saliency import SALIENCIES, obs
@@ -104,7 +104,7 @@ def test_on_a_model(model_type: str, kv_groups: bool) -> None:
     """Every unit has an error, grouped heads go in turns; fused experts and importance are Wanda's."""
     model: Any = tiny_model(model_type)
     config = model.config.to_dict()
-    blocks = family_of(config).blocks(config, Options(channel_quantum=8, kv_groups=kv_groups))
+    blocks = config_family(config).blocks(config, Options(channel_quantum=8, kv_groups=kv_groups))
     tokens = torch.randint(1, 257, (6, 16), generator=torch.Generator().manual_seed(1))
     units, importance = SALIENCIES.get("obs")(model, blocks, tokens, 4)
     by_wanda, expected = SALIENCIES.get("wanda")(model, blocks, tokens, 4)
@@ -123,7 +123,7 @@ def test_on_a_model(model_type: str, kv_groups: bool) -> None:
             gram = grams[key]
             shrunk = torch.where(torch.eye(len(gram)) == 1, gram, 0.9 * gram)
             whole = error_after(shrunk, weight, strength(gram, obs.RIDGE))([])
-            if (sub.output_projection.unit_of(1, sub.spec.units) >= 0).all():
+            if (sub.output_projection.unit_ids(1, sub.spec.units) >= 0).all():
                 assert float(units[key].max()) == pytest.approx(whole, rel=1e-6)
 
 
@@ -131,4 +131,4 @@ def test_not_of_an_encoder_decoder_model() -> None:
     model = tiny_model("t5")
     config = model.config.to_dict()
     with pytest.raises(UserError, match="encoder"):
-        SALIENCIES.get("obs")(model, family_of(config).blocks(config, Options()), torch.ones(2, 8).long(), 2)
+        SALIENCIES.get("obs")(model, config_family(config).blocks(config, Options()), torch.ones(2, 8).long(), 2)

@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 import tracenas
 from tracenas.data.packing import pack
-from tracenas.families import Options, family_of
+from tracenas.families import Options, config_family
 from tracenas.models.checkpoints.writing import save_pruned
 
 pytestmark = pytest.mark.parity
@@ -30,7 +30,7 @@ def dense(model_type: str) -> Any:
 
 def heterogeneous_path(model: Any, path: Path) -> Path:
     """Block 0 without attention, block 1 narrower."""
-    family = family_of(model.config.to_dict())
+    family = config_family(model.config.to_dict())
     blocks = family.blocks(model.config.to_dict(), Options())
     assert not save_pruned(model, None, family, blocks, partly_kept(blocks), path).stock
     return path

@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny import tiny_model
 
-from tracenas.families import Options, family_of
+from tracenas.families import Options, config_family
 from tracenas.models.surgery.ordering import Ordering
 from tracenas.models.surgery.supernet import Supernet
 from tracenas.proxies import PROXIES
@@ -31,7 +31,7 @@ SEARCH = SearchSettings(population=8, elites=3, iterations=5, init="uniform", se
 def evaluator(request: pytest.FixtureRequest) -> Evaluator:
     model = tiny_model("llama")
     config = json.loads(model.config.to_json_string())
-    family = family_of(config)
+    family = config_family(config)
     blocks = family.blocks(config, Options(channel_quantum=8))
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(0, config["vocab_size"], (12, 16), generator=generator)

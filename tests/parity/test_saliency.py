@@ -8,7 +8,7 @@ from tiny import tiny_model
 from torch import Tensor
 from unit_products import absolute, assert_equal_units, products, signed
 
-from tracenas.families import Options, family_of
+from tracenas.families import Options, config_family
 from tracenas.models.functionals.max_logit import max_logit
 from tracenas.saliency import SALIENCIES
 from tracenas.saliency.nirvana import sequence_loss
@@ -43,7 +43,7 @@ def prepared(name: str) -> tuple[Any, Any, Tensor]:
     model_type, changes, groups = CASES[name]
     model = tiny_model(model_type, **changes)
     config = model.config.to_dict()
-    blocks = family_of(config).blocks(config, Options(channel_quantum=8, kv_groups=groups))
+    blocks = config_family(config).blocks(config, Options(channel_quantum=8, kv_groups=groups))
     tokens = torch.randint(1, 257, (6, 16), generator=torch.Generator().manual_seed(1))
     return model, blocks, tokens
 

@@ -13,7 +13,7 @@ from masked_reference import MaskedGradients, masks
 from tiny import logits_of, tiny_model
 
 from tracenas.demo import model_path
-from tracenas.families import Options, family_of
+from tracenas.families import Options, config_family
 from tracenas.models.functionals.loss import next_token_nll
 from tracenas.models.surgery.ordering import Ordering
 from tracenas.models.surgery.supernet import Supernet
@@ -36,7 +36,7 @@ class Setup:
 
     def __init__(self, model: Any, reference: Any, tokens: torch.Tensor, *, rank: int = 0, **options: Any) -> None:
         config = json.loads(model.config.to_json_string())
-        self.family = family_of(config)
+        self.family = config_family(config)
         self.blocks = self.family.blocks(config, Options(**options))
         self.tokens = tokens
         self.reference = reference
@@ -218,7 +218,7 @@ def test_low_rank_traces_equal_peft_gradients() -> None:
                     theirs = module.lora_B["default"].weight.grad * masks(p, sub.spec.units, ids)[0][:, None]
                     order = setup.ordering.ranking[i, sub.spec.name]
                     ours = torch.zeros(p.rows, 4)
-                    owner = p.unit_of(0, sub.spec.units)
+                    owner = p.unit_ids(0, sub.spec.units)
                     positions = _positions(owner, order, sub.groups, len(ids))
                     ours[positions] = trace.parts[i, p.path]
                     assert torch.allclose(ours, theirs, rtol=TOLERANCE, atol=TOLERANCE)

@@ -11,7 +11,7 @@ from tiny import FLAN, tiny_model
 from torch import Tensor
 
 from tracenas.errors import UserError
-from tracenas.families import FAMILIES, Options, family_of
+from tracenas.families import FAMILIES, Options, config_family
 from tracenas.saliency.sensitivity.elimination import metric_root, per_channel, sweep
 from tracenas.saliency.sensitivity.fisher import fisher_matrices
 from tracenas.saliency.sensitivity.measuring import measure_sensitivity
@@ -145,7 +145,7 @@ def setting(kind: str, **options: Any) -> tuple[Any, Any, Tensor]:
     model_type, changes = KINDS[kind]
     model = tiny_model(model_type, **changes)
     config = model.config.to_dict()
-    blocks = family_of(config).blocks(config, Options(channel_quantum=8, **options))
+    blocks = config_family(config).blocks(config, Options(channel_quantum=8, **options))
     return model, blocks, torch.randint(1, 257, (12, 24), generator=torch.Generator().manual_seed(1))
 
 
@@ -214,10 +214,10 @@ def test_saved_tables_are_checked(tmp_path: Path) -> None:
         )
     with pytest.raises(UserError, match="of another tokenizer"):
         SensitivityTable.load(tmp_path / "a.safetensors", blocks, {**origin, "tokenizer": "x"})
-    wider = family_of(model.config.to_dict()).blocks(model.config.to_dict(), Options(channel_quantum=16))
+    wider = config_family(model.config.to_dict()).blocks(model.config.to_dict(), Options(channel_quantum=16))
     with pytest.raises(UserError, match="another space: block 0, mlp has other widths"):
         SensitivityTable.load(tmp_path / "a.safetensors", wider, origin)
-    grouped = family_of(model.config.to_dict()).blocks(model.config.to_dict(), Options(kv_groups=True))
+    grouped = config_family(model.config.to_dict()).blocks(model.config.to_dict(), Options(kv_groups=True))
     with pytest.raises(UserError, match="another space: block 0, attention has 2 kv_heads here"):
         SensitivityTable.load(tmp_path / "a.safetensors", grouped, origin)
     (tmp_path / "b.safetensors").write_bytes(b"nothing")

@@ -14,7 +14,7 @@ import pytest
 import transformers
 from pruned_cases import SHAPES, cut, dense_model
 
-from tracenas.families import FAMILIES, family_of
+from tracenas.families import FAMILIES, config_family
 from tracenas.models.checkpoints.serving import PLUGIN_FAMILIES, STOCK_VLLM_FAMILIES, serving_section, with_serving
 from tracenas.models.shipped import decoder_only, encoder_decoder
 from tracenas.models.shipped.checkpoint_code import CODE_FILE, class_names
@@ -68,7 +68,7 @@ def test_the_layout_of_a_checkpoint(tmp_path: Path) -> None:
     found = {}
     for name in ("llama", "mixtral"):
         draft = cut(dense_model(name), SHAPES["no_attention_in_layer_0"], tmp_path / name).draft
-        found[name] = gguf_layout(family_of(draft.config), json.loads((draft.path / "config.json").read_text()))
+        found[name] = gguf_layout(config_family(draft.config), json.loads((draft.path / "config.json").read_text()))
     assert found == {"llama": "deci", "mixtral": None}
 
 

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 import tracenas
 from tracenas.errors import UserError
-from tracenas.families import FAMILIES, Family, family_of
+from tracenas.families import FAMILIES, Family, config_family
 from tracenas.models.checkpoints.headers import read_header
 from tracenas.models.checkpoints.writing import check_checkpoint, save_pruned
 from tracenas.models.shipped.layers import Bypassed
@@ -113,7 +113,7 @@ def test_a_family_without_stubs_is_refused(tmp_path: Path) -> None:
         def __getattr__(self, name: str) -> Any:
             if name == "stub_overrides":
                 return partial(Family.stub_overrides, self)
-            return getattr(family_of({"model_type": "llama"}), name)
+            return getattr(config_family({"model_type": "llama"}), name)
 
     kept = {key: None if ids is None else np.asarray(ids) for key, ids in case.kept.items()}
     family: Any = Other()

@@ -9,7 +9,7 @@ import torch
 from tiny import tiny_model
 
 import tracenas
-from tracenas.families import Options, family_of
+from tracenas.families import Options, config_family
 from tracenas.models.checkpoints.writing import save_pruned
 from tracenas.models.functionals.loss import next_token_nll
 from tracenas.models.surgery.ordering import Ordering
@@ -32,7 +32,7 @@ class Case:
 
     def __init__(self, model_type: str, seed: int = 0) -> None:
         self.model = tiny_model(model_type)
-        self.family = family_of(self.model.config.to_dict())
+        self.family = config_family(self.model.config.to_dict())
         self.blocks = self.family.blocks(self.model.config.to_dict(), Options())
         rng = np.random.default_rng(seed)
         saliency = {

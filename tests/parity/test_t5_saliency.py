@@ -12,7 +12,7 @@ from tiny import FLAN, tiny_model
 from torch import Tensor
 from unit_products import absolute, assert_equal_units, products, signed
 
-from tracenas.families import Options, family_of
+from tracenas.families import Options, config_family
 from tracenas.models.functionals.max_logit import max_logit
 from tracenas.saliency import SALIENCIES
 from tracenas.saliency.products import unit_products
@@ -67,7 +67,7 @@ def units_by_hand(model: Any, found: dict[str, Tensor], of: Callable[[list[Tenso
 )
 def test_saliency_equals_autograd(kind: str, saliency: str, what: str, of: Any) -> None:
     model = tiny_model("t5", **KINDS[kind])
-    blocks = family_of(model.config.to_dict()).blocks(model.config.to_dict(), Options(channel_quantum=8))
+    blocks = config_family(model.config.to_dict()).blocks(model.config.to_dict(), Options(channel_quantum=8))
     weights = {n: p.detach().double() for n, p in model.named_parameters() if p.dim() > 1}
     # Signed sums cancel, in float32 autograd's own by more than the bound: their reference is the model's double.
     reference = copy.deepcopy(model).double() if of is signed else model
@@ -82,7 +82,7 @@ def test_saliency_equals_autograd(kind: str, saliency: str, what: str, of: Any) 
 def test_the_memory_allowed_does_not_change_it(kind: str) -> None:
     """With little memory every matrix of encoder and decoder has passes of its own."""
     model = tiny_model("t5", **KINDS[kind])
-    blocks = family_of(model.config.to_dict()).blocks(model.config.to_dict(), Options(channel_quantum=8))
+    blocks = config_family(model.config.to_dict()).blocks(model.config.to_dict(), Options(channel_quantum=8))
     whole = unit_products(model, blocks, tokens(), 6, max_logit)
     parts = unit_products(model, blocks, tokens(), 4, max_logit, allowance=1)
     for key, value in whole.items():
@@ -92,7 +92,7 @@ def test_the_memory_allowed_does_not_change_it(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_wanda_equals_its_formula(kind: str) -> None:
     model = tiny_model("t5", **KINDS[kind])
-    blocks = family_of(model.config.to_dict()).blocks(model.config.to_dict(), Options())
+    blocks = config_family(model.config.to_dict()).blocks(model.config.to_dict(), Options())
     seen: dict[Key, Tensor] = {}
     for i, block in enumerate(blocks):
         for sub in block.sub_blocks:

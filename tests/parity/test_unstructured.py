@@ -9,11 +9,11 @@ import pytest
 import torch
 from tiny import tiny_model
 
-from tracenas.families import FAMILIES, Block, Options, family_of
+from tracenas.families import FAMILIES, Block, Options, config_family
 from tracenas.models.functionals.loss import next_token_nll
 from tracenas.saliency.gradients import GradientStore, write_gradients
 from tracenas.saliency.layerwise import BlockWalk, Plan, statistics
-from tracenas.saliency.linear import linear_of, projections
+from tracenas.saliency.linear import linear_module, projections
 from tracenas.saliency.masks import Target, keep
 from tracenas.saliency.sparsify import outlier_shares, sparsify_model
 from tracenas.saliency.unstructured import METRICS, Metric, Statistics
@@ -28,7 +28,7 @@ TOKENS = torch.randint(1, 257, (6, 24), generator=torch.Generator().manual_seed(
 
 def blocks_of(model: Any) -> tuple[Block, ...]:
     config = model.config.to_dict()
-    return family_of(config).blocks(config, Options())
+    return config_family(config).blocks(config, Options())
 
 
 def inputs_of(model: Any, path: str) -> torch.Tensor:
@@ -104,7 +104,7 @@ def test_first_layer_masks_are_those_of_the_definition(name: str, sparsity: str,
     compare = "row" if target.m else metric.compare
     sparsify_model(model, blocks, TOKENS, Plan(metric, target, compare), micro_batch=4, gradients=gradients)
     for _, _, p in projections(blocks):
-        assert torch.equal(linear_of(model, blocks[0], p).weight != 0, expected[p.path]), p.path
+        assert torch.equal(linear_module(model, blocks[0], p).weight != 0, expected[p.path]), p.path
 
 
 @pytest.mark.parametrize(("name", "by_expression"), [(n, KNOWN[n]) for n in ("magnitude", "wanda", "pruner_zero")])
@@ -115,7 +115,7 @@ def test_expressions_prune_as_the_named_metrics_do(name: str, by_expression: str
     for metric in (METRICS.get(name), find_metric(by_expression)[0]):
         own = tiny_model("llama")
         sparsify_model(own, blocks, TOKENS, Plan(metric, Target(0.5)), gradients=gradients)
-        masks.append([linear_of(own, blocks[i], p).weight != 0 for i, _, p in projections(blocks)])
+        masks.append([linear_module(own, blocks[i], p).weight != 0 for i, _, p in projections(blocks)])
     assert all(torch.equal(a, b) for a, b in zip(*masks, strict=True))
 
 
@@ -197,7 +197,7 @@ def test_the_walk_sees_the_inputs_of_the_pruned_model(model_type: str) -> None:
             torch.testing.assert_close(found.gram, x.T @ x / len(x), rtol=1e-4, atol=1e-5)
             torch.testing.assert_close(found.input_rms, x.square().mean(0).sqrt(), rtol=1e-4, atol=1e-5)
         for layer in walk.layers(index):
-            module = linear_of(model, blocks[index], layer.projection)
+            module = linear_module(model, blocks[index], layer.projection)
             module.weight.masked_fill_(~keep(module.weight.abs(), Target(0.5)), 0.0)
         walk.advance(index)
 
@@ -224,12 +224,12 @@ def test_outlier_shares_follow_their_definition() -> None:
 def test_global_comparison_prunes_the_lowest_of_the_whole_model() -> None:
     model = tiny_model("llama")
     blocks = blocks_of(model)
-    before = [linear_of(model, blocks[i], p).weight.clone() for i, _, p in projections(blocks)]
+    before = [linear_module(model, blocks[i], p).weight.clone() for i, _, p in projections(blocks)]
     counts = sparsify_model(model, blocks, TOKENS, Plan(METRICS.get("magnitude"), Target(0.4), "global"))
     flat = torch.cat([w.abs().reshape(-1) for w in before])
     limit = flat.sort().values[int(0.4 * len(flat))]
     for (i, _, p), w in zip(projections(blocks), before, strict=True):
-        assert torch.equal(linear_of(model, blocks[i], p).weight != 0, w.abs() >= limit)
+        assert torch.equal(linear_module(model, blocks[i], p).weight != 0, w.abs() >= limit)
     assert sum(c.pruned for c in counts) == int(0.4 * len(flat))
 
 
@@ -264,7 +264,7 @@ def test_random_masks_depend_on_the_seed_only() -> None:
     def masks(seed: int) -> list[torch.Tensor]:
         model = tiny_model("llama")
         sparsify_model(model, blocks_of(model), TOKENS, Plan(METRICS.get("random"), Target(0.5), seed=seed))
-        return [linear_of(model, blocks_of(model)[i], p).weight != 0 for i, _, p in projections(blocks_of(model))]
+        return [linear_module(model, blocks_of(model)[i], p).weight != 0 for i, _, p in projections(blocks_of(model))]
 
     one, again, other = masks(1), masks(1), masks(2)
     assert all(torch.equal(a, b) for a, b in zip(one, again, strict=True))

@@ -7,7 +7,7 @@ import pytest
 from tiny import LLAMA_8B
 
 from tracenas.errors import UserError
-from tracenas.families import Options, family_of
+from tracenas.families import Options, config_family
 from tracenas.models.checkpoints.source import ModelSource
 from tracenas.saliency.allocation import ALLOCATIONS, Ranked
 from tracenas.saliency.allocation.adaptive import attention_sparsity, default_gamma
@@ -36,7 +36,7 @@ def ranked(
     config: dict[str, Any], share: float, *, kv_groups: bool = True, seed: int = 0, quantum: int = 8, **space: Any
 ) -> Ranked:
     options = Options(channel_quantum=quantum, kv_groups=kv_groups)
-    source = ModelSource("model", None, config, family_of(config))
+    source = ModelSource("model", None, config, config_family(config))
     base = source.space(options).parameters(source.space(options).base)
     rng = np.random.default_rng(seed)
     blocks = source.blocks(options)
@@ -49,7 +49,7 @@ def ranked(
 
 @pytest.mark.parametrize(("config", "published"), [(LLAMA_8B, 3.36), (LLAMA_3B, 3.00)])
 def test_default_gamma_is_the_published_one(config: dict[str, Any], published: float) -> None:
-    blocks = family_of(config).blocks(config, Options(kv_groups=True))
+    blocks = config_family(config).blocks(config, Options(kv_groups=True))
     specs = [s.spec for b in blocks for s in b.sub_blocks]
     assert specs[0].parameters_per_unit == 2 * (config["num_attention_heads"] // 8 + 1) * 128 * config["hidden_size"]
     assert round(default_gamma(specs), 2) == published

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tracenas.errors import UserError
-from tracenas.families import Options, family_of
+from tracenas.families import Options, config_family
 from tracenas.models.checkpoints.base_files import BaseFiles
 from tracenas.models.checkpoints.headers import INDEX_FILE, read_header
 from tracenas.models.checkpoints.shards import Entry, write_shards
@@ -40,12 +40,12 @@ def dense() -> Any:
 
 def cut(dense: Any, out: Path, changes: dict[tuple[int, str], Any] | None = None, **kwargs: Any) -> Draft:
     config = dense.config.to_dict()
-    blocks = family_of(config).blocks(config, Options())
+    blocks = config_family(config).blocks(config, Options())
     kept: dict[tuple[int, str], Any] = {
         (i, s.spec.name): np.arange(s.spec.units) for i, b in enumerate(blocks) for s in b.sub_blocks
     }
     kept |= {(0, "attention"): np.array([0, 3]), (1, "mlp"): np.arange(32), **(changes or {})}
-    return save_pruned(dense, kwargs.pop("files", None), family_of(config), blocks, kept, out, **kwargs)
+    return save_pruned(dense, kwargs.pop("files", None), config_family(config), blocks, kept, out, **kwargs)
 
 
 def refused(call: Any, *arguments: Any, **kwargs: Any) -> str:

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tracenas.families import Block, Options, family_of
-from tracenas.models.checkpoints.card import license_of, model_card
+from tracenas.families import Block, Options, config_family
+from tracenas.models.checkpoints.card import model_card, stated_license
 from tracenas.space.architecture import Architecture
 
 CONFIG: dict[str, Any] = {
@@ -22,7 +22,7 @@ LAYERS = [{"heads": 2, "channels": 1024}, {"skip": True}, {"heads": 0, "channels
 
 
 def blocks() -> tuple[Block, ...]:
-    return family_of(CONFIG).blocks(CONFIG, Options())
+    return config_family(CONFIG).blocks(CONFIG, Options())
 
 
 def card(**changes: Any) -> str:
@@ -81,7 +81,7 @@ def test_stubs_are_said() -> None:
 
 
 def test_license_of_the_base(tmp_path: Path) -> None:
-    assert license_of(None) is None and license_of(tmp_path) is None
+    assert stated_license(None) is None and stated_license(tmp_path) is None
     readme = tmp_path / "README.md"
     for text, expected in {
         "---\nlicense: mit\ntags: [a]\n---\n# Model\n": "mit",
@@ -90,4 +90,4 @@ def test_license_of_the_base(tmp_path: Path) -> None:
         "---\nlicense: mit\n": None,
     }.items():
         readme.write_text(text)
-        assert license_of(tmp_path) == expected
+        assert stated_license(tmp_path) == expected

@@ -82,7 +82,7 @@ def test_vllm_stock_keeps_attention_unless_the_block_goes() -> None:
 
 @pytest.mark.parametrize("kv_groups", [False, True])
 def test_grouped_queries(kv_groups: bool) -> None:
-    from tracenas.families import Options, family_of
+    from tracenas.families import Options, config_family
     from tracenas.pipeline.target import _counts
 
     config = {
@@ -95,9 +95,9 @@ def test_grouped_queries(kv_groups: bool) -> None:
         "vocab_size": 10,
     }
     options = Options(256, 2, kv_groups, 2)
-    block = family_of(config).blocks(config, options)[0]
+    block = config_family(config).blocks(config, options)[0]
     assert _counts(block) == {"heads": 16, "kv_heads": 4, "width": 512}
     assert block.sub_blocks[0].spec.choices() == ((2, 4) if kv_groups else (4, 8, 12, 16))
     assert block.sub_blocks[1].spec.choices() == (256, 512)
     one = {**config, "num_key_value_heads": 1}
-    assert _counts(family_of(one).blocks(one, Options())[0])["kv_heads"] == 1
+    assert _counts(config_family(one).blocks(one, Options())[0])["kv_heads"] == 1

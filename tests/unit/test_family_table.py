@@ -55,7 +55,7 @@ def test_every_family_is_a_row_and_nothing_untested_is_ticked(script: Any) -> No
     ],
 )
 def test_the_family_in_an_id(script: Any, parameters: str, family: str | None) -> None:
-    assert script.family_of(parameters, FAMILIES.names(), {"gqa": "llama"}) == family
+    assert script.config_family(parameters, FAMILIES.names(), {"gqa": "llama"}) == family
 
 
 def test_reports_are_read_and_failures_seen(script: Any, tmp_path: Path) -> None:

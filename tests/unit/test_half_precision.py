@@ -10,7 +10,7 @@ from tiny import tiny_model
 
 from tracenas.config import EvalConfig, PruneConfig, RecoverConfig, build
 from tracenas.errors import UserError
-from tracenas.families import Options, family_of
+from tracenas.families import Options, config_family
 from tracenas.models.checkpoints.loading import pick_dtype
 from tracenas.models.functionals.loss import gradient_scale
 from tracenas.models.surgery.shared_lora import SharedLora
@@ -81,7 +81,7 @@ def test_proxies_do_not_see_the_scale(family: str, monkeypatch: pytest.MonkeyPat
 def test_saliencies_do_not_see_the_scale(family: str, allowance: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     def measured() -> dict[Any, torch.Tensor]:
         model = tiny_model(family)
-        blocks = family_of(model.config.to_dict()).blocks(model.config.to_dict(), Options())
+        blocks = config_family(model.config.to_dict()).blocks(model.config.to_dict(), Options())
         if allowance is None:
             return loss_saliency(model, blocks, draw(4, 24, 0), 2)[0]
         return products.unit_products(model, blocks, draw(4, 24, 0), 2, sequence_loss, allowance=allowance)
@@ -94,7 +94,7 @@ def test_saliencies_do_not_see_the_scale(family: str, allowance: int | None, mon
 
 def test_gradient_statistics_do_not_see_the_scale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model("llama")
-    blocks = family_of(model.config.to_dict()).blocks(model.config.to_dict(), Options())
+    blocks = config_family(model.config.to_dict()).blocks(model.config.to_dict(), Options())
     files = [tmp_path / "plain.safetensors", tmp_path / "scaled.safetensors"]
     for file in files:
         gradients.write_gradients(model, blocks, draw(4, 24, 0), file)
@@ -111,7 +111,7 @@ def test_masked_weights_do_not_see_the_scale(monkeypatch: pytest.MonkeyPatch) ->
 
     def sums() -> Any:
         model = tiny_model("llama")
-        blocks = family_of(model.config.to_dict()).blocks(model.config.to_dict(), Options())
+        blocks = config_family(model.config.to_dict()).blocks(model.config.to_dict(), Options())
         tokens = draw(4, 24, 0)
         masked = masked_weights.MaskedWeights(model, blocks, METRICS.get("magnitude"), tokens, micro_batch=2)
         base = SearchSpace(tuple(b.spec for b in blocks), 0).base

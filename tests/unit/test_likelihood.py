@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 import tracenas
 from tracenas.evaluation.likelihood import Answer, Capability, Request, _batches, capability, log_likelihoods
-from tracenas.families import Options, family_of
+from tracenas.families import Options, config_family
 from tracenas.models.checkpoints.writing import save_pruned
 
 POSITIONS = 64
@@ -99,7 +99,7 @@ def test_answers_are_those_of_a_pass_over_each_request(name: str) -> None:
 def test_a_pruned_model_shares_too(kind: str, tmp_path: Path) -> None:
     tracenas.register()
     dense = tiny_model(kind, sliding_window=128) if kind == "gemma2" else tiny_model(kind)
-    family = family_of(dense.config.to_dict())
+    family = config_family(dense.config.to_dict())
     blocks = family.blocks(dense.config.to_dict(), Options())
     draft = save_pruned(dense, None, family, blocks, partly_kept(blocks), tmp_path / "pruned")
     assert not draft.stock

@@ -56,12 +56,12 @@ def test_facts() -> None:
 
 @pytest.mark.parametrize(("base", "told"), [("models/tiny", None), (SNAPSHOT, "org/name"), ("org/name", "org/name")])
 def test_the_card_names_a_base_that_others_can_find(base: str, told: str | None) -> None:
-    from tracenas.families import Options, family_of
+    from tracenas.families import Options, config_family
     from tracenas.space.architecture import Layer
 
     config: dict[str, Any] = {"model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "vocab_size": 8}
     config |= {"num_hidden_layers": 1, "num_attention_heads": 2}
-    blocks = family_of(config).blocks(config, Options())
+    blocks = config_family(config).blocks(config, Options())
     layers = [Layer((("heads", 1), ("channels", 64)))]
     card = model_card("p", base, blocks, layers, serving="", parameters=(2, 1), command="tracenas")
     assert f"`{told or 'tiny'}`, pruned by tracenas" in card

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from tracenas.scoring.racing import Bar, bar_of, looks
+from tracenas.scoring.racing import Bar, generation_bar, looks
 
 
 def test_looks_cover_every_sequence_once_and_grow_by_half() -> None:
@@ -20,15 +20,15 @@ def test_the_bar_is_the_worst_elite_with_the_median_variance_of_the_latest_diffe
     rng = np.random.default_rng(0)
     measured = rng.normal(2.0, 0.1, (30, 12))
     elites = measured[[3, 8, 20]]
-    bar = bar_of([list(row) for row in elites], [list(row) for row in measured])
+    bar = generation_bar([list(row) for row in elites], [list(row) for row in measured])
     assert bar is not None
     assert bar.losses == tuple(elites[-1])
     latest = [np.var(row - elites[-1], ddof=1) for i, row in enumerate(measured) if i >= 13 and i != 20]
     assert len(latest) == 16
     assert bar.variance == pytest.approx(np.median(latest))
-    assert bar_of([list(elites[0])], [list(elites[0])]) is None
-    assert bar_of([], []) is None
-    assert bar_of([[1.0], [2.0]], [[1.0], [2.0]]) == Bar((2.0,), 0.0)
+    assert generation_bar([list(elites[0])], [list(elites[0])]) is None
+    assert generation_bar([], []) is None
+    assert generation_bar([[1.0], [2.0]], [[1.0], [2.0]]) == Bar((2.0,), 0.0)
 
 
 def test_a_candidate_that_is_not_worse_is_never_stopped() -> None:
@@ -60,7 +60,7 @@ def test_wrong_verdicts_are_rare() -> None:
     for _ in range(2000):
         sequence = rng.normal(0, 0.5, 16)  # what all candidates share
         elites = [list(3.0 + sequence + rng.normal(0, 0.02, 16)) for _ in range(6)]
-        bar = bar_of(elites, elites)
+        bar = generation_bar(elites, elites)
         assert bar is not None
         candidate = 3.0 + sequence + rng.normal(0, 0.02, 16)
         better = candidate.mean() < bar.mean
@@ -75,7 +75,7 @@ def test_most_of_a_clearly_worse_candidate_is_not_measured() -> None:
     for _ in range(500):
         sequence = rng.normal(0, 0.5, 16)
         elites = [list(3.0 + sequence + rng.normal(0, 0.02, 16)) for _ in range(6)]
-        bar = bar_of(elites, elites)
+        bar = generation_bar(elites, elites)
         assert bar is not None
         candidate = 3.1 + sequence + rng.normal(0, 0.02, 16)
         tokens += next((s.stop for s in looks(16) if bar.beats(list(candidate[: s.stop]))), 16)

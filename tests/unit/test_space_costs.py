@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tracenas.errors import UserError
-from tracenas.families import Options, family_of
+from tracenas.families import Options, config_family
 from tracenas.space import Architecture, SearchSpace, SubBlockSpec, parse_size
 from tracenas.space import costs as measured
 
@@ -21,7 +21,7 @@ LLAMA = {
 
 def llama(kv_heads: int, **options: object) -> SearchSpace:
     config = {**LLAMA, "num_key_value_heads": kv_heads}
-    family = family_of(config)
+    family = config_family(config)
     blocks = family.blocks(config, Options(**options))  # type: ignore[arg-type]
     return SearchSpace(tuple(b.spec for b in blocks), family.outside(config))
 

@@ -18,7 +18,7 @@ __all__ = [
     "Segment",
     "SubBlock",
     "active",
-    "family_of",
+    "config_family",
     "kept_in_order",
     "placed",
     "present",
@@ -45,7 +45,7 @@ FAMILIES: Registry[Family] = Registry(
 )
 
 
-def family_of(config: Mapping[str, Any]) -> Family:
+def config_family(config: Mapping[str, Any]) -> Family:
     """The family of a `config.json`; our own pruned checkpoints name theirs in `base_model_type`.
 
     Raises:

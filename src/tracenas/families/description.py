@@ -92,19 +92,19 @@ class Projection:
         module, _, name = self.path.rpartition(".")
         return module, name
 
-    def unit_of(self, axis: int, units: int) -> IntArray:
+    def unit_ids(self, axis: int, units: int) -> IntArray:
         """Per row (axis 0) or column (axis 1): the unit it belongs to, -1 where it is fixed.
 
         int64 [n]; [stack, n] where matrices are stacked.
         """
         if not self.stack:
-            return self.unit_of_one(axis, units)
+            return self.matrix_unit_ids(axis, units)
         each = units // self.stack
-        owner = self.unit_of_one(axis, each)
+        owner = self.matrix_unit_ids(axis, each)
         first = np.arange(self.stack, dtype=np.int64)[:, None] * each
         return np.where(owner < 0, owner, owner + first)
 
-    def unit_of_one(self, axis: int, units: int) -> IntArray:
+    def matrix_unit_ids(self, axis: int, units: int) -> IntArray:
         """The same in one matrix of `units` units."""
         owner = np.full(self.rows if axis == 0 else self.columns, -1, dtype=np.int64)
         for segment in self.row_units if axis == 0 else self.column_units:

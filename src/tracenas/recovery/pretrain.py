@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tracenas.families import Family
 from tracenas.models.checkpoints.base_files import GENERATION, BaseFiles
-from tracenas.models.checkpoints.configuration import tensors_of
+from tracenas.models.checkpoints.configuration import named_tensors
 from tracenas.models.checkpoints.headers import FLOATS, prevailing, stored_tensors
 from tracenas.models.checkpoints.written_config import for_both_versions, is_stock, write_config
 from tracenas.recovery.checkpoints import publish
@@ -59,7 +59,7 @@ def write_final(
     Raises:
         OSError: if the disk is full; what was there is intact.
     """
-    for name, tensor in tensors_of(model):
+    for name, tensor in named_tensors(model):
         if tensor.is_floating_point():
             tensor.data = tensor.data.to(dtypes[name])
     temporary = out / ".final"

@@ -43,7 +43,7 @@ def prefix_order(sub: SubBlock) -> IntArray:
     The width k keeps the first k / groups units of every group; so columns are sorted by their unit's rank
     within its group, columns of no unit first.
     """
-    owner = sub.output_projection.unit_of(1, sub.spec.units)
+    owner = sub.output_projection.unit_ids(1, sub.spec.units)
     rank = np.where(owner < 0, -1, owner % (sub.spec.units // sub.groups))
     return np.argsort(rank, kind="stable").astype(np.int64)
 
@@ -142,10 +142,10 @@ def _factor(net: Supernet, key: Key, sub: SubBlock, gram: Tensor, ridge: float, 
     index = torch.from_numpy(rows).to(gram.device)
     shifted = gram.double()[index][:, index]
     shifted.diagonal().add_(strength(gram, ridge))
-    return _factor_of(shifted, net.linear(key, projection).weight, torch.from_numpy(order))
+    return _factorised(shifted, net.linear(key, projection).weight, torch.from_numpy(order))
 
 
-def _factor_of(shifted: Tensor, weight: Tensor, order: Tensor) -> _Factor:
+def _factorised(shifted: Tensor, weight: Tensor, order: Tensor) -> _Factor:
     """From G + λI [n, n] in prefix order, and W [D, n] in its own."""
     lower = torch.linalg.cholesky(shifted)
     mixed = weight.to(lower.device)[:, order.to(lower.device)].double() @ lower

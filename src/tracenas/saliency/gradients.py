@@ -21,7 +21,7 @@ from tracenas.families import Block
 from tracenas.models.functionals.loss import gradient_scale, next_token_nll
 from tracenas.models.surgery.gradients import watch_output_gradient
 from tracenas.rundir import atomic_path
-from tracenas.saliency.linear import linear_of, projections
+from tracenas.saliency.linear import linear_module, projections
 
 __all__ = ["BUFFER_BYTES", "KINDS", "GradientStore", "write_gradients"]
 
@@ -82,7 +82,7 @@ def write_gradients(
     """
     shapes: dict[str, tuple[int, int]] = {}
     for index, _, p in projections(blocks):
-        weight = linear_of(model, blocks[index], p).weight
+        weight = linear_module(model, blocks[index], p).weight
         shapes |= {f"{index}.{p.path}.{kind}": (weight.shape[0], weight.shape[1]) for kind in kinds}
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         file.write(_header(shapes))
@@ -115,7 +115,7 @@ def _groups(model: Any, blocks: Sequence[Block], kinds: int, limit: int) -> Iter
     """Consecutive blocks whose accumulators fit the limit, one block at least."""
     size = [0] * len(blocks)
     for index, _, p in projections(blocks):
-        size[index] += 4 * kinds * linear_of(model, blocks[index], p).weight.numel()
+        size[index] += 4 * kinds * linear_module(model, blocks[index], p).weight.numel()
     group: list[int] = []
     for index in range(len(blocks)):
         if group and sum(size[i] for i in group) + size[index] > limit:
@@ -136,7 +136,7 @@ def _accumulate(
         for index, _, p in projections(blocks):
             if index not in group:
                 continue
-            module = linear_of(model, blocks[index], p)
+            module = linear_module(model, blocks[index], p)
             local = {kind: torch.zeros(module.weight.shape, device=module.weight.device) for kind in kinds}
             sums |= {f"{index}.{p.path}.{kind}": value for kind, value in local.items()}
             watching.enter_context(watch_output_gradient(module, partial(_adder, local, scale)))

@@ -16,7 +16,7 @@ from tracenas.families import Block, Projection, SubBlock
 from tracenas.models.surgery.ordering import Key
 from tracenas.models.surgery.stepping import BlockRunner, watch
 from tracenas.saliency.gradients import GradientStore
-from tracenas.saliency.linear import linear_of, projections
+from tracenas.saliency.linear import linear_module, projections
 from tracenas.saliency.masks import Target
 from tracenas.saliency.unstructured import Metric, Statistics
 
@@ -65,7 +65,7 @@ class Plan:
     shares: Mapping[Key, float] = field(default_factory=dict)
     seed: int = 0
 
-    def target_of(self, layer: Layer) -> Target:
+    def layer_target(self, layer: Layer) -> Target:
         """The layer's own target."""
         return Target(self.shares[layer.key]) if layer.key in self.shares else self.target
 
@@ -96,7 +96,7 @@ class BlockWalk:
         first = {layer.source: layer for layer in reversed(self.layers(index))}
         with ExitStack() as watching:
             for layer in first.values():
-                module = linear_of(self.model, self.blocks[index], layer.projection)
+                module = linear_module(self.model, self.blocks[index], layer.projection)
                 watching.enter_context(watch(module, lambda x, _, layer=layer: see(layer, x.float())))  # type: ignore[misc]
             for states in self._states:
                 self._runner(index, states)
@@ -119,7 +119,7 @@ def statistics(
     if needs & {"inputs", "gram"}:
         walk.watch(index, see)
     for number, layer in enumerate(walk.layers(index)):
-        module = linear_of(walk.model, walk.blocks[index], layer.projection)
+        module = linear_module(walk.model, walk.blocks[index], layer.projection)
         total = squares.get(layer.source)
         mean = None if total is None else total / walk.tokens.numel()
         gradient = {k: _stored(gradients, layer, k).to(module.weight.device) for k in needs if k.startswith("gradient")}
@@ -162,7 +162,7 @@ def prune_blocks(
         # All decisions of a block rest on its inputs before any of its layers is pruned, as published.
         for layer, measured in statistics(walk, index, plan.metric.needs, gradients=gradients, seed=plan.seed):
             weight, mask = decide(layer, measured)
-            module = linear_of(walk.model, walk.blocks[index], layer.projection)
+            module = linear_module(walk.model, walk.blocks[index], layer.projection)
             with torch.no_grad():
                 if weight is not None:
                     module.weight.copy_(weight)

@@ -8,7 +8,7 @@ from torch import nn
 from tracenas.errors import UserError
 from tracenas.families import Block, Projection, SubBlock, present
 
-__all__ = ["linear_of", "projections"]
+__all__ = ["linear_module", "projections"]
 
 
 def projections(blocks: Sequence[Block]) -> Iterator[tuple[int, SubBlock, Projection]]:
@@ -16,7 +16,7 @@ def projections(blocks: Sequence[Block]) -> Iterator[tuple[int, SubBlock, Projec
     return ((key[0], sub, projection) for key, sub in present(blocks) for projection in sub.projections)
 
 
-def linear_of(model: Any, block: Block, projection: Projection) -> nn.Linear:
+def linear_module(model: Any, block: Block, projection: Projection) -> nn.Linear:
     """The module of a projection.
 
     Raises:

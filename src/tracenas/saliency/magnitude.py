@@ -29,7 +29,7 @@ def saliency(
 
 def _norms(model: Any, block: Block, sub: SubBlock, projection: Projection) -> Tensor:
     axis = 0 if projection.row_units else 1
-    owner = torch.from_numpy(projection.unit_of(axis, sub.spec.units)).reshape(-1)
+    owner = torch.from_numpy(projection.unit_ids(axis, sub.spec.units)).reshape(-1)
     sums = dense_weight(model, block, projection).abs().sum(dim=-1 if axis == 0 else -2, dtype=torch.float64)
     total = torch.zeros(sub.spec.units + 1, dtype=torch.float64)
     total.index_add_(0, torch.where(owner < 0, sub.spec.units, owner), sums.reshape(-1).cpu())

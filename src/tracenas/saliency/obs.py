@@ -69,7 +69,7 @@ def _of_gram(model: Any, blocks: Sequence[Block], key: Key, gram: Tensor) -> Ten
     block = blocks[key[0]]
     sub = next(s for s in block.sub_blocks if s.spec.name == key[1])
     projection = sub.output_projection
-    owner = torch.from_numpy(projection.unit_of(1, sub.spec.units))
+    owner = torch.from_numpy(projection.unit_ids(1, sub.spec.units))
     shrunk = torch.diag_embed(SHRUNK * gram.diagonal()).add_(gram, alpha=1 - SHRUNK)
     return elimination(
         shrunk, dense_weight(model, block, projection), owner, groups=sub.groups, ridge=strength(gram, RIDGE)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tracenas.families import Block, Projection, SubBlock
 from tracenas.models.surgery.gradients import watch_weight_gradient
-from tracenas.models.surgery.ordering import Key, holder_of
+from tracenas.models.surgery.ordering import Key, weight_holder
 
 __all__ = ["CHUNK_ELEMENTS", "Sink"]
 
@@ -27,7 +27,7 @@ class Sink:
     def __init__(self, key: Key, sub: SubBlock, p: Projection, weight: Tensor, accumulate: bool, absolute: bool):
         self.key, self.weight, self.absolute = key, weight.detach(), absolute
         self.axis = 0 if p.row_units else 1
-        owner = torch.from_numpy(p.unit_of(self.axis, sub.spec.units)).to(weight.device)
+        owner = torch.from_numpy(p.unit_ids(self.axis, sub.spec.units)).to(weight.device)
         self._owner = torch.where(owner < 0, sub.spec.units, owner)  # fixed rows and columns fall behind the last unit
         self._total = torch.zeros(sub.spec.units + 1, dtype=torch.float64, device=weight.device)
         wide = torch.promote_types(weight.dtype, torch.float32)
@@ -46,7 +46,7 @@ class Sink:
     ) -> "Sink":
         """See the projection's gradient on every backward pass until `undo` closes."""
         index, sub = place
-        module, name = holder_of(model, block, p)
+        module, name = weight_holder(model, block, p)
         weight: Tensor = getattr(module, name)
         sink = cls((index, sub.spec.name), sub, p, weight, accumulate, absolute)
         if p.stack:

@@ -18,7 +18,7 @@ from tracenas.models.surgery.ordering import Key
 from tracenas.rundir import writing
 from tracenas.saliency.gradients import GradientStore
 from tracenas.saliency.layerwise import BlockWalk, Layer, Plan, prune_blocks, statistics
-from tracenas.saliency.linear import linear_of, projections
+from tracenas.saliency.linear import linear_module, projections
 from tracenas.saliency.masks import COMPARISONS, keep, threshold
 from tracenas.saliency.unstructured import Metric, Statistics
 
@@ -26,8 +26,8 @@ __all__ = [
     "Explain",
     "LayerCount",
     "check",
+    "checked_score",
     "outlier_shares",
-    "score_of",
     "sparse_entries",
     "sparsify_model",
 ]
@@ -80,11 +80,11 @@ def check(model: Any, blocks: Sequence[Block], plan: Plan) -> None:
         why = f"metric {name} updates weights" if plan.metric.solve else "ratios other than uniform"
         raise UserError(f"compare global does not go with {why}")
     for index, _, p in projections(blocks):
-        linear_of(model, blocks[index], p)
+        linear_module(model, blocks[index], p)
         target.check_columns(p.columns, f"layer {index} {p.path}")
 
 
-def score_of(metric: Metric, layer: Layer, measured: Statistics, explain: Explain | None = None) -> Tensor:
+def checked_score(metric: Metric, layer: Layer, measured: Statistics, explain: Explain | None = None) -> Tensor:
     """The metric's scores of one layer.
 
     Raises:
@@ -116,7 +116,7 @@ def sparsify_model(
     Comparison over all layers scores the dense model first (scores wait on disk) and prunes it afterwards.
 
     Raises:
-        UserError: see `check` and `score_of`.
+        UserError: see `check` and `checked_score`.
     """
     check(model, blocks, plan)
     walk = BlockWalk(model, blocks, tokens, micro_batch)
@@ -133,12 +133,12 @@ def sparsify_model(
     else:
 
         def decide(layer: Layer, measured: Statistics) -> tuple[Tensor | None, Tensor]:
-            target = plan.target_of(layer)
+            target = plan.layer_target(layer)
             if plan.metric.solve is not None:
                 weight, mask = plan.metric.solve(measured, target)
             else:
                 weight = None
-                mask = keep(score_of(plan.metric, layer, measured, explain), target, plan.compare)
+                mask = keep(checked_score(plan.metric, layer, measured, explain), target, plan.compare)
             count(layer, mask)
             return weight, mask
 
@@ -148,7 +148,7 @@ def sparsify_model(
 
 def _with_zeros(model: Any, blocks: Sequence[Block], c: LayerCount, place: Any) -> LayerCount:
     index, _, projection = place
-    zeros = int((linear_of(model, blocks[index], projection).weight == 0).sum())
+    zeros = int((linear_module(model, blocks[index], projection).weight == 0).sum())
     return LayerCount(c.name, c.sub_block, c.rows, c.columns, c.pruned, zeros)
 
 
@@ -164,7 +164,7 @@ def sparse_entries(
     """
     out = {}
     for index, _, projection in projections(blocks):
-        weight = linear_of(model, blocks[index], projection).weight.detach()
+        weight = linear_module(model, blocks[index], projection).weight.detach()
         name = f"{blocks[index].path}.{projection.path}.weight"
         if (entry := stored.get(name)) is not None:
             out[name] = replace(entry, make=partial(_sparse, weight, entry, solved))
@@ -187,7 +187,7 @@ def _prune_globally(
     for index in range(len(walk.blocks)):
         scores: dict[str, Tensor] = {}
         for layer, measured in statistics(walk, index, plan.metric.needs, gradients=gradients, seed=plan.seed):
-            scores[layer.projection.path] = score_of(plan.metric, layer, measured, explain).cpu().contiguous()
+            scores[layer.projection.path] = checked_score(plan.metric, layer, measured, explain).cpu().contiguous()
         with writing(path := directory / f"{index}.safetensors"):
             save_file(scores, path)
         walk.advance(index)
@@ -202,7 +202,7 @@ def _prune_globally(
     limit = threshold(stored, plan.target.share)
     layers = (layer for index in range(len(walk.blocks)) for layer in walk.layers(index))
     for layer, score in zip(layers, stored(), strict=True):
-        module = linear_of(walk.model, walk.blocks[layer.block], layer.projection)
+        module = linear_module(walk.model, walk.blocks[layer.block], layer.projection)
         mask = limit.keep(score)
         with torch.no_grad():
             module.weight.masked_fill_(~mask.to(module.weight.device), 0.0)

@@ -15,7 +15,7 @@ __all__ = ["importance", "per_unit", "saliency"]
 
 def per_unit(sub: SubBlock, columns: Tensor) -> Tensor:
     """Sum of a per-column score of the output projection over each unit's columns, float64 [units]."""
-    owner = sub.output_projection.unit_of(1, sub.spec.units)
+    owner = sub.output_projection.unit_ids(1, sub.spec.units)
     total = torch.zeros(sub.spec.units, dtype=torch.float64)
     in_unit = torch.from_numpy(owner >= 0)
     total.index_add_(0, torch.from_numpy(owner)[in_unit], columns.double().cpu()[in_unit])

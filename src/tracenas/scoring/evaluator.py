@@ -9,7 +9,7 @@ from tracenas.models.functionals.memory import attempt
 from tracenas.models.surgery.supernet import PlainRealisation, Realisation, Supernet
 from tracenas.proxies import Measurement, Proxy
 from tracenas.proxies.phi import correlations
-from tracenas.scoring.measuring import Measurer, Settings, value_of
+from tracenas.scoring.measuring import Measurer, Settings, proxy_value
 from tracenas.scoring.scorer import Scorer
 from tracenas.space.architecture import Architecture
 from tracenas.space.costs import sub_blocks
@@ -56,7 +56,7 @@ class Evaluator(Scorer[Architecture]):
     def _scored(self, arch: Architecture) -> tuple[float | None, float | None, dict[str, Any], str | None]:
         """Value, loss, details for the journal, and why there is no value."""
         measurement = self.measure(arch)
-        value, reason = value_of(self.proxy, measurement, self.measurer.unsupported)
+        value, reason = proxy_value(self.proxy, measurement, self.measurer.unsupported)
         extra = {} if value is None else trace_details(self.space, measurement)
         return value, measurement.loss if math.isfinite(measurement.loss) else None, extra, reason
 

@@ -26,9 +26,9 @@ from tracenas.proxies.phi import correlations
 from tracenas.proxies.trace import FULL, Trace, TraceRecorder, correlation_sums
 from tracenas.saliency.gradients import GradientStore
 from tracenas.saliency.layerwise import BlockWalk, statistics
-from tracenas.saliency.linear import linear_of, projections
+from tracenas.saliency.linear import linear_module, projections
 from tracenas.saliency.masks import Target, keep
-from tracenas.saliency.sparsify import score_of
+from tracenas.saliency.sparsify import checked_score
 from tracenas.saliency.unstructured import Metric
 from tracenas.scoring.measuring import Settings
 from tracenas.scoring.scorer import Scorer
@@ -64,7 +64,7 @@ class MaskedWeights:
         walk = BlockWalk(model, blocks, tokens, micro_batch)
         for index in range(len(self.blocks)):
             for layer, measured in statistics(walk, index, metric.needs, gradients=gradients, seed=seed):
-                self._scores[index, layer.projection.path] = score_of(metric, layer, measured)
+                self._scores[index, layer.projection.path] = checked_score(metric, layer, measured)
             if metric.needs & {"inputs", "gram"}:
                 walk.advance(index)
 
@@ -81,7 +81,7 @@ class MaskedWeights:
         originals: list[tuple[nn.Module, Any]] = []
         try:
             for index, _, p in projections(self.blocks):
-                module = linear_of(self.model, self.blocks[index], p)
+                module = linear_module(self.model, self.blocks[index], p)
                 weight = module.weight
                 masked = weight.detach().masked_fill(~masks[index, p.path], 0.0)
                 originals.append((module, weight))

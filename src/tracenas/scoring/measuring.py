@@ -19,7 +19,7 @@ from tracenas.scoring.observers import OBSERVERS, AnchoredObserver, Observer
 from tracenas.space.architecture import Architecture
 from tracenas.space.search_space import SearchSpace
 
-__all__ = ["Measurer", "Settings", "value_of"]
+__all__ = ["Measurer", "Settings", "proxy_value"]
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ class Measurer:
         return next_token_nll(model, batch, watch)
 
 
-def value_of(proxy: Proxy, measurement: Measurement, unsupported: dict[str, str]) -> tuple[float | None, str | None]:
+def proxy_value(proxy: Proxy, measurement: Measurement, unsupported: dict[str, str]) -> tuple[float | None, str | None]:
     """A proxy's value, or None and the reason why it has none."""
     for need in sorted(proxy.needs & unsupported.keys()):
         return None, unsupported[need]

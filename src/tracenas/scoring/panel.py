@@ -9,7 +9,7 @@ from torch import Tensor
 from tracenas.models.functionals.memory import attempt
 from tracenas.models.surgery.supernet import PlainRealisation, Realisation, Supernet
 from tracenas.proxies import Measurement, Proxy
-from tracenas.scoring.measuring import Measurer, Settings, value_of
+from tracenas.scoring.measuring import Measurer, Settings, proxy_value
 from tracenas.space.architecture import Architecture
 from tracenas.space.search_space import SearchSpace
 
@@ -124,7 +124,7 @@ class Panel:
 
         def read() -> tuple[float | None, str | None]:
             final = self.measurer.recovered(measured, arch, how) if "steps" in proxy.needs else measured
-            return value_of(proxy, final, self.measurer.unsupported)
+            return proxy_value(proxy, final, self.measurer.unsupported)
 
         result, failed = attempt(read, self.net.device)
         value, reason = result or (None, failed)

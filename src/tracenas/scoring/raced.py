@@ -7,7 +7,7 @@ from typing import Any
 
 from tracenas.models.functionals.memory import attempt
 from tracenas.scoring.evaluator import Evaluator
-from tracenas.scoring.racing import Bar, bar_of, looks
+from tracenas.scoring.racing import Bar, generation_bar, looks
 from tracenas.scoring.scorer import Scorer
 from tracenas.space.architecture import Architecture
 from tracenas.strategies.score import Score
@@ -48,7 +48,7 @@ class RacingEvaluator(Scorer[Architecture]):
             records: of all candidates so far.
         """
         measured = [r["terms"] for r in records if r["score"] is not None and "stopped" not in r]
-        self._bar = bar_of([r["terms"] for r in elites], measured) if len(elites) >= self.elites else None
+        self._bar = generation_bar([r["terms"] for r in elites], measured) if len(elites) >= self.elites else None
 
     def _score(self, candidate: Architecture) -> Score:
         """On as many sequences as it takes."""

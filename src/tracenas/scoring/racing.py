@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Bar", "bar_of", "looks"]
+__all__ = ["Bar", "generation_bar", "looks"]
 
 Z = 2.5
 """Standard errors by which a candidate must be worse: a wrong verdict now and then costs a candidate near the bar."""
@@ -63,7 +63,7 @@ class Bar:
         return self.mean + math.fsum(losses) / len(losses) - math.fsum(self.losses[: len(losses)]) / len(losses)
 
 
-def bar_of(elites: Sequence[Sequence[float]], measured: Sequence[Sequence[float]]) -> Bar | None:
+def generation_bar(elites: Sequence[Sequence[float]], measured: Sequence[Sequence[float]]) -> Bar | None:
     """The bar of a generation.
 
     Args:

@@ -40,7 +40,7 @@ class Generational(ABC, Generic[C]):
         self._seeds = tuple(seeds)
         self._seen: set[str] = set()
         self._generation = 0
-        self._asked = False
+        self._awaits_scores = False
 
     @property
     def planned(self) -> int:
@@ -59,7 +59,7 @@ class Generational(ABC, Generic[C]):
 
     def ask(self) -> Batch[C] | None:
         """The next generation's new candidates; None at the end."""
-        if self._asked:
+        if self._awaits_scores:
             raise RuntimeError(f"generation {self._generation} was asked for and not told")
         if self.over:
             return None
@@ -69,16 +69,16 @@ class Generational(ABC, Generic[C]):
             self._initial(draws, rng)
         else:
             self._following(draws, rng)
-        self._asked = True
+        self._awaits_scores = True
         return draws.batch(self._generation)
 
     def tell(self, batch: Batch[C], scores: Sequence[float]) -> None:
         """The scores of what was asked for."""
-        if not self._asked or batch.generation != self._generation:
+        if not self._awaits_scores or batch.generation != self._generation:
             raise RuntimeError(f"told generation {batch.generation}, which was not asked for")
         self._learn(list(zip(scores, (p.candidate for p in batch.proposals), strict=True)))
         self._generation += 1
-        self._asked = False
+        self._awaits_scores = False
 
     def _initial(self, draws: Draws[C], rng: np.random.Generator) -> None:
         """Generation 0: the seeds, and random candidates."""

@@ -107,7 +107,7 @@ class _Run(Generic[C]):
     on_event: Callable[[Progress], None] | None
     on_generation: OnGeneration | None
     facts: Mapping[str, Any]
-    known: list[Record] = field(default_factory=list)
+    journalled: list[Record] = field(default_factory=list)
     """The journal as it was found; its first `len(records)` lines have been replayed."""
     records: list[Record] = field(default_factory=list)
     candidates: dict[str, C] = field(default_factory=dict)
@@ -119,7 +119,7 @@ class _Run(Generic[C]):
 
     def run(self) -> SearchResult[C]:
         started = time.perf_counter()
-        self.known = self.journal.read()
+        self.journalled = self.journal.read()
         while (batch := self.strategy.ask()) is not None:
             self.duplicates.append(batch.duplicates)
             first = len(self.records)
@@ -129,8 +129,8 @@ class _Run(Generic[C]):
             self._report(batch.generation, None)
             if not self.top:
                 raise UserError(self._nothing_scored())
-            self.strategy.tell(batch, [_score_of(r) for r in self.records[first:]])
-        if len(self.known) > len(self.records):
+            self.strategy.tell(batch, [_recorded_score(r) for r in self.records[first:]])
+        if len(self.journalled) > len(self.records):
             line = len(self.records) + 1
             raise UserError(f"{self.journal.path}: line {line}: this run ends before; {_FOREIGN}")
         if not self.top:
@@ -162,7 +162,7 @@ class _Run(Generic[C]):
         """Records for every proposal, in order: from the journal, from `evaluate`, or -inf if infeasible."""
         for proposal in batch.proposals:
             self.candidates[proposal.candidate.id] = proposal.candidate
-        unknown = batch.proposals[max(0, len(self.known) - len(self.records)) :]
+        unknown = batch.proposals[max(0, len(self.journalled) - len(self.records)) :]
         for proposal in batch.proposals[: len(batch.proposals) - len(unknown)]:
             self._keep(self._replayed(proposal, batch.generation))
         with closing(self._awaited([p.candidate for p in unknown if p.feasible])) as scores:
@@ -216,7 +216,7 @@ class _Run(Generic[C]):
 
     def _replayed(self, proposal: Proposal[C], generation: int) -> Record:
         """The journal's record of this proposal, which must be the next one."""
-        record = self.known[len(self.records)]
+        record = self.journalled[len(self.records)]
         where = f"{self.journal.path}: line {len(self.records) + 1}"
         for key in ("id", "generation", "params", "score", "loss", "status", "seconds"):
             if key not in record:
@@ -267,5 +267,5 @@ class _Run(Generic[C]):
         return f"none of the first {len(self.records)} candidates could be scored{why}"
 
 
-def _score_of(record: Record) -> float:
+def _recorded_score(record: Record) -> float:
     return -math.inf if record["score"] is None else float(record["score"])

@@ -18,7 +18,7 @@ from tracenas.models.functionals.perplexity import perplexity
 from tracenas.pipeline.run_directory import CALIBRATION
 from tracenas.saliency.gradients import GradientStore
 from tracenas.saliency.layerwise import BlockWalk, Plan, statistics
-from tracenas.saliency.linear import linear_of, projections
+from tracenas.saliency.linear import linear_module, projections
 from tracenas.saliency.masks import Target
 from tracenas.saliency.sparsify import sparsify_model
 from tracenas.symbolic.names import find_metric
@@ -36,7 +36,7 @@ def copied_weights(model: Any, blocks: Sequence[Block]) -> Iterator[list[Tensor]
     Whatever is done to the model inside, the base's own tensors come back, bit for bit, also after an exception.
     """
 
-    modules = [linear_of(model, blocks[i], p) for i, _, p in projections(blocks)]
+    modules = [linear_module(model, blocks[i], p) for i, _, p in projections(blocks)]
     originals: list[Any] = [m.weight for m in modules]
     try:
         for module, weight in zip(modules, originals, strict=True):
@@ -114,7 +114,7 @@ class Fitness:
         totals: dict[str, list[float]] = {}
         places = list(projections(self.blocks))
         for (index, _, p), weight, rms in zip(places, dense, self._input_rms, strict=True):
-            pruned = linear_of(self.model, self.blocks[index], p).weight == 0
+            pruned = linear_module(self.model, self.blocks[index], p).weight == 0
             figures = {"weight": weight.float().square(), "activation": (weight.float() * rms).square()}
             if self.gradients is not None:
                 gradient = self.gradients.get(index, p.path, "gradient").to(weight.device)

@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Mapping
 
 from tracenas.config import PruneConfig
-from tracenas.models.checkpoints.card import license_of, model_card
+from tracenas.models.checkpoints.card import model_card, stated_license
 from tracenas.models.checkpoints.published import published
 from tracenas.models.checkpoints.writing import Draft
 from tracenas.pipeline.one_shot import OneShot
@@ -46,7 +46,7 @@ def pruned_card(
             **losses,
             **(one_shot.card() if one_shot is not None else {}),
         },
-        license=license_of(session.loaded.source.path),
+        license=stated_license(session.loaded.source.path),
         origin=source.origin,
         provenance=provenance(seed=config.seed),
     )

@@ -11,7 +11,7 @@ from safetensors import safe_open
 
 from tracenas.config import SparsifyConfig
 from tracenas.families import Block
-from tracenas.models.checkpoints.card import license_of
+from tracenas.models.checkpoints.card import stated_license
 from tracenas.models.checkpoints.headers import stored_tensors
 from tracenas.models.checkpoints.published import published
 from tracenas.models.checkpoints.source import ModelSource
@@ -82,7 +82,7 @@ def sparsity_card(config: SparsifyConfig, source: ModelSource, draft: Draft, fac
     front: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "text-generation"}
     if "/" in (base := published(source.name)):
         front["base_model"] = base
-    if (license_name := license_of(source.path)) is not None:
+    if (license_name := stated_license(source.path)) is not None:
         front["license"] = license_name
     front["tags"] = ["tracenas", "pruned", "sparse"]
     share = f"{100 * facts['sparsity']:.2f} %"

@@ -11,7 +11,7 @@ from tracenas.models.checkpoints.configuration import ATTENTION
 from tracenas.models.checkpoints.published import published
 from tracenas.space.architecture import Layer
 
-__all__ = ["license_of", "model_card"]
+__all__ = ["model_card", "stated_license"]
 
 
 def model_card(
@@ -75,7 +75,7 @@ def model_card(
     return "\n\n".join(body) + "\n"
 
 
-def license_of(model: Path | None) -> str | None:
+def stated_license(model: Path | None) -> str | None:
     """The `license` that a model directory's README.md names in its front matter, if there is one."""
     if model is None or not (model / "README.md").is_file():
         return None

@@ -15,7 +15,7 @@ from tracenas.models.shipped.checkpoint_code import auto_map, class_names, langu
 from tracenas.models.shipped.heterogeneous import build
 from tracenas.space.architecture import Layer
 
-__all__ = ["ATTENTION", "PrunedConfig", "built_shapes", "empty_model", "new_places", "pruned_config", "tensors_of"]
+__all__ = ["ATTENTION", "PrunedConfig", "built_shapes", "empty_model", "named_tensors", "new_places", "pruned_config"]
 
 ATTENTION = "attention"
 """The sub-block in whose place a stub can be written."""
@@ -216,7 +216,7 @@ def built_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]] | None
         model = empty_model(config)
     except (StrictDataclassError, ValueError):
         return None
-    return {name: tuple(tensor.shape) for name, tensor in tensors_of(model)}
+    return {name: tuple(tensor.shape) for name, tensor in named_tensors(model)}
 
 
 def empty_model(config: Mapping[str, Any]) -> Any:
@@ -242,7 +242,7 @@ def empty_model(config: Mapping[str, Any]) -> Any:
     return model
 
 
-def tensors_of(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
+def named_tensors(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
     """Parameters once each, then persistent buffers."""
     yield from model.named_parameters(remove_duplicate=True)
     state = model.state_dict()

@@ -11,7 +11,7 @@ from tracenas.dtypes import TORCH_NAMES, short_name
 from tracenas.errors import UserError, one_line
 from tracenas.families import Block, Options
 from tracenas.models.checkpoints.base_files import BaseFiles, base_directory
-from tracenas.models.checkpoints.configuration import tensors_of
+from tracenas.models.checkpoints.configuration import named_tensors
 from tracenas.models.checkpoints.dequantised import dequantise
 from tracenas.models.checkpoints.headers import stored_tensors
 from tracenas.models.checkpoints.shards import Entry
@@ -134,7 +134,7 @@ def dtype_to_save(name: str) -> torch.dtype | None:
 def dtypes_to_save(name: str, source: ModelSource, model: Any) -> dict[str, torch.dtype]:
     """The same for each tensor of a model that was made from `source` and has its tensors."""
     dtype, stored = dtype_to_save(name), stored_entries(source, model)
-    return {n: dtype or (stored[n].dtype if n in stored else t.dtype) for n, t in tensors_of(model)}
+    return {n: dtype or (stored[n].dtype if n in stored else t.dtype) for n, t in named_tensors(model)}
 
 
 def load(

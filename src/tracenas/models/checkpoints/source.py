@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tracenas.errors import UserError, first_line, one_line
-from tracenas.families import Block, Family, Options, family_of
+from tracenas.families import Block, Family, Options, config_family
 from tracenas.models.checkpoints.directory import ADAPTER, check_directory, holds_weights, quantisation, refuse_adapter
 from tracenas.models.checkpoints.fp8 import Fp8Checkpoint, is_fp8, read_fp8
 from tracenas.models.checkpoints.gguf import GgufFile, read_gguf
@@ -135,7 +135,7 @@ def _source(
     packed: GgufFile | Fp8Checkpoint | None = None,
 ) -> ModelSource:
     """The model with its configuration as its family and its files have it, if that can describe the model."""
-    family = family_of(config)
+    family = config_family(config)
     if (method := quantisation(config)) is not None:
         raise UserError(
             f"model {name}: its weights are quantised ({method}), which cannot be pruned; accepted: the checkpoint it "

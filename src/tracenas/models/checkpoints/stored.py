@@ -15,7 +15,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from tracenas.models.checkpoints.configuration import empty_model, tensors_of
+from tracenas.models.checkpoints.configuration import empty_model, named_tensors
 from tracenas.models.checkpoints.headers import StoredTensor
 from tracenas.models.checkpoints.shards import DTYPES, Entry
 
@@ -24,7 +24,7 @@ __all__ = ["as_loaded", "as_stored", "in_memory"]
 
 def in_memory(model: Any) -> dict[str, Entry]:
     """A model's tensors by name, tied ones once, as they are in memory."""
-    return {n: Entry(n, tuple(t.shape), t.dtype, t.detach) for n, t in tensors_of(model)}
+    return {n: Entry(n, tuple(t.shape), t.dtype, t.detach) for n, t in named_tensors(model)}
 
 
 # --- from files to the model ----------------------------------------------------------------------

@@ -208,11 +208,11 @@ def _selected(projection: Projection, axis: int, units: int, ids: IntArray) -> t
     """Indices of the rows (0) or columns (1) that stay, [k] or [stack, k]; None if all do."""
     if not (projection.row_units if axis == 0 else projection.column_units):
         return None
-    unit_of = projection.unit_of(axis, units)
+    unit_ids = projection.unit_ids(axis, units)
     kept = torch.zeros(units + 1, dtype=torch.bool)
     kept[torch.from_numpy(ids)] = True
     kept[-1] = True  # unit -1: fixed
-    left = kept[torch.from_numpy(unit_of)]
+    left = kept[torch.from_numpy(unit_ids)]
     return left.nonzero()[:, -1].reshape(*left.shape[:-1], -1)
 
 

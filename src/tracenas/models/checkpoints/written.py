@@ -7,7 +7,7 @@ from torch import Tensor
 
 from tracenas.errors import CheckFailed
 from tracenas.families import Projection, SubBlock
-from tracenas.models.checkpoints.configuration import empty_model, new_places, tensors_of
+from tracenas.models.checkpoints.configuration import empty_model, named_tensors, new_places
 from tracenas.models.checkpoints.headers import stored_tensors
 from tracenas.models.checkpoints.stored import as_loaded
 from tracenas.models.checkpoints.writing import Draft
@@ -66,7 +66,7 @@ def _realised(net: Supernet, arch: Architecture, how: Realisation | None) -> Ite
     tables = {f"{bias.table}.weight": net.model.get_submodule(bias.table).weight for bias in biases if bias.table}
     yield from tables.items()  # whole in the first block, also where that has no attention left
     with net.realise(arch, how) as model:
-        for name, tensor in tensors_of(model):
+        for name, tensor in named_tensors(model):
             if name in tables:
                 continue
             path = next((path for path in places if name.startswith(path)), None)

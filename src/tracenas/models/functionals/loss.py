@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 __all__ = [
     "LogitsWatch",
-    "decoder_of",
+    "decoder_module",
     "entering_head",
     "gradient_scale",
     "halves",
@@ -130,7 +130,7 @@ def predicted_tokens(model: Any, length: int) -> int:
     return halves(length)[1] if model.config.is_encoder_decoder else length - 1
 
 
-def decoder_of(model: Any) -> nn.Module:
+def decoder_module(model: Any) -> nn.Module:
     """The module whose `last_hidden_state` enters the head."""
     decoder: nn.Module = model.get_decoder() if model.config.is_encoder_decoder else model.base_model
     return decoder
@@ -155,11 +155,11 @@ def hidden_states(model: Any, input_ids: Tensor) -> Tensor:
     """
     output: Tensor
     if not model.config.is_encoder_decoder:
-        output = decoder_of(model)(input_ids=input_ids, use_cache=False).last_hidden_state
+        output = decoder_module(model)(input_ids=input_ids, use_cache=False).last_hidden_state
         return output
     prefix, labels = input_ids.split(halves(input_ids.shape[1]), dim=1)
     encoded = model.get_encoder()(input_ids=prefix).last_hidden_state
-    output = decoder_of(model)(
+    output = decoder_module(model)(
         input_ids=model.prepare_decoder_input_ids_from_labels(labels), encoder_hidden_states=encoded, use_cache=False
     ).last_hidden_state
     return entering_head(model, output)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from tracenas.families import Block, SubBlock
-from tracenas.models.surgery.ordering import holder_of
+from tracenas.models.surgery.ordering import weight_holder
 from tracenas.models.surgery.stepping import watch
 
 __all__ = ["watch_experts", "watch_inputs"]
@@ -35,7 +35,7 @@ def watch_experts(model: nn.Module, block: Block, sub: SubBlock, see: See) -> Re
     """
     output = sub.output_projection
     into = next(p for p in sub.projections if p.stack and p.path != output.path)
-    module, _ = holder_of(model, block, output)
+    module, _ = weight_holder(model, block, output)
     names = ("hidden_states", "top_k_index", "top_k_weights")
 
     def hook(experts: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

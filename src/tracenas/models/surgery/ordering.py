@@ -18,7 +18,7 @@ from tracenas.models.shipped.encoder_decoder import SelectedHeads, select_heads
 from tracenas.rundir import atomic_path
 from tracenas.space.architecture import Architecture
 
-__all__ = ["Key", "Ordering", "dense_weight", "holder_of", "permutation", "take"]
+__all__ = ["Key", "Ordering", "dense_weight", "permutation", "take", "weight_holder"]
 
 Scores = npt.NDArray[np.float64]
 
@@ -100,7 +100,7 @@ class Ordering:
         return cls(ranking, saliency), metadata
 
 
-def holder_of(model: nn.Module, block: Block, projection: Projection) -> tuple[nn.Module, str]:
+def weight_holder(model: nn.Module, block: Block, projection: Projection) -> tuple[nn.Module, str]:
     """The module that holds a projection's weight (a linear one, a norm, the experts), and the weight's name in it."""
     path, name = projection.parameter
     return model.get_submodule(f"{block.path}.{path}"), name
@@ -108,7 +108,7 @@ def holder_of(model: nn.Module, block: Block, projection: Projection) -> tuple[n
 
 def dense_weight(model: nn.Module, block: Block, projection: Projection) -> Tensor:
     """The weight of a projection, [rows, columns] or [stack, rows, columns]."""
-    module, name = holder_of(model, block, projection)
+    module, name = weight_holder(model, block, projection)
     weight: Tensor = getattr(module, name).detach()
     return weight
 
@@ -155,7 +155,7 @@ def _permute_bias(model: nn.Module, block: Block, sub: SubBlock, bias: PositionB
 
 def _permute(model: nn.Module, block: Block, sub: SubBlock, ranking: IntArray) -> None:
     for projection in (*sub.projections, *sub.width_norms):
-        module, name = holder_of(model, block, projection)
+        module, name = weight_holder(model, block, projection)
         weight = getattr(module, name)
         for axis in (0, 1):
             order = permutation(projection, axis, ranking)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from tracenas.families import Block, Projection, SubBlock, present, within
-from tracenas.models.surgery.ordering import Key, Ordering, holder_of, permutation
+from tracenas.models.surgery.ordering import Key, Ordering, permutation, weight_holder
 from tracenas.space.architecture import Architecture, Layer
 
 __all__ = ["Cut", "PlainRealisation", "Realisation", "Supernet", "bypass"]
@@ -80,7 +80,7 @@ class Supernet:
         model.eval().requires_grad_(False)
         self._cuts: dict[tuple[SubBlock, str, int, int], Cut] = {}
         self._linears = {
-            (key[0], p.path): holder_of(model, blocks[key[0]], p)[0]
+            (key[0], p.path): weight_holder(model, blocks[key[0]], p)[0]
             for key, sub in present(blocks)
             for p in (*sub.projections, *sub.width_norms)
         }
@@ -134,7 +134,7 @@ class Supernet:
         segments = projection.row_units if axis == 0 else projection.column_units
         if not segments or kept == sub.spec.units:
             return Cut(length)
-        owner = projection.unit_of_one(axis, sub.spec.units // (projection.stack or 1))
+        owner = projection.matrix_unit_ids(axis, sub.spec.units // (projection.stack or 1))
         in_group = sub.spec.units // sub.groups
         kept_ids = np.flatnonzero((owner < 0) | (owner % in_group < kept // sub.groups))
         if kept_ids[-1] == len(kept_ids) - 1:

@@ -25,7 +25,7 @@ from tracenas.errors import UserError
 from tracenas.families import Block, SubBlock
 from tracenas.models.functionals.loss import predicted_tokens
 from tracenas.models.functionals.sampled_labels import sampled_label_nll
-from tracenas.models.surgery.ordering import Key, holder_of
+from tracenas.models.surgery.ordering import Key, weight_holder
 from tracenas.refits.gram_sum import GramSum
 from tracenas.saliency.backwards import block_by_block
 from tracenas.saliency.recomputed import recomputed
@@ -101,7 +101,7 @@ def _watched(model: Any, blocks: Sequence[Block], index: int, undo: ExitStack) -
         if not sub.spec.units:
             continue
         projection = sub.output_projection
-        module, _ = holder_of(model, block, projection)
+        module, _ = weight_holder(model, block, projection)
         device = next(iter(module.parameters())).device
         totals = [GramSum(projection.rows, device) for _ in range(projection.stack or 1)]
         hook = _experts_hook(totals) if sub.stacked else _linear_hook(totals[0])

@@ -14,7 +14,7 @@ from torch import Tensor
 from tracenas.errors import UserError
 from tracenas.families import Block, SubBlock
 from tracenas.models.functionals.loss import predicted_tokens
-from tracenas.models.surgery.ordering import Key, holder_of
+from tracenas.models.surgery.ordering import Key, weight_holder
 from tracenas.saliency.backwards import Shelf
 from tracenas.saliency.sensitivity.elimination import RIDGE, Sweep, sweep
 from tracenas.saliency.sensitivity.fisher import fisher_matrices
@@ -89,11 +89,11 @@ def _costs(
 ) -> WidthCosts:
     """One sub-block, from its sweep, or the sweeps of its experts, which lose as many channels each."""
     projection = sub.output_projection
-    module, name = holder_of(model, block, projection)
+    module, name = weight_holder(model, block, projection)
     weight = getattr(module, name).detach()
     parts = len(moments)
     units, widths = sub.spec.units // parts, [w // parts for w in sub.spec.choices()]
-    owner = torch.from_numpy(projection.unit_of_one(1, units))
+    owner = torch.from_numpy(projection.matrix_unit_ids(1, units))
     groups = 1 if sub.stacked else sub.groups
     sweeps = [
         sweep(

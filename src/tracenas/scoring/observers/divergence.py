@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from tracenas.models.functionals.loss import LogitsWatch, decoder_of, entering_head, predicted_tokens, predicting
+from tracenas.models.functionals.loss import LogitsWatch, decoder_module, entering_head, predicted_tokens, predicting
 from tracenas.models.surgery.supernet import Supernet
 from tracenas.scoring.observers.observer import AnchoredObserver
 from tracenas.space.architecture import Architecture
@@ -33,7 +33,7 @@ class DivergenceObserver(AnchoredObserver):
         self._each = predicted_tokens(net.model, tokens.shape[1])
         self._predicted = tokens.shape[0] * self._each
         head = net.model.get_output_embeddings().weight
-        self._whole = 4 * self._predicted * head.shape[0] <= PROBABILITY_BYTES
+        self._keeps_probabilities = 4 * self._predicted * head.shape[0] <= PROBABILITY_BYTES
         self._softcap: float | None = getattr(net.model.config, "final_logit_softcapping", None)
         self._probabilities: Tensor | None = None
         self._hidden: list[Tensor] = []
@@ -43,11 +43,11 @@ class DivergenceObserver(AnchoredObserver):
         """Take part in every loss; of the base, its hidden states are kept if its probabilities do not fit."""
         self._cross = torch.zeros(self._predicted, dtype=torch.float64)
         if self._entropy is None:
-            if self._whole:
+            if self._keeps_probabilities:
                 vocabulary = self.net.model.get_output_embeddings().weight.shape[0]
                 self._probabilities = torch.empty(self._predicted, vocabulary, device=self.net.device)
             else:
-                yield decoder_of(self.net.model).register_forward_hook(self._keep_hidden)
+                yield decoder_module(self.net.model).register_forward_hook(self._keep_hidden)
 
     def _keep_hidden(self, _: Any, __: Any, output: Any) -> None:
         hidden = predicting(self.net.model, entering_head(self.net.model, output.last_hidden_state.detach()))
