@@ -23,7 +23,7 @@ from tracenas.models.surgery.ordering import Ordering
 from tracenas.models.surgery.supernet import Supernet
 from tracenas.proxies import PROXIES
 from tracenas.saliency.wanda import saliency
-from tracenas.scoring.evaluator import Evaluator, Settings
+from tracenas.scoring.evaluator import Evaluator, ScoringSettings
 from tracenas.space.search_space import SearchSpace
 
 RANK = 64
@@ -79,7 +79,7 @@ class Sides:
     def evaluator(self, space: SearchSpace) -> Evaluator:
         """Φ by slicing and traces."""
         net = Supernet(self.dense, self.blocks, self.ordering)
-        return Evaluator(net, space, self.ids, PROXIES.get("phi"), Settings(RANK, 0, 1))
+        return Evaluator(net, space, self.ids, PROXIES.get("phi"), ScoringSettings(RANK, 0, 1))
 
     def published(self) -> PublishedScorer:
         """Φ by masks and adapters."""

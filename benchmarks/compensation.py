@@ -34,7 +34,7 @@ from tracenas.refits.realisation import CompensatedRealisation
 from tracenas.refits.ridge import FittedRealisation, ridge_outputs
 from tracenas.refits.sequential import sequential_outputs
 from tracenas.saliency.wanda import saliency
-from tracenas.scoring.evaluator import Evaluator, Settings
+from tracenas.scoring.evaluator import Evaluator, ScoringSettings
 from tracenas.space.constraints import Budget, parse_size
 from tracenas.space.search_space import SearchSpace
 
@@ -94,7 +94,12 @@ def cost(bench: Bench, rounds: int, sequences: int) -> dict[str, Any]:
         contestants = {}
         for label, realisation in ((name, None), (f"{name}_compensated", how)):
             evaluator = Evaluator(
-                bench.net, bench.space, bench.scored, PROXIES.get(label), Settings(64, 0, bench.batch), realisation
+                bench.net,
+                bench.space,
+                bench.scored,
+                PROXIES.get(label),
+                ScoringSettings(64, 0, bench.batch),
+                realisation,
             )
             queue = iter(archs)
             contestants[label] = lambda evaluator=evaluator, queue=queue: evaluator.score(next(queue))

@@ -28,7 +28,7 @@ from tracenas.proxies import PROXIES
 from tracenas.refits.gram import gram_matrices
 from tracenas.refits.realisation import CompensatedRealisation
 from tracenas.saliency.wanda import saliency
-from tracenas.scoring.evaluator import Evaluator, Settings
+from tracenas.scoring.evaluator import Evaluator, ScoringSettings
 from tracenas.scoring.panel import Panel
 from tracenas.space.constraints import Budget
 from tracenas.space.search_space import SearchSpace
@@ -64,7 +64,7 @@ class Bench:
         ordering = Ordering.from_saliency(blocks, saliency(model, blocks, self.tokens, self.batch)[0])
         self.net = Supernet(model, blocks, ordering)
         self.how = CompensatedRealisation(self.net, gram_matrices(model, blocks, fitted, self.batch), 0.01)
-        self.settings = Settings(RANK, 0, self.batch)
+        self.settings = ScoringSettings(RANK, 0, self.batch)
         self.kind = {"layers": len(blocks), "parameters": free.parameters(free.base)}
 
 

@@ -25,8 +25,8 @@ from tracenas.models.checkpoints.loading import LoadedModel, load
 from tracenas.models.functionals.perplexity import perplexity
 from tracenas.pipeline.calibration import calibration_tokens, held_out
 from tracenas.saliency.gradients import GradientStore, write_gradients
-from tracenas.saliency.layerwise import Plan
-from tracenas.saliency.masks import Target
+from tracenas.saliency.layerwise import SparsityPlan
+from tracenas.saliency.masks import Sparsity
 from tracenas.saliency.sparsify import sparsify_model
 from tracenas.symbolic.names import find_metric
 
@@ -100,8 +100,8 @@ def measure(
         )
         for metric_name, sparsity in missing:
             metric, _ = find_metric(named[metric_name])
-            target = Target.parse(sparsity)
-            plan = Plan(metric, target, "row" if target.m else metric.compare, seed=seed)
+            target = Sparsity.parse(sparsity)
+            plan = SparsityPlan(metric, target, "row" if target.m else metric.compare, seed=seed)
             started = time.perf_counter()
             with copied_weights(loaded.model, blocks):
                 counts = sparsify_model(loaded.model, blocks, tokens, plan, micro_batch=batch, gradients=store)

@@ -38,7 +38,7 @@ from tracenas.reporting.pages.run import run_page
 from tracenas.rundir import Journal, read_json
 from tracenas.space import Architecture
 from tracenas.space.constraints import Budget
-from tracenas.strategies import STRATEGIES, Score, Settings, run_search
+from tracenas.strategies import STRATEGIES, Score, SearchSettings, run_search
 from tracenas.symbolic import Expression, locate
 
 LIMIT = 256 << 20
@@ -311,7 +311,7 @@ def _read_metric(folder: Path) -> None:
 class _Space:
     """A small model's space, and a finished search in it."""
 
-    settings = Settings(population=4, elites=2, iterations=2, init="uniform", seed=0)
+    settings = SearchSettings(population=4, elites=2, iterations=2, init="uniform", seed=0)
 
     def __init__(self) -> None:
         with tempfile.TemporaryDirectory() as folder:

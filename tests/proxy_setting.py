@@ -13,7 +13,7 @@ from tracenas.models.surgery.supernet import Supernet
 from tracenas.proxies import PROXIES
 from tracenas.refits.gram import gram_matrices
 from tracenas.refits.realisation import CompensatedRealisation
-from tracenas.scoring.evaluator import Evaluator, Settings
+from tracenas.scoring.evaluator import Evaluator, ScoringSettings
 from tracenas.scoring.panel import Panel
 from tracenas.space.architecture import Architecture
 from tracenas.space.search_space import SearchSpace
@@ -61,12 +61,12 @@ class ProxySetting:
         random = [arch for _ in range(count) if (arch := self.space.sample(rng)) is not None]
         return [self.space.build(skipped), self.space.build(partly), *random][:count]
 
-    def evaluator(self, name: str, settings: Settings) -> Evaluator:
+    def evaluator(self, name: str, settings: ScoringSettings) -> Evaluator:
         """Of one proxy."""
         proxy = PROXIES.get(name)
         how = self.how if "compensated" in proxy.needs else None
         return Evaluator(self.net, self.space, self.tokens, proxy, settings, how)
 
-    def panel(self, names: list[str], settings: Settings) -> Panel:
+    def panel(self, names: list[str], settings: ScoringSettings) -> Panel:
         """Of several."""
         return Panel(self.net, self.space, self.tokens, [PROXIES.get(n) for n in names], settings, self.how)

@@ -9,7 +9,7 @@ from tracenas.models.surgery.ordering import Ordering
 from tracenas.models.surgery.supernet import Supernet
 from tracenas.proxies import PROXIES
 from tracenas.saliency.wanda import saliency
-from tracenas.scoring.evaluator import Evaluator, Settings
+from tracenas.scoring.evaluator import Evaluator, ScoringSettings
 from tracenas.space.search_space import SearchSpace
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
@@ -22,7 +22,9 @@ def evaluator_on(device: str, dtype: torch.dtype, ordering: Ordering | None = No
     tokens = torch.randint(1, 257, (4, 48), generator=torch.Generator().manual_seed(0)).to(device)
     ordering = ordering or Ordering.from_saliency(blocks, saliency(model, blocks, tokens, 2)[0])
     space = SearchSpace(tuple(b.spec for b in blocks), config_family(config).outside(config))
-    return Evaluator(Supernet(model, blocks, ordering), space, tokens, PROXIES.get("phi"), Settings(8, 0, 2)), ordering
+    return Evaluator(
+        Supernet(model, blocks, ordering), space, tokens, PROXIES.get("phi"), ScoringSettings(8, 0, 2)
+    ), ordering
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-3), (torch.bfloat16, 0.2)])

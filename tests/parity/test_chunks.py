@@ -15,7 +15,7 @@ from tracenas.models.surgery.supernet import PlainRealisation
 from tracenas.saliency import sinks
 from tracenas.saliency.nirvana import sequence_loss
 from tracenas.saliency.products import unit_products
-from tracenas.scoring.evaluator import Settings
+from tracenas.scoring.evaluator import ScoringSettings
 from tracenas.scoring.observers import divergence
 
 pytestmark = pytest.mark.parity
@@ -71,7 +71,7 @@ def test_the_divergence_of_every_sequence(monkeypatch: pytest.MonkeyPatch, famil
     monkeypatch.setattr(loss, "_CHUNK_ELEMENTS", {"cpu": chunk})
     monkeypatch.setattr(divergence, "PROBABILITY_BYTES", room)
     setting = ProxySetting(family)
-    evaluator = setting.evaluator("kl", Settings(rank=4, micro_batch=2))
+    evaluator = setting.evaluator("kl", ScoringSettings(rank=4, micro_batch=2))
     arch = setting.architectures(3)[2]
     found = evaluator.measure(arch).kls
     log_p, log_q = (_log_probabilities(setting, a) for a in (setting.space.base, arch))

@@ -26,7 +26,7 @@ from tracenas.refits.realisation import CompensatedRealisation, _factorised, _fi
 from tracenas.refits.ridge import FittedRealisation, fit_removed, in_base_order, ridge_outputs, strength
 from tracenas.refits.sequential import sequential_outputs
 from tracenas.saliency.wanda import saliency
-from tracenas.scoring.evaluator import Evaluator, Settings
+from tracenas.scoring.evaluator import Evaluator, ScoringSettings
 from tracenas.space.architecture import Architecture
 from tracenas.space.search_space import SearchSpace
 
@@ -382,7 +382,7 @@ def test_proxies_see_the_compensated_model(name: str) -> None:
         setting.net, gram_matrices(setting.net.model, setting.blocks, setting.tokens, 4), RIDGE
     )
     other = torch.randint(1, 257, (4, 48), generator=torch.Generator().manual_seed(2))
-    evaluator = Evaluator(setting.net, setting.space, other, PROXIES.get(name), Settings(rank=0), how)
+    evaluator = Evaluator(setting.net, setting.space, other, PROXIES.get(name), ScoringSettings(rank=0), how)
     arch = setting.arch()
     score = evaluator.score(arch)
     with setting.net.realise(arch, how) as model:

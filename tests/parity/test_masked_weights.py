@@ -12,9 +12,9 @@ from tracenas.families import Block, Options, config_family
 from tracenas.models.functionals.loss import next_token_nll
 from tracenas.proxies import PROXIES
 from tracenas.saliency.linear import linear_module, projections
-from tracenas.saliency.masks import Target
+from tracenas.saliency.masks import Sparsity
 from tracenas.saliency.unstructured import METRICS
-from tracenas.scoring.evaluator import Settings
+from tracenas.scoring.evaluator import ScoringSettings
 from tracenas.scoring.masked_weights import MaskedWeights, SparsityEvaluator
 from tracenas.space.search_space import SearchSpace
 from tracenas.space.sparsity import Shares
@@ -34,7 +34,7 @@ def evaluator(model: Any, rank: int, proxy: str = "phi", metric: str = "wanda") 
     blocks = blocks_of(model)
     masked = MaskedWeights(model, blocks, METRICS.get(metric), TOKENS, micro_batch=2)
     base = SearchSpace(tuple(b.spec for b in blocks), 0).base
-    return SparsityEvaluator(masked, base, lambda _: 1, TOKENS, PROXIES.get(proxy), Settings(rank, 0, 2))
+    return SparsityEvaluator(masked, base, lambda _: 1, TOKENS, PROXIES.get(proxy), ScoringSettings(rank, 0, 2))
 
 
 def direct_gradients(
@@ -119,7 +119,7 @@ def test_fitness_restores_the_model_and_reports_what_was_lost() -> None:
     model = tiny_model("llama")
     blocks = blocks_of(model)
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    fitness = Fitness(model, blocks, TOKENS, TOKENS, Target(0.5), "layer", gradients=None, micro_batch=2, seed=0)
+    fitness = Fitness(model, blocks, TOKENS, TOKENS, Sparsity(0.5), "layer", gradients=None, micro_batch=2, seed=0)
     results = {name: fitness({"metric": name}) for name in ("magnitude", "wanda", "random")}
     assert fitness({"metric": "W * X"}) == results["wanda"]
     assert results["magnitude"]["lost"]["weight"] == min(r["lost"]["weight"] for r in results.values())

@@ -11,7 +11,7 @@ import torch
 from masked_reference import masked, masks
 from proxy_setting import ProxySetting
 
-from tracenas.scoring.evaluator import Settings
+from tracenas.scoring.evaluator import ScoringSettings
 from tracenas.scoring.few_steps import FewSteps
 from tracenas.space.architecture import Architecture
 
@@ -100,7 +100,7 @@ def gradient_values(slow: Slow) -> dict[str, float]:
 @pytest.mark.parametrize("micro_batch", [1, 2, 3])
 def test_weight_gradients(setting: ProxySetting, micro_batch: int) -> None:
     names = ["synaptic_saliency", "pruner_zero", "lp_zero", "zico"]
-    panel = setting.panel([*names, "phi"], Settings(0, 0, micro_batch))
+    panel = setting.panel([*names, "phi"], ScoringSettings(0, 0, micro_batch))
     for arch in setting.architectures(3):
         scores, slow = panel.measure(arch), gradient_values(Slow(setting, arch))
         for name in names:
@@ -110,7 +110,7 @@ def test_weight_gradients(setting: ProxySetting, micro_batch: int) -> None:
 
 def test_traces(setting: ProxySetting) -> None:
     names = ["phi", "phi_unweighted", "phi_cosine", "phi_dot", "grad_norm"]
-    panel = setting.panel(names, Settings(0, 0, 2))
+    panel = setting.panel(names, ScoringSettings(0, 0, 2))
 
     def traces(slow: Slow) -> dict[Any, np.ndarray]:
         """Mean gradient of every sub-block in the base's coordinates, removed ones 0."""
@@ -147,9 +147,9 @@ def test_traces(setting: ProxySetting) -> None:
 
 def test_loss_and_divergence(setting: ProxySetting, monkeypatch: pytest.MonkeyPatch) -> None:
     tokens = setting.tokens
-    stored = setting.panel(["loss", "kl"], Settings(0, 0, 2))
+    stored = setting.panel(["loss", "kl"], ScoringSettings(0, 0, 2))
     monkeypatch.setattr("tracenas.scoring.observers.divergence.PROBABILITY_BYTES", 0)
-    again = setting.panel(["loss", "kl"], Settings(0, 0, 3))
+    again = setting.panel(["loss", "kl"], ScoringSettings(0, 0, 3))
     for arch in setting.architectures(3):
         slow = Slow(setting, arch)
         q, p = (slow.outputs({}, arch=own)[1][:, :-1].log_softmax(-1) for own in (True, False))
@@ -165,7 +165,7 @@ def test_loss_and_divergence(setting: ProxySetting, monkeypatch: pytest.MonkeyPa
 
 
 def test_compensated_candidates_are_compared_with_the_plain_base(setting: ProxySetting) -> None:
-    panel = setting.panel(["loss_compensated", "kl_compensated"], Settings(0, 0, 2))
+    panel = setting.panel(["loss_compensated", "kl_compensated"], ScoringSettings(0, 0, 2))
     arch = setting.architectures(3)[2]
     with torch.no_grad():
         p = setting.net.model(setting.tokens).logits[:, :-1].log_softmax(-1)
@@ -179,7 +179,7 @@ def test_compensated_candidates_are_compared_with_the_plain_base(setting: ProxyS
 
 def test_activation_codes(setting: ProxySetting) -> None:
     """K_ij counts the bits that agree, bit by bit; all positions are read in so short a sequence."""
-    panel = setting.panel(["naswot"], Settings(0, 0, 2))
+    panel = setting.panel(["naswot"], ScoringSettings(0, 0, 2))
     gate = GATES[setting.reference.config.model_type]
     for arch in setting.architectures(3):
         slow = Slow(setting, arch)
@@ -195,7 +195,7 @@ def test_activation_codes(setting: ProxySetting) -> None:
 
 
 def test_feature_correlations(setting: ProxySetting) -> None:
-    panel = setting.panel(["meco"], Settings(0, 0, 2))
+    panel = setting.panel(["meco"], ScoringSettings(0, 0, 2))
     for arch in setting.architectures(3):
         slow = Slow(setting, arch)
         paths = {(i, s.spec.name): f"{setting.blocks[i].path}.{s.module}" for i, s, _, _, _ in slow.active()}
@@ -205,7 +205,7 @@ def test_feature_correlations(setting: ProxySetting) -> None:
 
 
 def test_hidden_states(setting: ProxySetting) -> None:
-    panel = setting.panel(["hidden_alignment"], Settings(0, 0, 2))
+    panel = setting.panel(["hidden_alignment"], ScoringSettings(0, 0, 2))
     paths = {i: b.path for i, b in enumerate(setting.blocks)}
     for arch in setting.architectures(3):
         own, base = (Slow(setting, arch).outputs(paths, arch=flag)[0] for flag in (True, False))
@@ -215,7 +215,7 @@ def test_hidden_states(setting: ProxySetting) -> None:
 
 
 def test_parameters(setting: ProxySetting) -> None:
-    panel = setting.panel(["num_params"], Settings(0, 0, 2))
+    panel = setting.panel(["num_params"], ScoringSettings(0, 0, 2))
     for arch in setting.architectures(3):
         with setting.net.realise(arch) as model:
             count = sum(p.numel() for p in model.parameters())
@@ -226,7 +226,7 @@ def test_parameters(setting: ProxySetting) -> None:
 def test_few_steps(setting: ProxySetting, name: str) -> None:
     """Training a copy of the candidate with torch's own pieces; what it was made of stays as it was."""
     recipe = FewSteps(steps=3, learning_rate=1e-3, batch=2)
-    panel = setting.panel([name], Settings(0, 0, 2, recipe))
+    panel = setting.panel([name], ScoringSettings(0, 0, 2, recipe))
     ((_, how, _),) = panel._passes
     train, held = setting.tokens[:3], setting.tokens[3:]
     before = copy.deepcopy(setting.net.model.state_dict())

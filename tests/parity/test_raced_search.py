@@ -15,12 +15,12 @@ from tracenas.models.surgery.supernet import Supernet
 from tracenas.proxies import PROXIES
 from tracenas.rundir import Journal
 from tracenas.saliency.wanda import saliency
-from tracenas.scoring.evaluator import Evaluator, Settings
+from tracenas.scoring.evaluator import Evaluator, ScoringSettings
 from tracenas.scoring.raced import RacingEvaluator
 from tracenas.space.constraints import Budget
 from tracenas.space.search_space import SearchSpace
 from tracenas.strategies import STRATEGIES, run_search
-from tracenas.strategies import Settings as SearchSettings
+from tracenas.strategies import ScoringSettings as SearchSettings
 
 pytestmark = pytest.mark.parity
 
@@ -40,7 +40,7 @@ def evaluator(request: pytest.FixtureRequest) -> Evaluator:
     free = SearchSpace(tuple(b.spec for b in blocks), family.outside(config), None, "sublayer")
     limit = int(0.8 * free.parameters(free.base))
     space = SearchSpace(free.layers, free.outside, Budget(limit, 0.05), "sublayer")
-    return Evaluator(net, space, tokens, PROXIES.get(request.param), Settings(micro_batch=4))
+    return Evaluator(net, space, tokens, PROXIES.get(request.param), ScoringSettings(micro_batch=4))
 
 
 def searched(evaluator: Evaluator, path: Path, elites: int | None = SEARCH.elites) -> Any:
@@ -110,6 +110,8 @@ def test_the_base_comes_back_after_a_stop(evaluator: Evaluator) -> None:
 
 
 def test_a_proxy_that_is_no_mean_cannot_race(evaluator: Evaluator) -> None:
-    phi = Evaluator(evaluator.net, evaluator.space, evaluator.tokens, PROXIES.get("phi"), Settings(micro_batch=4))
+    phi = Evaluator(
+        evaluator.net, evaluator.space, evaluator.tokens, PROXIES.get("phi"), ScoringSettings(micro_batch=4)
+    )
     with pytest.raises(ValueError, match="not additive"):
         RacingEvaluator(phi, 2)

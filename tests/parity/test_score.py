@@ -20,7 +20,7 @@ from tracenas.models.surgery.supernet import Supernet
 from tracenas.proxies import PROXIES, Measurement, Proxy
 from tracenas.proxies.trace import TraceRecorder, base_subspace
 from tracenas.saliency.wanda import saliency
-from tracenas.scoring.evaluator import Evaluator, Settings
+from tracenas.scoring.evaluator import Evaluator, ScoringSettings
 from tracenas.space.architecture import Architecture
 from tracenas.space.search_space import SearchSpace
 
@@ -45,7 +45,7 @@ class Setup:
         self.logits_before = logits_of(model, tokens)
         self.net = Supernet(model, self.blocks, self.ordering)
         self.space = SearchSpace(tuple(b.spec for b in self.blocks), self.family.outside(config), None, "sublayer")
-        settings = Settings(rank=rank, seed=3, micro_batch=2)
+        settings = ScoringSettings(rank=rank, seed=3, micro_batch=2)
         self.evaluator = Evaluator(self.net, self.space, tokens, PROXIES.get("phi"), settings)
 
     def architectures(self, count: int) -> Iterator[Architecture]:
@@ -148,7 +148,7 @@ def test_whole_kv_groups(kv_groups: bool) -> None:
 
 def test_micro_batches_do_not_change_the_score() -> None:
     one, many = tiny_setup("llama-gqa"), tiny_setup("llama-gqa")
-    many.evaluator = Evaluator(many.net, many.space, many.tokens, PROXIES.get("phi"), Settings(0, 3, 4))
+    many.evaluator = Evaluator(many.net, many.space, many.tokens, PROXIES.get("phi"), ScoringSettings(0, 3, 4))
     for a, b in zip(one.architectures(4), many.architectures(4), strict=True):
         assert close(one.evaluator.score(a).score, many.evaluator.score(b).score)
 
@@ -266,7 +266,7 @@ def test_a_score_that_is_not_finite_fails_with_a_reason() -> None:
     def nan(_: Measurement) -> float:
         return float("nan")
 
-    evaluator = Evaluator(setup.net, setup.space, setup.tokens, Proxy("nan", nan), Settings(0, 0, 2))
+    evaluator = Evaluator(setup.net, setup.space, setup.tokens, Proxy("nan", nan), ScoringSettings(0, 0, 2))
     score = evaluator.score(setup.space.base)
     assert not score.ok
     assert score.reason == "loss or score is not finite"
@@ -274,7 +274,7 @@ def test_a_score_that_is_not_finite_fails_with_a_reason() -> None:
 
 def test_a_proxy_without_a_trace_runs_no_backward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     setup = tiny_setup("llama-gqa")
-    evaluator = Evaluator(setup.net, setup.space, setup.tokens, PROXIES.get("loss"), Settings(0, 0, 2))
+    evaluator = Evaluator(setup.net, setup.space, setup.tokens, PROXIES.get("loss"), ScoringSettings(0, 0, 2))
 
     def forbidden(*_: Any, **__: Any) -> None:
         raise AssertionError("backward")
@@ -287,7 +287,7 @@ def test_bf16_scores_are_close_to_fp32() -> None:
     exact = tiny_setup("qwen2", rank=8)
     half = tiny_model("qwen2").to(torch.bfloat16)
     net = Supernet(half, exact.blocks, exact.ordering)
-    evaluator = Evaluator(net, exact.space, exact.tokens, PROXIES.get("phi"), Settings(8, 3, 2))
+    evaluator = Evaluator(net, exact.space, exact.tokens, PROXIES.get("phi"), ScoringSettings(8, 3, 2))
     for arch in exact.architectures(4):
         score = evaluator.score(arch)
         assert score.reason is None

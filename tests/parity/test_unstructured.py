@@ -12,9 +12,9 @@ from tiny import tiny_model
 from tracenas.families import FAMILIES, Block, Options, config_family
 from tracenas.models.functionals.loss import next_token_nll
 from tracenas.saliency.gradients import GradientStore, write_gradients
-from tracenas.saliency.layerwise import BlockWalk, Plan, statistics
+from tracenas.saliency.layerwise import BlockWalk, SparsityPlan, statistics
 from tracenas.saliency.linear import linear_module, projections
-from tracenas.saliency.masks import Target, keep
+from tracenas.saliency.masks import Sparsity, keep
 from tracenas.saliency.sparsify import outlier_shares, sparsify_model
 from tracenas.saliency.unstructured import METRICS, Metric, Statistics
 from tracenas.saliency.unstructured.sparsegpt import BLOCK, DAMPING, solve
@@ -41,7 +41,7 @@ def inputs_of(model: Any, path: str) -> torch.Tensor:
     return torch.cat([x.reshape(-1, x.shape[-1]) for x in seen])
 
 
-def slow_mask(score: torch.Tensor, target: Target, by: str) -> torch.Tensor:
+def slow_mask(score: torch.Tensor, target: Sparsity, by: str) -> torch.Tensor:
     """Where weights stay, by sorting Python lists."""
     rows, columns = score.shape
     stays = [[True] * columns for _ in range(rows)]
@@ -93,7 +93,7 @@ def true_gradients(model: Any, path: str) -> list[torch.Tensor]:
 def test_first_layer_masks_are_those_of_the_definition(name: str, sparsity: str, tmp_path: Path) -> None:
     model = tiny_model("llama", num_hidden_layers=1, hidden_size=16, intermediate_size=24)
     blocks = blocks_of(model)
-    target, metric = Target.parse(sparsity), METRICS.get(name)
+    target, metric = Sparsity.parse(sparsity), METRICS.get(name)
     expected = {}
     for _, _, p in projections(blocks):
         path = f"{blocks[0].path}.{p.path}"
@@ -102,7 +102,7 @@ def test_first_layer_masks_are_those_of_the_definition(name: str, sparsity: str,
         expected[p.path] = slow_mask(score, target, metric.compare)
     gradients = write_gradients(model, blocks, TOKENS, tmp_path / "g.safetensors", micro_batch=4)
     compare = "row" if target.m else metric.compare
-    sparsify_model(model, blocks, TOKENS, Plan(metric, target, compare), micro_batch=4, gradients=gradients)
+    sparsify_model(model, blocks, TOKENS, SparsityPlan(metric, target, compare), micro_batch=4, gradients=gradients)
     for _, _, p in projections(blocks):
         assert torch.equal(linear_module(model, blocks[0], p).weight != 0, expected[p.path]), p.path
 
@@ -114,7 +114,7 @@ def test_expressions_prune_as_the_named_metrics_do(name: str, by_expression: str
     masks = []
     for metric in (METRICS.get(name), find_metric(by_expression)[0]):
         own = tiny_model("llama")
-        sparsify_model(own, blocks, TOKENS, Plan(metric, Target(0.5)), gradients=gradients)
+        sparsify_model(own, blocks, TOKENS, SparsityPlan(metric, Sparsity(0.5)), gradients=gradients)
         masks.append([linear_module(own, blocks[i], p).weight != 0 for i, _, p in projections(blocks)])
     assert all(torch.equal(a, b) for a, b in zip(*masks, strict=True))
 
@@ -139,7 +139,7 @@ def test_gradients_are_those_of_autograd(kinds: tuple[str, ...], buffer: int, tm
     assert all(not p.requires_grad and p.grad is None for p in model.parameters())
 
 
-def slow_surgeon(w: torch.Tensor, gram: torch.Tensor, target: Target) -> torch.Tensor:
+def slow_surgeon(w: torch.Tensor, gram: torch.Tensor, target: Sparsity) -> torch.Tensor:
     """Optimal brain surgery column by column; the inverse of what is left of H is computed anew every time."""
     w, h = w.double().clone(), gram.double().clone()
     columns = w.shape[1]
@@ -166,8 +166,8 @@ def test_sparsegpt_is_optimal_brain_surgery(sparsity: str, columns: int) -> None
     x = torch.randn(600, columns, generator=g) @ torch.randn(columns, columns, generator=g) / columns**0.5
     w = torch.randn(12, columns, generator=g)
     gram = x.T @ x / len(x)
-    weight, stays = solve(Statistics(w, g, 8, gram=gram), Target.parse(sparsity))
-    expected = slow_surgeon(w, gram, Target.parse(sparsity))
+    weight, stays = solve(Statistics(w, g, 8, gram=gram), Sparsity.parse(sparsity))
+    expected = slow_surgeon(w, gram, Sparsity.parse(sparsity))
     assert torch.equal(weight != 0, stays) and torch.equal(stays, expected != 0)
     torch.testing.assert_close(weight.double(), expected, rtol=1e-4, atol=1e-4)
     masked = torch.where(stays, w, torch.zeros_like(w))
@@ -178,7 +178,7 @@ def test_sparsegpt_without_inputs_in_a_column_prunes_it() -> None:
     g = torch.Generator().manual_seed(0)
     x = torch.randn(50, 8, generator=g)
     x[:, 3] = 0
-    weight, _ = solve(Statistics(torch.randn(4, 8, generator=g), g, 8, gram=x.T @ x / 50), Target(0.5))
+    weight, _ = solve(Statistics(torch.randn(4, 8, generator=g), g, 8, gram=x.T @ x / 50), Sparsity(0.5))
     assert bool((weight[:, 3] == 0).all()) and bool(torch.isfinite(weight).all())
 
 
@@ -198,7 +198,7 @@ def test_the_walk_sees_the_inputs_of_the_pruned_model(model_type: str) -> None:
             torch.testing.assert_close(found.input_rms, x.square().mean(0).sqrt(), rtol=1e-4, atol=1e-5)
         for layer in walk.layers(index):
             module = linear_module(model, blocks[index], layer.projection)
-            module.weight.masked_fill_(~keep(module.weight.abs(), Target(0.5)), 0.0)
+            module.weight.masked_fill_(~keep(module.weight.abs(), Sparsity(0.5)), 0.0)
         walk.advance(index)
 
 
@@ -225,7 +225,7 @@ def test_global_comparison_prunes_the_lowest_of_the_whole_model() -> None:
     model = tiny_model("llama")
     blocks = blocks_of(model)
     before = [linear_module(model, blocks[i], p).weight.clone() for i, _, p in projections(blocks)]
-    counts = sparsify_model(model, blocks, TOKENS, Plan(METRICS.get("magnitude"), Target(0.4), "global"))
+    counts = sparsify_model(model, blocks, TOKENS, SparsityPlan(METRICS.get("magnitude"), Sparsity(0.4), "global"))
     flat = torch.cat([w.abs().reshape(-1) for w in before])
     limit = flat.sort().values[int(0.4 * len(flat))]
     for (i, _, p), w in zip(projections(blocks), before, strict=True):
@@ -254,7 +254,7 @@ def test_memory_beside_the_model_does_not_grow_with_its_depth(tmp_path: Path) ->
             return s.weight.abs() * s.read("inputs") * s.read("gradient")
 
         metric = Metric("measured", score, frozenset({"inputs", "gram", "gradient"}))
-        sparsify_model(model, blocks, TOKENS, Plan(metric, Target(0.5)), micro_batch=2, gradients=gradients)
+        sparsify_model(model, blocks, TOKENS, SparsityPlan(metric, Sparsity(0.5)), micro_batch=2, gradients=gradients)
         beside.append(max(seen) - before)
         del model
     assert beside[1] <= beside[0]
@@ -263,7 +263,7 @@ def test_memory_beside_the_model_does_not_grow_with_its_depth(tmp_path: Path) ->
 def test_random_masks_depend_on_the_seed_only() -> None:
     def masks(seed: int) -> list[torch.Tensor]:
         model = tiny_model("llama")
-        sparsify_model(model, blocks_of(model), TOKENS, Plan(METRICS.get("random"), Target(0.5), seed=seed))
+        sparsify_model(model, blocks_of(model), TOKENS, SparsityPlan(METRICS.get("random"), Sparsity(0.5), seed=seed))
         return [linear_module(model, blocks_of(model)[i], p).weight != 0 for i, _, p in projections(blocks_of(model))]
 
     one, again, other = masks(1), masks(1), masks(2)
@@ -278,7 +278,7 @@ def test_every_registered_metric_prunes_exactly(name: str, tmp_path: Path) -> No
     gradients = write_gradients(make(), blocks_of(make()), TOKENS, tmp_path / "g.safetensors")
     assert metric.name == name and metric.reference and metric.compare in ("row", "layer")
     for sparsity in ("0.5", "4:8"):
-        model, target = make(), Target.parse(sparsity)
-        plan = Plan(metric, target, "row" if target.m else metric.compare)
+        model, target = make(), Sparsity.parse(sparsity)
+        plan = SparsityPlan(metric, target, "row" if target.m else metric.compare)
         counts = sparsify_model(model, blocks_of(model), TOKENS, plan, gradients=gradients)
         assert all(c.zeros == c.pruned and abs(c.share - 0.5) < 0.02 for c in counts)

@@ -11,7 +11,7 @@ from tracenas.families import Options, config_family
 from tracenas.models.checkpoints.source import ModelSource
 from tracenas.saliency.allocation import ALLOCATIONS, Ranked
 from tracenas.saliency.allocation.adaptive import attention_sparsity, default_gamma
-from tracenas.saliency.allocation.ranked import Pool
+from tracenas.saliency.allocation.ranked import UnitPool
 from tracenas.space.constraints import Budget
 
 LLAMA_3B = LLAMA_8B | {
@@ -95,7 +95,7 @@ def test_the_budget_is_met(name: str, share: float, kv_groups: bool) -> None:
 def test_thresholds_keep_what_is_above_them() -> None:
     """The kept units of every attention are those above one threshold; channels are rounded up to the quantum."""
     given = ranked(SMALL, 0.6)
-    pools = [Pool(given, [t for t in given.slots() if (t[2].name == "mlp") == mlp]) for mlp in (False, True)]
+    pools = [UnitPool(given, [t for t in given.slots() if (t[2].name == "mlp") == mlp]) for mlp in (False, True)]
     for pool, share, quantum in zip(pools, (0.2, 0.4), (1, 8), strict=True):
         everything = np.sort(np.concatenate([given.saliency[i, s.name] for i, _, s in pool.slots]))
         threshold = everything[round(share * len(everything))]

@@ -20,7 +20,7 @@ from tracenas.recovery.short import ShortSettings
 from tracenas.saliency import gradients, products
 from tracenas.saliency.nirvana import loss_saliency, sequence_loss
 from tracenas.scoring import masked_weights, measuring
-from tracenas.scoring.evaluator import Settings
+from tracenas.scoring.evaluator import ScoringSettings
 from tracenas.space.search_space import SearchSpace
 
 SCALE = 2.0**14
@@ -66,7 +66,7 @@ def test_proxies_do_not_see_the_scale(family: str, monkeypatch: pytest.MonkeyPat
     setting = ProxySetting(family)
     names = [name for name in PROXIES if PROXIES.get(name).backward]
     assert len(names) > 5
-    arch, settings = setting.architectures(3)[2], Settings(rank=4, seed=0, micro_batch=2)
+    arch, settings = setting.architectures(3)[2], ScoringSettings(rank=4, seed=0, micro_batch=2)
     plain = setting.panel(names, settings).measure(arch)
     scaled(monkeypatch, measuring)
     for name, score in setting.panel(names, settings).measure(arch).items():
@@ -116,7 +116,7 @@ def test_masked_weights_do_not_see_the_scale(monkeypatch: pytest.MonkeyPatch) ->
         masked = masked_weights.MaskedWeights(model, blocks, METRICS.get("magnitude"), tokens, micro_batch=2)
         base = SearchSpace(tuple(b.spec for b in blocks), 0).base
         evaluator = masked_weights.SparsityEvaluator(
-            masked, base, lambda _: 1, tokens, PROXIES.get("phi"), Settings(4, 0, 2)
+            masked, base, lambda _: 1, tokens, PROXIES.get("phi"), ScoringSettings(4, 0, 2)
         )
         assert evaluator._base is not None
         return evaluator._base.parts

@@ -9,7 +9,7 @@ from proxy_setting import ProxySetting
 
 from tracenas.errors import UserError
 from tracenas.models.functionals.memory import attempt, within_memory
-from tracenas.scoring.evaluator import Settings
+from tracenas.scoring.evaluator import ScoringSettings
 from tracenas.scoring.measuring import Measurer
 
 CPU = torch.device("cpu")
@@ -72,7 +72,7 @@ def setting() -> ProxySetting:
 
 
 def test_a_panel_retries_after_the_failed_pass_is_gone(setting: ProxySetting, monkeypatch: pytest.MonkeyPatch) -> None:
-    panel = setting.panel(["loss", "grad_norm"], Settings(rank=4, micro_batch=2))
+    panel = setting.panel(["loss", "grad_norm"], ScoringSettings(rank=4, micro_batch=2))
     held: list[weakref.ref[Activations]] = []
     alive: list[object] = []
 
@@ -99,4 +99,4 @@ def test_the_bases_own_pass_says_what_would_fit(
 
     monkeypatch.setattr(Measurer, "_nll", limited)
     with pytest.raises(UserError, match=f"micro-batch 4.*{told}"):
-        setting.evaluator("loss", Settings(rank=4, micro_batch=4))
+        setting.evaluator("loss", ScoringSettings(rank=4, micro_batch=4))

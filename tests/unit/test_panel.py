@@ -11,13 +11,13 @@ from proxy_setting import ProxySetting
 from tracenas.models.surgery.supernet import PlainRealisation, Supernet
 from tracenas.proxies import PROXIES, Measurement, Proxy, Undefined, WeightSums
 from tracenas.proxies.measurement import NEEDS
-from tracenas.scoring.evaluator import Evaluator, Settings
+from tracenas.scoring.evaluator import Evaluator, ScoringSettings
 from tracenas.scoring.panel import Panel, PanelResult
 
 NAMES = PROXIES.names()
 FREE = [name for name in NAMES if not PROXIES.get(name).backward]
 ADDITIVE = ["kl", "kl_compensated", "loss", "loss_compensated"]
-SETTINGS = Settings(rank=4, seed=0, micro_batch=2)
+SETTINGS = ScoringSettings(rank=4, seed=0, micro_batch=2)
 
 
 @pytest.fixture(scope="module")

@@ -110,7 +110,7 @@ def test_work_is_what_torch_counts() -> None:
     from tracenas.models.surgery.ordering import Ordering
     from tracenas.models.surgery.supernet import Supernet
     from tracenas.proxies import PROXIES
-    from tracenas.scoring.evaluator import Evaluator, Settings
+    from tracenas.scoring.evaluator import Evaluator, ScoringSettings
     from tracenas.scoring.workload import Shape, workload
     from tracenas.space.constraints import Budget
 
@@ -124,7 +124,7 @@ def test_work_is_what_torch_counts() -> None:
     }
     net = Supernet(load(source, device="cpu", dtype="fp32").model, blocks, Ordering.from_saliency(blocks, units))
     tokens = torch.randint(0, 2048, (2, 64), generator=torch.Generator().manual_seed(0))
-    evaluator = Evaluator(net, space, tokens, PROXIES.get("phi"), Settings(rank=16, micro_batch=2))
+    evaluator = Evaluator(net, space, tokens, PROXIES.get("phi"), ScoringSettings(rank=16, micro_batch=2))
 
     def added(_: Any, a: Any, b: Any, out_shape: Any = None) -> int:  # torch does not count the in-place product
         return 2 * int(a[0]) * int(a[1]) * int(b[1])

@@ -9,15 +9,17 @@ from toys import Memory, Toy
 
 from tracenas.errors import UserError
 from tracenas.space import Architecture, SearchSpace
-from tracenas.strategies import STRATEGIES, Batch, Prior, Score, SearchResult, Settings, run_search
+from tracenas.strategies import STRATEGIES, Batch, Prior, Score, SearchResult, SearchSettings, run_search
 from tracenas.strategies.evolution import Evolution
 from tracenas.strategies.random import RandomSearch
 from tracenas.strategies.uniform import Uniform
 
-SMALL = Settings(population=8, elites=3, iterations=6, init="uniform")
+SMALL = SearchSettings(population=8, elites=3, iterations=6, init="uniform")
 
 
-def search(name: str, space: SearchSpace, settings: Settings, toy: Toy | None = None) -> SearchResult[Architecture]:
+def search(
+    name: str, space: SearchSpace, settings: SearchSettings, toy: Toy | None = None
+) -> SearchResult[Architecture]:
     strategy = STRATEGIES.get(name)(space, settings)
     return run_search(strategy, toy or Toy(space), Memory())
 
@@ -34,7 +36,7 @@ def flaky(space: SearchSpace) -> Flaky:
 
 
 def test_paper_settings_evaluate_at_most_1010_candidates_and_none_twice() -> None:
-    settings = Settings(init="uniform")
+    settings = SearchSettings(init="uniform")
     assert (settings.population, settings.elites, settings.iterations) == (30, 10, 50)
     assert settings.planned == 1010
     toy = Toy(space := toys.space(0.6))
@@ -48,7 +50,7 @@ def test_paper_settings_evaluate_at_most_1010_candidates_and_none_twice() -> Non
 
 def test_evolution_beats_random_and_uniform_at_equal_evaluations() -> None:
     space = toys.space(0.5, layers=12, heads=16, channels=2048)
-    settings = Settings(population=12, elites=4, iterations=15, init="random")
+    settings = SearchSettings(population=12, elites=4, iterations=15, init="random")
     uniform = search("uniform", space, settings).score
     for seed in range(3):
         settings = dataclasses.replace(settings, seed=seed)
@@ -65,7 +67,7 @@ def test_evolution_finds_the_optimum_of_a_tiny_space() -> None:
     rng = np.random.default_rng(0)
     everything = {a.id: toy.value(a) for _ in range(1000) if (a := space.sample(rng)) is not None}
     assert len(everything) == 111  # drawn nine times each: all there are
-    settings = Settings(population=12, elites=4, iterations=8, init="uniform")
+    settings = SearchSettings(population=12, elites=4, iterations=8, init="uniform")
     for seed in range(3):
         result = search("evolution", space, dataclasses.replace(settings, seed=seed), toy)
         assert result.evaluated < 111
@@ -106,7 +108,7 @@ def test_a_generations_draws_depend_on_seed_generation_and_elites_only() -> None
 def test_duplicates_are_redrawn_then_counted() -> None:
     space = toys.space(0.75, layers=2, heads=2, channels=64)
     toy = Toy(space)
-    result = search("evolution", space, Settings(population=20, elites=5, iterations=10, init="uniform"), toy)
+    result = search("evolution", space, SearchSettings(population=20, elites=5, iterations=10, init="uniform"), toy)
     assert result.duplicates > 0
     assert set(toy.calls.values()) == {1}
     assert result.evaluated + result.duplicates == 20 + 9 * 15
@@ -116,7 +118,7 @@ def test_duplicates_are_redrawn_then_counted() -> None:
 def test_initial_population_is_the_anchor_and_its_mutations() -> None:
     space = toys.space(0.6, layers=10, channels=2048)
     ratios = [[1.0 - 0.05 * i, 0.5 + 0.05 * i] for i in range(10)]
-    strategy: Evolution[Architecture] = Evolution(space, Settings(), prior=Prior(ratios))
+    strategy: Evolution[Architecture] = Evolution(space, SearchSettings(), prior=Prior(ratios))
     batch = strategy.ask()
     assert batch is not None
     anchor = batch.proposals[0].candidate
@@ -150,7 +152,7 @@ def test_inits() -> None:
     with pytest.raises(UserError, match="needs a seed architecture"):
         Evolution(space, dataclasses.replace(SMALL, init="given"))
     with pytest.raises(UserError, match="needs an importance prior"):
-        Evolution(space, Settings())
+        Evolution(space, SearchSettings())
 
 
 def test_init_without_an_architecture_in_the_budget() -> None:
@@ -278,7 +280,7 @@ def test_uniform_asks_once() -> None:
 )
 def test_wrong_settings(settings: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        Settings(**settings)  # type: ignore[arg-type]
+        SearchSettings(**settings)  # type: ignore[arg-type]
 
 
 # ---- another genome over the same protocol ---------------------------------------------------------------
@@ -341,7 +343,7 @@ def test_evolution_runs_over_another_genome() -> None:
     weights = np.array([4.0, 3.0, 2.0, 1.0])
     strategy: Evolution[Densities] = Evolution(
         DensitySpace(),
-        Settings(population=10, elites=3, iterations=10),
+        SearchSettings(population=10, elites=3, iterations=10),
         prior=Prior([[1.0], [1.0], [1.0], [1.0]]),
     )
     result = run_search(

@@ -7,12 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tracenas.space import Architecture, SearchSpace
-from tracenas.strategies import Prior, Settings
+from tracenas.strategies import Prior, SearchSettings
 from tracenas.strategies.evolution import Evolution
 from tracenas.strategies.guided import DRAWS, Guided
 from tracenas.strategies.surrogate import features, fit
 
-SMALL = Settings(population=8, elites=3, iterations=6, init="uniform")
+SMALL = SearchSettings(population=8, elites=3, iterations=6, init="uniform")
 
 
 def concave(space: SearchSpace, arch: Architecture) -> float:
@@ -102,7 +102,7 @@ def test_guided_search_gains_more_than_evolution_from_a_good_start() -> None:
     assert start is not None
     uniform = concave(space, start)
     for seed in range(3):
-        given_settings = Settings(population=12, elites=4, iterations=8, init="uniform", seed=seed)
+        given_settings = SearchSettings(population=12, elites=4, iterations=8, init="uniform", seed=seed)
         guided = best_of(Guided(space, given_settings), space) - uniform
         published = best_of(Evolution(space, given_settings), space) - uniform  # type: ignore[arg-type]
         assert guided > published
@@ -156,7 +156,7 @@ def test_the_prior_is_in_the_first_generation(init: str, population: int) -> Non
     ratios = [[1.0 + i] * 2 for i in range(8)]
     wanted = space.profile(ratios)
     assert wanted is not None
-    given_settings = Settings(population=population, elites=1, iterations=1, init=init)
+    given_settings = SearchSettings(population=population, elites=1, iterations=1, init=init)
     batch = Guided(space, given_settings, prior=Prior(ratios)).ask()
     assert batch is not None and len(batch.proposals) == population
     assert [p.candidate for p in batch.proposals].count(wanted) == 1
@@ -166,7 +166,7 @@ def test_the_prior_gives_way_to_seeds() -> None:
     space = toys.space(0.6)
     rng = np.random.default_rng(0)
     seeds = [space.sample(rng) for _ in range(2)]
-    given_settings = Settings(population=2, elites=1, iterations=1, init="given")
+    given_settings = SearchSettings(population=2, elites=1, iterations=1, init="given")
     batch = Guided(space, given_settings, prior=Prior([[1.0 + i] * 2 for i in range(8)]), seeds=seeds).ask()  # type: ignore[arg-type]
     assert batch is not None
     assert [p.candidate for p in batch.proposals] == seeds

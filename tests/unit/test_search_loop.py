@@ -14,11 +14,11 @@ from toys import Memory, Toy
 from tracenas.errors import UserError
 from tracenas.rundir import Journal
 from tracenas.space import Architecture, SearchSpace
-from tracenas.strategies import STRATEGIES, Progress, Score, Settings, generations, run_search
+from tracenas.strategies import STRATEGIES, Progress, Score, SearchSettings, generations, run_search
 from tracenas.strategies.evolution import Evolution
 from tracenas.strategies.score import jsonable
 
-SMALL = Settings(population=6, elites=2, iterations=4, init="uniform")
+SMALL = SearchSettings(population=6, elites=2, iterations=4, init="uniform")
 SPACE = toys.space(0.6)
 
 
@@ -37,7 +37,7 @@ def run(
     stop: int | None = None,
     space: SearchSpace = SPACE,
     name: str = "evolution",
-    settings: Settings = SMALL,
+    settings: SearchSettings = SMALL,
 ) -> Any:
     """A run that is interrupted before its evaluation number `stop`."""
     toy = Toy(space)

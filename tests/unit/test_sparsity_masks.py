@@ -6,32 +6,32 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tracenas.errors import UserError
-from tracenas.saliency.masks import Target, keep, nm_holds, pruned_count, threshold
+from tracenas.saliency.masks import Sparsity, keep, nm_holds, pruned_count, threshold
 
 TARGETS = {
-    "0.5": Target(0.5),
-    "50%": Target(0.5),
-    "0": Target(0.0),
-    "2:4": Target(0.5, 2, 4),
-    " 4:8 ": Target(0.5, 4, 8),
-    "1:4": Target(0.75, 1, 4),
+    "0.5": Sparsity(0.5),
+    "50%": Sparsity(0.5),
+    "0": Sparsity(0.0),
+    "2:4": Sparsity(0.5, 2, 4),
+    " 4:8 ": Sparsity(0.5, 4, 8),
+    "1:4": Sparsity(0.75, 1, 4),
 }
 
 
 @pytest.mark.parametrize(("text", "target"), TARGETS.items())
-def test_targets_are_read(text: str, target: Target) -> None:
-    assert Target.parse(text) == target
+def test_targets_are_read(text: str, target: Sparsity) -> None:
+    assert Sparsity.parse(text) == target
 
 
 @pytest.mark.parametrize("text", ["1", "1.0", "-0.1", "100%", "nan", "inf", "half", "4:2", "2:2", "0:4", "2:4:8", ""])
 def test_other_sparsities_are_refused(text: str) -> None:
     with pytest.raises(UserError, match=r"accepted: a share in \[0, 1\)"):
-        Target.parse(text)
+        Sparsity.parse(text)
 
 
 def test_a_width_that_m_does_not_divide_is_refused() -> None:
     with pytest.raises(UserError, match="layer 0 o_proj has 10 inputs, which is not divisible by 4"):
-        Target.parse("2:4").check_columns(10, "layer 0 o_proj")
+        Sparsity.parse("2:4").check_columns(10, "layer 0 o_proj")
 
 
 def test_counts_of_decimal_shares_are_exact() -> None:
@@ -47,7 +47,7 @@ scores = st.integers(0, 2**31).map(
 @settings(deadline=None, max_examples=30)
 @given(scores, st.sampled_from([0.0, 0.25, 0.5, 0.9]))
 def test_rows_and_layers_lose_exactly_their_lowest(score: torch.Tensor, share: float) -> None:
-    by_row, by_layer = keep(score, Target(share)), keep(score, Target(share), "layer")
+    by_row, by_layer = keep(score, Sparsity(share)), keep(score, Sparsity(share), "layer")
     assert bool(((~by_row).sum(dim=1) == pruned_count(16, share)).all())
     assert int((~by_layer).sum()) == pruned_count(96, share)
     for i in range(6):
@@ -61,7 +61,7 @@ def test_rows_and_layers_lose_exactly_their_lowest(score: torch.Tensor, share: f
 @given(scores, st.sampled_from([(2, 4), (4, 8), (1, 4), (3, 4)]))
 def test_n_of_every_m_stay(score: torch.Tensor, pattern: tuple[int, int]) -> None:
     n, m = pattern
-    target = Target(1 - n / m, n, m)
+    target = Sparsity(1 - n / m, n, m)
     stays = keep(score, target)
     groups, values = stays.view(6, -1, m), score.view(6, -1, m)
     assert bool((groups.sum(dim=-1) == n).all())
@@ -72,7 +72,7 @@ def test_n_of_every_m_stay(score: torch.Tensor, pattern: tuple[int, int]) -> Non
 
 
 def test_of_equal_scores_the_earlier_goes_first() -> None:
-    assert keep(torch.zeros(1, 4), Target(0.5)).tolist() == [[False, False, True, True]]
+    assert keep(torch.zeros(1, 4), Sparsity(0.5)).tolist() == [[False, False, True, True]]
 
 
 @settings(deadline=None, max_examples=30)

@@ -10,7 +10,7 @@ from toys import Memory
 
 from tracenas.errors import UserError
 from tracenas.space.sparsity import Shares, SparsitySpace
-from tracenas.strategies import STRATEGIES, Score, Settings, run_search
+from tracenas.strategies import STRATEGIES, Score, SearchSettings, run_search
 
 SIZES = [[("attention", 4000), ("mlp", 9000)]] * 5
 
@@ -80,7 +80,7 @@ def test_the_strategies_of_the_structured_search_drive_it(name: str) -> None:
         for c in candidates:  # the MLP is worth more
             yield Score(-sum(v * (1 if n == "mlp" else 0.1) for (_, n), v in c.by_key().items()), loss=1.0)
 
-    made = STRATEGIES.get(name)(s, Settings(10, 3, 5, init="uniform", seed=1))
+    made = STRATEGIES.get(name)(s, SearchSettings(10, 3, 5, init="uniform", seed=1))
     result = run_search(made, toy, Memory())
     uniform = s.uniform()
     assert uniform is not None

@@ -13,7 +13,7 @@ from toys import Memory
 
 from tracenas.errors import UserError
 from tracenas.rundir import Journal
-from tracenas.strategies import Score, Settings, run_search
+from tracenas.strategies import Score, SearchSettings, run_search
 from tracenas.symbolic import parse
 from tracenas.symbolic.analysis import correlations, front, spearman, usage
 from tracenas.symbolic.evolve import GeneticProgramming, Programming
@@ -21,10 +21,10 @@ from tracenas.symbolic.grammar import ExpressionSpace, Program
 from tracenas.symbolic.pool import WorkerPool
 from tracenas.symbolic.simplify import simplify
 
-SMALL = Settings(population=12, elites=2, iterations=6, crossover=0.5, init="random", seed=3)
+SMALL = SearchSettings(population=12, elites=2, iterations=6, crossover=0.5, init="random", seed=3)
 
 
-def strategy(settings: Settings = SMALL, **programming: Any) -> GeneticProgramming:
+def strategy(settings: SearchSettings = SMALL, **programming: Any) -> GeneticProgramming:
     return GeneticProgramming(ExpressionSpace(max_nodes=12), settings, Programming(**programming))
 
 
@@ -52,7 +52,7 @@ def test_programs_are_simplified_distinct_and_small() -> None:
 
 
 def test_search_finds_a_simple_product() -> None:
-    settings = Settings(population=40, elites=4, iterations=10, crossover=0.5, init="random", seed=0)
+    settings = SearchSettings(population=40, elites=4, iterations=10, crossover=0.5, init="random", seed=0)
     result = run_search(strategy(settings), toy, Memory())
     assert result.best.expression.variables >= {"W", "X"} and result.best.expression.nodes <= 3
 
@@ -95,7 +95,7 @@ def test_patience_ends_a_stagnating_search() -> None:
 
 def test_failed_metrics_score_worst_and_are_recorded() -> None:
     seeds = [Program(parse("mms(G)")), Program(parse("W * X"))]
-    settings = Settings(population=4, elites=1, iterations=2, init="random")
+    settings = SearchSettings(population=4, elites=1, iterations=2, init="random")
     gp = GeneticProgramming(ExpressionSpace(), settings, Programming(), seeds=seeds)
     result = run_search(gp, toy, Memory())
     assert result.records[0]["status"] == "failed" and result.records[0]["score"] is None

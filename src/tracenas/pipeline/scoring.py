@@ -16,7 +16,7 @@ from tracenas.reporting.progress import stage_progress
 from tracenas.rundir import Journal
 from tracenas.scoring.combined import CombinedEvaluator
 from tracenas.scoring.evaluator import Evaluator
-from tracenas.scoring.measuring import Settings
+from tracenas.scoring.measuring import ScoringSettings
 from tracenas.scoring.panel import Panel
 from tracenas.scoring.raced import RacingEvaluator
 from tracenas.space.architecture import Architecture
@@ -76,8 +76,8 @@ def make_panel(session: Session, names: Sequence[str], rank: int, compensated: R
     return Panel(net, session.space, session.tokens, proxies, _measuring(session, rank), compensated)
 
 
-def _measuring(session: Session, rank: int) -> Settings:
-    return Settings(rank, session.seed, session.micro_batch)
+def _measuring(session: Session, rank: int) -> ScoringSettings:
+    return ScoringSettings(rank, session.seed, session.micro_batch)
 
 
 def _scored_pool(session: Session, panel: Panel) -> list[dict[str, Any]]:

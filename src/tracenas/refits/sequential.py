@@ -81,7 +81,7 @@ def sequential_outputs(
 
 
 @dataclass(frozen=True)
-class _Block:
+class _BlockTargets:
     """One block's part of the problem; lists have an entry per micro-batch.
 
     Args:
@@ -101,7 +101,7 @@ class _Block:
 
 def _advance_dense(
     net: Supernet, runner: BlockRunner, index: int, dense: list[Tensor], pruned: list[Tensor], stream: bool
-) -> _Block:
+) -> _BlockTargets:
     """Move the dense stream over block `index`, and note what its sub-blocks gave."""
     subs = [sub for sub in net.blocks[index].sub_blocks if sub.spec.units and not sub.stacked]
     shares: dict[str, list[Tensor]] = {sub.spec.name: [] for sub in subs}
@@ -115,7 +115,7 @@ def _advance_dense(
                 watching.enter_context(watch(module, lambda _, output, values=values: values.append(output)))  # type: ignore[misc]
         runner.advance(index, dense)
     gaps = [(d - p).flatten(0, -2) for d, p in zip(before, pruned, strict=True)] if stream else None
-    return _Block(index, list(pruned), gaps, outputs, shares)
+    return _BlockTargets(index, list(pruned), gaps, outputs, shares)
 
 
 @contextmanager
@@ -165,7 +165,7 @@ class _PostNorm:
 def _fit(
     net: Supernet,
     runner: BlockRunner,
-    block: _Block,
+    block: _BlockTargets,
     sub: SubBlock,
     layer: Layer,
     fitted: dict[Key, Tensor],

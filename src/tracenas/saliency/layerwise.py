@@ -17,14 +17,14 @@ from tracenas.models.surgery.ordering import Key
 from tracenas.models.surgery.stepping import BlockRunner, watch
 from tracenas.saliency.gradients import GradientStore
 from tracenas.saliency.linear import linear_module, projections
-from tracenas.saliency.masks import Target
+from tracenas.saliency.masks import Sparsity
 from tracenas.saliency.unstructured import Metric, Statistics
 
-__all__ = ["BlockWalk", "Layer", "Plan", "prune_blocks", "statistics"]
+__all__ = ["BlockWalk", "LinearLayer", "SparsityPlan", "prune_blocks", "statistics"]
 
 
 @dataclass(frozen=True)
-class Layer:
+class LinearLayer:
     """One linear layer of the walk."""
 
     block: int
@@ -48,7 +48,7 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Plan:
+class SparsityPlan:
     """What to prune.
 
     Args:
@@ -60,14 +60,14 @@ class Plan:
     """
 
     metric: Metric
-    target: Target
+    target: Sparsity
     compare: str = "row"
     shares: Mapping[Key, float] = field(default_factory=dict)
     seed: int = 0
 
-    def layer_target(self, layer: Layer) -> Target:
+    def layer_target(self, layer: LinearLayer) -> Sparsity:
         """The layer's own target."""
-        return Target(self.shares[layer.key]) if layer.key in self.shares else self.target
+        return Sparsity(self.shares[layer.key]) if layer.key in self.shares else self.target
 
 
 class BlockWalk:
@@ -87,11 +87,11 @@ class BlockWalk:
         """What enters the next block."""
         return self._runner.embed(self.tokens, self._micro_batch)
 
-    def layers(self, index: int) -> list[Layer]:
+    def layers(self, index: int) -> list[LinearLayer]:
         """The linear layers of a block."""
-        return [Layer(i, sub, p) for i, sub, p in projections(self.blocks) if i == index]
+        return [LinearLayer(i, sub, p) for i, sub, p in projections(self.blocks) if i == index]
 
-    def watch(self, index: int, see: Callable[[Layer, Tensor], None]) -> None:
+    def watch(self, index: int, see: Callable[[LinearLayer, Tensor], None]) -> None:
         """Show the input [tokens, columns] of every linear layer of a block; layers that share one, once."""
         first = {layer.source: layer for layer in reversed(self.layers(index))}
         with ExitStack() as watching:
@@ -108,11 +108,11 @@ class BlockWalk:
 
 def statistics(
     walk: BlockWalk, index: int, needs: frozenset[str], *, gradients: GradientStore | None = None, seed: int = 0
-) -> Iterator[tuple[Layer, Statistics]]:
+) -> Iterator[tuple[LinearLayer, Statistics]]:
     """Every linear layer of a block with what a metric needs of it, on the walk's current inputs."""
     squares: dict[str, Tensor] = {}
 
-    def see(layer: Layer, x: Tensor) -> None:
+    def see(layer: LinearLayer, x: Tensor) -> None:
         total = x.T @ x if "gram" in needs else x.square().sum(dim=0)
         squares[layer.source] = squares[layer.source] + total if layer.source in squares else total
 
@@ -136,7 +136,7 @@ def statistics(
         )
 
 
-def _stored(gradients: GradientStore | None, layer: Layer, kind: str) -> Tensor:
+def _stored(gradients: GradientStore | None, layer: LinearLayer, kind: str) -> Tensor:
     if gradients is None:
         raise ValueError(f"{layer.name}: the metric reads '{kind}', and no gradients were given")
     return gradients.get(layer.block, layer.projection.path, kind)
@@ -144,8 +144,8 @@ def _stored(gradients: GradientStore | None, layer: Layer, kind: str) -> Tensor:
 
 def prune_blocks(
     walk: BlockWalk,
-    plan: Plan,
-    decide: Callable[[Layer, Statistics], tuple[Tensor | None, Tensor]],
+    plan: SparsityPlan,
+    decide: Callable[[LinearLayer, Statistics], tuple[Tensor | None, Tensor]],
     *,
     gradients: GradientStore | None = None,
     on_block: Callable[[int], None] | None = None,

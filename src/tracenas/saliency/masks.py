@@ -13,14 +13,14 @@ from torch import Tensor
 
 from tracenas.errors import UserError
 
-__all__ = ["COMPARISONS", "Target", "Threshold", "keep", "nm_holds", "pruned_count", "threshold"]
+__all__ = ["COMPARISONS", "Sparsity", "Threshold", "keep", "nm_holds", "pruned_count", "threshold"]
 
 COMPARISONS = ("row", "layer", "global")
 """Weights are compared within their output row, their matrix, or all matrices of the model."""
 
 
 @dataclass(frozen=True)
-class Target:
+class Sparsity:
     """How sparse: a share of the weights, or N of every M consecutive inputs stay.
 
     Args:
@@ -33,7 +33,7 @@ class Target:
     m: int = 0
 
     @classmethod
-    def parse(cls, text: str) -> "Target":
+    def parse(cls, text: str) -> "Sparsity":
         """`0.5`, `50%` or `2:4`.
 
         Raises:
@@ -72,7 +72,7 @@ def pruned_count(size: int, share: float) -> int:
     return int(share * size + 1e-9)
 
 
-def keep(score: Tensor, target: Target, compare: str = "row") -> Tensor:
+def keep(score: Tensor, target: Sparsity, compare: str = "row") -> Tensor:
     """Where weights stay, bool [rows, columns]: all but the lowest scores of every row, group or the matrix."""
     if target.m:
         rows, columns = score.shape
@@ -91,7 +91,7 @@ def _lowest_out(score: Tensor, count: int) -> Tensor:
     return torch.ones_like(score, dtype=torch.bool).scatter_(-1, order, False)
 
 
-def nm_holds(weight: Tensor, target: Target) -> bool:
+def nm_holds(weight: Tensor, target: Sparsity) -> bool:
     """Whether at most N of every M consecutive inputs of a row are not 0."""
     rows, columns = weight.shape
     return bool(((weight.reshape(rows, columns // target.m, target.m) != 0).sum(dim=-1) <= target.n).all())

@@ -17,7 +17,7 @@ from tracenas.models.checkpoints.shards import Entry
 from tracenas.models.surgery.ordering import Key
 from tracenas.rundir import writing
 from tracenas.saliency.gradients import GradientStore
-from tracenas.saliency.layerwise import BlockWalk, Layer, Plan, prune_blocks, statistics
+from tracenas.saliency.layerwise import BlockWalk, LinearLayer, SparsityPlan, prune_blocks, statistics
 from tracenas.saliency.linear import linear_module, projections
 from tracenas.saliency.masks import COMPARISONS, keep, threshold
 from tracenas.saliency.unstructured import Metric, Statistics
@@ -32,7 +32,7 @@ __all__ = [
     "sparsify_model",
 ]
 
-Explain = Callable[[Metric, Layer, Statistics], str]
+Explain = Callable[[Metric, LinearLayer, Statistics], str]
 """Says why a metric cannot rank a layer, for a message."""
 
 
@@ -62,7 +62,7 @@ class LayerCount:
         return {**asdict(self), "sparsity": self.share}
 
 
-def check(model: Any, blocks: Sequence[Block], plan: Plan) -> None:
+def check(model: Any, blocks: Sequence[Block], plan: SparsityPlan) -> None:
     """Refuse what cannot work before any work is done.
 
     Raises:
@@ -84,7 +84,7 @@ def check(model: Any, blocks: Sequence[Block], plan: Plan) -> None:
         target.check_columns(p.columns, f"layer {index} {p.path}")
 
 
-def checked_score(metric: Metric, layer: Layer, measured: Statistics, explain: Explain | None = None) -> Tensor:
+def checked_score(metric: Metric, layer: LinearLayer, measured: Statistics, explain: Explain | None = None) -> Tensor:
     """The metric's scores of one layer.
 
     Raises:
@@ -104,7 +104,7 @@ def sparsify_model(
     model: Any,
     blocks: Sequence[Block],
     tokens: Tensor,
-    plan: Plan,
+    plan: SparsityPlan,
     *,
     micro_batch: int = 1,
     gradients: GradientStore | None = None,
@@ -122,7 +122,7 @@ def sparsify_model(
     walk = BlockWalk(model, blocks, tokens, micro_batch)
     counts: list[LayerCount] = []
 
-    def count(layer: Layer, mask: Tensor) -> None:
+    def count(layer: LinearLayer, mask: Tensor) -> None:
         pruned = int((~mask).sum())
         rows, columns = mask.shape
         counts.append(LayerCount(layer.name, layer.key[1], rows, columns, pruned, 0))
@@ -132,7 +132,7 @@ def sparsify_model(
             _prune_globally(walk, plan, Path(directory), gradients, explain, count, on_block)
     else:
 
-        def decide(layer: Layer, measured: Statistics) -> tuple[Tensor | None, Tensor]:
+        def decide(layer: LinearLayer, measured: Statistics) -> tuple[Tensor | None, Tensor]:
             target = plan.layer_target(layer)
             if plan.metric.solve is not None:
                 weight, mask = plan.metric.solve(measured, target)
@@ -177,11 +177,11 @@ def _sparse(weight: Tensor, entry: Entry, solved: bool) -> Tensor:
 
 def _prune_globally(
     walk: BlockWalk,
-    plan: Plan,
+    plan: SparsityPlan,
     directory: Path,
     gradients: GradientStore | None,
     explain: Explain | None,
-    count: Callable[[Layer, Tensor], None],
+    count: Callable[[LinearLayer, Tensor], None],
     on_block: Callable[[int], None] | None,
 ) -> None:
     for index in range(len(walk.blocks)):

@@ -9,14 +9,14 @@ from tracenas.models.functionals.memory import attempt
 from tracenas.models.surgery.supernet import PlainRealisation, Realisation, Supernet
 from tracenas.proxies import Measurement, Proxy
 from tracenas.proxies.phi import correlations
-from tracenas.scoring.measuring import Measurer, Settings, proxy_value
+from tracenas.scoring.measuring import Measurer, ScoringSettings, proxy_value
 from tracenas.scoring.scorer import Scorer
 from tracenas.space.architecture import Architecture
 from tracenas.space.costs import sub_blocks
 from tracenas.space.search_space import SearchSpace
 from tracenas.strategies.score import Score
 
-__all__ = ["Evaluator", "Settings", "trace_details"]
+__all__ = ["Evaluator", "ScoringSettings", "trace_details"]
 
 
 class Evaluator(Scorer[Architecture]):
@@ -39,7 +39,7 @@ class Evaluator(Scorer[Architecture]):
         space: SearchSpace,
         tokens: Tensor,
         proxy: Proxy,
-        settings: Settings,
+        settings: ScoringSettings,
         realisation: Realisation | None = None,
     ) -> None:
         self.net, self.space, self.proxy, self.settings = net, space, proxy, settings

@@ -27,10 +27,10 @@ from tracenas.proxies.trace import FULL, Trace, TraceRecorder, correlation_sums
 from tracenas.saliency.gradients import GradientStore
 from tracenas.saliency.layerwise import BlockWalk, statistics
 from tracenas.saliency.linear import linear_module, projections
-from tracenas.saliency.masks import Target, keep
+from tracenas.saliency.masks import Sparsity, keep
 from tracenas.saliency.sparsify import checked_score
 from tracenas.saliency.unstructured import Metric
-from tracenas.scoring.measuring import Settings
+from tracenas.scoring.measuring import ScoringSettings
 from tracenas.scoring.scorer import Scorer
 from tracenas.space.architecture import Architecture
 from tracenas.space.sparsity import Shares
@@ -71,7 +71,7 @@ class MaskedWeights:
     def masks(self, shares: Mapping[Key, float]) -> dict[tuple[int, str], Tensor]:
         """Where weights stay, per (block, projection)."""
         return {
-            (index, p.path): keep(self._scores[index, p.path], Target(shares[index, sub.spec.name]), self.compare)
+            (index, p.path): keep(self._scores[index, p.path], Sparsity(shares[index, sub.spec.name]), self.compare)
             for index, sub, p in projections(self.blocks)
         }
 
@@ -110,7 +110,7 @@ class SparsityEvaluator(Scorer[Shares]):
         parameters: Any,
         tokens: Tensor,
         proxy: Proxy,
-        settings: Settings,
+        settings: ScoringSettings,
     ) -> None:
         self.masked, self.base, self.parameters = masked, base, parameters
         self.proxy, self.settings = proxy, settings

@@ -19,11 +19,11 @@ from tracenas.scoring.observers import OBSERVERS, AnchoredObserver, Observer
 from tracenas.space.architecture import Architecture
 from tracenas.space.search_space import SearchSpace
 
-__all__ = ["Measurer", "Settings", "proxy_value"]
+__all__ = ["Measurer", "ScoringSettings", "proxy_value"]
 
 
 @dataclass(frozen=True)
-class Settings:
+class ScoringSettings:
     """How candidates are measured.
 
     Args:
@@ -53,7 +53,7 @@ class Measurer:
     """
 
     def __init__(
-        self, net: Supernet, space: SearchSpace, tokens: Tensor, needs: Collection[str], settings: Settings
+        self, net: Supernet, space: SearchSpace, tokens: Tensor, needs: Collection[str], settings: ScoringSettings
     ) -> None:
         self.net, self.space, self.settings = net, space, settings
         self.tokens = tokens.to(net.device)

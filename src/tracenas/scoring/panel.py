@@ -9,7 +9,7 @@ from torch import Tensor
 from tracenas.models.functionals.memory import attempt
 from tracenas.models.surgery.supernet import PlainRealisation, Realisation, Supernet
 from tracenas.proxies import Measurement, Proxy
-from tracenas.scoring.measuring import Measurer, Settings, proxy_value
+from tracenas.scoring.measuring import Measurer, ScoringSettings, proxy_value
 from tracenas.space.architecture import Architecture
 from tracenas.space.search_space import SearchSpace
 
@@ -67,7 +67,7 @@ class Panel:
         space: SearchSpace,
         tokens: Tensor,
         proxies: Sequence[Proxy],
-        settings: Settings,
+        settings: ScoringSettings,
         compensated: Realisation | None = None,
     ) -> None:
         self.proxies = tuple(proxies)

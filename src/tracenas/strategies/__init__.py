@@ -5,7 +5,7 @@ from tracenas.strategies.loop import Log, Progress, run_search
 from tracenas.strategies.protocol import Batch, Candidate, Proposal, Space, Strategy, StrategyFactory
 from tracenas.strategies.result import Generation, SearchResult, generations
 from tracenas.strategies.score import Score
-from tracenas.strategies.settings import INITS, Prior, Settings
+from tracenas.strategies.settings import INITS, Prior, SearchSettings
 
 __all__ = [
     "INITS",
@@ -19,7 +19,7 @@ __all__ = [
     "Proposal",
     "Score",
     "SearchResult",
-    "Settings",
+    "SearchSettings",
     "Space",
     "Strategy",
     "StrategyFactory",

@@ -10,7 +10,7 @@ from tracenas.errors import UserError
 from tracenas.strategies.draw import Draws
 from tracenas.strategies.generational import Generational
 from tracenas.strategies.protocol import Candidate, Proposal, Space
-from tracenas.strategies.settings import Prior, Settings
+from tracenas.strategies.settings import Prior, SearchSettings
 
 __all__ = ["Evolution"]
 
@@ -36,7 +36,7 @@ class Evolution(Generational[C]):
     """
 
     def __init__(
-        self, space: Space[C], settings: Settings, *, prior: Prior | None = None, seeds: Sequence[C] = ()
+        self, space: Space[C], settings: SearchSettings, *, prior: Prior | None = None, seeds: Sequence[C] = ()
     ) -> None:
         if settings.init == "importance" and prior is None:
             raise UserError("init 'importance' needs an importance prior; without one: uniform, random")

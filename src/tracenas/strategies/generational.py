@@ -9,7 +9,7 @@ import numpy as np
 from tracenas.errors import UserError
 from tracenas.strategies.draw import Draws
 from tracenas.strategies.protocol import Batch, Candidate, Proposal, Space
-from tracenas.strategies.settings import Settings
+from tracenas.strategies.settings import SearchSettings
 
 __all__ = ["Generational", "feasible"]
 
@@ -32,7 +32,7 @@ class Generational(ABC, Generic[C]):
         UserError: if there are more seeds than places.
     """
 
-    def __init__(self, space: Space[C], settings: Settings, seeds: Sequence[C], places: int) -> None:
+    def __init__(self, space: Space[C], settings: SearchSettings, seeds: Sequence[C], places: int) -> None:
         if len(seeds) > places:
             raise UserError(f"{len(seeds)} seed architectures for {places} places in the initial population")
         self.space = space

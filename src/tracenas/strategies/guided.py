@@ -8,7 +8,7 @@ import numpy as np
 
 from tracenas.strategies.evolution import Evolution
 from tracenas.strategies.protocol import Candidate, Proposal, Space
-from tracenas.strategies.settings import Prior, Settings
+from tracenas.strategies.settings import Prior, SearchSettings
 from tracenas.strategies.surrogate import Surrogate, features, fit
 
 __all__ = ["Guided", "LocalSpace"]
@@ -46,7 +46,7 @@ class Guided(Evolution[C]):
     space: LocalSpace[C]
 
     def __init__(
-        self, space: LocalSpace[C], settings: Settings, *, prior: Prior | None = None, seeds: Sequence[C] = ()
+        self, space: LocalSpace[C], settings: SearchSettings, *, prior: Prior | None = None, seeds: Sequence[C] = ()
     ) -> None:
         super().__init__(space, settings, prior=prior, seeds=[*seeds, *_by_importance(space, settings, prior, seeds)])
         self._measured: list[tuple[float, np.ndarray]] = []
@@ -82,7 +82,7 @@ class Guided(Evolution[C]):
         return Proposal(candidate, feasible=False) if near is None else Proposal(near)
 
 
-def _by_importance(space: Space[C], settings: Settings, prior: Prior | None, seeds: Sequence[C]) -> list[C]:
+def _by_importance(space: Space[C], settings: SearchSettings, prior: Prior | None, seeds: Sequence[C]) -> list[C]:
     """The architecture of the prior; none where it is the anchor already, or where there is no place for it."""
     if prior is None or settings.init == "importance" or len(seeds) >= settings.seats:
         return []

@@ -6,7 +6,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
-from tracenas.strategies.settings import Prior, Settings
+from tracenas.strategies.settings import Prior, SearchSettings
 
 __all__ = ["Batch", "Candidate", "Proposal", "Space", "Strategy", "StrategyFactory"]
 
@@ -98,7 +98,7 @@ class Strategy(Protocol[C]):
         ...
 
     @property
-    def settings(self) -> Settings:
+    def settings(self) -> SearchSettings:
         """Sizes and rates."""
         ...
 
@@ -125,7 +125,7 @@ class StrategyFactory(Protocol):
     """What the registry holds: a strategy's class."""
 
     def __call__(
-        self, space: Space[Any], settings: Settings, *, prior: Prior | None = None, seeds: Sequence[Any] = ()
+        self, space: Space[Any], settings: SearchSettings, *, prior: Prior | None = None, seeds: Sequence[Any] = ()
     ) -> Strategy[Any]:
         """A strategy at its beginning."""
         ...

@@ -8,7 +8,7 @@ import numpy as np
 from tracenas.strategies.draw import Draws
 from tracenas.strategies.generational import Generational
 from tracenas.strategies.protocol import Candidate, Space
-from tracenas.strategies.settings import Prior, Settings
+from tracenas.strategies.settings import Prior, SearchSettings
 
 __all__ = ["RandomSearch"]
 
@@ -25,7 +25,7 @@ class RandomSearch(Generational[C]):
     """
 
     def __init__(
-        self, space: Space[C], settings: Settings, *, prior: Prior | None = None, seeds: Sequence[C] = ()
+        self, space: Space[C], settings: SearchSettings, *, prior: Prior | None = None, seeds: Sequence[C] = ()
     ) -> None:
         super().__init__(space, settings, seeds, settings.population)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from tracenas.errors import UserError
 from tracenas.registry import did_you_mean
 
-__all__ = ["INITS", "Prior", "Settings"]
+__all__ = ["INITS", "Prior", "SearchSettings"]
 
 INITS = ("importance", "uniform", "random", "given")
 
@@ -26,7 +26,7 @@ class Prior:
 
 
 @dataclass(frozen=True)
-class Settings:
+class SearchSettings:
     """Table 5, with decision 8 where the paper is silent.
 
     Args:

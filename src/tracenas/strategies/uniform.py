@@ -5,7 +5,7 @@ from typing import Generic, TypeVar
 
 from tracenas.errors import UserError
 from tracenas.strategies.protocol import Batch, Candidate, Proposal, Space
-from tracenas.strategies.settings import Prior, Settings
+from tracenas.strategies.settings import Prior, SearchSettings
 
 __all__ = ["Uniform"]
 
@@ -25,7 +25,7 @@ class Uniform(Generic[C]):
     generations = 1
 
     def __init__(
-        self, space: Space[C], settings: Settings, *, prior: Prior | None = None, seeds: Sequence[C] = ()
+        self, space: Space[C], settings: SearchSettings, *, prior: Prior | None = None, seeds: Sequence[C] = ()
     ) -> None:
         self.space = space
         self.settings = settings

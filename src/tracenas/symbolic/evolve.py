@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tracenas.errors import UserError
-from tracenas.strategies import Settings
+from tracenas.strategies import SearchSettings
 from tracenas.strategies.draw import Draws
 from tracenas.strategies.generational import Generational, feasible
 from tracenas.symbolic.grammar import ExpressionSpace, Program
@@ -21,7 +21,7 @@ __all__ = ["GeneticProgramming", "Programming"]
 
 @dataclass(frozen=True)
 class Programming:
-    """What genetic programming has beside `tracenas.strategies.Settings`.
+    """What genetic programming has beside `tracenas.strategies.SearchSettings`.
 
     Args:
         tournament: programs that are drawn for a parent; the best of them becomes it.
@@ -60,7 +60,12 @@ class GeneticProgramming(Generational[Program]):
     space: ExpressionSpace
 
     def __init__(
-        self, space: ExpressionSpace, settings: Settings, programming: Programming, *, seeds: Sequence[Program] = ()
+        self,
+        space: ExpressionSpace,
+        settings: SearchSettings,
+        programming: Programming,
+        *,
+        seeds: Sequence[Program] = (),
     ) -> None:
         super().__init__(space, settings, seeds, settings.population)
         self.programming = programming

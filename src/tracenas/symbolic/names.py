@@ -6,7 +6,7 @@ from pathlib import Path
 from torch import Tensor
 
 from tracenas.errors import UserError
-from tracenas.saliency.layerwise import Layer
+from tracenas.saliency.layerwise import LinearLayer
 from tracenas.saliency.sparsify import Explain
 from tracenas.saliency.unstructured import METRICS, Metric, Statistics
 from tracenas.symbolic import KNOWN, VARIABLES, Located, locate
@@ -47,7 +47,7 @@ def as_metric(located: Located) -> tuple[Metric, Explain]:
         reads = {name: statistics.read(_READS[name]) for name in expression.variables - {"W"}}
         return {"W": statistics.weight.abs(), **reads}
 
-    def explain(_: Metric, layer: Layer, statistics: Statistics) -> str:
+    def explain(_: Metric, layer: LinearLayer, statistics: Statistics) -> str:
         path, kind = fault(expression, variables(statistics)) or ((), "is not usable")
         return f"metric '{located.text}': {located.place(path)} {kind} on {layer.name}"
 

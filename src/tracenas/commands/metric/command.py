@@ -29,8 +29,8 @@ from tracenas.reporting.terminal import Table, print_table
 from tracenas.rundir import Journal, provenance, read_json, write_json
 from tracenas.saliency.gradients import write_gradients
 from tracenas.saliency.linear import projections
-from tracenas.saliency.masks import Target
-from tracenas.strategies import Score, SearchResult, Settings, run_search
+from tracenas.saliency.masks import Sparsity
+from tracenas.strategies import Score, SearchResult, SearchSettings, run_search
 from tracenas.symbolic import KNOWN, locate
 from tracenas.symbolic.analysis import findings
 from tracenas.symbolic.evolve import GeneticProgramming, Programming
@@ -95,7 +95,7 @@ def search(config: MetricSearchConfig) -> MetricSearched:
         probe(config.text_field, config.data, config.eval_text)
     variables = tuple(sorted(v for v in config.variables.replace(" ", "").split(",") if v))
     space = ExpressionSpace(variables, config.max_nodes, config.initial_depth)
-    settings = Settings(
+    settings = SearchSettings(
         config.population, config.elites, config.iterations, config.crossover, init="random", seed=config.seed
     )
     seeds = [Program(locate(t).expression) for t in KNOWN.values()] if config.init == "known" else []
@@ -120,7 +120,7 @@ def search(config: MetricSearchConfig) -> MetricSearched:
 
 
 def _check_sparsity(config: MetricSearchConfig, source: ModelSource) -> None:
-    target = Target.parse(config.sparsity)
+    target = Sparsity.parse(config.sparsity)
     if target.m and config.compare != "row":
         raise UserError(f"sparsity {config.sparsity} compares within groups of a row: compare must be row")
     for index, _, projection in projections(source.blocks()):

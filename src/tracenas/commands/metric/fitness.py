@@ -17,9 +17,9 @@ from tracenas.models.checkpoints.loading import load
 from tracenas.models.functionals.perplexity import perplexity
 from tracenas.pipeline.run_directory import CALIBRATION
 from tracenas.saliency.gradients import GradientStore
-from tracenas.saliency.layerwise import BlockWalk, Plan, statistics
+from tracenas.saliency.layerwise import BlockWalk, SparsityPlan, statistics
 from tracenas.saliency.linear import linear_module, projections
-from tracenas.saliency.masks import Target
+from tracenas.saliency.masks import Sparsity
 from tracenas.saliency.sparsify import sparsify_model
 from tracenas.symbolic.names import find_metric
 from tracenas.threads import set_threads
@@ -62,7 +62,7 @@ class Fitness:
         blocks: Sequence[Block],
         tokens: Tensor,
         windows: Tensor,
-        target: Target,
+        target: Sparsity,
         compare: str,
         *,
         gradients: GradientStore | None,
@@ -89,7 +89,7 @@ class Fitness:
 
         try:
             metric, explain = find_metric(task["metric"])
-            plan = Plan(metric, self.target, self.compare, seed=self.seed)
+            plan = SparsityPlan(metric, self.target, self.compare, seed=self.seed)
             with copied_weights(self.model, self.blocks) as dense:
                 sparsify_model(
                     self.model,
@@ -145,7 +145,7 @@ def build(spec: dict[str, Any]) -> Callable[[dict[str, Any]], dict[str, Any]]:
         loaded.blocks(),
         load_tokens(run / CALIBRATION).to(loaded.device),
         load_tokens(run / HELD_OUT).to(loaded.device),
-        Target.parse(spec["sparsity"]),
+        Sparsity.parse(spec["sparsity"]),
         spec["compare"],
         gradients=GradientStore(run / GRADIENTS) if spec["gradients"] else None,
         micro_batch=spec["micro_batch"],

@@ -22,7 +22,7 @@ from tracenas.scoring.workload import Memory, Shape, Workload, default_micro_bat
 from tracenas.space import costs
 from tracenas.space.architecture import Architecture
 from tracenas.space.search_space import SearchSpace
-from tracenas.strategies import Settings
+from tracenas.strategies import SearchSettings
 
 if TYPE_CHECKING:
     from tracenas.benchmark.machine import Rates
@@ -144,7 +144,7 @@ def plan(config: PlanConfig) -> SearchPlan:
     source = open_source(config.model)
     target = resolve_target(source, config, params=config.params, tolerance=config.tolerance)
     space, blocks, hidden = target.space, target.blocks, target.hidden
-    settings = Settings(population=config.population, elites=config.elites, iterations=config.iterations)
+    settings = SearchSettings(population=config.population, elites=config.elites, iterations=config.iterations)
     proxy = resolve_proxy(config.proxy, source)
     check_used(config.model_copy(update={"proxy": proxy}))
     choice = choose(proxy)

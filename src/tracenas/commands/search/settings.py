@@ -5,7 +5,7 @@ from typing import TypeVar
 from tracenas.config import SearchConfig
 from tracenas.models.checkpoints.source import ModelSource
 from tracenas.pipeline.target import resolve_proxy
-from tracenas.strategies import Settings
+from tracenas.strategies import SearchSettings
 
 __all__ = ["resolve_search", "strategy_settings"]
 
@@ -23,13 +23,13 @@ def resolve_search(config: C, source: ModelSource) -> C:
     return config.model_copy(update={"proxy": proxy, "strategy": strategy, "init": init})
 
 
-def strategy_settings(config: SearchConfig) -> Settings:
+def strategy_settings(config: SearchConfig) -> SearchSettings:
     """What the strategy is told.
 
     Raises:
         UserError: for sizes that do not go together.
     """
-    return Settings(
+    return SearchSettings(
         population=config.population,
         elites=config.elites,
         iterations=config.iterations,

@@ -17,15 +17,15 @@ from tracenas.models.checkpoints.published import published
 from tracenas.models.checkpoints.source import ModelSource
 from tracenas.models.checkpoints.writing import Draft
 from tracenas.rundir import provenance
-from tracenas.saliency.layerwise import Plan
+from tracenas.saliency.layerwise import SparsityPlan
 from tracenas.saliency.linear import projections
-from tracenas.saliency.masks import Target, nm_holds
+from tracenas.saliency.masks import Sparsity, nm_holds
 from tracenas.saliency.sparsify import LayerCount
 
 __all__ = ["sparsity_card", "sparsity_facts", "verified"]
 
 
-def verified(path: Path, blocks: Sequence[Block], counts: Sequence[LayerCount], target: Target) -> list[LayerCount]:
+def verified(path: Path, blocks: Sequence[Block], counts: Sequence[LayerCount], target: Sparsity) -> list[LayerCount]:
     """The counts with the zeros of the files, read tensor by tensor.
 
     Raises:
@@ -46,7 +46,7 @@ def verified(path: Path, blocks: Sequence[Block], counts: Sequence[LayerCount], 
 
 def sparsity_facts(
     config: SparsifyConfig,
-    plan: Plan,
+    plan: SparsityPlan,
     counts: Sequence[LayerCount],
     losses: tuple[float | None, float | None],
     bos: bool | None,

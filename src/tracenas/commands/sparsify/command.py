@@ -13,7 +13,7 @@ from tracenas.models.checkpoints.source import open_source
 from tracenas.reporting.terminal import Table, print_table, to_plain
 from tracenas.rundir import require_free
 from tracenas.saliency.linear import projections
-from tracenas.saliency.masks import Target
+from tracenas.saliency.masks import Sparsity
 from tracenas.saliency.unstructured import Metric
 from tracenas.symbolic.names import find_metric
 
@@ -70,7 +70,7 @@ def sparsify(config: SparsifyConfig) -> Sparsified:
     """
     source = open_source(config.model, decoder_only="sparsify")
     probe(config.text_field, config.data)
-    target = Target.parse(config.sparsity)
+    target = Sparsity.parse(config.sparsity)
     for index, _, projection in projections(source.blocks()):
         target.check_columns(projection.columns, f"layer {index} {projection.path}")
     metric, explain = find_metric(config.metric)

@@ -18,7 +18,7 @@ from tracenas.models.functionals.perplexity import perplexity
 from tracenas.pipeline.calibration import calibration_tokens
 from tracenas.reporting.progress import stage_progress
 from tracenas.saliency.gradients import KINDS, GradientStore, write_gradients
-from tracenas.saliency.masks import Target
+from tracenas.saliency.masks import Sparsity
 from tracenas.saliency.unstructured import Metric
 from tracenas.threads import set_threads
 
@@ -41,7 +41,7 @@ class Job:
     source: ModelSource
     loaded: LoadedModel
     metric: Metric
-    target: Target
+    target: Sparsity
     tokens: Tensor
     micro_batch: int
     gradients: GradientStore | None = None
@@ -62,7 +62,7 @@ class Job:
 
 
 @contextmanager
-def open_job(config: SparsifyConfig, source: ModelSource, target: Target, metric: Metric) -> Iterator[Job]:
+def open_job(config: SparsifyConfig, source: ModelSource, target: Sparsity, metric: Metric) -> Iterator[Job]:
     """The loaded model with its calibration and gradients; gradients that have no file are there for the block only."""
     set_threads(config.threads)
     loaded = load(source, device=config.device, dtype=config.dtype, trust_remote_code=config.trust_remote_code)

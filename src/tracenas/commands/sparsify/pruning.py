@@ -15,7 +15,7 @@ from tracenas.models.checkpoints.writing import Draft, save_pruned
 from tracenas.pipeline.calibration import warn_of_tokenizer, window_start
 from tracenas.reporting.progress import stage_progress
 from tracenas.rundir import read_json, write_json
-from tracenas.saliency.layerwise import Plan
+from tracenas.saliency.layerwise import SparsityPlan
 from tracenas.saliency.sparsify import Explain, LayerCount, outlier_shares, sparse_entries, sparsify_model
 from tracenas.space.sparsity import Shares, SparsitySpace
 
@@ -26,7 +26,7 @@ SPARSITY = "sparsity.json"
 
 def pruned(job: Job, explain: Explain | None) -> tuple[Draft, dict[str, Any]]:
     """Prune the model in place and write it; the checkpoint and what sparsity.json says."""
-    plan = Plan(job.metric, job.target, job.compare, _shares(job), job.config.seed)
+    plan = SparsityPlan(job.metric, job.target, job.compare, _shares(job), job.config.seed)
     base_loss, blocks = job.loss, job.loaded.blocks()
     with stage_progress("sparsify", len(blocks)) as advance:
         counts = sparsify_model(
@@ -74,7 +74,7 @@ def _space(job: Job) -> SparsitySpace:
 
 
 def _write(
-    job: Job, plan: Plan, counts: list[LayerCount], losses: tuple[float | None, float | None]
+    job: Job, plan: SparsityPlan, counts: list[LayerCount], losses: tuple[float | None, float | None]
 ) -> tuple[Draft, dict[str, Any]]:
     """Write checkpoint, sparsity.json and model card, after counting the zeros in the written files."""
     config, loaded, blocks = job.config, job.loaded, job.loaded.blocks()

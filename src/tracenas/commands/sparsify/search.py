@@ -12,10 +12,10 @@ from tracenas.pipeline.run_directory import BEST, JOURNAL, SUMMARY, run_director
 from tracenas.proxies import PROXIES
 from tracenas.reporting.progress import SearchProgress
 from tracenas.rundir import Journal, provenance, write_json
-from tracenas.scoring.evaluator import Settings as Measuring
+from tracenas.scoring.evaluator import ScoringSettings
 from tracenas.scoring.masked_weights import MaskedWeights, SparsityEvaluator
 from tracenas.space.sparsity import Shares, SparsitySpace
-from tracenas.strategies import SearchResult, Settings, run_search
+from tracenas.strategies import SearchResult, SearchSettings, run_search
 from tracenas.strategies.evolution import Evolution
 
 __all__ = ["search_shares"]
@@ -28,7 +28,7 @@ def search_shares(job: Job, space: SparsitySpace) -> Shares:
     config = job.config
     _check_proxy(config.proxy)
     run = config.run or config.out.with_name(config.out.name + ".search")
-    settings = Settings(config.population, config.elites, config.iterations, init="uniform", seed=config.seed)
+    settings = SearchSettings(config.population, config.elites, config.iterations, init="uniform", seed=config.seed)
     assert config.data is not None
     chosen = {"samples": job.tokens.shape[0], "seq_len": job.tokens.shape[1], "micro_batch": job.micro_batch}
     with run_directory(run, "sparsify", config.resume) as begun:
@@ -77,7 +77,7 @@ def _evaluator(job: Job, space: SparsitySpace) -> SparsityEvaluator:
         gradients=job.gradients,
         seed=config.seed,
     )
-    measuring = Measuring(parse_rank(config.rank), config.seed, job.micro_batch)
+    measuring = ScoringSettings(parse_rank(config.rank), config.seed, job.micro_batch)
     base, proxy = job.loaded.source.space().base, PROXIES.get(config.proxy)
     return SparsityEvaluator(masked, base, space.parameters, job.tokens, proxy, measuring)
 

@@ -20,9 +20,9 @@ import math
 from collections.abc import Sequence
 
 from tracenas.errors import UserError
-from tracenas.saliency.allocation.ranked import Allocated, Pool, Ranked
+from tracenas.saliency.allocation.ranked import Allocated, Ranked, UnitPool
 from tracenas.saliency.allocation.threshold import too_small
-from tracenas.saliency.allocation.within import Shares, at_shares, lowest_level, within_budget
+from tracenas.saliency.allocation.within import PoolShares, at_shares, lowest_level, within_budget
 from tracenas.space.sub_block import SubBlockSpec
 
 __all__ = ["allocate", "attention_sparsity", "default_gamma", "feasible_gammas"]
@@ -58,7 +58,7 @@ def allocate(ranked: Ranked, gamma: float | None) -> Allocated:
     """
     space = ranked.space
     slots = ranked.slots()
-    pools = [Pool(ranked, [t for t in slots if (t[2].name == "mlp") == mlp]) for mlp in (False, True)]
+    pools = [UnitPool(ranked, [t for t in slots if (t[2].name == "mlp") == mlp]) for mlp in (False, True)]
     default = default_gamma([s for *_, s in slots])
     chosen = default if gamma is None else gamma
     if lowest_level(space, pools, _shares(pools, chosen)) is None:
@@ -90,7 +90,7 @@ def allocate(ranked: Ranked, gamma: float | None) -> Allocated:
     return Allocated(architecture, facts)
 
 
-def feasible_gammas(ranked: Ranked, pools: Sequence[Pool]) -> tuple[float, float]:
+def feasible_gammas(ranked: Ranked, pools: Sequence[UnitPool]) -> tuple[float, float]:
     """The smallest and the largest γ that the budget allows, rounded inwards to 0.01 (1e6: any).
 
     A larger γ than the one at which both modules run out together exhausts the MLPs first, a smaller one attention:
@@ -121,13 +121,13 @@ def feasible_gammas(ranked: Ranked, pools: Sequence[Pool]) -> tuple[float, float
     return math.ceil(100 * low) / 100, high if high >= _LARGEST else math.floor(100 * high) / 100
 
 
-def _centre(pools: Sequence[Pool]) -> float:
+def _centre(pools: Sequence[UnitPool]) -> float:
     """γ at which attention and MLPs have lost all that can go at the same time."""
     attention, mlp = (pool.most for pool in pools)
     return mlp / attention if attention and mlp else 1.0
 
 
-def _shares(pools: Sequence[Pool], gamma: float) -> Shares:
+def _shares(pools: Sequence[UnitPool], gamma: float) -> PoolShares:
     """Both thresholds by level; at level 1 the first of the pools has lost all that can go."""
     attention, mlp = pools
     top = min(attention.most, mlp.most / gamma)
@@ -138,7 +138,7 @@ def _shares(pools: Sequence[Pool], gamma: float) -> Shares:
     return shares
 
 
-def _kept(pool: Pool, counts: Sequence[Sequence[int]]) -> float:
+def _kept(pool: UnitPool, counts: Sequence[Sequence[int]]) -> float:
     """Units kept / units of a pool."""
     total = sum(s.units for *_, s in pool.slots)
     return sum(counts[i][j] for i, j, _ in pool.slots) / total if total else 1.0

@@ -14,7 +14,7 @@ from tracenas.space.architecture import Architecture
 from tracenas.space.search_space import SearchSpace
 from tracenas.space.sub_block import SubBlockSpec
 
-__all__ = ["Allocated", "Allocation", "Pool", "Ranked", "Scores"]
+__all__ = ["Allocated", "Allocation", "Ranked", "Scores", "UnitPool"]
 
 Scores = npt.NDArray[np.float64]
 
@@ -64,7 +64,7 @@ Allocation = Callable[[Ranked, float | None], Allocated]
 """(units with saliencies, γ or None) → allocation. γ is None for allocations other than `adaptive`."""
 
 
-class Pool:
+class UnitPool:
     """Units of several sub-blocks in one ranking, so that a share of all of them can be removed.
 
     Args:

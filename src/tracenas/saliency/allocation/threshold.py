@@ -8,7 +8,7 @@ Every block keeps the smallest feasible width at least.
 """
 
 from tracenas.errors import UserError
-from tracenas.saliency.allocation.ranked import Allocated, Pool, Ranked
+from tracenas.saliency.allocation.ranked import Allocated, Ranked, UnitPool
 from tracenas.saliency.allocation.within import lowest_level, within_budget
 
 __all__ = ["per_parameter", "per_unit", "too_small"]
@@ -26,7 +26,7 @@ def per_unit(ranked: Ranked, gamma: float | None) -> Allocated:
 
 def _allocate(ranked: Ranked, *, divide: bool) -> Allocated:
     space = ranked.space
-    pools = [Pool(ranked, ranked.slots(), divide=divide)]
+    pools = [UnitPool(ranked, ranked.slots(), divide=divide)]
     level = lowest_level(space, pools, lambda level: [level])
     if level is None:
         raise too_small(ranked)

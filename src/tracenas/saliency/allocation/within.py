@@ -6,21 +6,21 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from tracenas.errors import UserError
-from tracenas.saliency.allocation.ranked import Pool, Scores
+from tracenas.saliency.allocation.ranked import Scores, UnitPool
 from tracenas.space.architecture import Architecture
 from tracenas.space.search_space import SearchSpace
 from tracenas.space.sub_block import SubBlockSpec
 
 __all__ = ["at_shares", "lowest_level", "within_budget"]
 
-Shares = Callable[[float], Sequence[float]]
+PoolShares = Callable[[float], Sequence[float]]
 """Level in [0, 1] → the share of units that every pool loses; each share grows with the level."""
 
 Worth = Callable[[SubBlockSpec, Scores], float]
 """What the saliencies of a quantum's units are worth, compared with the quanta of other sub-blocks."""
 
 
-def at_shares(space: SearchSpace, pools: Sequence[Pool], shares: Sequence[float]) -> Architecture:
+def at_shares(space: SearchSpace, pools: Sequence[UnitPool], shares: Sequence[float]) -> Architecture:
     """The architecture in which every pool has lost its share."""
     rows = [[0] * len(layer.sub_blocks) for layer in space.layers]
     for pool, share in zip(pools, shares, strict=True):
@@ -29,7 +29,7 @@ def at_shares(space: SearchSpace, pools: Sequence[Pool], shares: Sequence[float]
     return space.build(rows)
 
 
-def lowest_level(space: SearchSpace, pools: Sequence[Pool], shares: Shares) -> float | None:
+def lowest_level(space: SearchSpace, pools: Sequence[UnitPool], shares: PoolShares) -> float | None:
     """The lowest level at which the architecture costs no more than the budget; None if the highest costs more."""
     limit = space.window[1]
 
@@ -45,7 +45,7 @@ def lowest_level(space: SearchSpace, pools: Sequence[Pool], shares: Shares) -> f
     return high
 
 
-def within_budget(space: SearchSpace, pools: Sequence[Pool], shares: Sequence[float], worth: Worth) -> Architecture:
+def within_budget(space: SearchSpace, pools: Sequence[UnitPool], shares: Sequence[float], worth: Worth) -> Architecture:
     """The architecture at these shares, whose cost is within the limit, grown until it lies in the window.
 
     Quanta come back in the order of their worth as long as they fit; where that ends below the

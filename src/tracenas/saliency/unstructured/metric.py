@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Generator, Tensor
 
-from tracenas.saliency.masks import Target
+from tracenas.saliency.masks import Sparsity
 
 __all__ = ["NEEDS", "Metric", "Statistics"]
 
@@ -60,5 +60,5 @@ class Metric:
     score: Callable[[Statistics], Tensor]
     needs: frozenset[str] = frozenset()
     compare: str = "row"
-    solve: Callable[[Statistics, Target], tuple[Tensor, Tensor]] | None = None
+    solve: Callable[[Statistics, Sparsity], tuple[Tensor, Tensor]] | None = None
     reference: str = ""

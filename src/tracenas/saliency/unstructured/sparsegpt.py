@@ -7,7 +7,7 @@ inverse Hessian of these. H = mean x xᵀ; its diagonal is damped by 1 % of its 
 import torch
 from torch import Tensor
 
-from tracenas.saliency.masks import Target, keep
+from tracenas.saliency.masks import Sparsity, keep
 from tracenas.saliency.unstructured.metric import Statistics
 
 __all__ = ["BLOCK", "DAMPING", "inverse_factor", "score", "solve"]
@@ -37,7 +37,7 @@ def score(s: Statistics) -> Tensor:
     return (s.weight / factor.diagonal()).square().masked_fill(dead, 0.0)
 
 
-def solve(s: Statistics, target: Target) -> tuple[Tensor, Tensor]:
+def solve(s: Statistics, target: Sparsity) -> tuple[Tensor, Tensor]:
     """The updated weight with exact zeros, and where it stays."""
     factor, dead = inverse_factor(s.read("gram"))
     weight = s.weight.clone()
