@@ -58,7 +58,7 @@ def _console(console: Console | None) -> tuple[Console, bool]:
     return console, console.is_terminal and not console.is_dumb_terminal
 
 
-def _say(console: Console, message: str) -> None:
+def _print(console: Console, message: str) -> None:
     """One plain line, whatever the console's width and encoding."""
     encoding = console.encoding or "utf-8"
     console.file.write(message.encode(encoding, "replace").decode(encoding) + "\n")
@@ -113,10 +113,14 @@ class SearchProgress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
+        """End the live line, or print the last generation's."""
         if self._live:
             self._progress.stop()
         elif self._state is not None:
-            _say(self._console, self._state[1])
+            _print(self._console, self._state[1])
             self._state = None
 
     def update(
@@ -140,18 +144,14 @@ class SearchProgress:
             self._progress.update(self._task, description=name, completed=evaluated, total=total, status=status)
             return
         if self._state is not None and self._state[0] != generation:
-            _say(self._console, self._state[1])
+            _print(self._console, self._state[1])
         self._state = (generation, f"{name}: {evaluated}/{total} evaluations, {status}")
 
     def finish(self, message: str | None = None) -> None:
         """Print the last line: `message`, or the number of evaluations and the time they took."""
-        if self._live:
-            self._progress.stop()
-        elif self._state is not None:
-            _say(self._console, self._state[1])
-            self._state = None
+        self._stop()
         elapsed = duration(self._clock() - self._started)
-        _say(self._console, message or f"Search done: {plural(self._evaluated, 'evaluation')} in {elapsed}")
+        _print(self._console, message or f"Search done: {plural(self._evaluated, 'evaluation')} in {elapsed}")
 
     def _status(self, total: int, best: float | None, params: int | None, duplicates: int) -> str:
         parts = [f"best {self._label} {decimal(best)}" if best is not None else "no score yet"]
@@ -164,18 +164,18 @@ class SearchProgress:
         speed = self._rate.per_second
         if speed is not None:
             parts.append(f"{speed:.2f}/s" if speed >= 0.1 else f"{duration(1 / speed)} each")
-        remaining = self._rate.remaining(total)
-        if remaining:
-            parts.append(f"ETA {duration(math.ceil(remaining))}")
-        return ", ".join(parts)
+        return ", ".join(parts) + _eta(self._rate.remaining(total))
 
 
 class _Left(ProgressColumn):
     """Elapsed and remaining time."""
 
     def render(self, task: Task) -> Text:
-        left = f", ETA {duration(math.ceil(task.time_remaining))}" if task.time_remaining else ""
-        return Text(duration(round(task.elapsed or 0)) + left, style="dim")
+        return Text(duration(round(task.elapsed or 0)) + _eta(task.time_remaining), style="dim")
+
+
+def _eta(seconds: float | None) -> str:
+    return f", ETA {duration(math.ceil(seconds))}" if seconds else ""
 
 
 @contextmanager
@@ -192,8 +192,9 @@ def stage_progress(
     at the end.
     """
     console, live = _console(console)
+    of = "" if total is None else f"/{total}"
     if not live:
-        yield from _plain_stage(title, total, console, clock)
+        yield from _plain_stage(title, total, of, console, clock)
         return
     columns = (
         TextColumn("{task.description}", markup=False),
@@ -201,7 +202,7 @@ def stage_progress(
         TextColumn("{task.completed}{task.fields[of]}", markup=False),
     )
     with Progress(*columns, _Left(), console=console, redirect_stdout=False) as progress:
-        task = progress.add_task(title, total=total, of="" if total is None else f"/{total}")
+        task = progress.add_task(title, total=total, of=of)
 
         def advance(steps: int = 1) -> None:
             progress.advance(task, steps)
@@ -209,19 +210,20 @@ def stage_progress(
         yield advance
 
 
-def _plain_stage(title: str, total: int | None, console: Console, clock: Callable[[], float]) -> Iterator[Advance]:
-    started = spoken = clock()
-    done = told = 0
+def _plain_stage(
+    title: str, total: int | None, of: str, console: Console, clock: Callable[[], float]
+) -> Iterator[Advance]:
+    started = printed = clock()
+    done = reported = 0
 
     def advance(steps: int = 1) -> None:
-        nonlocal done, told, spoken
+        nonlocal done, reported, printed
         done += steps
-        enough = done - told >= (total or 0) / 10 and done != total
-        if enough and clock() - spoken >= QUIET_SECONDS:
+        enough = done - reported >= (total or 0) / 10 and done != total
+        if enough and clock() - printed >= QUIET_SECONDS:
             rate = done / max(clock() - started, 1e-9)
-            eta = f", ETA {duration(math.ceil((total - done) / rate))}" if total and total > done else ""
-            _say(console, f"{title}: {done}{'' if total is None else f'/{total}'}{eta}")
-            told, spoken = done, clock()
+            _print(console, f"{title}: {done}{of}{_eta(total and max(0, total - done) / rate)}")
+            reported, printed = done, clock()
 
     yield advance
-    _say(console, f"{title}: {done}{'' if total is None else f'/{total}'} in {duration(clock() - started)}")
+    _print(console, f"{title}: {done}{of} in {duration(clock() - started)}")

@@ -1,6 +1,7 @@
 """Who won: the found architecture against uniform and random ones of the same budget, whoever it is."""
 
 import math
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -24,10 +25,8 @@ class Spread:
     def __str__(self) -> str:
         if self.deviation is None:
             return decimal(self.mean)
-        digits = max(
-            1, 4 + (math.floor(math.log10(self.deviation / abs(self.mean))) if self.deviation > 0 and self.mean else 0)
-        )
-        return f"{decimal(self.mean)} ± {decimal(self.deviation, digits)}"
+        magnitude = math.floor(math.log10(self.deviation / abs(self.mean))) if self.deviation > 0 and self.mean else 0
+        return f"{decimal(self.mean)} ± {decimal(self.deviation, max(1, 4 + magnitude))}"
 
 
 @dataclass(frozen=True)
@@ -45,10 +44,7 @@ def spread(rows: Sequence[Compared], value: Callable[[Compared], float | None]) 
     values = [v for v in map(value, rows) if v is not None]
     if not values:
         return None
-    mean = math.fsum(values) / len(values)
-    if len(values) == 1:
-        return Spread(mean, None, 1)
-    return Spread(mean, math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1)), len(values))
+    return Spread(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
 
 
 def random_rows(rows: Sequence[Compared]) -> list[Compared]:
@@ -64,100 +60,85 @@ def random_label(rows: Sequence[Compared]) -> str:
 
 def judge(run: RunData) -> Verdict:
     """Compare perplexities (all measured the same way) of found, uniform and random; say who is best."""
-    found = run.compared("found")
+    best = run.compared("found")
     uniform = run.compared("uniform")
     rivals = [r for r in ([uniform] if uniform else []) + random_rows(run.comparison) if r.perplexity is not None]
-    if found is None or found.perplexity is None:
+    if best is None or best.perplexity is None:
         return Verdict("unknown", "No perplexity was measured for the found architecture.")
     if not rivals:
         return Verdict("unknown", "Nothing to compare with: neither uniform nor random architectures were measured.")
-    ours = found.perplexity
-    best = min(rivals, key=lambda r: r.perplexity or math.inf)
-    theirs = best.perplexity or math.inf
-    remarks = tuple(
-        filter(
-            None,
-            [
-                *_later_remarks(run, found),
-                _base_remark(run, found),
-                _score_remark(run, found, rivals),
-                _size_remark(found, rivals),
-            ],
-        )
-    )
-    change = ours / theirs - 1
+    rival = min(rivals, key=lambda r: r.perplexity or math.inf)
+    reached, bar = best.perplexity, rival.perplexity or math.inf
+    remarks = [*_later_remarks(run, best), _base_remark(run, best), _score_remark(run, best, rivals)]
+    remarks = [remark for remark in (*remarks, _size_remark(best, rivals)) if remark]
+    change = reached / bar - 1
     if abs(change) < TIE:
-        sentence = f"The found architecture is as good as {_named(best)}: perplexity {decimal(ours)} for both."
-        return Verdict("tied", sentence, remarks, found if change <= 0 else best)
+        sentence = f"The found architecture is as good as {_named(rival)}: perplexity {decimal(reached)} for both."
+        return Verdict("tied", sentence, tuple(remarks), best if change <= 0 else rival)
     if change < 0:
         lowest = f"The found architecture has the lowest perplexity of the {len(rivals) + 1} pruned models"
-        return Verdict("won", f"{lowest}: {decimal(ours)}, against {_field(ours, uniform, rivals)}.", remarks, found)
-    better = [r for r in rivals if (r.perplexity or math.inf) < ours]
+        sentence = f"{lowest}: {decimal(reached)}, against {_field(reached, uniform, rivals)}."
+        return Verdict("won", sentence, tuple(remarks), best)
     sentence = (
-        f"{_named(best, 'The')} beats the found architecture: perplexity {decimal(theirs)} against "
-        f"{decimal(ours)} (found is {percent(change)} worse)."
+        f"{_named(rival, 'The')} beats the found architecture: perplexity {decimal(bar)} against "
+        f"{decimal(reached)} (found is {percent(change)} worse)."
     )
-    more = f"{len(better)} of the {plural(len(rivals), 'rival')} of the same budget are better than it."
-    return Verdict("lost", sentence, (more, *remarks) if len(better) > 1 else remarks, best)
+    better = sum((r.perplexity or math.inf) < reached for r in rivals)
+    if better > 1:
+        remarks.insert(0, f"{better} of the {plural(len(rivals), 'rival')} of the same budget are better than it.")
+    return Verdict("lost", sentence, tuple(remarks), rival)
 
 
 def _named(row: Compared, article: str = "the") -> str:
     return f"{article} uniform architecture" if row.name == "uniform" else f"{article} architecture “{row.name}”"
 
 
-def _field(ours: float, uniform: Compared | None, rivals: Sequence[Compared]) -> str:
-    """What the rivals reach, and how much lower ours is."""
+def _field(reached: float, uniform: Compared | None, rivals: Sequence[Compared]) -> str:
+    """What the rivals reach, and how much lower a perplexity is."""
     parts = []
     if uniform is not None and uniform.perplexity is not None:
-        parts.append(f"{decimal(uniform.perplexity)} for uniform ({signed_percent(ours / uniform.perplexity - 1)})")
+        parts.append(f"{decimal(uniform.perplexity)} for uniform ({signed_percent(reached / uniform.perplexity - 1)})")
     chance = spread(random_rows(rivals), lambda r: r.perplexity)
     if chance is not None:
-        drop = signed_percent(ours / chance.mean - 1)
         noun = "one random architecture" if chance.n == 1 else f"{chance.n} random ones"
-        parts.append(f"{chance} for {noun} ({drop})")
+        parts.append(f"{chance} for {noun} ({signed_percent(reached / chance.mean - 1)})")
     return " and ".join(parts)
 
 
-def _base_remark(run: RunData, found: Compared) -> str:
+def _base_remark(run: RunData, best: Compared) -> str:
     base = run.compared("base")
-    if base is None or base.perplexity is None or found.perplexity is None:
+    if base is None or base.perplexity is None or best.perplexity is None:
         return ""
-    size = f" with {percent(found.params / base.params)} of its parameters" if base.params and found.params else ""
-    times = decimal(found.perplexity / base.perplexity, 3)
+    size = f" with {percent(best.params / base.params)} of its parameters" if base.params and best.params else ""
+    times = decimal(best.perplexity / base.perplexity, 3)
     return f"Found has {times}× the base model's perplexity of {decimal(base.perplexity)}{size}."
 
 
-def _later_remarks(run: RunData, found: Compared) -> list[str]:
-    """Found against its rivals after every further stage that they went through alike."""
+def _later_remarks(run: RunData, best: Compared) -> list[str]:
+    """The best architecture against its rivals after every further stage that they went through alike."""
     remarks = []
-    for stage, ours in found.later:
-        theirs = [(r.name, dict(r.later).get(stage)) for r in run.comparison if r is not found and r.name != "base"]
-        if not ours:
-            continue
-        parts = [f"{decimal(v)} for {name} ({signed_percent(ours / v - 1)})" for name, v in theirs if v]
+    for stage, reached in best.later:
+        rivals = [(r.name, dict(r.later).get(stage)) for r in run.comparison if r is not best and r.name != "base"]
+        parts = [f"{decimal(v)} for {name} ({signed_percent(reached / v - 1)})" for name, v in rivals if v and reached]
         if parts:
             alike = "recovered with the same settings" if stage == "recovered" else f"{stage} likewise"
-            remarks.append(f"All {alike}: found {decimal(ours)}, against {' and '.join(parts)}.")
+            remarks.append(f"All {alike}: found {decimal(reached)}, against {' and '.join(parts)}.")
     return remarks
 
 
-def _score_remark(run: RunData, found: Compared, rivals: Sequence[Compared]) -> str:
+def _score_remark(run: RunData, best: Compared, rivals: Sequence[Compared]) -> str:
     """Says so where the search missed a score that a rival has."""
-    scored = [(r.score, r.name) for r in rivals if r.score is not None]
-    if found.score is None or not scored or max(scored)[0] <= found.score:
+    score, name = max(((r.score, r.name) for r in rivals if r.score is not None), default=(-math.inf, ""))
+    if best.score is None or score <= best.score:
         return ""
-    score, name = max(scored)
     label = proxy_label(run.proxy)
     return f"“{name}” has a higher {label} than found ({decimal(score)}): a longer search would find more."
 
 
-def _size_remark(found: Compared, rivals: Sequence[Compared]) -> str:
+def _size_remark(best: Compared, rivals: Sequence[Compared]) -> str:
     """A warning where a rival's size differs by more than 1 %: then the comparison is not quite fair."""
-    if not found.params:
+    unequal = [(r.params / best.params - 1, r.name) for r in rivals if r.params and best.params]
+    difference, name = max(unequal, key=lambda pair: abs(pair[0]), default=(0.0, ""))
+    if abs(difference) <= 0.01:
         return ""
-    unequal = [(r.name, r.params / found.params - 1) for r in rivals if r.params]
-    worst = max(unequal, key=lambda pair: abs(pair[1]), default=("", 0.0))
-    if abs(worst[1]) <= 0.01:
-        return ""
-    name, difference = worst
     return f"Sizes are not quite equal: “{name}” has {signed_percent(difference)} parameters relative to found."

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tracenas.errors import UserError
-from tracenas.reporting.data.reading import mapping, read_object, read_settings
+from tracenas.reporting.data.reading import Fields, mapping, read_object, read_settings
 from tracenas.rundir import Journal
 from tracenas.space.architecture import UNITS, Architecture
 
@@ -57,7 +57,7 @@ class RunData:
 
     `base_units` maps a unit (`heads`, `channels`, …) to the base model's count per layer, 0 where a layer has
     none; where the summary does not say, the largest count that any candidate kept stands in
-    (`base_units_known` is then False).
+    (`base_units_recorded` is then False).
     """
 
     path: Path
@@ -68,7 +68,7 @@ class RunData:
     provenance: Mapping[str, Any]
     base_params: int | None
     base_units: Mapping[str, tuple[int, ...]]
-    base_units_known: bool
+    base_units_recorded: bool
     comparison: tuple[Compared, ...]
     kept: Mapping[str, tuple[tuple[int, ...] | None, ...]]
 
@@ -85,31 +85,31 @@ class RunData:
         names = ("journal.jsonl", "best.json", "summary.json", "config.yaml")
         if not any((run_dir / name).is_file() for name in names):
             raise UserError(f"{run_dir}: not a run directory (no {', '.join(names[:-1])} or {names[-1]} in it)")
-        summary = read_object(run_dir / "summary.json")
         journal = run_dir / "journal.jsonl"
-        candidates = tuple(
-            _candidate(record, f"{journal}: line {number}")
-            for number, record in enumerate(Journal(journal).read(), start=1)
-        )
+        records = enumerate(Journal(journal).read(), start=1)
+        candidates = tuple(_candidate(Fields(record, f"{journal}: line {number}")) for number, record in records)
         best, provenance = _best(run_dir / "best.json", candidates)
-        where = str(run_dir / "summary.json")
-        comparison = _comparison(summary.get("comparison"), where)
         architectures = [c.architecture for c in (*candidates, *([best] if best else []))]
-        base = mapping(summary.get("base"), f"{where}: base")
-        units, known = _base_units(base.get("units"), architectures, f"{where}: base.units")
+        summary = Fields(read_object(run_dir / "summary.json"), str(run_dir / "summary.json"))
+        base, kept = summary.fields("base"), summary.fields("kept")
+        units, recorded = _base_units(base.fields("units"), architectures)
         return cls(
             path=run_dir,
             config=read_settings(run_dir / "config.yaml"),
-            summary=summary,
+            summary=summary.values,
             candidates=candidates,
             best=best,
-            provenance=provenance or mapping(summary.get("provenance"), f"{where}: provenance"),
-            base_params=_whole(base, "params", f"{where}: base"),
+            provenance=provenance or summary.fields("provenance").values,
+            base_params=base.integer("params"),
             base_units=units,
-            base_units_known=known,
-            comparison=comparison,
-            kept=_kept(summary.get("kept"), f"{where}: kept"),
+            base_units_recorded=recorded,
+            comparison=tuple(_compared(summary, number) for number in range(len(summary.items("comparison")))),
+            kept={key: _kept(kept, key) for key in kept.values},
         )
+
+    @property
+    def _summary(self) -> Fields:
+        return Fields(self.summary, str(self.path / "summary.json"))
 
     @property
     def model(self) -> str:
@@ -134,9 +134,8 @@ class RunData:
     @property
     def budget(self) -> tuple[int | None, int | None]:
         """Lower and upper end of the parameter window C."""
-        where = f"{self.path / 'summary.json'}: budget"
-        budget = mapping(self.summary.get("budget"), where)
-        return _whole(budget, "lower", where), _whole(budget, "limit", where)
+        budget = self._summary.fields("budget")
+        return budget.integer("lower"), budget.integer("limit")
 
     @property
     def elites(self) -> int:
@@ -147,9 +146,9 @@ class RunData:
     @property
     def seconds(self) -> float | None:
         """The search's time: the summary's, else the sum over its candidates."""
-        told = self.number("seconds")
+        seconds = self.number("seconds")
         times = [c.seconds for c in self.candidates if c.seconds is not None]
-        return told if told is not None else (math.fsum(times) if times else None)
+        return seconds if seconds is not None else (math.fsum(times) if times else None)
 
     @property
     def found_params(self) -> int | None:
@@ -180,160 +179,118 @@ class RunData:
 
     def number(self, key: str) -> float | None:
         """A number of the summary; None where it is missing or not finite."""
-        return _real(self.summary, key, str(self.path / "summary.json"))
+        return self._summary.number(key)
 
     def compared(self, name: str) -> Compared | None:
         """The comparison's row of that name."""
         return next((row for row in self.comparison if row.name == name), None)
 
 
-def _candidate(record: Mapping[str, Any], where: str) -> Candidate:
+def _candidate(record: Fields) -> Candidate:
     for key in ("generation", "arch"):
-        if key not in record:
-            raise UserError(f"{where}: no '{key}' in it")
-    architecture = Architecture.from_json(record["arch"], where=where)
-    generation = _whole(record, "generation", where)
+        if key not in record.values:
+            raise UserError(f"{record.where}: no '{key}' in it")
+    architecture = Architecture.from_json(record.values["arch"], where=record.where)
+    generation = record.integer("generation")
     if generation is None:
-        raise UserError(f"{where}: 'generation' must be a whole number")
-    rho = mapping(record.get("rho"), f"{where}: rho")
-    reason = record.get("reason")
+        raise UserError(f"{record.where}: 'generation' must be a whole number")
+    rho = record.fields("rho")
     return Candidate(
-        id=str(record.get("id") or architecture.id),
+        id=record.text("id") or architecture.id,
         generation=generation,
         architecture=architecture,
-        params=_whole(record, "params", where),
-        score=_real(record, "score", where),
-        loss=_real(record, "loss", where),
-        seconds=_real(record, "seconds", where),
-        reason=None if reason is None else str(reason),
-        rho={key: _ratios(values, f"{where}: rho.{key}") for key, values in rho.items()},
+        params=record.integer("params"),
+        score=record.number("score"),
+        loss=record.number("loss"),
+        seconds=record.number("seconds"),
+        reason=record.text("reason"),
+        rho={key: rho.numbers(key) for key in rho.values},
     )
 
 
 def _best(path: Path, candidates: Sequence[Candidate]) -> tuple[Candidate | None, Mapping[str, Any]]:
-    """The found architecture: best.json's, with what the journal knows of it; else the journal's best."""
-    data = read_object(path)
-    if not data:
+    """The best architecture: best.json's, with what the journal holds of it; else the journal's best."""
+    data = Fields(read_object(path), str(path))
+    if not data.values:
         scored = [c for c in candidates if c.score is not None]
-        return (max(scored, key=lambda c: c.score or 0.0) if scored else None), {}
-    architecture = Architecture.from_json(data, where=str(path))
-    provenance = mapping(data.get("provenance"), f"{path}: provenance")
+        return max(scored, key=lambda c: c.score or 0.0, default=None), {}
+    architecture = Architecture.from_json(data.values, where=str(path))
+    provenance = data.fields("provenance").values
     for candidate in candidates:
         if candidate.architecture == architecture and candidate.score is not None:
             return candidate, provenance
-    score, params = _real(data, "score", str(path)), _whole(data, "params", str(path))
-    return Candidate(architecture.id, 0, architecture, params, score), provenance
+    return Candidate(architecture.id, 0, architecture, data.integer("params"), data.number("score")), provenance
 
 
-def _comparison(raw: object, where: str) -> tuple[Compared, ...]:
-    rows = []
-    for number, entry in enumerate(_sequence(raw, f"{where}: comparison")):
-        place = f"{where}: comparison[{number}]"
-        row = mapping(entry, place)
-        if not isinstance(row.get("name"), str):
-            raise UserError(f"{place}: 'name' must be a string")
-        arch = row.get("arch")
-        rows.append(
-            Compared(
-                name=row["name"],
-                params=_whole(row, "params", place),
-                perplexity=_real(row, "perplexity", place),
-                nll=_real(row, "nll", place),
-                loss=_real(row, "loss", place),
-                score=_real(row, "score", place),
-                architecture=None if arch is None else Architecture.from_json(arch, where=place),
-                text=None if row.get("text") is None else str(row["text"]),
-                tokens=_whole(row, "tokens", place),
-                later=tuple(_later(row, place)),
-            )
-        )
-    return tuple(rows)
+def _compared(summary: Fields, number: int) -> Compared:
+    place = summary.place(f"comparison[{number}]")
+    row = Fields(mapping(summary.items("comparison")[number], place), place)
+    name, arch = row.values.get("name"), row.values.get("arch")
+    if not isinstance(name, str):
+        raise UserError(f"{place}: 'name' must be a string")
+    return Compared(
+        name=name,
+        params=row.integer("params"),
+        perplexity=row.number("perplexity"),
+        nll=row.number("nll"),
+        loss=row.number("loss"),
+        score=row.number("score"),
+        architecture=None if arch is None else Architecture.from_json(arch, where=place),
+        text=row.text("text"),
+        tokens=row.integer("tokens"),
+        later=tuple(_later(row)),
+    )
 
 
-def _later(row: Mapping[str, Any], where: str) -> Iterator[tuple[str, float | None]]:
+def _later(row: Fields) -> Iterator[tuple[str, float | None]]:
     """What a row says of the run's checkpoint, and of the recovered one."""
     for key, name in (("checkpoint", "compensated"), ("recovered", "recovered")):
-        if key in row:
-            figures = mapping(row[key], f"{where}.{key}")
-            plain = figures.get("realisation") == "plain"
-            yield "not compensated" if plain else name, _real(figures, "perplexity", f"{where}.{key}")
+        if key in row.values:
+            stage = row.fields(key)
+            plain = stage.values.get("realisation") == "plain"
+            yield "not compensated" if plain else name, stage.number("perplexity")
 
 
-def _base_units(raw: object, seen: Sequence[Architecture], where: str) -> tuple[dict[str, tuple[int, ...]], bool]:
-    if not seen:
-        return {}, False
-    layers = seen[0].layers
-    if any(len(architecture.layers) != len(layers) for architecture in seen):
-        raise UserError(f"{where.split(':')[0]}: architectures of different depth in one run")
-    given = mapping(raw, where)
+def _base_units(recorded: Fields, architectures: Sequence[Architecture]) -> tuple[dict[str, tuple[int, ...]], bool]:
+    """The base's counts of every unit per layer, and whether all are recorded: else the largest kept stand in."""
+    if len({len(architecture.layers) for architecture in architectures}) > 1:
+        raise UserError(f"{recorded.where.split(':')[0]}: architectures of different depth in one run")
     units: dict[str, tuple[int, ...]] = {}
-    known = bool(given)
+    complete = bool(recorded.values and architectures)
     for key in UNITS:
-        has = [any(key in dict(a.layers[i].kept) for a in seen) for i in range(len(layers))]
-        if not any(has):
-            continue
-        counts = _counts_of(given, key, [layer.stack for layer in layers], has, where)
-        if counts is None:
-            known = False
-            counts = [max(dict(a.layers[i].kept).get(key, 0) for a in seen) for i in range(len(layers))]
-        units[key] = tuple(counts)
-    return units, known
+        kept = [[dict(layer.kept).get(key) for layer in architecture.layers] for architecture in architectures]
+        layers = list(zip(*kept, strict=True))
+        has = [any(count is not None for count in counts) for counts in layers]
+        if any(has):
+            counts = _recorded_counts(recorded, key, [layer.stack for layer in architectures[0].layers], has)
+            complete = complete and counts is not None
+            units[key] = tuple(counts or [max(count or 0 for count in counts) for counts in layers])
+    return units, complete
 
 
-def _counts_of(
-    given: Mapping[str, Any], key: str, stacks: Sequence[str], has: Sequence[bool], where: str
-) -> list[int] | None:
+def _recorded_counts(recorded: Fields, key: str, stacks: Sequence[str], has: Sequence[bool]) -> list[int] | None:
     """The base's counts of one unit per layer, from a list per unit or, in stacks, from a list in each."""
     values: list[Any] = []
-    if key in given:
-        values = list(_sequence(given[key], f"{where}.{key}"))
-    elif any(stack in given for stack in stacks if stack):
+    if key in recorded.values:
+        values = list(recorded.items(key))
+    elif any(stack in recorded.values for stack in stacks if stack):
         for stack in dict.fromkeys(stacks):
-            part = mapping(given.get(stack), f"{where}.{stack}").get(key)
-            values += _sequence(part, f"{where}.{stack}.{key}") if part else [0] * stacks.count(stack)
+            values += recorded.fields(stack).items(key) or [0] * stacks.count(stack)
     if not values:
         return None
     if len(values) == sum(has) != len(has):  # only the layers that have this unit are listed
         rest = iter(values)
         values = [next(rest) if h else 0 for h in has]
     if len(values) != len(has):
-        raise UserError(f"{where}.{key}: {len(values)} entries, but the model has {len(has)} layers")
+        raise UserError(f"{recorded.place(key)}: {len(values)} entries, but the model has {len(has)} layers")
     if any(isinstance(v, bool) or not isinstance(v, int | None) for v in values):
-        raise UserError(f"{where}.{key}: entries must be whole numbers")
+        raise UserError(f"{recorded.place(key)}: entries must be whole numbers")
     return [v or 0 for v in values]
 
 
-def _kept(raw: object, where: str) -> dict[str, tuple[tuple[int, ...] | None, ...]]:
-    return {
-        key: tuple(
-            None if ids is None else tuple(int(i) for i in _sequence(ids, f"{where}.{key}"))
-            for ids in _sequence(lists, f"{where}.{key}")
-        )
-        for key, lists in mapping(raw, where).items()
-    }
-
-
-def _ratios(raw: object, where: str) -> Ratios:
-    return tuple(_real({"value": value}, "value", where) for value in _sequence(raw, where))
-
-
-def _sequence(value: object, where: str) -> Sequence[Any]:
-    if value is None:
-        return []
-    if not isinstance(value, list):
-        raise UserError(f"{where}: expected a list, found {type(value).__name__}")
-    return value
-
-
-def _real(data: Mapping[str, Any], key: str, where: str) -> float | None:
-    value = data.get(key)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise UserError(f"{where}: '{key}' must be a number, found {value!r}")
-    return float(value) if math.isfinite(value) else None
-
-
-def _whole(data: Mapping[str, Any], key: str, where: str) -> int | None:
-    value = _real(data, key, where)
-    return None if value is None else round(value)
+def _kept(kept: Fields, key: str) -> tuple[tuple[int, ...] | None, ...]:
+    """Ids of the units that every layer keeps; None where it keeps none."""
+    layers = [Fields({key: ids}, kept.where).items(key) if ids is not None else None for ids in kept.items(key)]
+    if any(type(i) is not int for ids in layers for i in ids or ()):
+        raise UserError(f"{kept.place(key)}: entries must be lists of whole numbers")
+    return tuple(None if ids is None else tuple(ids) for ids in layers)

@@ -13,6 +13,7 @@ from typing import Any
 
 from tracenas.errors import UserError
 from tracenas.reporting.data.reading import mapping, read_object, read_settings
+from tracenas.reporting.labels import model_kind
 from tracenas.rundir import Journal
 
 __all__ = ["PUBLISHED_MODEL", "Measured", "Recovery", "Stages"]
@@ -89,14 +90,12 @@ class Stages:
             UserError: for a corrupt file, by name.
         """
         summary = read_object(run / "summary.json")
-        checkpoint = read_object(run / "pruned.json") or summary.get("checkpoint")
+        checkpoint = _optional(read_object(run / "pruned.json") or summary.get("checkpoint"))
         best = run / "best.json"
-        pruned = checkpoint if isinstance(checkpoint, Mapping) else {}
-        made, choice = pruned.get("compensation"), pruned.get("choice")
         base = str(summary.get("model") or "")
         return cls(
-            compensation=made if isinstance(made, Mapping) else {},
-            choice=choice if isinstance(choice, Mapping) else {},
+            compensation=_optional(checkpoint.get("compensation")),
+            choice=_optional(checkpoint.get("choice")),
             scored=mapping(read_object(best).get("provenance"), f"{best}: provenance"),
             recoveries=_recoveries(run),
             evaluations=_all_measured(run, "evaluation*.json", "results", "settings", base),
@@ -105,17 +104,22 @@ class Stages:
         )
 
 
+def _optional(value: object) -> Object:
+    """An object; an empty one where there is something else, such as what an older version wrote."""
+    return value if isinstance(value, Mapping) else {}
+
+
 def _recoveries(run: Path) -> tuple[Recovery, ...]:
     homes = [("found", run), *((p.name.replace("-", " "), p) for p in sorted((run / "rivals").glob("*")))]
-    found = []
-    for name, home in homes:
+    recoveries = []
+    for architecture, home in homes:
         directories = sorted(d for d in home.glob("recovered*") if (d / "log.jsonl").is_file())
         for directory in directories:
-            own = name if len(directories) == 1 else f"{name} ({directory.name})"
+            name = architecture if len(directories) == 1 else f"{architecture} ({directory.name})"
             records = tuple(Journal(directory / "log.jsonl").read())
             settings = read_settings(directory / "recover.yaml")
-            found.append(Recovery(own, read_object(directory / "recovery.json"), records, settings))
-    return tuple(sorted(found, key=lambda r: (not r.name.startswith("found"), not r.name.startswith("uniform"))))
+            recoveries.append(Recovery(name, read_object(directory / "recovery.json"), records, settings))
+    return tuple(sorted(recoveries, key=lambda r: (model_kind(r.name) != "found", model_kind(r.name) != "uniform")))
 
 
 def _all_measured(run: Path, files: str, key: str, common: str, base: str) -> tuple[Measured, ...]:
@@ -124,27 +128,27 @@ def _all_measured(run: Path, files: str, key: str, common: str, base: str) -> tu
 
 def _measured(path: Path, key: str, common: str, run: Path, base: str) -> Measured:
     data = read_object(path)
-    rows, setting = data.get(key), data.get(common)
+    rows = data.get(key)
     if not isinstance(rows, list) or not rows or not all(isinstance(r, Mapping) and "model" in r for r in rows):
         raise UserError(f"{path}: no results of models under '{key}'")
     names = _short_names([str(row["model"]) for row in rows], run, base)
-    return Measured(path.name, names, tuple(rows), setting if isinstance(setting, Mapping) else {})
+    return Measured(path.name, names, tuple(rows), _optional(data.get(common)))
 
 
 def _published(path: Path) -> Object:
-    found = read_object(path)
-    if not found:
+    published = read_object(path)
+    if not published:
         return {}
     for key, columns in _PUBLISHED.items():
-        rows = found.get(key)
+        rows = published.get(key)
         if not isinstance(rows, list) or not all(isinstance(r, Mapping) and columns <= r.keys() for r in rows):
             raise UserError(f"{path}: '{key}' must be a list of objects with {', '.join(sorted(columns))}")
-    plan = mapping(found.get("plan"), f"{path}: plan")
+    plan = mapping(published.get("plan"), f"{path}: plan")
     for key in ("estimate_seconds", "actual_seconds"):
         if key not in plan:
             raise UserError(f"{path}: plan: no '{key}' in it")
         mapping(plan[key], f"{path}: plan.{key}")
-    return found
+    return published
 
 
 def _short_names(models: Sequence[str], run: Path, base: str) -> tuple[str, ...]:
