@@ -19,6 +19,7 @@ from machine import facts, interleaved, publish, ratio
 from torch import Tensor
 
 from tracenas.data.calibration import calibration
+from tracenas.data.encoding import TextEncoding
 from tracenas.data.further import further_calibration
 from tracenas.data.held_out import windows
 from tracenas.data.windows import added_bos
@@ -60,12 +61,10 @@ class Bench:
         eos, positions = loaded.source.config.get("eos_token_id"), loaded.source.positions
         length = min(args.seq_len, positions)
         self.batch = max(1, 4096 // length)
-        bos = added_bos(loaded.tokenizer)
-        self.scored = calibration(args.data, loaded.tokenizer, samples=16, seq_len=length, eos=eos, bos=bos)
-        self.fitted = further_calibration(
-            args.data, loaded.tokenizer, reference=self.scored, samples=max(args.sequences), eos=eos, bos=bos
-        )
-        self.held = windows(args.held_out, loaded.tokenizer, length, limit=args.windows, eos=eos, bos=bos)
+        encoding = TextEncoding(loaded.tokenizer, eos, added_bos(loaded.tokenizer))
+        self.scored = calibration(args.data, encoding, samples=16, seq_len=length)
+        self.fitted = further_calibration(args.data, encoding, reference=self.scored, samples=max(args.sequences))
+        self.held = windows(args.held_out, encoding, length, limit=args.windows)
         blocks = loaded.blocks()
         free = loaded.source.space(Options())
         limit = parse_size(args.params, free.parameters(free.base))

@@ -18,6 +18,7 @@ from candidate import model_of
 from machine import facts, interleaved, publish, ratio
 
 from tracenas.data.calibration import calibration
+from tracenas.data.encoding import TextEncoding
 from tracenas.data.further import further_calibration
 from tracenas.data.windows import added_bos
 from tracenas.families import Options, config_family
@@ -52,9 +53,9 @@ class Bench:
             model, config = loaded.model, loaded.source.config
             length, eos = min(args.seq_len, loaded.source.positions), config.get("eos_token_id")
             count = max(2, args.tokens // length)
-            told = {"eos": eos, "bos": added_bos(loaded.tokenizer)}
-            self.tokens = calibration(args.data, loaded.tokenizer, samples=count, seq_len=length, **told)
-            fitted = further_calibration(args.data, loaded.tokenizer, reference=self.tokens, samples=24, **told)
+            encoding = TextEncoding(loaded.tokenizer, eos, added_bos(loaded.tokenizer))
+            self.tokens = calibration(args.data, encoding, samples=count, seq_len=length)
+            fitted = further_calibration(args.data, encoding, reference=self.tokens, samples=24)
         self.batch = max(1, 4096 // length)
         family = config_family(config)
         blocks = family.blocks(config, Options())

@@ -10,6 +10,7 @@ import torch
 from tiny import save_tiny
 
 from tracenas.cli import invoke
+from tracenas.data.encoding import TextEncoding
 from tracenas.data.tokens import load_tokens, save_tokens
 from tracenas.saliency.methods import METHODS
 
@@ -193,7 +194,7 @@ def test_the_best_calibration_set_is_kept(home: Path, tmp_path: Path, capsys: py
     dense, pruned = load(str(home / "model"), dtype="fp32"), load(str(tmp_path / "pruned"), dtype="fp32")
     from tracenas.data.held_out import windows
 
-    second = windows(str(home / "second.txt"), dense.tokenizer, 32, limit=24)
+    second = windows(str(home / "second.txt"), TextEncoding(dense.tokenizer), 32, limit=24)
     second = second[~overlaps(second, chosen)][:6]
     log_p, log_q = (m.model(input_ids=second).logits[:, :-1].log_softmax(-1) for m in (dense, pruned))
     kl = (log_p.exp() * (log_p - log_q)).sum(-1).mean()

@@ -21,6 +21,7 @@ from recovery_toys import (
 )
 
 from tracenas.commands.recover.command import recover
+from tracenas.data.encoding import TextEncoding
 from tracenas.data.held_out import windows
 from tracenas.data.tokens import save_tokens
 from tracenas.errors import UserError
@@ -99,7 +100,7 @@ def test_pretrain_of_a_heterogeneous_checkpoint(toys: Toys, tmp_path: Path) -> N
     assert found.tokens == 30 * 4 * 32
     again = load(str(out), device="cpu")
     assert again.tokenizer is not None and type(again.model).__name__.startswith("TraceNAS")
-    held = windows(str(toys.held_out), again.tokenizer, 32, limit=64)
+    held = windows(str(toys.held_out), TextEncoding(again.tokenizer), 32, limit=64)
     assert found.perplexity == pytest.approx(perplexity(again.model, held, 8).perplexity, rel=1e-5)
     assert "TENSORBOARD_LOGGING_DIR" not in os.environ
     same = json.loads((toys.pruned / "config.json").read_text())
@@ -234,7 +235,7 @@ def test_a_validation_text_of_its_own(toys: Toys, tmp_path: Path) -> None:
     found = recover(settings(toys.pruned, toys.text, out, validation=str(chooser), max_steps=2))
     assert found.selected_on == str(chooser) and found.reported_on is None
     model = load(str(out), device="cpu")
-    held = windows(str(chooser), model.tokenizer, 32, limit=64)
+    held = windows(str(chooser), TextEncoding(model.tokenizer), 32, limit=64)
     assert found.selection_nll == pytest.approx(perplexity(model.model, held, 8).nll, rel=1e-5)
 
 
@@ -250,7 +251,9 @@ def test_the_loss_of_instructions_is_that_of_responses(toys: Toys, tmp_path: Pat
     found = recover(settings(toys.dense, toys.instructions, out, save_dtype="fp32", **changes))
     model = load(str(out), device="cpu")
     total, count = 0.0, 0
-    for one in instruction_examples(str(chooser), model.tokenizer, 96, seed=0, vocab_size=257, eos=0).sample(5):
+    for one in instruction_examples(
+        str(chooser), TextEncoding(model.tokenizer, vocab_size=257, eos=0), 96, seed=0
+    ).sample(5):
         logits = model.model(input_ids=one["input_ids"][None]).logits[0, :-1]
         labels = one["labels"][1:]
         total += float(F.cross_entropy(logits, labels, reduction="sum"))

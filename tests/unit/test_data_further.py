@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tracenas.data.calibration import calibration
+from tracenas.data.encoding import TextEncoding
 from tracenas.data.further import further_calibration, overlaps
 from tracenas.data.tokens import save_tokens
 from tracenas.errors import UserError
@@ -28,11 +29,11 @@ def test_no_text_is_shared(tmp_path: Path, tokenizer: Any, documents: int) -> No
     path = tmp_path / "text.jsonl"
     text = [words(3000 // documents, seed) for seed in range(documents)]
     path.write_text("".join(f'{{"text": "{t}"}}\n' for t in text))
-    known = calibration(str(path), tokenizer, samples=4, seq_len=40, seed=3)
-    found = further_calibration(str(path), tokenizer, reference=known, samples=30, seed=3)
+    known = calibration(str(path), TextEncoding(tokenizer), samples=4, seq_len=40, seed=3)
+    found = further_calibration(str(path), TextEncoding(tokenizer), reference=known, samples=30, seed=3)
     assert found.shape == (30, 40)
     assert not runs(found, 38) & runs(known, 38)
-    again = further_calibration(str(path), tokenizer, reference=known, samples=30, seed=3)
+    again = further_calibration(str(path), TextEncoding(tokenizer), reference=known, samples=30, seed=3)
     assert torch.equal(found, again)
 
 
@@ -48,9 +49,9 @@ def test_too_little_text(tmp_path: Path, tokenizer: Any) -> None:
     rows = torch.arange(10 * 40).reshape(10, 40) % 251
     save_tokens(tmp_path / "t.safetensors", rows)
     source = str(tmp_path / "t.safetensors")
-    found = further_calibration(source, tokenizer, reference=rows[:4], samples=48, fewer=True)
+    found = further_calibration(source, TextEncoding(tokenizer), reference=rows[:4], samples=48, fewer=True)
     assert torch.equal(found, rows[4:])
     with pytest.raises(UserError, match="holds 6 sequences of 40 tokens beside the 4 .* 48 were asked for"):
-        further_calibration(source, tokenizer, reference=rows[:4], samples=48)
+        further_calibration(source, TextEncoding(tokenizer), reference=rows[:4], samples=48)
     with pytest.raises(UserError, match="holds 0 sequences"):
-        further_calibration(source, tokenizer, reference=rows, samples=48, fewer=True)
+        further_calibration(source, TextEncoding(tokenizer), reference=rows, samples=48, fewer=True)

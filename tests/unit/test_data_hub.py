@@ -3,6 +3,7 @@ import pytest
 from datasets import IterableDataset
 
 from tracenas.data import hub
+from tracenas.data.encoding import TextEncoding
 from tracenas.data.held_out import windows
 from tracenas.data.sources import documents
 from tracenas.errors import UserError
@@ -80,10 +81,10 @@ def test_wikitext_rows_become_articles(calls: list[tuple], monkeypatch: pytest.M
 def test_held_out_is_the_evaluation_split(calls: list[tuple], monkeypatch: pytest.MonkeyPatch, tokenizer) -> None:
     monkeypatch.setattr(f"{__name__}.ROWS", [{"text": line} for line in WIKITEXT])
     text = "\n\n".join(WIKITEXT)
-    assert tokenizer.decode(windows("wikitext2", tokenizer, len(text))[0]) == text
-    windows("c4", tokenizer, 8)
-    windows("c4@train", tokenizer, 8)
-    windows("wikitext2", tokenizer, len(text), use="validation")
+    assert tokenizer.decode(windows("wikitext2", TextEncoding(tokenizer), len(text))[0]) == text
+    windows("c4", TextEncoding(tokenizer), 8)
+    windows("c4@train", TextEncoding(tokenizer), 8)
+    windows("wikitext2", TextEncoding(tokenizer), len(text), use="validation")
     assert [split for _, _, split, _ in calls] == ["test", "validation", "train", "validation"]
 
 
@@ -93,7 +94,7 @@ def test_held_out_reads_a_stream_no_further_than_needed(monkeypatch: pytest.Monk
             yield {"text": "0123456789"}
 
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: IterableDataset.from_generator(endless))
-    assert windows("c4", tokenizer, 8, limit=5).shape == (5, 8)
+    assert windows("c4", TextEncoding(tokenizer), 8, limit=5).shape == (5, 8)
 
 
 @pytest.mark.parametrize("error", [ConnectionError("no route\nto host"), ValueError("Bad split: x"), RuntimeError()])

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from tracenas.data import packing
-from tracenas.data.packing import encode, eos_id, interleave, pack
+from tracenas.data.encoding import TextEncoding
+from tracenas.data.packing import encode, interleave, pack
 from tracenas.data.sources import documents
 from tracenas.errors import UserError
 
@@ -102,16 +103,16 @@ class TestInterleave:
 
 class TestEos:
     def test_of_the_tokenizer_first(self, tokenizer) -> None:
-        assert eos_id(tokenizer) == eos_id(tokenizer, 5) == 0
+        assert TextEncoding(tokenizer).end == TextEncoding(tokenizer, 5).end == 0
 
     @pytest.mark.parametrize(("config", "expected"), [(5, 5), ([7, 8], 7), (0, 0)])
     def test_of_the_config(self, without_eos, config, expected: int) -> None:
-        assert eos_id(without_eos, config) == expected
+        assert TextEncoding(without_eos, config).end == expected
 
     @pytest.mark.parametrize("config", [None, []])
     def test_none(self, without_eos, config) -> None:
         with pytest.raises(UserError, match="no EOS token"):
-            eos_id(without_eos, config)
+            _ = TextEncoding(without_eos, config).end
 
 
 @pytest.fixture

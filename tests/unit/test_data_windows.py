@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 from tokenizers import processors
 
 from tracenas.data.calibration import calibration
+from tracenas.data.encoding import TextEncoding
 from tracenas.data.further import further_calibration, overlaps
 from tracenas.data.held_out import windows
 from tracenas.data.packing import pack
@@ -60,25 +61,25 @@ def test_bos_counts_in_the_length(tmp_path: Path, tokenizer, bos_tokenizer) -> N
     """Nothing else that the tokenizer adds gets into a window."""
     bos_tokenizer = adding(bos_tokenizer, "<s> $A </s>")
     (tmp_path / "a.txt").write_text(TEXT)
-    found = windows(tmp_path / "a.txt", bos_tokenizer, 20, bos=BOS)
+    found = windows(tmp_path / "a.txt", TextEncoding(bos_tokenizer, bos=BOS), 20)
     assert found[:, 0].eq(BOS).all() and not found[:, 1:].eq(BOS).any() and not found.eq(0).any()
-    assert torch.equal(found[:, 1:], windows(tmp_path / "a.txt", tokenizer, 19))
-    assert torch.equal(windows(tmp_path / "a.txt", bos_tokenizer, 20, bos=BOS, limit=3), found[:3])
-    drawn = calibration(str(tmp_path / "a.txt"), bos_tokenizer, samples=6, seq_len=20, bos=BOS)
-    plain = calibration(str(tmp_path / "a.txt"), tokenizer, samples=6, seq_len=19)
+    assert torch.equal(found[:, 1:], windows(tmp_path / "a.txt", TextEncoding(tokenizer), 19))
+    assert torch.equal(windows(tmp_path / "a.txt", TextEncoding(bos_tokenizer, bos=BOS), 20, limit=3), found[:3])
+    drawn = calibration(str(tmp_path / "a.txt"), TextEncoding(bos_tokenizer, bos=BOS), samples=6, seq_len=20)
+    plain = calibration(str(tmp_path / "a.txt"), TextEncoding(tokenizer), samples=6, seq_len=19)
     assert drawn.shape == (6, 20) and torch.equal(drawn, with_bos(plain, BOS))
 
 
 def test_short_text(tmp_path: Path, bos_tokenizer) -> None:
     (tmp_path / "a.txt").write_text("x")
-    found = windows(tmp_path / "a.txt", bos_tokenizer, 10, bos=BOS)
+    found = windows(tmp_path / "a.txt", TextEncoding(bos_tokenizer, bos=BOS), 10)
     assert found.tolist() == [[BOS, *bos_tokenizer("x").input_ids[1:2]]]
 
 
 def test_many_documents(tmp_path: Path, bos_tokenizer) -> None:
     """As many documents as samples: packed, and a BOS before every window, none before a document."""
     (tmp_path / "a.jsonl").write_text("".join(f'{{"text": "document {i}"}}\n' for i in range(40)))
-    drawn = calibration(str(tmp_path / "a.jsonl"), bos_tokenizer, samples=8, seq_len=16, bos=BOS)
+    drawn = calibration(str(tmp_path / "a.jsonl"), TextEncoding(bos_tokenizer, bos=BOS), samples=8, seq_len=16)
     assert drawn[:, 0].eq(BOS).all() and not drawn[:, 1:].eq(BOS).any() and drawn.eq(0).any()
 
 
@@ -86,8 +87,8 @@ def test_overlap_is_of_text(tmp_path: Path, bos_tokenizer) -> None:
     """A row as long as the runs that are compared is found behind another beginning, too."""
     (tmp_path / "a.txt").write_text(TEXT)
     (tmp_path / "b.txt").write_text("x" * 15)
-    text = windows(tmp_path / "a.txt", bos_tokenizer, 64)
-    inside, elsewhere = text[0, 5:20], windows(tmp_path / "b.txt", bos_tokenizer, 15)[0]
+    text = windows(tmp_path / "a.txt", TextEncoding(bos_tokenizer), 64)
+    inside, elsewhere = text[0, 5:20], windows(tmp_path / "b.txt", TextEncoding(bos_tokenizer), 15)[0]
     rows = with_bos(torch.stack([inside, elsewhere]), BOS)
     assert overlaps(rows, with_bos(text[:1], BOS), bos=BOS).tolist() == [True, False]
     assert overlaps(rows, text[:1], bos=BOS).tolist() == [True, False]
@@ -96,8 +97,10 @@ def test_overlap_is_of_text(tmp_path: Path, bos_tokenizer) -> None:
 
 def test_further_text(tmp_path: Path, bos_tokenizer) -> None:
     (tmp_path / "a.txt").write_text(TEXT)
-    known = calibration(str(tmp_path / "a.txt"), bos_tokenizer, samples=5, seq_len=20, bos=BOS)
-    more = further_calibration(str(tmp_path / "a.txt"), bos_tokenizer, reference=known, samples=5, seed=1, bos=BOS)
+    known = calibration(str(tmp_path / "a.txt"), TextEncoding(bos_tokenizer, bos=BOS), samples=5, seq_len=20)
+    more = further_calibration(
+        str(tmp_path / "a.txt"), TextEncoding(bos_tokenizer, bos=BOS), reference=known, samples=5, seed=1
+    )
     assert more.shape == (5, 20) and more[:, 0].eq(BOS).all()
     assert not overlaps(more, known, bos=BOS).any()
 
@@ -121,7 +124,7 @@ def test_token_file_is_used_as_it_is(tmp_path: Path, bos_tokenizer) -> None:
     )
     assert token_file_start(without) == token_file_start(without, "off") == WindowStart(None, carried=False)
     for path in (plain, with_one, without):
-        assert calibration(str(path), bos_tokenizer, bos=BOS).tolist() == [[5, 1, 2], [5, 3, 4]]
+        assert calibration(str(path), TextEncoding(bos_tokenizer, bos=BOS)).tolist() == [[5, 1, 2], [5, 3, 4]]
 
 
 @pytest.mark.parametrize(
@@ -163,11 +166,13 @@ def test_packed_documents_begin_with_bos(bos_tokenizer) -> None:
 
 def test_bos_is_read_and_not_learned(tmp_path: Path, bos_tokenizer) -> None:
     (tmp_path / "a.jsonl").write_text("".join(f'{{"text": "{letter * 5}"}}\n' for letter in "abcdef"))
-    examples = text_examples(str(tmp_path / "a.jsonl"), bos_tokenizer, 16, seed=0, vocab_size=258, bos=BOS)
+    examples = text_examples(
+        str(tmp_path / "a.jsonl"), TextEncoding(bos_tokenizer, vocab_size=258, bos=BOS), 16, seed=0
+    )
     for example in itertools.islice(examples, 6):
         read = example["input_ids"] == BOS
         assert read.any() and torch.equal(example["labels"] == -100, read)
         assert torch.equal(example["labels"][~read], example["input_ids"][~read])
-    plain = text_examples(str(tmp_path / "a.jsonl"), bos_tokenizer, 16, seed=0, vocab_size=258)
+    plain = text_examples(str(tmp_path / "a.jsonl"), TextEncoding(bos_tokenizer, vocab_size=258), 16, seed=0)
     first = next(iter(plain))
     assert first["labels"] is first["input_ids"] and not (first["input_ids"] == BOS).any()

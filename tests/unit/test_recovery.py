@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from tracenas.data.encoding import TextEncoding
 from tracenas.errors import UserError
 from tracenas.recovery.datasets import Rows, Windows, collate_padded, collate_windows
 from tracenas.recovery.instructions import encode_chat, instruction_examples, row_messages
@@ -151,7 +152,7 @@ def test_wrong_instructions(text: str, message: str, tmp_path: Path, tokenizer: 
     path = tmp_path / "data.jsonl"
     path.write_text(text)
     with pytest.raises(UserError, match=message):
-        instruction_examples(str(path), tokenizer, 64, seed=0, vocab_size=257, eos=0)
+        instruction_examples(str(path), TextEncoding(tokenizer, vocab_size=257, eos=0), 64, seed=0)
 
 
 def test_instructions_as_one_list_and_parquet(tmp_path: Path, tokenizer: Any) -> None:
@@ -162,7 +163,11 @@ def test_instructions_as_one_list_and_parquet(tmp_path: Path, tokenizer: Any) ->
     (tmp_path / "a.json").write_text(json.dumps(rows))
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
     found = [
-        list(itertools.islice(instruction_examples(str(path), tokenizer, 64, seed=0, vocab_size=257, eos=0), 3))
+        list(
+            itertools.islice(
+                instruction_examples(str(path), TextEncoding(tokenizer, vocab_size=257, eos=0), 64, seed=0), 3
+            )
+        )
         for path in (tmp_path / "a.json", tmp_path / "a.parquet")
     ]
     assert all(torch.equal(a["labels"], b["labels"]) for a, b in zip(*found, strict=True))
@@ -198,7 +203,7 @@ def test_windows_go_on_for_ever_in_new_orders(tmp_path: Path, tokenizer: Any) ->
     path.write_text("<|endoftext|>".join(f"document {i} is this" for i in range(8)))
 
     def windows() -> Windows:
-        return Windows(str(path), tokenizer, 16, seed=0, eos=0, vocab_size=257)
+        return Windows(str(path), TextEncoding(tokenizer, eos=0, vocab_size=257), 16, seed=0)
 
     per_epoch = 8 * 19 // 16
     whole = first_tokens(windows(), 3 * per_epoch)
@@ -214,7 +219,7 @@ def test_windows_of_a_mixture_keep_their_shares_over_epochs(tmp_path: Path, toke
     for name, letter in (("a.txt", "a"), ("b.txt", "b")):
         (tmp_path / name).write_text(letter * 40)
     source = f"{tmp_path / 'a.txt'}=0.75,{tmp_path / 'b.txt'}=0.25"
-    found = first_tokens(Windows(source, tokenizer, 8, seed=0, eos=0, vocab_size=257), 80)
+    found = first_tokens(Windows(source, TextEncoding(tokenizer, eos=0, vocab_size=257), 8, seed=0), 80)
     share = sum(tokenizer.decode(ids[:1]) == "a" for ids in found) / 80
     assert share == 0.75
 
@@ -233,7 +238,7 @@ def test_windows_of_the_split_are_never_trained_on(documents: int, tmp_path: Pat
     texts = [" ".join(map(str, rng.integers(0, 10**6, size=2000 // documents))) for _ in range(documents)]
     path = tmp_path / "text.txt"
     path.write_text("<|endoftext|>".join(texts))
-    whole = Windows(str(path), tokenizer, 64, seed=0, eos=0, vocab_size=257)
+    whole = Windows(str(path), TextEncoding(tokenizer, eos=0, vocab_size=257), 64, seed=0)
     validation, rest = whole.split(8)
     assert len(validation) == 8
     known = torch.stack([example["input_ids"] for example in validation])
@@ -241,7 +246,7 @@ def test_windows_of_the_split_are_never_trained_on(documents: int, tmp_path: Pat
     before = torch.stack([e["input_ids"] for e in itertools.islice(iter(whole), count)])
     after = torch.stack([e["input_ids"] for e in itertools.islice(iter(rest), count)])
     assert bool(overlaps(before, known, 32).any()) and not bool(overlaps(after, known, 32).any())
-    again, same = Windows(str(path), tokenizer, 64, seed=0, eos=0, vocab_size=257).split(8)
+    again, same = Windows(str(path), TextEncoding(tokenizer, eos=0, vocab_size=257), 64, seed=0).split(8)
     assert torch.equal(torch.stack([example["input_ids"] for example in again]), known)
     assert first_tokens(same, 5) == first_tokens(rest, 5)
 
@@ -255,7 +260,9 @@ def test_rows_of_the_split_are_never_trained_on(tmp_path: Path, tokenizer: Any) 
     assert len(chosen | trained) == 40
     path = tmp_path / "a.jsonl"
     path.write_text("".join(json.dumps({"prompt": "x", "response": str(i % 30)}) + "\n" for i in range(60)))
-    validation, rest = instruction_examples(str(path), tokenizer, 64, seed=0, vocab_size=257, eos=0).split(4)
+    validation, rest = instruction_examples(
+        str(path), TextEncoding(tokenizer, vocab_size=257, eos=0), 64, seed=0
+    ).split(4)
     chosen = {tuple(example["input_ids"].tolist()) for example in validation}
     trained = set(map(tuple, first_tokens(rest, 120)))
     assert len(validation) == 4 and not chosen & trained and len(chosen | trained) == 30
@@ -266,7 +273,9 @@ def test_streamed_instructions_are_split_likewise(tokenizer: Any, monkeypatch: p
 
     made = [{"prompt": "x", "response": str(i)} for i in range(50)]
     monkeypatch.setattr(hub, "streamed", lambda data, seed: iter(made[seed % 50 :] + made[: seed % 50]))
-    validation, rest = instruction_examples("org/chats", tokenizer, 64, seed=0, vocab_size=257, eos=0).split(64)
+    validation, rest = instruction_examples(
+        "org/chats", TextEncoding(tokenizer, vocab_size=257, eos=0), 64, seed=0
+    ).split(64)
     chosen = {tuple(example["input_ids"].tolist()) for example in validation}
     trained = first_tokens(rest, 135)
     assert len(chosen) == 5 and not chosen & set(map(tuple, trained)) and len(set(map(tuple, trained))) == 45
@@ -303,7 +312,7 @@ def test_a_chat_template_that_refuses_is_told_with_the_row(
     simple = "" if template.endswith(("1 }}", "field }}", "if %}")) else json.dumps({"messages": CHAT})
     path.write_text(f"{simple}\n" + json.dumps({"messages": messages}) + "\n")
     with pytest.raises(UserError) as caught:
-        instruction_examples(str(path), own, 64, seed=0, vocab_size=257, eos=0)
+        instruction_examples(str(path), TextEncoding(own, vocab_size=257, eos=0), 64, seed=0)
     assert f"'{path}', line 2: the chat template refuses it: " in str(caught.value)
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
@@ -328,7 +337,7 @@ def test_rows_of_another_type_are_told_with_their_line(
     path = tmp_path / "data.jsonl"
     path.write_text(json.dumps({"prompt": "x", "response": "y", "input": None}) + "\n" + json.dumps(row))
     with pytest.raises(UserError, match=rf"'{path}', line 2: {message}"):
-        instruction_examples(str(path), tokenizer, 64, seed=0, vocab_size=257, eos=0)
+        instruction_examples(str(path), TextEncoding(tokenizer, vocab_size=257, eos=0), 64, seed=0)
 
 
 def test_instructions_from_compressed_csv(tmp_path: Path, tokenizer: Any) -> None:
@@ -337,7 +346,7 @@ def test_instructions_from_compressed_csv(tmp_path: Path, tokenizer: Any) -> Non
     (tmp_path / "a.csv.gz").write_bytes(gzip.compress(b'instruction,input,output\n"Say, it",,"one\ntwo"\n'))
     (tmp_path / "a.jsonl").write_text('{"prompt": "Say, it", "response": "one\\ntwo"}')
     found = [
-        first_tokens(instruction_examples(str(path), tokenizer, 64, seed=0, vocab_size=257, eos=0), 1)
+        first_tokens(instruction_examples(str(path), TextEncoding(tokenizer, vocab_size=257, eos=0), 64, seed=0), 1)
         for path in (tmp_path / "a.csv.gz", tmp_path / "a.jsonl")
     ]
     assert found[0] == found[1]

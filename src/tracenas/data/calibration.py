@@ -4,13 +4,14 @@
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from tracenas.data.packing import Packed, encode, eos_id, interleave, pack, pieces
+from tracenas.data.encoding import TextEncoding
+from tracenas.data.packing import Packed, encode, interleave, pack, pieces
 from tracenas.data.sources import documents, is_tokens, parse_source
 from tracenas.data.tokens import check_vocabulary, load_tokens
 from tracenas.data.windows import with_bos
@@ -33,16 +34,12 @@ _LONG = 1_000_000
 
 def calibration(
     source: str,
-    tokenizer: "PreTrainedTokenizerBase",
+    encoding: TextEncoding,
     *,
     samples: int | None = None,
     seq_len: int | None = None,
     seed: int = 0,
     default_seq_len: int = 4096,
-    eos: int | Sequence[int] | None = None,
-    vocab_size: int | None = None,
-    bos: int | None = None,
-    text_field: str | None = None,
     fewer: bool = False,
 ) -> torch.Tensor:
     """The token ids that everything is measured on, [samples, seq_len] int64.
@@ -55,15 +52,11 @@ def calibration(
 
     Args:
         source: see `tracenas.data.sources.parse_source`.
-        tokenizer: the model's; not used for tokens.
+        encoding: how the model reads text.
         samples: sequences; None: 16 of a text, all of a token file.
         seq_len: tokens per sequence; None: those of the token file, `default_seq_len` for text.
         seed: of the choice.
         default_seq_len: min(4096, the model's positions), unless the caller knows better.
-        eos: the model config's `eos_token_id`, for tokenizers that name none.
-        vocab_size: the model's; ids must be below it.
-        bos: the first token of every window of text, one of its `seq_len` (`tracenas.data.windows`); None: no such.
-        text_field: the field of JSON lines, Parquet and hub data sets that holds the text.
         fewer: take what there is, at least one sequence, where the source holds fewer than `samples`.
 
     Raises:
@@ -79,16 +72,15 @@ def calibration(
     else:
         length = seq_len or default_seq_len
         wanted = samples or DEFAULT_SAMPLES
-        end = eos_id(tokenizer, eos)
-        text_length = length - (bos is not None)
-        streams = [_windows(name, tokenizer, wanted, text_length, seed, end, text_field) for name in mixture.names]
+        text_length = length - (encoding.bos is not None)
+        streams = [_windows(name, encoding, wanted, text_length, seed) for name in mixture.names]
         weights = [weight for _, weight in mixture.parts]
         rows = [window.input_ids for window in itertools.islice(interleave(streams, weights), wanted)]
         if len(rows) < wanted and not (fewer and rows):
             raise _too_few(source, wanted, len(rows), length, mixed=len(streams) > 1)
-        input_ids = with_bos(torch.from_numpy(np.stack(rows)), bos)
-    if vocab_size is not None:
-        check_vocabulary(input_ids, vocab_size, source)
+        input_ids = with_bos(torch.from_numpy(np.stack(rows)), encoding.bos)
+    if encoding.vocab_size is not None:
+        check_vocabulary(input_ids, encoding.vocab_size, source)
     return input_ids
 
 
@@ -102,16 +94,9 @@ def _tokens(source: str, samples: int | None, seq_len: int | None, fewer: bool) 
     return input_ids[:samples].contiguous()
 
 
-def _windows(
-    source: str,
-    tokenizer: "PreTrainedTokenizerBase",
-    samples: int,
-    seq_len: int,
-    seed: int,
-    eos: int,
-    text_field: str | None,
-) -> Iterator[Packed]:
-    texts = documents(source, seed=seed, text_field=text_field)
+def _windows(source: str, encoding: TextEncoding, samples: int, seq_len: int, seed: int) -> Iterator[Packed]:
+    tokenizer, eos = encoding.tokenizer, encoding.end
+    texts = documents(source, seed=seed, text_field=encoding.text_field)
     first = list(itertools.islice(texts, samples))
     if len(first) == samples:
         yield from pack(itertools.chain(first, texts), tokenizer, seq_len, eos=eos)

@@ -1,16 +1,11 @@
 """More text of the same source: for what must not be fitted on the text that candidates are scored on."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
 import torch
 
 from tracenas.data.calibration import calibration
+from tracenas.data.encoding import TextEncoding
 from tracenas.data.windows import text_tokens
 from tracenas.errors import UserError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 __all__ = ["Repeats", "further_calibration", "overlaps"]
 
@@ -56,47 +51,32 @@ class Repeats:
 
 def further_calibration(
     source: str,
-    tokenizer: "PreTrainedTokenizerBase",
+    encoding: TextEncoding,
     *,
     reference: torch.Tensor,
     samples: int,
     fewer: bool = False,
     seed: int = 0,
-    eos: int | Sequence[int] | None = None,
-    vocab_size: int | None = None,
-    bos: int | None = None,
-    text_field: str | None = None,
 ) -> torch.Tensor:
     """Windows of `source` that share no text with `reference`, int64 [samples, L], L as in `reference`.
 
     Drawn as `calibration` draws them; windows that overlap with `reference` are left out (`overlaps`).
 
     Args:
-        reference: int64 [M, L], windows of the same source or of another one.
+        reference: int64 [M, L], windows of the same source or of another one, which begin as these do.
         samples: how many are wanted.
-        bos: the first token of every window, of the source's as of those in `reference`; None: no such.
         fewer: accept fewer, if the source holds no more.
 
     Raises:
         UserError: if the source cannot be read or holds too few such windows (with `fewer`: none).
     """
     # A window of `known` overlaps with at most two of the same grid laid elsewhere.
-    drawn = calibration(
-        source,
-        tokenizer,
-        samples=samples + 2 * reference.shape[0],
-        seq_len=reference.shape[1],
-        seed=seed,
-        eos=eos,
-        vocab_size=vocab_size,
-        bos=bos,
-        text_field=text_field,
-        fewer=True,
-    )
-    rows = drawn[~overlaps(drawn, reference, bos=bos)][:samples]
+    count, length = reference.shape
+    drawn = calibration(source, encoding, samples=samples + 2 * count, seq_len=length, seed=seed, fewer=True)
+    rows = drawn[~overlaps(drawn, reference, bos=encoding.bos)][:samples]
     if len(rows) < (1 if fewer else samples):
         raise UserError(
-            f"'{source}' holds {len(rows)} sequences of {reference.shape[1]} tokens beside the {len(reference)} that "
+            f"'{source}' holds {len(rows)} sequences of {length} tokens beside the {count} that "
             f"candidates are scored on, {samples} were asked for (compensate-samples): use more text or fewer samples"
         )
     return rows

@@ -15,7 +15,7 @@ from tracenas.errors import UserError, first_line
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Packed", "encode", "eos_id", "interleave", "pack", "pieces", "refusals"]
+__all__ = ["Packed", "encode", "interleave", "pack", "pieces", "refusals"]
 
 _PIECE = 4_000_000
 """Characters tokenised at once; tokenizers take some hundred bytes per token while they work."""
@@ -38,27 +38,6 @@ class Packed(NamedTuple):
 
     input_ids: NDArray[np.int64]
     position_ids: NDArray[np.int64]
-
-
-def eos_id(tokenizer: "PreTrainedTokenizerBase", eos: int | Sequence[int] | None = None) -> int:
-    """The token that ends documents.
-
-    Args:
-        tokenizer: its `eos_token_id` is taken if it has one.
-        eos: otherwise this: the model config's `eos_token_id`, the first if there are several.
-
-    Raises:
-        UserError: neither is known.
-    """
-    token = tokenizer.eos_token_id
-    if token is None:
-        token = eos if eos is None or isinstance(eos, int) else next(iter(eos), None)
-    if token is None:
-        raise UserError(
-            "the tokenizer has no EOS token to join documents with, nor has the model's config: "
-            "set 'eos_token' in tokenizer_config.json or 'eos_token_id' in config.json"
-        )
-    return int(token)
 
 
 def encode(documents: Iterable[str], tokenizer: "PreTrainedTokenizerBase") -> Iterator[NDArray[np.int64]]:
@@ -114,7 +93,7 @@ def pack(
         documents: read no further than the windows that are asked for need.
         tokenizer: called without special tokens.
         seq_len: L, the tokens of a window.
-        eos: put after every document (`eos_id`).
+        eos: put after every document.
         bos: put before every document that does not begin with it; None: nothing is.
     """
     if seq_len < 1:

@@ -9,9 +9,10 @@ import torch
 from tracenas.config import MetricSearchConfig, RunConfig, StudyConfig
 from tracenas.data import windows
 from tracenas.data.calibration import calibration
+from tracenas.data.encoding import TextEncoding
 from tracenas.data.held_out import windows as held_out_windows
 from tracenas.data.sources import is_tokens
-from tracenas.data.tokens import check_vocabulary, load_tokens, save_tokens
+from tracenas.data.tokens import load_tokens, save_tokens
 from tracenas.data.windows import BosRule, WindowStart
 from tracenas.errors import UserError
 from tracenas.models.checkpoints.loading import LoadedModel
@@ -21,6 +22,7 @@ __all__ = [
     "evaluation_windows",
     "held_out",
     "stored_evaluation_windows",
+    "text_encoding",
     "warn_of_tokenizer",
     "window_start",
 ]
@@ -58,15 +60,11 @@ def calibration_tokens(
         raise UserError(f"seq-len {seq_len}: the model has {source.positions} positions")
     tokens = calibration(
         data,
-        loaded.tokenizer,
+        text_encoding(loaded, start, text_field),
         samples=samples,
         seq_len=seq_len,
         seed=seed,
         default_seq_len=min(longest, source.positions),
-        eos=source.config.get("eos_token_id"),
-        vocab_size=int(source.config["vocab_size"]),
-        bos=start.bos,
-        text_field=text_field,
         fewer=fewer,
     )
     if tokens.shape[1] > source.positions:
@@ -97,12 +95,13 @@ def held_out(
         UserError: as `window_start`, or ids beyond its vocabulary.
     """
     start = window_start(loaded, text, bos, setting=setting)
-    eos = loaded.source.config.get("eos_token_id")
-    tokens = held_out_windows(
-        text, loaded.tokenizer, seq_len, limit=limit, eos=eos, bos=start.bos, text_field=text_field, use=use
-    )
-    check_vocabulary(tokens, int(loaded.source.config["vocab_size"]), text)
-    return tokens
+    return held_out_windows(text, text_encoding(loaded, start, text_field), seq_len, limit=limit, use=use)
+
+
+def text_encoding(loaded: LoadedModel, start: WindowStart, text_field: str | None) -> TextEncoding:
+    """How a model reads text, with windows that begin as `start` says."""
+    config = loaded.source.config
+    return TextEncoding(loaded.tokenizer, config.get("eos_token_id"), start.bos, int(config["vocab_size"]), text_field)
 
 
 def evaluation_windows(loaded: LoadedModel, config: EvaluationText, length: int) -> torch.Tensor:

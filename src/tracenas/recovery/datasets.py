@@ -10,7 +10,7 @@ import copy
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,15 +18,13 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from tracenas.data.calibration import calibration
+from tracenas.data.encoding import TextEncoding
 from tracenas.data.further import Repeats
-from tracenas.data.packing import Packed, eos_id, interleave, pack
+from tracenas.data.packing import Packed, interleave, pack
 from tracenas.data.sources import documents, is_tokens, parse_source
 from tracenas.data.tokens import check_vocabulary, load_tokens
 from tracenas.data.windows import text_tokens
 from tracenas.errors import UserError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 __all__ = ["Examples", "Rows", "Windows", "collate_padded", "collate_windows", "key", "text_examples"]
 
@@ -129,35 +127,18 @@ class Windows(Examples):
 
     Args:
         source: see `tracenas.data.sources.parse_source`; text.
-        tokenizer: the model's.
+        encoding: how the model reads text; its BOS stands before every document and is never learned.
         seq_len: L.
         seed: of the order of documents.
-        eos: put after every document.
-        vocab_size: the model's; ids must be below it.
-        bos: put before every document and never learned; None: nothing is.
     """
 
-    def __init__(
-        self,
-        source: str,
-        tokenizer: "PreTrainedTokenizerBase",
-        seq_len: int,
-        *,
-        seed: int,
-        eos: int,
-        vocab_size: int,
-        bos: int | None = None,
-        text_field: str | None = None,
-    ) -> None:
+    def __init__(self, source: str, encoding: TextEncoding, seq_len: int, *, seed: int) -> None:
         super().__init__()
         self._source = source
         self._parts = parse_source(source).parts
-        self._tokenizer = tokenizer
+        self._encoding = encoding
         self._seq_len = seq_len
         self._seed = seed
-        self._eos, self._bos = eos, bos
-        self._vocab_size = vocab_size
-        self._text_field = text_field
         self._repeats: Repeats | None = None
 
     def from_start(self) -> Iterator[Example]:
@@ -165,15 +146,17 @@ class Windows(Examples):
         streams = [self._endless(name, place) for place, (name, _) in enumerate(self._parts)]
         for packed in interleave(streams, [weight for _, weight in self._parts]):
             ids = torch.from_numpy(packed.input_ids)
-            check_vocabulary(ids, self._vocab_size, self._source)
-            yield _window(ids, torch.from_numpy(packed.position_ids), self._bos)
+            if self._encoding.vocab_size is not None:
+                check_vocabulary(ids, self._encoding.vocab_size, self._source)
+            yield _window(ids, torch.from_numpy(packed.position_ids), self._encoding.bos)
 
     def _endless(self, name: str, place: int) -> Iterator[Packed]:
+        encoding = self._encoding
         for epoch in itertools.count():
             seed = int(np.random.SeedSequence([self._seed, place, epoch]).generate_state(1)[0])
-            texts = documents(name, seed=seed, text_field=self._text_field)
+            texts = documents(name, seed=seed, text_field=encoding.text_field)
             nothing = repeated = True
-            for packed in pack(texts, self._tokenizer, self._seq_len, eos=self._eos, bos=self._bos):
+            for packed in pack(texts, encoding.tokenizer, self._seq_len, eos=encoding.end, bos=encoding.bos):
                 nothing = False
                 if self._repeats is None or not self._repeats(torch.from_numpy(packed.input_ids)[None]):
                     repeated = False
@@ -185,55 +168,31 @@ class Windows(Examples):
 
     def sample(self, limit: int) -> list[Example]:
         """Up to `limit` windows of all documents, as a calibration is drawn."""
-        rows = calibration(
-            self._source,
-            self._tokenizer,
-            samples=limit,
-            seq_len=self._seq_len,
-            seed=int(np.random.SeedSequence([self._seed, _SAMPLE]).generate_state(1)[0]),
-            eos=self._eos,
-            vocab_size=self._vocab_size,
-            bos=self._bos,
-            text_field=self._text_field,
-            fewer=True,
-        )
+        seed = int(np.random.SeedSequence([self._seed, _SAMPLE]).generate_state(1)[0])
+        rows = calibration(self._source, self._encoding, samples=limit, seq_len=self._seq_len, seed=seed, fewer=True)
         return [_example(row) for row in rows]
 
     def without(self, examples: Sequence[Example]) -> "Windows":
         """The windows that share no more than an eighth of their text with these."""
         rest = copy.copy(self)
-        rest._repeats = _repeats(examples, self._bos)
+        rest._repeats = _repeats(examples, self._encoding.bos)
         next(iter(rest))
         return rest
 
 
-def text_examples(
-    source: str,
-    tokenizer: "PreTrainedTokenizerBase | None",
-    seq_len: int,
-    *,
-    seed: int,
-    vocab_size: int,
-    eos: int | Sequence[int] | None = None,
-    bos: int | None = None,
-    text_field: str | None = None,
-) -> Examples:
-    """Training windows from text (packed, with `bos` before every document) or from token ids (each row as it is).
+def text_examples(source: str, encoding: TextEncoding, seq_len: int, *, seed: int) -> Examples:
+    """Training windows from text (packed, with BOS before every document) or from token ids (each row as it is).
 
     Raises:
-        UserError: if the source is wrong, or its rows have another length than `seq_len`.
+        UserError: if the source is wrong, its rows have another length than `seq_len`, or ids beyond the vocabulary.
     """
     if not is_tokens(source):
-        if tokenizer is None:
-            raise UserError("the model has no tokenizer; give token ids (.safetensors) as data")
-        end = eos_id(tokenizer, eos)
-        return Windows(
-            source, tokenizer, seq_len, seed=seed, eos=end, vocab_size=vocab_size, bos=bos, text_field=text_field
-        )
+        return Windows(source, encoding, seq_len, seed=seed)
     rows = load_tokens(source)
     if rows.shape[1] != seq_len:
         raise UserError(f"'{source}' holds sequences of {rows.shape[1]} tokens, {seq_len} were asked for (seq_len)")
-    check_vocabulary(rows, vocab_size, source)
+    if encoding.vocab_size is not None:
+        check_vocabulary(rows, encoding.vocab_size, source)
     return Rows(rows, seed)
 
 

@@ -12,6 +12,7 @@ import torch
 
 from tracenas.data import hub
 from tracenas.data.decoding import format_name, require_text
+from tracenas.data.encoding import TextEncoding
 from tracenas.data.packing import refusals
 from tracenas.data.rows import ROW_FORMATS, field_names, rows
 from tracenas.errors import UserError
@@ -90,16 +91,7 @@ def encode_chat(
     return ids, learned
 
 
-def instruction_examples(
-    source: str,
-    tokenizer: "PreTrainedTokenizerBase | None",
-    seq_len: int,
-    *,
-    seed: int,
-    vocab_size: int,
-    eos: int,
-    bos: int | None = None,
-) -> Examples:
+def instruction_examples(source: str, encoding: TextEncoding, seq_len: int, *, seed: int) -> Examples:
     """Examples with labels on responses; those longer than `seq_len` are cut, those without a response left out.
 
     Local files are read as a whole; data sets on the hub are streamed and shuffled through a buffer.
@@ -107,9 +99,7 @@ def instruction_examples(
     Raises:
         UserError: if the source cannot be read or holds nothing to learn.
     """
-    if tokenizer is None:
-        raise UserError("the model has no tokenizer: instruction tuning needs one")
-    encode = partial(_example, tokenizer=tokenizer, seq_len=seq_len, vocab_size=vocab_size, eos=eos, bos=bos)
+    encode = partial(_example, encoding=encoding, seq_len=seq_len)
     if Path(source).exists():
         return _in_memory(source, encode, seq_len, seed)
     return _Streamed(hub.parse(source), encode, seq_len, seed)
@@ -165,13 +155,12 @@ class _Streamed(Examples):
                 yield example
 
 
-def _example(
-    chat: Sequence[Message], where: str, *, tokenizer: Any, seq_len: int, vocab_size: int, eos: int, bos: int | None
-) -> Example | None:
+def _example(chat: Sequence[Message], where: str, *, encoding: TextEncoding, seq_len: int) -> Example | None:
+    tokenizer = encoding.tokenizer
     with refusals("chat template" if getattr(tokenizer, "chat_template", None) else "tokenizer", where):
-        ids, learned = encode_chat(chat, tokenizer, eos, bos)
-    if ids and max(ids) >= vocab_size:
-        raise UserError(f"{where}: token id {max(ids)}, the model's vocabulary ends at {vocab_size - 1}")
+        ids, learned = encode_chat(chat, tokenizer, encoding.end, encoding.bos)
+    if encoding.vocab_size is not None and ids and max(ids) >= encoding.vocab_size:
+        raise UserError(f"{where}: token id {max(ids)}, the model's vocabulary ends at {encoding.vocab_size - 1}")
     input_ids, learn = torch.tensor(ids[:seq_len]), torch.tensor(learned[:seq_len])
     labels = torch.where(learn, input_ids, -100)
     return {"input_ids": input_ids, "labels": labels} if bool((labels[1:] != -100).any()) else None

@@ -11,7 +11,7 @@ from tracenas.data import hub
 from tracenas.data.windows import WindowStart
 from tracenas.errors import UserError
 from tracenas.models.checkpoints.loading import LoadedModel
-from tracenas.pipeline.calibration import held_out, window_start
+from tracenas.pipeline.calibration import held_out, text_encoding, window_start
 from tracenas.recovery.datasets import Example, Examples, Rows, text_examples
 from tracenas.recovery.instructions import instruction_examples
 
@@ -114,19 +114,8 @@ def _start(config: RecoverConfig, loaded: LoadedModel, source: str) -> WindowSta
 
 def _examples(config: RecoverConfig, loaded: LoadedModel, source: str) -> Examples:
     assert config.seq_len is not None
-    vocabulary, bos = int(loaded.source.config["vocab_size"]), _start(config, loaded, source).bos
+    encoding = text_encoding(loaded, _start(config, loaded, source), config.text_field)
     if config.method == "lora":
-        tokenizer = loaded.require_tokenizer("instruction tuning needs one")
-        return instruction_examples(
-            source, tokenizer, config.seq_len, seed=config.seed, vocab_size=vocabulary, eos=loaded.eos, bos=bos
-        )
-    return text_examples(
-        source,
-        loaded.tokenizer,
-        config.seq_len,
-        seed=config.seed,
-        vocab_size=vocabulary,
-        eos=loaded.source.config.get("eos_token_id"),
-        bos=bos,
-        text_field=config.text_field,
-    )
+        loaded.require_tokenizer("instruction tuning needs one")
+        return instruction_examples(source, encoding, config.seq_len, seed=config.seed)
+    return text_examples(source, encoding, config.seq_len, seed=config.seed)

@@ -9,7 +9,7 @@ from tracenas.data.further import further_calibration
 from tracenas.data.tokens import load_tokens, save_tokens
 from tracenas.data.windows import WindowStart
 from tracenas.errors import UserError
-from tracenas.pipeline.calibration import window_start
+from tracenas.pipeline.calibration import text_encoding, window_start
 from tracenas.pipeline.refit import COMPENSATION, DEFAULT_SAMPLES, HELD_OUT, HELD_OUT_SAMPLES
 from tracenas.pipeline.session import Calibrated
 
@@ -179,18 +179,9 @@ def _further(session: Calibrated, used: torch.Tensor, samples: int, *, fewer: bo
     """
     if session.refit.data is None:
         raise UserError("'data' is required: text to fit the compensation on")
-    source = session.loaded.source
+    encoding = text_encoding(session.loaded, _start(session), session.refit.text_field)
     return further_calibration(
-        session.refit.data,
-        session.loaded.tokenizer,
-        reference=used,
-        samples=samples,
-        fewer=fewer,
-        seed=session.seed,
-        eos=source.config.get("eos_token_id"),
-        vocab_size=int(source.config["vocab_size"]),
-        bos=_start(session).bos,
-        text_field=session.refit.text_field,
+        session.refit.data, encoding, reference=used, samples=samples, fewer=fewer, seed=session.seed
     )
 
 
