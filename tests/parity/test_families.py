@@ -130,7 +130,8 @@ def test_counts_equal_the_materialised_models(case: str, tmp_path: Path) -> None
         # eager attention multiplies every query with every key: the causal mean over twice the context
         layers = [replace(b, sub_blocks=tuple(map(causal, b.sub_blocks))) for b in setup.space.layers]
         flops = flops_per_token(layers, head, arch, 2 * CONTEXT - 1)
-        assert counter.get_total_flops() == flops * ids.numel()
+        rotary = [sum(n.values()) for name, n in counter.get_flop_counts().items() if name.endswith("rotary_emb")]
+        assert counter.get_total_flops() - sum(rotary) == flops * ids.numel()  # transformers 5.17 multiplies angles
         assert _cached(found.past_key_values, arch) == kv_cache_per_token(setup.space.layers, arch) * ids.numel()
 
 
@@ -214,7 +215,7 @@ def test_what_a_configuration_need_not_say(name: str) -> None:
 def test_loaded_with_an_attention_that_computes_the_model(name: str, tokenizer: Any, tmp_path: Path) -> None:
     """Where attention scores are soft-capped only eager attention does it (of those on a CPU)."""
     loaded = loading.load(str(save_tiny(tmp_path / name, name, tokenizer)), device="cpu")
-    capped = getattr(loaded.model.config, "attn_logit_softcapping", None) and not loaded.model._supports_sdpa
+    capped = getattr(loaded.model.config, "attn_logit_softcapping", None)
     assert loaded.model.config._attn_implementation == ("eager" if capped else "sdpa")
     eager = auto_class(name).from_pretrained(tmp_path / name, attn_implementation="eager").eval()
     with torch.no_grad():

@@ -155,7 +155,9 @@ def load(
             source.name, stored_tensors(source.path), read_json(source.path / "config.json"), source.family
         )
         source = replace(source, config=config)
-    model = _load_model(source, pick_dtype(dtype, target), trust_remote_code)
+    model: Any = _load_model(source, pick_dtype(dtype, target), trust_remote_code)
+    if getattr(model.config, "attn_logit_softcapping", None) and model.config._attn_implementation == "sdpa":
+        model.set_attn_implementation("eager")  # transformers 5.17 chooses torch's attention, which caps no scores
     model.to(target).eval().requires_grad_(False)
     directory = base_directory(source)
     tokenizer, trouble = load_tokenizer(source, directory, trust_remote_code)
