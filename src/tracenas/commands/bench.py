@@ -1,7 +1,7 @@
 """`tracenas bench`: latency, throughput and memory of one or more models (TraceNAS Table 8)."""
 
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,9 @@ from tracenas.config import BenchConfig
 from tracenas.errors import UserError
 from tracenas.models.checkpoints.loading import LoadedModel, load
 from tracenas.models.checkpoints.source import ModelSource, open_source
+from tracenas.reporting.data.stages import Measured
 from tracenas.reporting.progress import stage_progress
+from tracenas.reporting.stage_tables import bench_table
 from tracenas.reporting.terminal import Outcome, Table, to_plain
 from tracenas.rundir import provenance, write_json
 from tracenas.space import costs
@@ -86,40 +88,11 @@ class Bench(Outcome):
 
     def tables(self) -> list[Table]:
         """A row per model."""
-        columns = ("model", "TTFT ms", "TPOT ms", "tokens/s", "GB", "prefill ×", "FLOPs ×", "decode ×")
-        names = [Path(m.model).name for m in self.models]
+        names = tuple(Path(m.model).name for m in self.models)
         if len(set(names)) < len(names):
-            names = [m.model for m in self.models]
-        rows = [
-            (
-                name,
-                _show(m.ttft, 1),
-                _show(m.tpot, 2),
-                _show(m.throughput, 2),
-                "–" if m.memory is None else f"{m.memory / 1e9:.3g}",
-                _show(m.prefill_speedup, 2),
-                f"{m.flop_ratio:.2f}",
-                _show(m.decode_speedup, 2),
-            )
-            for name, m in zip(names, self.models, strict=True)
-        ]
-        return [Table("", columns, rows, self._notes())]
-
-    def _notes(self) -> list[str]:
-        s = self.setting
-        return [
-            f"{s['device_name']}, {s['dtype']}, {s['threads']} threads, torch {s['torch']}; {s['cache']} cache, eager",
-            f"{s['batch_size']} × {s['prompt']} prompt tokens, {s['new_tokens']} new; median of {s['trials']} trials "
-            f"in turns after {s['warmup']} to warm up (interquartile range in brackets)",
-            "prefill and decode ×: speed-up over the first model; FLOPs ×: its prefill FLOPs over this model's",
-            f"memory: {s['memory']}",
-        ]
-
-
-def _show(value: Quartiles, digits: int) -> str:
-    """Median, and the distance between the quartiles in brackets."""
-    width = value.q3 - value.q1
-    return f"{value.median:.{digits}f}" + (f" ({width:.{digits}f})" if width else "")
+            names = tuple(m.model for m in self.models)
+        table = bench_table(Measured("", names, tuple(m.to_json() for m in self.models), self.setting))
+        return [replace(table, notes=[*table.notes, f"memory: {self.setting['memory']}"])]
 
 
 def bench(config: BenchConfig) -> Bench:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tracenas.formats import MISSING, decimal, plural
+from tracenas.formats import MISSING, decimal, fixed, plural
 from tracenas.reporting.data.stages import Measured, Recovery, Stages
 from tracenas.tables import Table
 
@@ -23,22 +23,22 @@ def stage_tables(stages: Stages) -> list[Table]:
 def recovery_table(recoveries: Sequence[Recovery]) -> Table:
     """Steps, tokens, speed and, where it was measured on the way, held-out perplexity of every recovery."""
     columns = ["Architecture", "Method", "Steps", "Tokens", "Tokens/s", "Loss at the end"]
-    known = any(one.result.get("perplexity") is not None for one in recoveries)
-    columns += ["Perplexity before", "Perplexity after"] if known else []
+    measured = any(recovery.result.get("perplexity") is not None for recovery in recoveries)
+    columns += ["Perplexity before", "Perplexity after"] if measured else []
     rows = []
-    for one in recoveries:
-        speed = sorted(value for _, value in one.series("tokens_per_second"))
-        result, losses = one.result, one.series("loss")
-        steps = result.get("steps") or (f"{losses[-1][0]} so far" if losses else None)
+    for recovery in recoveries:
+        speed = sorted(value for _, value in recovery.series("tokens_per_second"))
+        result, losses = recovery.result, recovery.series("loss")
+        running = f"{losses[-1][0]} so far" if losses else MISSING
         rows.append(
             [
-                one.name,
-                str(result.get("method") or one.settings.get("method") or MISSING),
-                f"{steps:,}" if isinstance(steps, int) else str(steps or MISSING),
-                f"{result['tokens']:,}" if isinstance(result.get("tokens"), int) else MISSING,
+                recovery.name,
+                str(result.get("method") or recovery.settings.get("method") or MISSING),
+                _count(result["steps"]) if result.get("steps") else running,
+                _count(result.get("tokens")),
                 f"{speed[len(speed) // 2]:,.0f}" if speed else MISSING,
                 decimal(losses[-1][1]) if losses else MISSING,
-                *(decimal(result.get(key)) for key in ("perplexity_before", "perplexity") if known),
+                *(decimal(result.get(key)) for key in ("perplexity_before", "perplexity") if measured),
             ]
         )
     return Table("recovery", columns, rows, _recovery_notes(recoveries))
@@ -46,24 +46,28 @@ def recovery_table(recoveries: Sequence[Recovery]) -> Table:
 
 def _recovery_notes(recoveries: Sequence[Recovery]) -> list[str]:
     notes = []
-    settings = recoveries[0].settings
+    settings, result = recoveries[0].settings, recoveries[0].result
+    batch, length = settings.get("global_batch"), settings.get("seq_len")
     if settings.get("data"):
-        batch = f"batches of {settings['global_batch']:,}" if isinstance(settings.get("global_batch"), int) else ""
-        length = f" × {settings['seq_len']:,} tokens" if isinstance(settings.get("seq_len"), int) else ""
-        notes.append(f"trained on {_file(settings['data'])}{', ' + batch + length if batch else ''}")
-    result = recoveries[0].result
+        batches = f", batches of {batch:,}" if isinstance(batch, int) else ""
+        batches += f" × {length:,} tokens" if batches and isinstance(length, int) else ""
+        notes.append(f"trained on {_file(settings['data'])}{batches}")
     if result.get("selected_on"):
         notes.append(f"the checkpoint of step {result.get('step')} was chosen on {result['selected_on']}")
     if settings.get("eval_text"):
-        windows = f" (windows of {settings['seq_len']:,} tokens)" if isinstance(settings.get("seq_len"), int) else ""
+        windows = f" (windows of {length:,} tokens)" if isinstance(length, int) else ""
         notes.append(
             f"perplexities of this table: {_file(settings['eval_text'])}{windows}, by which nothing was chosen"
         )
     if len(recoveries) > 1:
-        keys = {key for one in recoveries for key in one.settings} - {"model", "out"}
-        if all(len({str(one.settings.get(key)) for one in recoveries}) == 1 for key in keys):
+        keys = {key for recovery in recoveries for key in recovery.settings} - {"model", "out"}
+        if all(len({str(recovery.settings.get(key)) for recovery in recoveries}) == 1 for key in keys):
             notes.append("all with exactly the same settings")
     return notes
+
+
+def _count(value: object) -> str:
+    return f"{value:,}" if isinstance(value, int) else MISSING
 
 
 def _file(source: object) -> str:
@@ -75,15 +79,15 @@ def _file(source: object) -> str:
 def evaluation_table(measured: Measured) -> Table:
     """A row per quantity, a column per model: parameters, perplexity, both accuracies of every task, the average."""
     models = measured.rows
-    rows = [["parameters", "", "", *(f"{m['params']:,}" if "params" in m else MISSING for m in models)]]
+    rows = [["parameters", "", "", *(_count(m.get("params")) for m in models)]]
     if any("nll" in m for m in models):
         rows.append(["perplexity", "", "", *(decimal(m.get("perplexity")) for m in models)])
     tasks = [m.get("tasks") or {} for m in models]
-    for name in dict.fromkeys(name for of in tasks for name in of):
-        first = next(of[name] for of in tasks if name in of)
+    for name in dict.fromkeys(name for results in tasks for name in results):
+        first = next(results[name] for results in tasks if name in results)
         for place, metric in enumerate(_metrics(first)):
             label = [name, str(first.get("shots", ""))] if place == 0 else ["", ""]
-            rows.append([*label, _metric_name(metric), *(_accuracy(of.get(name), metric) for of in tasks)])
+            rows.append([*label, _metric_name(metric), *(_accuracy(r.get(name), metric) for r in tasks)])
     averages = [m.get("average") for m in models]
     if any(averages):
         cells = (_plus_minus(a["value"], a.get("stderr")) if a else MISSING for a in averages)
@@ -134,17 +138,17 @@ def bench_table(measured: Measured) -> Table:
         rows.append(
             [
                 name,
-                f"{model['params']:,}" if "params" in model else MISSING,
+                _count(model.get("params")),
                 _spread(model.get("ttft_ms"), 1),
                 _spread(model.get("tpot_ms"), 2),
                 _spread(model.get("throughput_tokens_per_s"), 1),
                 f"{memory / 1e9:.3g}" if memory else MISSING,
                 _spread(model.get("prefill_speedup"), 2),
-                f"{model['prefill_flop_ratio']:.2f}" if "prefill_flop_ratio" in model else MISSING,
+                fixed(model.get("prefill_flop_ratio")),
                 _spread(model.get("decode_speedup"), 2),
             ]
         )
-    return Table(f"speed ({measured.file})", columns, rows, _bench_notes(measured.setting))
+    return Table(f"speed ({measured.file})" if measured.file else "", columns, rows, _bench_notes(measured.setting))
 
 
 def _bench_notes(s: Mapping[str, Any]) -> list[str]:
