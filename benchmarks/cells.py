@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import tracenas
-from tracenas.rundir import Journal
+from tracenas.journal import Journal
 
 __all__ = ["Cells", "model_name", "over_seeds", "pairs", "perplexity", "recovered", "searched"]
 

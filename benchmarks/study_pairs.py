@@ -17,7 +17,8 @@ import numpy as np
 from machine import publish
 from scipy.stats import rankdata, spearmanr
 
-from tracenas.rundir import Journal, read_json
+from tracenas.journal import Journal
+from tracenas.rundir import read_json
 
 
 def ranks(work: Path) -> dict[str, tuple[dict[str, np.ndarray], np.ndarray]]:

@@ -30,12 +30,13 @@ from safetensors.numpy import save
 from tracenas.commands.plan.command import plan
 from tracenas.config import PlanConfig
 from tracenas.errors import UserError
+from tracenas.journal import Journal
 from tracenas.models.checkpoints.headers import stored_tensors
 from tracenas.models.checkpoints.source import open_source
 from tracenas.pipeline.refit.record import recorded_loss, recorded_realisation
 from tracenas.reporting.data.run import RunData
 from tracenas.reporting.pages.run import run_page
-from tracenas.rundir import Journal, read_json
+from tracenas.rundir import read_json
 from tracenas.space import Architecture
 from tracenas.space.constraints import Budget
 from tracenas.strategies import STRATEGIES, Score, SearchSettings, run_search

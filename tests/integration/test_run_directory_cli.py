@@ -15,8 +15,8 @@ import torch
 from tracenas.cli import invoke
 from tracenas.data.tokens import save_tokens
 from tracenas.demo import calibration_path, heldout_path, model_path
+from tracenas.journal import Journal
 from tracenas.locks import locked
-from tracenas.rundir import Journal
 
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")]
 

@@ -10,10 +10,10 @@ import torch
 from tiny import tiny_model
 
 from tracenas.families import Options, config_family
+from tracenas.journal import Journal
 from tracenas.models.surgery.ordering import Ordering
 from tracenas.models.surgery.supernet import Supernet
 from tracenas.proxies import PROXIES
-from tracenas.rundir import Journal
 from tracenas.saliency.wanda import saliency
 from tracenas.scoring.evaluator import Evaluator, ScoringSettings
 from tracenas.scoring.raced import RacingEvaluator

@@ -17,12 +17,13 @@ from tracenas import error_log as logs
 from tracenas import rundir
 from tracenas.error_log import error_log, is_error_log, log_failure, log_trace, traceback_place
 from tracenas.errors import CheckFailed, UserError, disk_trouble
+from tracenas.journal import Journal
 from tracenas.locks import locked
 from tracenas.pipeline.resume import CONFIG, as_started, read_settings, resolve_settings
 from tracenas.pipeline.run_directory import run_directory, starting
 from tracenas.process import disk_failures, is_first, terminable
 from tracenas.recovery.settings import World, without_leftovers
-from tracenas.rundir import Journal, atomic_path, holding, require_free, sweep, temporary_prefix, write_json
+from tracenas.rundir import atomic_path, holding, require_free, sweep, temporary_prefix, write_json
 
 HOLD = """
 import sys, time

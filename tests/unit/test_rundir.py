@@ -9,8 +9,8 @@ import pytest
 
 from tracenas import rundir
 from tracenas.errors import UserError
+from tracenas.journal import Journal
 from tracenas.rundir import (
-    Journal,
     atomic_path,
     provenance,
     read_json,

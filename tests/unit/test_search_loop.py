@@ -12,7 +12,7 @@ from test_search_evolution import flaky
 from toys import Memory, Toy
 
 from tracenas.errors import UserError
-from tracenas.rundir import Journal
+from tracenas.journal import Journal
 from tracenas.space import Architecture, SearchSpace
 from tracenas.strategies import STRATEGIES, Progress, Score, SearchSettings, generations, run_search
 from tracenas.strategies.evolution import Evolution

@@ -12,7 +12,7 @@ from scipy import stats
 from toys import Memory
 
 from tracenas.errors import UserError
-from tracenas.rundir import Journal
+from tracenas.journal import Journal
 from tracenas.strategies import Score, SearchSettings, run_search
 from tracenas.symbolic import parse
 from tracenas.symbolic.analysis import correlations, front, spearman, usage

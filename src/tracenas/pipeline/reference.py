@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from tracenas.errors import UserError
+from tracenas.journal import Journal
 from tracenas.proxies.combination import Choice
-from tracenas.rundir import Journal
 from tracenas.space.architecture import Architecture
 from tracenas.space.search_space import SearchSpace
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tracenas.errors import UserError
+from tracenas.journal import Journal
 from tracenas.models.surgery.supernet import Realisation
 from tracenas.pipeline.reference import REFERENCE, reference_pool, stored_pool
 from tracenas.pipeline.refit.fitting import compensated_realisation
@@ -13,7 +14,6 @@ from tracenas.pipeline.session import Session
 from tracenas.proxies import PROXIES
 from tracenas.proxies.combination import Choice, RankScale, choose
 from tracenas.reporting.progress import stage_progress
-from tracenas.rundir import Journal
 from tracenas.scoring.combined import CombinedEvaluator
 from tracenas.scoring.evaluator import Evaluator
 from tracenas.scoring.measuring import ScoringSettings

@@ -8,7 +8,8 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from tracenas.rundir import Journal, atomic_path
+from tracenas.journal import Journal
+from tracenas.rundir import atomic_path
 
 __all__ = ["RunLog", "cut_log"]
 

@@ -24,7 +24,7 @@ OnGeneration = Callable[[Sequence[Record], Sequence[Record]], None]
 
 
 class Log(Protocol):
-    """What the loop needs of `tracenas.rundir.Journal`."""
+    """What the loop needs of `tracenas.journal.Journal`."""
 
     path: Path
 

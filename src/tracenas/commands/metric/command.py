@@ -17,6 +17,7 @@ from tracenas.data.sources import probe
 from tracenas.data.tokens import default_micro_batch, load_tokens, save_tokens
 from tracenas.data.windows import token_file_start
 from tracenas.errors import UserError
+from tracenas.journal import Journal
 from tracenas.models.checkpoints.loading import load
 from tracenas.models.checkpoints.source import ModelSource, open_source
 from tracenas.models.functionals.memory import attempt
@@ -26,7 +27,7 @@ from tracenas.pipeline.run_directory import BEST, CALIBRATION, JOURNAL, SUMMARY,
 from tracenas.reporting.pages.metric import write_metric_report
 from tracenas.reporting.progress import SearchProgress
 from tracenas.reporting.terminal import Table, print_table
-from tracenas.rundir import Journal, provenance, read_json, write_json
+from tracenas.rundir import provenance, read_json, write_json
 from tracenas.saliency.gradients import write_gradients
 from tracenas.saliency.linear import projections
 from tracenas.saliency.masks import Sparsity

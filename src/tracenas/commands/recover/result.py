@@ -8,8 +8,8 @@ from typing import Any
 
 from tracenas.commands.recover.data import RecoveryData, split_name
 from tracenas.config import RecoverConfig
+from tracenas.journal import Journal
 from tracenas.reporting.terminal import Table, print_table, to_plain
-from tracenas.rundir import Journal
 
 __all__ = ["LOG", "RESULT", "Recovered", "recovered"]
 

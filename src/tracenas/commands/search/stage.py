@@ -9,6 +9,7 @@ from typing import Any
 from tracenas.commands.search.result import SearchOutcome
 from tracenas.commands.search.settings import strategy_settings
 from tracenas.config import SearchConfig
+from tracenas.journal import Journal
 from tracenas.pipeline.one_shot import stored_anchor
 from tracenas.pipeline.opening import open_session
 from tracenas.pipeline.refit.record import realisation_facts
@@ -18,7 +19,7 @@ from tracenas.pipeline.scoring import make_evaluator, make_racing
 from tracenas.pipeline.session import Session
 from tracenas.pipeline.target import PruningTarget
 from tracenas.reporting.progress import SearchProgress
-from tracenas.rundir import Journal, provenance, write_json
+from tracenas.rundir import provenance, write_json
 from tracenas.space.architecture import Architecture
 from tracenas.space.search_space import SearchSpace
 from tracenas.strategies import STRATEGIES, Progress, SearchResult, run_search

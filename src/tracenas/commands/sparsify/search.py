@@ -6,12 +6,13 @@ from typing import Any
 from tracenas.commands.sparsify.job import Job
 from tracenas.config import parse_rank
 from tracenas.errors import UserError
+from tracenas.journal import Journal
 from tracenas.pipeline.calibration import window_start
 from tracenas.pipeline.resume import same_model, same_settings
 from tracenas.pipeline.run_directory import BEST, JOURNAL, SUMMARY, run_directory, starting
 from tracenas.proxies import PROXIES
 from tracenas.reporting.progress import SearchProgress
-from tracenas.rundir import Journal, provenance, write_json
+from tracenas.rundir import provenance, write_json
 from tracenas.scoring.evaluator import ScoringSettings
 from tracenas.scoring.masked_weights import MaskedWeights, SparsityEvaluator
 from tracenas.space.sparsity import Shares, SparsitySpace

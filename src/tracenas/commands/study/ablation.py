@@ -12,6 +12,7 @@ from tracenas.config import AblationConfig, parse_rank
 from tracenas.config.study import names
 from tracenas.data.sources import probe
 from tracenas.errors import UserError
+from tracenas.journal import Journal
 from tracenas.models.checkpoints.source import ModelSource, open_source
 from tracenas.models.functionals.perplexity import perplexity
 from tracenas.pipeline.opening import open_session
@@ -24,7 +25,7 @@ from tracenas.pipeline.target import PruningTarget, resolve_target
 from tracenas.proxies import PROXIES
 from tracenas.reporting.progress import stage_progress
 from tracenas.reporting.terminal import print_table, to_plain
-from tracenas.rundir import Journal, atomic_path, provenance, read_json, write_json
+from tracenas.rundir import atomic_path, provenance, read_json, write_json
 from tracenas.space.architecture import Architecture
 from tracenas.studies.ablation import Setting, ablation_tables, compare
 from tracenas.studies.tables import StudyTarget

@@ -20,6 +20,7 @@ from tracenas.data.tokens import default_micro_batch
 from tracenas.errors import UserError
 from tracenas.evaluation.harness import Harness, require_harness
 from tracenas.evaluation.suites import PAPER_AVERAGE, requests
+from tracenas.journal import Journal
 from tracenas.models.checkpoints.source import open_source
 from tracenas.models.functionals.perplexity import perplexity
 from tracenas.models.surgery.supernet import PlainRealisation, Realisation
@@ -34,7 +35,7 @@ from tracenas.pipeline.session import Session
 from tracenas.proxies import PROXIES
 from tracenas.recovery.short import ShortSettings
 from tracenas.reporting.progress import stage_progress
-from tracenas.rundir import Journal, provenance, read_json, write_json
+from tracenas.rundir import provenance, read_json, write_json
 from tracenas.scoring.panel import PanelScore
 from tracenas.space.architecture import Architecture
 from tracenas.space.search_space import SearchSpace

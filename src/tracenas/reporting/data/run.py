@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from tracenas.errors import UserError
+from tracenas.journal import Journal
 from tracenas.reporting.data.reading import Fields, mapping, read_object, read_settings
-from tracenas.rundir import Journal
 from tracenas.space.architecture import UNITS, Architecture
 
 __all__ = ["Candidate", "Compared", "RunData"]

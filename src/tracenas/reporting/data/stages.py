@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from tracenas.errors import UserError
+from tracenas.journal import Journal
 from tracenas.reporting.data.reading import mapping, read_object, read_settings
 from tracenas.reporting.labels import model_kind
-from tracenas.rundir import Journal
 
 __all__ = ["PUBLISHED_MODEL", "Measured", "Recovery", "Stages"]
 

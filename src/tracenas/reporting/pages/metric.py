@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from tracenas.errors import UserError
+from tracenas.journal import Journal
 from tracenas.reporting.charts.metric import front_chart, generations_chart, usage_chart
 from tracenas.reporting.data.reading import read_object, read_settings
 from tracenas.reporting.pages.page import render, write_page
-from tracenas.rundir import Journal, read_json
+from tracenas.rundir import read_json
 from tracenas.strategies.result import generations
 from tracenas.symbolic.analysis import findings, front
 

@@ -6,11 +6,11 @@ from typing import Any
 
 from markupsafe import Markup
 
+from tracenas.journal import Journal
 from tracenas.reporting.charts.study import interval_chart, kind_legend, rank_chart, scatter
 from tracenas.reporting.data.reading import read_object, read_settings
 from tracenas.reporting.pages.page import render, write_page
 from tracenas.reporting.pages.study_running import kept, study_so_far
-from tracenas.rundir import Journal
 from tracenas.studies.tables import (
     agreement_table,
     correlation_table,
