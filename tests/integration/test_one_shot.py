@@ -135,7 +135,7 @@ def test_from_python(home: Path, tmp_path: Path) -> None:
     [
         ((), "give --arch (an architecture) or --method"),
         (("--method", "nirvana", "--arch", "arch.json"), "give --arch (an architecture) or --method"),
-        (("--method", "nirvanna"), "unknown method 'nirvanna': did you mean 'nirvana'? accepted: flap"),
+        (("--method", "nirvanna"), "unknown method 'nirvanna': did you mean 'nirvana'? accepted: fisher, flap"),
         (("--method", "nirvana", "--gamma", "0"), "gamma '0': input should be greater than 0"),
         (("--method", "nirvana", "--gamma", "x"), "gamma 'x'"),
         (("--method", "nirvana", "--params", "45%", "--gamma", "900"), "accepted for this budget: 1.63 to 7.33"),

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from tracenas.errors import UserError
 from tracenas.families import FAMILIES, Options, config_family
-from tracenas.saliency.sensitivity.elimination import metric_root, per_channel, sweep
+from tracenas.refits.penalty import per_channel
+from tracenas.saliency.sensitivity.elimination import metric_root, sweep
 from tracenas.saliency.sensitivity.fisher import fisher_matrices
 from tracenas.saliency.sensitivity.measuring import measure_sensitivity
 from tracenas.saliency.sensitivity.moments import input_moments

@@ -12,6 +12,7 @@ from tracenas.models.checkpoints.source import ModelSource
 from tracenas.saliency.allocation import ALLOCATIONS, Ranked
 from tracenas.saliency.allocation.adaptive import attention_sparsity, default_gamma
 from tracenas.saliency.allocation.ranked import UnitPool
+from tracenas.space.architecture import Architecture
 from tracenas.space.constraints import Budget
 
 LLAMA_3B = LLAMA_8B | {
@@ -77,7 +78,7 @@ def test_gamma_decides_both_sparsities(gamma: float | None) -> None:
     assert abs(lost_mlp - chosen * lost_attention) < chosen * unit
 
 
-@pytest.mark.parametrize("name", ALLOCATIONS.names())
+@pytest.mark.parametrize("name", sorted(set(ALLOCATIONS.names()) - {"mlp", "solver"}))
 @pytest.mark.parametrize("share", [0.45, 0.6, 0.8, 1.0])
 @pytest.mark.parametrize("kv_groups", [False, True])
 def test_the_budget_is_met(name: str, share: float, kv_groups: bool) -> None:
@@ -90,6 +91,60 @@ def test_the_budget_is_met(name: str, share: float, kv_groups: bool) -> None:
     if name not in ("depth", "uniform"):
         assert not any(layer.skip for layer in found.layers)
         assert all(k > 0 for layer in found.layers for _, k in layer.kept)
+
+
+def test_the_solver_has_the_least_sum_of_its_costs() -> None:
+    """Within the window, no dearer than any other allocation; with a dear bypass, no block is skipped."""
+    given = as_rises(ranked(SMALL, 0.6, kv_groups=False))
+    found = ALLOCATIONS.get("solver")(given, None)
+    space = given.space
+    assert space.window[0] <= space.parameters(found.architecture) <= space.window[1]
+    assert space.validate(found.architecture) == found.architecture
+    rise = found.facts["predicted_rise"]
+    assert rise == pytest.approx(rise_by_hand(given, found.architecture)) and found.facts["solver_gap"] < 1e-2
+    for name in ("global", "uniform", "depth"):
+        assert rise < rise_by_hand(given, ALLOCATIONS.get(name)(given, None).architecture)
+
+
+def as_rises(given: Ranked) -> Ranked:
+    """Saliencies that are costs of everything that is gone before a unit, itself included."""
+    saliency = {}
+    for key, values in given.saliency.items():
+        order = np.argsort(values)
+        saliency[key] = np.empty(len(values))
+        saliency[key][order] = np.cumsum(values[order] ** 2)
+    importance = {key: float(2 * values.max()) for key, values in saliency.items()}
+    return Ranked(given.space, saliency, given.groups, importance)
+
+
+def rise_by_hand(given: Ranked, arch: Architecture) -> float:
+    """The dearest unit that is gone, where as many go from every group, or the whole sub-block."""
+    total = 0.0
+    for (i, _, spec), kept in zip(given.slots(), (k for row in given.space.counts(arch) for k in row), strict=True):
+        values = np.sort(given.saliency[i, spec.name].reshape(given.groups[i, spec.name], -1), axis=1)
+        lost = (spec.units - kept) // given.groups[i, spec.name]
+        total += given.importance[i, spec.name] if not kept else float(values[:, lost - 1].max()) if lost else 0.0
+    return total
+
+
+@pytest.mark.parametrize("quantum", [1, 8])
+@pytest.mark.parametrize("share", [0.6, 0.8, 1.0])
+def test_one_width_for_all_mlps(share: float, quantum: int) -> None:
+    """Attention untouched, the largest multiple within the budget, whatever the lower end of the window."""
+    given = ranked(SMALL, share, quantum=quantum, kv_groups=False)
+    found = ALLOCATIONS.get("mlp")(given, None)
+    counts = given.space.counts(found.architecture)
+    width = found.facts["mlp_width"]
+    assert {tuple(row) for row in counts} == {(8, width)}
+    assert given.space.parameters(found.architecture) <= given.space.window[1]
+    if width < 160:
+        wider = given.space.build([[8, min(width + quantum, 160)]] * 8)
+        assert given.space.parameters(wider) > given.space.window[1]
+
+
+def test_mlps_alone_cannot_meet_every_budget() -> None:
+    with pytest.raises(UserError, match="with attention untouched, MLPs of the smallest width leave"):
+        ALLOCATIONS.get("mlp")(ranked(SMALL, 0.3), None)
 
 
 def test_thresholds_keep_what_is_above_them() -> None:

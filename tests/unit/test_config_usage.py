@@ -41,6 +41,12 @@ IGNORED: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("PruneConfig", ARCH, {"tolerance": 0.1}, "method"),
     ("PruneConfig", ARCH, {"min_depth": 2}, "method"),
     ("PruneConfig", {**ONE_SHOT, "compensate": "none"}, {"ridge": 0.1}, "need --compensate best, ridge or sequential"),
+    (
+        "PruneConfig",
+        {**ONE_SHOT, "compensate": "none"},
+        {"ridge_scale": "mean"},
+        "--compensate best, ridge or sequential",
+    ),
     ("ExportConfig", {"model": "m", "out": "o"}, {"threads": 2}, "check"),
     ("ExportConfig", {"model": "m", "out": "o"}, {"check_ids": "1,2"}, "check"),
     ("ExportConfig", {"model": "m", "out": "o", "tokenizer": "none"}, {"pre": "gpt-2"}, "tokenizer auto"),

@@ -12,7 +12,7 @@ from toys import assert_meets, space, spaces
 from tracenas.errors import UserError
 from tracenas.space import Budget, SearchSpace
 from tracenas.space.costs import sub_blocks
-from tracenas.strategies.solver import problem_in_space, solve_space
+from tracenas.strategies.solver import GAP, problem_in_space, solve_space
 
 
 def convex(search_space: SearchSpace, seed: int = 0) -> dict[tuple[int, str], list[float]]:
@@ -36,7 +36,7 @@ def test_spaces_keep_their_constraints(search_space: SearchSpace, seed: int) -> 
         assert not search_space.cost(search_space.smallest) <= search_space.window[0]
         return
     assert_meets(search_space, found.architecture)
-    assert found.finished and found.gap <= 3e-4
+    assert found.finished and found.gap <= GAP
 
 
 def test_a_larger_space_within_the_gap_and_better_than_uniform() -> None:
@@ -44,7 +44,7 @@ def test_a_larger_space_within_the_gap_and_better_than_uniform() -> None:
     rises = convex(whole)
     found = solve_space(whole, rises)
     assert_meets(whole, found.architecture)
-    assert found.finished and 0 <= found.gap <= 3e-4 and found.bound <= found.rise
+    assert found.finished and 0 <= found.gap <= GAP and found.bound <= found.rise
 
     def rise(arch: Any) -> float:
         return sum(rises[i, s.name][(0, *s.choices()).index(k)] for i, s, k in sub_blocks(whole.layers, arch))

@@ -16,7 +16,7 @@ class OneShotSettings(CalibrationConfig):
     model: fields.ModelName
     data: str | None = Field(None, description="Calibration text or tokens.")
     method: str | None = Field(
-        None, description="One-shot method: nirvana, wanda, magnitude, taylor, flap, shortgpt or uniform."
+        None, description="One-shot method: fisher, mlp, nirvana, wanda, magnitude, taylor, flap, shortgpt or uniform."
     )
     params: str | None = Field(
         None, description="Budget of a one-shot method: a share such as 50%, or a size such as 2.7B."
@@ -24,7 +24,8 @@ class OneShotSettings(CalibrationConfig):
     tolerance: fields.Tolerance = 0.01
     allocation: str | None = Field(
         None,
-        description="How a one-shot method shares out its budget: adaptive, depth, global, global_units or uniform; "
+        description="How a one-shot method shares out its budget: adaptive, depth, global, global_units, mlp, solver "
+        "or uniform; "
         "default: the method's own.",
     )
     gamma: float | None = Field(

@@ -9,6 +9,7 @@ from tracenas.config import fields
 from tracenas.config.one_shot import OneShotSettings
 from tracenas.config.shared import CalibrationConfig, SpaceConfig, StageConfig, TracedConfig
 from tracenas.config.usage import TRACED, Use, refits
+from tracenas.saliency.methods import METHODS
 
 __all__ = ["DemoConfig", "PlanConfig", "PruneConfig", "ReportConfig", "ScoreConfig", "SearchConfig"]
 
@@ -122,6 +123,7 @@ class PruneConfig(OneShotSettings):
             lambda c: c.method is not None,
         ),
         Use(("ridge", "compensate_samples"), "--compensate best, ridge or sequential (auto: as scored)", refits),
+        Use(("ridge_scale",), "--compensate best, ridge or sequential", lambda c: c.compensate not in ("auto", "none")),
     )
 
     arch: Path | None = Field(
@@ -137,6 +139,11 @@ class PruneConfig(OneShotSettings):
         "by layer (sequential); best: whichever of these and the plain cut is best on held-out text; auto: as the "
         "architecture was scored.",
     )
+    ridge_scale: Literal["auto", "mean", "channel"] = Field(
+        "auto",
+        description="What the refit's ridge is relative to: the mean diagonal of the Gram matrix, or every channel's "
+        "own entry; auto: channel for methods fisher and mlp.",
+    )
     shard_size: fields.ShardSize = "5GB"
     save_dtype: fields.Dtype = Field("auto", description="Of the written weights; auto: each as the base stores it.")
     stub_removed_attention: bool = Field(
@@ -144,6 +151,14 @@ class PruneConfig(OneShotSettings):
         description="Write one head of zeros where attention is removed: the same logits, a few more parameters, and "
         "served by software that needs attention in every block (vLLM without our plugin).",
     )
+
+    @property
+    def refit_scale(self) -> Literal["mean", "channel"]:
+        """As asked for, or as the method has it."""
+        if self.ridge_scale != "auto":
+            return self.ridge_scale
+        method = METHODS.get(self.method) if self.method is not None else None
+        return "mean" if method is None else method.ridge_scale
 
 
 class ReportConfig(StageConfig):

@@ -131,6 +131,11 @@ class CalibrationConfig(SpaceConfig, WindowsConfig):
         "in scores, chosen on held-out text by prune.",
     )
 
+    @property
+    def refit_scale(self) -> Literal["mean", "channel"]:
+        """What the ridge is relative to: the mean diagonal of the Gram matrix, or every channel's own entry."""
+        return "mean"
+
 
 class TracedConfig(StageConfig):
     """What gradient traces are taken with."""

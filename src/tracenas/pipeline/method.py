@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 from tracenas.config import OneShotSettings
 from tracenas.errors import UserError
 from tracenas.registry import did_you_mean
-from tracenas.saliency import SALIENCIES
+from tracenas.saliency import PREDICTED_RISES, SALIENCIES
 from tracenas.saliency.allocation import ALLOCATIONS
 from tracenas.saliency.methods import METHODS, Method
 
@@ -41,11 +41,15 @@ def resolve_method(config: C) -> C:
     allocation = config.allocation or method.allocation
     SALIENCIES.check(saliency)
     ALLOCATIONS.check(allocation)
+    if allocation == "solver" and saliency not in PREDICTED_RISES:
+        raise UserError(f"allocation solver goes with saliency {', '.join(sorted(PREDICTED_RISES))}, not {saliency}")
     if config.gamma is not None and allocation != "adaptive":
         raise UserError(f"gamma goes with allocation adaptive, not {allocation}")
     update: dict[str, Any] = {"saliency": saliency, "allocation": allocation}
     if "kv_groups" not in explicit:
         update["kv_groups"] = method.kv_groups
+    if "channel_quantum" not in explicit and method.channel_quantum is not None:
+        update["channel_quantum"] = method.channel_quantum
     if allocation == "depth" and config.min_depth is None:
         update["min_depth"] = 1
     return config.model_copy(update=update)

@@ -13,11 +13,12 @@ from tracenas.models.checkpoints.loading import LoadedModel, load
 from tracenas.models.functionals.memory import within_memory
 from tracenas.models.surgery.ordering import Ordering
 from tracenas.pipeline.calibration import calibration_tokens, window_start
+from tracenas.pipeline.refit import STATISTICS_TOKENS
 from tracenas.pipeline.refit.text import compensation_text, reserve_held_out
 from tracenas.pipeline.run_directory import CALIBRATION, ORDERING
 from tracenas.pipeline.session import Calibrated, RefitSettings, Session
 from tracenas.pipeline.target import PruningTarget
-from tracenas.saliency import FOR_REFITS, SALIENCIES
+from tracenas.saliency import FOR_REFITS, PREDICTED_RISES, SALIENCIES
 from tracenas.scoring.workload import default_micro_batch
 from tracenas.threads import set_threads
 
@@ -68,7 +69,10 @@ def open_session(
 
 def refit_settings(config: CalibrationConfig, data: str | None) -> RefitSettings:
     """What refits are told by these settings."""
-    return RefitSettings(data, config.text_field, config.bos, config.compensate_samples, config.ridge)
+    tokens = STATISTICS_TOKENS if config.saliency in PREDICTED_RISES else None
+    return RefitSettings(
+        data, config.text_field, config.bos, config.compensate_samples, config.ridge, config.refit_scale, tokens
+    )
 
 
 def _tokens(

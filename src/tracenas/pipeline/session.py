@@ -30,6 +30,8 @@ class RefitSettings:
         bos: whether its windows begin with BOS.
         samples: sequences to fit on; None: the default, or fewer where there is no more text.
         ridge: relative strength; None: the default in scores, chosen on held-out text by prune.
+        scale: what it is relative to: the `mean` diagonal of a Gram matrix, or every `channel`'s own entry.
+        tokens: to fit on where `samples` is None; None: a default number of sequences.
     """
 
     data: str | None = None
@@ -37,6 +39,8 @@ class RefitSettings:
     bos: BosRule = "auto"
     samples: int | None = None
     ridge: float | None = None
+    scale: str = "mean"
+    tokens: int | None = None
 
 
 @dataclass

@@ -5,10 +5,11 @@ G = XᵀX of the projection's inputs,
 
     W_k = argmin ‖X_k W_kᵀ - X Wᵀ‖² + λ‖W_k - W⁰_k‖²,   W_kᵀ = W⁰_kᵀ + (G_kk + λI)⁻¹ G_kR W_Rᵀ,
 
-W⁰_k the original columns. λ = ridge · mean diagonal of the whole G. Shapes: n columns, k kept ones, D rows.
+W⁰_k the original columns. λ = ridge · mean diagonal of the whole G, or a penalty of `refits.penalty` with a λ for every
+column. Shapes: n columns, k kept ones, D rows.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +20,11 @@ from tracenas.models.surgery.ordering import Key
 from tracenas.models.surgery.supernet import PlainRealisation, Supernet
 from tracenas.space.architecture import Architecture
 
-__all__ = ["FittedRealisation", "fit_removed", "in_base_order", "ridge_outputs", "solve", "strength"]
+__all__ = ["FittedRealisation", "Penalty", "fit_removed", "in_base_order", "ridge_outputs", "solve", "strength"]
+
+
+Penalty = Callable[[Tensor, float], float | Tensor]
+"""(G [n, n], relative strength) → λ, a number or [n]."""
 
 
 @dataclass(frozen=True)
@@ -49,32 +54,37 @@ def strength(gram: Tensor, ridge: float) -> float:
     return ridge * float(gram.diagonal().mean()) or 1.0
 
 
-def solve(gram: Tensor, right: Tensor, strength: float) -> Tensor:
-    """(G + λI)⁻¹ B by Cholesky, float64; G [k, k] and B [k, D] stay as they are."""
+def solve(gram: Tensor, right: Tensor, strength: float | Tensor) -> Tensor:
+    """(G + diag λ)⁻¹ B by Cholesky, float64; G [k, k] and B [k, D] stay as they are, λ is a number or [k]."""
     shifted = gram.clone()
     shifted.diagonal().add_(strength)
     return torch.cholesky_solve(right, torch.linalg.cholesky(shifted))
 
 
-def fit_removed(gram: Tensor, weight: Tensor, kept: Tensor, strength: float) -> Tensor:
+def fit_removed(gram: Tensor, weight: Tensor, kept: Tensor, strength: float | Tensor) -> Tensor:
     """W_k [D, k] in float64 from the dense statistics.
 
     Args:
         gram: G, float64 [n, n].
         weight: W, [D, n], columns in G's order.
         kept: int64 [k], the columns that stay.
-        strength: λ, absolute.
+        strength: λ, absolute; a number, or [n].
     """
     keeps = torch.zeros(gram.shape[0], dtype=torch.bool, device=gram.device)
     keeps[kept] = True
     removed = (~keeps).nonzero()[:, 0]
     wide = weight.double()
     right = gram[kept][:, removed] @ wide[:, removed].T
-    return wide[:, kept] + solve(gram[kept][:, kept], right, strength).T
+    of_kept = strength[kept] if isinstance(strength, Tensor) else strength
+    return wide[:, kept] + solve(gram[kept][:, kept], right, of_kept).T
 
 
 def ridge_outputs(
-    net: Supernet, arch: Architecture, grams: Iterable[tuple[Key, Tensor]], ridges: Sequence[float]
+    net: Supernet,
+    arch: Architecture,
+    grams: Iterable[tuple[Key, Tensor]],
+    ridges: Sequence[float],
+    penalty: Penalty = strength,
 ) -> dict[float, dict[Key, Tensor]]:
     """Refitted output projections of one architecture, per ridge, from streamed Gram matrices.
 
@@ -82,7 +92,8 @@ def ridge_outputs(
 
     Args:
         grams: in the super-network's order of columns (`saliency.gram_matrices` of `net.model`).
-        ridges: relative to the mean diagonal.
+        ridges: relative to the diagonal.
+        penalty: λ of a Gram matrix and a ridge.
 
     Returns:
         ridge → (block, sub-block) → [rows, kept columns], in the weights' dtype.
@@ -97,7 +108,7 @@ def ridge_outputs(
         columns = torch.arange(projection.columns, device=weight.device)
         kept_columns = net.cut(sub, projection, 1, kept).take(columns, 0)
         for ridge in ridges:
-            out[ridge][key] = fit_removed(gram, weight, kept_columns, strength(gram, ridge)).to(weight.dtype)
+            out[ridge][key] = fit_removed(gram, weight, kept_columns, penalty(gram, ridge)).to(weight.dtype)
     return out
 
 

@@ -4,11 +4,11 @@ For every sub-block in forward order, with X' its output projection's inputs in 
 
     W_k = argmin ‖X' W_kᵀ - T‖² + λ‖W_k - W⁰_k‖²,   W_kᵀ = W⁰_kᵀ + (X'ᵀX' + λI)⁻¹ X'ᵀ(T - X' W⁰_kᵀ),
 
-λ = ridge · mean diagonal of X'ᵀX'. The target T is the dense sub-block's output Y on the dense model's own inputs,
-plus what the pruned model's residual stream still lacks in front of the sub-block: T = Y + (R - R'). So every refit
-aims at the dense model's hidden states and takes up the errors of those before it. Two streams of hidden states, dense
-and pruned, go forward block by block: the dense blocks run once, a pruned block up to the output projection of each of
-its sub-blocks, then once to its end.
+λ = ridge · mean diagonal of X'ᵀX', or another penalty. The target T is the dense sub-block's output Y on the dense
+model's own inputs, plus what the pruned model's residual stream still lacks in front of the sub-block: T = Y + (R -
+R'). So every refit aims at the dense model's hidden states and takes up the errors of those before it. Two streams of
+hidden states, dense and pruned, go forward block by block: the dense blocks run once, a pruned block up to the output
+projection of each of its sub-blocks, then once to its end.
 
 Where an RMS norm stands behind the sub-block, its output reaches the stream as s g ⊙ Y: a scale s for every token, a
 gain g for every feature. With the scales of the dense outputs the problem stays linear, and the target stands behind
@@ -33,7 +33,7 @@ from tracenas.models.surgery.ordering import Key
 from tracenas.models.surgery.stepping import BlockRunner, Stop, watch
 from tracenas.models.surgery.supernet import Supernet
 from tracenas.refits.gram_sum import GramSum
-from tracenas.refits.ridge import FittedRealisation, solve, strength
+from tracenas.refits.ridge import FittedRealisation, Penalty, solve, strength
 from tracenas.space.architecture import Architecture, Layer
 
 __all__ = ["sequential_outputs"]
@@ -43,7 +43,14 @@ _DAMPING = 0.01
 
 
 def sequential_outputs(
-    net: Supernet, arch: Architecture, tokens: Tensor, micro_batch: int, ridge: float, *, stream: bool = True
+    net: Supernet,
+    arch: Architecture,
+    tokens: Tensor,
+    micro_batch: int,
+    ridge: float,
+    *,
+    penalty: Penalty = strength,
+    stream: bool = True,
 ) -> dict[Key, Tensor]:
     """Output projections of every active sub-block, refitted in forward order, in the weights' dtype.
 
@@ -55,7 +62,8 @@ def sequential_outputs(
         arch: the candidate.
         tokens: int64 [N, L].
         micro_batch: sequences per forward pass.
-        ridge: λ relative to the mean diagonal; positive.
+        ridge: λ relative to the diagonal; positive.
+        penalty: λ of a Gram matrix and a ridge.
         stream: aim at the dense residual stream (T above); False: at the sub-block's output alone.
 
     Returns:
@@ -74,7 +82,7 @@ def sequential_outputs(
             continue
         for sub, kept in within(net.blocks[index], layer):
             if sub.spec.units and kept and not sub.stacked:
-                fitted[index, sub.spec.name] = _fit(net, runner, block, sub, layer, fitted, ridge)
+                fitted[index, sub.spec.name] = _fit(net, runner, block, sub, layer, fitted, ridge, penalty)
         with net.realise_block(index, layer, FittedRealisation(fitted)):
             runner.advance(index, pruned)
     return fitted
@@ -170,6 +178,7 @@ def _fit(
     layer: Layer,
     fitted: dict[Key, Tensor],
     ridge: float,
+    penalty: Penalty,
 ) -> Tensor:
     """W_k of one sub-block; before it the block runs as fitted, and it is left behind the output projection."""
     index, name = block.index, sub.spec.name
@@ -218,4 +227,4 @@ def _fit(
     products = gram.total()
     if not torch.isfinite(products.diagonal().sum() + cross.sum()):
         raise UserError(f"block {index}, {name}: the activations are not finite; try dtype=fp32")
-    return (start.double() + solve(products, cross, strength(products, ridge)).T).to(start.dtype)
+    return (start.double() + solve(products, cross, penalty(products, ridge)).T).to(start.dtype)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from tracenas.families import Block
 
-__all__ = ["FOR_REFITS", "SALIENCIES", "Saliency"]
+__all__ = ["FOR_REFITS", "PREDICTED_RISES", "SALIENCIES", "Saliency"]
 
 Saliency = Callable[
     [Any, "Sequence[Block]", "Tensor", int],
@@ -22,6 +22,7 @@ SALIENCIES: Registry[Saliency] = Registry(
     "saliency",
     {
         "block_influence": "tracenas.saliency.block_influence:saliency",
+        "fisher": "tracenas.saliency.fisher:saliency",
         "flap": "tracenas.saliency.flap:saliency",
         "magnitude": "tracenas.saliency.magnitude:saliency",
         "nirvana": "tracenas.saliency.nirvana:saliency",
@@ -32,5 +33,8 @@ SALIENCIES: Registry[Saliency] = Registry(
     },
 )
 
-FOR_REFITS = frozenset({"obs"})
+FOR_REFITS = frozenset({"fisher", "obs"})
 """Those that rank units by what a refit of the output projection cannot make up for."""
+
+PREDICTED_RISES = frozenset({"fisher"})
+"""Those that are predicted rises of the loss, which compare between sub-blocks."""

@@ -5,6 +5,7 @@ A method is a line here; both of its parts are entries of `SALIENCIES` and `ALLO
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 __all__ = ["METHODS", "Method"]
 
@@ -17,6 +18,8 @@ class Method:
         saliency: what units are ranked by.
         allocation: how the budget is shared out.
         kv_groups: whether whole KV groups are attention's units, where nothing else is asked for.
+        channel_quantum: MLP widths are multiples of it, where nothing else is asked for; None: the usual one.
+        ridge_scale: what the refit's ridge is relative to, where nothing else is asked for.
         reference: the paper.
     """
 
@@ -24,11 +27,23 @@ class Method:
     allocation: str
     reference: str
     kv_groups: bool = False
+    channel_quantum: int | None = None
+    ridge_scale: Literal["mean", "channel"] = "mean"
 
 
 METHODS: Mapping[str, Method] = {
+    "fisher": Method(
+        "fisher", "solver", "costs of all widths from one pass, solved (docs/closed-form.md)", ridge_scale="channel"
+    ),
     "flap": Method("flap", "global_units", "FLAP, arXiv:2312.11983 (WIFV, AL-AM)"),
     "magnitude": Method("magnitude", "uniform", "L1 norm, equal ratios within layers, arXiv:1608.08710"),
+    "mlp": Method(
+        "fisher",
+        "mlp",
+        "attention untouched, one width for all MLPs (docs/closed-form.md)",
+        channel_quantum=8,
+        ridge_scale="channel",
+    ),
     "nirvana": Method("nirvana", "adaptive", "NIRVANA, arXiv:2509.14230", kv_groups=True),
     "shortgpt": Method("block_influence", "depth", "ShortGPT, arXiv:2403.03853"),
     "taylor": Method("taylor", "uniform", "LLM-Pruner's block-wise pruning, arXiv:2305.11627"),

@@ -95,7 +95,8 @@ def choose(
         refit = compensate(session, arch, method, scored_text(session), ridge=scored.ridge, stored=stored)
     else:
         text = _text(session, data)
-        refit = compensate(session, arch, method, text, ridge=session.refit.ridge, stored=stored)
+        how = session.refit
+        refit = compensate(session, arch, method, text, ridge=how.ridge, stored=stored, scale=how.scale)
     if (held_out := stored_held_out(session)) is None:
         return WrittenRealisation(method, refit)
     plain = candidate_loss(session, arch, tokens=held_out.tokens)
@@ -115,10 +116,10 @@ def _text(session: Session, data: bool) -> Text:
 
 
 class _Trial(NamedTuple):
-    """A refit to compare: its name, the method, its text and the strengths to try."""
+    """A refit to compare: its name, how it is fitted, its text and the strengths to try."""
 
     name: str
-    method: str
+    fit: Fit
     text: Text
     ridges: tuple[float, ...]
 
@@ -127,18 +128,19 @@ def _best(
     session: Session, arch: Architecture, text: Text, held_out: HeldOut, scored: ScoredRealisation, stored: Dtypes
 ) -> WrittenRealisation:
     """The plain cut and every refit, each strength, on held-out text; of equal ones the simplest."""
-    ridges = RIDGES if session.refit.ridge is None else (session.refit.ridge,)
-    refits = [_Trial("ridge", "ridge", text, ridges), _Trial("sequential", "sequential", text, ridges)]
+    scale = session.refit.scale
+    ridges = RIDGES[scale] if session.refit.ridge is None else (session.refit.ridge,)
+    refits = [_Trial(name, Fit(session, arch, name, scale), text, ridges) for name in ("ridge", "sequential")]
     if scored.method == "ridge":
         as_scored = scored_text(session)
-        if scored.ridge not in ridges or not torch.equal(as_scored.tokens, text.tokens):
-            refits.insert(0, _Trial("scored", "ridge", as_scored, (scored.ridge,)))
+        if scale != "mean" or scored.ridge not in ridges or not torch.equal(as_scored.tokens, text.tokens):
+            refits.insert(0, _Trial("scored", Fit(session, arch, "ridge"), as_scored, (scored.ridge,)))
     losses = {"plain": _finite(candidate_loss(session, arch, tokens=held_out.tokens))}
     trials: dict[str, dict[float, float]] = {refit.name: {} for refit in refits}
     best = None
     with stage_progress("compensation (best)", sum(len(refit.ridges) for refit in refits)) as advance:
         for refit in refits:
-            for ridge, fitted in Fit(session, arch, refit.method).each(refit.text.tokens, refit.ridges):
+            for ridge, fitted in refit.fit.each(refit.text.tokens, refit.ridges):
                 outputs = rounded(fitted, stored)
                 loss = _finite(candidate_loss(session, arch, FittedRealisation(outputs), held_out.tokens))
                 if loss < min(losses.values()):
@@ -149,7 +151,7 @@ def _best(
     if best is None:
         return WrittenRealisation("plain", None, losses, held_out)
     refit, ridge, outputs = best
-    written = compensation(session, arch, refit.method, ridge, trials[refit.name], refit.text, outputs)
+    written = compensation(refit.fit, ridge, trials[refit.name], refit.text, outputs)
     return WrittenRealisation(refit.name, written, losses, held_out)
 
 

@@ -78,7 +78,7 @@ def compensation_text(session: Calibrated, *, required: bool = False, reuse: boo
     elif keep and session.run is None and (reserved := _reserved(session)) is not None:
         used = torch.cat([used, reserved])
     try:
-        tokens = _further(session, used, wanted or DEFAULT_SAMPLES, fewer=wanted is None)
+        tokens = _further(session, used, wanted or _default_samples(session), fewer=wanted is None)
     except UserError:
         if required or wanted is not None:
             raise
@@ -86,6 +86,12 @@ def compensation_text(session: Calibrated, *, required: bool = False, reuse: boo
     if keep and stored is not None:
         save_tokens(stored, tokens, _origin(session))
     return Text(tokens, separate=True)
+
+
+def _default_samples(session: Calibrated) -> int:
+    """Sequences to fit on where no number is asked for."""
+    tokens = session.refit.tokens
+    return DEFAULT_SAMPLES if tokens is None else -(-tokens // session.tokens.shape[1])
 
 
 def scored_text(session: Calibrated) -> Text:
@@ -130,7 +136,7 @@ def reserve_held_out(session: Calibrated) -> None:
 def _reserved(session: Calibrated) -> torch.Tensor | None:
     """What a search holds out of its data; None if they hold no text for it."""
     try:
-        fit = _further(session, session.tokens, session.refit.samples or DEFAULT_SAMPLES, fewer=True)
+        fit = _further(session, session.tokens, session.refit.samples or _default_samples(session), fewer=True)
     except UserError:
         return None
     return _divided(session, fit)[1]

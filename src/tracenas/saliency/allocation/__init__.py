@@ -12,6 +12,8 @@ ALLOCATIONS: Registry[Allocation] = Registry(
         "depth": "tracenas.saliency.allocation.depth:allocate",
         "global": "tracenas.saliency.allocation.threshold:per_parameter",
         "global_units": "tracenas.saliency.allocation.threshold:per_unit",
+        "mlp": "tracenas.saliency.allocation.mlp:allocate",
+        "solver": "tracenas.saliency.allocation.solver:allocate",
         "uniform": "tracenas.saliency.allocation.uniform:allocate",
     },
 )

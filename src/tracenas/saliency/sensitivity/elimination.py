@@ -10,11 +10,11 @@ raises the mean loss by about ½ tr(Γ E[δy δyᵀ]), with A for G
     Δ = ½ tr(Γ W_R (B_RR)⁻¹ W_Rᵀ).
 
 The refit does not depend on Γ, the order does: at every step the units of the least Δ alone go (Optimal Brain Surgeon,
-with the Kronecker-factored curvature of LLM Surgeon, arXiv:2312.17244). With Γ = R Rᵀ, Δ = ½ ‖…‖² of Rᵀ W: the same
-recursion as that of saliency `obs`, on Rᵀ W. λ counts for every channel in proportion to its own energy: as a share of
-the mean, one massive channel would drown the rest.
+with the Kronecker-factored curvature of LLM Surgeon, arXiv:2312.17244). With Γ = R Rᵀ, Δ is half of what saliency `obs`
+has for Rᵀ W. λ counts for every channel in proportion to its own energy: as a share of the mean, one massive channel
+would drown the rest.
 
-n³/3 + n² D multiply-adds, 24 n² + 8 n D bytes, in float64, per sub-block.
+2 n³ + n² D multiply-adds and 32 n² + 16 n D bytes per sub-block, in float64.
 """
 
 from collections.abc import Sequence
@@ -23,17 +23,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tracenas.saliency.remainder import Remainder, inverse
+from tracenas.refits.penalty import per_channel
 
-__all__ = ["FLOOR", "RIDGE", "Sweep", "metric_root", "per_channel", "sweep"]
+__all__ = ["RIDGE", "Sweep", "metric_root", "sweep"]
 
 RIDGE = 0.1
 """λ, relative to every channel's own second moment."""
-
-FLOOR = 1e-6
-"""Added to every channel, relative to the mean second moment."""
-
-_NOTHING = 1e-30
 
 
 @dataclass(frozen=True)
@@ -50,19 +45,6 @@ class Sweep:
     order: Tensor
     rise: Tensor
     bypass: float
-
-
-def per_channel(gram: Tensor, ridge: float) -> Tensor:
-    """λ diag(G) + 10⁻⁶ mean(diag G), float64 [n]; next to nothing where G is 0 (an expert without tokens).
-
-    Raises:
-        ValueError: if λ is not positive.
-    """
-    if not ridge > 0:
-        raise ValueError(f"ridge must be positive, it is {ridge}")
-    energy = gram.diagonal().double()
-    mean = energy.mean()
-    return ridge * energy + FLOOR * mean if mean > 0 else torch.full_like(energy, _NOTHING)
 
 
 def metric_root(metric: Tensor) -> Tensor:
@@ -98,35 +80,87 @@ def sweep(
         ridge: λ.
     """
     units = widths[-1]
-    order = owner.argsort(stable=True).to(gram.device)  # columns of no unit first, then unit by unit
-    device = gram.device
-    rest = Remainder(
-        inverse(gram[order][:, order], per_channel(gram, ridge)[order]),
-        weight.T[order].double() @ metric_root(metric),
-        torch.arange(units, device=device),
-        int((owner == 0).sum()),
-    )
-    group = torch.arange(units, device=device) // (units // groups)
+    rest = _Rest(gram, weight.T.double() @ metric_root(metric), owner.to(gram.device), ridge)
+    group = torch.arange(units, device=gram.device) // (units // groups)
+    left = torch.ones(units, dtype=torch.bool, device=gram.device)
     removed: list[Tensor] = []
     rises: list[Tensor] = []
     total = gram.new_zeros(())
+    remaining = units
     for width in (*reversed(widths[:-1]), 0):
-        while len(rest.units) > width:
-            sizes = torch.bincount(group[rest.units], minlength=groups)
-            costs = rest.costs().masked_fill((sizes < sizes.max())[group[rest.units]], torch.inf)
-            count = len(rest.units) - width if groups == 1 else 1
-            cheapest, chosen = costs.topk(count, largest=False)
-            removed.append(rest.units[chosen])
-            together = rest.remove(chosen)
+        while remaining > width:
+            sizes = torch.bincount(group[left], minlength=groups)
+            costs = rest.costs().masked_fill(~left | (sizes < sizes.max())[group], torch.inf)
+            cheapest, chosen = costs.topk(remaining - width if groups == 1 else 1, largest=False)
+            left[chosen] = False
+            remaining -= len(chosen)
+            removed.append(chosen)
+            together = rest.remove(rest.columns[chosen].flatten())
             shares = cheapest.cumsum(0) / cheapest.sum()
             rises.append(total + together * torch.where(shares.isfinite(), shares, 1.0))
             total = total + together
-    fixed = float(_everything(rest)) if len(rest.weight) else 0.0
-    return Sweep(torch.cat(removed).cpu(), 0.5 * torch.cat(rises).cpu(), 0.5 * (float(total) + fixed))
+    fixed = (owner < 0).nonzero()[:, 0].to(gram.device)
+    bypass = total + rest.remove(fixed) if len(fixed) else total
+    return Sweep(torch.cat(removed).cpu(), 0.5 * torch.cat(rises).cpu(), 0.5 * float(bypass))
 
 
-def _everything(rest: Remainder) -> Tensor:
-    """tr(W B⁻¹ Wᵀ) of the columns that no unit has."""
-    factor = torch.linalg.cholesky(rest.inverse)
-    solved: Tensor = torch.linalg.solve_triangular(factor, rest.weight, upper=False)
-    return solved.square().sum()
+class _Rest:
+    """What is left of Wᵀ R [n, D] as columns go: B = B₀ - Pᵀ P, of which B₀ stays as it is and P gets a row per column.
+
+    With B_RR = L Lᵀ, removing R adds the rows L⁻¹ B_R: to P: Cholesky's factorisation of B with the elimination's
+    order as its pivots. Rows and columns that are gone stay in place and are not looked at again.
+
+    Args:
+        gram: G, float64 [n, n].
+        weight: Wᵀ R, float64 [n, D]; the caller's to lose.
+        owner: int64 [n], -1 for columns of no unit.
+        ridge: λ.
+    """
+
+    def __init__(self, gram: Tensor, weight: Tensor, owner: Tensor, ridge: float) -> None:
+        shifted = gram.clone()
+        shifted.diagonal().add_(per_channel(gram, ridge))
+        self.inverse, self.weight = _inverse(shifted), weight
+        self.factor = gram.new_empty(len(owner), len(owner))
+        self.removed = 0
+        units = int(owner.max()) + 1
+        order = owner.argsort(stable=True)
+        self.columns = order[len(order) - int((owner >= 0).sum()) :].view(units, -1)
+        """Of every unit, [units, columns of a unit]."""
+        self.blocks = self.inverse[self.columns[:, :, None], self.columns[:, None, :]]
+        """B_CC of every unit."""
+
+    def costs(self) -> Tensor:
+        """tr(W_C (B_CC)⁻¹ W_Cᵀ) of every unit, [units]; of those that are gone, anything."""
+        rows = self.weight[self.columns]
+        if self.columns.shape[1] == 1:
+            alone: Tensor = rows.square().sum((1, 2)) / self.blocks[:, 0, 0]
+            return alone
+        factors, _ = torch.linalg.cholesky_ex(self.blocks)
+        solved: Tensor = torch.linalg.solve_triangular(factors, rows, upper=False)
+        return solved.square().sum((1, 2))
+
+    def remove(self, columns: Tensor) -> Tensor:
+        """Take columns out and refit the others; what that costs."""
+        before = self.factor[: self.removed]
+        rows = self.inverse[columns].addmm_(before[:, columns].T, before, alpha=-1)
+        root = torch.linalg.cholesky(rows[:, columns])
+        added = torch.linalg.solve_triangular(root, rows, upper=False, out=self._next(len(columns)))
+        mixed = torch.linalg.solve_triangular(root, self.weight[columns], upper=False)
+        self.weight.addmm_(added.T, mixed, alpha=-1)
+        part = added[:, self.columns]  # [removed, units, columns of a unit]
+        self.blocks -= torch.einsum("ruc,rud->ucd", part, part)
+        cost: Tensor = mixed.square().sum()
+        return cost
+
+    def _next(self, count: int) -> Tensor:
+        """The next rows of P, to be written."""
+        self.removed += count
+        return self.factor[self.removed - count : self.removed]
+
+
+def _inverse(matrix: Tensor) -> Tensor:
+    """Of a symmetric positive definite matrix, by the inverse of its Cholesky factor."""
+    unit = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
+    lower: Tensor = torch.linalg.solve_triangular(torch.linalg.cholesky(matrix), unit, upper=False)
+    return lower.T @ lower

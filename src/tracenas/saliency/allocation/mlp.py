@@ -1,0 +1,31 @@
+"""Attention untouched, one width for all MLPs: the largest within the budget.
+
+The plainest shape that there is, and a stock configuration: the baseline of every comparison. The lower end of the
+budget's window does not apply; MLPs that are narrower in the base stay as they are.
+"""
+
+from tracenas.errors import UserError
+from tracenas.saliency.allocation.ranked import Allocated, Ranked
+
+__all__ = ["allocate"]
+
+
+def allocate(ranked: Ranked, gamma: float | None) -> Allocated:
+    """The architecture; saliencies only decide which channels stay.
+
+    Raises:
+        UserError: if the budget asks for narrower MLPs than the smallest, or for less attention.
+    """
+    space = ranked.space
+    slots = [(i, j, s, ranked.groups[i, s.name]) for i, j, s in ranked.slots() if s.name == "mlp"]
+    widths = sorted({choice // parts for _, _, spec, parts in slots for choice in spec.choices()})
+    for width in reversed(widths):  # of an expert, where there are experts
+        rows = space.counts(space.base)
+        for i, j, spec, parts in slots:
+            rows[i][j] = spec.floor(width * parts)
+        if space.cost(built := space.build(rows)) <= space.window[1]:
+            return Allocated(built, {"mlp_width": width})
+    least = f"{space.cost(built):,}" if widths else "all of them"
+    raise UserError(
+        f"budget of {space.window[1]:,} parameters: with attention untouched, MLPs of the smallest width leave {least}"
+    )

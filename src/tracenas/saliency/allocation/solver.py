@@ -1,0 +1,40 @@
+"""One width per sub-block at the least predicted rise of the loss, solved as an integer programme.
+
+Reads the costs of all widths from saliencies that are predicted rises (`PREDICTED_RISES`): a width costs the largest
+saliency among the units that it has lost, a bypass the importance of the sub-block.
+"""
+
+import sys
+
+from tracenas.families import Key
+from tracenas.saliency.allocation.ranked import Allocated, Ranked
+from tracenas.strategies.solver import TIME_LIMIT, solve_space
+
+__all__ = ["allocate", "predicted_rises"]
+
+
+def allocate(ranked: Ranked, gamma: float | None) -> Allocated:
+    """The architecture of the least predicted rise; a solver that runs out of time says so on stderr.
+
+    Raises:
+        UserError: if no combination of widths meets the budget.
+    """
+    solved = solve_space(ranked.space, predicted_rises(ranked))
+    if not solved.finished:
+        print(
+            f"the solver stopped after {TIME_LIMIT:g} s, gap {100 * solved.gap:.2f} %: the best so far is used",
+            file=sys.stderr,
+        )
+    return Allocated(solved.architecture, {"predicted_rise": solved.rise, "solver_gap": solved.gap})
+
+
+def predicted_rises(ranked: Ranked) -> dict[Key, list[float]]:
+    """Per sub-block: what 0 units and each of `choices()` cost."""
+    rises: dict[Key, list[float]] = {}
+    for index, _, spec in ranked.slots():
+        key = (index, spec.name)
+        worst = ranked.saliency[key].copy().reshape(ranked.groups[key], -1)
+        worst.sort(axis=1)
+        lost = [(spec.units - width) // ranked.groups[key] for width in spec.choices()]
+        rises[key] = [ranked.importance[key], *(float(worst[:, n - 1].max()) if n else 0.0 for n in lost)]
+    return rises
