@@ -1,23 +1,32 @@
 """Named components, imported on first use where that costs time: a line per family, proxy, saliency or strategy."""
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Generic, TypeVar
 
 from tracenas.errors import UserError
 
-__all__ = ["Registry", "did_you_mean"]
+__all__ = ["Registry", "closest", "did_you_mean"]
 
 T = TypeVar("T")
 
 
-def did_you_mean(name: str, names: list[str]) -> str:
-    """`"; did you mean 'x'?"`, or the list of what is known."""
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    hint = f"did you mean '{close[0]}'? " if close else ""
-    return f"{hint}accepted: {', '.join(sorted(names))}"
+def did_you_mean(name: str, names: Collection[str], accepted: str = "") -> str:
+    """`did you mean 'x'? accepted: …`; without a similar name only what is accepted.
+
+    Args:
+        accepted: in words, where there are too many names to list them.
+    """
+    near = closest(name, names)
+    hint = f"did you mean '{near}'? " if near else ""
+    return f"{hint}accepted: {accepted or ', '.join(sorted(names))}"
+
+
+def closest(name: str, names: Collection[str], cutoff: float = 0.6) -> str | None:
+    """The name that is most similar; None below a similarity of `cutoff` (difflib's ratio)."""
+    return next(iter(difflib.get_close_matches(name, names, n=1, cutoff=cutoff)), None)
 
 
 class Registry(Generic[T]):

@@ -1,7 +1,6 @@
 """Accuracy on tasks, through lm-evaluation-harness and its own task definitions."""
 
 import contextlib
-import difflib
 import io
 import logging
 import math
@@ -20,9 +19,11 @@ from tracenas.data.windows import BosRule
 from tracenas.errors import UserError, one_line
 from tracenas.evaluation.overlay import Source, write_overlay
 from tracenas.evaluation.suites import Request, TaskResult
+from tracenas.registry import closest, did_you_mean
 
 __all__ = ["Harness", "require_harness"]
 
+_ACCEPTED = "the names of lm-eval (lm_eval ls tasks)"
 # Where lm-eval keeps its definitions; a search of all of them takes ten seconds.
 _BUILTIN = {
     "arc_challenge": "arc/arc_challenge.yaml",
@@ -153,7 +154,7 @@ class Harness:
     def _check(self, name: str) -> None:
         manager = self._all_tasks()
         if name not in manager.task_index:
-            raise UserError(f"unknown task '{name}': {_suggestion(name, manager.all_tasks)}")
+            raise UserError(f"unknown task '{name}': {did_you_mean(name, manager.all_tasks, _ACCEPTED)}")
         if name in manager.all_tags:
             members = ", ".join(sorted(manager.task_index[name].tags)[:8])
             raise UserError(f"task '{name}' is a tag of lm-eval; name its tasks: {members}")
@@ -176,18 +177,10 @@ class Harness:
         path = Path(spec.submodule_search_locations[0]) / "tasks" / _BUILTIN.get(name, "-")
         if path.is_file():
             return path
-        close = difflib.get_close_matches(name, _BUILTIN, n=1, cutoff=0.75)
-        if close:
-            raise UserError(f"unknown task '{name}': did you mean '{close[0]}'?")
+        if closest(name, _BUILTIN, 0.75) is not None:
+            raise UserError(f"unknown task '{name}': {did_you_mean(name, _BUILTIN, _ACCEPTED)}")
         self._check(name)
         return Path(self._all_tasks().task_index[name].yaml_path)
-
-
-def _suggestion(name: str, names: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
-    if close:
-        return "did you mean " + " or ".join(f"'{c}'" for c in close) + "?"
-    return "accepted: the names of lm-eval (lm_eval ls tasks)"
 
 
 def _is_number(value: object) -> bool:
