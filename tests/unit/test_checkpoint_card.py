@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 from tracenas.families import Block, Options, config_family
-from tracenas.models.checkpoints.card import model_card, stated_license
+from tracenas.models.checkpoints.card import model_card
+from tracenas.models.checkpoints.readme import read_front_matter
 from tracenas.space.architecture import Architecture
 
 CONFIG: dict[str, Any] = {
@@ -81,7 +82,7 @@ def test_stubs_are_said() -> None:
 
 
 def test_license_of_the_base(tmp_path: Path) -> None:
-    assert stated_license(None) is None and stated_license(tmp_path) is None
+    assert read_front_matter(None) == {} and read_front_matter(tmp_path) == {}
     readme = tmp_path / "README.md"
     for text, expected in {
         "---\nlicense: mit\ntags: [a]\n---\n# Model\n": "mit",
@@ -90,4 +91,4 @@ def test_license_of_the_base(tmp_path: Path) -> None:
         "---\nlicense: mit\n": None,
     }.items():
         readme.write_text(text)
-        assert stated_license(tmp_path) == expected
+        assert read_front_matter(tmp_path).get("license") == expected

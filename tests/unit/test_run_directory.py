@@ -304,7 +304,7 @@ def _checkpoint(path: Path) -> None:
 def _settings(path: Path) -> None:
     from tracenas.pipeline.resume import write_settings
 
-    write_settings(path.parent, {"text": "x" * 4096})
+    write_settings(path, {"text": "x" * 4096})
 
 
 @pytest.mark.parametrize(

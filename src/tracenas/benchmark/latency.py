@@ -9,7 +9,7 @@ Shapes: B sequences, P prompt tokens, N generated tokens.
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import torch
@@ -60,7 +60,7 @@ class Quartiles:
 
     def to_json(self) -> dict[str, float]:
         """For `--json`."""
-        return {"median": self.median, "q1": self.q1, "q3": self.q3}
+        return asdict(self)
 
 
 def quartiles(values: Sequence[float]) -> Quartiles:

@@ -27,10 +27,10 @@ CONFIG = "config.yaml"
 C = TypeVar("C", bound=StageConfig)
 
 
-def write_settings(out: Path, settings: Mapping[str, Any]) -> None:
-    """Write RUN/config.yaml."""
+def write_settings(path: Path, settings: Mapping[str, Any]) -> None:
+    """Write the settings that a run keeps, as YAML."""
     text = yaml.safe_dump(to_plain(dict(settings)), sort_keys=False)
-    with atomic_path(out / CONFIG) as temporary:
+    with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
@@ -39,7 +39,7 @@ def resolve_settings(out: Path, settings: Mapping[str, Any]) -> None:
     stored = read_settings(out / CONFIG)
     values = {k: v for k, v in settings.items() if stored.get(k) in (None, "auto") and v not in (None, "auto")}
     if values:
-        write_settings(out, {**stored, **values})
+        write_settings(out / CONFIG, {**stored, **values})
 
 
 def read_settings(path: Path) -> dict[str, Any]:

@@ -70,5 +70,5 @@ def starting(out: Path, kind: str, settings: Mapping[str, Any], begun: bool) -> 
         yield
         return
     with undone_on_error():
-        write_settings(out, {KIND: kind, **settings})
+        write_settings(out / CONFIG, {KIND: kind, **settings})
         yield

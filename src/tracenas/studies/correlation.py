@@ -14,7 +14,7 @@ Shapes: n architectures, B resamples.
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -41,10 +41,6 @@ class Estimate:
     low: float | None = None
     high: float | None = None
 
-    def to_json(self) -> dict[str, float | None]:
-        """Plain data."""
-        return {"value": self.value, "low": self.low, "high": self.high}
-
 
 @dataclass(frozen=True)
 class Correlation:
@@ -64,13 +60,7 @@ class Correlation:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
-        return {
-            "rho": self.rho.to_json(),
-            "tau": self.tau.to_json(),
-            "pairs": self.pairs,
-            "missing": self.missing,
-            "reason": self.reason,
-        }
+        return asdict(self)
 
 
 def correlate(

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 __all__ = ["Regret", "regret"]
@@ -36,16 +36,13 @@ class Regret:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; the ratios are of perplexities."""
-        over = self.to_uniform
+        uniform = self.to_uniform
         return {
-            "loss": self.loss,
-            "choices": self.choices,
-            "best": self.best,
-            "uniform": self.uniform,
+            **asdict(self),
             "to_best": self.to_best,
             "ratio_to_best": _ratio(self.to_best),
-            "to_uniform": over,
-            "ratio_to_uniform": None if over is None else _ratio(over),
+            "to_uniform": uniform,
+            "ratio_to_uniform": None if uniform is None else _ratio(uniform),
         }
 
 

@@ -19,7 +19,7 @@ from tracenas.demo import calibration_path, heldout_path
 from tracenas.errors import UserError
 from tracenas.formats import duration
 from tracenas.models.checkpoints.source import open_source
-from tracenas.pipeline.resume import check_same, write_settings
+from tracenas.pipeline.resume import CONFIG, check_same, write_settings
 from tracenas.pipeline.run_directory import KIND, SUMMARY, in_use
 from tracenas.reporting.data.stages import PUBLISHED_MODEL
 from tracenas.reporting.progress import stage_progress
@@ -151,7 +151,7 @@ def _planned(config: DemoConfig, model: Path, out: Path) -> dict[str, Any]:
         length = min(_SEQ_LEN, source.positions)
         pieces, threads = measure(source, params, length, _BATCH, config.threads)
         advance()
-    write_settings(out, {KIND: "demo", **config.model_dump()})
+    write_settings(out / CONFIG, {KIND: "demo", **config.model_dump()})
     amounts, parts = amounts_within(pieces, _SLACK * 60 * config.minutes, _RANDOM)
     plan = {**identity, "seq_len": length, "minutes": config.minutes, **to_json(pieces, amounts, parts, threads)}
     write_json(out / PLAN, plan)

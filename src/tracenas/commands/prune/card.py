@@ -4,8 +4,9 @@ import shlex
 from collections.abc import Mapping
 
 from tracenas.config import PruneConfig
-from tracenas.models.checkpoints.card import model_card, stated_license
+from tracenas.models.checkpoints.card import model_card
 from tracenas.models.checkpoints.published import published
+from tracenas.models.checkpoints.readme import read_front_matter
 from tracenas.models.checkpoints.writing import Draft
 from tracenas.pipeline.one_shot import OneShot
 from tracenas.pipeline.serving import serving
@@ -46,7 +47,7 @@ def pruned_card(
             **losses,
             **(one_shot.card() if one_shot is not None else {}),
         },
-        license=stated_license(session.loaded.source.path),
+        license=read_front_matter(session.loaded.source.path).get("license"),
         origin=source.origin,
         provenance=provenance(seed=config.seed),
     )

@@ -10,9 +10,9 @@ from tracenas.commands.recover.setup import (
     as_started,
     check_input,
     check_out,
+    keep_settings,
     resolved,
     train_settings,
-    write_settings,
 )
 from tracenas.config import RecoverConfig
 from tracenas.errors import UserError
@@ -60,7 +60,7 @@ def _recover(config: RecoverConfig, source: ModelSource, world: World) -> Recove
     if world.is_main:
         config.out.mkdir(parents=True, exist_ok=True)
         if not begun:
-            write_settings(config)
+            keep_settings(config)
     settings = train_settings(config, world, loaded, teacher)
     source = loaded.source  # of a GGUF file: the whole configuration, which its header does not have
     from tracenas.commands.recover.training import finish, train  # transformers' Trainer takes seconds to import

@@ -7,7 +7,6 @@ from dataclasses import fields
 from pathlib import Path
 
 import torch
-import yaml
 
 from tracenas.commands.recover.data import check_splits
 from tracenas.config import RecoverConfig
@@ -17,7 +16,7 @@ from tracenas.dtypes import short_name
 from tracenas.errors import UserError
 from tracenas.models.checkpoints.loading import LoadedModel, pick_device, pick_dtype
 from tracenas.models.checkpoints.source import ModelSource, open_source
-from tracenas.pipeline.resume import read_settings
+from tracenas.pipeline.resume import check_same, read_settings, write_settings
 from tracenas.pipeline.run_directory import KIND
 from tracenas.recovery.card import base_model
 from tracenas.recovery.settings import (
@@ -29,7 +28,7 @@ from tracenas.recovery.settings import (
 )
 from tracenas.recovery.throughput import flops_per_token, matrix_parameters, peak_flops
 from tracenas.reporting.terminal import to_plain
-from tracenas.rundir import atomic_path, require_free, sweep
+from tracenas.rundir import require_free, sweep
 from tracenas.threads import set_threads
 
 __all__ = [
@@ -38,10 +37,10 @@ __all__ = [
     "as_started",
     "check_input",
     "check_out",
+    "keep_settings",
     "keeps_zeros",
     "resolved",
     "train_settings",
-    "write_settings",
 ]
 
 SETTINGS = "recover.yaml"
@@ -143,22 +142,18 @@ def resolved(config: RecoverConfig, source: ModelSource, world: World) -> Recove
     return config.model_copy(update=resolved_settings)
 
 
-def write_settings(config: RecoverConfig) -> None:
+def keep_settings(config: RecoverConfig) -> None:
     """Keep what the run is, for `as_started`."""
-    stored = {KIND: "recover", **to_plain(config.model_dump()), "threads": torch.get_num_threads()}
-    with atomic_path(config.out / SETTINGS) as temporary:
-        temporary.write_text(yaml.safe_dump(stored, sort_keys=False), encoding="utf-8")
+    settings = {KIND: "recover", **config.model_dump(), "threads": torch.get_num_threads()}
+    write_settings(config.out / SETTINGS, settings)
 
 
 def as_started(config: RecoverConfig) -> RecoverConfig:
     """The stored run's settings; others than these are refused."""
     stored = read_settings(config.out / SETTINGS)
     for key, value in to_plain(config.model_dump()).items():
-        if key in _FREE or key not in stored or (key == "threads" and value is None):
-            continue
-        if stored[key] != value:
-            name = key.replace("_", "-")
-            raise UserError(f"--resume with another {name}: the run has {stored[key]!r}, not {value!r}")
+        if key not in _FREE and key in stored and not (key == "threads" and value is None):
+            check_same(key.replace("_", "-"), stored[key], value)
     set_threads(stored.get("threads"))
     return config
 

@@ -6,14 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from safetensors import safe_open
 
 from tracenas.config import SparsifyConfig
 from tracenas.families import Block
-from tracenas.models.checkpoints.card import stated_license
 from tracenas.models.checkpoints.headers import stored_tensors
 from tracenas.models.checkpoints.published import published
+from tracenas.models.checkpoints.readme import front_matter, read_front_matter, table, yaml_block
 from tracenas.models.checkpoints.source import ModelSource
 from tracenas.models.checkpoints.writing import Draft
 from tracenas.rundir import provenance
@@ -79,12 +78,7 @@ def sparsity_facts(
 
 def sparsity_card(config: SparsifyConfig, source: ModelSource, draft: Draft, facts: Mapping[str, Any]) -> str:
     """Markdown: what was set to zero, by which metric, and what that cost."""
-    front: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "text-generation"}
-    if "/" in (base := published(source.name)):
-        front["base_model"] = base
-    if (license_name := stated_license(source.path)) is not None:
-        front["license"] = license_name
-    front["tags"] = ["tracenas", "pruned", "sparse"]
+    base = published(source.name)
     share = f"{100 * facts['sparsity']:.2f} %"
     numbers = [
         ("zeros", f"{facts['zeros']:,} of {facts['weights']:,} weights in the blocks ({share})"),
@@ -93,22 +87,21 @@ def sparsity_card(config: SparsifyConfig, source: ModelSource, draft: Draft, fac
     if facts["loss"] is not None:
         numbers.append(("calibration loss, nats/token", f"{facts['loss']:.6g} (base {facts['base_loss']:.6g})"))
     layers = [(c["name"], f"{c['rows']} × {c['columns']}", f"{100 * c['sparsity']:.2f} %") for c in facts["layers"]]
-    source_facts = yaml.safe_dump(facts["provenance"], sort_keys=False, allow_unicode=True).strip()
     parts = [
-        f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---",
+        front_matter(base, read_front_matter(source.path).get("license"), ("tracenas", "pruned", "sparse")),
         f"# {config.out.name}",
         f"`{base}` with weights set to zero by tracenas: metric `{facts['metric']}`, target {facts['target']}, "
         f"compared by {facts['compare']}, ratios {facts['ratios']}. Shapes and configuration are the base's, so it "
         "loads as the base does; it is smaller or faster only where software makes use of zeros.",
         *([f"The base's {source.origin}."] if source.origin else []),
         "## Numbers",
-        _table([("", "value"), *numbers]),
+        table(["", "value"], numbers),
         "## Zeros per matrix",
-        _table([("matrix", "shape", "zeros"), *layers]),
+        table(["matrix", "shape", "zeros"], layers),
         "`sparsity.json` has the same as data.",
         "## How it was made",
         f"```sh\n{_command(config)}\n```",
-        f"```yaml\n{source_facts}\n```",
+        yaml_block(facts["provenance"]),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -120,9 +113,3 @@ def _command(config: SparsifyConfig) -> str:
     words += ["--bos", config.bos] if config.bos != "auto" else []
     words += ["--compare", config.compare, "--ratios", ratios, "--seed", str(config.seed), "--out", config.out.name]
     return shlex.join(words)
-
-
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    lines.insert(1, "| " + " | ".join(["---"] * len(rows[0])) + " |")
-    return "\n".join(lines)

@@ -1,17 +1,15 @@
 """The README.md of a pruned checkpoint: what it is, what was kept where, what it costs and how to load it."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
-
-import yaml
 
 from tracenas.families import Block, within
 from tracenas.models.checkpoints.configuration import ATTENTION
 from tracenas.models.checkpoints.published import published
+from tracenas.models.checkpoints.readme import front_matter, table, yaml_block
 from tracenas.space.architecture import Layer
 
-__all__ = ["model_card", "stated_license"]
+__all__ = ["model_card"]
 
 
 def model_card(
@@ -52,7 +50,7 @@ def model_card(
     skipped = sum(layer.skip for layer in layers)
     zeros = {"of these, zeros in place of removed attention": stubs} if stubs else {}
     body = [
-        _front_matter(base, license, pipeline),
+        front_matter(base, license, ("tracenas", "pruned"), pipeline),
         f"# {name}",
         f"`{base}`, pruned by tracenas: {after:,} of {before:,} parameters ({after / before:.1%}), "
         f"{len(layers) - skipped} of {len(layers)} blocks.",
@@ -68,36 +66,10 @@ def model_card(
     if command:
         body.append(f"```sh\n{command}\n```")
     if provenance:
-        facts = yaml.safe_dump(dict(provenance), sort_keys=False, allow_unicode=True).strip()
-        body.append(f"```yaml\n{facts}\n```")
+        body.append(yaml_block(provenance))
     if not command and not provenance:
         body.append("Not recorded.")
     return "\n\n".join(body) + "\n"
-
-
-def stated_license(model: Path | None) -> str | None:
-    """The `license` that a model directory's README.md names in its front matter, if there is one."""
-    if model is None or not (model / "README.md").is_file():
-        return None
-    parts = (model / "README.md").read_text(encoding="utf-8", errors="replace").split("---\n", 2)
-    if len(parts) < 3 or parts[0].strip():
-        return None
-    try:
-        front = yaml.safe_load(parts[1])
-    except yaml.YAMLError:
-        return None
-    license = front.get("license") if isinstance(front, dict) else None
-    return license if isinstance(license, str) else None
-
-
-def _front_matter(base: str, license: str | None, pipeline: str) -> str:
-    front: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": pipeline}
-    if base.count("/") == 1:
-        front["base_model"] = base
-    if license:
-        front["license"] = license
-    front["tags"] = ["tracenas", "pruned"]
-    return f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---"
 
 
 def _tables(blocks: Sequence[Block], layers: Sequence[Layer], *, stubbed: bool) -> str:
@@ -112,7 +84,7 @@ def _tables(blocks: Sequence[Block], layers: Sequence[Layer], *, stubbed: bool) 
 
 def _table(blocks: Sequence[Block], layers: Sequence[Layer], *, stubbed: bool) -> str:
     names = [s.spec.unit.replace("_", " ") for s in blocks[0].sub_blocks]
-    rows = [["block", *names, "now"], ["--:"] * (len(names) + 2)]
+    rows: list[list[str]] = []
     place = 0
     for index, (block, layer) in enumerate(zip(blocks, layers, strict=True)):
         if layer.skip:
@@ -124,7 +96,7 @@ def _table(blocks: Sequence[Block], layers: Sequence[Layer], *, stubbed: bool) -
         ]
         rows.append([str(index), *counts, str(place)])
         place += 1
-    return _lines(rows)
+    return table(["block", *names, "now"], rows, ["--:"] * (len(names) + 2))
 
 
 def _removed(name: str, stubbed: bool) -> str:
@@ -132,14 +104,10 @@ def _removed(name: str, stubbed: bool) -> str:
 
 
 def _numbers(numbers: Mapping[str, object]) -> str:
-    return _lines([["", "value"], ["---", "--:"], *([key, _number(value)] for key, value in numbers.items())])
+    return table(["", "value"], [(key, _number(value)) for key, value in numbers.items()], ["---", "--:"])
 
 
 def _number(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
-
-
-def _lines(rows: Sequence[Sequence[str]]) -> str:
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
