@@ -154,20 +154,9 @@ def _scalar(text: str) -> Any:
 
 
 def _yaml(path: Path, command: str) -> dict[str, Any]:
-    import yaml
+    from tracenas.settings import read_settings
 
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"config {path}: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"config {path}: not UTF-8 (byte {error.start})") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" at line {mark.line + 1}" if mark is not None else ""
-        raise UserError(f"config {path}: not YAML{where}") from error
-    if not isinstance(data, dict):
-        raise UserError(f"config {path}: expected settings of the form key: value")
+    data = read_settings(path, what="config")
     kind = data.pop("kind", command)  # of a run directory's config.yaml
     if kind != command and not {kind, command} <= {"run", "search"}:
         raise UserError(f"config {path}: settings of `tracenas {kind}`, not of `tracenas {command}`")

@@ -10,9 +10,9 @@ from tracenas.errors import UserError
 from tracenas.pipeline.resume import CONFIG
 from tracenas.pipeline.run_directory import KIND
 from tracenas.reporting import write_report
-from tracenas.reporting.data.reading import read_settings
 from tracenas.reporting.pages.metric import write_metric_report
 from tracenas.reporting.pages.study import write_study_report
+from tracenas.settings import read_settings
 
 __all__ = ["Reported", "report"]
 
@@ -49,7 +49,7 @@ def report(config: ReportConfig) -> Reported:
     Raises:
         UserError: if the directory holds no run, or one that has no page.
     """
-    kind = _kind(config.run, read_settings(config.run / CONFIG))
+    kind = _kind(config.run, read_settings(config.run / CONFIG, required=False))
     if kind not in _PAGES:
         raise UserError(f"{config.run}: of `tracenas {kind}`, which has no page; accepted: of {', '.join(_PAGES)}")
     return Reported(_PAGES[kind](config.run, config.out))

@@ -7,16 +7,16 @@ from typing import Any, TypeVar
 import yaml
 
 from tracenas.config import StageConfig
-from tracenas.errors import UserError, first_line
+from tracenas.errors import UserError
 from tracenas.reporting.terminal import to_plain
 from tracenas.rundir import atomic_path, read_json, write_json
+from tracenas.settings import read_settings
 from tracenas.strategies.score import is_number
 
 __all__ = [
     "CONFIG",
     "as_started",
     "check_same",
-    "read_settings",
     "resolve_settings",
     "same_model",
     "same_settings",
@@ -28,10 +28,9 @@ C = TypeVar("C", bound=StageConfig)
 
 
 def write_settings(path: Path, settings: Mapping[str, Any]) -> None:
-    """Write the settings that a run keeps, as YAML."""
-    text = yaml.safe_dump(to_plain(dict(settings)), sort_keys=False)
+    """Write a YAML file of settings."""
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(yaml.safe_dump(to_plain(dict(settings)), sort_keys=False), encoding="utf-8")
 
 
 def resolve_settings(out: Path, settings: Mapping[str, Any]) -> None:
@@ -40,21 +39,6 @@ def resolve_settings(out: Path, settings: Mapping[str, Any]) -> None:
     values = {k: v for k, v in settings.items() if stored.get(k) in (None, "auto") and v not in (None, "auto")}
     if values:
         write_settings(out / CONFIG, {**stored, **values})
-
-
-def read_settings(path: Path) -> dict[str, Any]:
-    """The settings that a run keeps in a YAML file.
-
-    Raises:
-        UserError: if the file cannot be read or holds none.
-    """
-    try:
-        stored = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: cannot be read ({first_line(error)})") from error
-    if not isinstance(stored, dict):
-        raise UserError(f"{path}: holds no settings")
-    return stored
 
 
 def same_settings(out: Path, settings: Mapping[str, Any], ignore: tuple[str, ...]) -> dict[str, Any]:

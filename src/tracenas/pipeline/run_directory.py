@@ -8,8 +8,9 @@ from typing import Any
 from tracenas.error_log import ERROR_LOG, error_log
 from tracenas.errors import UserError
 from tracenas.locks import locked
-from tracenas.pipeline.resume import CONFIG, read_settings, write_settings
+from tracenas.pipeline.resume import CONFIG, write_settings
 from tracenas.rundir import free_of_ours, require_free, sweep, undone_on_error
+from tracenas.settings import read_settings
 
 __all__ = ["BEST", "CALIBRATION", "JOURNAL", "KIND", "ORDERING", "SUMMARY", "in_use", "run_directory", "starting"]
 

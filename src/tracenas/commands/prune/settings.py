@@ -6,7 +6,8 @@ from tracenas.config import PruneConfig
 from tracenas.data.sources import is_tokens
 from tracenas.errors import UserError
 from tracenas.models.checkpoints.source import ModelSource
-from tracenas.pipeline.resume import CONFIG, read_settings
+from tracenas.pipeline.resume import CONFIG
+from tracenas.settings import read_settings
 
 __all__ = ["as_refittable", "as_searched", "decoder_only"]
 

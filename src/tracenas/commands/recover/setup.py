@@ -16,7 +16,7 @@ from tracenas.dtypes import short_name
 from tracenas.errors import UserError
 from tracenas.models.checkpoints.loading import LoadedModel, pick_device, pick_dtype
 from tracenas.models.checkpoints.source import ModelSource, open_source
-from tracenas.pipeline.resume import check_same, read_settings, write_settings
+from tracenas.pipeline.resume import check_same, write_settings
 from tracenas.pipeline.run_directory import KIND
 from tracenas.recovery.card import base_model
 from tracenas.recovery.settings import (
@@ -29,6 +29,7 @@ from tracenas.recovery.settings import (
 from tracenas.recovery.throughput import flops_per_token, matrix_parameters, peak_flops
 from tracenas.reporting.terminal import to_plain
 from tracenas.rundir import require_free, sweep
+from tracenas.settings import read_settings
 from tracenas.threads import set_threads
 
 __all__ = [
@@ -144,15 +145,15 @@ def resolved(config: RecoverConfig, source: ModelSource, world: World) -> Recove
 
 def keep_settings(config: RecoverConfig) -> None:
     """Keep what the run is, for `as_started`."""
-    settings = {KIND: "recover", **config.model_dump(), "threads": torch.get_num_threads()}
-    write_settings(config.out / SETTINGS, settings)
+    stored = {KIND: "recover", **config.model_dump(), "threads": torch.get_num_threads()}
+    write_settings(config.out / SETTINGS, stored)
 
 
 def as_started(config: RecoverConfig) -> RecoverConfig:
     """The stored run's settings; others than these are refused."""
     stored = read_settings(config.out / SETTINGS)
     for key, value in to_plain(config.model_dump()).items():
-        if key not in _FREE and key in stored and not (key == "threads" and value is None):
+        if key not in _FREE and key in stored and (key != "threads" or value is not None):
             check_same(key.replace("_", "-"), stored[key], value)
     set_threads(stored.get("threads"))
     return config

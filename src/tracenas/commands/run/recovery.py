@@ -28,9 +28,10 @@ from tracenas.commands.run.sections import (
 from tracenas.config import RecoverConfig, RunConfig
 from tracenas.errors import UserError
 from tracenas.models.checkpoints.source import ModelSource, open_source
+from tracenas.pipeline.resume import write_settings
 from tracenas.recovery.settings import World
 from tracenas.reporting.terminal import to_plain
-from tracenas.rundir import atomic_path, read_json, require_free, write_json
+from tracenas.rundir import read_json, require_free, write_json
 
 __all__ = ["prune_once", "recover_all"]
 
@@ -119,12 +120,9 @@ def _recover(config: RecoverConfig, processes: int, home: Path) -> Recovered:
     """
     if processes == 1 or (config.out / RECOVERY).is_file():
         return recover(config)
-    import yaml
-
     settings = home / f"{config.out.name}.yaml"
-    explicit = {key: value for key, value in to_plain(config.model_dump()).items() if value is not None}
-    with atomic_path(settings) as temporary:
-        temporary.write_text(yaml.safe_dump(explicit, sort_keys=False), encoding="utf-8")
+    explicit = {key: value for key, value in config.model_dump().items() if value is not None}
+    write_settings(settings, explicit)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     command += ["-m", "tracenas.cli", "recover", "--config", str(settings)]
     launcher = subprocess.Popen(command, stdout=2)

@@ -10,10 +10,11 @@ from tracenas.data.sources import probe
 from tracenas.errors import UserError
 from tracenas.models.checkpoints.source import ModelSource
 from tracenas.pipeline.refit import HELD_OUT
-from tracenas.pipeline.resume import CONFIG, check_same, read_settings
+from tracenas.pipeline.resume import CONFIG, check_same
 from tracenas.recovery.settings import World
 from tracenas.reporting.terminal import to_plain
 from tracenas.rundir import read_json, write_json
+from tracenas.settings import read_settings
 
 __all__ = [
     "BENCH",

@@ -28,7 +28,7 @@ from tracenas.pipeline.calibration import stored_evaluation_windows
 from tracenas.pipeline.opening import open_session
 from tracenas.pipeline.refit.fitting import compensated_realisation
 from tracenas.pipeline.refit.text import compensation_text
-from tracenas.pipeline.resume import CONFIG, as_started, read_settings, resolve_settings, same_model
+from tracenas.pipeline.resume import CONFIG, as_started, resolve_settings, same_model
 from tracenas.pipeline.run_directory import JOURNAL, run_directory, starting
 from tracenas.pipeline.scoring import make_panel
 from tracenas.pipeline.session import Session
@@ -37,6 +37,7 @@ from tracenas.recovery.short import ShortSettings
 from tracenas.reporting.progress import stage_progress
 from tracenas.rundir import provenance, read_json, write_json
 from tracenas.scoring.panel import PanelScore
+from tracenas.settings import read_settings
 from tracenas.space.architecture import Architecture
 from tracenas.space.search_space import SearchSpace
 

@@ -1,4 +1,4 @@
-"""A run directory's JSON objects and YAML settings; what is not there is empty, what is wrong is named."""
+"""A run directory's JSON objects; what is not there is empty, what is wrong is named."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,12 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from tracenas.errors import UserError
 from tracenas.rundir import read_json
 
-__all__ = ["Fields", "mapping", "read_object", "read_settings"]
+__all__ = ["Fields", "mapping", "read_object"]
 
 
 def read_object(path: Path, required: bool = False) -> dict[str, Any]:
@@ -21,23 +19,6 @@ def read_object(path: Path, required: bool = False) -> dict[str, Any]:
         UserError: if it is there and cannot be read or is something else, or is missing though `required`.
     """
     return dict(mapping(read_json(path), str(path))) if required or path.exists() else {}
-
-
-def read_settings(path: Path) -> dict[str, Any]:
-    """A YAML file of settings; empty where it is missing.
-
-    Raises:
-        UserError: if it is there and cannot be read, or is something else.
-    """
-    if not path.exists():
-        return {}
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}") from error
-    return dict(mapping(data, str(path)))
 
 
 def mapping(value: object, where: str) -> Mapping[str, Any]:

@@ -9,7 +9,8 @@ from typing import Any
 
 from tracenas.errors import UserError
 from tracenas.journal import Journal
-from tracenas.reporting.data.reading import Fields, mapping, read_object, read_settings
+from tracenas.reporting.data.reading import Fields, mapping, read_object
+from tracenas.settings import read_settings
 from tracenas.space.architecture import UNITS, Architecture
 
 __all__ = ["Candidate", "Compared", "RunData"]
@@ -95,7 +96,7 @@ class RunData:
         units, recorded = _base_units(base.fields("units"), architectures)
         return cls(
             path=run_dir,
-            config=read_settings(run_dir / "config.yaml"),
+            config=read_settings(run_dir / "config.yaml", required=False),
             summary=summary.values,
             candidates=candidates,
             best=best,

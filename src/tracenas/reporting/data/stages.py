@@ -13,8 +13,9 @@ from typing import Any
 
 from tracenas.errors import UserError
 from tracenas.journal import Journal
-from tracenas.reporting.data.reading import mapping, read_object, read_settings
+from tracenas.reporting.data.reading import mapping, read_object
 from tracenas.reporting.labels import model_kind
+from tracenas.settings import read_settings
 
 __all__ = ["PUBLISHED_MODEL", "Measured", "Recovery", "Stages"]
 
@@ -117,7 +118,7 @@ def _recoveries(run: Path) -> tuple[Recovery, ...]:
         for directory in directories:
             name = architecture if len(directories) == 1 else f"{architecture} ({directory.name})"
             records = tuple(Journal(directory / "log.jsonl").read())
-            settings = read_settings(directory / "recover.yaml")
+            settings = read_settings(directory / "recover.yaml", required=False)
             recoveries.append(Recovery(name, read_object(directory / "recovery.json"), records, settings))
     return tuple(sorted(recoveries, key=lambda r: (model_kind(r.name) != "found", model_kind(r.name) != "uniform")))
 

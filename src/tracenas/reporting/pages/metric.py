@@ -7,9 +7,10 @@ from typing import Any
 from tracenas.errors import UserError
 from tracenas.journal import Journal
 from tracenas.reporting.charts.metric import front_chart, generations_chart, usage_chart
-from tracenas.reporting.data.reading import read_object, read_settings
+from tracenas.reporting.data.reading import read_object
 from tracenas.reporting.pages.page import render, write_page
 from tracenas.rundir import read_json
+from tracenas.settings import read_settings
 from tracenas.strategies.result import generations
 from tracenas.symbolic.analysis import findings, front
 
@@ -24,7 +25,7 @@ def write_metric_report(run: Path, out: Path | None = None) -> Path:
     Raises:
         UserError: if what there must be is missing, or a file is corrupt.
     """
-    settings = read_settings(run / "config.yaml")
+    settings = read_settings(run / "config.yaml", required=False)
     records = Journal(run / "journal.jsonl").read()
     running = "model" in settings and not (run / "summary.json").exists()
     summary = _so_far(run, settings, records) if running else read_object(run / "summary.json", required=True)

@@ -8,9 +8,10 @@ from markupsafe import Markup
 
 from tracenas.journal import Journal
 from tracenas.reporting.charts.study import interval_chart, kind_legend, rank_chart, scatter
-from tracenas.reporting.data.reading import read_object, read_settings
+from tracenas.reporting.data.reading import read_object
 from tracenas.reporting.pages.page import render, write_page
 from tracenas.reporting.pages.study_running import kept, study_so_far
+from tracenas.settings import read_settings
 from tracenas.studies.tables import (
     agreement_table,
     correlation_table,
@@ -34,7 +35,7 @@ def write_study_report(run: Path, out: Path | None = None) -> Path:
     Raises:
         UserError: if what there must be is missing, or a file is corrupt.
     """
-    settings = read_settings(run / "config.yaml")
+    settings = read_settings(run / "config.yaml", required=False)
     study = read_object(run / "study.json", required="model" not in settings)
     records = [_with_combined(study, r) for r in Journal(run / "journal.jsonl").read()]
     page = _study_page(study, records) if study else study_so_far(settings, records)
