@@ -1,19 +1,24 @@
 """`tracenas eval`: perplexity and task accuracy of one or more models on the same data."""
 
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from typing import Any
+
+import torch
 
 from tracenas.config import EvalConfig
 from tracenas.data.tokens import default_micro_batch
 from tracenas.data.windows import WindowStart
 from tracenas.errors import UserError
+from tracenas.evaluation.harness import Harness
 from tracenas.evaluation.suites import TaskResult, paper_average, requests
 from tracenas.models.checkpoints.loading import LoadedModel, load
 from tracenas.models.checkpoints.source import ModelSource, open_source
 from tracenas.models.functionals.perplexity import Perplexity, perplexity
 from tracenas.pipeline.calibration import held_out, window_start
-from tracenas.pipeline.evaluation import evaluation_rows, finite
-from tracenas.pipeline.processes import Processes, join_processes
+from tracenas.recovery.settings import World
 from tracenas.reporting.terminal import Outcome, Table, to_plain
 from tracenas.rundir import provenance, write_json
 from tracenas.threads import set_threads
@@ -52,7 +57,7 @@ class Evaluation(Outcome):
         row: dict[str, Any] = {"model": self.models[index], "params": self.parameters[index]}
         if self.results:
             r = self.results[index]
-            row |= {"perplexity": finite(r.perplexity), "nll": finite(r.nll), "tokens": r.tokens}
+            row |= {"perplexity": _finite(r.perplexity), "nll": _finite(r.nll), "tokens": r.tokens}
             row |= {"bos": self.starts[index].carried, "protocol": self._protocol(index)}
         if self.tasks:
             row["tasks"] = {name: result.to_json() for name, result in self.tasks[index].items()}
@@ -89,7 +94,7 @@ class Evaluation(Outcome):
             ]
             tables.append(Table("", ("model", "parameters", "perplexity", "nll"), rows))
         if self.tasks:
-            tables.append(evaluation_rows(self.models, self.parameters, self.tasks))
+            tables.append(_task_table(self.models, self.parameters, self.tasks))
         return [*tables[:-1], replace(tables[-1], notes=self._notes())]
 
     def _notes(self) -> list[str]:
@@ -104,6 +109,38 @@ class Evaluation(Outcome):
             if cut := ", ".join(f"{name} {r.truncated:,}" for name, r in results.items() if r.truncated):
                 notes.append(f"{model}: prompts longer than its positions lost their beginning (answers): {cut}")
         return notes
+
+
+def _finite(value: float) -> float | None:
+    """The value, None for what JSON cannot say."""
+    return value if math.isfinite(value) else None
+
+
+def _task_table(models: Sequence[str], parameters: Sequence[int], tasks: Sequence[Mapping[str, TaskResult]]) -> Table:
+    """A row per task and metric, a column per model."""
+    rows: list[tuple[str, ...]] = [("parameters", "", "", *(f"{p:,}" for p in parameters))]
+    for name, first in tasks[0].items():
+        shown = [m for m in first.metrics if not m.partition(",")[0].endswith("_stderr")]
+        for metric in shown:
+            label = name if metric == shown[0] else ""
+            shots = str(first.shots) if label else ""
+            rows.append((label, shots, metric, *(_cell(results[name], metric) for results in tasks)))
+    averages = [paper_average(results) for results in tasks]
+    if all(a is not None for a in averages):
+        cells = (_with_error(a.value, a.stderr) for a in averages if a is not None)
+        rows.append(("the paper's average (8 tasks, no MMLU)", "", "", *cells))
+    return Table("", ("task", "shots", "metric", *models), rows)
+
+
+def _cell(result: TaskResult, metric: str) -> str:
+    value = result.metrics.get(metric)
+    plain, _, kind = metric.partition(",")
+    error = result.metrics.get(f"{plain}_stderr" + (f",{kind}" if kind else ""))
+    return "–" if value is None else _with_error(value, error)
+
+
+def _with_error(value: float, error: float | None) -> str:
+    return f"{value:.4f}" + ("" if error is None else f" ± {error:.4f}")
 
 
 def evaluate(config: EvalConfig) -> Evaluation:
@@ -122,20 +159,17 @@ def evaluate(config: EvalConfig) -> Evaluation:
         raise UserError("task-data without tasks: name them with tasks or suite")
     sources = [open_source(name, decoder_only="eval --tasks" if wanted else "") for name in config.models]
     length = _window(config, sources)
-    harness = None
-    if wanted:
-        from tracenas.evaluation.harness import Harness
-
-        harness = Harness(wanted, config.task_data)
+    harness = Harness(wanted, config.task_data) if wanted else None
     set_threads(config.threads)
-    processes = join_processes(config.device)
+    world = World.from_environment()
+    device = _join_processes(world, config.device)
     results, starts, tasks, parameters = [], [], [], []
     for source in sources:
-        loaded = load(source, device=processes.device, dtype=config.dtype, trust_remote_code=config.trust_remote_code)
+        loaded = load(source, device=device, dtype=config.dtype, trust_remote_code=config.trust_remote_code)
         parameters.append(sum(p.numel() for p in loaded.model.parameters()))
         if config.text is not None:
             starts.append(window_start(loaded, config.text, config.bos, setting="text"))
-            results.append(_perplexity(config, loaded, length, processes))
+            results.append(_perplexity(config, loaded, length, shard=world.size > 1))
         if harness is not None:
             tokenizer = loaded.require_tokenizer("tasks are text")
             tasks.append(
@@ -145,11 +179,11 @@ def evaluate(config: EvalConfig) -> Evaluation:
                     limit=config.limit,
                     batch_size=config.batch_size,
                     bos=config.bos,
-                    shard=processes.many,
+                    shard=world.size > 1,
                 )
             )
         del loaded
-    found = Evaluation(
+    evaluation = Evaluation(
         tuple(config.models),
         tuple(parameters),
         tuple(results),
@@ -158,9 +192,26 @@ def evaluate(config: EvalConfig) -> Evaluation:
         config.limit if wanted else None,
         tuple(starts),
     )
-    if config.out is not None and processes.first:
-        write_json(config.out, _record(config, found))
-    return found
+    if config.out is not None and world.is_main:
+        write_json(config.out, _record(config, evaluation))
+    return evaluation
+
+
+def _join_processes(world: World, device: str) -> str:
+    """Join the process group that the launcher announced, if it did; the device of this process.
+
+    Args:
+        device: as the user named it; `auto` and `cuda` become this process's own GPU.
+    """
+    if world.size < 2:
+        return device
+    from accelerate import PartialState
+
+    on_cpu = device == "cpu" or not torch.cuda.is_available()
+    state = PartialState(cpu=on_cpu)
+    if device not in ("auto", "cpu", "cuda"):
+        return device
+    return "cpu" if on_cpu else f"cuda:{state.local_process_index}"
 
 
 def _window(config: EvalConfig, sources: list[ModelSource]) -> int:
@@ -170,26 +221,21 @@ def _window(config: EvalConfig, sources: list[ModelSource]) -> int:
     return config.seq_len or min(4096, shortest)
 
 
-def _perplexity(config: EvalConfig, loaded: LoadedModel, length: int, processes: Processes) -> Perplexity:
+def _perplexity(config: EvalConfig, loaded: LoadedModel, length: int, *, shard: bool) -> Perplexity:
     assert config.text is not None
     tokens = held_out(loaded, config.text, length, config.max_windows, config.text_field, bos=config.bos)
     batch = config.micro_batch or default_micro_batch(tokens.shape[1])
-    return perplexity(loaded.model, tokens, batch, shard=processes.many)
+    return perplexity(loaded.model, tokens, batch, shard=shard)
 
 
-def _record(config: EvalConfig, found: Evaluation) -> Any:
+def _record(config: EvalConfig, evaluation: Evaluation) -> Any:
     """What `out` holds: the results and where they are from."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        harness = version("lm-eval")
-    except PackageNotFoundError:
-        harness = None
-    rows = found.to_json()
+    harness = version("lm-eval") if config.tasks or config.suite else None
+    rows = evaluation.to_json()
     return to_plain(
         {
             "results": rows if isinstance(rows, list) else [rows],
             "settings": config.model_dump(exclude={"out"}),
-            "provenance": provenance(lm_eval=harness if config.tasks or config.suite else None),
+            "provenance": provenance(lm_eval=harness),
         }
     )
