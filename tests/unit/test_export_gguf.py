@@ -201,7 +201,7 @@ def test_the_checkpoints_tokenizer_goes_along(tmp_path: Path) -> None:
 
 def test_a_files_tensors_are_checked_against_the_rounding_of_their_type(tmp_path: Path) -> None:
     from tracenas.errors import CheckFailed
-    from tracenas.exporters.gguf.layouts.layout import Draft, Tensor
+    from tracenas.exporters.gguf.layouts.layout import FileDraft, Tensor
     from tracenas.exporters.gguf.rounding import check_stored
     from tracenas.exporters.gguf.writer import write
 
@@ -210,7 +210,7 @@ def test_a_files_tensors_are_checked_against_the_rounding_of_their_type(tmp_path
     for outtype in ("f32", "f16", "bf16", "q8_0"):
         path = tmp_path / outtype
         tensors = (Tensor("a.weight", (8, 64), ("a",), lambda: weight),)
-        write(path, Draft("llama", {}, tensors), {}, outtype)
+        write(path, FileDraft("llama", {}, tensors), {}, outtype)
         check_stored(path, tensors)
         worse = weight.copy()
         worse[3, 5] += 0.05

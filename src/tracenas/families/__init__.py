@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from tracenas.errors import UserError
-from tracenas.families.active import Key, active, placed, present, within
 from tracenas.families.description import Block, Family, Options, Projection, Segment, SubBlock, kept_in_order
+from tracenas.families.iteration import Key, active, placed, present, within
 from tracenas.registry import Registry, did_you_mean
 
 __all__ = [

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tracenas.families.active import within
 from tracenas.families.counted import counted
 from tracenas.families.description import (
     MOST_HEADS,
@@ -22,6 +21,7 @@ from tracenas.families.description import (
     SubBlock,
     block_count,
 )
+from tracenas.families.iteration import within
 from tracenas.space.architecture import Layer
 from tracenas.space.sub_block import SubBlockSpec
 

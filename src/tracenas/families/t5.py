@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tracenas.families.active import within
 from tracenas.families.counted import counted
 from tracenas.families.decoder import Heads
 from tracenas.families.description import (
@@ -26,6 +25,7 @@ from tracenas.families.description import (
     SubBlock,
     block_count,
 )
+from tracenas.families.iteration import within
 from tracenas.space.architecture import Layer
 from tracenas.space.sub_block import SubBlockSpec
 

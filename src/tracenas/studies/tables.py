@@ -15,7 +15,7 @@ import numpy as np
 
 from tracenas.formats import fixed
 from tracenas.studies.correlation import correlate
-from tracenas.studies.regret import regret
+from tracenas.studies.regrets import regret
 from tracenas.tables import Table
 
 __all__ = [

@@ -1,6 +1,6 @@
 """Symbolic pruning metrics (Pruner-Zero): expressions, their canonical form, and genetic programming over them."""
 
-from tracenas.symbolic.parse import Located, locate, parse
+from tracenas.symbolic.parser import Located, locate, parse
 from tracenas.symbolic.tree import VARIABLES, Expression
 
 __all__ = ["KNOWN", "VARIABLES", "Expression", "Located", "locate", "parse"]

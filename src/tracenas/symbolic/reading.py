@@ -4,7 +4,7 @@ from pathlib import Path
 
 from tracenas.errors import UserError
 from tracenas.rundir import read_json
-from tracenas.symbolic.parse import Located, locate
+from tracenas.symbolic.parser import Located, locate
 from tracenas.symbolic.tree import Expression
 
 __all__ = ["located_expression"]

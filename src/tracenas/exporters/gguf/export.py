@@ -11,7 +11,7 @@ from typing import Any
 from tracenas.errors import CheckFailed, UserError
 from tracenas.exporters.gguf.check import Agreement, Checker, default_ids, find_llama, first_differing
 from tracenas.exporters.gguf.fitting import STUB_WIDTH
-from tracenas.exporters.gguf.layouts import Draft, Layout, choose
+from tracenas.exporters.gguf.layouts import FileDraft, Layout, choose
 from tracenas.exporters.gguf.model import Decoder, gguf_decoder
 from tracenas.exporters.gguf.rounding import check_stored
 from tracenas.exporters.gguf.tokenizer import Vocabulary, gguf_vocabulary
@@ -125,7 +125,7 @@ class _Job:
     weights: StoredWeights
     model: Decoder
     layout: Layout
-    draft: Draft
+    draft: FileDraft
     vocabulary: Vocabulary
     outtype: str
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tracenas.errors import UserError
-from tracenas.exporters.gguf.layouts import Draft, Tensor
+from tracenas.exporters.gguf.layouts import FileDraft, Tensor
 
 __all__ = ["stored_type", "write"]
 
@@ -25,7 +25,7 @@ def stored_type(tensor: Tensor, outtype: str) -> str:
     return outtype
 
 
-def write(path: Path, draft: Draft, metadata: Mapping[str, Any], outtype: str) -> None:
+def write(path: Path, draft: FileDraft, metadata: Mapping[str, Any], outtype: str) -> None:
     """Write header, metadata and tensors; one tensor is in memory at a time.
 
     Args:

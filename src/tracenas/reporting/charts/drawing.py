@@ -7,7 +7,7 @@ from markupsafe import Markup
 from tracenas.formats import MISSING, percent
 from tracenas.reporting.charts.dynamics import layer_names, retention
 from tracenas.reporting.charts.svg import el, rect, title
-from tracenas.reporting.data.run import Candidate, RunData
+from tracenas.reporting.data.run import JournalCandidate, RunData
 from tracenas.reporting.labels import NAMES, UNIT_NAMES
 
 __all__ = ["Drawing", "architecture_drawing", "sparks"]
@@ -79,7 +79,7 @@ class Drawing:
     has_rho: bool
 
 
-def architecture_drawing(run: RunData, best: Candidate) -> Drawing:
+def architecture_drawing(run: RunData, best: JournalCandidate) -> Drawing:
     """What every layer keeps of the base's."""
     rows = []
     for index, (name, layer) in enumerate(zip(layer_names(best.architecture), best.architecture.layers, strict=True)):
@@ -106,7 +106,7 @@ def _digits(units: int) -> int:
     return max(8, 2 * len(f"{units:,}") + 1)
 
 
-def sparks(candidate: Candidate, run: RunData) -> Markup:
+def sparks(candidate: JournalCandidate, run: RunData) -> Markup:
     """The architecture as a row of small bars per sub-block, a bar per layer; a skipped one is a small mark."""
     rows = [key for key in NAMES if key in run.base_units]
     return Markup("").join(_spark(list(retention(candidate.architecture, k, run.base_units[k])), k) for k in rows)

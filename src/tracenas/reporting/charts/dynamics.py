@@ -10,16 +10,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tracenas.reporting.data.run import Candidate, RunData
+from tracenas.reporting.data.run import JournalCandidate, RunData
 from tracenas.space.architecture import Architecture
 
-__all__ = ["Generation", "generations", "layer_names", "retention"]
+__all__ = ["GenerationFigures", "generations", "layer_names", "retention"]
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Generation:
+class GenerationFigures:
     """State of the search after one generation.
 
     `elites` are the best seen so far, the best first; `evaluated` are this generation's new candidates,
@@ -30,8 +30,8 @@ class Generation:
     """
 
     number: int
-    evaluated: tuple[Candidate, ...]
-    elites: tuple[Candidate, ...]
+    evaluated: tuple[JournalCandidate, ...]
+    elites: tuple[JournalCandidate, ...]
     best: float | None
     width: Mapping[str, Floats]
     skipped: Mapping[str, Floats]
@@ -43,18 +43,18 @@ class Generation:
         return [c.score for c in self.elites if c.score is not None]
 
 
-def generations(run: RunData) -> list[Generation]:
+def generations(run: RunData) -> list[GenerationFigures]:
     """The search's history, one entry per generation that has a candidate in the journal."""
-    history: list[Generation] = []
-    elites: tuple[Candidate, ...] = ()
-    by_number: dict[int, list[Candidate]] = {}
+    history: list[GenerationFigures] = []
+    elites: tuple[JournalCandidate, ...] = ()
+    by_number: dict[int, list[JournalCandidate]] = {}
     for candidate in run.candidates:
         by_number.setdefault(candidate.generation, []).append(candidate)
     for number, evaluated in sorted(by_number.items()):
         population = [*elites, *(c for c in evaluated if c.score is not None)]
         elites = tuple(heapq.nlargest(run.elites, population, key=lambda c: c.score or 0.0))
         history.append(
-            Generation(
+            GenerationFigures(
                 number=number,
                 evaluated=tuple(evaluated),
                 elites=elites,
@@ -87,11 +87,11 @@ def layer_names(architecture: Architecture) -> list[str]:
     return names
 
 
-def _ratios(candidates: Sequence[Candidate], key: str, units: Sequence[int]) -> Floats:
+def _ratios(candidates: Sequence[JournalCandidate], key: str, units: Sequence[int]) -> Floats:
     return np.stack([retention(c.architecture, key, units) for c in candidates])
 
 
-def _mean_width(candidates: Sequence[Candidate], key: str, units: Sequence[int]) -> Floats:
+def _mean_width(candidates: Sequence[JournalCandidate], key: str, units: Sequence[int]) -> Floats:
     if not candidates:
         return np.full(len(units), np.nan)
     ratios_PL = _ratios(candidates, key, units)
@@ -103,13 +103,13 @@ def _mean_width(candidates: Sequence[Candidate], key: str, units: Sequence[int])
     return mean_L
 
 
-def _skipped(candidates: Sequence[Candidate], key: str, units: Sequence[int]) -> Floats:
+def _skipped(candidates: Sequence[JournalCandidate], key: str, units: Sequence[int]) -> Floats:
     if not candidates:
         return np.zeros(len(units))
     return np.asarray((_ratios(candidates, key, units) == 0).mean(axis=0), dtype=np.float64)
 
 
-def _variance(candidates: Sequence[Candidate], key: str, units: Sequence[int]) -> float:
+def _variance(candidates: Sequence[JournalCandidate], key: str, units: Sequence[int]) -> float:
     if len(candidates) < 2:
         return float("nan")
     ratios_PL = _ratios(candidates, key, units)

@@ -7,7 +7,7 @@ import numpy as np
 from markupsafe import Markup
 
 from tracenas.formats import count, decimal, percent, plural
-from tracenas.reporting.charts.dynamics import Generation, layer_names, retention
+from tracenas.reporting.charts.dynamics import GenerationFigures, layer_names, retention
 from tracenas.reporting.charts.svg import (
     WIDE,
     Frame,
@@ -24,7 +24,7 @@ from tracenas.reporting.charts.svg import (
     text,
     ticks,
 )
-from tracenas.reporting.data.run import Candidate, Compared, RunData
+from tracenas.reporting.data.run import Compared, JournalCandidate, RunData
 from tracenas.reporting.labels import NAMES, model_kind
 
 __all__ = ["COLUMNS", "heat_scale", "lowest_ratio", "perplexity_chart", "score_chart", "variance_chart", "width_chart"]
@@ -35,7 +35,7 @@ LIGHT_OTHER = ((232, 240, 252), (20, 73, 160))
 STEPS = 20  # colours of a heat map's scale
 
 
-def score_chart(history: Sequence[Generation], best: Candidate | None, label: str) -> tuple[Markup, str]:
+def score_chart(history: Sequence[GenerationFigures], best: JournalCandidate | None, label: str) -> tuple[Markup, str]:
     """Scores per generation (Fig. 4a): candidates as dots, the elites' band and mean, the best as a line.
 
     Returns the picture and a remark on what is not in it (empty if nothing).
@@ -65,7 +65,7 @@ def score_chart(history: Sequence[Generation], best: Candidate | None, label: st
     return frame.svg(description, *parts), remark
 
 
-def _dots(history: Sequence[Generation], frame: Frame, low: float, label: str) -> tuple[list[Markup], int]:
+def _dots(history: Sequence[GenerationFigures], frame: Frame, low: float, label: str) -> tuple[list[Markup], int]:
     dots, below = [], 0
     for generation in history:
         for place, candidate in enumerate(generation.evaluated):
@@ -81,7 +81,7 @@ def _dots(history: Sequence[Generation], frame: Frame, low: float, label: str) -
 
 
 def _level(
-    frame: Frame, history: Sequence[Generation], figure: Callable[[list[float]], float]
+    frame: Frame, history: Sequence[GenerationFigures], figure: Callable[[list[float]], float]
 ) -> list[tuple[float, float]]:
     """A line through one figure of the elites' scores; a level one where there is a single generation."""
     points = [(float(g.number), max(frame.y_range[0], figure(g.elite_scores))) for g in history]
@@ -102,11 +102,11 @@ def _robust_range(values: Sequence[float]) -> tuple[float, float]:
     return padded(max(min(values), tenth - 1.5 * (high - tenth)), high, 0.06, max(abs(high) * 0.01, 1e-6))
 
 
-def _generation_ticks(history: Sequence[Generation]) -> list[float]:
+def _generation_ticks(history: Sequence[GenerationFigures]) -> list[float]:
     return ticks(history[0].number, history[-1].number, 6, integer=True)
 
 
-def variance_chart(history: Sequence[Generation]) -> Markup:
+def variance_chart(history: Sequence[GenerationFigures]) -> Markup:
     """Variance of the retention ratios over the population, per generation (Fig. 4d)."""
     keys = [k for k in NAMES if k in history[0].variance]
     values = [g.variance[k] for g in history for k in keys if math.isfinite(g.variance[k])]
@@ -123,7 +123,7 @@ def variance_chart(history: Sequence[Generation]) -> Markup:
     return frame.svg("Variance of the retention ratios in the population, by generation", *parts)
 
 
-def lowest_ratio(history: Sequence[Generation], run: RunData) -> float:
+def lowest_ratio(history: Sequence[GenerationFigures], run: RunData) -> float:
     """The lower end of all heat maps' colours: the lowest retention ratio in them, rounded down to tenths."""
     ratios = [w for g in history for w in g.width.values()]
     if run.best:
@@ -133,7 +133,7 @@ def lowest_ratio(history: Sequence[Generation], run: RunData) -> float:
     return min(0.9, math.floor(float(values.min()) * 10) / 10) if len(values) else 0.0
 
 
-def width_chart(history: Sequence[Generation], run: RunData, key: str) -> Markup:
+def width_chart(history: Sequence[GenerationFigures], run: RunData, key: str) -> Markup:
     """Retention ratio of one sub-block by layer over the generations (Fig. 4b, c), and of the found model.
 
     A cell's colour is the elites' mean where they keep the layer; the hatched share of a cell is the share of
@@ -202,7 +202,7 @@ def _colour(share: float, key: str) -> str:
     return "#" + "".join(f"{round(a + (b - a) * share):02x}" for a, b in zip(low, high, strict=True))
 
 
-def _generation_labels(shown: Sequence[Generation], frame: Frame, cell_w: float) -> Markup:
+def _generation_labels(shown: Sequence[GenerationFigures], frame: Frame, cell_w: float) -> Markup:
     named = set(_generation_ticks(shown))
     labels = [
         text(frame.left + cell_w * (i + 0.5), frame.base + 18, str(g.number), "tick", "middle")

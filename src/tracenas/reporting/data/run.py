@@ -13,13 +13,13 @@ from tracenas.reporting.data.reading import Fields, mapping, read_object
 from tracenas.settings import read_settings
 from tracenas.space.architecture import UNITS, Architecture
 
-__all__ = ["Candidate", "Compared", "RunData"]
+__all__ = ["Compared", "JournalCandidate", "RunData"]
 
 Ratios = tuple[float | None, ...]
 
 
 @dataclass(frozen=True)
-class Candidate:
+class JournalCandidate:
     """One line of the journal. `score` is None where the candidate failed or could not be repaired."""
 
     id: str
@@ -64,8 +64,8 @@ class RunData:
     path: Path
     config: Mapping[str, Any]
     summary: Mapping[str, Any]
-    candidates: tuple[Candidate, ...]
-    best: Candidate | None
+    candidates: tuple[JournalCandidate, ...]
+    best: JournalCandidate | None
     provenance: Mapping[str, Any]
     base_params: int | None
     base_units: Mapping[str, tuple[int, ...]]
@@ -128,7 +128,7 @@ class RunData:
         return str(self.setting("proxy") or "phi")
 
     @property
-    def scored(self) -> tuple[Candidate, ...]:
+    def scored(self) -> tuple[JournalCandidate, ...]:
         """The candidates that have a score, in the order of their evaluation."""
         return tuple(c for c in self.candidates if c.score is not None)
 
@@ -187,7 +187,7 @@ class RunData:
         return next((row for row in self.comparison if row.name == name), None)
 
 
-def _candidate(record: Fields) -> Candidate:
+def _candidate(record: Fields) -> JournalCandidate:
     for key in ("generation", "arch"):
         if key not in record.values:
             raise UserError(f"{record.where}: no '{key}' in it")
@@ -196,7 +196,7 @@ def _candidate(record: Fields) -> Candidate:
     if generation is None:
         raise UserError(f"{record.where}: 'generation' must be a whole number")
     rho = record.fields("rho")
-    return Candidate(
+    return JournalCandidate(
         id=record.text("id") or architecture.id,
         generation=generation,
         architecture=architecture,
@@ -209,7 +209,7 @@ def _candidate(record: Fields) -> Candidate:
     )
 
 
-def _best(path: Path, candidates: Sequence[Candidate]) -> tuple[Candidate | None, Mapping[str, Any]]:
+def _best(path: Path, candidates: Sequence[JournalCandidate]) -> tuple[JournalCandidate | None, Mapping[str, Any]]:
     """The best architecture: best.json's, with what the journal holds of it; else the journal's best."""
     data = Fields(read_object(path), str(path))
     if not data.values:
@@ -220,7 +220,7 @@ def _best(path: Path, candidates: Sequence[Candidate]) -> tuple[Candidate | None
     for candidate in candidates:
         if candidate.architecture == architecture and candidate.score is not None:
             return candidate, provenance
-    return Candidate(architecture.id, 0, architecture, data.integer("params"), data.number("score")), provenance
+    return JournalCandidate(architecture.id, 0, architecture, data.integer("params"), data.number("score")), provenance
 
 
 def _compared(summary: Fields, number: int) -> Compared:

@@ -8,7 +8,7 @@ from typing import Any
 from tracenas.formats import MISSING, decimal, grouped, percent
 from tracenas.reporting.charts import run as charts
 from tracenas.reporting.charts.drawing import architecture_drawing, sparks
-from tracenas.reporting.charts.dynamics import Generation, generations
+from tracenas.reporting.charts.dynamics import GenerationFigures, generations
 from tracenas.reporting.charts.stages import progress_chart, training_charts
 from tracenas.reporting.data.run import Compared, RunData
 from tracenas.reporting.data.stages import Stages
@@ -126,7 +126,7 @@ def _progress(run: RunData) -> dict[str, Any] | None:
     return {"chart": chart, "columns": ["Model", "as scored", *stages], "rows": cells}
 
 
-def _search_charts(run: RunData, history: Sequence[Generation]) -> dict[str, Any] | None:
+def _search_charts(run: RunData, history: Sequence[GenerationFigures]) -> dict[str, Any] | None:
     if not any(g.elites for g in history):
         return None
     scores, remark = charts.score_chart(history, run.best, proxy_label(run.proxy))

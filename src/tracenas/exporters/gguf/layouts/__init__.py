@@ -5,11 +5,11 @@ those of `--layout`.
 """
 
 from tracenas.errors import UserError
-from tracenas.exporters.gguf.layouts.layout import Draft, Layout, Tensor
+from tracenas.exporters.gguf.layouts.layout import FileDraft, Layout, Tensor
 from tracenas.exporters.gguf.model import Decoder
 from tracenas.registry import Registry
 
-__all__ = ["LAYOUTS", "Draft", "Layout", "Tensor", "choose"]
+__all__ = ["LAYOUTS", "FileDraft", "Layout", "Tensor", "choose"]
 
 LAYOUTS: Registry[Layout] = Registry(
     "layout",

@@ -8,7 +8,7 @@ and lose its attention's output: it gets a zero MLP of width 32.
 from tracenas.exporters.gguf.layouts.layout import (
     ATTENTION_NAMES,
     MLP_NAMES,
-    Draft,
+    FileDraft,
     Layout,
     Tensor,
     block_tensors,
@@ -33,7 +33,7 @@ def _objection(model: Decoder) -> str:
     )
 
 
-def _draft(model: Decoder, weights: Weights) -> Draft:
+def _draft(model: Decoder, weights: Weights) -> FileDraft:
     """Blocks as they are, with stubs where llama.cpp needs them."""
     return stubbed_draft("deci", model, weights, _block, attention=model.headless & {0}, mlp=model.flat)
 

@@ -14,7 +14,7 @@ __all__ = [
     "ATTENTION_NAMES",
     "MLP_NAMES",
     "QK_NORM_NAMES",
-    "Draft",
+    "FileDraft",
     "Layout",
     "Tensor",
     "block_tensors",
@@ -55,7 +55,7 @@ class Tensor:
 
 
 @dataclass(frozen=True)
-class Draft:
+class FileDraft:
     """A file that is yet to be written.
 
     Args:
@@ -84,7 +84,7 @@ class Layout:
 
     name: str
     objection: Callable[[Decoder], str]
-    draft: Callable[[Decoder, Weights], Draft]
+    draft: Callable[[Decoder, Weights], FileDraft]
 
 
 def common_metadata(arch: str, model: Decoder, *, per_block: bool) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import numpy as np
 from tracenas.exporters.gguf.layouts.layout import (
     MLP_NAMES,
     QK_NORM_NAMES,
-    Draft,
+    FileDraft,
     Layout,
     Tensor,
     block_tensors,
@@ -44,7 +44,7 @@ def _objection(model: Decoder) -> str:
     )
 
 
-def _draft(model: Decoder, weights: Weights) -> Draft:
+def _draft(model: Decoder, weights: Weights) -> FileDraft:
     """Blocks as they are, with a stub for each part that was removed."""
     return stubbed_draft("openelm", model, weights, _block, attention=model.headless, mlp=model.flat)
 

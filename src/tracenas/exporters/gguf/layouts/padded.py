@@ -7,7 +7,7 @@ and in time. For models that no layout with differing blocks can hold.
 from dataclasses import replace
 
 from tracenas.exporters.gguf.fitting import Fitted, common_shape, parameters
-from tracenas.exporters.gguf.layouts.layout import Draft, Layout
+from tracenas.exporters.gguf.layouts.layout import FileDraft, Layout
 from tracenas.exporters.gguf.layouts.stock import STOCK, family_objection
 from tracenas.exporters.gguf.model import Decoder
 from tracenas.exporters.gguf.weights import Weights
@@ -20,7 +20,7 @@ def _objection(model: Decoder) -> str:
     return family_objection(_filled_up(model))
 
 
-def _draft(model: Decoder, weights: Weights) -> Draft:
+def _draft(model: Decoder, weights: Weights) -> FileDraft:
     """The stock layout of the filled-up model."""
     filled = _filled_up(model)
     draft = STOCK.draft(filled, Fitted(weights, model, filled))

@@ -12,7 +12,7 @@ from tracenas.exporters.gguf.layouts.layout import (
     MLP_NAMES,
     QK_NORM_NAMES,
     Change,
-    Draft,
+    FileDraft,
     Layout,
     Tensor,
     block_tensors,
@@ -25,7 +25,7 @@ from tracenas.exporters.gguf.layouts.layout import (
 from tracenas.exporters.gguf.model import Decoder
 from tracenas.exporters.gguf.weights import Array, Weights
 
-__all__ = ["ARCHITECTURES", "STOCK", "Architecture", "family_objection"]
+__all__ = ["ARCHITECTURES", "STOCK", "GgufArchitecture", "family_objection"]
 
 # By the number of norms in a block: before the sub-blocks, or on both sides of them.
 _NORMS = {
@@ -37,7 +37,7 @@ _DEPTH_27B = {"gemma2": 46, "gemma3": 62}
 
 
 @dataclass(frozen=True)
-class Architecture:
+class GgufArchitecture:
     """What llama.cpp's architecture of a family has.
 
     Args:
@@ -61,15 +61,15 @@ class Architecture:
 
 
 _QKV, _GELU = frozenset("qkv"), "gelu_pytorch_tanh"
-_LLAMA = Architecture("llama", interleaved=True, biases=frozenset({*"qkvo", "mlp"}), factors=True)
-ARCHITECTURES: dict[str, Architecture] = {
+_LLAMA = GgufArchitecture("llama", interleaved=True, biases=frozenset({*"qkvo", "mlp"}), factors=True)
+ARCHITECTURES: dict[str, GgufArchitecture] = {
     "llama": _LLAMA,
     "mistral": _LLAMA,
-    "qwen2": Architecture("qwen2", biases=_QKV, full_width=True),
-    "qwen3": Architecture("qwen3", biases=_QKV),
-    "gemma": Architecture("gemma", biases=_QKV, unit_norms=True, tied=True, activation=_GELU),
-    "gemma2": Architecture("gemma2", biases=_QKV, unit_norms=True, windows=True, tied=True, activation=_GELU),
-    "gemma3_text": Architecture("gemma3", biases=_QKV, unit_norms=True, windows=True, activation=_GELU),
+    "qwen2": GgufArchitecture("qwen2", biases=_QKV, full_width=True),
+    "qwen3": GgufArchitecture("qwen3", biases=_QKV),
+    "gemma": GgufArchitecture("gemma", biases=_QKV, unit_norms=True, tied=True, activation=_GELU),
+    "gemma2": GgufArchitecture("gemma2", biases=_QKV, unit_norms=True, windows=True, tied=True, activation=_GELU),
+    "gemma3_text": GgufArchitecture("gemma3", biases=_QKV, unit_norms=True, windows=True, activation=_GELU),
 }
 
 
@@ -99,7 +99,7 @@ def family_objection(model: Decoder) -> str:
     )
 
 
-def _draft(model: Decoder, weights: Weights) -> Draft:
+def _draft(model: Decoder, weights: Weights) -> FileDraft:
     """One shape for all blocks."""
     arch = ARCHITECTURES[model.family]
     before, behind = outer_tensors(model, weights, _one_more if arch.unit_norms else None)
@@ -107,10 +107,10 @@ def _draft(model: Decoder, weights: Weights) -> Draft:
     metadata = common_metadata(arch.name, model, per_block=False)
     if arch.windows:
         metadata |= _windowed(arch, model)
-    return Draft(arch.name, metadata, (*before, *inner, *behind), () if arch.windows else window_note(model))
+    return FileDraft(arch.name, metadata, (*before, *inner, *behind), () if arch.windows else window_note(model))
 
 
-def _block(arch: Architecture, model: Decoder, weights: Weights, index: int) -> list[Tensor]:
+def _block(arch: GgufArchitecture, model: Decoder, weights: Weights, index: int) -> list[Tensor]:
     sources = [norm for norms in model.norms for norm in norms]
     norms = {**dict(zip(sources, _NORMS[len(sources)], strict=True)), **QK_NORM_NAMES}
     changes: dict[str, Change | None] = dict.fromkeys(norms.values(), _one_more) if arch.unit_norms else {}
@@ -122,7 +122,7 @@ def _block(arch: Architecture, model: Decoder, weights: Weights, index: int) -> 
     return block_tensors(weights, index, {**norms, **ATTENTION_NAMES, **MLP_NAMES}, changes)
 
 
-def _score_scale(arch: Architecture, model: Decoder) -> float:
+def _score_scale(arch: GgufArchitecture, model: Decoder) -> float:
     """The family's scale of scores over the one that llama.cpp applies."""
     scalar = getattr(model.config, "query_pre_attn_scalar", None)
     if scalar is None or arch.name not in _DEPTH_27B:
@@ -132,7 +132,7 @@ def _score_scale(arch: Architecture, model: Decoder) -> float:
     return float((theirs / float(scalar)) ** 0.5)
 
 
-def _windowed(arch: Architecture, model: Decoder) -> dict[str, Any]:
+def _windowed(arch: GgufArchitecture, model: Decoder) -> dict[str, Any]:
     """Which blocks have a window, and the rotary embedding of those."""
     values: dict[str, Any] = {"context_length": model.positions}
     if model.window is not None:

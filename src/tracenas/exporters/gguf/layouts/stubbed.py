@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from tracenas.exporters.gguf.fitting import Fitted, parameters, with_stubs
-from tracenas.exporters.gguf.layouts.layout import Draft, Tensor, common_metadata, outer_tensors, window_note
+from tracenas.exporters.gguf.layouts.layout import FileDraft, Tensor, common_metadata, outer_tensors, window_note
 from tracenas.exporters.gguf.model import Decoder
 from tracenas.exporters.gguf.weights import Weights
 
@@ -18,7 +18,7 @@ def stubbed_draft(
     *,
     attention: frozenset[int],
     mlp: frozenset[int],
-) -> Draft:
+) -> FileDraft:
     """Blocks as they are, with one zero head and zero MLPs in the named ones; says so.
 
     Args:
@@ -34,4 +34,4 @@ def stubbed_draft(
         where = [*(f"attention of block {i}" for i in sorted(attention)), *(f"MLP of block {i}" for i in sorted(mlp))]
         notes += (f"zero stubs, {added:,} parameters, for what was removed: {', '.join(where)}",)
     metadata = common_metadata(arch, stubbed, per_block=True)
-    return Draft(arch, metadata, (*before, *inner, *behind), notes, added)
+    return FileDraft(arch, metadata, (*before, *inner, *behind), notes, added)
