@@ -14,7 +14,7 @@ from tracenas.errors import UserError
 from tracenas.formats import decimal
 from tracenas.reporting import RunData, write_report
 from tracenas.reporting.charts.dynamics import generations
-from tracenas.reporting.verdict import judge
+from tracenas.reporting.verdict import run_verdict
 
 
 class Page(HTMLParser):
@@ -153,7 +153,7 @@ def test_verdicts(
         {"name": "found", "perplexity": found, "params": 1000},
     ]
     run = RunData.read(make_run(tmp_path / "run", layers=3, iterations=1, comparison=rows))
-    verdict = judge(run)
+    verdict = run_verdict(run)
     assert (verdict.outcome, verdict.winner and verdict.winner.name) == (outcome, winner)
     unequal = any("−2.0" in remark and "uniform" in remark for remark in verdict.remarks)
     assert unequal == (outcome != "unknown")
@@ -265,7 +265,6 @@ def test_generations_follow_the_elites(tmp_path: Path) -> None:
     (run / "summary.json").write_text(json.dumps({"elites": 2, "base": {"units": units}}))
     first, second = generations(RunData.read(run))
     assert first.elite_scores == [3.0, 1.0] and second.elite_scores == [3.0, 2.0]
-    assert first.best == second.best == 3.0
     np.testing.assert_allclose(first.width["heads"], [0.375, 1.0])
     np.testing.assert_allclose(second.width["heads"], [0.5, 1.0])  # where it is kept
     np.testing.assert_allclose(second.skipped["heads"], [0.5, 0.0])

@@ -9,7 +9,7 @@ from tracenas.formats import decimal, percent, plural, signed_percent
 from tracenas.reporting.data.run import Compared, RunData
 from tracenas.reporting.labels import model_kind, proxy_label
 
-__all__ = ["Spread", "Verdict", "judge", "random_label", "random_rows", "spread"]
+__all__ = ["Spread", "Verdict", "random_label", "random_rows", "run_verdict", "spread"]
 
 TIE = 0.001  # perplexities that differ by less (relative) count as equal
 
@@ -58,7 +58,7 @@ def random_label(rows: Sequence[Compared]) -> str:
     return f"random, mean ± sd (n = {measured.n if measured else len(rows)})"
 
 
-def judge(run: RunData) -> Verdict:
+def run_verdict(run: RunData) -> Verdict:
     """Compare perplexities (all measured the same way) of found, uniform and random; say who is best."""
     best = run.compared("found")
     uniform = run.compared("uniform")

@@ -11,7 +11,7 @@ from tracenas.reporting.data.run import RunData
 from tracenas.reporting.data.stages import Stages
 from tracenas.reporting.stage_tables import stage_tables
 from tracenas.reporting.terminal import Table, print_table
-from tracenas.reporting.verdict import judge
+from tracenas.reporting.verdict import run_verdict
 from tracenas.rundir import read_json
 
 __all__ = ["RunOutcome"]
@@ -52,7 +52,7 @@ class RunOutcome:
         """The comparison and where everything is, on stdout."""
         self.search.show()
         print_table(self._comparison())
-        verdict = judge(RunData.read(self.search.path))
+        verdict = run_verdict(RunData.read(self.search.path))
         print("\n".join([verdict.sentence, *verdict.remarks]))
         for table in stage_tables(Stages.read(self.search.path)):
             print_table(table)

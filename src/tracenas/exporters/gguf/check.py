@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from tracenas.errors import CheckFailed, UserError
 
-__all__ = ["LARGEST", "Agreement", "Checker", "agreement", "default_ids", "find_llama", "first_differing"]
+__all__ = ["LARGEST", "Agreement", "Checker", "agreement", "default_ids", "find_llama", "first_difference"]
 
 LARGEST = 1e-3
 """Of max |Δlogit| in f32."""
@@ -199,7 +199,7 @@ def reference(model: Any, ids: Sequence[int]) -> Logits:
     return array
 
 
-def first_differing(checker: Checker, model: Any, depth: int, write: Callable[[int], Path]) -> str:
+def first_difference(checker: Checker, model: Any, depth: int, write: Callable[[int], Path]) -> str:
     """In words, the first block with which llama.cpp differs: both models are cut behind it, halving the range.
 
     Block 0 stands also for what is around the blocks; where llama.cpp does not run a cut file, nothing can be told.

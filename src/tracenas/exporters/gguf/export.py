@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tracenas.errors import CheckFailed, UserError
-from tracenas.exporters.gguf.check import Agreement, Checker, default_ids, find_llama, first_differing
+from tracenas.exporters.gguf.check import Agreement, Checker, default_ids, find_llama, first_difference
 from tracenas.exporters.gguf.fitting import STUB_WIDTH
 from tracenas.exporters.gguf.layouts import FileDraft, Layout, choose
 from tracenas.exporters.gguf.model import Decoder, gguf_decoder
@@ -222,7 +222,7 @@ class _Job:
             if agreement.ok:
                 where = f"as {self.outtype} only, not in f32"
             else:
-                where = first_differing(checker, loaded.model, len(self.model.blocks), twin)
+                where = first_difference(checker, loaded.model, len(self.model.blocks), twin)
         told = agreement.describe()
         raise CheckFailed(f"llama.cpp computes something else from the GGUF, which was deleted: {told}; {where}")
 

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +49,8 @@ def write(path: Path, draft: FileDraft, metadata: Mapping[str, Any], outtype: st
     kinds = {name: getattr(gguf.GGMLQuantizationType, name.upper()) for name in _FILE_TYPE}
     for tensor in draft.tensors:
         kind = kinds[stored_type(tensor, outtype)]
-        block, size = gguf.GGML_QUANT_SIZES[kind]
-        bytes_ = int(np.prod(tensor.shape)) // block * size
-        writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), bytes_, raw_dtype=kind)
+        size = prod(gguf.quants.quant_shape_to_byte_shape(tensor.shape, kind))
+        writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), size, raw_dtype=kind)
     try:
         writer.write_header_to_file(path)
         writer.write_kv_data_to_file()

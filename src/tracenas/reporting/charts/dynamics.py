@@ -32,7 +32,6 @@ class GenerationFigures:
     number: int
     evaluated: tuple[JournalCandidate, ...]
     elites: tuple[JournalCandidate, ...]
-    best: float | None
     width: Mapping[str, Floats]
     skipped: Mapping[str, Floats]
     variance: Mapping[str, float]
@@ -53,17 +52,11 @@ def generations(run: RunData) -> list[GenerationFigures]:
     for number, evaluated in sorted(by_number.items()):
         population = [*elites, *(c for c in evaluated if c.score is not None)]
         elites = tuple(heapq.nlargest(run.elites, population, key=lambda c: c.score or 0.0))
-        history.append(
-            GenerationFigures(
-                number=number,
-                evaluated=tuple(evaluated),
-                elites=elites,
-                best=elites[0].score if elites else None,
-                width={k: _mean_width(elites, k, u) for k, u in run.base_units.items()},
-                skipped={k: _skipped(elites, k, u) for k, u in run.base_units.items()},
-                variance={k: _variance(population, k, u) for k, u in run.base_units.items()},
-            )
-        )
+        kept = {key: _ratios(elites, key, units) for key, units in run.base_units.items()}
+        spread = {key: _variance(_ratios(population, key, units)) for key, units in run.base_units.items()}
+        width = {key: _mean_width(ratios_PL) for key, ratios_PL in kept.items()}
+        skipped = {key: _skipped(ratios_PL) for key, ratios_PL in kept.items()}
+        history.append(GenerationFigures(number, tuple(evaluated), elites, width, skipped, spread))
     return history
 
 
@@ -88,30 +81,24 @@ def layer_names(architecture: Architecture) -> list[str]:
 
 
 def _ratios(candidates: Sequence[JournalCandidate], key: str, units: Sequence[int]) -> Floats:
-    return np.stack([retention(c.architecture, key, units) for c in candidates])
+    rows = [retention(c.architecture, key, units) for c in candidates]
+    return np.array(rows, dtype=np.float64).reshape(len(rows), len(units))
 
 
-def _mean_width(candidates: Sequence[JournalCandidate], key: str, units: Sequence[int]) -> Floats:
-    if not candidates:
-        return np.full(len(units), np.nan)
-    ratios_PL = _ratios(candidates, key, units)
+def _mean_width(ratios_PL: Floats) -> Floats:
     active_PL = ratios_PL > 0
     number_L = active_PL.sum(axis=0)
-    total_L = np.where(active_PL, ratios_PL, 0).sum(axis=0)
-    mean_L = np.full(len(units), np.nan)
-    np.divide(total_L, number_L, out=mean_L, where=number_L > 0)
+    mean_L = np.full(ratios_PL.shape[1], np.nan)
+    np.divide(np.where(active_PL, ratios_PL, 0).sum(axis=0), number_L, out=mean_L, where=number_L > 0)
     return mean_L
 
 
-def _skipped(candidates: Sequence[JournalCandidate], key: str, units: Sequence[int]) -> Floats:
-    if not candidates:
-        return np.zeros(len(units))
-    return np.asarray((_ratios(candidates, key, units) == 0).mean(axis=0), dtype=np.float64)
+def _skipped(ratios_PL: Floats) -> Floats:
+    return np.asarray((ratios_PL == 0).sum(axis=0) / max(len(ratios_PL), 1), dtype=np.float64)
 
 
-def _variance(candidates: Sequence[JournalCandidate], key: str, units: Sequence[int]) -> float:
-    if len(candidates) < 2:
+def _variance(ratios_PL: Floats) -> float:
+    if len(ratios_PL) < 2:
         return float("nan")
-    ratios_PL = _ratios(candidates, key, units)
-    present_L = np.array(units) > 0
+    present_L = ~np.isnan(ratios_PL[0])
     return float(ratios_PL[:, present_L].var(axis=0).mean())

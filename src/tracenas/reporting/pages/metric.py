@@ -28,7 +28,7 @@ def write_metric_report(run: Path, out: Path | None = None) -> Path:
     settings = read_settings(run / "config.yaml", required=False)
     records = Journal(run / "journal.jsonl").read()
     running = "model" in settings and not (run / "summary.json").exists()
-    summary = _so_far(run, settings, records) if running else read_object(run / "summary.json", required=True)
+    summary = _running_summary(run, settings, records) if running else read_object(run / "summary.json", required=True)
     scored = [r for r in records if r.get("score") is not None]
     if not running and not scored:
         raise UserError(f"{run / 'journal.jsonl'}: no metric with a score in it")
@@ -45,7 +45,7 @@ def write_metric_report(run: Path, out: Path | None = None) -> Path:
     return write_page(out or run / "report.html", page)
 
 
-def _so_far(run: Path, settings: Row, records: Sequence[Row]) -> dict[str, Any]:
+def _running_summary(run: Path, settings: Row, records: Sequence[Row]) -> dict[str, Any]:
     """What summary.json would say of a search that is still running."""
     references = read_json(run / "known.json") if (run / "known.json").is_file() else []
     history = generations(records, settings["population"], settings["elites"])

@@ -15,7 +15,7 @@ from tracenas.reporting.data.stages import Stages
 from tracenas.reporting.labels import NAMES, UNIT_NAMES, model_kind, proxy_label
 from tracenas.reporting.pages.page import render
 from tracenas.reporting.stage_tables import bench_table, evaluation_table, recovery_table
-from tracenas.reporting.verdict import Verdict, judge, random_label, random_rows, spread
+from tracenas.reporting.verdict import Verdict, random_label, random_rows, run_verdict, spread
 
 __all__ = ["run_page"]
 
@@ -26,7 +26,7 @@ TOP = 10
 def run_page(run: RunData) -> str:
     """The page as text."""
     history = generations(run)
-    verdict = judge(run)
+    verdict = run_verdict(run)
     stages = Stages.read(run.path)
     best = heapq.nlargest(TOP, run.scored, key=lambda c: c.score or 0.0)
     return render(

@@ -10,7 +10,7 @@ from tracenas.journal import Journal
 from tracenas.reporting.charts.study import interval_chart, kind_legend, rank_chart, scatter
 from tracenas.reporting.data.reading import read_object
 from tracenas.reporting.pages.page import render, write_page
-from tracenas.reporting.pages.study_running import kept, study_so_far
+from tracenas.reporting.pages.study_running import kept_units, running_study_page
 from tracenas.settings import read_settings
 from tracenas.studies.tables import (
     agreement_table,
@@ -38,7 +38,7 @@ def write_study_report(run: Path, out: Path | None = None) -> Path:
     settings = read_settings(run / "config.yaml", required=False)
     study = read_object(run / "study.json", required="model" not in settings)
     records = [_with_combined(study, r) for r in Journal(run / "journal.jsonl").read()]
-    page = _study_page(study, records) if study else study_so_far(settings, records)
+    page = _study_page(study, records) if study else running_study_page(settings, records)
     return write_page(out or run / "report.html", page)
 
 
@@ -76,7 +76,7 @@ def _study_page(study: Row, records: Sequence[Row]) -> str:
         agreement_table=agreement_table(study),
         flips=_flips(study, records),
         records=sorted(records, key=place),
-        kept=kept,
+        kept_units=kept_units,
     )
 
 

@@ -10,7 +10,7 @@ from tracenas.reporting.pages.page import render
 from tracenas.studies.correlation import MINIMUM, correlate
 from tracenas.studies.tables import StudyTarget
 
-__all__ = ["kept", "study_so_far"]
+__all__ = ["kept_units", "running_study_page"]
 
 _LAYERS = 8
 """Layers of an architecture that the table shows."""
@@ -18,7 +18,7 @@ _LAYERS = 8
 Row = Mapping[str, Any]
 
 
-def study_so_far(settings: Row, records: Sequence[Row]) -> str:
+def running_study_page(settings: Row, records: Sequence[Row]) -> str:
     """The page as text.
 
     Args:
@@ -35,7 +35,8 @@ def study_so_far(settings: Row, records: Sequence[Row]) -> str:
         seconds={key: sum(r["seconds"][key] for r in records) for key in ("scores", "targets")},
         correlation=_correlation(records, targets) if len(records) >= MINIMUM else [],
         architectures=[
-            [r["kind"], count(r["params"]), *(decimal(_value(r, t)) for t in targets), kept(r["arch"])] for r in records
+            [r["kind"], count(r["params"]), *(decimal(_value(r, t)) for t in targets), kept_units(r["arch"])]
+            for r in records
         ],
     )
 
@@ -56,7 +57,7 @@ def _correlation(records: Sequence[Row], targets: Sequence[StudyTarget]) -> list
     return rows
 
 
-def kept(arch: Row) -> str:
+def kept_units(arch: Row) -> str:
     """`4/192 × 8/352`; stacks of an encoder–decoder one after the other."""
     layers = arch["layers"] if "layers" in arch else [la for stack in arch.values() for la in stack["layers"]]
     shown = ["×" if la.get("skip") else "/".join(str(v) for v in la.values()) for la in layers]
