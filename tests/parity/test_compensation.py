@@ -14,9 +14,9 @@ from torch import Tensor
 from trained import source_tokens, trained_model
 
 from tracenas.errors import UserError
-from tracenas.families import FAMILIES, Options, config_family
+from tracenas.families import FAMILIES, Options, config_family, present
 from tracenas.models.functionals.perplexity import perplexity
-from tracenas.models.surgery.ordering import Ordering
+from tracenas.models.surgery.ordering import Ordering, permutation
 from tracenas.models.surgery.stepping import BlockRunner
 from tracenas.models.surgery.supernet import Supernet
 from tracenas.proxies import PROXIES
@@ -165,8 +165,12 @@ def test_gram_matrices_are_those_of_the_dense_activations(setting: Setting) -> N
 
 def test_ridge_is_the_direct_least_squares_solution(setting: Setting) -> None:
     arch, inputs = setting.arch(), setting.inputs()
-    grams = {key: x.T @ x for key, x in inputs.items()}
-    exact = CompensatedRealisation(setting.net, grams.items(), RIDGE, ordered=False)
+    grams = {}
+    for key, sub in present(setting.blocks):
+        gram = inputs[key].T @ inputs[key]
+        order = permutation(sub.output_projection, 1, setting.net.ordering.ranking[key])
+        grams[key] = gram[order][:, order]
+    exact = CompensatedRealisation(setting.net, grams.items(), RIDGE)
     collected = gram_matrices(setting.net.model, setting.blocks, setting.tokens, 4)
     streamed = CompensatedRealisation(setting.net, collected, RIDGE)
     precise, found = setting.weights(arch, exact), setting.weights(arch, streamed)

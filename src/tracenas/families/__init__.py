@@ -25,24 +25,8 @@ __all__ = [
     "within",
 ]
 
-FAMILIES: Registry[Family] = Registry(
-    "family",
-    {
-        "gemma": "tracenas.families.gemma:FAMILY",
-        "gemma2": "tracenas.families.gemma2:FAMILY",
-        "gemma3_text": "tracenas.families.gemma3_text:FAMILY",
-        "gpt_neox": "tracenas.families.gpt_neox:FAMILY",
-        "llama": "tracenas.families.llama:FAMILY",
-        "mistral": "tracenas.families.mistral:FAMILY",
-        "mixtral": "tracenas.families.mixtral:FAMILY",
-        "olmo2": "tracenas.families.olmo2:FAMILY",
-        "phi3": "tracenas.families.phi3:FAMILY",
-        "qwen2": "tracenas.families.qwen2:FAMILY",
-        "qwen3": "tracenas.families.qwen3:FAMILY",
-        "qwen3_moe": "tracenas.families.qwen3_moe:FAMILY",
-        "t5": "tracenas.families.t5:FAMILY",
-    },
-)
+_NAMES = "gemma gemma2 gemma3_text gpt_neox llama mistral mixtral olmo2 phi3 qwen2 qwen3 qwen3_moe t5"
+FAMILIES: Registry[Family] = Registry("family", {name: f"tracenas.families.{name}:FAMILY" for name in _NAMES.split()})
 
 
 def config_family(config: Mapping[str, Any]) -> Family:

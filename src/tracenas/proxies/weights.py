@@ -1,10 +1,17 @@
 """Scores of weights and their gradients, matrix by matrix: synaptic saliency, Pruner-Zero, LPZero, ZiCo."""
 
 import math
+from collections.abc import Collection
 
-from tracenas.proxies.measurement import Measurement, Undefined
+from tracenas.proxies.measurement import Measurement, Undefined, WeightSums
 
 __all__ = ["lp_zero", "pruner_zero", "synaptic_saliency", "zico"]
+
+
+def _matrices(measurement: Measurement) -> Collection[WeightSums]:
+    if not measurement.weights:
+        raise Undefined("no sub-block is left")
+    return measurement.weights.values()
 
 
 def synaptic_saliency(measurement: Measurement) -> float:
@@ -12,9 +19,7 @@ def synaptic_saliency(measurement: Measurement) -> float:
 
     Per sequence, so that no gradient need be kept from one to the next and micro-batches make no difference.
     """
-    if not measurement.weights:
-        raise Undefined("no sub-block is left")
-    return math.fsum(w.saliency for w in measurement.weights.values())
+    return math.fsum(w.saliency for w in _matrices(measurement))
 
 
 def pruner_zero(measurement: Measurement) -> float:
@@ -22,9 +27,7 @@ def pruner_zero(measurement: Measurement) -> float:
 
     The scaling is per matrix and sequence (of a matrix with a constant |g| it is 0).
     """
-    if not measurement.weights:
-        raise Undefined("no sub-block is left")
-    return math.fsum(w.scaled for w in measurement.weights.values())
+    return math.fsum(w.scaled for w in _matrices(measurement))
 
 
 def lp_zero(measurement: Measurement) -> float:
@@ -33,9 +36,7 @@ def lp_zero(measurement: Measurement) -> float:
     LPZero searches proxies as trees of two inputs with two unary operations each and one binary operation. This is
     the tree that its published code scores by: weight (square, mean) and gradient (softmax, square), joined by +.
     """
-    if not measurement.weights:
-        raise Undefined("no sub-block is left")
-    return math.fsum(w.squares + w.softmax for w in measurement.weights.values()) / len(measurement.weights)
+    return math.fsum(w.squares + w.softmax for w in _matrices(measurement)) / len(measurement.weights)
 
 
 def zico(measurement: Measurement) -> float:
@@ -47,9 +48,7 @@ def zico(measurement: Measurement) -> float:
     Raises:
         Undefined: with fewer than two sequences, or if no matrix is left.
     """
-    counts = {len(w.ratios) for w in measurement.weights.values()}
-    if not counts:
-        raise Undefined("no sub-block is left")
+    counts = {len(w.ratios) for w in _matrices(measurement)}
     if counts == {0}:
         raise Undefined("two calibration sequences are needed")
     (pairs,) = counts

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from tracenas.families import Projection, SubBlock, present
 from tracenas.families.description import IntArray
-from tracenas.models.surgery.ordering import Key, permutation
+from tracenas.models.surgery.ordering import Key
 from tracenas.models.surgery.supernet import PlainRealisation, Supernet
 from tracenas.refits.costs import MEMO_BYTES
 from tracenas.refits.ridge import strength
@@ -71,10 +71,9 @@ class CompensatedRealisation(PlainRealisation):
 
     Args:
         net: the super-network; its weights are read, never written.
-        grams: float64 [n, n] per (block, sub-block); used one after the other and not kept.
+        grams: float64 [n, n] per (block, sub-block), columns in the super-network's (saliency) order, as
+            `gram_matrices` of `net.model` has them; used one after the other and not kept.
         ridge: λ relative to the mean diagonal of each Gram matrix; positive.
-        ordered: whether Gram matrices have their columns in the super-network's (saliency) order, as
-            `gram_matrices` of `net.model` has them; False: in the base's own.
         memo_bytes: refitted projections of the widths used last that are remembered.
 
     Raises:
@@ -87,7 +86,6 @@ class CompensatedRealisation(PlainRealisation):
         grams: Iterable[tuple[Key, Tensor]],
         ridge: float,
         *,
-        ordered: bool = True,
         memo_bytes: int = MEMO_BYTES,
     ) -> None:
         self.ridge, self.memo_bytes = ridge, memo_bytes
@@ -96,7 +94,7 @@ class CompensatedRealisation(PlainRealisation):
         self._factors: dict[Key, _Factor] = {}
         subs = {key: sub for key, sub in present(net.blocks) if not sub.stacked}
         for key, gram in grams:
-            self._factors[key] = _factor(net, key, subs[key], gram, ridge, ordered)
+            self._factors[key] = _factor(net, key, subs[key], gram, ridge)
         if missing := [key for key in subs if key not in self._factors]:
             raise ValueError(f"no Gram matrix of block {missing[0][0]}, {missing[0][1]}")
 
@@ -130,19 +128,15 @@ class CompensatedRealisation(PlainRealisation):
         self.memo_used += size
 
 
-def _factor(net: Supernet, key: Key, sub: SubBlock, gram: Tensor, ridge: float, ordered: bool) -> _Factor:
+def _factor(net: Supernet, key: Key, sub: SubBlock, gram: Tensor, ridge: float) -> _Factor:
     projection = sub.output_projection
     if gram.shape != (projection.columns, projection.columns):
         raise ValueError(f"block {key[0]}, {key[1]}: {projection.columns} columns, Gram matrix {list(gram.shape)}")
-    order = prefix_order(sub)
-    rows = order
-    if not ordered:
-        base = permutation(projection, 1, net.ordering.ranking[key])
-        rows = order if base is None else base[order]
-    index = torch.from_numpy(rows).to(gram.device)
+    order = torch.from_numpy(prefix_order(sub))
+    index = order.to(gram.device)
     shifted = gram.double()[index][:, index]
     shifted.diagonal().add_(strength(gram, ridge))
-    return _factorised(shifted, net.linear(key, projection).weight, torch.from_numpy(order))
+    return _factorised(shifted, net.linear(key, projection).weight, order)
 
 
 def _factorised(shifted: Tensor, weight: Tensor, order: Tensor) -> _Factor:

@@ -5,7 +5,6 @@ Per sequence n of the calibration: g_n = ∂L_n/∂W, L_n its mean next-token lo
 fit the buffer: each such group of blocks costs one pass over the calibration.
 """
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from tracenas.errors import UserError, first_line
 from tracenas.families import Block
+from tracenas.models.checkpoints.shards import Entry, write_tensors
 from tracenas.models.functionals.loss import gradient_scale, next_token_nll
 from tracenas.models.surgery.gradients import watch_output_gradient
 from tracenas.rundir import atomic_path
@@ -84,31 +84,24 @@ def write_gradients(
     for index, _, p in projections(blocks):
         weight = linear_module(model, blocks[index], p).weight
         shapes |= {f"{index}.{p.path}.{kind}": (weight.shape[0], weight.shape[1]) for kind in kinds}
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        file.write(_header(shapes))
+
+    def values() -> Iterator[Tensor]:
         done = 0
         for group in _groups(model, blocks, len(kinds), buffer_bytes):
             sums = _accumulate(model, blocks, group, tokens, kinds, micro_batch)
             for name in (n for n in shapes if n in sums):
                 mean = sums.pop(name).div_(tokens.shape[0])
-                value = mean.sqrt_() if name.endswith(".gradient_rms") else mean
-                file.write(value.cpu().contiguous().numpy().data)
+                yield mean.sqrt_() if name.endswith(".gradient_rms") else mean
             done += len(group)
             if on_group is not None:
                 on_group(done)
+
+    stream = values()
+    entries = [Entry(name, shape, torch.float32, partial(next, stream)) for name, shape in shapes.items()]
+    with atomic_path(path) as temporary:
+        write_tensors(temporary, entries)
+    next(stream, None)  # the last group is done
     return GradientStore(path)
-
-
-def _header(shapes: dict[str, tuple[int, int]]) -> bytes:
-    """A safetensors header of float32 tensors, one behind the other in this order."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    end = 0
-    for name, (rows, columns) in shapes.items():
-        start, end = end, end + 4 * rows * columns
-        header[name] = {"dtype": "F32", "shape": [rows, columns], "data_offsets": [start, end]}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
 
 
 def _groups(model: Any, blocks: Sequence[Block], kinds: int, limit: int) -> Iterator[list[int]]:

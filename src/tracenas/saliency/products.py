@@ -69,7 +69,7 @@ def unit_products(
     scale = gradient_scale(model, tokens.numel())
 
     def watched(group: Sequence[Matrix], undo: ExitStack) -> list[Sink]:
-        return [Sink.watch(model, blocks[i], (i, sub), p, plan.accumulate, absolute, undo) for i, sub, p in group]
+        return [Sink(model, blocks[i], (i, sub), p, plan.accumulate, absolute, undo) for i, sub, p in group]
 
     def mean(net: Any, batch: Tensor) -> Tensor:
         return functional(net, batch).sum() / (tokens.shape[0] / scale)

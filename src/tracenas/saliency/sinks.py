@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tracenas.families import Block, Projection, SubBlock
 from tracenas.models.surgery.gradients import watch_weight_gradient
-from tracenas.models.surgery.ordering import Key, weight_holder
+from tracenas.models.surgery.ordering import weight_holder
 
 __all__ = ["CHUNK_ELEMENTS", "Sink"]
 
@@ -22,20 +22,18 @@ CHUNK_ELEMENTS = {"cpu": 1 << 18, "cuda": 1 << 22}
 
 
 class Sink:
-    """Takes a matrix's gradient, [rows, columns] or [stack, rows, columns], and gives its products per unit."""
+    """Takes a matrix's gradient, [rows, columns] or [stack, rows, columns], and gives its products per unit.
 
-    def __init__(self, key: Key, sub: SubBlock, p: Projection, weight: Tensor, accumulate: bool, absolute: bool):
-        self.key, self.weight, self.absolute = key, weight.detach(), absolute
-        self.axis = 0 if p.row_units else 1
-        owner = torch.from_numpy(p.unit_ids(self.axis, sub.spec.units)).to(weight.device)
-        self._owner = torch.where(owner < 0, sub.spec.units, owner)  # fixed rows and columns fall behind the last unit
-        self._total = torch.zeros(sub.spec.units + 1, dtype=torch.float64, device=weight.device)
-        wide = torch.promote_types(weight.dtype, torch.float32)
-        self._gradient = torch.zeros(weight.shape, dtype=wide, device=weight.device) if accumulate else None
+    It sees the projection's gradient on every backward pass until `undo` closes.
 
-    @classmethod
-    def watch(
-        cls,
+    Args:
+        place: block and sub-block.
+        accumulate: whether gradients are summed before they are reduced.
+        absolute: whether products count by their absolute values.
+    """
+
+    def __init__(
+        self,
         model: Any,
         block: Block,
         place: tuple[int, SubBlock],
@@ -43,23 +41,27 @@ class Sink:
         accumulate: bool,
         absolute: bool,
         undo: ExitStack,
-    ) -> "Sink":
-        """See the projection's gradient on every backward pass until `undo` closes."""
+    ) -> None:
         index, sub = place
         module, name = weight_holder(model, block, p)
         weight: Tensor = getattr(module, name)
-        sink = cls((index, sub.spec.name), sub, p, weight, accumulate, absolute)
+        self.key, self.weight, self.absolute = (index, sub.spec.name), weight.detach(), absolute
+        self.axis = 0 if p.row_units else 1
+        owner = torch.from_numpy(p.unit_ids(self.axis, sub.spec.units)).to(weight.device)
+        self._owner = torch.where(owner < 0, sub.spec.units, owner)  # fixed rows and columns fall behind the last unit
+        self._total = torch.zeros(sub.spec.units + 1, dtype=torch.float64, device=weight.device)
+        wide = torch.promote_types(weight.dtype, torch.float32)
+        self._gradient = torch.zeros(weight.shape, dtype=wide, device=weight.device) if accumulate else None
         if p.stack:
-            watch_weight_gradient(weight, sink.take, undo)
+            watch_weight_gradient(weight, self.take, undo)
         else:
             start = torch.zeros((), device=weight.device, requires_grad=True)
 
             def tap(_: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-                tapped: Tensor = _Tap.apply(output, inputs[0].detach(), start, sink.add)  # type: ignore[no-untyped-call]
+                tapped: Tensor = _Tap.apply(output, inputs[0].detach(), start, self.add)  # type: ignore[no-untyped-call]
                 return tapped
 
             undo.enter_context(module.register_forward_hook(tap))
-        return sink
 
     def add(self, dy: Tensor, x: Tensor) -> None:
         """The gradient dyᵀx of a linear module, some rows at a time."""

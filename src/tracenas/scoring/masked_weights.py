@@ -7,19 +7,20 @@ rank it is that of adapters beside the masked weights, which have no mask, as pu
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tracenas.errors import UserError
 from tracenas.families import present
 from tracenas.models.functionals.loss import gradient_scale, next_token_nll
 from tracenas.models.functionals.memory import attempt
 from tracenas.models.surgery.ordering import Key, Ordering
+from tracenas.models.surgery.replacing import replace_parameter
 from tracenas.models.surgery.supernet import Supernet
 from tracenas.proxies import Measurement, Proxy
 from tracenas.proxies.phi import correlations
@@ -78,18 +79,12 @@ class MaskedWeights:
     @contextmanager
     def realise(self, masks: Mapping[tuple[int, str], Tensor]) -> Iterator[Any]:
         """The model with masked weights until the block ends; the base's own parameters come back untouched."""
-        originals: list[tuple[nn.Module, Any]] = []
-        try:
+        with ExitStack() as undo:
             for index, _, p in projections(self.blocks):
                 module = linear_module(self.model, self.blocks[index], p)
-                weight = module.weight
-                masked = weight.detach().masked_fill(~masks[index, p.path], 0.0)
-                originals.append((module, weight))
-                module._parameters["weight"] = nn.Parameter(masked, requires_grad=False)
+                masked = module.weight.detach().masked_fill(~masks[index, p.path], 0.0)
+                replace_parameter(module, "weight", masked, undo)
             yield self.model
-        finally:
-            for owner, weight in originals:
-                owner._parameters["weight"] = weight
 
 
 class SparsityEvaluator(Scorer[Shares]):

@@ -6,13 +6,14 @@ tensor-parallel:N  query heads, KV heads and MLP widths divisible by N: each of 
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
+from operator import and_
 
 from tracenas.errors import UserError
 from tracenas.registry import did_you_mean
 
-__all__ = ["PRESETS", "Deploy", "parse_deploy"]
+__all__ = ["Deploy", "parse_deploy"]
 
 
 @dataclass(frozen=True)
@@ -56,32 +57,21 @@ class Deploy:
         return ""
 
 
-def _gguf(argument: str) -> Deploy:
-    _no_argument("gguf", argument)
-    return Deploy(channels=256)
+_FIXED = {"gguf": Deploy(channels=256), "vllm-stock": Deploy(keeps=frozenset({"attention"}))}
+_DEVICES = "tensor-parallel"
 
 
-def _vllm_stock(argument: str) -> Deploy:
-    _no_argument("vllm-stock", argument)
-    return Deploy(keeps=frozenset({"attention"}))
-
-
-def _tensor_parallel(argument: str) -> Deploy:
-    if not argument.isdigit() or int(argument) < 1:
-        raise UserError(f"deploy 'tensor-parallel:{argument}': expected the number of devices, as tensor-parallel:2")
-    return Deploy(divides=int(argument))
-
-
-PRESETS: dict[str, Callable[[str], Deploy]] = {
-    "gguf": _gguf,
-    "vllm-stock": _vllm_stock,
-    "tensor-parallel": _tensor_parallel,
-}
-
-
-def _no_argument(name: str, argument: str) -> None:
+def _preset(text: str) -> Deploy:
+    name, _, argument = text.partition(":")
+    if name == _DEVICES:
+        if not argument.isdigit() or int(argument) < 1:
+            raise UserError(f"deploy '{name}:{argument}': expected the number of devices, as tensor-parallel:2")
+        return Deploy(divides=int(argument))
+    if name not in _FIXED:
+        raise UserError(f"unknown deploy preset '{text}': {did_you_mean(text, [*_FIXED, f'{_DEVICES}:N'])}")
     if argument:
         raise UserError(f"deploy '{name}:{argument}': {name} takes no number")
+    return _FIXED[name]
 
 
 def parse_deploy(text: str) -> Deploy:
@@ -90,13 +80,4 @@ def parse_deploy(text: str) -> Deploy:
     Raises:
         UserError: for an unknown preset.
     """
-    deploy = Deploy()
-    for part in (p.strip() for p in text.split(",")):
-        if not part:
-            continue
-        name, _, argument = part.partition(":")
-        if name not in PRESETS:
-            accepted = ["gguf", "vllm-stock", "tensor-parallel:N"]
-            raise UserError(f"unknown deploy preset '{part}': {did_you_mean(part, accepted)}")
-        deploy &= PRESETS[name](argument)
-    return deploy
+    return reduce(and_, (_preset(part) for p in text.split(",") if (part := p.strip())), Deploy())

@@ -16,7 +16,7 @@ from tracenas.error_log import ERROR_LOG, is_error_log
 from tracenas.models.checkpoints.headers import FLOATS, INDEX_FILE
 from tracenas.rundir import default_mode, fsync, holding, require_free, temporary_prefix, writing
 
-__all__ = ["DTYPES", "NAMES", "Entry", "atomic_directory", "write_shards"]
+__all__ = ["DTYPES", "NAMES", "Entry", "atomic_directory", "write_shards", "write_tensors"]
 
 DTYPES = {
     **{name: getattr(torch, dtype) for name, dtype in FLOATS.items()},
@@ -65,14 +65,15 @@ def write_shards(directory: Path, entries: Sequence[Entry], max_shard_size: int 
         max_shard_size=max_shard_size,
     )
     for file, names in split.filename_to_tensors.items():
-        _write_file(directory / file, [by_name[name] for name in names])
+        write_tensors(directory / file, [by_name[name] for name in names])
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
         text = json.dumps(index, indent=2, sort_keys=True) + "\n"
         (directory / INDEX_FILE).write_text(text, encoding="utf-8")
 
 
-def _write_file(path: Path, entries: list[Entry]) -> None:
+def write_tensors(path: Path, entries: Sequence[Entry]) -> None:
+    """Write a safetensors file; tensors are made one after the other, those of wider types first."""
     entries = sorted(entries, key=lambda e: -e.dtype.itemsize)  # keeps every tensor aligned to its elements
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0

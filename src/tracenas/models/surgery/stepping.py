@@ -17,6 +17,7 @@ from torch.utils.hooks import RemovableHandle
 from tracenas.errors import UserError
 from tracenas.families import Block
 from tracenas.models.functionals.loss import hidden_states
+from tracenas.models.surgery.replacing import StandIn, replace_module
 
 __all__ = ["BlockRunner", "Stop", "watch"]
 
@@ -55,12 +56,8 @@ class BlockRunner:
         states: list[Tensor] = []
         with ExitStack() as undo, torch.no_grad():
             for block in self.blocks:
-                parent, _, name = block.path.rpartition(".")
-                modules: dict[str, nn.Module | None] = self.model.get_submodule(parent)._modules
-                original = modules[name]
-                assert original is not None
-                undo.callback(modules.__setitem__, name, original)
-                modules[name] = _Recorder(original, calls, states)
+                recorder = _Recorder(self.model.get_submodule(block.path), calls, states)
+                replace_module(self.model, block.path, recorder, undo)
             hidden_states(self.model, batch)
         self._calls.setdefault(tuple(batch.shape), calls)
         return states[0]
@@ -83,15 +80,12 @@ class BlockRunner:
         return result
 
 
-class _Recorder(nn.Module):
-    """Lets the hidden states through and notes the call; other attributes are the block's own."""
+class _Recorder(StandIn):
+    """Lets the hidden states through and notes the call."""
 
     def __init__(self, original: nn.Module, calls: list[Call], states: list[Tensor]) -> None:
-        super().__init__()
-        self.__dict__.update(_original=original, _seen=(calls, states))
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.__dict__["_original"], name)
+        super().__init__(original)
+        self.__dict__["_seen"] = calls, states
 
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """The hidden states as they came."""

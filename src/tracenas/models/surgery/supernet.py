@@ -3,7 +3,6 @@
 No mask, no copy, nothing to restore but module attributes: the base's tensors are never written.
 """
 
-import copy
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from tracenas.families import Block, Projection, SubBlock, present, within
 from tracenas.models.surgery.ordering import Key, Ordering, permutation, weight_holder
+from tracenas.models.surgery.replacing import StandIn, replace_module, replace_parameter, set_attribute
 from tracenas.space.architecture import Architecture, Layer
 
 __all__ = ["Cut", "PlainRealisation", "Realisation", "Supernet", "bypass"]
@@ -185,37 +185,33 @@ class Supernet:
             module = self.linear(key, projection)
             weight = how.weight(self, key, sub, projection, kept)
             if weight is not self.weight(key, projection):
-                _replace_parameter(module, projection.parameter[1], weight, undo)
+                replace_parameter(module, projection.parameter[1], weight, undo)
             if projection.bias:
                 bias = self.cut(sub, projection, 0, kept).take(module.bias, 0)
-                _replace_parameter(module, "bias", bias, undo)
+                replace_parameter(module, "bias", bias, undo)
         for norm in sub.width_norms:
             module = self.linear(key, norm)
-            _replace_parameter(module, "weight", self.cut(sub, norm, 0, kept).take(module.weight, 0), undo)
+            replace_parameter(module, "weight", self.cut(sub, norm, 0, kept).take(module.weight, 0), undo)
         block = self.model.get_submodule(self.blocks[key[0]].path)
         for attribute in sub.attributes:
-            _set_attribute(block, attribute.path, attribute.value(kept), undo)
+            set_attribute(block, attribute.path, attribute.value(kept), undo)
         if sub.position_bias is not None and sub.position_bias.table:
             path, in_group = f"{sub.module}.bias_heads", sub.spec.units // sub.groups
             heads = block.get_submodule(sub.module).bias_heads
             kept_heads = tuple(h for at, h in enumerate(heads) if at % in_group < kept // sub.groups)
-            _set_attribute(block, path, kept_heads, undo)
+            set_attribute(block, path, kept_heads, undo)
 
 
-class _PassThrough(nn.Module):
-    """A skipped block: the residual stream passes; other attributes are the block's own.
+class _PassThrough(StandIn):
+    """A skipped block: the residual stream passes.
 
     Args:
         hands_on: arguments that the block returns behind the hidden states.
     """
 
     def __init__(self, original: nn.Module, hands_on: tuple[str, ...]) -> None:
-        super().__init__()
-        self.__dict__["_original"] = original
+        super().__init__(original)
         self.__dict__["_hands_on"] = hands_on
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.__dict__["_original"], name)
 
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
         """The hidden states as they came, and what the block hands on."""
@@ -249,33 +245,6 @@ def bypass(model: nn.Module, block: Block, sub: SubBlock | None, undo: ExitStack
     path = block.path if sub is None else f"{block.path}.{sub.module}"
     original = model.get_submodule(path)
     stub = _PassThrough(original, block.hands_on) if sub is None else _Nothing(sub.outputs)
-    _replace_module(model, path, stub, undo)
+    replace_module(model, path, stub, undo)
     for norm in sub.norms if sub is not None else ():
-        _replace_module(model, f"{block.path}.{norm}", nn.Identity(), undo)
-
-
-def _replace_module(model: nn.Module, path: str, stub: nn.Module, undo: ExitStack) -> None:
-    parent_path, _, name = path.rpartition(".")
-    modules: dict[str, nn.Module | None] = model.get_submodule(parent_path)._modules
-    undo.callback(modules.__setitem__, name, modules[name])
-    modules[name] = stub
-
-
-def _replace_parameter(module: nn.Module, name: str, value: Tensor, undo: ExitStack) -> None:
-    parameters: dict[str, nn.Parameter | None] = module._parameters
-    undo.callback(parameters.__setitem__, name, parameters[name])
-    parameters[name] = nn.Parameter(value, requires_grad=False)
-
-
-def _set_attribute(owner: Any, path: str, value: Any, undo: ExitStack) -> None:
-    """Set what `path` leads to from `owner` on; what is no module (a configuration) is shared: it is copied first."""
-    *way, name = path.split(".")
-    for part in way:
-        inner = getattr(owner, part)
-        if not isinstance(inner, nn.Module):
-            undo.callback(setattr, owner, part, inner)
-            inner = copy.copy(inner)
-            setattr(owner, part, inner)
-        owner = inner
-    undo.callback(setattr, owner, name, getattr(owner, name))
-    setattr(owner, name, value)
+        replace_module(model, f"{block.path}.{norm}", nn.Identity(), undo)

@@ -1,0 +1,53 @@
+"""Parts of a model replaced until a context ends: modules, parameters, and numbers that modules keep."""
+
+import copy
+from contextlib import ExitStack
+from typing import Any
+
+from torch import Tensor, nn
+
+__all__ = ["StandIn", "replace_module", "replace_parameter", "set_attribute"]
+
+
+class StandIn(nn.Module):
+    """Stands in a module's place; other attributes are that module's own.
+
+    Args:
+        original: the module, of which this one is no parent.
+    """
+
+    def __init__(self, original: nn.Module) -> None:
+        super().__init__()
+        self.__dict__["_original"] = original
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["_original"], name)
+
+
+def replace_module(model: nn.Module, path: str, module: nn.Module, undo: ExitStack) -> None:
+    """Put `module` at `path`."""
+    parent_path, _, name = path.rpartition(".")
+    modules: dict[str, nn.Module | None] = model.get_submodule(parent_path)._modules
+    undo.callback(modules.__setitem__, name, modules[name])
+    modules[name] = module
+
+
+def replace_parameter(module: nn.Module, name: str, value: Tensor, undo: ExitStack) -> None:
+    """Put `value`, frozen, in a parameter's place."""
+    parameters: dict[str, nn.Parameter | None] = module._parameters
+    undo.callback(parameters.__setitem__, name, parameters[name])
+    parameters[name] = nn.Parameter(value, requires_grad=False)
+
+
+def set_attribute(holder: Any, path: str, value: Any, undo: ExitStack) -> None:
+    """Set what `path` leads to from `holder` on; what is no module (a configuration) is shared: it is copied first."""
+    *parts, name = path.split(".")
+    for part in parts:
+        inner = getattr(holder, part)
+        if not isinstance(inner, nn.Module):
+            undo.callback(setattr, holder, part, inner)
+            inner = copy.copy(inner)
+            setattr(holder, part, inner)
+        holder = inner
+    undo.callback(setattr, holder, name, getattr(holder, name))
+    setattr(holder, name, value)
