@@ -42,9 +42,12 @@ class Evolution(Generational[C]):
             raise UserError("init 'importance' needs an importance prior; without one: uniform, random")
         if settings.init == "given" and not seeds:
             raise UserError("init 'given' needs a seed architecture; without one: uniform, random")
-        super().__init__(space, settings, seeds, settings.seats)
-        self._prior = prior
+        super().__init__(space, settings, prior=prior, seeds=seeds)
         self._elites: list[tuple[float, C]] = []
+
+    def seats(self, settings: SearchSettings) -> int:
+        """All but the anchor's."""
+        return settings.seats
 
     @property
     def elites(self) -> list[C]:

@@ -1,6 +1,5 @@
 """What strategies have in common whose batches have the sizes of an evolution's generations."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Generic, TypeVar
 
@@ -9,7 +8,7 @@ import numpy as np
 from tracenas.errors import UserError
 from tracenas.strategies.draw import Draws
 from tracenas.strategies.protocol import Batch, Candidate, Proposal, Space
-from tracenas.strategies.settings import SearchSettings
+from tracenas.strategies.settings import Prior, SearchSettings
 
 __all__ = ["Generational", "feasible"]
 
@@ -21,26 +20,33 @@ def feasible(candidate: C | None) -> Proposal[C] | None:
     return None if candidate is None else Proposal(candidate)
 
 
-class Generational(ABC, Generic[C]):
+class Generational(Generic[C]):
     """Asked and told in turn; a generation is drawn from (seed, generation), and no candidate is asked for twice.
 
     Args:
+        prior: for strategies that begin with it.
         seeds: candidates that generation 0 contains, repaired if they need it.
-        places: of generation 0 that seeds can take.
 
     Raises:
-        UserError: if there are more seeds than places.
+        UserError: if there are more seeds than places for them.
     """
 
-    def __init__(self, space: Space[C], settings: SearchSettings, seeds: Sequence[C], places: int) -> None:
-        if len(seeds) > places:
+    def __init__(
+        self, space: Space[C], settings: SearchSettings, *, prior: Prior | None = None, seeds: Sequence[C] = ()
+    ) -> None:
+        if len(seeds) > (places := self.seats(settings)):
             raise UserError(f"{len(seeds)} seed architectures for {places} places in the initial population")
         self.space = space
         self.settings = settings
+        self._prior = prior
         self._seeds = tuple(seeds)
         self._seen: set[str] = set()
         self._generation = 0
         self._awaits_scores = False
+
+    def seats(self, settings: SearchSettings) -> int:
+        """Places of generation 0 that seeds can take."""
+        return settings.population
 
     @property
     def planned(self) -> int:
@@ -55,7 +61,7 @@ class Generational(ABC, Generic[C]):
     @property
     def over(self) -> bool:
         """Whether there is no further generation."""
-        return self._generation >= self.settings.iterations
+        return self._generation >= self.generations
 
     def ask(self) -> Batch[C] | None:
         """The next generation's new candidates; None at the end."""
@@ -86,9 +92,9 @@ class Generational(ABC, Generic[C]):
             draws.offer(feasible(self.space.repair(seed, rng)))
         draws.fill(self.settings.population, lambda: self._sample(rng))
 
-    @abstractmethod
     def _following(self, draws: Draws[C], rng: np.random.Generator) -> None:
-        """A later generation."""
+        """A later generation: random candidates."""
+        draws.fill(self.settings.children, lambda: self._sample(rng))
 
     def _learn(self, scored: list[tuple[float, C]]) -> None:
         """Take note of a generation's scores, in order."""

@@ -67,7 +67,7 @@ class GeneticProgramming(Generational[Program]):
         *,
         seeds: Sequence[Program] = (),
     ) -> None:
-        super().__init__(space, settings, seeds, settings.population)
+        super().__init__(space, settings, seeds=seeds)
         self.programming = programming
         self._population: list[tuple[float, Program]] = []
         self._best = -math.inf
