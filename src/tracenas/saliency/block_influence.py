@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tracenas.families import Block
-from tracenas.models.surgery.ordering import Key
+from tracenas.models.surgery.ordering import Saliencies
 from tracenas.saliency import wanda
 from tracenas.saliency.statistics import run_hooked
 
@@ -40,9 +40,7 @@ def influences(model: Any, blocks: Sequence[Block], tokens: Tensor, micro_batch:
     return [float(x) for x in (1 - sums[0] / sums[1]).cpu()]
 
 
-def saliency(
-    model: Any, blocks: Sequence[Block], tokens: Tensor, micro_batch: int
-) -> tuple[dict[Key, Tensor], dict[Key, float]]:
+def saliency(model: Any, blocks: Sequence[Block], tokens: Tensor, micro_batch: int) -> Saliencies:
     """Wanda's saliency per unit, and BI as the importance of every sub-block."""
     per_unit, _ = wanda.saliency(model, blocks, tokens, micro_batch)
     influence = influences(model, blocks, tokens, micro_batch)

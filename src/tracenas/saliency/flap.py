@@ -13,16 +13,14 @@ import torch
 from torch import Tensor
 
 from tracenas.families import Block, SubBlock, present
-from tracenas.models.surgery.ordering import Key, dense_weight
+from tracenas.models.surgery.ordering import Key, Saliencies, dense_weight
 from tracenas.saliency.statistics import ColumnMoments, column_moments
 from tracenas.saliency.wanda import per_unit
 
 __all__ = ["saliency"]
 
 
-def saliency(
-    model: Any, blocks: Sequence[Block], tokens: Tensor, micro_batch: int
-) -> tuple[dict[Key, Tensor], dict[Key, float]]:
+def saliency(model: Any, blocks: Sequence[Block], tokens: Tensor, micro_batch: int) -> Saliencies:
     """The standardised mean of S over the columns of every unit, and the mean of S of every sub-block."""
     moments = column_moments(model, blocks, tokens, micro_batch)
     units: dict[Key, Tensor] = {}

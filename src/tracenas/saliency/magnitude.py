@@ -10,15 +10,13 @@ import torch
 from torch import Tensor
 
 from tracenas.families import Block, Projection, SubBlock, present
-from tracenas.models.surgery.ordering import Key, dense_weight
+from tracenas.models.surgery.ordering import Key, Saliencies, dense_weight
 from tracenas.saliency.products import mean_per_weight
 
 __all__ = ["saliency"]
 
 
-def saliency(
-    model: Any, blocks: Sequence[Block], tokens: Tensor, micro_batch: int
-) -> tuple[dict[Key, Tensor], dict[Key, float]]:
+def saliency(model: Any, blocks: Sequence[Block], tokens: Tensor, micro_batch: int) -> Saliencies:
     """Σ |w| per unit, and its mean per weight of every sub-block; the text is not read."""
     per_unit: dict[Key, Tensor] = {}
     for key, sub in present(blocks):

@@ -17,7 +17,7 @@ from torch import Tensor
 from tracenas.families import Block
 from tracenas.models.functionals.loss import next_token_nll
 from tracenas.models.functionals.max_logit import max_logit
-from tracenas.models.surgery.ordering import Key
+from tracenas.models.surgery.ordering import Saliencies
 from tracenas.saliency.products import Functional, mean_per_weight, unit_products
 
 __all__ = ["loss_saliency", "saliency", "sequence_loss"]
@@ -28,22 +28,18 @@ def sequence_loss(model: Any, input_ids: Tensor) -> Tensor:
     return next_token_nll(model, input_ids).mean(dim=1)
 
 
-def saliency(
-    model: Any, blocks: Sequence[Block], tokens: Tensor, micro_batch: int
-) -> tuple[dict[Key, Tensor], dict[Key, float]]:
+def saliency(model: Any, blocks: Sequence[Block], tokens: Tensor, micro_batch: int) -> Saliencies:
     """Σ |w · ∂f/∂w| per unit, f the published functional, and its mean per weight of every sub-block."""
     return _saliency(model, blocks, tokens, micro_batch, max_logit)
 
 
-def loss_saliency(
-    model: Any, blocks: Sequence[Block], tokens: Tensor, micro_batch: int
-) -> tuple[dict[Key, Tensor], dict[Key, float]]:
+def loss_saliency(model: Any, blocks: Sequence[Block], tokens: Tensor, micro_batch: int) -> Saliencies:
     """The same with f = the mean next-token loss."""
     return _saliency(model, blocks, tokens, micro_batch, sequence_loss)
 
 
 def _saliency(
     model: Any, blocks: Sequence[Block], tokens: Tensor, micro_batch: int, functional: Functional
-) -> tuple[dict[Key, Tensor], dict[Key, float]]:
+) -> Saliencies:
     per_unit = unit_products(model, blocks, tokens, micro_batch, functional)
     return per_unit, mean_per_weight(blocks, per_unit)

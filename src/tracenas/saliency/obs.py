@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from tracenas.families import Block, present
-from tracenas.models.surgery.ordering import Key, dense_weight
+from tracenas.models.surgery.ordering import Key, Saliencies, dense_weight
 from tracenas.refits.gram import gram_matrices
 from tracenas.refits.ridge import strength
 from tracenas.saliency import wanda
@@ -45,9 +45,7 @@ ROUNDS = 48
 """Removals in which a sub-block of many units is taken apart."""
 
 
-def saliency(
-    model: Any, blocks: Sequence[Block], tokens: Tensor, micro_batch: int
-) -> tuple[dict[Key, Tensor], dict[Key, float]]:
+def saliency(model: Any, blocks: Sequence[Block], tokens: Tensor, micro_batch: int) -> Saliencies:
     """The error when a unit has gone, and the importance of every sub-block as `wanda` defines it (A.1).
 
     Raises:

@@ -12,16 +12,14 @@ from typing import Any
 from torch import Tensor
 
 from tracenas.families import Block
-from tracenas.models.surgery.ordering import Key
+from tracenas.models.surgery.ordering import Saliencies
 from tracenas.saliency.nirvana import sequence_loss
 from tracenas.saliency.products import mean_per_weight, unit_products
 
 __all__ = ["saliency"]
 
 
-def saliency(
-    model: Any, blocks: Sequence[Block], tokens: Tensor, micro_batch: int
-) -> tuple[dict[Key, Tensor], dict[Key, float]]:
+def saliency(model: Any, blocks: Sequence[Block], tokens: Tensor, micro_batch: int) -> Saliencies:
     """|Σ w · ∂L/∂w| per unit, and its mean per weight of every sub-block."""
     signed = unit_products(model, blocks, tokens, micro_batch, sequence_loss, absolute=False)
     per_unit = {key: value.abs() for key, value in signed.items()}

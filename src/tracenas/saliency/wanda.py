@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tracenas.families import Block, SubBlock, present
-from tracenas.models.surgery.ordering import Key, dense_weight
+from tracenas.models.surgery.ordering import Key, Saliencies, dense_weight
 from tracenas.saliency.statistics import ColumnNorms, column_norms
 
 __all__ = ["importance", "per_unit", "saliency"]
@@ -22,9 +22,7 @@ def per_unit(sub: SubBlock, columns: Tensor) -> Tensor:
     return total
 
 
-def saliency(
-    model: Any, blocks: Sequence[Block], tokens: Tensor, micro_batch: int
-) -> tuple[dict[Key, Tensor], dict[Key, float]]:
+def saliency(model: Any, blocks: Sequence[Block], tokens: Tensor, micro_batch: int) -> Saliencies:
     """I_{l,j} = Σ_i |W_ij| · ‖X_j‖₂ per unit, and I_l = E[|W| ⊙ ‖X‖] per sub-block.
 
     Returns:

@@ -18,9 +18,11 @@ from tracenas.models.shipped.encoder_decoder import SelectedHeads, select_heads
 from tracenas.rundir import atomic_path
 from tracenas.space.architecture import Architecture
 
-__all__ = ["Key", "Ordering", "dense_weight", "permutation", "take", "weight_holder"]
+__all__ = ["Key", "Ordering", "Saliencies", "dense_weight", "permutation", "take", "weight_holder"]
 
 Scores = npt.NDArray[np.float64]
+Saliencies = tuple[dict[Key, Tensor], dict[Key, float]]
+"""Of units, float64 [units] per sub-block, and the importance of every sub-block."""
 
 
 @dataclass(frozen=True)
