@@ -76,10 +76,22 @@ class BlockWalk:
     Args:
         tokens: int64 [N, L] on the model's device.
         micro_batch: sequences per pass.
+        gradients: of the dense model, for metrics that read them.
+        seed: of random metrics.
     """
 
-    def __init__(self, model: Any, blocks: Sequence[Block], tokens: Tensor, micro_batch: int) -> None:
+    def __init__(
+        self,
+        model: Any,
+        blocks: Sequence[Block],
+        tokens: Tensor,
+        micro_batch: int,
+        *,
+        gradients: GradientStore | None = None,
+        seed: int = 0,
+    ) -> None:
         self.model, self.blocks, self.tokens = model, tuple(blocks), tokens
+        self.gradients, self.seed = gradients, seed
         self._micro_batch, self._runner = micro_batch, BlockRunner(model, blocks)
 
     @cached_property
@@ -101,14 +113,22 @@ class BlockWalk:
             for states in self._states:
                 self._runner(index, states)
 
+    def gradient(self, layer: LinearLayer, kind: str) -> Tensor:
+        """A gradient statistic of the dense model, on the CPU.
+
+        Raises:
+            ValueError: if none were given.
+        """
+        if self.gradients is None:
+            raise ValueError(f"{layer.name}: the metric reads '{kind}', and no gradients were given")
+        return self.gradients.get(layer.block, layer.projection.path, kind)
+
     def advance(self, index: int) -> None:
         """Run the block as it is now; its outputs are the next block's inputs."""
         self._runner.advance(index, self._states)
 
 
-def statistics(
-    walk: BlockWalk, index: int, needs: frozenset[str], *, gradients: GradientStore | None = None, seed: int = 0
-) -> Iterator[tuple[LinearLayer, Statistics]]:
+def statistics(walk: BlockWalk, index: int, needs: frozenset[str]) -> Iterator[tuple[LinearLayer, Statistics]]:
     """Every linear layer of a block with what a metric needs of it, on the walk's current inputs."""
     squares: dict[str, Tensor] = {}
 
@@ -122,32 +142,24 @@ def statistics(
         module = linear_module(walk.model, walk.blocks[index], layer.projection)
         total = squares.get(layer.source)
         mean = None if total is None else total / walk.tokens.numel()
-        gradient = {k: _stored(gradients, layer, k).to(module.weight.device) for k in needs if k.startswith("gradient")}
+        gradients = {k: walk.gradient(layer, k).to(module.weight.device) for k in needs if k.startswith("gradient")}
         yield (
             layer,
             Statistics(
                 weight=module.weight.detach().float(),
-                generator=torch.Generator().manual_seed((seed * 1_000_003 + index) * 10_007 + number),
+                generator=torch.Generator().manual_seed((walk.seed * 1_000_003 + index) * 10_007 + number),
                 tokens=walk.tokens.shape[1],
                 input_rms=None if mean is None else (mean.diagonal() if mean.ndim == 2 else mean).sqrt(),
                 gram=mean if "gram" in needs else None,
-                **gradient,
+                **gradients,
             ),
         )
-
-
-def _stored(gradients: GradientStore | None, layer: LinearLayer, kind: str) -> Tensor:
-    if gradients is None:
-        raise ValueError(f"{layer.name}: the metric reads '{kind}', and no gradients were given")
-    return gradients.get(layer.block, layer.projection.path, kind)
 
 
 def prune_blocks(
     walk: BlockWalk,
     plan: SparsityPlan,
     decide: Callable[[LinearLayer, Statistics], tuple[Tensor | None, Tensor]],
-    *,
-    gradients: GradientStore | None = None,
     on_block: Callable[[int], None] | None = None,
 ) -> None:
     """Prune the model in place, block by block.
@@ -160,7 +172,7 @@ def prune_blocks(
     reads_inputs = bool(plan.metric.needs & {"inputs", "gram"})
     for index in range(len(walk.blocks)):
         # All decisions of a block rest on its inputs before any of its layers is pruned, as published.
-        for layer, measured in statistics(walk, index, plan.metric.needs, gradients=gradients, seed=plan.seed):
+        for layer, measured in statistics(walk, index, plan.metric.needs):
             weight, mask = decide(layer, measured)
             module = linear_module(walk.model, walk.blocks[index], layer.projection)
             with torch.no_grad():

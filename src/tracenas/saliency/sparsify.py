@@ -119,7 +119,7 @@ def sparsify_model(
         UserError: see `check` and `checked_score`.
     """
     check(model, blocks, plan)
-    walk = BlockWalk(model, blocks, tokens, micro_batch)
+    walk = BlockWalk(model, blocks, tokens, micro_batch, gradients=gradients, seed=plan.seed)
     counts: list[LayerCount] = []
 
     def count(layer: LinearLayer, mask: Tensor) -> None:
@@ -129,7 +129,7 @@ def sparsify_model(
 
     if plan.compare == "global":
         with tempfile.TemporaryDirectory(prefix="tracenas-scores-") as directory:
-            _prune_globally(walk, plan, Path(directory), gradients, explain, count, on_block)
+            _prune_globally(walk, plan, Path(directory), explain, count, on_block)
     else:
 
         def decide(layer: LinearLayer, measured: Statistics) -> tuple[Tensor | None, Tensor]:
@@ -142,14 +142,9 @@ def sparsify_model(
             count(layer, mask)
             return weight, mask
 
-        prune_blocks(walk, plan, decide, gradients=gradients, on_block=on_block)
-    return [_with_zeros(model, blocks, c, place) for c, place in zip(counts, projections(blocks), strict=True)]
-
-
-def _with_zeros(model: Any, blocks: Sequence[Block], c: LayerCount, place: Any) -> LayerCount:
-    index, _, projection = place
-    zeros = int((linear_module(model, blocks[index], projection).weight == 0).sum())
-    return LayerCount(c.name, c.sub_block, c.rows, c.columns, c.pruned, zeros)
+        prune_blocks(walk, plan, decide, on_block)
+    modules = (linear_module(model, blocks[index], p) for index, _, p in projections(blocks))
+    return [replace(c, zeros=int((m.weight == 0).sum())) for c, m in zip(counts, modules, strict=True)]
 
 
 def sparse_entries(
@@ -179,14 +174,13 @@ def _prune_globally(
     walk: BlockWalk,
     plan: SparsityPlan,
     directory: Path,
-    gradients: GradientStore | None,
     explain: Explain | None,
     count: Callable[[LinearLayer, Tensor], None],
     on_block: Callable[[int], None] | None,
 ) -> None:
     for index in range(len(walk.blocks)):
         scores: dict[str, Tensor] = {}
-        for layer, measured in statistics(walk, index, plan.metric.needs, gradients=gradients, seed=plan.seed):
+        for layer, measured in statistics(walk, index, plan.metric.needs):
             scores[layer.projection.path] = checked_score(plan.metric, layer, measured, explain).cpu().contiguous()
         with writing(path := directory / f"{index}.safetensors"):
             save_file(scores, path)

@@ -62,9 +62,9 @@ class MaskedWeights:
     ) -> None:
         self.model, self.blocks, self.compare = model, tuple(blocks), compare
         self._scores: dict[tuple[int, str], Tensor] = {}
-        walk = BlockWalk(model, blocks, tokens, micro_batch)
+        walk = BlockWalk(model, blocks, tokens, micro_batch, gradients=gradients, seed=seed)
         for index in range(len(self.blocks)):
-            for layer, measured in statistics(walk, index, metric.needs, gradients=gradients, seed=seed):
+            for layer, measured in statistics(walk, index, metric.needs):
                 self._scores[index, layer.projection.path] = checked_score(metric, layer, measured)
             if metric.needs & {"inputs", "gram"}:
                 walk.advance(index)
