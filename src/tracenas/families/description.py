@@ -56,6 +56,11 @@ class Segment:
     offset: int = 0
     stride: int | None = None
 
+    def indices(self, units: int) -> IntArray:
+        """Where the units are, [units, size]."""
+        stride = self.size if self.stride is None else self.stride
+        return self.offset + np.arange(units)[:, None] * stride + np.arange(self.size)
+
 
 @dataclass(frozen=True)
 class Projection:
@@ -84,6 +89,14 @@ class Projection:
             size = " × ".join(f"{side:,}" for side in (self.stack, self.rows, self.columns) if side)
             raise ValueError(f"{self.path} would be {size}; accepted: sides up to {WIDEST:,}")
 
+    def length(self, axis: int) -> int:
+        """Rows (axis 0) or columns (1)."""
+        return self.rows if axis == 0 else self.columns
+
+    def segments(self, axis: int) -> tuple[Segment, ...]:
+        """Where units lie on an axis."""
+        return self.row_units if axis == 0 else self.column_units
+
     @property
     def parameter(self) -> tuple[str, str]:
         """Module below the block, and the name of the weight in it."""
@@ -106,11 +119,9 @@ class Projection:
 
     def matrix_unit_ids(self, axis: int, units: int) -> IntArray:
         """The same in one matrix of `units` units."""
-        owner = np.full(self.rows if axis == 0 else self.columns, -1, dtype=np.int64)
-        for segment in self.row_units if axis == 0 else self.column_units:
-            stride = segment.size if segment.stride is None else segment.stride
-            start = segment.offset + np.arange(units)[:, None] * stride + np.arange(segment.size)
-            owner[start] = np.arange(units)[:, None]
+        owner = np.full(self.length(axis), -1, dtype=np.int64)
+        for segment in self.segments(axis):
+            owner[segment.indices(units)] = np.arange(units)[:, None]
         return owner
 
     def parameters(self, units: int) -> tuple[int, int, float, float]:

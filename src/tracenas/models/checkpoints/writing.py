@@ -206,7 +206,7 @@ def _belongs(inner: str, sub: SubBlock) -> bool:
 
 def _selected(projection: Projection, axis: int, units: int, ids: IntArray) -> torch.Tensor | None:
     """Indices of the rows (0) or columns (1) that stay, [k] or [stack, k]; None if all do."""
-    if not (projection.row_units if axis == 0 else projection.column_units):
+    if not projection.segments(axis):
         return None
     unit_ids = projection.unit_ids(axis, units)
     kept = torch.zeros(units + 1, dtype=torch.bool)

@@ -128,7 +128,7 @@ def permutation(projection: Projection, axis: int, ranking: IntArray) -> IntArra
 
     int64 [n]; [stack, n] where matrices are stacked, every one with its own units.
     """
-    if not (projection.row_units if axis == 0 else projection.column_units):
+    if not projection.segments(axis):
         return None
     if projection.stack:
         ranks = ranking.reshape(projection.stack, -1)
@@ -138,11 +138,9 @@ def permutation(projection: Projection, axis: int, ranking: IntArray) -> IntArra
 
 
 def _permutation(projection: Projection, axis: int, ranking: IntArray) -> IntArray:
-    segments = projection.row_units if axis == 0 else projection.column_units
-    order = np.arange(projection.rows if axis == 0 else projection.columns, dtype=np.int64)
-    for s in segments:
-        stride = s.size if s.stride is None else s.stride
-        index = s.offset + np.arange(len(ranking))[:, None] * stride + np.arange(s.size)
+    order = np.arange(projection.length(axis), dtype=np.int64)
+    for segment in projection.segments(axis):
+        index = segment.indices(len(ranking))
         order[index] = index[ranking]
     return order
 

@@ -130,10 +130,8 @@ class Supernet:
         return self.cut(sub, projection, axis, kept).take(torch.from_numpy(order).to(self.device), -1).argsort(-1)
 
     def _make_cut(self, sub: SubBlock, projection: Projection, axis: int, kept: int) -> Cut:
-        length = projection.rows if axis == 0 else projection.columns
-        segments = projection.row_units if axis == 0 else projection.column_units
-        if not segments or kept == sub.spec.units:
-            return Cut(length)
+        if not projection.segments(axis) or kept == sub.spec.units:
+            return Cut(projection.length(axis))
         owner = projection.matrix_unit_ids(axis, sub.spec.units // (projection.stack or 1))
         in_group = sub.spec.units // sub.groups
         kept_ids = np.flatnonzero((owner < 0) | (owner % in_group < kept // sub.groups))
