@@ -2,27 +2,20 @@
 
 from tracenas.registry import Registry
 from tracenas.strategies.loop import Log, Progress, run_search
-from tracenas.strategies.protocol import Batch, Candidate, Proposal, Space, Strategy, StrategyFactory
-from tracenas.strategies.result import Generation, SearchResult, generations
+from tracenas.strategies.protocol import Batch, StrategyFactory
+from tracenas.strategies.result import SearchResult, generations
 from tracenas.strategies.score import Score
-from tracenas.strategies.settings import INITS, Prior, SearchSettings
+from tracenas.strategies.settings import Prior, SearchSettings
 
 __all__ = [
-    "INITS",
     "STRATEGIES",
     "Batch",
-    "Candidate",
-    "Generation",
     "Log",
     "Prior",
     "Progress",
-    "Proposal",
     "Score",
     "SearchResult",
     "SearchSettings",
-    "Space",
-    "Strategy",
-    "StrategyFactory",
     "generations",
     "run_search",
 ]

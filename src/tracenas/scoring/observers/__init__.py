@@ -7,17 +7,7 @@ from tracenas.scoring.observers.observer import AnchoredObserver, Observer
 from tracenas.scoring.observers.traces import TraceObserver
 from tracenas.scoring.observers.weight_gradients import WeightGradientObserver
 
-__all__ = [
-    "OBSERVERS",
-    "AnchoredObserver",
-    "CodeObserver",
-    "DivergenceObserver",
-    "FeatureObserver",
-    "HiddenObserver",
-    "Observer",
-    "TraceObserver",
-    "WeightGradientObserver",
-]
+__all__ = ["OBSERVERS", "AnchoredObserver", "Observer"]
 
 OBSERVERS: dict[str, type[Observer]] = {
     "trace": TraceObserver,
