@@ -25,7 +25,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, StaticCache
 
 import tracenas
-from tracenas.models.checkpoints.writing import check_checkpoint, save_pruned
+from tracenas.models.checkpoints.checking import check_checkpoint
+from tracenas.models.checkpoints.writing import save_pruned
 from tracenas.models.shipped import decoder_only
 from tracenas.models.shipped.checkpoint_code import CODE_FILE, auto_map
 from tracenas.space.architecture import Architecture

@@ -14,8 +14,9 @@ from transformers import AutoModelForCausalLM
 import tracenas
 from tracenas.errors import UserError
 from tracenas.families import FAMILIES, Family, config_family
+from tracenas.models.checkpoints.checking import check_checkpoint
 from tracenas.models.checkpoints.headers import read_header
-from tracenas.models.checkpoints.writing import check_checkpoint, save_pruned
+from tracenas.models.checkpoints.writing import save_pruned
 from tracenas.models.shipped.layers import Bypassed
 
 pytestmark = pytest.mark.parity

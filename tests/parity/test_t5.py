@@ -12,7 +12,8 @@ from tiny import FLAN, tiny_model
 from transformers import AutoModelForSeq2SeqLM
 
 from tracenas.errors import UserError
-from tracenas.models.checkpoints.writing import check_checkpoint, save_pruned
+from tracenas.models.checkpoints.checking import check_checkpoint
+from tracenas.models.checkpoints.writing import save_pruned
 from tracenas.models.functionals.loss import next_token_nll
 from tracenas.models.shipped.checkpoint_code import CODE_FILE
 from tracenas.models.shipped.encoder_decoder import SelectedHeads

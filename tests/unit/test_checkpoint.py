@@ -15,9 +15,10 @@ from safetensors.torch import load_file, save_file
 from tracenas.errors import UserError
 from tracenas.families import Options, config_family
 from tracenas.models.checkpoints.base_files import BaseFiles
+from tracenas.models.checkpoints.checking import check_checkpoint
 from tracenas.models.checkpoints.headers import INDEX_FILE, read_header
 from tracenas.models.checkpoints.shards import Entry, write_shards
-from tracenas.models.checkpoints.writing import Draft, check_checkpoint, save_pruned
+from tracenas.models.checkpoints.writing import Draft, save_pruned
 
 SIZES: dict[str, Any] = {
     "vocab_size": 300,

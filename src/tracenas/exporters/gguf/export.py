@@ -84,8 +84,8 @@ def export_gguf(
         UserError: for what cannot be exported, before anything is written.
         CheckFailed: if llama.cpp computes something else; nothing is left.
     """
+    from tracenas.models.checkpoints.checking import check_checkpoint
     from tracenas.models.checkpoints.dequantised import dequantise
-    from tracenas.models.checkpoints.writing import check_checkpoint
 
     _check_request(source, out, outtype)
     python = find_llama(llama_python) if check else None

@@ -11,6 +11,7 @@ from tracenas.dtypes import TORCH_NAMES, short_name
 from tracenas.errors import UserError, one_line
 from tracenas.families import Block, Options
 from tracenas.models.checkpoints.base_files import BaseFiles, base_directory
+from tracenas.models.checkpoints.checking import check_checkpoint
 from tracenas.models.checkpoints.configuration import named_tensors
 from tracenas.models.checkpoints.dequantised import dequantise
 from tracenas.models.checkpoints.headers import stored_tensors
@@ -18,6 +19,7 @@ from tracenas.models.checkpoints.shards import Entry
 from tracenas.models.checkpoints.source import ModelSource, as_stored_config, open_source
 from tracenas.models.checkpoints.stored import as_loaded
 from tracenas.models.checkpoints.tokenizer import load_tokenizer
+from tracenas.models.shipped.heterogeneous import register
 from tracenas.rundir import read_json
 
 __all__ = ["LoadedModel", "dtype_to_save", "dtypes_to_save", "load", "pick_device", "pick_dtype", "stored_entries"]
@@ -170,9 +172,6 @@ def load(
 def _load_model(source: ModelSource, dtype: torch.dtype, trust_remote_code: bool) -> nn.Module:
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
     from transformers.utils import logging
-
-    from tracenas.models.checkpoints.writing import check_checkpoint
-    from tracenas.models.shipped.heterogeneous import register
 
     register(source.family.model_type)
     logging.disable_progress_bar()
