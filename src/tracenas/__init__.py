@@ -29,6 +29,7 @@ from tracenas.api import (
     score,
     search,
     select_calibration,
+    sensitivity,
     sparsify,
     study,
 )
@@ -52,6 +53,7 @@ __all__ = [
     "score",
     "search",
     "select_calibration",
+    "sensitivity",
     "sparsify",
     "study",
 ]

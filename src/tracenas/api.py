@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tracenas.commands.score import Scored
     from tracenas.commands.search.result import SearchOutcome
     from tracenas.commands.select_calibration import Selected
+    from tracenas.commands.sensitivity import Sensitivities
     from tracenas.commands.sparsify.command import Sparsified
     from tracenas.commands.study.ablation import Ablated
     from tracenas.commands.study.command import StudyOutcome
@@ -46,6 +47,7 @@ __all__ = [
     "score",
     "search",
     "select_calibration",
+    "sensitivity",
     "sparsify",
     "study",
 ]
@@ -91,6 +93,11 @@ def search(model: str | Path, *, data: str | Path, params: str, out: str | Path,
 def score(model: str | Path, *, arch: str | Path, data: str | Path, **settings: Any) -> "Scored":
     """Score one architecture (`tracenas score`)."""
     return call("score", {"model": model, "arch": arch, "data": data, **settings})
+
+
+def sensitivity(model: str | Path, *, data: str | Path, out: str | Path, **settings: Any) -> "Sensitivities":
+    """Measure the predicted cost of every width of every sub-block (`tracenas sensitivity`)."""
+    return call("sensitivity", {"model": model, "data": data, "out": out, **settings})
 
 
 def prune(

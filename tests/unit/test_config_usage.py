@@ -41,6 +41,7 @@ IGNORED: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("PruneConfig", ARCH, {"tolerance": 0.1}, "method"),
     ("PruneConfig", ARCH, {"min_depth": 2}, "method"),
     ("PruneConfig", {**ONE_SHOT, "compensate": "none"}, {"ridge": 0.1}, "need --compensate best, ridge or sequential"),
+    ("PruneConfig", ONE_SHOT, {"sensitivity": "s"}, "a method whose saliency is fisher"),
     (
         "PruneConfig",
         {**ONE_SHOT, "compensate": "none"},

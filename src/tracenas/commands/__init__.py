@@ -48,6 +48,12 @@ COMMANDS: dict[str, Command] = {
         "Choose the calibration set that prunes best.",
         file=True,
     ),
+    "sensitivity": Command(
+        "sensitivity:sensitivity",
+        "SensitivityConfig",
+        "The predicted cost of every width of every sub-block.",
+        file=True,
+    ),
     "prune": Command("prune.command:prune", "PruneConfig", "Write the smaller checkpoint."),
     "recover": Command(
         "recover.command:recover", "RecoverConfig", "Train a pruned checkpoint to recover.", parallel=True

@@ -13,6 +13,7 @@ from tracenas.config.pruning import (
 )
 from tracenas.config.recovery import RecoverConfig
 from tracenas.config.run import RunConfig
+from tracenas.config.sensitivity import SensitivityConfig
 from tracenas.config.shared import (
     CalibrationConfig,
     SpaceConfig,
@@ -45,6 +46,7 @@ __all__ = [
     "ScoreConfig",
     "SearchConfig",
     "SelectCalibrationConfig",
+    "SensitivityConfig",
     "SpaceConfig",
     "SparsifyConfig",
     "StageConfig",

@@ -9,6 +9,7 @@ from tracenas.config import fields
 from tracenas.config.one_shot import OneShotSettings
 from tracenas.config.shared import CalibrationConfig, SpaceConfig, StageConfig, TracedConfig
 from tracenas.config.usage import TRACED, Use, refits
+from tracenas.saliency import PREDICTED_RISES
 from tracenas.saliency.methods import METHODS
 
 __all__ = ["DemoConfig", "PlanConfig", "PruneConfig", "ReportConfig", "ScoreConfig", "SearchConfig"]
@@ -113,6 +114,14 @@ class ScoreConfig(CalibrationConfig, TracedConfig):
     proxy: str = Field("phi", description="What the candidate is scored by; auto: what a search takes.")
 
 
+def _reads_sensitivity(config: Any) -> bool:
+    """Whether units are ranked by what a sensitivity table holds."""
+    method = METHODS.get(config.method) if config.method is not None else None
+    if method is None:
+        return False
+    return (config.saliency if "saliency" in config.model_fields_set else method.saliency) in PREDICTED_RISES
+
+
 class PruneConfig(OneShotSettings):
     """Write the smaller checkpoint: of an architecture, or of what a one-shot method makes of a budget."""
 
@@ -123,6 +132,7 @@ class PruneConfig(OneShotSettings):
             lambda c: c.method is not None,
         ),
         Use(("ridge", "compensate_samples"), "--compensate best, ridge or sequential (auto: as scored)", refits),
+        Use(("sensitivity",), "a method whose saliency is fisher", _reads_sensitivity),
         Use(("ridge_scale",), "--compensate best, ridge or sequential", lambda c: c.compensate not in ("auto", "none")),
     )
 
@@ -138,6 +148,9 @@ class PruneConfig(OneShotSettings):
         description="Refit the output projections to the dense model's outputs: with its statistics (ridge) or layer "
         "by layer (sequential); best: whichever of these and the plain cut is best on held-out text; auto: as the "
         "architecture was scored.",
+    )
+    sensitivity: Path | None = Field(
+        None, description="Table of tracenas sensitivity to take unit order and costs from; default: measured."
     )
     ridge_scale: Literal["auto", "mean", "channel"] = Field(
         "auto",

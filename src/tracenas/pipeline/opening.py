@@ -16,9 +16,11 @@ from tracenas.pipeline.calibration import calibration_tokens, window_start
 from tracenas.pipeline.refit import STATISTICS_TOKENS
 from tracenas.pipeline.refit.text import compensation_text, reserve_held_out
 from tracenas.pipeline.run_directory import CALIBRATION, ORDERING
+from tracenas.pipeline.sensitivity import stored_table
 from tracenas.pipeline.session import Calibrated, RefitSettings, Session
 from tracenas.pipeline.target import PruningTarget
 from tracenas.saliency import FOR_REFITS, PREDICTED_RISES, SALIENCIES
+from tracenas.saliency.fisher import as_saliency
 from tracenas.scoring.workload import default_micro_batch
 from tracenas.threads import set_threads
 
@@ -32,6 +34,7 @@ def open_session(
     data: str | None,
     run: Path | None = None,
     hold_out: bool = False,
+    sensitivity: Path | None = None,
 ) -> Session:
     """Load the model and its calibration; read `run`'s tokens and unit order where they are there, else make them.
 
@@ -39,6 +42,7 @@ def open_session(
         data: where calibration text comes from; None if `run` holds the tokens.
         run: run directory to read `calibration.safetensors` and `ordering.safetensors` from, and to write to.
         hold_out: store text there that refits can be compared on.
+        sensitivity: table to rank units by in place of measuring.
     """
     threads = set_threads(config.threads)
     if data is None and (run is None or not (run / CALIBRATION).is_file()):
@@ -56,7 +60,11 @@ def open_session(
     calibrated = Calibrated(target, loaded, tokens, start, run, config.seed, refit_settings(config, data))
     if hold_out:
         reserve_held_out(calibrated)
-    ordering, importance = _ordering(calibrated, config.saliency, micro_batch)
+    if sensitivity is not None:
+        per_unit, importance = as_saliency(stored_table(sensitivity, loaded, target.blocks))
+        ordering = Ordering.from_saliency(target.blocks, per_unit)
+    else:
+        ordering, importance = _ordering(calibrated, config.saliency, micro_batch)
     return Session(
         **vars(calibrated),
         saliency=config.saliency,

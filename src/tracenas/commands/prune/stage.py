@@ -52,7 +52,7 @@ def prune_to(
 
 def prune_by_method(target: PruningTarget, config: PruneConfig) -> Pruned:
     """The checkpoint of what a one-shot method makes of the budget."""
-    session = open_session(target, config, data=config.data)
+    session = open_session(target, config, data=config.data, sensitivity=config.sensitivity)
     outcome = one_shot(session, config)
     realised = _realise(config, session, outcome.architecture, ScoredRealisation(), None)
     return _write(config, session, outcome.architecture, realised, outcome)

@@ -1,0 +1,23 @@
+"""Settings of sensitivity tables."""
+
+from pathlib import Path
+
+from pydantic import Field
+
+from tracenas.config import fields
+from tracenas.config.shared import CalibrationConfig
+
+__all__ = ["SensitivityConfig"]
+
+
+class SensitivityConfig(CalibrationConfig):
+    """Measure the cost of every width of every sub-block."""
+
+    without = ("depth_granularity", "min_depth", "keep_layers", "saliency", "compensate_samples", "ridge")
+
+    model: fields.ModelName
+    data: str = Field(description="Text or tokens to measure on.")
+    out: Path = Field(description="Table to write, .safetensors.")
+    samples: int | None = Field(
+        None, ge=1, description="Sequences; default as many as 24,576 tokens are, or all of a token file."
+    )

@@ -1,0 +1,129 @@
+"""Sensitivity tables, `prune --method fisher` and `--method mlp`, by the command line."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from tiny import save_tiny
+
+from tracenas.cli import invoke
+
+pytestmark = pytest.mark.integration
+
+SETTINGS = ["--seq-len", "32", "--threads", "1", "--channel-quantum", "8"]
+FAMILIES = ("llama", "gpt_neox", "mixtral", "olmo2", "t5")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
+    """Tiny models and a text."""
+    home = tmp_path_factory.mktemp("closed_form")
+    for family in FAMILIES:
+        save_tiny(home / family, family, tokenizer)
+    words = random.Random(0)
+    text = " ".join("".join(words.choices("etaoinshrdlucmfw", k=words.randint(2, 9))) for _ in range(3000))
+    (home / "text.txt").write_text(text)
+    return home
+
+
+def prune(home: Path, out: Path, *options: str, model: str = "llama") -> list[str]:
+    data = ["--data", str(home / "text.txt"), "--params", "60%", "--samples", "4"]
+    return ["prune", str(home / model), *data, "--out", str(out), *SETTINGS, *options]
+
+
+def measure(home: Path, out: Path, *options: str, model: str = "llama") -> list[str]:
+    return ["sensitivity", str(home / model), "--data", str(home / "text.txt"), "--out", str(out), *SETTINGS, *options]
+
+
+def printed(capsys: pytest.CaptureFixture[str], argv: list[str]) -> dict[str, Any]:
+    capsys.readouterr()
+    assert invoke([*argv, "--json"]) == 0
+    result: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return result
+
+
+def refused(capsys: pytest.CaptureFixture[str], argv: list[str]) -> str:
+    capsys.readouterr()
+    assert invoke(argv) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    return line
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_fisher_prunes_every_kind_of_model(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], family: str
+) -> None:
+    made = printed(capsys, prune(home, tmp_path / "out", "--method", "fisher", model=family))
+    assert made["one_shot"]["saliency"] == "fisher" and made["one_shot"]["allocation"] == "solver"
+    assert made["one_shot"]["predicted_rise"] > 0 and 0 <= made["one_shot"]["solver_gap"] <= 3e-3
+    assert 0.9 * 0.6 * made["base_params"] <= made["params"] <= 0.6 * made["base_params"]
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "| predicted rise |" in card
+    if family != "t5" and made["compensation"] is not None:
+        assert made["compensation"]["ridge_scale"] == "channel" and made["compensation"]["ridge"] == 0.1
+        assert "relative to every channel's own diagonal" in card
+
+
+def test_mlp_only_is_a_stock_checkpoint(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = [a for a in prune(home, tmp_path / "out", "--method", "mlp") if a not in ("--channel-quantum", "8")]
+    made = printed(capsys, argv)
+    assert made["stock"]
+    width = made["one_shot"]["mlp_width"]
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["intermediate_size"] == width and config["num_attention_heads"] == 4 and width % 8 == 0
+    each = 4 * 3 * 32 * 8  # the parameters of eight channels in every block
+    assert made["params"] <= 0.6 * made["base_params"] < made["params"] + each
+    finer = printed(capsys, prune(home, tmp_path / "finer", "--method", "mlp", "--channel-quantum", "1"))
+    assert width <= finer["one_shot"]["mlp_width"] < width + 8
+    assert 0.6 * made["base_params"] - finer["params"] < each / 8
+
+
+def test_the_ridge_can_be_relative_to_the_mean(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ("--method", "fisher", "--compensate", "ridge", "--ridge", "0.1")
+    losses = {}
+    for scale in ("mean", "channel"):
+        made = printed(capsys, prune(home, tmp_path / scale, *options, "--ridge-scale", scale))
+        assert made["compensation"]["ridge_scale"] == scale
+        losses[scale] = made["loss"]
+    assert losses["mean"] != losses["channel"]
+
+
+def test_tables_are_written_and_read(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "table.safetensors"
+    made = printed(capsys, measure(home, out, "--samples", "64"))
+    assert made["tokens"] == 64 * 32 and len(made["sub_blocks"]) == 8
+    mlp = made["sub_blocks"][1]
+    assert (mlp["block"], mlp["sub_block"], mlp["unit"]) == (0, "mlp", "channels")
+    assert mlp["widths"] == list(range(0, 97, 8)) and sorted(mlp["order"]) == list(range(96))
+    assert mlp["rise"] == sorted(mlp["rise"], reverse=True) and mlp["rise"][-1] == 0
+    assert mlp["parameters"][1] - mlp["parameters"][0] == 8 * (3 * 32 + 2) + 2 * 32
+    first = printed(capsys, prune(home, tmp_path / "a", "--method", "fisher", "--sensitivity", str(out)))
+    second = printed(
+        capsys, prune(home, tmp_path / "b", "--method", "fisher", "--sensitivity", str(out), "--params", "80%")
+    )
+    assert first["params"] < second["params"]
+    assert second["one_shot"]["predicted_rise"] < first["one_shot"]["predicted_rise"]
+    assert invoke(measure(home, tmp_path / "again.safetensors", "--samples", "64")) == 0
+    again, table = (load_file(path) for path in (tmp_path / "again.safetensors", out))
+    assert all(np.array_equal(again[name], tensor) for name, tensor in table.items())
+
+
+def test_tables_of_other_models_are_refused(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "table.safetensors"
+    assert invoke(measure(home, out, "--samples", "64")) == 0
+    use = ("--method", "fisher", "--sensitivity", str(out))
+    assert "of another model" in refused(capsys, prune(home, tmp_path / "a", *use, model="olmo2"))
+    other = prune(home, tmp_path / "b", *use, "--channel-quantum", "16")
+    assert "of another space: block 0, mlp has other widths" in refused(capsys, other)
+    wrong = prune(home, tmp_path / "c", "--method", "wanda", "--sensitivity", str(out))
+    assert "sensitivity is not used here" in refused(capsys, wrong)
+    assert "ends in .safetensors" in refused(capsys, measure(home, tmp_path / "x.bin"))
+    few = measure(home, tmp_path / "y.safetensors", "--samples", "2")
+    assert "62 tokens are too few for the second moments" in refused(capsys, few)
+    assert "allocation solver goes with saliency fisher, not wanda" in refused(
+        capsys, prune(home, tmp_path / "d", "--method", "wanda", "--allocation", "solver")
+    )
