@@ -296,7 +296,7 @@ def test_only_refitted_matrices_come_from_memory(
 def test_the_base_is_not_in_memory_when_the_checkpoint_is_read_again(
     tmp_path: Path, tokenizer: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import tracenas.models.checkpoints.loading as loading
+    from tracenas.pipeline import opening, verification
 
     models: list[Any] = []
 
@@ -306,7 +306,8 @@ def test_the_base_is_not_in_memory_when_the_checkpoint_is_read_again(
         models.append(found.model)
         return found
 
-    monkeypatch.setattr(loading, "load", recorded)
+    for module in (opening, verification):
+        monkeypatch.setattr(module, "load", recorded)
     pruned(capsys, tmp_path, save_tiny(tmp_path / "m", "llama", tokenizer), "--compensate", "ridge")
     assert len(models) == 2
 
@@ -352,11 +353,11 @@ def test_one_bit_is_noticed_and_nothing_is_left(
 def test_the_loss_of_what_is_read_back_is_compared_as_well(
     tmp_path: Path, tokenizer: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, dtype: str
 ) -> None:
-    import tracenas.models.checkpoints.written as written
+    from tracenas.pipeline import verification
 
     base = bf16(tmp_path / "m", tokenizer)
     changed(monkeypatch, torch.zeros_like)
-    monkeypatch.setattr(written, "check_written", lambda *_: None)
+    monkeypatch.setattr(verification, "check_written", lambda *_: None)
     assert invoke([*pruning(tmp_path, base), "--dtype", dtype]) == 2
     assert "the checkpoint's calibration loss is" in capsys.readouterr().err
     assert not any((tmp_path / "p").iterdir())
