@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from tracenas.errors import UserError, disk_trouble, system_error
+from tracenas.world import World
 
 __all__ = ["discard_output", "disk_failures", "is_first", "terminable"]
 
@@ -36,8 +37,6 @@ def is_first(command: str, parallel: Sequence[str]) -> bool:
         raise UserError(
             f"WORLD_SIZE={size} says that there are several processes: start them with torchrun, or unset it"
         )
-    from tracenas.recovery.settings import World
-
     return World.from_environment().is_main
 
 

@@ -22,9 +22,9 @@ from tracenas.locks import locked
 from tracenas.pipeline.resume import CONFIG, as_started, resolve_settings
 from tracenas.pipeline.run_directory import run_directory, starting
 from tracenas.process import disk_failures, is_first, terminable
-from tracenas.recovery.settings import World, without_leftovers
 from tracenas.rundir import atomic_path, holding, require_free, sweep, temporary_prefix, write_json
 from tracenas.settings import read_settings
+from tracenas.world import World, without_leftovers
 
 HOLD = """
 import sys, time

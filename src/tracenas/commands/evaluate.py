@@ -18,10 +18,10 @@ from tracenas.models.checkpoints.loading import LoadedModel, load
 from tracenas.models.checkpoints.source import ModelSource, open_source
 from tracenas.models.functionals.perplexity import Perplexity, perplexity
 from tracenas.pipeline.calibration import held_out, window_start
-from tracenas.recovery.settings import World
 from tracenas.reporting.terminal import Outcome, Table, to_plain
 from tracenas.rundir import provenance, write_json
 from tracenas.threads import set_threads
+from tracenas.world import World
 
 __all__ = ["Evaluation", "evaluate"]
 

@@ -77,7 +77,11 @@ def calibration(
         weights = [weight for _, weight in mixture.parts]
         rows = [window.input_ids for window in itertools.islice(interleave(streams, weights), wanted)]
         if len(rows) < wanted and not (fewer and rows):
-            raise _too_few(source, wanted, len(rows), length, mixed=len(streams) > 1)
+            what = "in these shares" if len(streams) > 1 else "in all"
+            raise UserError(
+                f"'{source}' gives {len(rows)} samples of {length} tokens {what}, {wanted} were asked for: "
+                "use more text, fewer samples, or a shorter seq_len"
+            )
         input_ids = with_bos(torch.from_numpy(np.stack(rows)), encoding.bos)
     if encoding.vocab_size is not None:
         check_vocabulary(input_ids, encoding.vocab_size, source)
@@ -134,11 +138,3 @@ def _scattered(
     grid = tokens[offset : offset + len(tokens) // seq_len * seq_len].reshape(-1, seq_len)
     positions = np.arange(seq_len, dtype=np.int64)
     return [Packed(grid[place], positions) for place in rng.permutation(len(grid))]
-
-
-def _too_few(source: str, wanted: int, available: int, seq_len: int, *, mixed: bool) -> UserError:
-    what = "in these shares" if mixed else "in all"
-    return UserError(
-        f"'{source}' gives {available} samples of {seq_len} tokens {what}, {wanted} were asked for: "
-        "use more text, fewer samples, or a shorter seq_len"
-    )

@@ -6,7 +6,8 @@ from typing import Any
 
 from transformers import TrainingArguments
 
-from tracenas.recovery.settings import TrainSettings, World
+from tracenas.recovery.settings import TrainSettings
+from tracenas.world import World
 
 __all__ = ["training_arguments"]
 

@@ -151,16 +151,8 @@ def _prepare(config: MetricSearchConfig, source: ModelSource, *, gradients: bool
         "micro_batch": micro_batch,
     }
     resolve_settings(out, chosen)
-    return {
-        "model": config.model,
-        **{k: chosen[k] for k in ("device", "dtype", "threads", "micro_batch")},
-        "trust_remote_code": config.trust_remote_code,
-        "run": str(out),
-        "sparsity": config.sparsity,
-        "compare": config.compare,
-        "seed": config.seed,
-        "gradients": gradients,
-    }
+    settings = config.model_dump(include={"model", "trust_remote_code", "sparsity", "compare", "seed"})
+    return {**settings, **chosen, "run": str(out), "gradients": gradients}
 
 
 def _evaluator(spec: dict[str, Any], workers: int, stack: ExitStack) -> Evaluate:

@@ -4,6 +4,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ def copied_weights(model: Any, blocks: Sequence[Block]) -> Iterator[list[Tensor]
             module._parameters["weight"] = weight
 
 
+@dataclass
 class Fitness:
     """Prunes a model with a metric exactly as `tracenas sparsify` does, measures it, and restores it.
 
@@ -56,22 +58,17 @@ class Fitness:
         gradients: of the dense model; None if no metric will read them.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        blocks: Sequence[Block],
-        tokens: Tensor,
-        windows: Tensor,
-        target: Sparsity,
-        compare: str,
-        *,
-        gradients: GradientStore | None,
-        micro_batch: int,
-        seed: int,
-    ) -> None:
-        self.model, self.blocks, self.tokens, self.windows = model, tuple(blocks), tokens, windows
-        self.target, self.compare, self.gradients = target, compare, gradients
-        self.micro_batch, self.seed = micro_batch, seed
+    model: Any
+    blocks: Sequence[Block]
+    tokens: Tensor
+    windows: Tensor
+    target: Sparsity
+    compare: str
+    gradients: GradientStore | None
+    micro_batch: int
+    seed: int
+
+    def __post_init__(self) -> None:
         self._input_rms = self._inputs()
 
     def _inputs(self) -> list[Tensor]:

@@ -19,9 +19,9 @@ from tracenas.errors import UserError
 from tracenas.models.checkpoints.loading import LoadedModel, load
 from tracenas.models.checkpoints.source import ModelSource, open_source
 from tracenas.pipeline.run_directory import in_use
-from tracenas.recovery.settings import World, without_leftovers
 from tracenas.rundir import read_json
 from tracenas.threads import set_threads
+from tracenas.world import World, without_leftovers
 
 __all__ = ["SETTINGS", "Recovered", "recover"]
 

@@ -19,18 +19,13 @@ from tracenas.models.checkpoints.source import ModelSource, open_source
 from tracenas.pipeline.resume import check_same, write_settings
 from tracenas.pipeline.run_directory import KIND
 from tracenas.recovery.card import base_model
-from tracenas.recovery.settings import (
-    TrainSettings,
-    World,
-    accumulation,
-    largest_micro_batch,
-    learning_rate_factor,
-)
+from tracenas.recovery.settings import TrainSettings, accumulation, largest_micro_batch, learning_rate_factor
 from tracenas.recovery.throughput import flops_per_token, matrix_parameters, peak_flops
 from tracenas.reporting.terminal import to_plain
 from tracenas.rundir import require_free, sweep
 from tracenas.settings import read_settings
 from tracenas.threads import set_threads
+from tracenas.world import World
 
 __all__ = [
     "SETTINGS",

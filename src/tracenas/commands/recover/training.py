@@ -24,11 +24,12 @@ from tracenas.recovery.datasets import collate_padded, collate_windows
 from tracenas.recovery.distill import Distillation, DistillTrainer
 from tracenas.recovery.lora import adapter_file, add_adapters, merged
 from tracenas.recovery.pretrain import saver, write_final
-from tracenas.recovery.settings import TrainSettings, World
+from tracenas.recovery.settings import TrainSettings
 from tracenas.recovery.state import load_weights
 from tracenas.recovery.trainer import RecoveryTrainer
 from tracenas.reporting.terminal import to_plain
 from tracenas.rundir import provenance, read_json, write_json
+from tracenas.world import World
 
 __all__ = ["finish", "train"]
 

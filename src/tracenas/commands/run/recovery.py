@@ -29,9 +29,9 @@ from tracenas.config import RecoverConfig, RunConfig
 from tracenas.errors import UserError
 from tracenas.models.checkpoints.source import ModelSource, open_source
 from tracenas.pipeline.resume import write_settings
-from tracenas.recovery.settings import World
 from tracenas.reporting.terminal import to_plain
 from tracenas.rundir import read_json, require_free, write_json
+from tracenas.world import World
 
 __all__ = ["prune_once", "recover_all"]
 

@@ -11,10 +11,10 @@ from tracenas.errors import UserError
 from tracenas.models.checkpoints.source import ModelSource
 from tracenas.pipeline.refit import HELD_OUT
 from tracenas.pipeline.resume import CONFIG, check_same
-from tracenas.recovery.settings import World
 from tracenas.reporting.terminal import to_plain
 from tracenas.rundir import read_json, write_json
 from tracenas.settings import read_settings
+from tracenas.world import World
 
 __all__ = [
     "BENCH",
