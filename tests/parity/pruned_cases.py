@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from masked_reference import KeptWidth
-from tiny import ENCODER_DECODER, SHAPE, auto_class, tiny_config
+from tiny import ENCODER_DECODER, SHAPE, auto_class, capping, tiny_config
 from transformers import AutoModelForCausalLM
 
 from tracenas.families import FAMILIES, Options, config_family
@@ -57,7 +57,7 @@ def dense_model(model_type: str, **changes: Any) -> Any:
     with torch.no_grad():
         for parameter in model.parameters():  # biases and norms too, which start constant
             parameter.add_(0.1 * torch.randn_like(parameter))
-    return model
+    return capping(model)
 
 
 def random_kept(blocks: Any, shape: Sequence[tuple[float, ...]], seed: int) -> dict[tuple[int, str], Any]:

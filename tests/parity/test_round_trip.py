@@ -56,7 +56,8 @@ def test_logits_are_those_of_the_masked_model(name: str, cases: dict[str, Case])
     check_checkpoint(case.draft.path)
     expected = logits(case.reference, tokens())
     assert (expected - logits(case.dense, tokens())).abs().max() > 0.1  # the cut is not a small one
-    for attention in ("eager", *(["sdpa"] if case.dense._supports_sdpa else [])):
+    capped = getattr(case.dense.config, "attn_logit_softcapping", None)  # transformers 5.17 calls it supported
+    for attention in ("eager", *(["sdpa"] if case.dense._supports_sdpa and not capped else [])):
         model = case.load(attn_implementation=attention)
         assert_same(logits(model, tokens()), expected)
     model.set_attn_implementation("eager")
