@@ -2,8 +2,8 @@
 
 import difflib
 from collections.abc import Collection, Iterator
-from importlib import import_module
 from importlib.metadata import entry_points
+from pkgutil import resolve_name
 from typing import Generic, TypeVar
 
 from tracenas.errors import UserError
@@ -78,8 +78,7 @@ class Registry(Generic[T]):
         if name not in self._loaded:
             if name not in self._targets:
                 self.check(name)
-            module, _, attribute = self._targets[name].partition(":")
-            self._loaded[name] = getattr(import_module(module), attribute)
+            self._loaded[name] = resolve_name(self._targets[name])
         return self._loaded[name]
 
     def _plugins(self) -> None:

@@ -29,7 +29,7 @@ def find_metric(text: str) -> tuple[Metric, Explain | None]:
     if re.fullmatch(r"[A-Za-z_][\w-]*", text) and text not in VARIABLES and not Path(text).exists():
         if text in KNOWN:
             return as_metric(locate(KNOWN[text]))
-        METRICS.get(text)  # raises, with a suggestion
+        METRICS.check(text)  # raises, with a suggestion
     return as_metric(located_expression(text))
 
 

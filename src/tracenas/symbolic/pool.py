@@ -6,37 +6,29 @@ evaluated on its own.
 
 import json
 import multiprocessing
+import signal
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from importlib import import_module
+from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection, wait
+from pkgutil import resolve_name
 from types import TracebackType
 from typing import Any
 
 from tracenas.error_log import log_trace
 from tracenas.errors import first_line
 
-__all__ = ["WorkerPool", "resolve"]
+__all__ = ["WorkerPool"]
 
 _TRIES = 2
 """How many workers a task may kill before it counts as failed."""
 
 
-def resolve(target: str) -> Callable[[Any], Callable[[Any], Any]]:
-    """The function behind `module:name`: it makes, from a JSON value, what evaluates one task."""
-    module, _, name = target.partition(":")
-    builder: Callable[[Any], Callable[[Any], Any]] = getattr(import_module(module), name)
-    return builder
-
-
 def _serve(connection: Connection, target: str, spec: str) -> None:
     """A worker's life: build, then answer task by task until the pipe closes."""
-    import signal
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
     try:
-        evaluate = resolve(target)(json.loads(spec))
+        evaluate = resolve_name(target)(json.loads(spec))
         while True:
             task = json.loads(connection.recv_bytes())
             try:

@@ -74,7 +74,7 @@ def ablation(config: AblationConfig) -> Ablated:
     source = open_source(config.model, decoder_only="study")
     if not config.resume:
         probe(config.text_field, config.data)
-    PROXIES.get(config.proxy)
+    PROXIES.check(config.proxy)
     grid = _grid(config, source)
     target, pool = _pool(config, source)
     with run_directory(config.out, "study ablation", config.resume) as begun:

@@ -110,8 +110,7 @@ def _proxies(config: StudyConfig) -> tuple[str, ...]:
         return registered
     proxies = names(config.proxies)
     for name in proxies:
-        if name not in registered:
-            PROXIES.get(name)  # raises, with a suggestion
+        PROXIES.check(name)
     if not proxies:
         raise UserError(f"proxies is empty; accepted: all, {', '.join(registered)}")
     return proxies

@@ -1,6 +1,6 @@
 """The architectures of a study: of one budget with uniform among them, or of many sizes."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,12 +61,8 @@ def _within(space: SearchSpace, count: int, seed: int) -> list[Drawn]:
     uniform = space.uniform()
     if uniform is None:
         raise UserError("no uniform architecture lies within the budget; widen the tolerance")
-    rng = np.random.default_rng([seed, _STREAM])
     pool = [Drawn("uniform", uniform)]
-    seen = {uniform}
-    while len(pool) < count:
-        kinds = ("random", "mutation") if len(pool) % 2 else ("mutation", "random")
-        drawn = _new(kinds, space, uniform, rng, seen)
+    for drawn in _in_turns([space] * (count - 1), seed, {uniform}):
         if drawn is None:
             raise UserError(
                 f"architectures {count}: only {len(pool)} distinct ones of this budget could be drawn; "
@@ -77,19 +73,23 @@ def _within(space: SearchSpace, count: int, seed: int) -> list[Drawn]:
 
 
 def _of_sizes(spaces: list[SearchSpace], seed: int) -> Iterator[Drawn]:
-    rng = np.random.default_rng([seed, _STREAM])
-    seen: set[Architecture] = set()
-    for place, space in enumerate(spaces):
-        uniform = space.uniform()
-        assert uniform is not None  # checked with the budget
-        kinds = ("mutation", "random") if place % 2 else ("random", "mutation")
-        drawn = _new(kinds, space, uniform, rng, seen)
+    for space, drawn in zip(spaces, _in_turns(spaces, seed, set()), strict=True):
         if drawn is None:
             raise UserError(
                 f"architectures {len(spaces)}: no new one of {space.window[1]:,} parameters could be drawn; "
                 "ask for fewer, or for another range of sizes"
             )
         yield drawn
+
+
+def _in_turns(spaces: Iterable[SearchSpace], seed: int, seen: set[Architecture]) -> Iterator[Drawn | None]:
+    """A random architecture and a mutation of uniform in turns, of each space one that is not in `seen`, if any."""
+    rng = np.random.default_rng([seed, _STREAM])
+    for turn, space in enumerate(spaces):
+        uniform = space.uniform()
+        assert uniform is not None  # checked with the budget
+        kinds = ("mutation", "random") if turn % 2 else ("random", "mutation")
+        yield _new(kinds, space, uniform, rng, seen)
 
 
 def _new(

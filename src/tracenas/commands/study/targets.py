@@ -95,7 +95,7 @@ class StudyMeasurer:
         return value
 
     def measure(self, arch: Architecture) -> Measured:
-        """StudyTarget → `value` (None if it failed), `by_seed`, `reason`, `seconds`."""
+        """Target → `value` (None if it failed), `by_seed`, `reason`, `seconds`."""
         out: Measured = {}
         for start in self.plan.starts:
             out |= self._guarded([f"{start}_0"], partial(self._pruned, arch, start))
