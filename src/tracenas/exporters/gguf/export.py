@@ -1,8 +1,7 @@
 """The export of a checkpoint: what is asked for is checked, laid out, written and compared with llama.cpp."""
 
 import importlib.util
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -212,8 +211,17 @@ class _Job:
         tokenizer = loaded.tokenizer if self.vocabulary.text else None
         if not checker.ids:
             checker = replace(checker, ids=default_ids(self.model.vocab, self.context, tokenizer))
-        with self._twin(file) as twin:
-            full = file if self.outtype == "f32" else twin(None)
+        path = file.with_name(f"{file.name}.f32")
+
+        def twin(draft: FileDraft) -> Path:
+            write(path, draft, self._metadata, "f32")
+            return path
+
+        def first(count: int) -> Path:
+            return twin(self.layout.draft(self.model.first(count), self.weights))
+
+        try:
+            full = file if self.outtype == "f32" else twin(self.draft)
             agreement = checker.compare(full, loaded.model, tokenizer)
             if self.outtype != "f32":
                 agreement = replace(agreement, stored=checker.compare(file, loaded.model, rounded=True))
@@ -222,24 +230,11 @@ class _Job:
             if agreement.ok:
                 where = f"as {self.outtype} only, not in f32"
             else:
-                where = first_difference(checker, loaded.model, len(self.model.blocks), twin)
-        told = agreement.describe()
-        raise CheckFailed(f"llama.cpp computes something else from the GGUF, which was deleted: {told}; {where}")
-
-    @contextmanager
-    def _twin(self, beside: Path) -> Iterator[Callable[[int | None], Path]]:
-        """What writes the model, or its first n blocks, in f32 beside the file; removed in the end."""
-        path = beside.with_name(f"{beside.name}.f32")
-
-        def twin(count: int | None) -> Path:
-            draft = self.draft if count is None else self.layout.draft(self.model.first(count), self.weights)
-            write(path, draft, self._metadata, "f32")
-            return path
-
-        try:
-            yield twin
+                where = first_difference(checker, loaded.model, len(self.model.blocks), first)
         finally:
             path.unlink(missing_ok=True)
+        difference = f"{agreement.describe()}; {where}"
+        raise CheckFailed(f"llama.cpp computes something else from the GGUF, which was deleted: {difference}")
 
 
 def _remarks(agreement: Agreement, outtype: str) -> Iterator[str]:

@@ -11,16 +11,13 @@ from tracenas.registry import Registry
 
 __all__ = ["LAYOUTS", "FileDraft", "Layout", "Tensor", "choose"]
 
-LAYOUTS: Registry[Layout] = Registry(
-    "layout",
-    {
-        "stock": "tracenas.exporters.gguf.layouts.stock:STOCK",
-        "deci": "tracenas.exporters.gguf.layouts.deci:DECI",
-        "openelm": "tracenas.exporters.gguf.layouts.openelm:OPENELM",
-        "padded": "tracenas.exporters.gguf.layouts.padded:PADDED",
-    },
-)
-_ORDER = ("stock", "deci", "openelm", "padded")
+_MODULES = {
+    "stock": "tracenas.exporters.gguf.layouts.stock:STOCK",
+    "deci": "tracenas.exporters.gguf.layouts.deci:DECI",
+    "openelm": "tracenas.exporters.gguf.layouts.openelm:OPENELM",
+    "padded": "tracenas.exporters.gguf.layouts.padded:PADDED",
+}
+LAYOUTS: Registry[Layout] = Registry("layout", _MODULES)
 
 
 def choose(model: Decoder, name: str = "auto") -> Layout:
@@ -30,7 +27,7 @@ def choose(model: Decoder, name: str = "auto") -> Layout:
         UserError: if there is none, or it does not hold the model: with the reason of every one that was tried.
     """
     reasons = {}
-    for layout in map(LAYOUTS.get, _ORDER if name == "auto" else (name,)):
+    for layout in map(LAYOUTS.get, _MODULES if name == "auto" else (name,)):
         reasons[layout.name] = layout.objection(model)
         if not reasons[layout.name]:
             return layout
