@@ -10,50 +10,6 @@ Every function takes the settings of the command of the same name as keywords (`
 raises `tracenas.UserError` for what the command line would refuse with exit status 2.
 """
 
-from tracenas.api import (
-    Architecture,
-    UserError,
-    __version__,
-    ablation,
-    bench,
-    evaluate,
-    export,
-    load,
-    metric_search,
-    plan,
-    prune,
-    recover,
-    register,
-    report,
-    run,
-    score,
-    search,
-    select_calibration,
-    sensitivity,
-    sparsify,
-    study,
-)
-
-__all__ = [
-    "Architecture",
-    "UserError",
-    "__version__",
-    "ablation",
-    "bench",
-    "evaluate",
-    "export",
-    "load",
-    "metric_search",
-    "plan",
-    "prune",
-    "recover",
-    "register",
-    "report",
-    "run",
-    "score",
-    "search",
-    "select_calibration",
-    "sensitivity",
-    "sparsify",
-    "study",
-]
+from tracenas.api import *  # noqa: F403
+from tracenas.api import __all__ as __all__
+from tracenas.api import __version__ as __version__

@@ -1,7 +1,8 @@
 """`tracenas bench`: latency, throughput and memory of one or more models (TraceNAS Table 8)."""
 
 import platform
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from tracenas.benchmark.latency import (
     run_trial,
     take_turns,
 )
+from tracenas.benchmark.memory import peak_bytes
 from tracenas.config import BenchConfig
 from tracenas.errors import UserError
 from tracenas.models.checkpoints.loading import LoadedModel, load
@@ -104,28 +106,22 @@ def bench(config: BenchConfig) -> Bench:
     sources = [open_source(name, decoder_only="bench") for name in config.models]
     settings = trial_settings(config, sources)
     threads = set_threads(config.threads)
-    loaded, weights = [], []
-    for source in sources:
-        model, own = _load(source, config)
-        loaded.append(model)
-        weights.append(own)
-    device = loaded[0].device
-    prompts = [prompt_ids(settings, int(s.config["vocab_size"]), config.seed).to(device) for s in sources]
+    loaded, weights = zip(*(_load(source, config) for source in sources), strict=True)
+    device, dtype = loaded[0].device, str(loaded[0].dtype).removeprefix("torch.")
     parameters = [sum(p.numel() for p in model.model.parameters()) for model in loaded]
-    turns = (config.trials + config.warmup) * len(loaded)
-    work = [partial(run_trial, m.model, ids, settings) for m, ids in zip(loaded, prompts, strict=True)]
-    with stage_progress("bench", turns) as advance:
+    work = []
+    for source, model in zip(sources, loaded, strict=True):
+        ids = prompt_ids(settings, int(source.config["vocab_size"]), config.seed).to(device)
+        work.append(partial(run_trial, model.model, ids, settings))
+    with stage_progress("bench", (config.trials + config.warmup) * len(work)) as advance:
         trials = take_turns(work, config.trials, config.warmup, advance)
-    dtype = str(loaded[0].dtype).removeprefix("torch.")
-    del work, loaded
-    peaks = _peaks(config, settings, device, dtype, threads, weights, trials)
-    found = Bench(
-        tuple(_figures(i, sources, parameters, trials, settings, peaks[i]) for i in range(len(sources))),
-        _setting(config, settings, device, dtype, threads),
-    )
+    del work, loaded, model
+    setting = _setting(config, settings, device, dtype, threads)
+    peaks = _peaks(config, settings, setting, weights, trials)
+    result = Bench(tuple(_figures(sources, parameters, trials, settings, peaks)), setting)
     if config.out is not None:
-        write_json(config.out, to_plain({**found.to_json(), "provenance": provenance(seed=config.seed)}))
-    return found
+        write_json(config.out, to_plain({**result.to_json(), "provenance": provenance(seed=config.seed)}))
+    return result
 
 
 def trial_settings(config: BenchConfig, sources: list[ModelSource]) -> TrialSettings:
@@ -157,48 +153,41 @@ def _load(source: ModelSource, config: BenchConfig) -> tuple[LoadedModel, int]:
 def _peaks(
     config: BenchConfig,
     settings: TrialSettings,
-    device: torch.device,
-    dtype: str,
-    threads: int,
-    weights: list[int],
+    setting: Mapping[str, Any],
+    weights: Sequence[int],
     trials: list[list[Trial]],
 ) -> list[int | None]:
     """Peak memory of every model alone."""
     if config.no_memory:
         return [None] * len(weights)
-    if device.type == "cuda":
-        return [own + max(t.extra_bytes for t in of) for own, of in zip(weights, trials, strict=True)]
-    from tracenas.benchmark.memory import peak_bytes
-
-    return [
-        peak_bytes(
-            name, settings, dtype=dtype, threads=threads, trust_remote_code=config.trust_remote_code, seed=config.seed
-        )
-        for name in config.models
-    ]
+    if setting["device"].startswith("cuda"):
+        return [size + max(t.extra_bytes for t in turns) for size, turns in zip(weights, trials, strict=True)]
+    process = {key: setting[key] for key in ("dtype", "threads")}
+    process |= {"trust_remote_code": config.trust_remote_code, "seed": config.seed}
+    return [peak_bytes(name, settings, **process) for name in config.models]
 
 
 def _figures(
-    index: int,
     sources: list[ModelSource],
     parameters: list[int],
     trials: list[list[Trial]],
     settings: TrialSettings,
-    memory: int | None,
-) -> ModelBench:
-    own, first = trials[index], trials[0]
-    steps = settings.new_tokens - 1
-    return ModelBench(
-        sources[index].name,
-        parameters[index],
-        quartiles([1000 * t.prefill for t in own]),
-        quartiles([1000 * t.decode / steps for t in own]),
-        quartiles([settings.batch_size * steps / t.decode for t in own]),
-        memory,
-        ratios([t.prefill for t in first], [t.prefill for t in own]),
-        ratios([t.decode for t in first], [t.decode for t in own]),
-        prefill_flops(sources[0], settings.prompt) / prefill_flops(sources[index], settings.prompt),
-    )
+    peaks: list[int | None],
+) -> Iterator[ModelBench]:
+    first, steps = trials[0], settings.new_tokens - 1
+    flops = [prefill_flops(source, settings.prompt) for source in sources]
+    for source, count, turns, peak, prefill in zip(sources, parameters, trials, peaks, flops, strict=True):
+        yield ModelBench(
+            source.name,
+            count,
+            quartiles([1000 * t.prefill for t in turns]),
+            quartiles([1000 * t.decode / steps for t in turns]),
+            quartiles([settings.batch_size * steps / t.decode for t in turns]),
+            peak,
+            ratios([t.prefill for t in first], [t.prefill for t in turns]),
+            ratios([t.decode for t in first], [t.decode for t in turns]),
+            flops[0] / prefill,
+        )
 
 
 def prefill_flops(source: ModelSource, prompt: int) -> float:
@@ -223,10 +212,7 @@ def _setting(
         "dtype": dtype,
         "threads": threads,
         "torch": torch.__version__,
-        "prompt": settings.prompt,
-        "new_tokens": settings.new_tokens,
-        "batch_size": settings.batch_size,
-        "cache": settings.cache,
+        **asdict(settings),
         "trials": config.trials,
         "warmup": config.warmup,
         "memory": "not measured" if config.no_memory else how,

@@ -45,7 +45,7 @@ def _gguf(config: ExportConfig, source: ModelSource) -> ExportOutcome:
 
     if config.tokenizer not in ("auto", "none"):
         raise UserError(f"tokenizer '{config.tokenizer}': accepted: auto, none")
-    made = export_gguf(
+    exported = export_gguf(
         source,
         config.out,
         outtype=config.outtype,
@@ -58,28 +58,34 @@ def _gguf(config: ExportConfig, source: ModelSource) -> ExportOutcome:
         threads=config.threads,
     )
     rows = [
-        ("layout", f"{made.layout} (architecture {made.arch})"),
-        ("stored in", made.outtype + (f", {len(made.not_quantized)} matrices in f16" if made.not_quantized else "")),
-        ("parameters", f"{made.parameters:,}" + (f", {made.added:,} of them zeros that fill up" if made.added else "")),
-        ("size", data_size(made.size)),
+        ("layout", f"{exported.layout} (architecture {exported.arch})"),
+        (
+            "stored in",
+            exported.outtype + (f", {len(exported.not_quantized)} matrices in f16" if exported.not_quantized else ""),
+        ),
+        (
+            "parameters",
+            f"{exported.parameters:,}" + (f", {exported.added:,} of them zeros that fill up" if exported.added else ""),
+        ),
+        ("size", data_size(exported.size)),
     ]
-    if made.check is None:
+    if exported.check is None:
         rows.append(("checked in llama.cpp", "no (--check)"))
     else:
-        rows.append(("checked in llama.cpp", replace(made.check, stored=None).describe()))
-        if made.check.stored is not None:
-            rows.append((f"the same in {made.outtype}", made.check.stored.describe()))
+        rows.append(("checked in llama.cpp", replace(exported.check, stored=None).describe()))
+        if exported.check.stored is not None:
+            rows.append((f"the same in {exported.outtype}", exported.check.stored.describe()))
     facts = {
-        "layout": made.layout,
-        "arch": made.arch,
-        "outtype": made.outtype,
-        "bytes": made.size,
-        "parameters": made.parameters,
-        "added_parameters": made.added,
-        "not_quantized": made.not_quantized,
-        "check": None if made.check is None else made.check.to_json(),
+        "layout": exported.layout,
+        "arch": exported.arch,
+        "outtype": exported.outtype,
+        "bytes": exported.size,
+        "parameters": exported.parameters,
+        "added_parameters": exported.added,
+        "not_quantized": exported.not_quantized,
+        "check": None if exported.check is None else exported.check.to_json(),
     }
-    return ExportOutcome(made.path, tuple(rows), facts, made.notes)
+    return ExportOutcome(exported.path, tuple(rows), facts, exported.notes)
 
 
 FORMATS: dict[str, Callable[[ExportConfig, ModelSource], ExportOutcome]] = {

@@ -73,19 +73,19 @@ def _section(name: str, values: object, compensate: str) -> dict[str, Any]:
     """The section's own settings, checked and converted by the stage's model."""
     if not isinstance(values, Mapping):
         raise UserError(f"{name} '{values}': expected settings of its stage, such as {name}.KEY=VALUE")
-    kind, given = _KINDS[name], {str(key).replace("-", "_"): value for key, value in values.items()}
+    kind, section = _KINDS[name], {str(key).replace("-", "_"): value for key, value in values.items()}
     accepted = _OF_PRUNE if name == "prune" else tuple(key for key in setting_names(kind) if key not in _FROM_RUN)
-    for key in given:
+    for key in section:
         if key in accepted:
             continue
         if key in kind.model_fields:
             raise UserError(f"{name}.{key}: is the run's to set; leave it out of the section")
         raise UserError(f"{name}.{key}: unknown setting: {did_you_mean(key, list(accepted))}")
-    if given.get("method") == "lora" and "data" not in given:
+    if section.get("method") == "lora" and "data" not in section:
         raise UserError("recover.data is required for lora: prompts and responses, or chats")
     try:
         outer = {"compensate": compensate} if name == "prune" else {}
-        built = build(kind, {**_STAND_INS[name], **outer, **given}, inherited=given)
+        settings = build(kind, {**_STAND_INS[name], **outer, **section}, inherited=section)
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
-    return {key: getattr(built, key) for key in given}
+    return {key: getattr(settings, key) for key in section}

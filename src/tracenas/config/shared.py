@@ -202,7 +202,7 @@ def check_used(config: StageConfig) -> None:
     for use in applies(type(config)):
         ignored = [name for name in use.settings if config.asks_for(name)]
         if ignored and not use.read(config):
-            raise UserError(f"{ignored[0].replace('_', '-')} is not used here: {use.told()}")
+            raise UserError(f"{ignored[0].replace('_', '-')} is not used here: {use.describe()}")
 
 
 def construct(kind: type[C], values: dict[str, Any]) -> C:

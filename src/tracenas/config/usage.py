@@ -22,7 +22,7 @@ class Use:
     where: str
     read: Callable[[Any], bool]
 
-    def told(self) -> str:
+    def describe(self) -> str:
         """The condition in a sentence: `a, b and c need …`."""
         *most, last = (name.replace("_", "-") for name in self.settings)
         return f"{', '.join(most)} and {last} need {self.where}" if most else f"{last} needs {self.where}"

@@ -160,9 +160,9 @@ def plan(config: PlanConfig) -> SearchPlan:
         rates, shape = _rates(config, source, shape)
         shape = _in_passes(shape, blocks, space.base, hidden)
 
-        def timed(own: Shape) -> float:
+        def timed(part: Shape) -> float:
             assert rates is not None and arch is not None
-            return seconds(workload(blocks, arch, head, hidden, own), rates, own)
+            return seconds(workload(blocks, arch, head, hidden, part), rates, part)
 
         once, refit = compensation_seconds(choice, blocks, arch, shape, rates.flops)
         each = seconds_per_candidate(choice, rank, shape, timed) + refit
