@@ -5,7 +5,6 @@ import math
 __all__ = [
     "MINUS",
     "MISSING",
-    "count",
     "data_size",
     "decimal",
     "duration",
@@ -14,6 +13,7 @@ __all__ = [
     "percent",
     "perplexity",
     "plural",
+    "short_count",
     "signed_percent",
 ]
 
@@ -21,7 +21,7 @@ MINUS = "\N{MINUS SIGN}"
 MISSING = "\N{EN DASH}"
 
 
-def count(value: float | None) -> str:
+def short_count(value: float | None) -> str:
     """A number of parameters with three significant digits: 987, 12.3K, 1.24M, 6.74B."""
     if value is None:
         return MISSING

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
 from rich.text import Text
 
-from tracenas.formats import count, decimal, duration, percent, plural
+from tracenas.formats import decimal, duration, percent, plural, short_count
 
 __all__ = ["Advance", "Rate", "SearchProgress", "stage_progress"]
 
@@ -157,8 +157,8 @@ class SearchProgress:
         parts = [f"best {self._label} {decimal(best)}" if best is not None else "no score yet"]
         if params is not None:
             share = f" ({percent(params / self._base_params)})" if self._base_params else ""
-            limit = f" of {count(self._budget)}" if self._budget else ""
-            parts.append(f"{count(params)}{limit}{share}")
+            limit = f" of {short_count(self._budget)}" if self._budget else ""
+            parts.append(f"{short_count(params)}{limit}{share}")
         if duplicates:
             parts.append(plural(duplicates, "duplicate"))
         speed = self._rate.per_second

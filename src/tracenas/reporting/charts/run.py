@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from markupsafe import Markup
 
-from tracenas.formats import count, decimal, percent, plural
+from tracenas.formats import decimal, percent, plural, short_count
 from tracenas.reporting.charts.dynamics import GenerationFigures, layer_names, retention
 from tracenas.reporting.charts.svg import (
     WIDE,
@@ -74,7 +74,7 @@ def _dots(history: Sequence[GenerationFigures], frame: Frame, low: float, label:
             below += candidate.score < low
             x = _dot_x(frame, generation.number, place, len(generation.evaluated))
             loss = f", loss {decimal(candidate.loss)}" if candidate.loss is not None else ""
-            tip = f"{candidate.id}: {label} {decimal(candidate.score)}{loss}, {count(candidate.params)}"
+            tip = f"{candidate.id}: {label} {decimal(candidate.score)}{loss}, {short_count(candidate.params)}"
             hidden = candidate.score < low
             dots.append(circle(x, frame.y(max(low, candidate.score)), 2.2, "dot low" if hidden else "dot", tip=tip))
     return dots, below
@@ -245,7 +245,7 @@ def perplexity_chart(rows: Sequence[Compared], best: Compared | None) -> Markup:
             mean = frame.x(float(np.mean([p for _, p in shown])))
             parts.append(line(mean, y - 11, mean, y + 11, "mean-tick"))
         for row, value in shown:
-            tip = f"{row.name}: perplexity {decimal(value)}, {count(row.params)} parameters"
+            tip = f"{row.name}: perplexity {decimal(value)}, {short_count(row.params)} parameters"
             parts.append(
                 circle(frame.x(value), y, 6.5, f"mark {model_kind(name)}{' winner' if row is best else ''}", tip=tip)
             )

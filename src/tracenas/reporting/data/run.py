@@ -152,7 +152,7 @@ class RunData:
         return seconds if seconds is not None else (math.fsum(times) if times else None)
 
     @property
-    def found_params(self) -> int | None:
+    def best_params(self) -> int | None:
         """Parameters of the found model: the comparison's, else the journal's."""
         row = self.compared("found")
         return row.params if row and row.params else self.best.params if self.best else None

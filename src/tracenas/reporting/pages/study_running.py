@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from tracenas.formats import count, decimal, fixed
+from tracenas.formats import decimal, fixed, short_count
 from tracenas.reporting.pages.page import render
 from tracenas.studies.correlation import MINIMUM, correlate
 from tracenas.studies.tables import StudyTarget
@@ -35,7 +35,7 @@ def running_study_page(settings: Row, records: Sequence[Row]) -> str:
         seconds={key: sum(r["seconds"][key] for r in records) for key in ("scores", "targets")},
         correlation=_correlation(records, targets) if len(records) >= MINIMUM else [],
         architectures=[
-            [r["kind"], count(r["params"]), *(decimal(_value(r, t)) for t in targets), kept_units(r["arch"])]
+            [r["kind"], short_count(r["params"]), *(decimal(_value(r, t)) for t in targets), kept_units(r["arch"])]
             for r in records
         ],
     )
