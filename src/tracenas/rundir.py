@@ -62,10 +62,10 @@ def sweep(directory: Path) -> None:
         UserError: if it cannot be removed.
     """
     try:
-        for left in directory.glob(f"{UNFINISHED}*"):
-            with holding(left) as abandoned:
+        for unfinished in directory.glob(f"{UNFINISHED}*"):
+            with holding(unfinished) as abandoned:
                 if abandoned:
-                    shutil.rmtree(left) if left.is_dir() else left.unlink()
+                    shutil.rmtree(unfinished) if unfinished.is_dir() else unfinished.unlink()
     except OSError as error:
         raise UserError(f"run directory {directory}: {error.strerror or error}") from error
 

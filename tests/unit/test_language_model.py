@@ -9,7 +9,7 @@ import torch
 from tiny import tiny_model
 
 from tracenas.errors import UserError
-from tracenas.evaluation.harness import _unasked
+from tracenas.evaluation.harness import _without_notes
 from tracenas.evaluation.language_model import LanguageModel
 from tracenas.models.functionals.perplexity import perplexity
 
@@ -86,7 +86,7 @@ def test_git_is_not_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd
     before = evaluator.get_git_commit_hash
     before()
     assert "fatal" in capfd.readouterr().err  # what a user would see
-    with _unasked():
+    with _without_notes():
         assert evaluator.get_git_commit_hash() is None
     assert not capfd.readouterr().err and evaluator.get_git_commit_hash is before
 

@@ -71,15 +71,15 @@ def calibration(
         input_ids = _tokens(source, samples, seq_len, fewer)
     else:
         length = seq_len or default_seq_len
-        wanted = samples or DEFAULT_SAMPLES
+        count = samples or DEFAULT_SAMPLES
         text_length = length - (encoding.bos is not None)
-        streams = [_windows(name, encoding, wanted, text_length, seed) for name in mixture.names]
+        streams = [_windows(name, encoding, count, text_length, seed) for name in mixture.names]
         weights = [weight for _, weight in mixture.parts]
-        rows = [window.input_ids for window in itertools.islice(interleave(streams, weights), wanted)]
-        if len(rows) < wanted and not (fewer and rows):
+        rows = [window.input_ids for window in itertools.islice(interleave(streams, weights), count)]
+        if len(rows) < count and not (fewer and rows):
             what = "in these shares" if len(streams) > 1 else "in all"
             raise UserError(
-                f"'{source}' gives {len(rows)} samples of {length} tokens {what}, {wanted} were asked for: "
+                f"'{source}' gives {len(rows)} samples of {length} tokens {what}, {count} were asked for: "
                 "use more text, fewer samples, or a shorter seq_len"
             )
         input_ids = with_bos(torch.from_numpy(np.stack(rows)), encoding.bos)

@@ -124,14 +124,14 @@ def _parquet(path: Path, columns: Collection[str] | None) -> Iterator[tuple[str,
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             names = file.schema_arrow.names
-            wanted = [name for name in names if columns is None or name in columns]
-            if twice := next((name for name in wanted if names.count(name) > 1), None):
+            selected = [name for name in names if columns is None or name in columns]
+            if twice := next((name for name in selected if names.count(name) > 1), None):
                 raise UserError(f"'{path}': column '{twice}' occurs twice")
-            if not wanted:
+            if not selected:
                 raise UserError(f"'{path}' has no column {_either(columns)}: its columns are {field_names(names)}")
-            for batch in file.iter_batches(batch_size=1024, columns=wanted):
+            for batch in file.iter_batches(batch_size=1024, columns=selected):
                 for place in range(batch.num_rows):
-                    row = {name: batch.column(name)[place].as_py() for name in wanted}
+                    row = {name: batch.column(name)[place].as_py() for name in selected}
                     yield f"'{path}', row {number}", row
                     number += 1
     except UnicodeDecodeError as error:

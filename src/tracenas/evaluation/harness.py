@@ -111,7 +111,7 @@ class Harness:
         import lm_eval
 
         try:
-            with _unasked():
+            with _without_notes():
                 return lm_eval.simple_evaluate(
                     lm, tasks=list(names), num_fewshot=shots, limit=limit, task_manager=self._manager, log_samples=False
                 )
@@ -188,17 +188,19 @@ def _is_number(value: object) -> bool:
 
 
 @contextlib.contextmanager
-def _unasked() -> Iterator[None]:
+def _without_notes() -> Iterator[None]:
     """lm-eval without its notes of the machine, which nobody reads: git complains where there is no repository."""
     import lm_eval.evaluator as module
 
-    noted = {name: getattr(module, name) for name in ("get_git_commit_hash", "add_env_info") if hasattr(module, name)}
-    for name in noted:
+    functions = {
+        name: getattr(module, name) for name in ("get_git_commit_hash", "add_env_info") if hasattr(module, name)
+    }
+    for name in functions:
         setattr(module, name, lambda *_: None)
     try:
         yield
     finally:
-        for name, function in noted.items():
+        for name, function in functions.items():
             setattr(module, name, function)
 
 

@@ -273,6 +273,6 @@ def _padded(rows: Sequence[Tokens], device: Any) -> torch.Tensor:
 def _answer(logits: torch.Tensor, continuation: Tokens, dtype: torch.dtype | None) -> Answer:
     """The answer for logits [T, V] at the positions that predict the continuation."""
     scores = functional.log_softmax(logits, dim=-1, dtype=dtype)
-    wanted = torch.tensor(continuation, device=scores.device)
-    greedy = bool((scores.argmax(dim=-1) == wanted).all())
-    return float(scores.gather(1, wanted[:, None]).sum()), greedy
+    tokens = torch.tensor(continuation, device=scores.device)
+    greedy = bool((scores.argmax(dim=-1) == tokens).all())
+    return float(scores.gather(1, tokens[:, None]).sum()), greedy

@@ -69,8 +69,8 @@ class Examples(IterableDataset[Example], ABC):
             UserError: if there are too few.
         """
         drawn = self.sample(_PART * limit)
-        chosen = drawn[: max(1, min(limit, len(drawn) // _PART))]
-        return chosen, self.without(chosen)
+        validation = drawn[: max(1, min(limit, len(drawn) // _PART))]
+        return validation, self.without(validation)
 
     def __iter__(self) -> Iterator[Example]:
         return itertools.islice(self.from_start(), self.start, None)

@@ -127,11 +127,11 @@ class DistillTrainer(RecoveryTrainer):
         logits = outputs.logits[:, :-1].flatten(0, 1)
         labels = inputs["labels"][:, 1:].flatten()
         targets = teacher_targets(distillation.teacher, plain, distillation.temperature, distillation.top_k)
-        wanted = labels != -100
-        if not bool(wanted.all()):
-            logits, labels = logits[wanted], labels[wanted]
-            indices = None if targets.indices is None else targets.indices[wanted]
-            targets = Targets(targets.log_probabilities[wanted], indices)
+        labelled = labels != -100
+        if not bool(labelled.all()):
+            logits, labels = logits[labelled], labels[labelled]
+            indices = None if targets.indices is None else targets.indices[labelled]
+            targets = Targets(targets.log_probabilities[labelled], indices)
         loss = (1 - distillation.ce_weight) * kl_sum(logits, targets, distillation.temperature)
         if distillation.ce_weight:
             loss = loss + distillation.ce_weight * F.cross_entropy(logits.float(), labels, reduction="sum")

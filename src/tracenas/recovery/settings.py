@@ -109,9 +109,9 @@ def learning_rate_factor(settings: TrainSettings) -> Callable[[int], float]:
             return least + (1 - least) * (step + 1) / warmup
         if step < total - decay:
             return 1.0
-        left = max(0, total - step) / (decay + 1)
+        rest = max(0, total - step) / (decay + 1)
         if settings.decay_form == "cosine":
-            left = 0.5 * (1 - math.cos(math.pi * left))
-        return least + (1 - least) * left
+            rest = 0.5 * (1 - math.cos(math.pi * rest))
+        return least + (1 - least) * rest
 
     return factor

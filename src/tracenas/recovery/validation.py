@@ -27,7 +27,7 @@ def held_out_nll(model: Any, batches: Iterable[Mapping[str, Tensor]]) -> float:
             count += int((labels != -100).sum())
             logits = model(**inputs, use_cache=False).logits[:, :-1].flatten(0, 1)
             size = max(1, _CHUNK // logits.shape[1])
-            for part, wanted in zip(logits.split(size), labels.split(size), strict=True):
-                total += functional.cross_entropy(part.float(), wanted, reduction="sum").double().cpu()
+            for part, expected in zip(logits.split(size), labels.split(size), strict=True):
+                total += functional.cross_entropy(part.float(), expected, reduction="sum").double().cpu()
     model.train(training)
     return float(total) / count

@@ -25,24 +25,24 @@ class Zeros:
     """
 
     def __init__(self, model: Any) -> None:
-        self._kept: list[tuple[Tensor, Tensor]] = []
+        self._nonzero: list[tuple[Tensor, Tensor]] = []
         for weight in linear_weights(model).values():
             if weight.requires_grad and bool(_any_zero(weight)):
-                self._kept.append((weight, weight.detach() != 0))
+                self._nonzero.append((weight, weight.detach() != 0))
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._nonzero)
 
     def mask_gradients(self) -> None:
         """No gradient where the weight is zero, so that neither clipping nor momentum sees one."""
-        for weight, nonzero in self._kept:
+        for weight, nonzero in self._nonzero:
             if weight.grad is not None:
                 weight.grad.mul_(nonzero)
 
     def restore(self) -> None:
         """Zero again what must be zero."""
         with torch.no_grad():
-            for weight, nonzero in self._kept:
+            for weight, nonzero in self._nonzero:
                 weight.mul_(nonzero)
 
 

@@ -63,9 +63,9 @@ def regret(scores: Sequence[float | None], losses: Sequence[float | None], unifo
     if not pairs:
         return None
     top = max(score for score, _ in pairs)
-    chosen = [loss for score, loss in pairs if score == top]
+    first = [loss for score, loss in pairs if score == top]
     base = losses[uniform] if uniform is not None else None
-    return Regret(math.fsum(chosen) / len(chosen), len(chosen), min(measured), base)
+    return Regret(math.fsum(first) / len(first), len(first), min(measured), base)
 
 
 def _ratio(nats: float) -> float | None:

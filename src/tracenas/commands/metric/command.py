@@ -111,7 +111,7 @@ def search(config: MetricSearchConfig) -> MetricSearched:
             spec = _prepare(config, source, gradients="G" in variables)
         with ExitStack() as stack:
             evaluate = _evaluator(spec, config.workers, stack)
-            published = _known(config.out / "known.json", evaluate, gradients=bool(spec["gradients"]))
+            published = _published_metrics(config.out / "known.json", evaluate, gradients=bool(spec["gradients"]))
             result = _run(config, strategy, evaluate, stack)
         summary = _summary(config, result, published)
         write_json(config.out / BEST, _best(config, summary, result))
@@ -143,16 +143,16 @@ def _prepare(config: MetricSearchConfig, source: ModelSource, *, gradients: bool
     micro_batch = config.micro_batch or default_micro_batch(tokens.shape[1])
     if gradients and not measured.is_file():
         write_gradients(loaded.model, loaded.blocks(), tokens.to(loaded.device), measured, micro_batch=micro_batch)
-    chosen = {
+    resolved = {
         "device": str(loaded.device),
         "dtype": loaded.dtype_name,
         "threads": threads,
         "seq_len": tokens.shape[1],
         "micro_batch": micro_batch,
     }
-    resolve_settings(out, chosen)
+    resolve_settings(out, resolved)
     settings = config.model_dump(include={"model", "trust_remote_code", "sparsity", "compare", "seed"})
-    return {**settings, **chosen, "run": str(out), "gradients": gradients}
+    return {**settings, **resolved, "run": str(out), "gradients": gradients}
 
 
 def _evaluator(spec: dict[str, Any], workers: int, stack: ExitStack) -> Evaluate:
@@ -171,7 +171,7 @@ def _evaluator(spec: dict[str, Any], workers: int, stack: ExitStack) -> Evaluate
     return here
 
 
-def _known(path: Path, evaluate: Evaluate, *, gradients: bool) -> list[dict[str, Any]]:
+def _published_metrics(path: Path, evaluate: Evaluate, *, gradients: bool) -> list[dict[str, Any]]:
     """The known metrics measured in the same way, from known.json if it is there."""
     if path.is_file():
         stored: list[dict[str, Any]] = read_json(path)

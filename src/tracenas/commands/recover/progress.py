@@ -38,7 +38,7 @@ def progress(config: RecoverConfig, done: int, *, quiet: bool) -> AbstractContex
     def shown() -> Iterator[_Reports]:
         from tracenas.reporting.progress import stage_progress
 
-        step_now, spoken = done, 0.0
+        step_now, last_line = done, 0.0
         with stage_progress(f"recover ({config.method})", config.max_steps) as advance:
             advance(done)
 
@@ -48,10 +48,10 @@ def progress(config: RecoverConfig, done: int, *, quiet: bool) -> AbstractContex
                 step_now = step
 
             def on_record(record: Mapping[str, Any]) -> None:
-                nonlocal spoken
-                if sys.stderr.isatty() or (time.monotonic() - spoken < 5 and "validation_nll" not in record):
+                nonlocal last_line
+                if sys.stderr.isatty() or (time.monotonic() - last_line < 5 and "validation_nll" not in record):
                     return
-                spoken = time.monotonic()
+                last_line = time.monotonic()
                 values = (f"{k} {v:.6g}" for k, v in record.items() if k != "step" and v is not None)
                 print(f"step {record['step']}: {', '.join(values)}", file=sys.stderr, flush=True)
 

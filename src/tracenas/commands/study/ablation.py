@@ -195,14 +195,14 @@ def _score(
     """Scores per setting, in the pool's order; one journal line per setting."""
     journal = Journal(config.out / JOURNAL)
     done: dict[Setting, Mapping[str, Any]] = {Setting(r["samples"], r["length"], r["rank"]): r for r in journal.read()}
-    wanted = dict.fromkeys(s for settings in grid.settings().values() for s in settings)
+    all_settings = dict.fromkeys(s for settings in grid.settings().values() for s in settings)
     net = session.supernet()
     if "compensated" in PROXIES.get(config.proxy).needs:
         # Beside all of the calibration, not the part that a setting uses.
         compensation_text(session, required=True, keep=True)
     same_model(config.out, perplexity(net.model, session.tokens, session.micro_batch).nll)
-    with stage_progress("ablation", len(wanted) * len(pool)) as advance:
-        for setting in wanted:
+    with stage_progress("ablation", len(all_settings) * len(pool)) as advance:
+        for setting in all_settings:
             if setting in done:
                 advance(len(pool))
                 continue

@@ -123,8 +123,8 @@ def _plan(config: StudyConfig) -> StudyPlan:
         UserError: for settings that contradict each other.
     """
     starts = parse_list("starts", config.starts, _STARTS)
-    wanted = parse_list("targets", config.targets, _TARGETS)
-    marks: tuple[int, ...] = (config.steps,) if config.steps and "recovery" in wanted else ()
+    targets = parse_list("targets", config.targets, _TARGETS)
+    marks: tuple[int, ...] = (config.steps,) if config.steps and "recovery" in targets else ()
     if config.long_steps is not None:
         if not marks or config.long_steps <= config.steps:
             raise UserError(f"long-steps {config.long_steps}: must be more than steps ({config.steps})")
@@ -135,7 +135,7 @@ def _plan(config: StudyConfig) -> StudyPlan:
         if not marks:
             raise UserError("tasks are measured after recovery: give steps")
         tasks = tuple(r.name for r in requests(config.tasks, None, None))
-    plan = StudyPlan(starts, marks, config.seeds, config.recover_batch, LORA in wanted, tasks)
+    plan = StudyPlan(starts, marks, config.seeds, config.recover_batch, LORA in targets, tasks)
     if config.target is not None:
         parse_list("target", config.target, tuple(t.name for t in plan.targets()))
     return plan

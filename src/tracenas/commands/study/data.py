@@ -40,12 +40,12 @@ def training_rows(session: Session, config: StudyConfig, needed: int, used: Sequ
     if length > loaded.source.positions:
         raise UserError(f"recover-seq-len {length}: the model has {loaded.source.positions} positions")
     start = window_start(loaded, config.data, config.bos)
-    wanted = needed * config.seeds
+    most = needed * config.seeds
     overlapping = sum(rows.numel() // length + 2 * len(rows) for rows in used)
     drawn = calibration_tokens(
         loaded,
         config.data,
-        samples=wanted + overlapping,
+        samples=most + overlapping,
         seq_len=length,
         seed=config.seed + 1,
         text_field=config.text_field,
@@ -54,7 +54,7 @@ def training_rows(session: Session, config: StudyConfig, needed: int, used: Sequ
     )
     for rows in used:
         drawn = drawn[~overlaps(drawn, rows.cpu(), bos=start.bos)]
-    training = drawn[:wanted].contiguous()
+    training = drawn[:most].contiguous()
     if len(training) < needed:
         raise UserError(
             f"data {config.data}: {len(training)} sequences of {length} tokens beside calibration, compensation and "
