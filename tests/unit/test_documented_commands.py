@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tracenas import cli
+from tracenas import cli, commands
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -59,7 +59,7 @@ def test_the_command_is_accepted(page: str, line: str, tmp_path: Path, monkeypat
         def __getattr__(self, name: str) -> Any:
             return lambda settings: called.append(settings) or outcome
 
-    monkeypatch.setattr(cli, "import_module", lambda _: Commands())
+    monkeypatch.setattr(commands, "import_module", lambda _: Commands())
     monkeypatch.chdir(tmp_path)
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     (tmp_path / "run.yaml").write_text(
