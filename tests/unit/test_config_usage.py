@@ -1,5 +1,6 @@
 """A setting that was given and is not used is refused, whichever way it was given; and nothing is offered in vain."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -164,7 +165,7 @@ def test_every_boolean_option_can_be_switched_on_and_off(name: str) -> None:
 )
 def test_options_that_nothing_reads_are_gone(argv: list[str], option: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert invoke([*argv, option, "1"]) == 2
-    assert f"No such option '{option}'" in capsys.readouterr().err
+    assert re.search(f"No such option:? '?{option}'?", capsys.readouterr().err)  # click 8.1 has no quotes
     assert invoke([*argv, f"{option[2:]}=1"]) == 2
     assert f"unknown setting '{option[2:]}'" in capsys.readouterr().err
 
