@@ -150,20 +150,20 @@ def width_chart(history: Sequence[GenerationFigures], run: RunData, key: str) ->
     low = lowest_ratio(history, run)
     parts = [el("defs", hatch(f"hatch-{key}"))]
     top = {layer: frame.top + cell_h * place for place, layer in enumerate(rows)}
-    for column, g in enumerate(shown):
-        for layer in rows:
-            tip = f"layer {names[layer]}, generation {g.number}: "
-            box = (frame.left + cell_w * column, top[layer], cell_w, cell_h)
-            parts.append(_cell(box, float(g.width[key][layer]), float(g.skipped[key][layer]), low, key, tip))
+    columns = [
+        (frame.left + cell_w * place, cell_w, g.width[key], g.skipped[key], f"generation {g.number}")
+        for place, g in enumerate(shown)
+    ]
     if run.best:
         ratios = retention(run.best.architecture, key, units)
+        columns.append((frame.width - 48, 34, np.where(ratios > 0, ratios, np.nan), ratios == 0, "found"))
+    for left, width, ratios, skipped, name in columns:
         for layer in rows:
-            ratio = float(ratios[layer])
-            box = (frame.width - 48, top[layer], 34, cell_h)
-            tip = f"layer {names[layer]}, found: "
-            parts.append(_cell(box, ratio or math.nan, float(ratio == 0), low, key, tip))
+            box, tip = (left, top[layer], width, cell_h), f"layer {names[layer]}, {name}: "
+            parts.append(_cell(box, float(ratios[layer]), float(skipped[layer]), low, key, tip))
+    if run.best:
         parts.append(text(frame.width - 31, frame.height - 30, "found", "tick", "middle"))
-    step = max(1, math.ceil(len(rows) / (len(rows) * cell_h / 15)))
+    step = max(1, math.ceil(15 / cell_h))
     parts += [
         text(frame.left - 7, top[layer] + cell_h / 2 + 4, names[layer], "tick", "end")
         for place, layer in enumerate(rows)
@@ -174,12 +174,7 @@ def width_chart(history: Sequence[GenerationFigures], run: RunData, key: str) ->
 
 
 def _cell(
-    box: tuple[float, float, float, float],
-    ratio: float,
-    skipped: float,
-    low: float,
-    key: str,
-    tip: str,
+    box: tuple[float, float, float, float], ratio: float, skipped: float, low: float, key: str, tip: str
 ) -> Markup:
     x, y, width, height = box
     gap = min(0.6, 0.06 * width)
