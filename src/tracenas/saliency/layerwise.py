@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tracenas.families import Block, Projection, SubBlock
 from tracenas.models.surgery.ordering import Key
@@ -20,7 +20,10 @@ from tracenas.saliency.linear import linear_module, projections
 from tracenas.saliency.masks import Sparsity
 from tracenas.saliency.unstructured import Metric, Statistics
 
-__all__ = ["BlockWalk", "LinearLayer", "SparsityPlan", "prune_blocks", "statistics"]
+__all__ = ["BlockWalk", "LinearLayer", "SparsityPlan", "measured_layers", "statistics"]
+
+_READ_ON_THE_WAY = frozenset({"inputs", "gram"})
+"""Statistics that the model is run for."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,10 @@ class BlockWalk:
         """What enters the next block."""
         return self._runner.embed(self.tokens, self._micro_batch)
 
+    def module(self, layer: LinearLayer) -> nn.Linear:
+        """The module of a layer."""
+        return linear_module(self.model, self.blocks[layer.block], layer.projection)
+
     def layers(self, index: int) -> list[LinearLayer]:
         """The linear layers of a block."""
         return [LinearLayer(i, sub, p) for i, sub, p in projections(self.blocks) if i == index]
@@ -108,8 +115,7 @@ class BlockWalk:
         first = {layer.source: layer for layer in reversed(self.layers(index))}
         with ExitStack() as watching:
             for layer in first.values():
-                module = linear_module(self.model, self.blocks[index], layer.projection)
-                watching.enter_context(watch(module, lambda x, _, layer=layer: see(layer, x.float())))  # type: ignore[misc]
+                watching.enter_context(watch(self.module(layer), lambda x, _, layer=layer: see(layer, x.float())))  # type: ignore[misc]
             for states in self._states:
                 self._runner(index, states)
 
@@ -122,6 +128,14 @@ class BlockWalk:
         if self.gradients is None:
             raise ValueError(f"{layer.name}: the metric reads '{kind}', and no gradients were given")
         return self.gradients.get(layer.block, layer.projection.path, kind)
+
+    def prune(self, layer: LinearLayer, mask: Tensor, weight: Tensor | None = None) -> None:
+        """Set a layer's weights to zero where the mask is False; `weight` is first put in their place, if given."""
+        with torch.no_grad():
+            parameter = self.module(layer).weight
+            if weight is not None:
+                parameter.copy_(weight)
+            parameter.masked_fill_(~mask.to(parameter.device), 0.0)
 
     def advance(self, index: int) -> None:
         """Run the block as it is now; its outputs are the next block's inputs."""
@@ -136,10 +150,10 @@ def statistics(walk: BlockWalk, index: int, needs: frozenset[str]) -> Iterator[t
         total = x.T @ x if "gram" in needs else x.square().sum(dim=0)
         squares[layer.source] = squares[layer.source] + total if layer.source in squares else total
 
-    if needs & {"inputs", "gram"}:
+    if needs & _READ_ON_THE_WAY:
         walk.watch(index, see)
     for number, layer in enumerate(walk.layers(index)):
-        module = linear_module(walk.model, walk.blocks[index], layer.projection)
+        module = walk.module(layer)
         total = squares.get(layer.source)
         mean = None if total is None else total / walk.tokens.numel()
         gradients = {k: walk.gradient(layer, k).to(module.weight.device) for k in needs if k.startswith("gradient")}
@@ -156,30 +170,21 @@ def statistics(walk: BlockWalk, index: int, needs: frozenset[str]) -> Iterator[t
         )
 
 
-def prune_blocks(
-    walk: BlockWalk,
-    plan: SparsityPlan,
-    decide: Callable[[LinearLayer, Statistics], tuple[Tensor | None, Tensor]],
-    on_block: Callable[[int], None] | None = None,
-) -> None:
-    """Prune the model in place, block by block.
+def measured_layers(
+    walk: BlockWalk, needs: frozenset[str], on_block: Callable[[int], None] | None = None
+) -> Iterator[tuple[LinearLayer, Statistics]]:
+    """Every linear layer of the model with what a metric needs of it, in order.
+
+    All statistics of a block rest on its inputs before any of its layers is pruned, as published; what is pruned in
+    the meantime, the blocks behind it see.
 
     Args:
-        decide: from a layer and its statistics to (new weight or None, where weights stay).
         on_block: called with a block's index when it is done.
     """
     last = len(walk.blocks) - 1
-    reads_inputs = bool(plan.metric.needs & {"inputs", "gram"})
     for index in range(len(walk.blocks)):
-        # All decisions of a block rest on its inputs before any of its layers is pruned, as published.
-        for layer, measured in statistics(walk, index, plan.metric.needs):
-            weight, mask = decide(layer, measured)
-            module = linear_module(walk.model, walk.blocks[index], layer.projection)
-            with torch.no_grad():
-                if weight is not None:
-                    module.weight.copy_(weight)
-                module.weight.masked_fill_(~mask, 0.0)
-        if reads_inputs and index < last:
+        yield from statistics(walk, index, needs)
+        if needs & _READ_ON_THE_WAY and index < last:
             walk.advance(index)
         if on_block is not None:
             on_block(index)

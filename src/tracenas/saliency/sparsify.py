@@ -17,7 +17,7 @@ from tracenas.models.checkpoints.shards import Entry
 from tracenas.models.surgery.ordering import Key
 from tracenas.rundir import writing
 from tracenas.saliency.gradients import GradientStore
-from tracenas.saliency.layerwise import BlockWalk, LinearLayer, SparsityPlan, prune_blocks, statistics
+from tracenas.saliency.layerwise import BlockWalk, LinearLayer, SparsityPlan, measured_layers
 from tracenas.saliency.linear import linear_module, projections
 from tracenas.saliency.masks import COMPARISONS, keep, threshold
 from tracenas.saliency.unstructured import Metric, Statistics
@@ -34,6 +34,9 @@ __all__ = [
 
 Explain = Callable[[Metric, LinearLayer, Statistics], str]
 """Says why a metric cannot rank a layer, for a message."""
+
+Pruning = tuple[LinearLayer, Tensor, Tensor | None]
+"""A layer, where its weights stay, and the weights that take their place, if any do."""
 
 
 @dataclass(frozen=True)
@@ -121,30 +124,50 @@ def sparsify_model(
     check(model, blocks, plan)
     walk = BlockWalk(model, blocks, tokens, micro_batch, gradients=gradients, seed=plan.seed)
     counts: list[LayerCount] = []
-
-    def count(layer: LinearLayer, mask: Tensor) -> None:
-        pruned = int((~mask).sum())
-        rows, columns = mask.shape
-        counts.append(LayerCount(layer.name, layer.key[1], rows, columns, pruned, 0))
-
     if plan.compare == "global":
-        with tempfile.TemporaryDirectory(prefix="tracenas-scores-") as directory:
-            _prune_globally(walk, plan, Path(directory), explain, count, on_block)
+        masks = _global_masks(walk, plan, explain, on_block)
     else:
-
-        def decide(layer: LinearLayer, measured: Statistics) -> tuple[Tensor | None, Tensor]:
-            target = plan.layer_target(layer)
-            if plan.metric.solve is not None:
-                weight, mask = plan.metric.solve(measured, target)
-            else:
-                weight = None
-                mask = keep(checked_score(plan.metric, layer, measured, explain), target, plan.compare)
-            count(layer, mask)
-            return weight, mask
-
-        prune_blocks(walk, plan, decide, on_block)
+        masks = _layer_masks(walk, plan, explain, on_block)
+    for layer, mask, weight in masks:
+        walk.prune(layer, mask, weight)
+        rows, columns = mask.shape
+        counts.append(LayerCount(layer.name, layer.key[1], rows, columns, int((~mask).sum()), 0))
     modules = (linear_module(model, blocks[index], p) for index, _, p in projections(blocks))
     return [replace(c, zeros=int((m.weight == 0).sum())) for c, m in zip(counts, modules, strict=True)]
+
+
+def _layer_masks(
+    walk: BlockWalk, plan: SparsityPlan, explain: Explain | None, on_block: Callable[[int], None] | None
+) -> Iterator[Pruning]:
+    for layer, measured in measured_layers(walk, plan.metric.needs, on_block):
+        target = plan.layer_target(layer)
+        if plan.metric.solve is not None:
+            weight, mask = plan.metric.solve(measured, target)
+            yield layer, mask, weight
+        else:
+            yield layer, keep(checked_score(plan.metric, layer, measured, explain), target, plan.compare), None
+
+
+def _global_masks(
+    walk: BlockWalk, plan: SparsityPlan, explain: Explain | None, on_block: Callable[[int], None] | None
+) -> Iterator[Pruning]:
+    layers: list[LinearLayer] = []
+    with tempfile.TemporaryDirectory(prefix="tracenas-scores-") as directory:
+
+        def place(number: int) -> Path:
+            return Path(directory) / f"{number}.safetensors"
+
+        for layer, measured in measured_layers(walk, plan.metric.needs, on_block):
+            score = checked_score(plan.metric, layer, measured, explain).cpu().contiguous()
+            with writing(path := place(len(layers))):
+                save_file({"score": score}, path)
+            layers.append(layer)
+
+        def stored() -> Iterator[Tensor]:
+            return (load_file(place(number))["score"] for number in range(len(layers)))
+
+        limit = threshold(stored, plan.target.share)
+        yield from ((layer, limit.keep(score), None) for layer, score in zip(layers, stored(), strict=True))
 
 
 def sparse_entries(
@@ -168,39 +191,6 @@ def sparse_entries(
 
 def _sparse(weight: Tensor, entry: Entry, solved: bool) -> Tensor:
     return weight.to(entry.dtype) if solved else entry.make().masked_fill(weight.cpu() == 0, 0.0)
-
-
-def _prune_globally(
-    walk: BlockWalk,
-    plan: SparsityPlan,
-    directory: Path,
-    explain: Explain | None,
-    count: Callable[[LinearLayer, Tensor], None],
-    on_block: Callable[[int], None] | None,
-) -> None:
-    for index in range(len(walk.blocks)):
-        scores: dict[str, Tensor] = {}
-        for layer, measured in statistics(walk, index, plan.metric.needs):
-            scores[layer.projection.path] = checked_score(plan.metric, layer, measured, explain).cpu().contiguous()
-        with writing(path := directory / f"{index}.safetensors"):
-            save_file(scores, path)
-        walk.advance(index)
-        if on_block is not None:
-            on_block(index)
-
-    def stored() -> Iterator[Tensor]:
-        for index in range(len(walk.blocks)):
-            measured = load_file(directory / f"{index}.safetensors")
-            yield from (measured[layer.projection.path] for layer in walk.layers(index))
-
-    limit = threshold(stored, plan.target.share)
-    layers = (layer for index in range(len(walk.blocks)) for layer in walk.layers(index))
-    for layer, score in zip(layers, stored(), strict=True):
-        module = linear_module(walk.model, walk.blocks[layer.block], layer.projection)
-        mask = limit.keep(score)
-        with torch.no_grad():
-            module.weight.masked_fill_(~mask.to(module.weight.device), 0.0)
-        count(layer, mask)
 
 
 OUTLIER_FACTOR = 5.0
@@ -229,16 +219,17 @@ def outlier_shares(
         the share of zeros per (block, sub-block).
     """
     walk = BlockWalk(model, blocks, tokens, micro_batch)
+    scores: list[list[Tensor]] = [[] for _ in blocks]
     outliers, sizes = [], []
-    for index in range(len(blocks)):
-        scores = [
-            (measured.weight.abs() * measured.read("inputs")).reshape(-1)
-            for _, measured in statistics(walk, index, frozenset({"inputs"}))
-        ]
-        scores_of_block = torch.cat(scores) if scores else torch.zeros(1)
-        outliers.append(float((scores_of_block > factor * scores_of_block.mean()).double().mean()))
-        sizes.append(sum(s.numel() for s in scores))
-        walk.advance(index)
+
+    def finish(index: int) -> None:
+        parts, scores[index] = scores[index], []
+        score = torch.cat(parts) if parts else torch.zeros(1)
+        outliers.append(float((score > factor * score.mean()).double().mean()))
+        sizes.append(sum(s.numel() for s in parts))
+
+    for layer, measured in measured_layers(walk, frozenset({"inputs"}), finish):
+        scores[layer.block].append((measured.weight.abs() * measured.read("inputs")).reshape(-1))
     low, high = min(outliers), max(outliers)
     density = [2 * spread * (d - low) / (high - low) if high > low else 0.0 for d in outliers]
     mean = sum(d * n for d, n in zip(density, sizes, strict=True)) / max(1, sum(sizes))

@@ -26,7 +26,7 @@ from tracenas.proxies import Measurement, Proxy
 from tracenas.proxies.phi import correlations
 from tracenas.proxies.trace import FULL, Trace, TraceRecorder, correlation_sums
 from tracenas.saliency.gradients import GradientStore
-from tracenas.saliency.layerwise import BlockWalk, statistics
+from tracenas.saliency.layerwise import BlockWalk, measured_layers
 from tracenas.saliency.linear import linear_module, projections
 from tracenas.saliency.masks import Sparsity, keep
 from tracenas.saliency.sparsify import checked_score
@@ -61,13 +61,11 @@ class MaskedWeights:
         seed: int = 0,
     ) -> None:
         self.model, self.blocks, self.compare = model, tuple(blocks), compare
-        self._scores: dict[tuple[int, str], Tensor] = {}
         walk = BlockWalk(model, blocks, tokens, micro_batch, gradients=gradients, seed=seed)
-        for index in range(len(self.blocks)):
-            for layer, measured in statistics(walk, index, metric.needs):
-                self._scores[index, layer.projection.path] = checked_score(metric, layer, measured)
-            if metric.needs & {"inputs", "gram"}:
-                walk.advance(index)
+        self._scores = {
+            (layer.block, layer.projection.path): checked_score(metric, layer, measured)
+            for layer, measured in measured_layers(walk, metric.needs)
+        }
 
     def masks(self, shares: Mapping[Key, float]) -> dict[tuple[int, str], Tensor]:
         """Where weights stay, per (block, projection)."""

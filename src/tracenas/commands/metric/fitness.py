@@ -18,7 +18,7 @@ from tracenas.models.checkpoints.loading import load
 from tracenas.models.functionals.perplexity import perplexity
 from tracenas.pipeline.run_directory import CALIBRATION
 from tracenas.saliency.gradients import GradientStore
-from tracenas.saliency.layerwise import BlockWalk, SparsityPlan, statistics
+from tracenas.saliency.layerwise import BlockWalk, SparsityPlan, measured_layers
 from tracenas.saliency.linear import linear_module, projections
 from tracenas.saliency.masks import Sparsity
 from tracenas.saliency.sparsify import sparsify_model
@@ -73,13 +73,8 @@ class Fitness:
 
     def _inputs(self) -> list[Tensor]:
         """√mean x² of every linear layer's input columns, in the dense model."""
-
         walk = BlockWalk(self.model, self.blocks, self.tokens, self.micro_batch)
-        inputs = []
-        for index in range(len(self.blocks)):
-            inputs += [s.read("inputs") for _, s in statistics(walk, index, frozenset({"inputs"}))]
-            walk.advance(index)
-        return inputs
+        return [measured.read("inputs") for _, measured in measured_layers(walk, frozenset({"inputs"}))]
 
     def __call__(self, task: dict[str, Any]) -> dict[str, Any]:
         """`{"metric": text}` → `{"loss", "lost"}`, or `{"failed": reason}` for a metric that cannot be used."""
