@@ -1,15 +1,9 @@
 """Gemma 3, text (`model_type: gemma3_text`): Gemma 2's norms, and q and k normed per head."""
 
-from tracenas.families.decoder import LlamaLike
+from dataclasses import replace
+
+from tracenas.families import gemma2
 
 __all__ = ["FAMILY"]
 
-FAMILY = LlamaLike(
-    "gemma3_text",
-    qk_norm=True,
-    attention_norms=("input_layernorm", "post_attention_layernorm"),
-    mlp_norms=("pre_feedforward_layernorm", "post_feedforward_layernorm"),
-    attention_post_norm="post_attention_layernorm",
-    mlp_post_norm="post_feedforward_layernorm",
-    tied_by_default=True,
-)
+FAMILY = replace(gemma2.FAMILY, model_type="gemma3_text", qk_norm=True)

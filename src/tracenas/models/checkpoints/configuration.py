@@ -11,7 +11,8 @@ from tracenas.errors import UserError
 from tracenas.families import Block, Family, within
 from tracenas.families.description import IntArray
 from tracenas.models.checkpoints.stacked_configuration import stacked_candidates
-from tracenas.models.shipped.checkpoint_code import auto_map, class_names, language_model
+from tracenas.models.checkpoints.written_config import heterogeneous_keys, stock_keys
+from tracenas.models.shipped.checkpoint_code import language_model
 from tracenas.models.shipped.heterogeneous import build
 from tracenas.space.architecture import Layer
 
@@ -111,10 +112,7 @@ def _candidates(
     stock = None if agreed is None else _stock_config(common, family.model_type, agreed)
     ours = {
         **_with_head_dim(common),
-        "model_type": f"tracenas_{family.model_type}",
-        "base_model_type": family.model_type,
-        "architectures": [class_names(family.model_type)[2]],
-        "auto_map": auto_map(family.model_type),
+        **heterogeneous_keys(family.model_type),
         "allow_global_per_layer_attribute_access": True,
         "per_layer_config": {str(new): o for new, o in enumerate(overrides)},
         "tracenas_bypass": {
@@ -203,9 +201,8 @@ def _with_head_dim(config: Mapping[str, Any]) -> dict[str, Any]:
 def _stock_config(common: Mapping[str, Any], model_type: str, override: Mapping[str, Any]) -> dict[str, Any]:
     heads = override.get("num_attention_heads")
     changed = heads is not None and heads != common.get("num_attention_heads")
-    causal = class_names(model_type)[2].removeprefix("TraceNAS")
     stock = _with_head_dim(common) if changed else common
-    return {**stock, **override, "model_type": model_type, "architectures": [causal]}
+    return {**stock, **override, **stock_keys(model_type)}
 
 
 def built_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]] | None:

@@ -6,7 +6,7 @@ from typing import Any
 from tracenas.errors import UserError
 from tracenas.families import Block, Family
 from tracenas.families.description import IntArray
-from tracenas.models.shipped.checkpoint_code import auto_map, class_names
+from tracenas.models.checkpoints.written_config import heterogeneous_keys, stock_keys
 from tracenas.space.architecture import Layer
 
 __all__ = ["stacked_candidates", "with_untied_head"]
@@ -61,27 +61,16 @@ def stacked_candidates(
     if empty := [stack for stack, left in written.items() if not left]:
         raise UserError(f"every block of the {empty[0]} is skipped; at least one must stay")
     common = {**common, **{_DEPTH[stack]: len(left) for stack, left in written.items()}}
-    names = class_names(family.model_type)
-    heterogeneous_one = {
-        **common,
-        "model_type": f"tracenas_{family.model_type}",
-        "base_model_type": family.model_type,
-        "architectures": [names[2]],
-        "auto_map": auto_map(family.model_type),
-        "tracenas_layers": written,
-    }
-    return _stock(common, family.model_type, names[2], written), heterogeneous_one
+    ours = {**common, **heterogeneous_keys(family.model_type), "tracenas_layers": written}
+    return _stock(common, family.model_type, written), ours
 
 
 def _stock(
-    common: Mapping[str, Any], model_type: str, head: str, written: Mapping[str, Mapping[str, Mapping[str, Any]]]
+    common: Mapping[str, Any], model_type: str, written: Mapping[str, Mapping[str, Mapping[str, Any]]]
 ) -> dict[str, Any] | None:
     every = [entry for left in written.values() for entry in left.values()]
     heads, widths = int(common["num_heads"]), {entry["d_ff"] for entry in every}
-    uncut = all(
-        entry["num_heads"] == entry.get("num_cross_heads", heads) == heads and "skip" not in entry for entry in every
-    )
+    uncut = all(e["num_heads"] == e.get("num_cross_heads", heads) == heads and "skip" not in e for e in every)
     if not uncut or len(widths) > 1 or len(written["decoder"]) > len(written["encoder"]):
         return None
-    named = {"model_type": model_type, "architectures": [head.removeprefix("TraceNAS")]}
-    return {**common, "d_ff": widths.pop(), **named}
+    return {**common, "d_ff": widths.pop(), **stock_keys(model_type)}

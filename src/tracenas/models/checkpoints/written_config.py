@@ -11,8 +11,16 @@ from typing import Any
 
 from tracenas.families import Family
 from tracenas.models.checkpoints.published import published
+from tracenas.models.shipped.checkpoint_code import auto_map, class_names, language_model
 
-__all__ = ["for_both_versions", "is_stock", "write_config", "written_config"]
+__all__ = [
+    "for_both_versions",
+    "heterogeneous_keys",
+    "is_stock",
+    "stock_keys",
+    "write_config",
+    "written_config",
+]
 
 _NOT_TAKEN_OVER = ("auto_map", "quantization_config")
 """Code that is not copied, and how weights were stored that are stored plainly now."""
@@ -56,6 +64,21 @@ def for_both_versions(config: Mapping[str, Any], family: Family) -> dict[str, An
 def is_stock(config: Mapping[str, Any]) -> bool:
     """Whether transformers builds the model without code of ours."""
     return "base_model_type" not in config
+
+
+def stock_keys(model_type: str) -> dict[str, Any]:
+    """What names the class of a stock model."""
+    return {"model_type": model_type, "architectures": [language_model(model_type).__name__]}
+
+
+def heterogeneous_keys(base_model_type: str) -> dict[str, Any]:
+    """What names the classes of a heterogeneous model over a family."""
+    return {
+        "model_type": f"tracenas_{base_model_type}",
+        "base_model_type": base_model_type,
+        "architectures": [class_names(base_model_type)[2]],
+        "auto_map": auto_map(base_model_type),
+    }
 
 
 def write_config(directory: Path, config: Mapping[str, Any]) -> None:
