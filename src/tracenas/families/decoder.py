@@ -53,14 +53,14 @@ class Heads:
         count: query heads.
         kv: key and value heads.
         dim: width of a head.
-        whole_groups: whether KV groups are the units where queries are grouped.
+        kv_groups: whether KV groups are the units where queries are grouped.
     """
 
     hidden: int
     count: int
     kv: int
     dim: int
-    whole_groups: bool = False
+    kv_groups: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.kv <= self.count <= MOST_HEADS or self.count % self.kv or not 0 < self.dim <= WIDEST:
@@ -69,12 +69,12 @@ class Heads:
     @property
     def shared_kv(self) -> bool:
         """Whether K and V stay with every width: query heads are the units, and several share a KV head."""
-        return self.kv < self.count and not self.whole_groups
+        return self.kv < self.count and not self.kv_groups
 
     @property
     def unit(self) -> str:
         """Key in an architecture."""
-        return "kv_heads" if self.kv < self.count and self.whole_groups else "heads"
+        return "kv_heads" if self.kv < self.count and self.kv_groups else "heads"
 
     @property
     def units(self) -> int:

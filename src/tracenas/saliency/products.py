@@ -148,7 +148,8 @@ def _plan(
     free -= 4 * _CHUNKS * CHUNK_ELEMENTS[tokens.device.type]
     count, length = tokens.shape
     element = next(iter(model.parameters())).element_size()
-    per_sequence = length * _per_token(blocks) * element
+    # a token leaves behind the input of every block, and the activations of the widest one
+    per_sequence = length * (len(blocks) * _hidden(blocks) + _in_block(blocks)) * element
     largest = min(count, micro_batch)
     fitting = max(1, min(largest, int(free // per_sequence)))
     matrices = tuple(
@@ -165,11 +166,6 @@ def _plan(
     return _Plan(batch, tuple(groups), accumulate=True)
 
 
-def _per_token(blocks: Sequence[Block]) -> float:
-    """Values that a token leaves behind: the input of every block, and the activations of the widest one."""
-    return len(blocks) * _hidden(blocks) + _in_block(blocks)
-
-
 def _in_block(blocks: Sequence[Block]) -> float:
     """Values that a token leaves behind in the widest block, its input and the gradient of its output among them."""
     sizes = [0] * len(blocks)
@@ -179,14 +175,10 @@ def _in_block(blocks: Sequence[Block]) -> float:
 
 
 def _hidden(blocks: Sequence[Block]) -> int:
-    """Width of the residual stream."""
+    """Width of the residual stream: the side of a projection on which no units lie; of an expert's the shorter one."""
     projections = (p for _, sub in present(blocks) for p in sub.projections)
-    return max((min(p.rows, p.columns) if p.stack else _residual(p) for p in projections), default=1)
-
-
-def _residual(p: Projection) -> int:
-    """Width of the residual stream: the side of a projection on which no units lie."""
-    return p.columns if p.row_units else p.rows
+    sides = (min(p.rows, p.columns) if p.stack else p.columns if p.row_units else p.rows for p in projections)
+    return max(sides, default=1)
 
 
 def _groups(matrices: Sequence[Matrix], limit: int) -> Iterator[tuple[Matrix, ...]]:

@@ -183,7 +183,8 @@ def memory(
     traces = 0
     if shape.rank is not None:
         traces = _trace_bytes(blocks, base, shape) + _trace_bytes(blocks, arch, shape)
-        traces += sum(_subspace_bytes(sub, kept, shape) for _, sub, kept in active(blocks, base))
+        widths = (sum(_sources(sub, kept).values()) for _, sub, kept in active(blocks, base))
+        traces += shape.rank * sum(widths) * shape.element
     # The base itself is evaluated once, as the anchor: its activations are the largest.
     kept_per_token = sum(_activations(s, k, hidden, shape.rank) for _, s, k in active(blocks, base))
     if shape.rank is None:
@@ -205,10 +206,6 @@ def _trace_bytes(blocks: tuple[Block, ...], arch: Architecture, shape: Shape) ->
             rows, columns = _sides(projection, sub.spec.units, kept)
             total += 4 * rows * (shape.rank or columns) * (projection.stack or 1)
     return total
-
-
-def _subspace_bytes(sub: SubBlock, kept: int, shape: Shape) -> int:
-    return (shape.rank or 0) * sum(_sources(sub, kept).values()) * shape.element
 
 
 def _activations(sub: SubBlock, kept: int, hidden: int, rank: int | None) -> int:

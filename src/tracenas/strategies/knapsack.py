@@ -63,10 +63,10 @@ class Problem:
     @cached_property
     def members(self) -> dict[int, list[int]]:
         """Items of every block that has any."""
-        found: dict[int, list[int]] = {}
+        places: dict[int, list[int]] = {}
         for place, item in enumerate(self.items):
-            found.setdefault(item.block, []).append(place)
-        return found
+            places.setdefault(item.block, []).append(place)
+        return places
 
     @cached_property
     def skips(self) -> dict[str, int]:

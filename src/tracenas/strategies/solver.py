@@ -129,7 +129,7 @@ class _Programme:
         """From the duals of the linear relaxation; None if not even that is feasible."""
         rows = csr_array(vstack([self.budget_rows, -self.budget_rows, self.less]))
         limits = np.concatenate([self.problem.upper / self.units, -self.problem.lower / self.units, self.less_than])
-        found = linprog(
+        relaxation = linprog(
             self.objective,
             A_ub=rows,
             b_ub=limits,
@@ -138,9 +138,9 @@ class _Programme:
             bounds=np.stack([np.zeros(self.columns), self.highest], axis=1),
             method="highs",
         )
-        if found.status == 2:
+        if relaxation.status == 2:
             return None
-        duals: Any = np.zeros(len(self.units)) if found.status else found.ineqlin.marginals[: len(self.units)]
+        duals: Any = np.zeros(len(self.units)) if relaxation.status else relaxation.ineqlin.marginals[: len(self.units)]
         return lagrangian_start(self.problem, np.maximum(0.0, -duals) / self.units / self.scale)
 
     def branch_and_bound(self, gap: float, time_limit: float) -> Any:

@@ -90,17 +90,14 @@ def _table(blocks: Sequence[Block], layers: Sequence[Layer], *, stubbed: bool) -
         if layer.skip:
             rows.append([str(index), *["–"] * len(names), "skipped"])
             continue
+        removed = {ATTENTION: "bypassed (zeros)"} if stubbed else {}
         counts = [
-            f"{kept:,} of {sub.spec.units:,}" if kept else _removed(sub.spec.name, stubbed)
+            f"{kept:,} of {sub.spec.units:,}" if kept else removed.get(sub.spec.name, "bypassed")
             for sub, kept in within(block, layer)
         ]
         rows.append([str(index), *counts, str(place)])
         place += 1
     return table(["block", *names, "now"], rows, ["--:"] * (len(names) + 2))
-
-
-def _removed(name: str, stubbed: bool) -> str:
-    return "bypassed (zeros)" if stubbed and name == ATTENTION else "bypassed"
 
 
 def _numbers(numbers: Mapping[str, object]) -> str:

@@ -162,10 +162,9 @@ def _entries(
 ) -> Iterator[Entry]:
     """What is to be written, in the model's order; tied tensors once, under the first of their names."""
     places = new_places(blocks, layers)
-    owner = {block.path: index for index, block in enumerate(blocks)}
     tables = {s.position_bias.table + ".weight" for b in blocks for s in b.sub_blocks if s.position_bias is not None}
     for name, entry in dense.items():
-        index = next((owner[p] for p in _prefixes(name) if p in owner), None)
+        index = next((i for i, block in enumerate(blocks) if name.startswith(f"{block.path}.")), None)
         if index is None or name in tables:  # a table stays in the first block, whichever that is
             yield _cut(entry, name, None, None, dtype)
             continue
@@ -188,11 +187,6 @@ def _entries(
                 entry = replace(entry, shape=tuple(replacement.shape), make=replacement.detach)
                 rows = columns = None
         yield _cut(entry, f"{place}.{inner}", rows, columns, dtype)
-
-
-def _prefixes(name: str) -> Iterator[str]:
-    parts = name.split(".")
-    return (".".join(parts[:n]) for n in range(1, len(parts)))
 
 
 def _belongs(inner: str, sub: SubBlock) -> bool:

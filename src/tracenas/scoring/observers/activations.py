@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from tracenas.families import Projection, SubBlock, active, present
+from tracenas.families import active, present
 from tracenas.models.functionals.loss import tokens_of_stack
 from tracenas.models.surgery.ordering import Key
 from tracenas.scoring.observers.observer import Observer, spread
@@ -38,7 +38,8 @@ class CodeObserver(Observer):
             if not sub.spec.score_width:
                 length = tokens_of_stack(self.net.blocks[index].stack, self.tokens.shape[1])
                 positions = spread(length, CODE_POSITIONS, self.net.device)
-                gate = _gate(sub)
+                # its rows (where several matrices are fused: the first of them) enter the activation
+                gate = next(p for p in sub.projections if p.path != sub.output)
                 self._codes.append([])
                 module = self.net.linear((index, sub.spec.name), gate)
                 yield module.register_forward_hook(_reader(self._codes[-1], positions, len(gate.row_units)))
@@ -52,11 +53,6 @@ class CodeObserver(Observer):
             signs = torch.cat(parts).flatten(1).float().mul_(2).sub_(1)
             kernel += ((signs @ signs.T).double().cpu() + signs.shape[1]) / 2
         return {"kernel": kernel.numpy()}
-
-
-def _gate(sub: SubBlock) -> Projection:
-    """The projection whose rows (where several matrices are fused: the first of them) enter the activation."""
-    return next(p for p in sub.projections if p.path != sub.output)
 
 
 def _reader(codes: list[Tensor], positions: Tensor, fused: int) -> Callable[..., None]:
