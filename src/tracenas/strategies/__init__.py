@@ -1,11 +1,14 @@
 """Search strategies over any space, ask and tell; no torch. What is scored and recorded is passed in."""
 
+from typing import Any
+
 from tracenas.registry import Registry
 from tracenas.strategies.loop import Log, Progress, run_search
-from tracenas.strategies.protocol import Batch, StrategyFactory
+from tracenas.strategies.protocol import Batch
 from tracenas.strategies.result import SearchResult, generations
 from tracenas.strategies.score import Score
 from tracenas.strategies.settings import Prior, SearchSettings
+from tracenas.strategies.strategy import Strategy
 
 __all__ = [
     "STRATEGIES",
@@ -16,11 +19,12 @@ __all__ = [
     "Score",
     "SearchResult",
     "SearchSettings",
+    "Strategy",
     "generations",
     "run_search",
 ]
 
-STRATEGIES: Registry[StrategyFactory] = Registry(
+STRATEGIES: Registry[type[Strategy[Any]]] = Registry(
     "strategy",
     {
         "evolution": "tracenas.strategies.evolution:Evolution",

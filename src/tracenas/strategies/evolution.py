@@ -8,16 +8,16 @@ import numpy as np
 
 from tracenas.errors import UserError
 from tracenas.strategies.draw import Draws
-from tracenas.strategies.generational import Generational
 from tracenas.strategies.protocol import Candidate, Proposal, Space
 from tracenas.strategies.settings import Prior, SearchSettings
+from tracenas.strategies.strategy import Strategy
 
 __all__ = ["Evolution"]
 
 C = TypeVar("C", bound=Candidate)
 
 
-class Evolution(Generational[C]):
+class Evolution(Strategy[C]):
     """Elites carry over; children are crossed and mutated elites, repaired into the budget.
 
     Generation 0 is an anchor (`init`), the `seeds`, and mutations of the anchor. A candidate that cannot be

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from tracenas.errors import UserError
-from tracenas.strategies.protocol import Batch, Candidate, Proposal, Strategy
+from tracenas.strategies.protocol import Batch, Candidate, Proposal
 from tracenas.strategies.result import Generation, Record, SearchResult, generations
 from tracenas.strategies.score import Score, is_number, jsonable
+from tracenas.strategies.strategy import Strategy
 
 __all__ = ["Evaluate", "Log", "Progress", "run_search"]
 

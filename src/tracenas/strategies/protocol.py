@@ -1,4 +1,4 @@
-"""What a search needs of a space, and what the search loop needs of a strategy (ask and tell)."""
+"""What a search needs of a space, and what a strategy and the search loop hand each other."""
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -6,9 +6,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
-from tracenas.strategies.settings import Prior, SearchSettings
-
-__all__ = ["Batch", "Candidate", "Proposal", "Space", "Strategy", "StrategyFactory"]
+__all__ = ["Batch", "Candidate", "Proposal", "Space"]
 
 
 class Candidate(Hashable, Protocol):
@@ -83,49 +81,3 @@ class Batch(Generic[C]):
     generation: int
     proposals: tuple[Proposal[C], ...]
     duplicates: int = 0
-
-
-class Strategy(Protocol[C]):
-    """Where candidates come from.
-
-    A strategy is deterministic: what it asks depends on its arguments and on the scores it was told, so a
-    run is resumed by telling it the recorded ones.
-    """
-
-    @property
-    def space(self) -> Space[C]:
-        """The space searched."""
-        ...
-
-    @property
-    def settings(self) -> SearchSettings:
-        """Sizes and rates."""
-        ...
-
-    @property
-    def planned(self) -> int:
-        """The largest number of evaluations this strategy asks for."""
-        ...
-
-    @property
-    def generations(self) -> int:
-        """The number of batches this strategy asks for."""
-        ...
-
-    def ask(self) -> Batch[C] | None:
-        """The next generation's candidates; None when the search is over."""
-        ...
-
-    def tell(self, batch: Batch[C], scores: Sequence[float]) -> None:
-        """The scores of a batch's proposals, in order; -inf for failed and infeasible ones."""
-        ...
-
-
-class StrategyFactory(Protocol):
-    """What the registry holds: a strategy's class."""
-
-    def __call__(
-        self, space: Space[Any], settings: SearchSettings, *, prior: Prior | None = None, seeds: Sequence[Any] = ()
-    ) -> Strategy[Any]:
-        """A strategy at its beginning."""
-        ...

@@ -2,15 +2,15 @@
 
 from typing import TypeVar
 
-from tracenas.strategies.generational import Generational
 from tracenas.strategies.protocol import Candidate
+from tracenas.strategies.strategy import Strategy
 
 __all__ = ["RandomSearch"]
 
 C = TypeVar("C", bound=Candidate)
 
 
-class RandomSearch(Generational[C]):
+class RandomSearch(Strategy[C]):
     """Distinct random candidates of the budget, in batches of evolution's sizes, so that generations compare.
 
     The prior is not used; `seeds` come first.

@@ -6,15 +6,15 @@ import numpy as np
 
 from tracenas.errors import UserError
 from tracenas.strategies.draw import Draws
-from tracenas.strategies.generational import Generational
 from tracenas.strategies.protocol import Candidate, Proposal
+from tracenas.strategies.strategy import Strategy
 
 __all__ = ["Uniform"]
 
 C = TypeVar("C", bound=Candidate)
 
 
-class Uniform(Generational[C]):
+class Uniform(Strategy[C]):
     """One candidate: equal ratios in every layer, filled up to the budget (decision 7).
 
     Prior and seeds are not used.

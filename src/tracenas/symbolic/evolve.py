@@ -13,7 +13,7 @@ import numpy as np
 from tracenas.errors import UserError
 from tracenas.strategies import SearchSettings
 from tracenas.strategies.draw import Draws
-from tracenas.strategies.generational import Generational, feasible
+from tracenas.strategies.strategy import Strategy, feasible
 from tracenas.symbolic.grammar import ExpressionSpace, Program
 
 __all__ = ["GeneticProgramming", "Programming"]
@@ -42,7 +42,7 @@ class Programming:
             raise UserError(f"patience {self.patience}: accepted: 1 or more")
 
 
-class GeneticProgramming(Generational[Program]):
+class GeneticProgramming(Strategy[Program]):
     """A strategy over `ExpressionSpace`.
 
     Every population is the elites and the children of the last one. A child equal to any program seen before

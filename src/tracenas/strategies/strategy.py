@@ -1,4 +1,4 @@
-"""What strategies have in common whose batches have the sizes of an evolution's generations."""
+"""A search strategy, asked and told in turn; what all of them have in common."""
 
 from collections.abc import Sequence
 from typing import Generic, TypeVar
@@ -10,7 +10,7 @@ from tracenas.strategies.draw import Draws
 from tracenas.strategies.protocol import Batch, Candidate, Proposal, Space
 from tracenas.strategies.settings import Prior, SearchSettings
 
-__all__ = ["Generational", "feasible"]
+__all__ = ["Strategy", "feasible"]
 
 C = TypeVar("C", bound=Candidate)
 
@@ -20,8 +20,11 @@ def feasible(candidate: C | None) -> Proposal[C] | None:
     return None if candidate is None else Proposal(candidate)
 
 
-class Generational(Generic[C]):
-    """Asked and told in turn; a generation is drawn from (seed, generation), and no candidate is asked for twice.
+class Strategy(Generic[C]):
+    """Where candidates come from, in batches of the sizes of an evolution's generations; no candidate comes twice.
+
+    A strategy is deterministic: a generation is drawn from (seed, generation) and the scores that it was told, so a run
+    is resumed by telling it the recorded ones.
 
     Args:
         prior: for strategies that begin with it.
