@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tracenas.families import Options, config_family
 from tracenas.models.functionals import loss
-from tracenas.models.surgery.supernet import PlainRealisation
+from tracenas.models.surgery.supernet import Realisation
 from tracenas.saliency import sinks
 from tracenas.saliency.nirvana import sequence_loss
 from tracenas.saliency.products import unit_products
@@ -81,7 +81,7 @@ def test_the_divergence_of_every_sequence(monkeypatch: pytest.MonkeyPatch, famil
 
 
 def _log_probabilities(setting: ProxySetting, arch: Any) -> Tensor:
-    with torch.no_grad(), setting.net.realise(arch, PlainRealisation()) as model:
+    with torch.no_grad(), setting.net.realise(arch, Realisation()) as model:
         logits: Tensor = model(input_ids=setting.tokens, use_cache=False).logits[:, :-1]
     return logits.float().log_softmax(-1)
 

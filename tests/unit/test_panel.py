@@ -8,7 +8,7 @@ import pytest
 import torch
 from proxy_setting import ProxySetting
 
-from tracenas.models.surgery.supernet import PlainRealisation, Supernet
+from tracenas.models.surgery.supernet import Realisation, Supernet
 from tracenas.proxies import PROXIES, Measurement, Proxy, Undefined, WeightSums
 from tracenas.proxies.measurement import NEEDS
 from tracenas.scoring.evaluator import Evaluator, ScoringSettings
@@ -108,7 +108,7 @@ def test_a_panel_runs_one_pass_per_realisation(setting: ProxySetting, monkeypatc
 
     monkeypatch.setattr(Supernet, "realise", count)
     panel.measure(setting.architectures(3)[2])
-    assert realised == [PlainRealisation, type(setting.how)]
+    assert realised == [Realisation, type(setting.how)]
 
 
 def test_a_failing_proxy_does_not_lose_the_others(setting: ProxySetting) -> None:

@@ -27,7 +27,7 @@ from torch import Tensor
 from tracenas.families import Projection, SubBlock, present
 from tracenas.families.description import IntArray
 from tracenas.models.surgery.ordering import Key
-from tracenas.models.surgery.supernet import PlainRealisation, Supernet
+from tracenas.models.surgery.supernet import Realisation, Supernet
 from tracenas.refits.costs import MEMO_BYTES
 from tracenas.refits.ridge import strength
 
@@ -62,7 +62,7 @@ class _Factor:
         return sum(t.numel() * t.element_size() for t in (self.inverse, self.mixed, self.order))
 
 
-class CompensatedRealisation(PlainRealisation):
+class CompensatedRealisation(Realisation):
     """Prefix views, but output projections are refitted on the dense model's statistics (one pass, all candidates).
 
     At full width, and in everything but the output projections' weights, it equals the plain realisation; biases

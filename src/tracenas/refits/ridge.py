@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tracenas.families import Projection, SubBlock, placed
 from tracenas.models.surgery.ordering import Key
-from tracenas.models.surgery.supernet import PlainRealisation, Supernet
+from tracenas.models.surgery.supernet import Realisation, Supernet
 from tracenas.space.architecture import Architecture
 
 __all__ = ["FittedRealisation", "Penalty", "fit_removed", "in_base_order", "ridge_outputs", "solve", "strength"]
@@ -28,7 +28,7 @@ Penalty = Callable[[Tensor, float], float | Tensor]
 
 
 @dataclass(frozen=True)
-class FittedRealisation(PlainRealisation):
+class FittedRealisation(Realisation):
     """Views of the base's weights, but for these output projections.
 
     Args:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from tracenas.models.surgery.supernet import PlainRealisation, Realisation
+from tracenas.models.surgery.supernet import Realisation
 from tracenas.proxies.combination import Choice, RankScale, combined
 from tracenas.scoring.evaluator import trace_details
 from tracenas.scoring.panel import Panel
@@ -38,7 +38,7 @@ class CombinedEvaluator(Scorer[Architecture]):
         compensated: Realisation | None = None,
     ) -> None:
         self.panel, self.space, self.choice, self.scales = panel, space, choice, dict(scales)
-        self.realisation: Realisation = compensated if compensated is not None else PlainRealisation()
+        self.realisation: Realisation = compensated if compensated is not None else Realisation()
         self.base_loss = panel.base_loss
 
     def _score(self, candidate: Architecture) -> Score:

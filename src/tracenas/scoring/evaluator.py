@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from tracenas.models.functionals.memory import attempt
-from tracenas.models.surgery.supernet import PlainRealisation, Realisation, Supernet
+from tracenas.models.surgery.supernet import Realisation, Supernet
 from tracenas.proxies import Measurement, Proxy
 from tracenas.proxies.phi import correlations
 from tracenas.scoring.measuring import Measurer, ScoringSettings, proxy_value
@@ -43,7 +43,7 @@ class Evaluator(Scorer[Architecture]):
         realisation: Realisation | None = None,
     ) -> None:
         self.net, self.space, self.proxy, self.settings = net, space, proxy, settings
-        self.realisation = realisation or PlainRealisation()
+        self.realisation = realisation or Realisation()
         self.measurer = Measurer(net, space, tokens, proxy.needs, settings)
         self.tokens = self.measurer.tokens
         self.base_loss = self.measurer.base_loss

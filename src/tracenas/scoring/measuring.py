@@ -12,7 +12,7 @@ from torch import Tensor
 from tracenas.errors import UserError
 from tracenas.models.functionals.loss import LogitsWatch, gradient_scale, next_token_nll, predicted_tokens
 from tracenas.models.functionals.memory import failure, within_memory
-from tracenas.models.surgery.supernet import PlainRealisation, Realisation, Supernet
+from tracenas.models.surgery.supernet import Realisation, Supernet
 from tracenas.proxies import Measurement, Proxy
 from tracenas.scoring.few_steps import FewSteps, recovered_losses
 from tracenas.scoring.observers import OBSERVERS, AnchoredObserver, Observer
@@ -71,7 +71,7 @@ class Measurer:
         anchored = [o for o in self.observers.values() if isinstance(o, AnchoredObserver)]
 
         def run(tokens: Tensor) -> float:
-            with self._watched(self.space.base, PlainRealisation(), anchored) as model:
+            with self._watched(self.space.base, Realisation(), anchored) as model:
                 return self._losses(model, anchored, tokens)[1]
 
         loss = within_memory(

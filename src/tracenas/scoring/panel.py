@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from tracenas.models.functionals.memory import attempt
-from tracenas.models.surgery.supernet import PlainRealisation, Realisation, Supernet
+from tracenas.models.surgery.supernet import Realisation, Supernet
 from tracenas.proxies import Measurement, Proxy
 from tracenas.scoring.measuring import Measurer, ScoringSettings, proxy_value
 from tracenas.space.architecture import Architecture
@@ -83,7 +83,7 @@ class Panel:
             if wanted and refitted and compensated is None:
                 raise ValueError(f"proxy '{wanted[0].name}' needs a compensated realisation")
             if wanted:
-                how = compensated if refitted and compensated is not None else PlainRealisation()
+                how = compensated if refitted and compensated is not None else Realisation()
                 self._passes.append((refitted, how, wanted))
 
     def measure(self, arch: Architecture) -> dict[str, PanelScore]:

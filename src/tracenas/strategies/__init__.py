@@ -3,7 +3,7 @@
 from typing import Any
 
 from tracenas.registry import Registry
-from tracenas.strategies.loop import Log, Progress, run_search
+from tracenas.strategies.loop import Progress, run_search
 from tracenas.strategies.protocol import Batch
 from tracenas.strategies.result import SearchResult, generations
 from tracenas.strategies.score import Score
@@ -13,7 +13,6 @@ from tracenas.strategies.strategy import Strategy
 __all__ = [
     "STRATEGIES",
     "Batch",
-    "Log",
     "Prior",
     "Progress",
     "Score",

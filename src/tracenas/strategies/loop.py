@@ -5,16 +5,16 @@ import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 from tracenas.errors import UserError
+from tracenas.journal import Journal
 from tracenas.strategies.protocol import Batch, Candidate, Proposal
 from tracenas.strategies.result import Generation, Record, SearchResult, generations
 from tracenas.strategies.score import Score, is_number, jsonable
 from tracenas.strategies.strategy import Strategy
 
-__all__ = ["Evaluate", "Log", "Progress", "run_search"]
+__all__ = ["Evaluate", "Progress", "run_search"]
 
 C = TypeVar("C", bound=Candidate)
 _FOREIGN = "the journal is of another run"
@@ -22,20 +22,6 @@ Evaluate = Callable[[list[C]], Iterable[Score]]
 """Scores of the candidates, in order; a generator's are recorded one by one as they come."""
 OnGeneration = Callable[[Sequence[Record], Sequence[Record]], None]
 """Told the elites' records and all records so far."""
-
-
-class Log(Protocol):
-    """What the loop needs of `tracenas.journal.Journal`."""
-
-    path: Path
-
-    def read(self) -> list[dict[str, Any]]:
-        """All complete records."""
-        ...
-
-    def append(self, record: Mapping[str, Any]) -> None:
-        """Add one durably."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -73,7 +59,7 @@ class Progress:
 def run_search(
     strategy: Strategy[C],
     evaluate: Evaluate[C],
-    journal: Log,
+    journal: Journal,
     *,
     on_event: Callable[[Progress], None] | None = None,
     on_generation: OnGeneration | None = None,
@@ -104,7 +90,7 @@ def run_search(
 class _Run(Generic[C]):
     strategy: Strategy[C]
     evaluate: Evaluate[C]
-    journal: Log
+    journal: Journal
     on_event: Callable[[Progress], None] | None
     on_generation: OnGeneration | None
     facts: Mapping[str, Any]

@@ -23,7 +23,7 @@ from tracenas.evaluation.suites import PAPER_AVERAGE, requests
 from tracenas.journal import Journal
 from tracenas.models.checkpoints.source import open_source
 from tracenas.models.functionals.perplexity import perplexity
-from tracenas.models.surgery.supernet import PlainRealisation, Realisation
+from tracenas.models.surgery.supernet import Realisation
 from tracenas.pipeline.calibration import stored_evaluation_windows
 from tracenas.pipeline.opening import open_session
 from tracenas.pipeline.refit.fitting import compensated_realisation
@@ -146,7 +146,7 @@ def _prepare(
 ) -> _Prepared:
     net = session.supernet()
     used = [session.tokens]
-    realisations: dict[str, Realisation] = {"plain": PlainRealisation()}
+    realisations: dict[str, Realisation] = {"plain": Realisation()}
     if "compensated" in plan.starts or any("compensated" in PROXIES.get(name).needs for name in proxies):
         realisations["compensated"] = compensated_realisation(session)
         used.append(compensation_text(session, required=True, keep=True).tokens)

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, cast
 from weakref import WeakSet
 
 import numpy as np
@@ -19,7 +19,7 @@ from tracenas.models.surgery.ordering import Key, Ordering, permutation, weight_
 from tracenas.models.surgery.replacing import StandIn, replace_module, replace_parameter, set_attribute
 from tracenas.space.architecture import Architecture, Layer
 
-__all__ = ["Cut", "PlainRealisation", "Realisation", "Supernet", "bypass"]
+__all__ = ["Cut", "Realisation", "Supernet", "bypass"]
 
 
 @dataclass(frozen=True)
@@ -36,16 +36,8 @@ class Cut:
         return tensor if tensor.shape[axis] == self.length else tensor.narrow(axis, 0, self.length)
 
 
-class Realisation(Protocol):
-    """How the weights of an architecture are obtained; a strategy, so that other realisations can be added."""
-
-    def weight(self, net: "Supernet", key: Key, sub: SubBlock, projection: Projection, kept: int) -> Tensor:
-        """The projection's weight at `kept` units, [kept rows, kept columns]."""
-        ...
-
-
-class PlainRealisation:
-    """Views of the base's weights: the published method."""
+class Realisation:
+    """How the weights of an architecture are obtained: views of the base's weights, the published method."""
 
     def weight(self, net: "Supernet", key: Key, sub: SubBlock, projection: Projection, kept: int) -> Tensor:
         """`W[rows, columns]` of the kept units."""
@@ -146,7 +138,7 @@ class Supernet:
         Yields the transformers model itself: its own forward runs, with sliced weights, stubs for bypassed
         sub-blocks and pass-through modules for skipped blocks.
         """
-        how = realisation or PlainRealisation()
+        how = realisation or Realisation()
         with ExitStack() as undo:
             for index, layer in enumerate(arch.layers):
                 self._realise_block(index, layer, how, undo)
@@ -156,7 +148,7 @@ class Supernet:
     def realise_block(self, index: int, layer: Layer, realisation: Realisation | None = None) -> Iterator[nn.Module]:
         """One block as `layer`, the others as they are, until the context ends; yields the block's module."""
         with ExitStack() as undo:
-            self._realise_block(index, layer, realisation or PlainRealisation(), undo)
+            self._realise_block(index, layer, realisation or Realisation(), undo)
             yield self.model.get_submodule(self.blocks[index].path)
 
     def _realise_block(self, index: int, layer: Layer, how: Realisation, undo: ExitStack) -> None:
@@ -177,7 +169,7 @@ class Supernet:
             raise ValueError(
                 f"block {key[0]}, {sub.spec.name}: {kept} of {sub.spec.units} {sub.spec.unit} cannot be kept"
             )
-        if kept == sub.spec.units and type(how) is PlainRealisation:
+        if kept == sub.spec.units and type(how) is Realisation:
             return
         for projection in sub.projections:
             module = self.linear(key, projection)
