@@ -31,8 +31,7 @@ from tracenas.pipeline.target import resolve_target
 from tracenas.proxies import PROXIES
 from tracenas.proxies import trace as trace_module
 from tracenas.space.architecture import Architecture
-from tracenas.strategies import STRATEGIES
-from tracenas.strategies import Settings as SearchSettings
+from tracenas.strategies import STRATEGIES, SearchSettings
 
 RANK = 64
 

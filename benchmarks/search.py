@@ -18,8 +18,7 @@ from candidate import Sides
 from machine import facts, publish
 
 from tracenas.space.constraints import Budget
-from tracenas.strategies import STRATEGIES
-from tracenas.strategies import Settings as SearchSettings
+from tracenas.strategies import STRATEGIES, SearchSettings
 
 
 def compare(args: argparse.Namespace) -> dict[str, Any]:

@@ -30,8 +30,7 @@ from tracenas.pipeline.opening import open_session
 from tracenas.pipeline.target import resolve_target
 from tracenas.rundir import read_json, write_json
 from tracenas.space.architecture import Architecture
-from tracenas.strategies import STRATEGIES
-from tracenas.strategies import Settings as SearchSettings
+from tracenas.strategies import STRATEGIES, SearchSettings
 
 EVOLUTION: dict[str, Any] = {
     "population": 20,

@@ -19,8 +19,7 @@ from tracenas.scoring.evaluator import Evaluator, ScoringSettings
 from tracenas.scoring.raced import RacingEvaluator
 from tracenas.space.constraints import Budget
 from tracenas.space.search_space import SearchSpace
-from tracenas.strategies import STRATEGIES, run_search
-from tracenas.strategies import ScoringSettings as SearchSettings
+from tracenas.strategies import STRATEGIES, SearchSettings, run_search
 
 pytestmark = pytest.mark.parity
 

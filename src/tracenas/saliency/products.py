@@ -148,8 +148,7 @@ def _plan(
     free -= 4 * _CHUNKS * CHUNK_ELEMENTS[tokens.device.type]
     count, length = tokens.shape
     element = next(iter(model.parameters())).element_size()
-    # a token leaves behind the input of every block, and the activations of the widest one
-    per_sequence = length * (len(blocks) * _hidden(blocks) + _in_block(blocks)) * element
+    per_sequence = length * _per_token(blocks) * element
     largest = min(count, micro_batch)
     fitting = max(1, min(largest, int(free // per_sequence)))
     matrices = tuple(
@@ -164,6 +163,11 @@ def _plan(
     batch = max(1, min(largest, int(free // 2 // per_sequence)))
     groups = _groups(matrices, free - int(batch * per_sequence))
     return _Plan(batch, tuple(groups), accumulate=True)
+
+
+def _per_token(blocks: Sequence[Block]) -> float:
+    """Values that a token leaves behind: the input of every block, and the activations of the widest one."""
+    return len(blocks) * _hidden(blocks) + _in_block(blocks)
 
 
 def _in_block(blocks: Sequence[Block]) -> float:
