@@ -292,6 +292,18 @@ def test_a_truncated_journal_is_resumed_to_the_same_result(finished: Path, tmp_p
     )
 
 
+def test_settings_that_are_left_out_are_the_runs(tmp_path: Path) -> None:
+    """A space of its own: without the setting that it came from, the resumed run still searches that space."""
+    out = tmp_path / "run"
+    assert invoke([*SEARCH, "--out", str(out), "--min-depth", "8"]) == 0
+    whole = (out / "journal.jsonl").read_bytes()
+    (out / "journal.jsonl").write_bytes(b"".join(whole.splitlines(keepends=True)[:2]))
+    (out / "best.json").unlink()
+    assert invoke([*SEARCH, "--out", str(out), "--resume"]) == 0
+    strip = lambda raw: [{k: v for k, v in json.loads(x).items() if k != "seconds"} for x in raw.splitlines()]  # noqa: E731
+    assert strip((out / "journal.jsonl").read_bytes()) == strip(whole)
+
+
 def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
     for name in COMMANDS:
         assert invoke([*name.split(), "--help"]) == 0

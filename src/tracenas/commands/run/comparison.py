@@ -20,6 +20,7 @@ from tracenas.pipeline.calibration import evaluation_windows
 from tracenas.pipeline.opening import open_session, refit_settings
 from tracenas.pipeline.refit.fitting import candidate_loss
 from tracenas.pipeline.refit.record import ScoredRealisation, realisation_facts
+from tracenas.pipeline.resume import CONFIG
 from tracenas.pipeline.scoring import make_evaluator
 from tracenas.pipeline.session import Session
 from tracenas.pipeline.target import resolve_target
@@ -27,6 +28,7 @@ from tracenas.refits.ridge import FittedRealisation
 from tracenas.reporting.progress import stage_progress
 from tracenas.reporting.terminal import to_plain
 from tracenas.rundir import write_json
+from tracenas.settings import read_settings
 from tracenas.space.architecture import Architecture
 from tracenas.space.search_space import SearchSpace
 
@@ -57,7 +59,8 @@ def compare(config: RunConfig, source: ModelSource, best: Architecture, pruned: 
         best: the architecture that the search found.
         pruned: its checkpoint.
     """
-    target = resolve_target(source, config, params=config.params, tolerance=config.tolerance)
+    searched = config.model_copy(update={"min_depth": read_settings(config.out / CONFIG).get("min_depth")})
+    target = resolve_target(source, searched, params=config.params, tolerance=config.tolerance)
     session = open_session(target, config, data=config.data, run=config.out)
     windows = evaluation_windows(session.loaded, config, min(session.tokens.shape[1], source.positions))
     evaluator = make_evaluator(session, config.proxy, config.trace_rank)
