@@ -133,9 +133,7 @@ def test_without_lm_eval_the_extra_is_named(
 
     monkeypatch.setattr(harness, "find_spec", lambda name: None)
     assert invoke(["eval", DEMO, "--tasks", "piqa", "--task-data", str(TASKS)]) == 2
-    assert capsys.readouterr().err.strip() == (
-        'tracenas: tasks need lm-evaluation-harness: pip install "tracenas[eval]"'
-    )
+    assert capsys.readouterr().err.strip() == ("tracenas: tasks need lm-evaluation-harness: pip install lm-eval")
 
 
 @pytest.mark.slow

@@ -47,7 +47,7 @@ def require_harness() -> None:
         UserError: saying how to install it.
     """
     if find_spec("lm_eval") is None:
-        raise UserError('tasks need lm-evaluation-harness: pip install "tracenas[eval]"')
+        raise UserError("tasks need lm-evaluation-harness: pip install lm-eval")
 
 
 class Harness:

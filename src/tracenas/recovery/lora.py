@@ -28,7 +28,7 @@ def add_adapters(model: Any, *, rank: int, alpha: float, dropout: float, seed: i
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
-        raise UserError("--method lora needs peft: pip install 'tracenas[recover]'") from error
+        raise UserError("--method lora needs peft: pip install peft") from error
     names = [name.removesuffix(".weight") for name in linear_weights(model)]
     config = LoraConfig(
         r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=names, task_type="CAUSAL_LM", bias="none"

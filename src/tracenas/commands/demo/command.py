@@ -40,9 +40,7 @@ def demo(config: DemoConfig) -> RunOutcome | LlmDemo:
     """Search, prune, check and report the demo model."""
     if config.model == "smollm2":
         if find_spec("gguf") is None:
-            raise UserError(
-                "the demo's model is a GGUF file, which needs the package gguf: pip install 'tracenas[gguf]'"
-            )
+            raise UserError("the demo's model is a GGUF file, which needs the package gguf: pip install gguf")
         from tracenas.demo.fetch import fetch
 
         return demo_llm(config, fetch())

@@ -66,7 +66,7 @@ def check_input(config: RecoverConfig, source: ModelSource, world: World) -> Non
         if not any(importlib.util.find_spec(module) for module in _REPORTERS[name]):
             raise UserError(f"report-to '{name}': not installed: pip install {_REPORTERS[name][0]}")
     if config.method == "lora" and importlib.util.find_spec("peft") is None:
-        raise UserError("--method lora needs peft: pip install 'tracenas[recover]'")
+        raise UserError("--method lora needs peft: pip install peft")
     if config.method == "distill":
         open_source(_teacher_name(config, source), decoder_only="recover (its teacher)")
     learning_rate_factor(TrainSettings(config.max_steps, 0, 1, 1, 1.0, config.warmup, config.decay))

@@ -115,7 +115,7 @@ def _check_request(source: ModelSource, out: Path, outtype: str) -> None:
     if out.exists():
         raise UserError(f"out {out}: exists; choose another name or remove it")
     if importlib.util.find_spec("gguf") is None:
-        raise UserError("--format gguf needs the gguf library: pip install 'tracenas[gguf]'")
+        raise UserError("--format gguf needs the gguf library: pip install gguf")
 
 
 @dataclass(frozen=True)

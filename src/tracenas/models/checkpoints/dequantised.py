@@ -45,7 +45,7 @@ def dequantise(packed: GgufFile | Fp8Checkpoint, place: Path) -> None:
     if is_complete(place):
         return
     if isinstance(packed, GgufFile) and find_spec("gguf") is None:
-        raise UserError(f"model {packed.path}: reading GGUF needs the package gguf: pip install 'tracenas[gguf]'")
+        raise UserError(f"model {packed.path}: reading GGUF needs the package gguf: pip install gguf")
     print(f"{packed.path.name}: {packed.origin}; converted once, into {place}", file=sys.stderr, flush=True)
     from tracenas.models.checkpoints.shards import atomic_directory
 

@@ -89,7 +89,7 @@ def _vllm(name: str, config: Mapping[str, Any]) -> list[str]:
     if family in PLUGIN_FAMILIES:
         again = "Or without remote code, by" if served else "By"
         served += [
-            f"{again} vLLM's own layers, with tracenas in vLLM's environment (`pip install --no-deps tracenas`):",
+            f"{again} vLLM's own layers, with tracenas in vLLM's environment (installed with `--no-deps`):",
             _shell("vllm", "serve", name),
         ]
     if removed:
