@@ -59,13 +59,26 @@ def test_fisher_prunes_every_kind_of_model(
 ) -> None:
     made = printed(capsys, prune(home, tmp_path / "out", "--method", "fisher", model=family))
     assert made["one_shot"]["saliency"] == "fisher" and made["one_shot"]["allocation"] == "solver"
-    assert made["one_shot"]["predicted_rise"] > 0 and 0 <= made["one_shot"]["solver_gap"] <= 3e-3
+    facts = made["one_shot"]
+    assert 0 <= facts["solver_gap"] <= 3e-3
+    assert 0 < facts["predicted_rise"] <= 1.01 * facts["predicted_rise_uniform"]
+    assert abs(facts["measured_rise"]) < 1  # of random weights and text it may have either sign
     assert 0.9 * 0.6 * made["base_params"] <= made["params"] <= 0.6 * made["base_params"]
     card = (tmp_path / "out" / "README.md").read_text()
     assert "| predicted rise |" in card
     if family != "t5" and made["compensation"] is not None:
         assert made["compensation"]["ridge_scale"] == "channel" and made["compensation"]["ridge"] == 0.1
         assert "relative to every channel's own diagonal" in card
+
+
+def test_the_measured_rise_is_above_the_dense_loss(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ("--method", "fisher", "--compensate", "none")
+    dense = printed(capsys, prune(home, tmp_path / "dense", *settings, "--params", "100%"))
+    made = printed(capsys, prune(home, tmp_path / "out", *settings))
+    assert dense["one_shot"]["predicted_rise"] == 0 and dense["one_shot"]["measured_rise"] == pytest.approx(0, abs=1e-5)
+    assert made["one_shot"]["measured_rise"] == pytest.approx(made["loss"] - dense["loss"], abs=1e-4)
 
 
 def test_mlp_only_is_a_stock_checkpoint(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -78,6 +91,7 @@ def test_mlp_only_is_a_stock_checkpoint(home: Path, tmp_path: Path, capsys: pyte
     each = 4 * 3 * 32 * 8  # the parameters of eight channels in every block
     assert made["params"] <= 0.6 * made["base_params"] < made["params"] + each
     finer = printed(capsys, prune(home, tmp_path / "finer", "--method", "mlp", "--channel-quantum", "1"))
+    assert finer["one_shot"]["predicted_rise"] == finer["one_shot"]["predicted_rise_mlp"] > 0
     assert width <= finer["one_shot"]["mlp_width"] < width + 8
     assert 0.6 * made["base_params"] - finer["params"] < each / 8
 

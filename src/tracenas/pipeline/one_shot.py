@@ -1,6 +1,7 @@
 """Pruning without search: a method's saliency and allocation on a session's model and calibration."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +16,9 @@ from tracenas.pipeline.method import find_method
 from tracenas.pipeline.session import Session
 from tracenas.pipeline.target import PruningTarget
 from tracenas.rundir import read_json, write_json
-from tracenas.saliency import SALIENCIES
+from tracenas.saliency import PREDICTED_RISES, SALIENCIES
 from tracenas.saliency.allocation import ALLOCATIONS, Allocated, Ranked
+from tracenas.saliency.allocation.solver import predicted_rise
 from tracenas.space.architecture import Architecture
 
 __all__ = [
@@ -71,9 +73,23 @@ def one_shot(session: Session, config: OneShotSettings) -> OneShot:
         UserError: if the allocation cannot meet the budget, or γ is infeasible.
     """
     assert config.allocation is not None
-    allocated = allocate_budget(session.target, session.ordering, session.importance, config.allocation, config.gamma)
+    ranked = _ranked(session.target, session.ordering, session.importance)
+    allocated = ALLOCATIONS.get(config.allocation)(ranked, config.gamma)
     facts = {"method": config.method, "saliency": config.saliency, "allocation": config.allocation}
-    return OneShot(allocated.architecture, {**facts, **allocated.facts})
+    predicted = _predictions(ranked, allocated.architecture) if config.saliency in PREDICTED_RISES else {}
+    return OneShot(allocated.architecture, {**facts, **allocated.facts, **predicted})
+
+
+def _predictions(ranked: Ranked, arch: Architecture) -> dict[str, float]:
+    """The predicted rise of the loss, nats per token: of an architecture, of equal MLPs and of equal ratios.
+
+    The last two where they can meet the budget.
+    """
+    rises = {"predicted_rise": predicted_rise(ranked, arch)}
+    for name in ("mlp", "uniform"):
+        with suppress(UserError):
+            rises[f"predicted_rise_{name}"] = predicted_rise(ranked, ALLOCATIONS.get(name)(ranked, None).architecture)
+    return rises
 
 
 def one_shot_architecture(
@@ -132,8 +148,17 @@ def allocate_budget(
     Raises:
         UserError: if the saliencies are not finite, or as `one_shot`.
     """
+    return ALLOCATIONS.get(allocation)(_ranked(target, ordering, importance), gamma)
+
+
+def _ranked(target: PruningTarget, ordering: Ordering, importance: Importance) -> Ranked:
+    """What an allocation is told.
+
+    Raises:
+        UserError: if the saliencies are not finite.
+    """
     for key, value in ordering.saliency.items():
         if not np.isfinite(value).all():
             raise UserError(f"block {key[0]}, {key[1]}: saliencies are not finite; try dtype=fp32")
     groups = {(i, s.spec.name): s.groups for i, block in enumerate(target.blocks) for s in block.sub_blocks}
-    return ALLOCATIONS.get(allocation)(Ranked(target.space, ordering.saliency, groups, importance), gamma)
+    return Ranked(target.space, ordering.saliency, groups, importance)

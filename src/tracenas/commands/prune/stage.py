@@ -1,7 +1,7 @@
 """The pruning itself: realise the candidate as it was scored, write the checkpoint, and check it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -54,7 +54,11 @@ def prune_by_method(target: PruningTarget, config: PruneConfig) -> Pruned:
     """The checkpoint of what a one-shot method makes of the budget."""
     session = open_session(target, config, data=config.data, sensitivity=config.sensitivity)
     outcome = one_shot(session, config)
+    predicts = "predicted_rise" in outcome.facts
+    dense = candidate_loss(session, session.space.base) if predicts else 0.0
     realised = _realise(config, session, outcome.architecture, ScoredRealisation(), None)
+    if predicts:
+        outcome = replace(outcome, facts={**outcome.facts, "measured_rise": realised.loss - dense})
     return _write(config, session, outcome.architecture, realised, outcome)
 
 

@@ -8,9 +8,10 @@ import sys
 
 from tracenas.families import Key
 from tracenas.saliency.allocation.ranked import Allocated, Ranked
+from tracenas.space.architecture import Architecture
 from tracenas.strategies.solver import TIME_LIMIT, solve_space
 
-__all__ = ["allocate", "predicted_rises"]
+__all__ = ["allocate", "predicted_rise", "predicted_rises"]
 
 
 def allocate(ranked: Ranked, gamma: float | None) -> Allocated:
@@ -25,7 +26,13 @@ def allocate(ranked: Ranked, gamma: float | None) -> Allocated:
             f"the solver stopped after {TIME_LIMIT:g} s, gap {100 * solved.gap:.2f} %: the best so far is used",
             file=sys.stderr,
         )
-    return Allocated(solved.architecture, {"predicted_rise": solved.rise, "solver_gap": solved.gap})
+    return Allocated(solved.architecture, {"solver_gap": solved.gap})
+
+
+def predicted_rise(ranked: Ranked, arch: Architecture) -> float:
+    """What the widths of an architecture cost together, nats per token."""
+    rises, counts = predicted_rises(ranked), ranked.space.counts(arch)
+    return sum(rises[i, s.name][(0, *s.choices()).index(counts[i][j])] for i, j, s in ranked.slots())
 
 
 def predicted_rises(ranked: Ranked) -> dict[Key, list[float]]:
