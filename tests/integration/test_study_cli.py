@@ -133,6 +133,14 @@ def test_interrupted_and_resumed_equals_undisturbed(
     assert results(out) == results(finished)
 
 
+def test_a_resumed_study_draws_from_the_space_that_it_was_started_with(study: Study, tmp_path: Path) -> None:
+    argv = study(tmp_path / "out", "--architectures", "5", "--steps", "0", proxies="loss")
+    assert invoke([*argv, "--min-depth", "4"]) == 0
+    journal = (tmp_path / "out" / "journal.jsonl").read_text()
+    assert invoke([*argv, "--resume"]) == 0
+    assert (tmp_path / "out" / "journal.jsonl").read_text() == journal
+
+
 def test_a_finished_study_can_be_judged_anew(study: Study, finished: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     shutil.copytree(finished, out)

@@ -5,7 +5,6 @@ from typing import Any
 
 from tracenas.commands.prune.result import Pruned
 from tracenas.commands.report import report
-from tracenas.commands.run.recovery import prune_once, recover_all
 from tracenas.commands.run.result import RunOutcome
 from tracenas.commands.run.sections import (
     BENCH,
@@ -46,6 +45,8 @@ def run(config: RunConfig) -> RunOutcome:
 
 def _stages(config: RunConfig, source: ModelSource) -> RunOutcome:
     check_run(config, source)
+    from tracenas.commands.run.recovery import prune_once, recover_all
+
     settings = SearchConfig(**{key: getattr(config, key) for key in SearchConfig.model_fields})
     searched = search(settings, "run", source)
     if config.compensate == "best" and prune_config(config, searched.best, config.out).compensate == "auto":

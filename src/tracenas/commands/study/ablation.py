@@ -80,6 +80,7 @@ def ablation(config: AblationConfig) -> Ablated:
     with run_directory(config.out, "study ablation", config.resume) as begun:
         if begun:
             config = as_started(config.out, config, _NOT_RESULTS)
+            grid, (target, pool) = _grid(config, source), _pool(config, source)
         with starting(config.out, "study ablation", config.model_dump(), begun):
             session = _open(config, target, grid)
         records = _score(config, session, grid, pool.architectures)

@@ -21,7 +21,7 @@ from tracenas.errors import UserError
 from tracenas.evaluation.harness import Harness, require_harness
 from tracenas.evaluation.suites import PAPER_AVERAGE, requests
 from tracenas.journal import Journal
-from tracenas.models.checkpoints.source import open_source
+from tracenas.models.checkpoints.source import ModelSource, open_source
 from tracenas.models.functionals.perplexity import perplexity
 from tracenas.models.surgery.supernet import Realisation
 from tracenas.pipeline.calibration import stored_evaluation_windows
@@ -32,7 +32,9 @@ from tracenas.pipeline.resume import CONFIG, as_started, resolve_settings, same_
 from tracenas.pipeline.run_directory import JOURNAL, run_directory, starting
 from tracenas.pipeline.scoring import make_panel
 from tracenas.pipeline.session import Session
+from tracenas.pipeline.target import PruningTarget
 from tracenas.proxies import PROXIES
+from tracenas.proxies.combination import Choice
 from tracenas.recovery.short import ShortSettings
 from tracenas.reporting.progress import stage_progress
 from tracenas.rundir import provenance, read_json, write_json
@@ -70,15 +72,11 @@ def study(config: StudyConfig) -> StudyOutcome:
     source = open_source(config.model, decoder_only="study")
     if not config.resume:
         probe(config.text_field, config.data, config.eval_text)
-    proxies = _proxies(config)
-    combinations = parse_combinations(config.combinations, proxies)
-    plan = _plan(config)
-    target, pool = draw_pool(source, config)
-    space = target.space
-    _ = config.trace_rank
+    proxies, combinations, plan, target, pool = _design(config, source)
     with run_directory(config.out, "study", config.resume) as begun:
         if begun:
             config = as_started(config.out, config, _NOT_RESULTS)
+            proxies, combinations, plan, target, pool = _design(config, source)
         with starting(config.out, "study", config.model_dump(), begun):
             session = open_session(target, config, data=config.data, run=config.out)
             samples, seq_len = session.tokens.shape
@@ -88,10 +86,10 @@ def study(config: StudyConfig) -> StudyOutcome:
             resolve_settings(config.out, machine)
             prepared = _prepare(config, session, plan, proxies, pool[0])
         setup = time.perf_counter() - started
-        records = _measure(config, space, pool, prepared, {"bos": session.start.carried})
+        records = _measure(config, target.space, pool, prepared, {"bos": session.start.carried})
         results = summarise(
             config,
-            space,
+            target.space,
             plan,
             prepared.costs,
             records,
@@ -102,6 +100,15 @@ def study(config: StudyConfig) -> StudyOutcome:
         results["provenance"] = provenance(model=config.model, seed=config.seed, bos=session.start.carried)
         write_results(config.out, results)
         return StudyOutcome(config.out, results)
+
+
+def _design(
+    config: StudyConfig, source: ModelSource
+) -> tuple[tuple[str, ...], tuple[Choice, ...], StudyPlan, PruningTarget, list[Drawn]]:
+    """What the settings ask for: proxies, their combinations, targets, and the architectures of a space."""
+    proxies = _proxies(config)
+    _ = config.trace_rank
+    return proxies, parse_combinations(config.combinations, proxies), _plan(config), *draw_pool(source, config)
 
 
 def _proxies(config: StudyConfig) -> tuple[str, ...]:
