@@ -1,13 +1,12 @@
 """What a recovery reads: what it trains on, the split that chooses its checkpoint, and the text that is reported."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from torch import Tensor
 
+from tracenas.commands.recover.checks import split_name
 from tracenas.config import RecoverConfig
-from tracenas.data import hub
 from tracenas.data.windows import WindowStart
 from tracenas.errors import UserError
 from tracenas.models.checkpoints.loading import LoadedModel
@@ -15,7 +14,7 @@ from tracenas.pipeline.calibration import held_out, text_encoding, window_start
 from tracenas.recovery.datasets import Example, Examples, Rows, text_examples
 from tracenas.recovery.instructions import instruction_examples
 
-__all__ = ["SELECTION_WINDOWS", "RecoveryData", "check_splits", "recovery_data", "split_name"]
+__all__ = ["SELECTION_WINDOWS", "RecoveryData", "recovery_data"]
 
 SELECTION_WINDOWS = 64
 """Sequences that are split off the data at most, where no number is given."""
@@ -38,29 +37,6 @@ class RecoveryData:
     selected_on: str
     windows: Tensor | None
     bos: bool | None
-
-
-def split_name(source: str, use: Literal["validation", "held_out"]) -> str:
-    """A file as it is given, a data set with the split that is read."""
-    return source if Path(source).exists() else str(hub.parse(source, use=use))
-
-
-def check_splits(config: RecoverConfig) -> None:
-    """Refuse to report what the checkpoint is chosen by.
-
-    Raises:
-        UserError: if both are the same file, or the same split of a data set.
-    """
-    chooser, reported = config.validation, config.eval_text
-    if chooser is None or reported is None:
-        return
-    names = split_name(chooser, "validation"), split_name(reported, "held_out")
-    files = Path(chooser), Path(reported)
-    if names[0] == names[1] or (all(f.exists() for f in files) and files[0].samefile(files[1])):
-        raise UserError(
-            f"validation and eval-text are both {names[1]}: what chooses the checkpoint must not be what is reported; "
-            "leave validation out to have it split off the data"
-        )
 
 
 def recovery_data(config: RecoverConfig, loaded: LoadedModel) -> RecoveryData:

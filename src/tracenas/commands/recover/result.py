@@ -1,17 +1,12 @@
 """What a recovery comes to: the chosen weights, the losses before and after."""
 
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tracenas.commands.recover.data import RecoveryData, split_name
-from tracenas.config import RecoverConfig
-from tracenas.journal import Journal
 from tracenas.reporting.terminal import Table, print_table, to_plain
 
-__all__ = ["LOG", "RESULT", "Recovered", "recovered"]
+__all__ = ["LOG", "RESULT", "Recovered"]
 
 LOG, RESULT = "log.jsonl", "recovery.json"
 
@@ -62,27 +57,3 @@ class Recovered:
             rows.append((f"perplexity of {self.reported_on}, before", f"{self.perplexity_before:.4f}"))
             rows.append((f"perplexity of {self.reported_on}, step {self.step:,}", f"{self.perplexity:.4f}"))
         print_table(Table(f"recovered by {self.method}", ("", "value"), rows))
-
-
-def recovered(config: RecoverConfig, state: Mapping[str, Any], data: RecoveryData) -> Recovered:
-    """The result of a run that has ended, from its log and the state of its trainer."""
-    step = int(state["best_global_step"])
-    records = Journal(config.out / LOG).read()
-    losses = [record["loss"] for record in records if "loss" in record]
-    measured = {record["step"]: record for record in records if "validation_nll" in record}
-    return Recovered(
-        path=config.out,
-        method=config.method,
-        step=step,
-        steps=config.max_steps,
-        tokens=int(state["num_input_tokens_seen"]),
-        loss=losses[-1] if losses else math.nan,
-        selected_on=data.selected_on,
-        selection_nll=measured[step]["validation_nll"],
-        selection_nll_before=measured[0]["validation_nll"],
-        reported_on=None if config.eval_text is None else split_name(config.eval_text, "held_out"),
-        perplexity=measured[step].get("perplexity"),
-        perplexity_before=measured[0].get("perplexity"),
-        teacher=config.teacher if config.method == "distill" else None,
-        bos=data.bos,
-    )

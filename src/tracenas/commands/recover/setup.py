@@ -1,119 +1,36 @@
-"""What `tracenas recover` is asked for: checked, completed and compared with the run that is resumed."""
+"""The settings of a recovery, completed and compared with the run that is resumed."""
 
-import importlib.util
 import math
-import os
 from dataclasses import fields
-from pathlib import Path
 
 import torch
 
-from tracenas.commands.recover.data import check_splits
+from tracenas.commands.recover.checks import SETTINGS, keeps_zeros, reporters, teacher_name
 from tracenas.config import RecoverConfig
-from tracenas.data.sources import is_tokens, parse_source, probe
+from tracenas.data.sources import is_tokens
 from tracenas.data.tokens import load_tokens
 from tracenas.dtypes import short_name
 from tracenas.errors import UserError
 from tracenas.models.checkpoints.loading import LoadedModel, pick_device, pick_dtype
-from tracenas.models.checkpoints.source import ModelSource, open_source
+from tracenas.models.checkpoints.source import ModelSource
 from tracenas.pipeline.resume import check_same, write_settings
 from tracenas.pipeline.run_directory import KIND
-from tracenas.recovery.card import base_model
-from tracenas.recovery.settings import TrainSettings, accumulation, largest_micro_batch, learning_rate_factor
+from tracenas.recovery.settings import TrainSettings, accumulation, largest_micro_batch
 from tracenas.recovery.throughput import flops_per_token, matrix_parameters, peak_flops
 from tracenas.reporting.terminal import to_plain
-from tracenas.rundir import require_free, sweep
 from tracenas.settings import read_settings
 from tracenas.threads import set_threads
 from tracenas.world import World
 
 __all__ = [
-    "SETTINGS",
-    "SPARSITY",
     "as_started",
-    "check_input",
-    "check_out",
     "keep_settings",
-    "keeps_zeros",
     "resolved",
     "train_settings",
 ]
 
-SETTINGS = "recover.yaml"
-SPARSITY = "sparsity.json"
 _FREE = ("resume", "out", "report_to", "run_name", "keep_checkpoints", "keep_last", "prefetch", "shard_size")
 _TOKENS_AT_ONCE = {"cpu": 4096, "cuda": 16384}
-_REPORTERS = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",), "trackio": ("trackio",)}
-
-
-def check_input(config: RecoverConfig, source: ModelSource, world: World) -> None:
-    """Everything that can be told without torch."""
-    if config.method != "lora":
-        probe(config.text_field, config.data, config.validation)
-    for data in (config.data, config.validation):
-        if data is not None and Path(data).exists():
-            parse_source(data)
-    if config.method == "lora" and is_tokens(config.data):
-        raise UserError(f"data '{config.data}' holds token ids; lora needs prompts and responses")
-    probe(config.text_field, config.eval_text)
-    check_splits(config)
-    if config.seq_len is not None and config.seq_len > source.positions:
-        raise UserError(f"seq-len {config.seq_len}: the model has {source.positions} positions")
-    accumulation(config.global_batch, config.micro_batch or 1, world.size)
-    for name in _reporters(config):
-        if name not in _REPORTERS:
-            raise UserError(f"report-to '{name}': accepted: {', '.join(_REPORTERS)}")
-        if not any(importlib.util.find_spec(module) for module in _REPORTERS[name]):
-            raise UserError(f"report-to '{name}': not installed: pip install {_REPORTERS[name][0]}")
-    if config.method == "lora" and importlib.util.find_spec("peft") is None:
-        raise UserError("--method lora needs peft: pip install peft")
-    if config.method == "distill":
-        open_source(_teacher_name(config, source), decoder_only="recover (its teacher)")
-    learning_rate_factor(TrainSettings(config.max_steps, 0, 1, 1, 1.0, config.warmup, config.decay))
-    if config.asks_for("keep_zeros") and (source.path is None or not (source.path / SPARSITY).is_file()):
-        raise UserError(f"keep-zeros is not used here: {config.model} has no {SPARSITY}; leave it out")
-    if config.dtype == "fp16":
-        raise UserError("dtype fp16: too narrow for the gradients of training; accepted: auto, fp32, bf16")
-    if config.fsdp or os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true"):
-        _check_fsdp(config, world)
-
-
-def _check_fsdp(config: RecoverConfig, world: World) -> None:
-    if config.device == "cpu" or not torch.cuda.is_available():
-        raise UserError(
-            "fsdp shards over GPUs, and none is used here: leave it out (several CPU processes train as DDP)"
-        )
-    if "RANK" not in os.environ and world.size < 2:
-        raise UserError("fsdp needs several processes: torchrun --nproc-per-node N -m tracenas.cli recover …")
-
-
-def _reporters(config: RecoverConfig) -> tuple[str, ...]:
-    return tuple(name.strip() for name in config.report_to.split(",") if name.strip() and name.strip() != "none")
-
-
-def _teacher_name(config: RecoverConfig, source: ModelSource) -> str:
-    if config.teacher is not None:
-        return config.teacher
-    base = base_model(source.path) if source.path is not None else None
-    if base is None:
-        raise UserError(f"'teacher' is required: {config.model} does not say in its README.md what it was pruned from")
-    if "/" in base.strip("/") or Path(base).is_dir():
-        return base
-    if source.path is not None and (beside := source.path.parent / base).is_dir():
-        return str(beside)
-    raise UserError(f"'teacher' is required: the base that {config.model} names, {base}, is not here or beside it")
-
-
-def check_out(config: RecoverConfig) -> bool:
-    """Whether `out` holds a run to go on with."""
-    if config.resume:
-        sweep(config.out)
-    if (config.out / SETTINGS).is_file():
-        if not config.resume:
-            raise UserError(f"output directory {config.out} holds a run; go on with --resume, or choose another")
-        return True
-    require_free(config.out)
-    return False
 
 
 def resolved(config: RecoverConfig, source: ModelSource, world: World) -> RecoverConfig:
@@ -132,7 +49,7 @@ def resolved(config: RecoverConfig, source: ModelSource, world: World) -> Recove
         or largest_micro_batch(config.global_batch, world.size, length, _TOKENS_AT_ONCE[device.type]),
         "learning_rate": config.learning_rate or 1e-4,
         "save_every": config.save_every or max(1, math.ceil(config.max_steps / 10)),
-        "teacher": _teacher_name(config, source) if config.method == "distill" else config.teacher,
+        "teacher": teacher_name(config, source) if config.method == "distill" else config.teacher,
         "weight_decay": config.weight_decay if config.weight_decay is not None else 0.1 * (config.method != "lora"),
     }
     return config.model_copy(update=resolved_settings)
@@ -174,14 +91,9 @@ def train_settings(
         "keep_zeros": keeps_zeros(config, loaded.source) and config.method != "lora",
         "flops_per_token": operations,
         "peak_flops": peak,
-        "report_to": _reporters(config),
+        "report_to": reporters(config),
     }
     return TrainSettings(**settings)
-
-
-def keeps_zeros(config: RecoverConfig, source: ModelSource) -> bool:
-    """Whether this is a sparse checkpoint whose zeros are to stay."""
-    return config.keep_zeros and source.path is not None and (source.path / SPARSITY).is_file()
 
 
 def _attention_width(loaded: LoadedModel) -> int:

@@ -1,16 +1,19 @@
 """The training of a recovery and the plain checkpoint that it ends with."""
 
 import json
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import distributed
 
+from tracenas.commands.recover.checks import SPARSITY, keeps_zeros, split_name
 from tracenas.commands.recover.data import RecoveryData
 from tracenas.commands.recover.progress import progress, tensorboard
-from tracenas.commands.recover.result import LOG, RESULT, Recovered, recovered
-from tracenas.commands.recover.setup import SPARSITY, keeps_zeros
+from tracenas.commands.recover.result import LOG, RESULT, Recovered
 from tracenas.config import RecoverConfig
+from tracenas.journal import Journal
 from tracenas.models.checkpoints.base_files import BaseFiles, base_directory
 from tracenas.models.checkpoints.loading import LoadedModel, dtypes_to_save, load
 from tracenas.models.checkpoints.published import published, published_facts
@@ -85,7 +88,7 @@ def finish(config: RecoverConfig, source: ModelSource, world: World, data: Recov
     directory = config.out / CHECKPOINTS
     last = last_checkpoint(directory)
     assert last is not None
-    result = recovered(config, read_json(last / "trainer_state.json"), data)
+    result = _recovered(config, read_json(last / "trainer_state.json"), data)
     best = checkpoint_path(directory, result.step)
     _wait_for_all(world)  # every process has read what the main one removes in the end
     if world.is_main:
@@ -96,6 +99,30 @@ def finish(config: RecoverConfig, source: ModelSource, world: World, data: Recov
             remove_all(directory)
     _wait_for_all(world)
     return result
+
+
+def _recovered(config: RecoverConfig, state: Mapping[str, Any], data: RecoveryData) -> Recovered:
+    """The result of a run that has ended, from its log and the state of its trainer."""
+    step = int(state["best_global_step"])
+    records = Journal(config.out / LOG).read()
+    losses = [record["loss"] for record in records if "loss" in record]
+    measured = {record["step"]: record for record in records if "validation_nll" in record}
+    return Recovered(
+        path=config.out,
+        method=config.method,
+        step=step,
+        steps=config.max_steps,
+        tokens=int(state["num_input_tokens_seen"]),
+        loss=losses[-1] if losses else math.nan,
+        selected_on=data.selected_on,
+        selection_nll=measured[step]["validation_nll"],
+        selection_nll_before=measured[0]["validation_nll"],
+        reported_on=None if config.eval_text is None else split_name(config.eval_text, "held_out"),
+        perplexity=measured[step].get("perplexity"),
+        perplexity_before=measured[0].get("perplexity"),
+        teacher=config.teacher if config.method == "distill" else None,
+        bos=data.bos,
+    )
 
 
 def _wait_for_all(world: World) -> None:

@@ -113,7 +113,7 @@ def check_run(config: RunConfig, source: ModelSource) -> None:
     if feature := _decoder_only(config):
         source.require_decoder(feature)
     if config.recover is not None and not (config.out / RECOVERED).is_file():
-        from tracenas.commands.recover.setup import check_input
+        from tracenas.commands.recover.checks import check_input
 
         check_input(recover_config(config, config.model, config.out), source, World(size=recovery_processes(config)))
     if config.eval is not None and not (config.out / EVALUATION).is_file():

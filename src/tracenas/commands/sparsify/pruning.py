@@ -7,24 +7,68 @@ from typing import Any
 import numpy as np
 
 from tracenas.commands.sparsify.card import sparsity_card, sparsity_facts, verified
-from tracenas.commands.sparsify.job import Job
+from tracenas.commands.sparsify.job import Job, open_job
 from tracenas.commands.sparsify.search import search_shares
+from tracenas.config import SparsifyConfig
 from tracenas.errors import UserError
 from tracenas.models.checkpoints.loading import dtype_to_save
+from tracenas.models.checkpoints.source import ModelSource
 from tracenas.models.checkpoints.writing import Draft, save_pruned
 from tracenas.pipeline.calibration import warn_of_tokenizer, window_start
 from tracenas.reporting.progress import stage_progress
-from tracenas.rundir import read_json, write_json
+from tracenas.rundir import read_json, require_free, write_json
 from tracenas.saliency.layerwise import SparsityPlan
+from tracenas.saliency.linear import projections
+from tracenas.saliency.masks import Sparsity
 from tracenas.saliency.sparsify import Explain, LayerCount, outlier_shares, sparse_entries, sparsify_model
+from tracenas.saliency.unstructured import Metric
 from tracenas.space.sparsity import Shares, SparsitySpace
+from tracenas.symbolic.names import find_metric
 
-__all__ = ["SPARSITY", "pruned"]
+__all__ = ["SPARSITY", "write_sparse"]
 
 SPARSITY = "sparsity.json"
 
 
-def pruned(job: Job, explain: Explain | None) -> tuple[Draft, dict[str, Any]]:
+def write_sparse(config: SparsifyConfig, source: ModelSource) -> tuple[Draft, dict[str, Any]]:
+    """Prune a model and write it; the checkpoint and what sparsity.json says.
+
+    Raises:
+        UserError: for wrong input, before any work is done where it can be known.
+    """
+    target = Sparsity.parse(config.sparsity)
+    for index, _, projection in projections(source.blocks()):
+        target.check_columns(projection.columns, f"layer {index} {projection.path}")
+    metric, explain = find_metric(config.metric)
+    _check(config, metric, target.m > 0)
+    existed = config.out.exists()
+    require_free(config.out, what="checkpoint directory")
+    try:
+        with open_job(config, source, target, metric) as job:
+            return _pruned(job, explain)
+    finally:
+        if not existed and not any(config.out.iterdir()):
+            config.out.rmdir()
+
+
+def _check(config: SparsifyConfig, metric: Metric, groups: bool) -> None:
+    needed = bool(metric.needs) or config.ratios in ("owl", "search")
+    if needed and config.data is None:
+        reader = f"ratios {config.ratios}" if config.ratios in ("owl", "search") else f"metric {metric.name}"
+        raise UserError(f"'data' is required: {reader} reads calibration text or tokens")
+    if config.gradients is not None and not metric.needs & {"gradient", "gradient_rms"}:
+        raise UserError(f"gradients is not used here: metric {metric.name} reads none; leave it out")
+    if config.ratios not in ("uniform", "owl", "search") and not Path(config.ratios).is_file():
+        raise UserError(f"ratios '{config.ratios}': accepted: uniform, owl, search, or a JSON file")
+    if groups and config.ratios != "uniform":
+        raise UserError(f"sparsity {config.sparsity} is the same in every layer: ratios must be uniform")
+    if groups and config.compare in ("layer", "global"):
+        raise UserError(f"sparsity {config.sparsity} compares within groups of a row: compare must be auto or row")
+    if metric.solve is not None and config.compare != "auto":
+        raise UserError(f"metric {metric.name} compares within its own column blocks: compare must be auto")
+
+
+def _pruned(job: Job, explain: Explain | None) -> tuple[Draft, dict[str, Any]]:
     """Prune the model in place and write it; the checkpoint and what sparsity.json says."""
     plan = SparsityPlan(job.metric, job.target, job.compare, _shares(job), job.config.seed)
     base_loss, blocks = job.loss, job.loaded.blocks()

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tracenas.commands.study.combinations import with_combination
-from tracenas.commands.study.targets import StudyPlan
+from tracenas.commands.study.plan import StudyPlan
 from tracenas.config import StudyConfig
 from tracenas.proxies.combination import Choice
 from tracenas.reporting.pages.study import write_study_report

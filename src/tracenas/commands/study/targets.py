@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from tracenas.commands.study.plan import LORA, StudyPlan
 from tracenas.models.functionals.memory import attempt
 from tracenas.models.functionals.perplexity import perplexity
 from tracenas.models.surgery.private import private_weights
@@ -16,49 +17,10 @@ from tracenas.models.surgery.shared_lora import SharedLora
 from tracenas.models.surgery.supernet import Realisation, Supernet
 from tracenas.recovery.short import ShortSettings, short_recovery
 from tracenas.space.architecture import Architecture
-from tracenas.studies import StudyTarget
 
-__all__ = ["LORA", "Measured", "StudyMeasurer", "StudyPlan"]
+__all__ = ["Measured", "StudyMeasurer"]
 
-LORA = "supernet_lora"
 Measured = dict[str, dict[str, Any]]
-
-
-@dataclass(frozen=True)
-class StudyPlan:
-    """What is measured.
-
-    Args:
-        starts: `plain`, `compensated` or both.
-        marks: recovery steps after which the loss is measured, ascending; empty for no recovery.
-        seeds: orders of the training data.
-        batch: sequences per step.
-        lora: whether the shared LoRA's loss is measured.
-        tasks: names of lm-eval tasks.
-    """
-
-    starts: tuple[str, ...]
-    marks: tuple[int, ...]
-    seeds: int
-    batch: int
-    lora: bool = False
-    tasks: tuple[str, ...] = ()
-
-    def targets(self) -> list[StudyTarget]:
-        """In order: per start, right after pruning and after each mark; then LoRA and tasks."""
-        out = [StudyTarget(f"{s}_{n}", f"{s} {n}", group=s, steps=n) for n in (0, *self.marks) for s in self.starts]
-        out += [StudyTarget(LORA, "once-for-all LoRA")] if self.lora else []
-        return out + [StudyTarget(f"task_{name}", f"{name}, accuracy", loss=False) for name in self.tasks]
-
-    @property
-    def main(self) -> str:
-        """The target that counts: the last recovery, from the compensated start where there is one."""
-        return f"{self.starts[-1]}_{(0, *self.marks)[-1]}"
-
-    @property
-    def sequences(self) -> int:
-        """Training sequences that one recovery takes."""
-        return self.batch * max(self.marks, default=0)
 
 
 @dataclass

@@ -1,0 +1,56 @@
+"""A recovery from its settings to the written checkpoint."""
+
+from tracenas.commands.recover.checks import SETTINGS, check_out
+from tracenas.commands.recover.data import recovery_data
+from tracenas.commands.recover.result import Recovered
+from tracenas.commands.recover.setup import as_started, keep_settings, resolved, train_settings
+from tracenas.config import RecoverConfig
+from tracenas.errors import UserError
+from tracenas.models.checkpoints.loading import LoadedModel, load
+from tracenas.models.checkpoints.source import ModelSource, open_source
+from tracenas.threads import set_threads
+from tracenas.world import World
+
+__all__ = ["run"]
+
+
+def run(config: RecoverConfig, source: ModelSource, world: World) -> Recovered:
+    """Start or resume the training in `config.out` and write its result.
+
+    Raises:
+        UserError: as `recover`.
+    """
+    begun = check_out(config) if world.is_main else (config.out / SETTINGS).is_file()
+    config = resolved(config, source, world)
+    set_threads(config.threads)
+    if begun:
+        config = as_started(config)
+    trained_dtype = config.dtype if config.method == "lora" else "fp32"
+    loaded = load(source, device="cpu", dtype=trained_dtype, trust_remote_code=config.trust_remote_code)
+    data = recovery_data(config, loaded)
+    teacher = _load_teacher(config, source)
+    if world.is_main:
+        config.out.mkdir(parents=True, exist_ok=True)
+        if not begun:
+            keep_settings(config)
+    settings = train_settings(config, world, loaded, teacher)
+    source = loaded.source  # of a GGUF file: the whole configuration, which its header does not have
+    from tracenas.commands.recover.training import finish, train  # transformers' Trainer takes seconds to import
+
+    train(config, settings, loaded, data, teacher)
+    return finish(config, source, world, data)
+
+
+def _load_teacher(config: RecoverConfig, source: ModelSource) -> LoadedModel | None:
+    if config.method != "distill":
+        return None
+    assert config.teacher is not None
+    teacher = open_source(config.teacher, decoder_only="recover (its teacher)")
+    vocabulary, other = int(source.config["vocab_size"]), int(teacher.config["vocab_size"])
+    if vocabulary != other:
+        raise UserError(f"teacher {config.teacher}: its vocabulary has {other} tokens, the model's {vocabulary}")
+    if config.top_k >= vocabulary:
+        raise UserError(f"top-k {config.top_k}: the vocabulary has {vocabulary} tokens")
+    if (config.seq_len or 0) > teacher.positions:
+        raise UserError(f"seq-len {config.seq_len}: the teacher has {teacher.positions} positions")
+    return load(teacher, device="cpu", dtype=config.dtype, trust_remote_code=config.trust_remote_code)

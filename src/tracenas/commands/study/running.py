@@ -1,0 +1,211 @@
+"""A study from its pool to its results: every architecture is scored and measured, one journal line each."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tracenas.commands.study.data import HELD_OUT, orders, training_rows
+from tracenas.commands.study.design import StudyDesign, make_design
+from tracenas.commands.study.lora import shared_lora
+from tracenas.commands.study.plan import StudyPlan
+from tracenas.commands.study.pool import Drawn
+from tracenas.commands.study.results import StudyOutcome, summarise, write_results
+from tracenas.commands.study.targets import StudyMeasurer
+from tracenas.config import StudyConfig
+from tracenas.data.sources import is_tokens
+from tracenas.data.tokens import default_micro_batch
+from tracenas.errors import UserError
+from tracenas.evaluation.harness import Harness
+from tracenas.evaluation.suites import PAPER_AVERAGE, requests
+from tracenas.journal import Journal
+from tracenas.models.checkpoints.source import ModelSource
+from tracenas.models.functionals.perplexity import perplexity
+from tracenas.models.surgery.supernet import Realisation
+from tracenas.pipeline.calibration import stored_evaluation_windows
+from tracenas.pipeline.opening import open_session
+from tracenas.pipeline.refit.fitting import compensated_realisation
+from tracenas.pipeline.refit.text import compensation_text
+from tracenas.pipeline.resume import CONFIG, as_started, resolve_settings, same_model
+from tracenas.pipeline.run_directory import JOURNAL, run_directory, starting
+from tracenas.pipeline.scoring import make_panel
+from tracenas.pipeline.session import Session
+from tracenas.proxies import PROXIES
+from tracenas.recovery.short import ShortSettings
+from tracenas.reporting.progress import stage_progress
+from tracenas.rundir import provenance, read_json, write_json
+from tracenas.scoring.panel import PanelScore
+from tracenas.settings import read_settings
+from tracenas.space.architecture import Architecture
+from tracenas.space.search_space import SearchSpace
+
+__all__ = ["run"]
+
+_ANALYSIS = ("combinations", "resamples", "target")
+"""What may change when a study goes on: nothing that is measured depends on it."""
+_NOT_RESULTS = ("resume", "out", *_ANALYSIS)
+COSTS = "costs.json"
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """What one architecture is scored and measured with."""
+
+    score: Callable[[Any], Mapping[str, PanelScore]]
+    measurer: StudyMeasurer
+    costs: dict[str, float]
+
+
+def run(config: StudyConfig, source: ModelSource, design: StudyDesign) -> StudyOutcome:
+    """Start a study of a design, or resume one: then the design is that of the settings it was started with.
+
+    Raises:
+        UserError: for wrong input, before any work is done.
+    """
+    started = time.perf_counter()
+    with run_directory(config.out, "study", config.resume) as begun:
+        if begun:
+            config = as_started(config.out, config, _NOT_RESULTS)
+            design = make_design(config, source)
+        with starting(config.out, "study", config.model_dump(), begun):
+            session = open_session(design.target, config, data=config.data, run=config.out)
+            samples, seq_len = session.tokens.shape
+            machine = {**session.machine(), "samples": samples, "seq_len": seq_len}
+            if is_tokens(config.eval_text):  # its own note says how its windows begin
+                machine["bos"] = config.bos
+            resolve_settings(config.out, machine)
+            prepared = _prepare(config, session, design.plan, design.proxies, design.pool[0])
+        setup = time.perf_counter() - started
+        records = _measure(config, design.target.space, design.pool, prepared, {"bos": session.start.carried})
+        results = summarise(
+            config,
+            design.target.space,
+            design.plan,
+            prepared.costs,
+            records,
+            setup_seconds=setup,
+            settings=read_settings(config.out / CONFIG),
+            combinations=design.combinations,
+        )
+        results["provenance"] = provenance(model=config.model, seed=config.seed, bos=session.start.carried)
+        write_results(config.out, results)
+        return StudyOutcome(config.out, results)
+
+
+def _prepare(
+    config: StudyConfig, session: Session, plan: StudyPlan, proxies: tuple[str, ...], first: Drawn
+) -> _Prepared:
+    net = session.supernet()
+    used = [session.tokens]
+    realisations: dict[str, Realisation] = {"plain": Realisation()}
+    if "compensated" in plan.starts or any("compensated" in PROXIES.get(name).needs for name in proxies):
+        realisations["compensated"] = compensated_realisation(session)
+        used.append(compensation_text(session, required=True, keep=True).tokens)
+    windows = stored_evaluation_windows(config.out / HELD_OUT, session.loaded, config, session.tokens.shape[1])
+    tuned = config.lora_steps * plan.batch if plan.lora else 0
+    needed = max(plan.sequences, tuned)
+    rows = training_rows(session, config, needed, [*used, windows]) if needed else windows[:0]
+    same_model(config.out, perplexity(net.model, session.tokens, session.micro_batch).nll)
+    settings = ShortSettings(learning_rate=config.learning_rate, micro_batch=default_micro_batch(rows.shape[1]))
+    rows = rows.to(net.device)
+    lora = None
+    if plan.lora:
+        batches = orders(rows, plan.batch, config.lora_steps, config.seed)(0)
+        lora = shared_lora(config, session, net, batches, settings)
+    measurer = StudyMeasurer(
+        net,
+        plan,
+        realisations,
+        windows,
+        orders(rows, plan.batch, max(plan.marks, default=0), config.seed),
+        session.micro_batch,
+        settings,
+        lora,
+        _accuracy(config, session) if plan.tasks else None,
+    )
+    refitted = realisations.get("compensated")
+    path = config.out / COSTS
+    if not path.is_file():
+        write_json(path, _costs(session, proxies, config.trace_rank, refitted, first.arch))
+    return _Prepared(make_panel(session, proxies, config.trace_rank, refitted).measure, measurer, read_json(path))
+
+
+def _costs(
+    session: Session, proxies: Sequence[str], rank: int, refitted: Realisation | None, arch: Architecture
+) -> dict[str, float]:
+    """Seconds that each proxy takes by itself on `arch`: the faster of two runs after a first, which fills memos."""
+    seconds = {}
+    for name in proxies:
+        panel = make_panel(session, (name,), rank, refitted)
+        runs = []
+        for _ in range(3):
+            started = time.perf_counter()
+            panel.measure(arch)
+            runs.append(time.perf_counter() - started)
+        seconds[name] = min(runs[1:])
+    return seconds
+
+
+def _accuracy(config: StudyConfig, session: Session) -> Callable[[Any], Mapping[str, float]]:
+    """A model's accuracy by task: the task's metric in the literature on pruning, else plain accuracy."""
+    tokenizer = session.loaded.require_tokenizer("tasks are text")
+    harness = Harness(requests(config.tasks, None, None), config.task_data)
+
+    def measure(model: Any) -> dict[str, float]:
+        results = harness.run(model, tokenizer, limit=config.limit)
+        out = {}
+        for name, result in results.items():
+            value = result.metrics.get(PAPER_AVERAGE.get(name, "acc"))
+            if value is None:
+                raise ValueError(f"task {name} has no accuracy")
+            out[name] = float(value)
+        return out
+
+    return measure
+
+
+def _measure(
+    config: StudyConfig, space: SearchSpace, pool: list[Drawn], prepared: _Prepared, facts: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Score and measure what the journal does not hold yet, one line per architecture, with `facts` in each.
+
+    Raises:
+        UserError: if the journal is of other architectures.
+    """
+    journal = Journal(config.out / JOURNAL)
+    records = journal.read()
+    for drawn, record in zip(pool, records, strict=False):
+        if record["id"] != drawn.arch.id:
+            raise UserError(f"{config.out / JOURNAL}: holds other architectures than this version of the study draws")
+    with stage_progress("study", len(pool)) as advance:
+        advance(len(records))
+        for index, drawn in enumerate(pool[len(records) :], start=len(records)):
+            began = time.perf_counter()
+            scores = prepared.score(drawn.arch)
+            scored = time.perf_counter()
+            targets = prepared.measurer.measure(drawn.arch)
+            record = {
+                "index": index,
+                "id": drawn.arch.id,
+                "kind": drawn.kind,
+                "params": space.parameters(drawn.arch),
+                "arch": drawn.arch.to_json(),
+                "scores": {n: _finite(s.value) for n, s in scores.items()},
+                "reasons": {
+                    n: s.reason or "score is not finite" for n, s in scores.items() if _finite(s.value) is None
+                },
+                "proxy_seconds": {n: s.seconds for n, s in scores.items()},
+                "targets": targets,
+                **facts,
+                "seconds": {"scores": scored - began, "targets": time.perf_counter() - scored},
+            }
+            journal.append(record)
+            records.append(record)
+            advance()
+    return records
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and np.isfinite(value) else None
