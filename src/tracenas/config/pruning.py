@@ -52,6 +52,8 @@ def _evolves(config: Any) -> bool:
 class SearchConfig(CalibrationConfig, TracedConfig):
     """Find an architecture."""
 
+    holds_out = True
+
     uses = (
         TRACED,
         Use(("mutation_width",), "strategy evolution", lambda c: "evolution" in _strategies(c)),

@@ -105,8 +105,16 @@ class WindowsConfig(StageConfig):
 class CalibrationConfig(SpaceConfig, WindowsConfig):
     """The text that candidates are measured on."""
 
+    holds_out: ClassVar[bool] = False
+    """Whether text is set apart for refits that come later, beside that of `compensate_samples`."""
+
     uses: ClassVar[tuple[Use, ...]] = (
-        Use(("ridge", "compensate_samples"), "a compensated proxy, saliency obs or a refit (compensate)", refits),
+        Use(("ridge",), "a compensated proxy, saliency obs or a refit (compensate)", refits),
+        Use(
+            ("compensate_samples",),
+            "a compensated proxy, saliency obs or a refit (compensate)",
+            lambda c: c.holds_out or refits(c),
+        ),
     )
 
     samples: int | None = Field(None, ge=1, description="Calibration sequences; default 16, or all of a token file.")
