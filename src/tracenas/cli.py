@@ -38,9 +38,9 @@ class _Commands(click.Group):
         name = self.prefix + cmd_name
         if name in COMMANDS:
             return _command(name, COMMANDS[name])
-        known = self.list_commands(ctx)
-        if cmd_name not in known:
-            raise click.UsageError(f"no command '{name}': {did_you_mean(cmd_name, known)}")
+        commands = self.list_commands(ctx)
+        if cmd_name not in commands:
+            raise click.UsageError(f"no command '{name}': {did_you_mean(cmd_name, commands)}")
         group = _Commands(cmd_name, help=f"Accepted: {name} {{{','.join(_words(name))}}}.")
         group.prefix = f"{name} "
         return group

@@ -219,10 +219,10 @@ def construct(kind: type[C], values: dict[str, Any]) -> C:
     Raises:
         UserError: for unknown keys (with a suggestion), missing or unacceptable values.
     """
-    known = setting_names(kind)
+    accepted = setting_names(kind)
     for key in values:
-        if key not in known:
-            raise UserError(f"unknown setting '{key}': {did_you_mean(key, known)}")
+        if key not in accepted:
+            raise UserError(f"unknown setting '{key}': {did_you_mean(key, accepted)}")
     try:
         return kind(**values)
     except ValidationError as error:
