@@ -48,7 +48,8 @@ class Case:
     reference: Any
 
     def load(self, **kwargs: Any) -> Any:
-        return auto_class(self.family.model_type).from_pretrained(self.draft.path, **kwargs).eval()
+        model = auto_class(self.family.model_type).from_pretrained(self.draft.path, **kwargs).eval()
+        return model if kwargs else capping(model)
 
 
 def dense_model(model_type: str, **changes: Any) -> Any:

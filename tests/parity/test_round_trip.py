@@ -151,9 +151,14 @@ from transformers import AutoModel, AutoModelForCausalLM
 root, again = Path(sys.argv[1]), Path(sys.argv[2])
 ids = torch.tensor(json.loads(sys.argv[3]))
 found = {}
+def loaded(auto, path, remote):  # transformers 5.17 takes torch's attention for Gemma 2 itself, which caps no scores
+    model = auto.from_pretrained(path, trust_remote_code=remote).eval()
+    if not remote and getattr(model.config, "attn_logit_softcapping", None):
+        model.set_attn_implementation("eager")
+    return model
 for path in sorted(root.iterdir()):
     remote = (path / "modeling_tracenas.py").exists()
-    model = AutoModelForCausalLM.from_pretrained(path, trust_remote_code=remote).eval()
+    model = loaded(AutoModelForCausalLM, path, remote)
     origin = "transformers_modules." if remote else "transformers."
     assert type(model).__module__.startswith(origin), type(model)
     with torch.no_grad():
@@ -164,12 +169,12 @@ for path in sorted(root.iterdir()):
             cache = step.past_key_values
             steps.append(step.logits)
         found[path.name + "/cached"] = torch.cat(steps, dim=1)
-        hidden = AutoModel.from_pretrained(path, trust_remote_code=remote).eval()(ids).last_hidden_state
+        hidden = loaded(AutoModel, path, remote)(ids).last_hidden_state
         found[path.name + "/hidden"] = model.lm_head(hidden)
         if cap := getattr(model.config, "final_logit_softcapping", None):
             found[path.name + "/hidden"] = torch.tanh(found[path.name + "/hidden"] / cap) * cap
         model.save_pretrained(again / path.name)
-        copy = AutoModelForCausalLM.from_pretrained(again / path.name, trust_remote_code=remote).eval()
+        copy = loaded(AutoModelForCausalLM, again / path.name, remote)
         found[path.name + "/again"] = copy(ids).logits
 save_file(found, sys.argv[4])
 """

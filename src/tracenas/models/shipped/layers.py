@@ -95,6 +95,12 @@ class Rebuilt:
         """Put the heterogeneous layers in place of the stock ones."""
         raise NotImplementedError
 
+    def _sdpa_can_dispatch(self, is_init_check: bool = False) -> bool:
+        """Not where scores are soft-capped: torch's attention leaves the cap out, which transformers 5.17 overlooks."""
+        if getattr(self.config, "attn_logit_softcapping", None):  # type: ignore[attr-defined]
+            raise ValueError("soft-capped attention scores need attn_implementation='eager'")
+        return bool(super()._sdpa_can_dispatch(is_init_check))  # type: ignore[misc]
+
     @classmethod
     def _can_set_attn_implementation(cls) -> bool:
         return bool(cls._stock._can_set_attn_implementation())  # type: ignore[attr-defined]
