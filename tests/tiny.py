@@ -122,6 +122,12 @@ def capping(model: Any) -> Any:
     return model
 
 
+def angle_flops(counter: Any) -> int:
+    """What a FlopCounterMode counted of rotary angles, which transformers 5.17 has as products of matrices."""
+    counts = counter.get_flop_counts()
+    return sum(sum(n.values()) for name, n in counts.items() if name.endswith("rotary_emb"))
+
+
 def partly_kept(blocks: Any) -> dict[tuple[int, str], Any]:
     """Unit ids: block 0 without attention, block 1 with 32 channels."""
     kept: dict[tuple[int, str], Any] = {}
