@@ -6,7 +6,6 @@ Resident memory is read after every tenth evaluation; growth is the last reading
 """
 
 import argparse
-import resource
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +49,7 @@ def main() -> None:
         if i % 10 == 9:
             readings.append(memory("VmRSS"))
     first = readings[len(readings) // 10]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = memory("VmHWM")
     publish(
         {
             "benchmark": "memory",

@@ -11,7 +11,6 @@ time is counted: what other programs on the machine do does not enter.
 """
 
 import argparse
-import resource
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -20,7 +19,7 @@ from typing import Any
 
 import torch
 from floor import against_floor
-from machine import CLOCKS, facts, publish
+from machine import CLOCKS, facts, memory, publish
 
 from tracenas.config import ScoreConfig
 from tracenas.models.checkpoints.source import open_source
@@ -240,7 +239,7 @@ def main() -> None:
     weights = sum(p.numel() * p.element_size() for p in session.loaded.model.parameters())
     net = session.supernet()
     result = {name: profile(args, session, net, name) for name in args.proxy}
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = memory("VmHWM")
     record = {
         "benchmark": "profile_search",
         "model": Path(args.model).name,

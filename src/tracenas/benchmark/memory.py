@@ -6,7 +6,6 @@ logits). Python and the libraries are not counted.
 """
 
 import json
-import resource
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tracenas.benchmark.latency import TrialSettings
+from tracenas.resident import peak_memory, resident_memory
 
 __all__ = ["peak_bytes"]
 
@@ -46,30 +46,12 @@ def peak_bytes(
     return int(done.stdout.strip().splitlines()[-1])
 
 
-def _resident(key: str) -> int | None:
-    """`VmRSS` (now) or `VmHWM` (peak) in bytes; None where there is no /proc."""
-    try:
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith(key + ":"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return None
-
-
 def _forget_peak() -> None:
     """Let the peak start again from what is resident now (Linux; elsewhere an earlier, higher peak stays)."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
         return
-
-
-def _peak() -> int:
-    peak = _resident("VmHWM")
-    if peak is not None:
-        return peak
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _measure(request: dict[str, Any]) -> int:
@@ -89,9 +71,9 @@ def _measure(request: dict[str, Any]) -> int:
     # A short trial first: code that is imported late and weights that are read late are then in memory.
     run_trial(loaded.model, ids[:1, :8], replace(settings, prompt=min(8, settings.prompt), new_tokens=2, batch_size=1))
     _forget_peak()
-    before = _resident("VmRSS") or _peak()
+    before = resident_memory() or peak_memory()
     run_trial(loaded.model, ids, settings)
-    return int(weights) + max(0, _peak() - before)
+    return int(weights) + max(0, peak_memory() - before)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
 """The search itself: candidates of a session are scored until the strategy has no more, and the best is kept."""
 
-import resource
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -19,6 +17,7 @@ from tracenas.pipeline.scoring import make_evaluator, make_racing
 from tracenas.pipeline.session import Session
 from tracenas.pipeline.target import PruningTarget
 from tracenas.reporting.progress import SearchProgress
+from tracenas.resident import peak_memory
 from tracenas.rundir import provenance, write_json
 from tracenas.space.architecture import Architecture
 from tracenas.space.search_space import SearchSpace
@@ -103,7 +102,6 @@ def _summary(
     for layer in space.layers:
         for s in layer.sub_blocks:
             units.setdefault(s.unit, []).append(s.units)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return {
         "model": config.model,
         **({"weights": source.origin} if source.origin else {}),
@@ -130,7 +128,7 @@ def _summary(
         "calibration_tokens": session.tokens.numel(),
         "bos": session.start.carried,
         **_measured(session, result),
-        "peak_memory_bytes": peak,
+        "peak_memory_bytes": peak_memory(),
         "kept": session.kept_units(result.best),
         "generations": [g.to_json() for g in result.generations],
     }
