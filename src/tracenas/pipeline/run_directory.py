@@ -12,13 +12,27 @@ from tracenas.pipeline.resume import CONFIG, write_settings
 from tracenas.rundir import free_of_ours, require_free, sweep, undone_on_error
 from tracenas.settings import read_settings
 
-__all__ = ["BEST", "CALIBRATION", "JOURNAL", "KIND", "ORDERING", "SUMMARY", "in_use", "run_directory", "starting"]
+__all__ = [
+    "BEST",
+    "CALIBRATION",
+    "JOURNAL",
+    "KIND",
+    "ORDERING",
+    "SENSITIVITY",
+    "SUMMARY",
+    "in_use",
+    "run_directory",
+    "starting",
+]
 
 JOURNAL, BEST, SUMMARY = "journal.jsonl", "best.json", "summary.json"
 """What a search leaves: every candidate, the best one, and the figures of the whole."""
 
 CALIBRATION, ORDERING = "calibration.safetensors", "ordering.safetensors"
 """The tokens that everything is measured on, and the order and importance of the units."""
+
+SENSITIVITY = "sensitivity.safetensors"
+"""The predicted cost of every width of every sub-block."""
 
 KIND = "kind"
 """In config.yaml: the command whose directory it is."""
