@@ -22,7 +22,7 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._valid_bytes: int | None = None
-        self._size = 0
+        self._size: int
         """Of the file as it was last seen: what is behind the valid bytes was cut off."""
 
     def read(self) -> list[dict[str, Any]]:

@@ -164,7 +164,7 @@ def make_directory(path: Path) -> None:
 
 def default_mode(mode: int) -> int:
     """The permissions that the user's umask leaves of `mode`."""
-    umask = os.umask(0)
+    umask = os.umask(0o077)  # until it is set back, what other threads make is private
     os.umask(umask)
     return mode & ~umask
 

@@ -8,6 +8,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from tracenas.cli import invoke
+from tracenas.commands.prune.result import Pruned
 from tracenas.demo import calibration_path, model_path
 
 pytestmark = pytest.mark.integration
@@ -41,6 +42,19 @@ def test_the_same_loss_and_the_parameters_are_said(pruned: dict[str, Path]) -> N
     assert stub["of these, zeros in place of removed attention"] == f"{zeros:,}"
     count = {name: int(row["parameters"].replace(",", "")) for name, row in (("plain", plain), ("stub", stub))}
     assert count["stub"] == count["plain"] + zeros
+
+
+def test_the_table_says_what_the_card_says(tmp_path: Path) -> None:
+    result = Pruned(tmp_path, params=600, base_params=1000, stock=True, loss=3.25, scored_loss=3.5, stub_params=40)
+    (table,) = result.tables()
+    assert table.rows == [
+        ("checkpoint", str(tmp_path)),
+        ("form", "stock configuration"),
+        ("parameters", "600 of 1,000 (60.0%)"),
+        ("of these, zeros in place of attention", "40"),
+        ("calibration loss, reloaded", "3.250000"),
+        ("calibration loss, as scored", "3.500000"),
+    ]
 
 
 def test_the_card_says_how_it_is_served(pruned: dict[str, Path]) -> None:

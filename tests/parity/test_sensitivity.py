@@ -110,6 +110,18 @@ def test_the_refit_is_the_closed_form() -> None:
     torch.testing.assert_close(closed, least_squares(gram, weight, kept, 0.1)[:, kept], rtol=1e-6, atol=1e-9)
 
 
+def test_every_channel_is_penalised_by_its_own_energy() -> None:
+    """A channel without energy has some of the mean; without any at all λ is next to nothing, and G + λ regular."""
+    gram = torch.diag(torch.tensor([1.0, 0.0, 5.0])).double()
+    found = per_channel(gram, 0.1)
+    assert found.tolist() == pytest.approx([0.1 + 2e-6, 2e-6, 0.5 + 2e-6], rel=1e-12)
+    nothing = per_channel(torch.zeros(3, 3), 0.1)
+    assert nothing.dtype == torch.float64 and nothing.tolist() == [1e-30] * 3
+    for bad in (0.0, -1.0, float("nan")):
+        with pytest.raises(ValueError, match="ridge must be positive"):
+            per_channel(gram, bad)
+
+
 def test_one_channel_at_a_time_is_as_good_as_the_best_pair() -> None:
     """Greedy is no worse than a few percent above exhaustive search on a tiny problem."""
     gram, weight, metric = problem(3)

@@ -140,6 +140,25 @@ def test_work_is_what_torch_counts() -> None:
     assert products == work.flops + work.trace_flops - first - 2 * 4 * head
 
 
+def test_elementwise_work_goes_by_the_widths() -> None:
+    """Per token: 30 hidden widths a sub-block, 18 q, k and v, 8 head outputs, 14 channels, 12 vocabularies."""
+    from tracenas.models.checkpoints.source import open_source
+    from tracenas.scoring.workload import Shape, workload
+
+    source = open_source(DEMO)
+    space, blocks, head = source.space(), source.blocks(), source.family.head_weights(source.config)
+    layers = [[3, 64], [0, 448], *[[0, 0]] * 5, [10, 0]]
+    arch = space.build(layers)
+    of_blocks = 4 * 30 * 160 + (3 + 10) * 16 * (3 * 18 + 8) + (64 + 448) * 14
+    shape = Shape(2, 64, 2, 16, 4, "cpu")
+    work = workload(blocks, arch, head, 160, shape)
+    assert work.elements == pytest.approx(128 * (12 * 2048 + of_blocks))
+    assert work.score_pairs == 128 * 64 * (3 + 10)
+    forward = workload(blocks, arch, head, 160, replace(shape, rank=None))
+    assert forward.elements == pytest.approx(128 * (12 * 2048 + 0.4 * of_blocks))
+    assert (forward.flops, forward.trace_flops) == (work.flops / 2, 0)
+
+
 def test_seconds_add_up_over_kinds_of_work() -> None:
     from tracenas.benchmark.machine import Rates
     from tracenas.commands.plan.command import seconds

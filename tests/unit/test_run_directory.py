@@ -98,6 +98,17 @@ def test_a_directory_that_was_made_for_nothing_is_not_left(tmp_path: Path) -> No
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
+def test_a_locked_directory_is_on_disk_and_its_lock_may_be_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr(rundir, "fsync", synced.append)
+    with locked(tmp_path / "new"):
+        assert synced == [tmp_path]
+        (tmp_path / "new" / ".lock").unlink()
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_journal_that_another_process_changed_is_refused(tmp_path: Path) -> None:
     log = Journal(tmp_path / "journal.jsonl")
     log.append({"a": 1})

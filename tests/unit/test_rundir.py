@@ -12,6 +12,8 @@ from tracenas.errors import UserError
 from tracenas.journal import Journal
 from tracenas.rundir import (
     atomic_path,
+    cache_directory,
+    default_mode,
     provenance,
     read_json,
     require_free,
@@ -34,6 +36,21 @@ def test_json_round_trip(tmp_path: Path) -> None:
     umask = os.umask(0)
     os.umask(umask)
     assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~umask
+
+
+def test_asking_for_the_umask_opens_nothing_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    masks: list[int] = []
+    monkeypatch.setattr(rundir.os, "umask", lambda mask: masks.append(mask) or 0o027)
+    assert default_mode(0o777) == 0o750
+    assert masks == [0o077, 0o027]
+
+
+def test_writing_leaves_no_file_open(tmp_path: Path) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    write_json(tmp_path / "new" / "a.json", 1)
+    sweep(tmp_path)
+    require_free(tmp_path / "free")
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path) -> None:
@@ -118,6 +135,14 @@ def test_provenance_has_versions_and_facts() -> None:
     assert facts["versions"]["numpy"] == numpy.__version__
     assert (facts["seed"], facts["model"]) == (3, "x")
     json.dumps(facts)
+
+
+def test_the_cache_is_where_the_environment_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "elsewhere"))
+    assert cache_directory() == tmp_path / "elsewhere" / "tracenas"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache_directory() == tmp_path / ".cache" / "tracenas"
 
 
 def test_require_free(tmp_path: Path) -> None:
