@@ -11,7 +11,6 @@ from tracenas.models.checkpoints.source import open_source
 from tracenas.pipeline.refit import STATISTICS_TOKENS
 from tracenas.pipeline.target import resolve_target
 from tracenas.reporting.terminal import Outcome, Table
-from tracenas.rundir import provenance
 
 __all__ = ["Sensitivities", "sensitivity"]
 
@@ -57,10 +56,7 @@ def sensitivity(config: SensitivityConfig) -> Sensitivities:
     target = resolve_target(open_source(config.model), config)
     from tracenas.models.checkpoints.loading import load
     from tracenas.pipeline.calibration import calibration_tokens
-    from tracenas.pipeline.sensitivity import model_identity
-    from tracenas.saliency.fisher import label_generator
-    from tracenas.saliency.sensitivity.measuring import measure_sensitivity
-    from tracenas.saliency.sensitivity.table import SensitivityTable
+    from tracenas.pipeline.sensitivity import measured_table
     from tracenas.scoring.workload import default_micro_batch
     from tracenas.threads import set_threads
 
@@ -76,13 +72,12 @@ def sensitivity(config: SensitivityConfig) -> Sensitivities:
         text_field=config.text_field,
         bos=config.bos,
         fewer=config.samples is None,
-    ).to(loaded.device)
+    )
     micro_batch = config.micro_batch or default_micro_batch(
         target.blocks, target.space.base, target.hidden, tokens.shape[1], loaded.dtype.itemsize, loaded.device.type
     )
-    measured = measure_sensitivity(loaded.model, target.blocks, tokens, micro_batch, label_generator(tokens))
-    origin = {**model_identity(loaded), "tokens": list(tokens.shape), "provenance": provenance(seed=config.seed)}
-    SensitivityTable(measured.costs, origin).save(config.out)
+    measured = measured_table(loaded, target.blocks, tokens, micro_batch, config.seed)
+    measured.save(config.out)
     specs = {(i, s.name): s for i, layer in enumerate(target.space.layers) for s in layer.sub_blocks}
     rows = [
         {

@@ -16,7 +16,7 @@ from tracenas.pipeline.calibration import calibration_tokens, window_start
 from tracenas.pipeline.refit import STATISTICS_TOKENS
 from tracenas.pipeline.refit.text import compensation_text, reserve_held_out
 from tracenas.pipeline.run_directory import CALIBRATION, ORDERING
-from tracenas.pipeline.sensitivity import stored_table
+from tracenas.pipeline.sensitivity import run_table
 from tracenas.pipeline.session import Calibrated, RefitSettings, Session
 from tracenas.pipeline.target import PruningTarget
 from tracenas.saliency import FOR_REFITS, PREDICTED_RISES, SALIENCIES
@@ -42,7 +42,7 @@ def open_session(
         data: where calibration text comes from; None if `run` holds the tokens.
         run: run directory to read `calibration.safetensors` and `ordering.safetensors` from, and to write to.
         hold_out: store text there that refits can be compared on.
-        sensitivity: table to rank units by in place of measuring.
+        sensitivity: table that saliencies which are predicted rises are read from, in place of measuring one.
     """
     threads = set_threads(config.threads)
     if data is None and (run is None or not (run / CALIBRATION).is_file()):
@@ -60,11 +60,7 @@ def open_session(
     calibrated = Calibrated(target, loaded, tokens, start, run, config.seed, refit_settings(config, data))
     if hold_out:
         reserve_held_out(calibrated)
-    if sensitivity is not None:
-        per_unit, importance = as_saliency(stored_table(sensitivity, loaded, target.blocks))
-        ordering = Ordering.from_saliency(target.blocks, per_unit)
-    else:
-        ordering, importance = _ordering(calibrated, config.saliency, micro_batch)
+    ordering, importance = _ordering(calibrated, config.saliency, micro_batch, sensitivity)
     return Session(
         **vars(calibrated),
         saliency=config.saliency,
@@ -105,7 +101,9 @@ def _tokens(
     return tokens, start
 
 
-def _ordering(calibrated: Calibrated, saliency: str, micro_batch: int) -> tuple[Ordering, dict[tuple[int, str], float]]:
+def _ordering(
+    calibrated: Calibrated, saliency: str, micro_batch: int, sensitivity: Path | None
+) -> tuple[Ordering, dict[tuple[int, str], float]]:
     """The run's, where it has one. What ranks units for a refit is measured on the text that is refitted on."""
     loaded, blocks, run = calibrated.loaded, calibrated.blocks, calibrated.run
     path = None if run is None else run / ORDERING
@@ -113,15 +111,19 @@ def _ordering(calibrated: Calibrated, saliency: str, micro_batch: int) -> tuple[
         ordering, metadata = Ordering.load(path, blocks)
         raw = json.loads(metadata.get("importance", "{}"))
         return ordering, {(int(k.split(".")[0]), k.split(".")[1]): float(v) for k, v in raw.items()}
-    rank = SALIENCIES.get(saliency)
-    tokens = compensation_text(calibrated, keep=True).tokens if saliency in FOR_REFITS else calibrated.tokens
-    per_unit, importance = within_memory(
-        lambda: rank(loaded.model, blocks, tokens.to(loaded.device), micro_batch),
-        lambda count: rank(loaded.model, blocks, tokens[:count].to(loaded.device), count),
-        what=f"the base model's pass for the saliency {saliency}",
-        micro_batch=min(micro_batch, len(tokens)),
-        device=loaded.device,
-    )
+    if saliency in PREDICTED_RISES:
+        table = run_table(calibrated, micro_batch, compensated=saliency in FOR_REFITS, given=sensitivity)
+        per_unit, importance = as_saliency(table)
+    else:
+        rank = SALIENCIES.get(saliency)
+        tokens = compensation_text(calibrated, keep=True).tokens if saliency in FOR_REFITS else calibrated.tokens
+        per_unit, importance = within_memory(
+            lambda: rank(loaded.model, blocks, tokens.to(loaded.device), micro_batch),
+            lambda count: rank(loaded.model, blocks, tokens[:count].to(loaded.device), count),
+            what=f"the base model's pass for the saliency {saliency}",
+            micro_batch=min(micro_batch, len(tokens)),
+            device=loaded.device,
+        )
     ordering = Ordering.from_saliency(blocks, per_unit)
     if path is not None:
         written = {f"{i}.{name}": v for (i, name), v in importance.items()}

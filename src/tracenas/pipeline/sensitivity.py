@@ -1,4 +1,4 @@
-"""Sensitivity tables of loaded models: what identifies the model, and reading a stored table for it."""
+"""Sensitivity tables of loaded models: measured with what identifies the model, or read where they are stored."""
 
 import hashlib
 import json
@@ -10,9 +10,17 @@ import torch
 
 from tracenas.families import Block
 from tracenas.models.checkpoints.loading import LoadedModel
+from tracenas.models.functionals.memory import within_memory
+from tracenas.pipeline.refit.text import compensation_text
+from tracenas.pipeline.run_directory import SENSITIVITY
+from tracenas.pipeline.session import Calibrated
+from tracenas.reporting.progress import stage_progress
+from tracenas.rundir import provenance
+from tracenas.saliency.fisher import label_generator
+from tracenas.saliency.sensitivity.measuring import measure_sensitivity
 from tracenas.saliency.sensitivity.table import SensitivityTable
 
-__all__ = ["model_identity", "stored_table"]
+__all__ = ["measured_table", "model_identity", "run_table", "stored_table"]
 
 _SAMPLES = 256
 """Entries of every tensor that go into its hash."""
@@ -41,3 +49,62 @@ def stored_table(path: Path, loaded: LoadedModel, blocks: Sequence[Block]) -> Se
         UserError: if it is missing, damaged, or of another model, tokenizer or space.
     """
     return SensitivityTable.load(path, blocks, model_identity(loaded))
+
+
+def measured_table(
+    loaded: LoadedModel, blocks: Sequence[Block], tokens: torch.Tensor, micro_batch: int, seed: int
+) -> SensitivityTable:
+    """A table measured on tokens, int64 [N, L], with the hashes of the model and where it comes from.
+
+    Args:
+        loaded: its units in the base's order.
+        seed: that the tokens were drawn by.
+
+    Raises:
+        UserError: as `measure_sensitivity`, and if a pass runs out of memory.
+    """
+    rows = tokens.to(loaded.device)
+    labels = label_generator(tokens)
+
+    def measure(count: int) -> SensitivityTable:
+        return measure_sensitivity(loaded.model, blocks, rows, count, labels.manual_seed(labels.initial_seed()))
+
+    with stage_progress("sensitivity table", 1) as advance:
+        table = within_memory(
+            lambda: measure(micro_batch),
+            measure,
+            what="the sensitivity table's pass",
+            micro_batch=min(micro_batch, len(tokens)),
+            device=loaded.device,
+        )
+        advance()
+    origin = {**model_identity(loaded), "tokens": list(tokens.shape), "provenance": provenance(seed=seed)}
+    return SensitivityTable(table.costs, origin)
+
+
+def run_table(
+    calibrated: Calibrated, micro_batch: int, *, compensated: bool, given: Path | None = None
+) -> SensitivityTable:
+    """The table of a run, which it keeps: its own, else the one that is given, else measured now.
+
+    Args:
+        calibrated: with the model as it was loaded; without a run directory, nothing is read or kept.
+        compensated: whether it is measured on the text that output projections are refitted on, in place of the
+            calibration.
+        given: a table's file.
+
+    Raises:
+        UserError: as `stored_table` and `measured_table`.
+    """
+    loaded, blocks = calibrated.loaded, calibrated.blocks
+    own = None if calibrated.run is None else calibrated.run / SENSITIVITY
+    if own is not None and own.is_file():
+        return stored_table(own, loaded, blocks)
+    if given is not None:
+        table = stored_table(given, loaded, blocks)
+    else:
+        tokens = compensation_text(calibrated, keep=True).tokens if compensated else calibrated.tokens
+        table = measured_table(loaded, blocks, tokens, micro_batch, calibrated.seed)
+    if own is not None:
+        table.save(own)
+    return table
