@@ -28,6 +28,8 @@ from tracenas.models.surgery.supernet import Supernet
 from tracenas.proxies import PROXIES
 from tracenas.refits.gram import gram_matrices
 from tracenas.refits.realisation import CompensatedRealisation
+from tracenas.saliency.fisher import label_generator
+from tracenas.saliency.sensitivity.measuring import measure_sensitivity
 from tracenas.saliency.wanda import saliency
 from tracenas.scoring.evaluator import Evaluator, ScoringSettings
 from tracenas.scoring.panel import Panel
@@ -47,7 +49,7 @@ class Bench:
             config = model.config.to_dict()
             length = min(args.seq_len, args.tokens)
             self.tokens = torch.randint(0, 32000, (args.tokens // length, length))
-            fitted = torch.randint(0, 32000, (2, length))
+            fitted = torch.randint(0, 32000, (2304 // length, length))  # enough for the widest projection's moments
         else:
             loaded = load(args.model, device="cpu", dtype="fp32")
             model, config = loaded.model, loaded.source.config
@@ -63,6 +65,7 @@ class Bench:
         free = SearchSpace(specs, outside)
         self.space = SearchSpace(specs, outside, Budget(int(0.6 * free.parameters(free.base)), 0.01))
         ordering = Ordering.from_saliency(blocks, saliency(model, blocks, self.tokens, self.batch)[0])
+        self.table = measure_sensitivity(model, blocks, fitted, self.batch, label_generator(fitted))
         self.net = Supernet(model, blocks, ordering)
         self.how = CompensatedRealisation(self.net, gram_matrices(model, blocks, fitted, self.batch), 0.01)
         self.settings = ScoringSettings(RANK, 0, self.batch)
@@ -80,15 +83,16 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     while len(drawn) < args.rounds + 1:
         arch = bench.space.sample(rng)
         drawn += [] if arch is None else [arch]
+    setup = (bench.net, bench.space, bench.tokens)
     runs: dict[str, Any] = {
-        "shared": Panel(bench.net, bench.space, bench.tokens, shared, bench.settings).measure,
-        "gradients": Panel(bench.net, bench.space, bench.tokens, plain, bench.settings).measure,
+        "shared": Panel(*setup, shared, bench.settings, table=bench.table).measure,
+        "gradients": Panel(*setup, plain, bench.settings, table=bench.table).measure,
     }
     for name, proxy in proxies.items():
         if args.alone and name not in args.alone:
             continue
         how = bench.how if "compensated" in proxy.needs else None
-        runs[name] = Evaluator(bench.net, bench.space, bench.tokens, proxy, bench.settings, how).score
+        runs[name] = Evaluator(*setup, proxy, bench.settings, how, bench.table).score
     queues = {name: iter(drawn) for name in runs}
     contestants = {name: lambda name=name: runs[name](next(queues[name])) for name in runs}
     seconds = interleaved(contestants, args.rounds)

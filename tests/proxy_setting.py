@@ -13,6 +13,7 @@ from tracenas.models.surgery.supernet import Supernet
 from tracenas.proxies import PROXIES
 from tracenas.refits.gram import gram_matrices
 from tracenas.refits.realisation import CompensatedRealisation
+from tracenas.saliency.sensitivity.table import SensitivityTable, WidthCosts
 from tracenas.scoring.evaluator import Evaluator, ScoringSettings
 from tracenas.scoring.panel import Panel
 from tracenas.space.architecture import Architecture
@@ -48,6 +49,12 @@ class ProxySetting:
         self.net = Supernet(model, self.blocks, self.ordering)
         specs = tuple(b.spec for b in self.blocks)
         self.space = SearchSpace(specs, config_family(config).outside(config), None, "sublayer")
+        costs = {}
+        for i, name in saliency:
+            spec = next(s for s in specs[i].sub_blocks if s.name == name)
+            widths = np.array([0, *spec.choices()])
+            costs[i, name] = WidthCosts(rng.random(spec.units), widths, np.append(rng.random(len(widths) - 1), 0.0))
+        self.table = SensitivityTable(costs)
         self.tokens = draw(sequences, length, 0)
         self.how = CompensatedRealisation(self.net, gram_matrices(model, self.blocks, draw(6, length, 1), 2), 0.01)
 
@@ -65,8 +72,9 @@ class ProxySetting:
         """Of one proxy."""
         proxy = PROXIES.get(name)
         how = self.how if "compensated" in proxy.needs else None
-        return Evaluator(self.net, self.space, self.tokens, proxy, settings, how)
+        return Evaluator(self.net, self.space, self.tokens, proxy, settings, how, self.table)
 
     def panel(self, names: list[str], settings: ScoringSettings) -> Panel:
         """Of several."""
-        return Panel(self.net, self.space, self.tokens, [PROXIES.get(n) for n in names], settings, self.how)
+        proxies = [PROXIES.get(name) for name in names]
+        return Panel(self.net, self.space, self.tokens, proxies, settings, self.how, self.table)

@@ -45,6 +45,19 @@ def test_any_proxy_drives_a_search(proxy: str, run: Path, tmp_path: Path, capsys
     assert best["provenance"]["realisation"] == ("ridge" if "compensated" in proxy else "plain")
 
 
+def test_a_search_by_predicted_rises_runs_no_candidate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    text = ["--data", DATA, "--samples", "2", "--seq-len", "128", "--threads", "1", "--compensate-samples", "10"]
+    sizes = ["--params", "60%", "--population", "3", "--elites", "1", "--iterations", "2"]
+    assert invoke(["search", MODEL, *text, *sizes, "--out", str(out), "--proxy", "fisher"]) == 0
+    assert "– (base" in capsys.readouterr().out
+    best, summary = (json.loads((out / name).read_text()) for name in ("best.json", "summary.json"))
+    assert best["loss"] is None and summary["measured_tokens"] == 0 and best["score"] < 0
+    assert invoke(["score", MODEL, *text, "--arch", str(out / "best.json"), "--proxy", "fisher", "--json"]) == 0
+    scored = json.loads(capsys.readouterr().out)
+    assert (scored["fisher"], scored["loss"]) == (pytest.approx(best["score"], rel=1e-9), None)
+
+
 def test_a_combination_is_relative_to_a_stored_pool(run: Path) -> None:
     pool = lines(run / "reference.jsonl")
     assert len(pool) == 33

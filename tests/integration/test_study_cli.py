@@ -141,6 +141,35 @@ def test_a_resumed_study_draws_from_the_space_that_it_was_started_with(study: St
     assert (tmp_path / "out" / "journal.jsonl").read_text() == journal
 
 
+def test_the_score_fisher_is_the_sum_of_the_table_of_sensitivity(
+    study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    argv = study(out, "--architectures", "4", "--steps", "0", "--starts", "plain", proxies="fisher,loss")
+    assert invoke([*argv, "--compensate-samples", "12"]) == 0
+    capsys.readouterr()
+    text, table = str(out / "compensation.safetensors"), str(tmp_path / "table.safetensors")
+    assert invoke(["sensitivity", argv[1], "--data", text, "--out", table, "--json"]) == 0
+    sub_blocks = json.loads(capsys.readouterr().out)["sub_blocks"]
+    for record in results(out)["journal"]:
+        total = 0.0
+        for one in sub_blocks:
+            kept = record["arch"]["layers"][one["block"]].get(one["unit"], 0)
+            total += one["rise"][one["widths"].index(kept)]
+        assert record["scores"]["fisher"] == pytest.approx(-total, rel=1e-12)
+    scores = {r["id"]: r["scores"]["fisher"] for r in results(out)["journal"]}
+    assert invoke([*argv, "--compensate-samples", "12", "--resume"]) == 0
+    assert {r["id"]: r["scores"]["fisher"] for r in results(out)["journal"]} == scores
+
+
+def test_nothing_can_be_taken_away_from_a_proxy_that_runs_no_candidate(
+    study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, data = study(tmp_path)[1], study(tmp_path)[3]
+    argv = ["study", "ablation", model, "--data", data, "--proxy", "fisher", "--params", "80%"]
+    assert "proxy fisher runs no candidate" in said(capsys, [*argv, "--out", str(tmp_path / "out")])
+
+
 def test_a_finished_study_can_be_judged_anew(study: Study, finished: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     shutil.copytree(finished, out)

@@ -164,6 +164,21 @@ def test_loss_and_divergence(setting: ProxySetting, monkeypatch: pytest.MonkeyPa
             assert -np.mean(run.plain.losses) == pytest.approx(loss, rel=1e-5)
 
 
+def test_predicted_rise(setting: ProxySetting) -> None:
+    """The table's entries at the candidate's widths, looked up one by one, a bypass at width 0."""
+    panel = setting.panel(["fisher"], ScoringSettings(0, 0, 2))
+    bypassed = 0
+    for arch in setting.architectures(3):
+        total = 0.0
+        for i, (block, layer) in enumerate(zip(setting.blocks, arch.layers, strict=True)):
+            for sub, (_, kept) in zip(block.sub_blocks, layer.kept, strict=True):
+                one = setting.table.costs[i, sub.spec.name]
+                total += dict(zip(one.widths.tolist(), one.rise.tolist(), strict=True))[kept]
+                bypassed += kept == 0
+        assert panel.measure(arch)["fisher"].value == pytest.approx(-total, rel=1e-12)
+    assert bypassed
+
+
 def test_compensated_candidates_are_compared_with_the_plain_base(setting: ProxySetting) -> None:
     panel = setting.panel(["loss_compensated", "kl_compensated"], ScoringSettings(0, 0, 2))
     arch = setting.architectures(3)[2]

@@ -64,6 +64,9 @@ def test_a_panel_gives_what_the_search_scores_by(
     for arch, result in results.items():
         score = evaluator.score(arch)
         assert result.scores[name].value == score.score
+        if not PROXIES.get(name).runs:
+            assert score.loss is None
+            continue
         measured = result.compensated if "compensated" in PROXIES.get(name).needs else result.plain
         assert measured is not None and measured.loss == score.loss
 
@@ -205,6 +208,7 @@ def test_higher_is_better() -> None:
     losses = ("loss", "loss_compensated", "kl", "kl_compensated", "few_steps", "few_steps_compensated")
     for name in (*losses, "hidden_alignment", "num_params"):
         assert PROXIES.get(name).score(good) > PROXIES.get(name).score(bad), name
+    assert PROXIES.get("fisher").score(replace(good, rise=0.1)) > PROXIES.get("fisher").score(replace(bad, rise=0.3))
     weights = WeightSums(squares=1.0, saliency=2.0, scaled=3.0, softmax=4.0, ratios=(5.0,))
     base = replace(good, weights={(0, "a"): weights})
     for name, field in (("synaptic_saliency", "saliency"), ("pruner_zero", "scaled"), ("lp_zero", "softmax")):
@@ -214,11 +218,41 @@ def test_higher_is_better() -> None:
     assert PROXIES.get("zico").score(more) > PROXIES.get("zico").score(base)
 
 
+def test_predicted_rises_are_read_without_running_a_candidate(
+    setting: ProxySetting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluator, panel = setting.evaluator("fisher", SETTINGS), setting.panel(["fisher"], SETTINGS)
+    together = setting.panel(["loss", "fisher"], SETTINGS)
+    arch = setting.architectures(3)[1]
+    value = together.measure(arch)["fisher"].value
+
+    def refused(*_: Any) -> None:
+        raise AssertionError("a candidate was run")
+
+    monkeypatch.setattr(setting.net, "realise", refused)
+    score, result = evaluator.score(arch), panel.run(arch)
+    assert score.score == result.scores["fisher"].value == value
+    assert (score.loss, result.plain, result.compensated) == (None, None, None)
+
+
+def test_a_proxy_may_read_the_table_beside_a_pass(setting: ProxySetting) -> None:
+    both = Proxy("both", lambda m: m.loss + 1000 * (m.rise or 0.0), frozenset({"sensitivity"}) | {"hidden"})
+    panel = Panel(setting.net, setting.space, setting.tokens, [both], SETTINGS, table=setting.table)
+    alone = setting.panel(["loss", "fisher"], SETTINGS)
+    arch = setting.architectures(3)[2]
+    expected = {name: score.value for name, score in alone.measure(arch).items()}
+    assert expected["loss"] is not None and expected["fisher"] is not None
+    found = panel.measure(arch)["both"].value
+    assert found == pytest.approx(-expected["loss"] - 1000 * expected["fisher"])
+
+
 def test_the_same_name_twice(setting: ProxySetting) -> None:
     with pytest.raises(ValueError, match="different names"):
         setting.panel(["loss", "loss"], SETTINGS)
     with pytest.raises(ValueError, match="needs a compensated realisation"):
         Panel(setting.net, setting.space, setting.tokens, [PROXIES.get("kl_compensated")], SETTINGS)
+    with pytest.raises(ValueError, match="needs a sensitivity table"):
+        Panel(setting.net, setting.space, setting.tokens, [PROXIES.get("fisher")], SETTINGS)
 
 
 def test_bf16() -> None:

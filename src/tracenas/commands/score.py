@@ -24,7 +24,7 @@ class Scored(Outcome):
         proxy: what it was scored by.
         value: the score.
         rho: trace correlations per sub-block name and layer; None where it is bypassed.
-        loss: calibration loss, nats per token.
+        loss: calibration loss, nats per token; None where the proxy runs no candidate.
         params: parameters of the materialised model.
         kept: base ids of the kept units per unit name and layer.
     """
@@ -32,7 +32,7 @@ class Scored(Outcome):
     proxy: str
     value: float
     rho: dict[str, list[float | None]]
-    loss: float
+    loss: float | None
     params: int
     kept: dict[str, list[list[int] | None]]
 
@@ -50,7 +50,8 @@ class Scored(Outcome):
             kept = [f"{u} {len(ids)}" if (ids := v[i]) is not None else f"{u} –" for u, v in self.kept.items()]
             rho = ["–" if (r := self.rho[n][i]) is None else f"{r:.4f}" for n in names]
             rows.append((str(i), ", ".join(kept), *rho))
-        figures = f"{self.proxy} {self.value:.6f}   loss {self.loss:.6f}   parameters {self.params:,}"
+        loss = "–" if self.loss is None else f"{self.loss:.6f}"
+        figures = f"{self.proxy} {self.value:.6f}   loss {loss}   parameters {self.params:,}"
         return [Table("", ("layer", "kept", *(f"ρ {n}" for n in names)), rows, [figures])]
 
 
@@ -73,7 +74,7 @@ def score(config: ScoreConfig) -> Scored:
 
     session = open_session(target, config, data=config.data)
     result = make_evaluator(session, proxy, config.trace_rank, reference).score(arch)
-    if not result.ok or result.loss is None:
+    if not result.ok:
         raise UserError(f"{config.arch}: cannot be scored: {result.reason}")
     rho = result.extra.get("rho", {})
     return Scored(proxy, result.score, rho, result.loss, target.space.parameters(arch), session.kept_units(arch))

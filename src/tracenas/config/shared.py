@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal, TypeVar, get_origin
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
 
 from tracenas.config import fields
-from tracenas.config.usage import ROWS, Use, applies, refits
+from tracenas.config.usage import ROWS, Use, applies, reads_widths, refits
 from tracenas.errors import UserError
 from tracenas.registry import did_you_mean
 
@@ -112,8 +112,8 @@ class CalibrationConfig(SpaceConfig, WindowsConfig):
         Use(("ridge",), "a compensated proxy, saliency obs or a refit (compensate)", refits),
         Use(
             ("compensate_samples",),
-            "a compensated proxy, saliency obs or a refit (compensate)",
-            lambda c: c.holds_out or refits(c),
+            "a compensated proxy, proxy fisher, saliency obs or a refit (compensate)",
+            lambda c: c.holds_out or refits(c) or reads_widths(c),
         ),
     )
 

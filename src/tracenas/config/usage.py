@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["ROWS", "TRACED", "Use", "applies", "needs", "refits"]
+__all__ = ["ROWS", "TRACED", "Use", "applies", "needs", "reads_widths", "refits"]
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,12 @@ def refits(config: Any) -> bool:
         or config.saliency in FOR_REFITS
         or getattr(config, "compensate", "none") not in ("auto", "none")
     )
+
+
+def reads_widths(config: Any) -> bool:
+    """Whether a proxy reads the costs of all widths, which are measured on the text of refits."""
+    listed: str = getattr(config, "proxies", getattr(config, "proxy", "phi"))
+    return listed == "all" or any(needs(name.strip(), "sensitivity") for name in listed.split(",") if name.strip())
 
 
 def _reads_rows(config: Any) -> bool:

@@ -10,6 +10,7 @@ from tracenas.journal import Journal
 from tracenas.models.surgery.supernet import Realisation
 from tracenas.pipeline.reference import REFERENCE, reference_pool, stored_pool
 from tracenas.pipeline.refit.fitting import compensated_realisation
+from tracenas.pipeline.sensitivity import session_table
 from tracenas.pipeline.session import Session
 from tracenas.proxies import PROXIES
 from tracenas.proxies.combination import Choice, RankScale, choose
@@ -36,10 +37,12 @@ def make_evaluator(
     Raises:
         UserError: for an unknown proxy, or a combination without a pool.
     """
-    choice, net = choose(proxy), session.supernet()
+    choice = choose(proxy)
+    table = session_table(session) if "sensitivity" in choice.needs else None
+    net = session.supernet()
     how = compensated_realisation(session) if choice.compensated else None
     if choice.single:
-        return Evaluator(net, session.space, session.tokens, choice.proxies[0], _measuring(session, rank), how)
+        return Evaluator(net, session.space, session.tokens, choice.proxies[0], _measuring(session, rank), how, table)
     if reference is None and session.run is None:
         raise ValueError("a combination's ranks need a run's reference pool")
     panel = make_panel(session, tuple(choice.weights), rank, how)
@@ -65,15 +68,17 @@ def make_racing(evaluator: Evaluator | CombinedEvaluator, race: str, elites: int
 
 
 def make_panel(session: Session, names: Sequence[str], rank: int, compensated: Realisation | None = None) -> Panel:
-    """A panel of proxies; the statistics of a compensated realisation are taken here unless one is given.
+    """A panel of proxies; statistics of a compensated realisation are taken here unless one is given, and a table.
 
     Raises:
         UserError: for an unknown proxy.
     """
-    proxies, net = [PROXIES.get(name) for name in names], session.supernet()
+    proxies = [PROXIES.get(name) for name in names]
+    table = session_table(session) if any("sensitivity" in p.needs for p in proxies) else None
+    net = session.supernet()
     if compensated is None and any("compensated" in p.needs for p in proxies):
         compensated = compensated_realisation(session)
-    return Panel(net, session.space, session.tokens, proxies, _measuring(session, rank), compensated)
+    return Panel(net, session.space, session.tokens, proxies, _measuring(session, rank), compensated, table)
 
 
 def _measuring(session: Session, rank: int) -> ScoringSettings:

@@ -13,14 +13,14 @@ from tracenas.models.checkpoints.loading import LoadedModel
 from tracenas.models.functionals.memory import within_memory
 from tracenas.pipeline.refit.text import compensation_text
 from tracenas.pipeline.run_directory import SENSITIVITY
-from tracenas.pipeline.session import Calibrated
+from tracenas.pipeline.session import Calibrated, Session
 from tracenas.reporting.progress import stage_progress
 from tracenas.rundir import provenance
 from tracenas.saliency.fisher import label_generator
 from tracenas.saliency.sensitivity.measuring import measure_sensitivity
 from tracenas.saliency.sensitivity.table import SensitivityTable
 
-__all__ = ["measured_table", "model_identity", "run_table", "stored_table"]
+__all__ = ["measured_table", "model_identity", "run_table", "session_table", "stored_table"]
 
 _SAMPLES = 256
 """Entries of every tensor that go into its hash."""
@@ -108,3 +108,16 @@ def run_table(
     if own is not None:
         table.save(own)
     return table
+
+
+def session_table(session: Session) -> SensitivityTable:
+    """`run_table` on the text of refits, once per session: the first time while no super-network has permuted units.
+
+    Raises:
+        UserError: as `run_table`.
+    """
+    if session.table is None:
+        if session.net is not None and not session.net.restored:
+            raise ValueError("a sensitivity table is measured on the base, and this is a super-network by now")
+        session.table = run_table(session, session.micro_batch, compensated=True)
+    return session.table

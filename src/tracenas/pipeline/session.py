@@ -13,6 +13,7 @@ from tracenas.models.checkpoints.loading import LoadedModel
 from tracenas.models.surgery.ordering import Ordering
 from tracenas.models.surgery.supernet import Supernet
 from tracenas.pipeline.target import PruningTarget
+from tracenas.saliency.sensitivity.table import SensitivityTable
 from tracenas.space.architecture import Architecture
 from tracenas.space.search_space import SearchSpace
 from tracenas.strategies import Prior
@@ -82,6 +83,7 @@ class Session(Calibrated):
         importance: I_l per (block, sub-block) (TraceNAS A.1).
         micro_batch: sequences per forward pass.
         net: the super-network once it is made.
+        table: the costs of all widths once they are measured (`session_table`).
     """
 
     saliency: str
@@ -90,6 +92,7 @@ class Session(Calibrated):
     micro_batch: int
     threads: int
     net: Supernet | None = None
+    table: SensitivityTable | None = None
 
     def machine(self) -> dict[str, Any]:
         """What `auto` and defaults came to here: device, dtype, threads, micro-batch and whether there is a BOS."""

@@ -4,7 +4,7 @@ import math
 
 from tracenas.proxies.measurement import Measurement
 
-__all__ = ["divergences", "few_steps", "losses", "negative_kl", "negative_loss", "num_params"]
+__all__ = ["divergences", "few_steps", "losses", "negative_kl", "negative_loss", "negative_rise", "num_params"]
 
 
 def negative_loss(measurement: Measurement) -> float:
@@ -30,6 +30,12 @@ def divergences(measurement: Measurement) -> tuple[float, ...]:
 def few_steps(measurement: Measurement) -> float:
     """-E_b[L] on half of the calibration after a few steps of AdamW on the other half, nats per token."""
     return -math.fsum(measurement.recovered) / len(measurement.recovered)
+
+
+def negative_rise(measurement: Measurement) -> float:
+    """-Σ Δ of the candidate's widths, the predicted rise of the loss in nats per token."""
+    assert measurement.rise is not None
+    return -measurement.rise
 
 
 def num_params(measurement: Measurement) -> float:

@@ -19,6 +19,7 @@ NEEDS = {
     "base_logits": "the base's next-token distributions",
     "steps": "a few steps of recovery",
     "compensated": "output projections refitted to the dense model's outputs",
+    "sensitivity": "the cost of every width, measured once on the base: no pass of a candidate",
 }
 """What a proxy may need beside the loss, and what that is."""
 
@@ -73,7 +74,7 @@ class Measurement:
 
     Args:
         parameters: of the materialised model.
-        loss: mean next-token loss, nats.
+        loss: mean next-token loss, nats; not a number where no proxy wants the candidate to be run.
         sums: `trace`, per (layer, sub-block), active ones only.
         losses: mean loss per sequence, nats per token.
         kls: `base_logits`, KL(base ‖ candidate) per sequence, nats per token.
@@ -82,6 +83,7 @@ class Measurement:
         features: `features`, correlation matrices per (layer, sub-block), active ones only.
         alignment: `hidden`, mean cosine of the hidden states with the base's, per block.
         recovered: `steps`, loss per held-out sequence after the steps, nats per token.
+        rise: `sensitivity`, predicted rise of the loss, nats per token.
     """
 
     parameters: int
@@ -94,6 +96,7 @@ class Measurement:
     features: Mapping[tuple[int, str], Array] = field(default_factory=dict)
     alignment: tuple[float, ...] = ()
     recovered: tuple[float, ...] = ()
+    rise: float | None = None
 
 
 @dataclass(frozen=True)
@@ -124,8 +127,15 @@ class Proxy:
         return self.terms is not None
 
     @property
+    def runs(self) -> bool:
+        """Whether candidates are run for it."""
+        return self.needs != frozenset({"sensitivity"})
+
+    @property
     def cost(self) -> str:
         """What it costs, in words."""
+        if not self.runs:
+            return "no pass: a sum over a table"
         if "steps" in self.needs:
             return "recovery steps: forward and full backward pass each, and the optimizer"
         if "weight_gradients" in self.needs:

@@ -1,7 +1,15 @@
 """Every proxy in a line: what it is computed from, what has to be measured, and where it stands in the literature."""
 
 from tracenas.proxies.activations import hidden_alignment, meco, naswot
-from tracenas.proxies.losses import divergences, few_steps, losses, negative_kl, negative_loss, num_params
+from tracenas.proxies.losses import (
+    divergences,
+    few_steps,
+    losses,
+    negative_kl,
+    negative_loss,
+    negative_rise,
+    num_params,
+)
 from tracenas.proxies.measurement import Proxy
 from tracenas.proxies.phi import grad_norm, phi, phi_cosine, phi_dot, phi_unweighted
 from tracenas.proxies.weights import lp_zero, pruner_zero, synaptic_saliency, zico
@@ -29,6 +37,7 @@ for _proxy in (
     Proxy("kl_compensated", negative_kl, _LOGITS | _REFITTED, _OURS, divergences),
     Proxy("few_steps", few_steps, _STEPS, _OURS),
     Proxy("few_steps_compensated", few_steps, _STEPS | _REFITTED, _OURS),
+    Proxy("fisher", negative_rise, frozenset({"sensitivity"}), "tracenas, docs/closed-form.md"),
     Proxy("synaptic_saliency", synaptic_saliency, _GRADIENTS, "Tanaka et al. 2020, arXiv 2006.05467, §4"),
     Proxy("pruner_zero", pruner_zero, _GRADIENTS, "Dong et al. 2024, arXiv 2406.02924; TraceNAS §C.1"),
     Proxy("lp_zero", lp_zero, _GRADIENTS, "Dong et al. 2024, arXiv 2410.04808, and its published code"),

@@ -9,6 +9,7 @@ from tracenas.models.functionals.memory import attempt
 from tracenas.models.surgery.supernet import Realisation, Supernet
 from tracenas.proxies import Measurement, Proxy
 from tracenas.proxies.phi import correlations
+from tracenas.saliency.sensitivity.table import SensitivityTable
 from tracenas.scoring.measuring import Measurer, ScoringSettings, proxy_value
 from tracenas.scoring.scorer import Scorer
 from tracenas.space.architecture import Architecture
@@ -28,6 +29,7 @@ class Evaluator(Scorer[Architecture]):
         tokens: calibration token ids, int64 [N, L].
         proxy: what candidates are scored by.
         realisation: how candidates are realised; prefix views by default.
+        table: for a proxy that reads predicted rises.
 
     Raises:
         UserError: if the base model's own loss on the calibration is not finite.
@@ -41,10 +43,11 @@ class Evaluator(Scorer[Architecture]):
         proxy: Proxy,
         settings: ScoringSettings,
         realisation: Realisation | None = None,
+        table: SensitivityTable | None = None,
     ) -> None:
         self.net, self.space, self.proxy, self.settings = net, space, proxy, settings
         self.realisation = realisation or Realisation()
-        self.measurer = Measurer(net, space, tokens, proxy.needs, settings)
+        self.measurer = Measurer(net, space, tokens, proxy.needs, settings, table)
         self.tokens = self.measurer.tokens
         self.base_loss = self.measurer.base_loss
 

@@ -14,6 +14,7 @@ from tracenas.models.functionals.loss import LogitsWatch, gradient_scale, next_t
 from tracenas.models.functionals.memory import failure, within_memory
 from tracenas.models.surgery.supernet import Realisation, Supernet
 from tracenas.proxies import Measurement, Proxy
+from tracenas.saliency.sensitivity.table import SensitivityTable
 from tracenas.scoring.few_steps import FewSteps, recovered_losses
 from tracenas.scoring.observers import OBSERVERS, AnchoredObserver, Observer
 from tracenas.space.architecture import Architecture
@@ -47,15 +48,25 @@ class Measurer:
         space: for parameter counts.
         tokens: calibration token ids, int64 [N, L].
         needs: all that will be wanted; the base model is run once, for the records that candidates' are held against.
+        table: for the need `sensitivity`.
 
     Raises:
+        ValueError: if there is no table and one is needed.
         UserError: if the base model's own loss on the calibration is not finite, or its pass needs too much memory.
     """
 
     def __init__(
-        self, net: Supernet, space: SearchSpace, tokens: Tensor, needs: Collection[str], settings: ScoringSettings
+        self,
+        net: Supernet,
+        space: SearchSpace,
+        tokens: Tensor,
+        needs: Collection[str],
+        settings: ScoringSettings,
+        table: SensitivityTable | None = None,
     ) -> None:
-        self.net, self.space, self.settings = net, space, settings
+        if "sensitivity" in needs and table is None:
+            raise ValueError("a proxy that reads predicted rises needs a sensitivity table")
+        self.net, self.space, self.settings, self.table = net, space, settings, table
         self.tokens = tokens.to(net.device)
         observers = {
             name: kind(net, self.tokens, rank=settings.rank, seed=settings.seed)
@@ -88,18 +99,23 @@ class Measurer:
         return loss
 
     def measure(self, arch: Architecture, how: Realisation, needs: Collection[str]) -> Measurement:
-        """What proxies with these `needs` read.
+        """What proxies with these `needs` read; the candidate is run unless the table is all that they read.
 
         Raises:
             Undefined: if the model's family cannot meet one of them.
         """
+        rise = None
+        if self.table is not None and "sensitivity" in needs:
+            rise = self.table.total(self.space.layers, arch)
+            if set(needs) == {"sensitivity"}:
+                return Measurement(self.space.parameters(arch), math.nan, rise=rise)
         observers = [o for name, o in self.observers.items() if name in needs]
         with self._watched(arch, how, observers) as model:
             losses, loss = self._losses(model, observers, self.tokens)
         records: dict[str, Any] = {}
         for observer in observers:
             records |= observer.result(arch)
-        measured = Measurement(self.space.parameters(arch), loss, losses=losses, **records)
+        measured = Measurement(self.space.parameters(arch), loss, losses=losses, rise=rise, **records)
         return self.recovered(measured, arch, how) if "steps" in needs else measured
 
     def recovered(self, measured: Measurement, arch: Architecture, how: Realisation) -> Measurement:
@@ -179,6 +195,6 @@ def proxy_value(proxy: Proxy, measurement: Measurement, unsupported: dict[str, s
         value = float(proxy.score(measurement))
     except (ValueError, ArithmeticError) as error:
         return None, failure(error)
-    if not (math.isfinite(value) and math.isfinite(measurement.loss)):
+    if not (math.isfinite(value) and (math.isfinite(measurement.loss) or not proxy.runs)):
         return None, "loss or score is not finite"
     return value, None

@@ -1,4 +1,4 @@
-"""Many proxies of one candidate, from as few passes as they need: one plain, one compensated, a few steps apart."""
+"""Many proxies of one candidate, from as few passes as they need: plain, compensated, a few steps apart, or none."""
 
 import time
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ from torch import Tensor
 from tracenas.models.functionals.memory import attempt
 from tracenas.models.surgery.supernet import Realisation, Supernet
 from tracenas.proxies import Measurement, Proxy
+from tracenas.saliency.sensitivity.table import SensitivityTable
 from tracenas.scoring.measuring import Measurer, ScoringSettings, proxy_value
 from tracenas.space.architecture import Architecture
 from tracenas.space.search_space import SearchSpace
@@ -55,10 +56,11 @@ class Panel:
         proxies: with different names.
         settings: how candidates are measured.
         compensated: the realisation of the proxies that need `compensated`.
+        table: of those that need `sensitivity`.
 
     Raises:
         UserError: if the base model's own loss on the calibration is not finite.
-        ValueError: if a proxy needs a compensated realisation and none is given, or two have the same name.
+        ValueError: if a proxy needs a compensated realisation or a table and none is given, or two have the same name.
     """
 
     def __init__(
@@ -69,17 +71,20 @@ class Panel:
         proxies: Sequence[Proxy],
         settings: ScoringSettings,
         compensated: Realisation | None = None,
+        table: SensitivityTable | None = None,
     ) -> None:
         self.proxies = tuple(proxies)
         self.names = tuple(p.name for p in self.proxies)
         if len(set(self.names)) < len(self.names):
             raise ValueError(f"a panel needs proxies with different names, not {', '.join(self.names)}")
         self.net = net
-        self.measurer = Measurer(net, space, tokens, frozenset[str]().union(*(p.needs for p in proxies)), settings)
+        needs = frozenset[str]().union(*(p.needs for p in proxies))
+        self.measurer = Measurer(net, space, tokens, needs, settings, table)
         self.base_loss = self.measurer.base_loss
         self._passes: list[tuple[bool, Realisation, list[Proxy]]] = []
+        self._unrun = [p for p in self.proxies if not p.runs]
         for refitted in (False, True):
-            wanted = [p for p in self.proxies if ("compensated" in p.needs) is refitted]
+            wanted = [p for p in self.proxies if p.runs and ("compensated" in p.needs) is refitted]
             if wanted and refitted and compensated is None:
                 raise ValueError(f"proxy '{wanted[0].name}' needs a compensated realisation")
             if wanted:
@@ -94,6 +99,8 @@ class Panel:
         """The same with the measurements."""
         scores: dict[str, PanelScore] = {}
         measured: dict[bool, Measurement | None] = {False: None, True: None}
+        if self._unrun:
+            self._run(arch, Realisation(), self._unrun, scores)
         for refitted, how, wanted in self._passes:
             measured[refitted] = self._run(arch, how, wanted, scores)
         ordered = {name: scores[name] for name in self.names}

@@ -36,7 +36,8 @@ def seconds_per_candidate(choice: Choice, rank: int, shape: Shape, timed: Timed)
     """One plain pass and one compensated pass where there are proxies for them, and the steps of `few_steps`."""
     total = 0.0
     for refitted in (False, True):
-        wanted = [p.needs - {"steps"} for p in choice.proxies if ("compensated" in p.needs) is refitted]
+        run = [p for p in choice.proxies if p.runs and ("compensated" in p.needs) is refitted]
+        wanted = [p.needs - {"steps"} for p in run]
         if wanted:
             total += timed(replace(shape, rank=trace_rank(frozenset[str]().union(*wanted), rank)))
     if "steps" in choice.needs:

@@ -74,7 +74,7 @@ class RunOutcome:
                 row["name"],
                 f"{row['params']:,}",
                 "–" if row["score"] is None else f"{row['score']:.4f}",
-                f"{row['loss']:.4f}",
+                "–" if row["loss"] is None else f"{row['loss']:.4f}",
                 _perplexity(row),
                 *(_perplexity(row[key]) if key in row else "" for key, _ in further),
             )

@@ -41,11 +41,12 @@ class SearchOutcome(Outcome):
         """A summary."""
         s = self.summary
         params, base, layers = s["params"], s["base"], self.architecture.layers
+        loss = "–" if s["loss"] is None else f"{s['loss']:.4f}"
         rows = [
             (f"best {s['proxy']}", f"{self.score:.4f}"),
             ("parameters", f"{params:,} of {base['params']:,} ({100 * params / base['params']:.1f}%)"),
             ("blocks kept", f"{sum(not layer.skip for layer in layers)} of {len(layers)}"),
-            ("calibration loss", f"{s['loss']:.4f} (base {base['loss']:.4f})"),
+            ("calibration loss", f"{loss} (base {base['loss']:.4f})"),
             ("evaluations", f"{s['evaluations']:,} in {s['seconds']:.1f} s"),
             ("best architecture", str(self.best)),
             *([("weights", s["weights"])] if "weights" in s else []),

@@ -137,7 +137,7 @@ def _summary(
 def _measured(session: Session, result: SearchResult[Architecture]) -> dict[str, int]:
     """Calibration tokens that candidates were run on, and how many of them racing stopped."""
     count, length = session.tokens.shape
-    run = [r for r in result.records if r["status"] == "ok"]
+    run = [r for r in result.records if r["status"] == "ok" and (r["loss"] is not None or "stopped" in r)]
     return {
         "measured_tokens": sum(length * int(r.get("stopped", count)) for r in run),
         "stopped": sum("stopped" in r for r in run),

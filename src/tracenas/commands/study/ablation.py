@@ -66,7 +66,8 @@ def ablation(config: AblationConfig) -> Ablated:
     source = open_source(config.model, decoder_only="study")
     if not config.resume:
         probe(config.text_field, config.data)
-    PROXIES.check(config.proxy)
+    if not PROXIES.get(config.proxy).runs:
+        raise UserError(f"proxy {config.proxy} runs no candidate on the calibration: nothing to take less of")
     grid = make_grid(config, source)
     target, pool = _pool(config, source)
     from tracenas.commands.study.ablation_scores import open_ablation, score_settings  # torch takes seconds to import

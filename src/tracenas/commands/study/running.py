@@ -31,6 +31,7 @@ from tracenas.pipeline.refit.text import compensation_text
 from tracenas.pipeline.resume import CONFIG, as_started, resolve_settings, same_model
 from tracenas.pipeline.run_directory import JOURNAL, run_directory, starting
 from tracenas.pipeline.scoring import make_panel
+from tracenas.pipeline.sensitivity import session_table
 from tracenas.pipeline.session import Session
 from tracenas.proxies import PROXIES
 from tracenas.recovery.short import ShortSettings
@@ -97,12 +98,16 @@ def run(config: StudyConfig, source: ModelSource, design: StudyDesign) -> StudyO
 def _prepare(
     config: StudyConfig, session: Session, plan: StudyPlan, proxies: tuple[str, ...], first: Drawn
 ) -> _Prepared:
-    net = session.supernet()
+    needs = frozenset[str]().union(*(PROXIES.get(name).needs for name in proxies))
     used = [session.tokens]
-    realisations: dict[str, Realisation] = {"plain": Realisation()}
-    if "compensated" in plan.starts or any("compensated" in PROXIES.get(name).needs for name in proxies):
-        realisations["compensated"] = compensated_realisation(session)
+    if {"compensated", "sensitivity"} & {*plan.starts, *needs}:
         used.append(compensation_text(session, required=True, keep=True).tokens)
+    if "sensitivity" in needs:
+        session_table(session)
+    net = session.supernet()
+    realisations: dict[str, Realisation] = {"plain": Realisation()}
+    if "compensated" in {*plan.starts, *needs}:
+        realisations["compensated"] = compensated_realisation(session)
     windows = stored_evaluation_windows(config.out / HELD_OUT, session.loaded, config, session.tokens.shape[1])
     tuned = config.lora_steps * plan.batch if plan.lora else 0
     needed = max(plan.sequences, tuned)

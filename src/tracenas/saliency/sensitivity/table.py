@@ -15,6 +15,9 @@ from tracenas.errors import UserError
 from tracenas.families import Block
 from tracenas.models.surgery.ordering import Key
 from tracenas.rundir import atomic_path
+from tracenas.space.architecture import Architecture
+from tracenas.space.costs import sub_blocks
+from tracenas.space.sub_block import LayerSpec
 
 __all__ = ["SensitivityTable", "WidthCosts"]
 
@@ -61,6 +64,12 @@ class SensitivityTable:
 
     costs: Mapping[Key, WidthCosts]
     origin: Mapping[str, Any] = field(default_factory=dict)
+
+    def total(self, layers: Sequence[LayerSpec], arch: Architecture) -> float:
+        """The predicted rise at all widths of an architecture together, in nats per token."""
+        return sum(
+            self.costs[index, spec.name].at(kept) for index, spec, kept in sub_blocks(layers, arch) if spec.units
+        )
 
     def save(self, path: Path) -> None:
         """Write `<block>.<sub-block>.saliency|widths|rise` as safetensors, atomically; `origin` is the metadata."""
