@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from tracenas.strategies.knapsack import Item, Problem, lagrangian_start
+from tracenas.strategies.knapsack import Item, Problem, lagrangian_start, repaired
 from tracenas.strategies.solver import solve
 
 pytestmark = pytest.mark.parity
@@ -91,6 +91,38 @@ def test_the_start_is_feasible_and_its_bound_holds() -> None:
                 starts += 1
                 assert allowed(problem, start.levels) and problem.cost(start.levels) >= best - 1e-9
     assert starts > 200
+
+
+def item(block: int, costs: list[float], weights: list[float]) -> Item:
+    return Item(block, np.array(costs), np.array(weights)[:, None])
+
+
+def limited(items: tuple[Item, ...], lower: float, upper: float) -> Problem:
+    return Problem(items, np.array([lower]), np.array([upper]), ("",) * (1 + max(i.block for i in items)))
+
+
+def test_of_the_blocks_that_would_be_skipped_those_stay_that_gain_least() -> None:
+    """At a price of 1, skipping the first gains 10 - 9, the second 5 - 1; one of two must stay."""
+    problem = limited((item(0, [9, 0], [0, 10]), item(1, [1, 0], [0, 5])), 0, 100)
+    start = lagrangian_start(problem, np.array([1.0]))
+    assert start.levels == (1, 0) and start.bound == 9 + 1 - 100
+
+
+def test_repair_goes_down_where_it_costs_least_and_up_where_it_gains_most() -> None:
+    """Per weight a step of the first costs 1/10, of the second 3/10."""
+    two = (item(0, [9, 6, 5, 4], [0, 10, 20, 30]), item(1, [9, 6, 3, 0], [0, 10, 20, 30]))
+    assert repaired(limited(two, 0, 50), [3, 3]) == [2, 3]
+    assert repaired(limited(two, 0, 35), [3, 3]) == [1, 2]
+    assert repaired(limited(two, 0, 19), [3, 3]) is None  # level 0 is a bypass
+    assert repaired(limited(two, 0, 59), [1, 1]) == [2, 3]
+    assert repaired(limited(two, 0, 60), [1, 1]) == [3, 3]
+    assert repaired(limited(two, 0, 60), [0, 1]) == [0, 3]
+    assert repaired(limited(two, 50, 60), [0, 1]) is None
+    free = (item(0, [9, 6, 6, 7], [0, 10, 20, 30]),)
+    assert repaired(limited(free, 0, 60), [1]) == [1]  # no step up is wanted that gains nothing
+    assert repaired(limited(free, 15, 60), [1]) == [2]
+    assert repaired(limited(free, 20, 60), [1]) == [2]
+    assert repaired(limited(free, 30, 30), [1]) == [3]
 
 
 def test_time_that_is_up_gives_the_best_so_far() -> None:

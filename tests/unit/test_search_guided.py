@@ -65,9 +65,10 @@ def test_neighbours_differ_in_few_sub_blocks_or_in_many() -> None:
     assert max(moved) >= 16
 
 
-def test_the_regression_is_ridge_at_the_strength_of_the_highest_evidence() -> None:
+@pytest.mark.parametrize("columns", [50, 4])
+def test_the_regression_is_ridge_at_the_strength_of_the_highest_evidence(columns: int) -> None:
     rng = np.random.default_rng(0)
-    x, w = rng.normal(size=(30, 50)), rng.normal(size=50)
+    x, w = rng.normal(size=(30, columns)), rng.normal(size=columns)
     y = 2.0 + x @ w + 0.5 * rng.normal(size=30)
     found = fit(x, y)
     centred = x - x.mean(axis=0)
@@ -78,7 +79,7 @@ def test_the_regression_is_ridge_at_the_strength_of_the_highest_evidence() -> No
         return -0.5 * float(residual @ np.linalg.solve(covariance, residual) + np.linalg.slogdet(covariance)[1])
 
     def ridge(ratio: float) -> np.ndarray:
-        return np.linalg.solve(centred.T @ centred + ratio * np.eye(50), centred.T @ (y - y.mean()))
+        return np.linalg.solve(centred.T @ centred + ratio * np.eye(columns), centred.T @ (y - y.mean()))
 
     ratios = [10.0 ** (0.5 * e) for e in range(-12, 9)]
     noises = np.logspace(-8, 3, 221)
