@@ -1,6 +1,7 @@
 """Elimination with a Fisher metric against least squares from scratch, and tables of tiny models."""
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -233,6 +234,12 @@ def test_saved_tables_are_checked(tmp_path: Path) -> None:
     grouped = config_family(model.config.to_dict()).blocks(model.config.to_dict(), Options(kv_groups=True))
     with pytest.raises(UserError, match="another space: block 0, attention has 2 kv_heads here"):
         SensitivityTable.load(tmp_path / "a.safetensors", grouped, origin)
+    key, one = next(iter(measured.costs.items()))
+    for field in ("saliency", "rise"):
+        broken = replace(one, **{field: getattr(one, field) * np.nan})
+        SensitivityTable({**measured.costs, key: broken}, origin).save(tmp_path / "nan.safetensors")
+        with pytest.raises(UserError, match=f"block {key[0]}, {key[1]}: costs are not finite"):
+            SensitivityTable.load(tmp_path / "nan.safetensors", blocks, origin)
     (tmp_path / "b.safetensors").write_bytes(b"nothing")
     with pytest.raises(UserError, match="not a sensitivity table"):
         SensitivityTable.load(tmp_path / "b.safetensors", blocks, origin)

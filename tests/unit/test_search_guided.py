@@ -126,7 +126,9 @@ def test_the_child_is_the_best_of_all_draws_by_the_regression() -> None:
     strategy = Guided(space, SMALL)
     batch = strategy.ask()
     assert batch is not None
-    strategy.tell(batch, [concave(space, p.candidate) for p in batch.proposals])
+    scores = [concave(space, p.candidate) for p in batch.proposals]
+    strategy.tell(batch, scores)
+    assert [concave(space, elite) for elite in strategy.elites] == sorted(scores, reverse=True)[: SMALL.elites]
     surrogate = strategy._surrogate
     assert surrogate is not None
     places = []
