@@ -45,6 +45,7 @@ def test_settings_are_the_published_ones(path: Path) -> None:
     parse_source(recipe["data"])
     settings = build(RunConfig, recipe)
     assert (settings.trace_rank, settings.params) == (64, recipe["params"])
+    assert settings.starts == ("uniform",)  # no table
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

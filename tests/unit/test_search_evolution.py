@@ -11,6 +11,7 @@ from tracenas.errors import UserError
 from tracenas.space import Architecture, SearchSpace
 from tracenas.strategies import STRATEGIES, Batch, Prior, Score, SearchResult, SearchSettings, run_search
 from tracenas.strategies.evolution import Evolution
+from tracenas.strategies.guided import Guided
 from tracenas.strategies.random import RandomSearch
 from tracenas.strategies.uniform import Uniform
 
@@ -178,6 +179,26 @@ def test_seeds_are_part_of_the_initial_population() -> None:
         toys.assert_meets(space, population[start + 1])
         with pytest.raises(UserError, match="9 seed architectures"):
             factory(space, SMALL, seeds=[inside] * 9)
+
+
+def test_starts_are_scored_first_and_as_they_are() -> None:
+    space = toys.space(0.6)
+    inside, below = space.uniform(), toys.space(0.4).uniform()
+    assert inside is not None and below is not None and space.cost(below) < space.window[0]
+    given = dataclasses.replace(SMALL, init="given")
+    for factory in (Evolution, Guided, RandomSearch):
+        batch = factory(space, given, starts=[inside, below, inside]).ask()
+        assert batch is not None
+        population = [p.candidate for p in batch.proposals]
+        assert len(population) == len(set(population)) == 8
+        assert population[:2] == [inside, below] and all(p.feasible for p in batch.proposals)
+        assert not any(space.cost(c) < space.window[0] for c in population[2:])
+        with pytest.raises(UserError, match="9 seed architectures"):
+            factory(space, given, starts=[below] * 8, seeds=[inside])
+    anchored = Evolution(space, given, starts=[below]).ask()
+    assert anchored is not None
+    toys.assert_meets(space, anchored.proposals[0].candidate)
+    assert anchored.proposals[1].candidate == below
 
 
 def test_unrepairable_children_are_recorded_and_not_evaluated() -> None:

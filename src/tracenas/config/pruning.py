@@ -8,9 +8,10 @@ from pydantic import Field
 from tracenas.config import fields
 from tracenas.config.one_shot import OneShotSettings
 from tracenas.config.shared import CalibrationConfig, SpaceConfig, StageConfig, TracedConfig
-from tracenas.config.usage import TRACED, Use, refits
+from tracenas.config.usage import TRACED, Use, reads_widths, refits
 from tracenas.saliency import PREDICTED_RISES
 from tracenas.saliency.methods import METHODS
+from tracenas.saliency.starts import DEFAULT_STARTS, PUBLISHED_STARTS, SOLVED, start_names
 
 __all__ = ["DemoConfig", "PlanConfig", "PruneConfig", "ReportConfig", "ScoreConfig", "SearchConfig"]
 
@@ -60,7 +61,7 @@ class SearchConfig(CalibrationConfig, TracedConfig):
         Use(("crossover", "mutation_depth", "sigma"), "strategy evolution or guided", _evolves),
         Use(("init",), "strategy evolution or guided", lambda c: _evolves(c) or c.init == "nirvana"),
         Use(
-            ("population", "elites", "iterations", "race", "include_uniform"),
+            ("population", "elites", "iterations", "race", "start", "include_uniform"),
             "a strategy that has more than one candidate, not uniform",
             lambda c: c.strategy != "uniform",
         ),
@@ -68,6 +69,16 @@ class SearchConfig(CalibrationConfig, TracedConfig):
             ("include_uniform",),
             "another init than uniform, which is that architecture, to be switched off",
             lambda c: c.include_uniform or c.init != "uniform",
+        ),
+        Use(
+            ("include_uniform",),
+            "start auto or none: a list names uniform, or does not",
+            lambda c: c.start in ("auto", "none"),
+        ),
+        Use(
+            ("sensitivity",),
+            "a start, a saliency or a proxy that reads it: fisher",
+            lambda c: c.saliency in PREDICTED_RISES or reads_widths(c) or bool(SOLVED & set(c.starts)),
         ),
     )
 
@@ -82,12 +93,22 @@ class SearchConfig(CalibrationConfig, TracedConfig):
         description="evolution (as published), guided (small moves, chosen by a regression on the scores so far), "
         "random or uniform; auto: evolution for phi, guided for every other proxy.",
     )
-    init: Literal["auto", "importance", "uniform", "random", "nirvana"] = Field(
+    start: fields.CommaList = Field(
         "auto",
-        description="What the initial population is anchored on; auto: importance for evolution, uniform for guided.",
+        description="Architectures that are scored first: fisher (what the sensitivity table makes of the budget), mlp "
+        "(attention untouched), uniform, several with commas, or none; auto: all of them, as many as the initial "
+        "population has places for (phi: uniform).",
     )
-    include_uniform: bool = Field(
-        True, description="Put the uniform architecture into the initial population, too (the paper does not)."
+    sensitivity: Path | None = Field(
+        None, description="Table of tracenas sensitivity that start, saliency and proxy fisher read; default: measured."
+    )
+    init: Literal["auto", "start", "importance", "uniform", "random", "nirvana"] = Field(
+        "auto",
+        description="What the initial population is anchored on: the first start, …; auto: importance for evolution, "
+        "start for guided (uniform where there is none).",
+    )
+    include_uniform: bool | None = Field(
+        None, description="Former name of start uniform: adds it to start auto or none, or takes it out."
     )
     population: int = Field(30, ge=2, description="Candidates per generation.")
     elites: int = Field(10, ge=1, description="Candidates carried over; the parents of the next generation.")
@@ -102,6 +123,24 @@ class SearchConfig(CalibrationConfig, TracedConfig):
         "mean over sequences (loss, kl, and both compensated).",
     )
     resume: bool = Field(False, description="Go on with an interrupted run.")
+
+    @property
+    def starts(self) -> tuple[str, ...]:
+        """Names of the starts.
+
+        Raises:
+            UserError: as `start_names`.
+        """
+        if self.strategy == "uniform":
+            return ()
+        if self.start not in ("auto", "none"):
+            return start_names(self.start)
+        anchor = self.init not in ("start", "random")
+        of_proxy = PUBLISHED_STARTS if self.proxy == "phi" else DEFAULT_STARTS
+        names = of_proxy[: self.population - anchor] if self.start == "auto" else ()
+        if self.include_uniform is None:
+            return names
+        return (*(name for name in names if name != "uniform"), *(("uniform",) if self.include_uniform else ()))
 
 
 class ScoreConfig(CalibrationConfig, TracedConfig):

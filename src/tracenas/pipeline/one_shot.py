@@ -1,6 +1,6 @@
 """Pruning without search: a method's saliency and allocation on a session's model and calibration."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +10,7 @@ import torch
 
 from tracenas.config import OneShotSettings
 from tracenas.errors import UserError
+from tracenas.families import Key
 from tracenas.models.checkpoints.loading import LoadedModel
 from tracenas.models.surgery.ordering import Ordering
 from tracenas.pipeline.method import find_method
@@ -18,6 +19,7 @@ from tracenas.pipeline.target import PruningTarget
 from tracenas.rundir import read_json, write_json
 from tracenas.saliency import PREDICTED_RISES, SALIENCIES
 from tracenas.saliency.allocation import ALLOCATIONS, Allocated, Ranked
+from tracenas.saliency.allocation.ranked import Scores
 from tracenas.saliency.allocation.solver import predicted_rise
 from tracenas.space.architecture import Architecture
 
@@ -29,6 +31,8 @@ __all__ = [
     "one_shot",
     "one_shot_architecture",
     "rank_units",
+    "ranked_units",
+    "rises",
     "stored_anchor",
 ]
 
@@ -73,23 +77,34 @@ def one_shot(session: Session, config: OneShotSettings) -> OneShot:
         UserError: if the allocation cannot meet the budget, or γ is infeasible.
     """
     assert config.allocation is not None
-    ranked = _ranked(session.target, session.ordering, session.importance)
+    ranked = ranked_units(session.target, session.ordering.saliency, session.importance)
     allocated = ALLOCATIONS.get(config.allocation)(ranked, config.gamma)
     facts = {"method": config.method, "saliency": config.saliency, "allocation": config.allocation}
-    predicted = _predictions(ranked, allocated.architecture) if config.saliency in PREDICTED_RISES else {}
+    predicted = rises(ranked, allocated.architecture) if config.saliency in PREDICTED_RISES else {}
     return OneShot(allocated.architecture, {**facts, **allocated.facts, **predicted})
 
 
-def _predictions(ranked: Ranked, arch: Architecture) -> dict[str, float]:
+def rises(
+    ranked: Ranked, arch: Architecture, measured: Callable[[Architecture], float | None] | None = None
+) -> dict[str, float]:
     """The predicted rise of the loss, nats per token: of an architecture, of equal MLPs and of equal ratios.
 
     The last two where they can meet the budget.
+
+    Args:
+        ranked: with saliencies that are predicted rises.
+        measured: the rise that was measured of an architecture, beside it; None where there is none.
     """
-    rises = {"predicted_rise": predicted_rise(ranked, arch)}
+    compared = {"": arch}
     for name in ("mlp", "uniform"):
         with suppress(UserError):
-            rises[f"predicted_rise_{name}"] = predicted_rise(ranked, ALLOCATIONS.get(name)(ranked, None).architecture)
-    return rises
+            compared[f"_{name}"] = ALLOCATIONS.get(name)(ranked, None).architecture
+    found: dict[str, float] = {}
+    for suffix, one in compared.items():
+        found[f"predicted_rise{suffix}"] = predicted_rise(ranked, one)
+        if measured is not None and (rise := measured(one)) is not None:
+            found[f"measured_rise{suffix}"] = rise
+    return found
 
 
 def one_shot_architecture(
@@ -148,17 +163,20 @@ def allocate_budget(
     Raises:
         UserError: if the saliencies are not finite, or as `one_shot`.
     """
-    return ALLOCATIONS.get(allocation)(_ranked(target, ordering, importance), gamma)
+    return ALLOCATIONS.get(allocation)(ranked_units(target, ordering.saliency, importance), gamma)
 
 
-def _ranked(target: PruningTarget, ordering: Ordering, importance: Importance) -> Ranked:
+def ranked_units(target: PruningTarget, saliency: Mapping[Key, Scores], importance: Importance) -> Ranked:
     """What an allocation is told.
+
+    Args:
+        saliency: float64 [units] per sub-block, by base id; empty for allocations that need none.
 
     Raises:
         UserError: if the saliencies are not finite.
     """
-    for key, value in ordering.saliency.items():
+    for key, value in saliency.items():
         if not np.isfinite(value).all():
             raise UserError(f"block {key[0]}, {key[1]}: saliencies are not finite; try dtype=fp32")
     groups = {(i, s.spec.name): s.groups for i, block in enumerate(target.blocks) for s in block.sub_blocks}
-    return Ranked(target.space, ordering.saliency, groups, importance)
+    return Ranked(target.space, saliency, groups, importance)

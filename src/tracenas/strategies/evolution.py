@@ -20,29 +20,36 @@ C = TypeVar("C", bound=Candidate)
 class Evolution(Strategy[C]):
     """Elites carry over; children are crossed and mutated elites, repaired into the budget.
 
-    Generation 0 is an anchor (`init`), the `seeds`, and mutations of the anchor. A candidate that cannot be
+    Generation 0 is an anchor (`init`), `starts` and `seeds`, and mutations of the anchor. A candidate that cannot be
     repaired takes its place with -inf. No candidate is asked for twice.
 
     Args:
         space: any space; only the operations of `Space` are used.
         settings: sizes, rates and the seed.
         prior: needed for `init: importance`.
-        seeds: candidates that generation 0 contains besides the anchor, repaired if they need it; with `init: given`
-            the first of them is the anchor.
+        starts: candidates that generation 0 contains besides the anchor; with `init: given` the first of them is the
+            anchor, repaired if it needs it.
+        seeds: others that it contains, repaired if they need it; the first is the anchor where there are no starts.
 
     Raises:
-        UserError: if there is no prior for `init: importance`, no seed for `given`, no anchor within the budget, or
-            more seeds than places.
+        UserError: if there is no prior for `init: importance`, no candidate for `given`, no anchor within the budget,
+            or more starts and seeds than places.
     """
 
     def __init__(
-        self, space: Space[C], settings: SearchSettings, *, prior: Prior | None = None, seeds: Sequence[C] = ()
+        self,
+        space: Space[C],
+        settings: SearchSettings,
+        *,
+        prior: Prior | None = None,
+        starts: Sequence[C] = (),
+        seeds: Sequence[C] = (),
     ) -> None:
         if settings.init == "importance" and prior is None:
             raise UserError("init 'importance' needs an importance prior; without one: uniform, random")
-        if settings.init == "given" and not seeds:
+        if settings.init == "given" and not (starts or seeds):
             raise UserError("init 'given' needs a seed architecture; without one: uniform, random")
-        super().__init__(space, settings, prior=prior, seeds=seeds)
+        super().__init__(space, settings, prior=prior, starts=starts, seeds=seeds)
         self._elites: list[tuple[float, C]] = []
 
     def seats(self, settings: SearchSettings) -> int:
@@ -66,6 +73,8 @@ class Evolution(Strategy[C]):
         anchor = self._anchor()
         if anchor is not None:
             draws.offer(Proposal(anchor))
+        for start in self._starts:
+            draws.offer(Proposal(start))
         for seed in self._seeds:
             draws.offer(self._repaired(seed, rng))
         draws.fill(
@@ -80,7 +89,8 @@ class Evolution(Strategy[C]):
         if self.settings.init == "uniform":
             anchor = self.space.uniform()
         elif self.settings.init == "given":
-            anchor = self.space.repair(self._seeds[0], np.random.default_rng(self.settings.seed))
+            first = (*self._starts, *self._seeds)[0]
+            anchor = self.space.repair(first, np.random.default_rng(self.settings.seed))
         else:
             assert self._prior is not None  # checked on construction
             anchor = self.space.profile(self._prior.ratios, self._prior.drop_order)

@@ -46,9 +46,16 @@ class Guided(Evolution[C]):
     space: LocalSpace[C]
 
     def __init__(
-        self, space: LocalSpace[C], settings: SearchSettings, *, prior: Prior | None = None, seeds: Sequence[C] = ()
+        self,
+        space: LocalSpace[C],
+        settings: SearchSettings,
+        *,
+        prior: Prior | None = None,
+        starts: Sequence[C] = (),
+        seeds: Sequence[C] = (),
     ) -> None:
-        super().__init__(space, settings, prior=prior, seeds=[*seeds, *_by_importance(space, settings, prior, seeds)])
+        by_importance = _by_importance(space, settings, prior, len(starts) + len(seeds))
+        super().__init__(space, settings, prior=prior, starts=starts, seeds=[*seeds, *by_importance])
         self._measured: list[tuple[float, np.ndarray]] = []
         self._surrogate: Surrogate | None = None
 
@@ -82,9 +89,9 @@ class Guided(Evolution[C]):
         return Proposal(candidate, feasible=False) if near is None else Proposal(near)
 
 
-def _by_importance(space: Space[C], settings: SearchSettings, prior: Prior | None, seeds: Sequence[C]) -> list[C]:
+def _by_importance(space: Space[C], settings: SearchSettings, prior: Prior | None, taken: int) -> list[C]:
     """The architecture of the prior; none where it is the anchor already, or where there is no place for it."""
-    if prior is None or settings.init == "importance" or len(seeds) >= settings.seats:
+    if prior is None or settings.init == "importance" or taken >= settings.seats:
         return []
     profile = space.profile(prior.ratios, prior.drop_order)
     return [] if profile is None else [profile]

@@ -36,7 +36,7 @@ class SearchSettings:
         crossover: probability that a child has two parents.
         depth_mutation, width_mutation: probabilities, per child, of a depth flip and of a width jitter.
         sigma: standard deviation of the width jitter's factor N(1, σ).
-        init: `importance`, `uniform` or `random` (TraceNAS A.1, Table 4), or `given`: the first of the seeds.
+        init: `importance`, `uniform` or `random` (TraceNAS A.1, Table 4), or `given`: the first start or seed.
         redraws: how often a child that was seen before is drawn again.
         seed: of the run; a generation's randomness derives from (seed, generation).
     """
@@ -78,7 +78,7 @@ class SearchSettings:
 
     @property
     def seats(self) -> int:
-        """Places of generation 0 that seeds can take: all but the anchor's, which with `given` is the first seed."""
+        """Places of generation 0 that starts and seeds can take: all but the anchor's, which with `given` is theirs."""
         return self.population - (self.init not in ("random", "given"))
 
     @property

@@ -28,27 +28,35 @@ class Strategy(Generic[C]):
 
     Args:
         prior: for strategies that begin with it.
-        seeds: candidates that generation 0 contains, repaired if they need it.
+        starts: candidates that generation 0 contains as they are.
+        seeds: others that it contains, repaired if they need it.
 
     Raises:
-        UserError: if there are more seeds than places for them.
+        UserError: if there are more of both than places for them.
     """
 
     def __init__(
-        self, space: Space[C], settings: SearchSettings, *, prior: Prior | None = None, seeds: Sequence[C] = ()
+        self,
+        space: Space[C],
+        settings: SearchSettings,
+        *,
+        prior: Prior | None = None,
+        starts: Sequence[C] = (),
+        seeds: Sequence[C] = (),
     ) -> None:
-        if len(seeds) > (places := self.seats(settings)):
-            raise UserError(f"{len(seeds)} seed architectures for {places} places in the initial population")
+        if (count := len(starts) + len(seeds)) > (places := self.seats(settings)):
+            raise UserError(f"{count} seed architectures for {places} places in the initial population")
         self.space = space
         self.settings = settings
         self._prior = prior
+        self._starts = tuple(starts)
         self._seeds = tuple(seeds)
         self._seen: set[str] = set()
         self._generation = 0
         self._awaits_scores = False
 
     def seats(self, settings: SearchSettings) -> int:
-        """Places of generation 0 that seeds can take."""
+        """Places of generation 0 that starts and seeds can take."""
         return settings.population
 
     @property
@@ -90,7 +98,9 @@ class Strategy(Generic[C]):
         self._awaits_scores = False
 
     def _initial(self, draws: Draws[C], rng: np.random.Generator) -> None:
-        """Generation 0: the seeds, and random candidates."""
+        """Generation 0: starts and seeds, and random candidates."""
+        for start in self._starts:
+            draws.offer(Proposal(start))
         for seed in self._seeds:
             draws.offer(feasible(self.space.repair(seed, rng)))
         draws.fill(self.settings.population, lambda: self._sample(rng))

@@ -1,7 +1,7 @@
 """`tracenas search`: find the architecture with the highest proxy score under the budget."""
 
 from tracenas.commands.search.result import SearchOutcome
-from tracenas.commands.search.settings import resolve_search, strategy_settings
+from tracenas.commands.search.settings import check_starts, resolve_search, strategy_settings
 from tracenas.config import SearchConfig, check_used
 from tracenas.data.sources import probe
 from tracenas.models.checkpoints.source import ModelSource, open_source
@@ -35,6 +35,7 @@ def search(config: SearchConfig, kind: str = "search", source: ModelSource | Non
     STRATEGIES.check(resolved.strategy)
     SALIENCIES.check(config.saliency)
     strategy_settings(resolved)
+    check_starts(resolved)
     with run_directory(config.out, kind, config.resume) as begun:
         from tracenas.commands.search.stage import search_target
 

@@ -2,23 +2,26 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from tracenas.commands.search.result import SearchOutcome
 from tracenas.commands.search.settings import strategy_settings
 from tracenas.config import SearchConfig
 from tracenas.journal import Journal
-from tracenas.pipeline.one_shot import stored_anchor
+from tracenas.pipeline.one_shot import rises, stored_anchor
 from tracenas.pipeline.opening import open_session
 from tracenas.pipeline.refit.record import realisation_facts
 from tracenas.pipeline.resume import resolve_settings, same_model
 from tracenas.pipeline.run_directory import BEST, JOURNAL, SUMMARY, starting
 from tracenas.pipeline.scoring import make_evaluator, make_racing
 from tracenas.pipeline.session import Session
+from tracenas.pipeline.starts import run_starts
 from tracenas.pipeline.target import PruningTarget
 from tracenas.reporting.progress import SearchProgress
 from tracenas.resident import peak_memory
 from tracenas.rundir import provenance, write_json
+from tracenas.saliency.allocation import Ranked
 from tracenas.space.architecture import Architecture
 from tracenas.space.search_space import SearchSpace
 from tracenas.strategies import STRATEGIES, Progress, SearchResult, run_search
@@ -36,16 +39,22 @@ def search_target(target: PruningTarget, config: SearchConfig, kind: str, begun:
     space = target.space
     with starting(config.out, kind, config.model_dump(), begun):
         hold_out = not target.source.is_encoder_decoder
-        session = open_session(target, config, data=config.data, run=config.out, hold_out=hold_out)
-        seeds = [stored_anchor(session, config.init)] if config.init == "nirvana" else []
+        session = open_session(
+            target, config, data=config.data, run=config.out, hold_out=hold_out, sensitivity=config.sensitivity
+        )
+        anchor = [stored_anchor(session, config.init)] if config.init == "nirvana" else []
+        starts = run_starts(session, config)
+        first = [*anchor, *starts.architectures.values()]
         samples, seq_len = session.tokens.shape
-        resolve_settings(config.out, {**session.machine(), "samples": samples, "seq_len": seq_len})
+        named = {"samples": samples, "seq_len": seq_len, "start": ",".join(starts.architectures) or "none"}
+        resolve_settings(config.out, {**session.machine(), **named})
         evaluator = make_evaluator(session, config.proxy, config.trace_rank)
         racing = make_racing(evaluator, config.race, config.elites)
         same_model(config.out, evaluator.base_loss)
-    if config.include_uniform and config.init != "uniform" and (uniform := space.uniform()) is not None:
-        seeds.append(uniform)  # so that the result never scores below it
-    strategy = STRATEGIES.get(config.strategy)(space, strategy_settings(config), prior=session.prior(), seeds=seeds)
+    settings = strategy_settings(config)
+    if settings.init == "given" and not first:
+        settings = replace(settings, init="uniform")
+    strategy = STRATEGIES.get(config.strategy)(space, settings, prior=session.prior(), starts=first)
     with _display(space, config.proxy, strategy.generations) as on_event:
         result = run_search(
             strategy,
@@ -55,7 +64,10 @@ def search_target(target: PruningTarget, config: SearchConfig, kind: str, begun:
             on_generation=None if racing is None else racing.on_generation,
             facts={"bos": session.start.carried},
         )
-    summary = _summary(config, session, evaluator.base_loss, result)
+    summary = {
+        **_summary(config, session, evaluator.base_loss, result),
+        **_rises(starts.ranked, evaluator.base_loss, result),
+    }
     write_json(
         config.out / BEST,
         {
@@ -132,6 +144,14 @@ def _summary(
         "kept": session.kept_units(result.best),
         "generations": [g.to_json() for g in result.generations],
     }
+
+
+def _rises(ranked: Ranked | None, base_loss: float, result: SearchResult[Architecture]) -> dict[str, float]:
+    """Predicted and measured rise of the loss of the best candidate, of MLPs alone and of equal ratios."""
+    if ranked is None:
+        return {}
+    losses = {r["id"]: r["loss"] for r in result.records if r["loss"] is not None and "stopped" not in r}
+    return rises(ranked, result.best, lambda arch: losses[arch.id] - base_loss if arch.id in losses else None)
 
 
 def _measured(session: Session, result: SearchResult[Architecture]) -> dict[str, int]:

@@ -1,0 +1,89 @@
+"""What a search starts from: its sensitivity table, and the architectures that follow from it and from the budget."""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tracenas.config import SearchConfig
+from tracenas.config.usage import reads_widths, refits
+from tracenas.errors import UserError
+from tracenas.pipeline.one_shot import ranked_units
+from tracenas.pipeline.run_directory import SENSITIVITY
+from tracenas.pipeline.sensitivity import run_table
+from tracenas.pipeline.session import Session
+from tracenas.rundir import read_json, write_json
+from tracenas.saliency.allocation import Ranked
+from tracenas.saliency.sensitivity.table import SensitivityTable
+from tracenas.saliency.starts import SOLVED, STARTS
+from tracenas.space.architecture import Architecture
+
+__all__ = ["START", "Starts", "run_starts"]
+
+START = "start.json"
+"""In a run directory: the architectures that are scored first, by name."""
+
+
+@dataclass(frozen=True)
+class Starts:
+    """Where a search begins.
+
+    Args:
+        architectures: by name, within the budget.
+        ranked: the units with what the run's sensitivity table says of them; None: the run has none.
+    """
+
+    architectures: Mapping[str, Architecture]
+    ranked: Ranked | None
+
+
+def run_starts(session: Session, config: SearchConfig) -> Starts:
+    """The starts of a run, which it keeps; what cannot be had of them is left out and said.
+
+    Args:
+        session: no super-network yet: a table is measured on the base.
+
+    Raises:
+        UserError: if a start that was asked for by name needs a table, and none can be measured.
+    """
+    assert session.run is not None
+    path = session.run / START
+    session.table = table = _table(session, config, begun=path.is_file())
+    ranked = None if table is None else ranked_by_table(session, table)
+    if path.is_file():
+        stored = {name: Architecture.from_json(one, where=f"{path}: {name}") for name, one in read_json(path).items()}
+        return Starts({name: session.space.validate(arch, where=str(path)) for name, arch in stored.items()}, ranked)
+    found: dict[str, Architecture] = {}
+    for name in config.starts:
+        if name in SOLVED and ranked is None:
+            continue
+        try:
+            found[name] = STARTS.get(name)(ranked or ranked_units(session.target, {}, {}), None).architecture
+        except UserError as error:
+            print(f"start {name} is left out: {error}", file=sys.stderr)
+    write_json(path, {name: arch.to_json() for name, arch in found.items()})
+    return Starts(found, ranked)
+
+
+def ranked_by_table(session: Session, table: SensitivityTable) -> Ranked:
+    """The session's units with the predicted rises of a table."""
+    saliency = {key: one.saliency for key, one in table.costs.items()}
+    return ranked_units(session.target, saliency, {key: one.at(0) for key, one in table.costs.items()})
+
+
+def _table(session: Session, config: SearchConfig, begun: bool) -> SensitivityTable | None:
+    """The run's table; None where nothing needs it, and where a default start cannot have it.
+
+    Args:
+        begun: whether the starts are made: then the run has its table, or went without.
+    """
+    assert session.run is not None
+    solved, scored, stored = SOLVED & set(config.starts), reads_widths(config), (session.run / SENSITIVITY).is_file()
+    if not stored and not scored and (begun or not solved):
+        return None
+    try:
+        return run_table(session, session.micro_batch, compensated=refits(config) or scored, given=config.sensitivity)
+    except UserError as error:
+        if stored or scored or config.start != "auto" or config.sensitivity is not None:
+            raise
+        print(f"start {', '.join(sorted(solved))} is left out: {error}", file=sys.stderr)
+        return None
