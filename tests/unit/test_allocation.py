@@ -1,9 +1,12 @@
 """Allocations over made-up saliencies; no model."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tiny import LLAMA_8B
 
 from tracenas.errors import UserError
@@ -15,6 +18,7 @@ from tracenas.saliency.allocation.ranked import UnitPool
 from tracenas.saliency.allocation.solver import predicted_rise
 from tracenas.space.architecture import Architecture
 from tracenas.space.constraints import Budget
+from tracenas.space.exclusion import kept_whole
 
 LLAMA_3B = LLAMA_8B | {
     "hidden_size": 3072,
@@ -190,6 +194,34 @@ def test_depth_removes_the_least_important_blocks() -> None:
     kept = ranked(SMALL, 0.6, min_depth=1, keep_layers=(3,))
     kept = Ranked(kept.space, kept.saliency, kept.groups, {k: influence[k[0]] for k in kept.importance})
     assert not ALLOCATIONS.get("depth")(kept, None).architecture.layers[3].skip
+
+
+@pytest.mark.parametrize("allocation", ALLOCATIONS.names())
+@given(
+    excluded=st.sets(st.tuples(st.integers(0, 7), st.sampled_from(["attention", "mlp"])), min_size=1, max_size=5),
+    seed=st.integers(0, 99),
+    share=st.floats(0.55, 0.9),
+    granularity=st.sampled_from(["block", "sublayer"]),
+)
+@settings(max_examples=12, deadline=None)
+def test_what_is_excluded_keeps_its_width(
+    allocation: str, excluded: set[tuple[int, str]], seed: int, share: float, granularity: str
+) -> None:
+    """The least salient units of all are theirs."""
+    free = ranked(SMALL, share, seed=seed, min_depth=1, granularity=granularity)
+    names = frozenset(excluded)
+    space = replace(free.space, layers=kept_whole(free.space.layers, names), excluded=names)
+    saliency = {key: v * (1e-6 if key in names else 1.0) for key, v in free.saliency.items()}
+    importance = {key: v * (1e-6 if key in names else 1.0) for key, v in free.importance.items()}
+    try:
+        found = ALLOCATIONS.get(allocation)(Ranked(space, saliency, free.groups, importance), None).architecture
+    except UserError:
+        assert allocation in ("mlp", "depth")
+        return
+    assert space.validate(found) == found and space.cost(found) <= space.window[1]
+    for index, name in names:
+        place = [s.name for s in space.layers[index].sub_blocks].index(name)
+        assert space.counts(found)[index][place] == space.layers[index].sub_blocks[place].units
 
 
 def test_a_gamma_that_is_infeasible_says_which_is_not() -> None:

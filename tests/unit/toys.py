@@ -9,6 +9,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from tracenas.space import Architecture, Budget, LayerSpec, SearchSpace, SubBlockSpec
+from tracenas.space.exclusion import kept_whole
 from tracenas.strategies import Score
 
 
@@ -57,12 +58,15 @@ def spaces(draw: st.DrawFn) -> SearchSpace:
         hidden=draw(st.sampled_from([16, 64])),
         quantum=draw(st.sampled_from([1, 8, 32])),
     )
+    sub_blocks = st.tuples(st.integers(0, depth - 1), st.sampled_from(["attention", "mlp"]))
+    excluded = frozenset(draw(st.sets(sub_blocks, max_size=2)))
     free = SearchSpace(
-        (one,) * depth,
+        kept_whole((one,) * depth, excluded),
         draw(st.integers(0, 20_000)),
         granularity=draw(st.sampled_from(["block", "sublayer"])),
         min_depth=draw(st.integers(1, depth)),
         keep_layers=frozenset(draw(st.sets(st.integers(0, depth - 1), max_size=2))),
+        excluded=excluded,
     )
     low, high = free.cost(free.smallest), free.cost(free.base)
     return replace(free, budget=Budget(draw(st.integers(low, high))))
@@ -76,8 +80,14 @@ def assert_meets(space: SearchSpace, arch: Architecture) -> None:
     active = [not entry.skip for entry in arch.layers]
     assert sum(active) >= space.min_depth
     assert all(active[i] for i in space.keep_layers)
+    assert all(arch.layers[i][name] == space.base.layers[i][name] for i, name in excluded_counts(space))
     if space.granularity == "block":
         assert all(entry.skip or all(k for _, k in entry.kept) for entry in arch.layers)
+
+
+def excluded_counts(space: SearchSpace) -> list[tuple[int, str]]:
+    """(block, count) of what the space keeps whole."""
+    return [(i, s.unit) for i, la in enumerate(space.layers) for s in la.sub_blocks if (i, s.name) in space.excluded]
 
 
 class Toy:

@@ -146,7 +146,7 @@ class SearchConfig(CalibrationConfig, TracedConfig):
 class ScoreConfig(CalibrationConfig, TracedConfig):
     """Score one architecture."""
 
-    without = ("depth_granularity", "min_depth", "keep_layers")
+    without = ("depth_granularity", "min_depth", "keep_layers", "exclude")
     uses = (TRACED,)
 
     model: fields.ModelName
@@ -168,7 +168,7 @@ class PruneConfig(OneShotSettings):
 
     uses = (
         Use(
-            ("tolerance", "depth_granularity", "min_depth", "keep_layers"),
+            ("tolerance", "depth_granularity", "min_depth", "keep_layers", "exclude"),
             "--method: an architecture has decided them",
             lambda c: c.method is not None,
         ),

@@ -13,7 +13,7 @@ __all__ = ["SensitivityConfig"]
 class SensitivityConfig(CalibrationConfig):
     """Measure the cost of every width of every sub-block."""
 
-    without = ("depth_granularity", "min_depth", "keep_layers", "saliency", "compensate_samples", "ridge")
+    without = ("depth_granularity", "min_depth", "keep_layers", "exclude", "saliency", "compensate_samples", "ridge")
 
     model: fields.ModelName
     data: str = Field(description="Text or tokens to measure on.")

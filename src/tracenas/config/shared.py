@@ -74,6 +74,11 @@ class SpaceConfig(StageConfig):
     )
     min_depth: int | None = Field(None, ge=1, description="Blocks that must stay; default: half of them.")
     keep_layers: fields.CommaList = Field("", description="Blocks that may not be skipped, such as 0,-1.")
+    exclude: fields.CommaList | None = Field(
+        None,
+        description="Sub-blocks that keep their full width: BLOCKS or BLOCKS.NAME, such as 0.attention, 0-3.mlp, "
+        "*.attention or -1 (the last block).",
+    )
     channel_quantum: int = Field(32, ge=1, description="MLP widths are multiples of it, or the base's own.")
     head_quantum: int = Field(1, ge=1, description="Query-head counts are multiples of it, or the base's own.")
     deploy: str = Field(

@@ -120,7 +120,16 @@ class AblationConfig(PoolConfig):
     uses = (
         Use(("rank", "ranks"), "a proxy of gradient traces, such as phi", lambda c: needs(c.proxy, "trace")),
         Use(
-            ("architectures", "sizes", "tolerance", "saliency", "depth_granularity", "min_depth", "keep_layers"),
+            (
+                "architectures",
+                "sizes",
+                "tolerance",
+                "saliency",
+                "depth_granularity",
+                "min_depth",
+                "keep_layers",
+                "exclude",
+            ),
             "new architectures: the study has decided them",
             lambda c: c.study is None,
         ),

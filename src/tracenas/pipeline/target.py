@@ -10,6 +10,7 @@ from tracenas.models.checkpoints.source import ModelSource
 from tracenas.proxies.combination import choose
 from tracenas.space.constraints import Budget, parse_size
 from tracenas.space.deploy import Deploy, parse_deploy
+from tracenas.space.exclusion import kept_whole, parse_exclude
 from tracenas.space.search_space import SearchSpace
 
 __all__ = ["RECOMMENDED", "PruningTarget", "check_deploy", "resolve_proxy", "resolve_target", "unit_options"]
@@ -57,7 +58,8 @@ def resolve_target(
         min_depth=config.min_depth if config.min_depth is not None else max(1, len(blocks) // 2),
         keep_layers=config.protected,
     )
-    space = replace(space, keeps=deploy.keeps)
+    excluded = parse_exclude(config.exclude or "", space.layers)
+    space = replace(space, layers=kept_whole(space.layers, excluded), keeps=deploy.keeps, excluded=excluded)
     if params is not None:
         space = replace(space, budget=Budget(parse_size(params, space.parameters(space.base)), tolerance))
         space.check_budget()

@@ -26,6 +26,7 @@ class FeasibleSet:
         min_depth: blocks that must stay (L_min); of every stack at least one, whatever it is.
         keep_layers: blocks that may not be skipped.
         keeps: sub-blocks that are only bypassed together with their block.
+        excluded: (block, sub-block) of those that keep all units; in `layers` they have no other width (`kept_whole`).
     """
 
     layers: tuple[LayerSpec, ...]
@@ -35,6 +36,7 @@ class FeasibleSet:
     min_depth: int = 1
     keep_layers: frozenset[int] = field(default_factory=frozenset)
     keeps: frozenset[str] = field(default_factory=frozenset)
+    excluded: frozenset[tuple[int, str]] = field(default_factory=frozenset)
 
     def __post_init__(self) -> None:
         depth = len(self.layers)
@@ -47,6 +49,15 @@ class FeasibleSet:
             raise UserError(f"keep-layers {wrong[0]}: the model has {depth} blocks; accepted: {-depth} to {depth - 1}")
 
     @cached_property
+    def protected(self) -> frozenset[int]:
+        """Blocks that may not be skipped: `keep_layers` and those of excluded sub-blocks."""
+        return self.keep_layers | {index for index, _ in self.excluded}
+
+    def remains(self, index: int, spec: SubBlockSpec) -> bool:
+        """Whether a sub-block is not bypassed while its block is there."""
+        return spec.name in self.keeps or (index, spec.name) in self.excluded
+
+    @cached_property
     def base(self) -> Architecture:
         """The base model itself: every unit kept."""
         return self.build([[s.units for s in layer.sub_blocks] for layer in self.layers])
@@ -56,11 +67,11 @@ class FeasibleSet:
         """The cheapest architecture: `min_depth` blocks (the protected ones among them) at minimum width."""
         cheapest = [[s.choices()[0] if s.units else 0 for s in layer.sub_blocks] for layer in self.layers]
         cost = [sum(table[0] for table in row if table) for row in self.tables]
-        order = sorted(range(len(cheapest)), key=lambda i: (i not in self.keep_layers, cost[i], i))
+        order = sorted(range(len(cheapest)), key=lambda i: (i not in self.protected, cost[i], i))
         first = [next(i for i in order if self.layers[i].stack == stack) for stack in self.stacks]
-        order.sort(key=lambda i: i not in self.keep_layers and i not in first)
-        unprotected = sum(i not in self.keep_layers for i in first)
-        stay = set(order[: max(self.min_depth, len(self.keep_layers) + unprotected)])
+        order.sort(key=lambda i: i not in self.protected and i not in first)
+        unprotected = sum(i not in self.protected for i in first)
+        stay = set(order[: max(self.min_depth, len(self.protected) + unprotected)])
         return self.build([c if i in stay else [0] * len(c) for i, c in enumerate(cheapest)])
 
     @cached_property
@@ -138,6 +149,12 @@ class FeasibleSet:
             raise UserError(f"{where}: the model has {self._stacks_in_words()}")
         rows = []
         for index, (spec_layer, layer) in enumerate(zip(self.layers, arch.layers, strict=True)):
+            for s in spec_layer.sub_blocks:
+                kept = dict(layer.kept).get(s.unit, s.units)
+                if (index, s.name) in self.excluded and kept != s.units:
+                    raise UserError(
+                        f"{where}: layer {index} has {kept} {s.unit}, this search space keeps {s.units} (exclude)"
+                    )
             row = _validated(spec_layer, layer, f"{where}: layer {index}")
             for s, kept in zip(spec_layer.sub_blocks, row, strict=True):
                 if s.name in self.keeps and not kept and any(row):
@@ -162,12 +179,13 @@ class FeasibleSet:
             for j in slots:
                 if j is not None and not self.layers[i].sub_blocks[j].units:
                     continue
-                if j is not None and self.layers[i].sub_blocks[j].name in self.keeps:
+                if j is not None and self.remains(i, self.layers[i].sub_blocks[j]):
                     continue
                 skipped = not any(row) if j is None else row[j] == 0
                 last = j is None or sum(k > 0 for k in row) == 1
                 spare = active > self.min_depth and in_stack[self.layers[i].stack] > 1
-                if skipped or (i not in self.keep_layers and (not last or spare)):
+                held = self.protected if j is None else self.keep_layers
+                if skipped or (i not in held and (not last or spare)):
                     out.append((i, j))
         return out
 

@@ -162,9 +162,10 @@ def _move_depth(space: FeasibleSet, counts: list[list[int]], rng: np.random.Gene
 
 
 def _respect_depth(space: FeasibleSet, counts: list[list[int]], rng: np.random.Generator) -> None:
-    """Bring back protected blocks, whole blocks under block granularity, and blocks up to `min_depth`."""
+    """Bring back excluded sub-blocks, protected blocks, whole ones under block granularity, and up to `min_depth`."""
     for i, row in enumerate(counts):
         specs = space.layers[i].sub_blocks
+        row[:] = [s.units if (i, s.name) in space.excluded else k for s, k in zip(specs, row, strict=True)]
         blockwise = space.granularity == "block" and any(row)
         if i in space.keep_layers or blockwise:
             for j, s in enumerate(specs):

@@ -53,7 +53,7 @@ class SearchSpace(FeasibleSet):
         Here a ratio of 0 means the minimum width. Layers that `drop_order` leaves out are not dropped.
         """
         spreading = spread(len(self.layers)) if drop_order is None else drop_order
-        order = [i for i in spreading if i not in self.keep_layers]
+        order = [i for i in spreading if i not in self.protected]
         if len(self.stacks) > 1:  # one block of every stack is never dropped: its last in this order
             last = {self.layers[i].stack: i for i in order}
             protected = {self.layers[i].stack for i in range(len(self.layers)) if i not in order}
@@ -115,10 +115,11 @@ class SearchSpace(FeasibleSet):
     def sample(self, rng: np.random.Generator) -> Architecture | None:
         """A random architecture of the budget: random depth, independent uniform widths, repaired."""
         skips = int(rng.integers(0, max(1, (len(self.layers) - self.min_depth) // 4 + 1)))
-        free = [i for i in range(len(self.layers)) if i not in self.keep_layers]
+        held = self.protected if self.granularity == "block" else self.keep_layers
+        free = [i for i in range(len(self.layers)) if i not in held]
         bits = [[(i, j) for j in range(len(self.layers[i].sub_blocks))] for i in free]
         if self.granularity == "sublayer":
-            bits = [[(i, j)] for row in bits for i, j in row if self.layers[i].sub_blocks[j].name not in self.keeps]
+            bits = [[(i, j)] for row in bits for i, j in row if not self.remains(i, self.layers[i].sub_blocks[j])]
             skips *= 2
         picks = rng.permutation(len(bits))[:skips].tolist()
         skipped = {slot for pick in picks for slot in bits[pick]}
@@ -179,7 +180,7 @@ class SearchSpace(FeasibleSet):
         return neighbour(self, arch, rng, sigma=sigma)
 
     def _flip(self, counts: list[list[int]], rng: np.random.Generator) -> None:
-        """Flip one bit of the depth mask in place, respecting `min_depth` and `keep_layers`."""
+        """Flip one bit of the depth mask in place, respecting `min_depth`, `keep_layers` and `excluded`."""
         flippable = self.flippable(counts)
         if not flippable:
             return

@@ -232,7 +232,7 @@ def problem_in_space(
                 if costs.shape != (len(widths),):
                     raise ValueError(f"block {index}, {spec.name}: {len(widths)} levels, {costs.shape} costs")
                 table = np.array(weights, dtype=np.float64).reshape(len(widths), len(measures))
-                items.append(Item(index, costs, table, spec.name in space.keeps))
+                items.append(Item(index, costs, table, space.remains(index, spec)))
     lower = np.zeros(len(measures))
     if space.budget is not None:
         lower[0] = max(0, space.window[0] - space.outside)
@@ -241,7 +241,7 @@ def problem_in_space(
         lower,
         np.array([m.limit - space.outside for m in measures], dtype=np.float64),
         tuple(layer.stack for layer in space.layers),
-        space.keep_layers,
+        space.protected,
         space.min_depth,
         space.granularity == "block",
     )

@@ -17,7 +17,8 @@ __all__ = ["pruned_card"]
 
 _ONE_SHOT = (
     *("method", "params", "tolerance", "saliency", "allocation", "gamma", "kv_groups", "min_depth", "keep_layers"),
-    *("channel_quantum", "head_quantum", "deploy", "samples", "seq_len", "text_field", "seed", "dtype", "bos"),
+    *("exclude", "channel_quantum", "head_quantum", "deploy", "samples", "seq_len", "text_field", "seed", "dtype"),
+    "bos",
 )
 """Settings that decide what a one-shot method keeps."""
 
@@ -44,6 +45,7 @@ def pruned_card(
         command=shlex.join(_command(config, searched=session.run is not None)),
         numbers={
             "calibration windows": f"{count} of {length} tokens, {session.start}",
+            **({"sub-blocks kept at full width": config.exclude} if config.exclude else {}),
             **losses,
             **(one_shot.card() if one_shot is not None else {}),
         },

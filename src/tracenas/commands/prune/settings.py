@@ -11,7 +11,7 @@ from tracenas.settings import read_settings
 
 __all__ = ["as_refittable", "as_searched", "decoder_only"]
 
-_OF_THE_RUN = ("channel_quantum", "head_quantum", "kv_groups", "deploy", "saliency", "dtype", "seed", "bos")
+_OF_THE_RUN = ("channel_quantum", "head_quantum", "kv_groups", "deploy", "exclude", "saliency", "dtype", "seed", "bos")
 
 
 def decoder_only(config: PruneConfig) -> str:

@@ -59,7 +59,8 @@ def compare(config: RunConfig, source: ModelSource, best: Architecture, pruned: 
         best: the architecture that the search found.
         pruned: its checkpoint.
     """
-    searched = config.model_copy(update={"min_depth": read_settings(config.out / CONFIG).get("min_depth")})
+    stored = read_settings(config.out / CONFIG)
+    searched = config.model_copy(update={key: stored.get(key) for key in ("min_depth", "exclude")})
     target = resolve_target(source, searched, params=config.params, tolerance=config.tolerance)
     session = open_session(target, config, data=config.data, run=config.out)
     windows = evaluation_windows(session.loaded, config, min(session.tokens.shape[1], source.positions))

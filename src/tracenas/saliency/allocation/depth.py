@@ -25,7 +25,7 @@ def allocate(ranked: Ranked, gamma: float | None) -> Allocated:
     means = [sum(values) / len(values) if values else 0.0 for values in by_block]
     order = sorted(range(len(means)), key=lambda i: (means[i], i))
     last = {space.layers[i].stack: i for i in order}  # the most important block of every stack stays
-    free = [i for i in order if i not in space.keep_layers and i not in last.values()]
+    free = [i for i in order if i not in space.protected and i not in last.values()]
     free = free[: len(space.layers) - space.min_depth]
     lower, limit = space.window
     full = space.counts(space.base)
