@@ -19,7 +19,7 @@ EXCLUDE = ["--exclude", "0.attention,-1.mlp"]
 
 def assert_whole(layers: list[dict[str, int]]) -> None:
     assert (layers[0]["heads"], layers[7]["channels"]) == (10, 448)
-    assert any(la.get("heads", 0) < 10 for la in layers) and any(la.get("channels", 0) < 448 for la in layers)
+    assert any(la.get("channels", 0) < 448 for la in layers)
 
 
 @pytest.fixture(scope="module")
