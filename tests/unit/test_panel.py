@@ -1,6 +1,7 @@
 """The registry of proxies: each of them scores, shares passes, runs no backward pass without need, fails alone."""
 
 import math
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,8 @@ from tracenas.models.surgery.supernet import Realisation, Supernet
 from tracenas.proxies import PROXIES, Measurement, Proxy, Undefined, WeightSums
 from tracenas.proxies.measurement import NEEDS
 from tracenas.scoring.evaluator import Evaluator, ScoringSettings
+from tracenas.scoring.observers.observer import spread
+from tracenas.scoring.observers.weight_gradients import _ratio
 from tracenas.scoring.panel import Panel, PanelResult
 
 NAMES = PROXIES.names()
@@ -23,6 +26,15 @@ SETTINGS = ScoringSettings(rank=4, seed=0, micro_batch=2)
 @pytest.fixture(scope="module")
 def setting() -> ProxySetting:
     return ProxySetting("llama")
+
+
+def test_indices_are_spread_evenly() -> None:
+    assert spread(10, 4, torch.device("cpu")).tolist() == [1, 3, 6, 8]
+    assert spread(3, 5, torch.device("cpu")).tolist() == [0, 1, 2]
+
+
+def test_coordinates_in_which_two_gradients_agree_have_no_ratio() -> None:
+    assert _ratio(torch.tensor([1.0, 2.0, 0.0]), torch.tensor([1.0, -4.0, 0.0])).item() == 1.0
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -112,6 +124,14 @@ def test_a_panel_runs_one_pass_per_realisation(setting: ProxySetting, monkeypatc
     monkeypatch.setattr(Supernet, "realise", count)
     panel.measure(setting.architectures(3)[2])
     assert realised == [Realisation, type(setting.how)]
+
+
+def test_seconds_are_those_of_the_pass_and_of_the_score(setting: ProxySetting) -> None:
+    panel = setting.panel(["loss", "grad_norm"], SETTINGS)
+    started = time.perf_counter()
+    scores = panel.run(setting.architectures(1)[0]).scores
+    elapsed = time.perf_counter() - started
+    assert all(0 < score.seconds < elapsed for score in scores.values())
 
 
 def test_a_failing_proxy_does_not_lose_the_others(setting: ProxySetting) -> None:

@@ -101,10 +101,22 @@ def test_passes_on_a_cpu_are_as_large_as_their_activations_allow() -> None:
     assert default_micro_batch(*deep, 1 << 20, 4, "cpu") == 1
 
 
+def counted(evaluator: Any, arch: Any) -> int:
+    """FLOPs of the matrix products of an evaluation, as torch counts them."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    def added(_: Any, a: Any, b: Any, out_shape: Any = None) -> int:  # torch does not count the in-place product
+        return 2 * int(a[0]) * int(a[1]) * int(b[1])
+
+    with FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm_: added}) as counter:
+        evaluator.score(arch)
+    return int(counter.get_total_flops()) - angle_flops(counter)
+
+
 def test_work_is_what_torch_counts() -> None:
     """FLOPs of the matrix products of a real evaluation, forward, backward and traces."""
     import torch
-    from torch.utils.flop_counter import FlopCounterMode
 
     from tracenas.models.checkpoints.loading import load
     from tracenas.models.checkpoints.source import open_source
@@ -127,17 +139,33 @@ def test_work_is_what_torch_counts() -> None:
     tokens = torch.randint(0, 2048, (2, 64), generator=torch.Generator().manual_seed(0))
     evaluator = Evaluator(net, space, tokens, PROXIES.get("phi"), ScoringSettings(rank=16, micro_batch=2))
 
-    def added(_: Any, a: Any, b: Any, out_shape: Any = None) -> int:  # torch does not count the in-place product
-        return 2 * int(a[0]) * int(a[1]) * int(b[1])
-
-    with FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm_: added}) as counter:
-        evaluator.score(arch)
-    products = counter.get_total_flops() - angle_flops(counter)
+    products = counted(evaluator, arch)
     head = source.family.head_weights(source.config)
     work = workload(blocks, arch, head, 160, Shape(2, 64, 2, 16, 4, "cpu"))
     # The first block's q, k and v need no input gradient, and the last token of a sequence has no logits.
     first = 2 * tokens.numel() * 3 * 160 * 16 * arch.layers[0]["heads"]
     assert products == work.flops + work.trace_flops - first - 2 * 4 * head
+
+
+@pytest.mark.parametrize("rank", [4, 0])
+def test_work_of_experts_is_what_torch_counts(rank: int) -> None:
+    """Their traces are whole weight gradients, projected once per micro-batch (which the plan leaves out)."""
+    from proxy_setting import ProxySetting
+
+    from tracenas.scoring.evaluator import ScoringSettings
+    from tracenas.scoring.workload import Shape, workload
+
+    setting = ProxySetting("mixtral")
+    setting.net.model.config._experts_implementation = "eager"  # torch does not count grouped products
+    arch = setting.architectures(3)[2]
+    evaluator = setting.evaluator("phi", ScoringSettings(rank=rank, micro_batch=5))
+    evaluator.score(arch)
+    products = counted(evaluator, arch)
+    head = 257 * 32
+    work = workload(setting.blocks, arch, head, 32, Shape(5, 24, 5, rank, 4, "cpu"))
+    first = 2 * 120 * 32 * 8 * (arch.layers[0]["heads"] + 2 + 2)  # both KV heads stay
+    projected = 2 * 3 * rank * 32 * sum(layer["channels"] for layer in arch.layers)
+    assert products == work.flops + work.trace_flops + projected - first - 4 * 5 * head
 
 
 def test_elementwise_work_goes_by_the_widths() -> None:
@@ -157,6 +185,46 @@ def test_elementwise_work_goes_by_the_widths() -> None:
     forward = workload(blocks, arch, head, 160, replace(shape, rank=None))
     assert forward.elements == pytest.approx(128 * (12 * 2048 + 0.4 * of_blocks))
     assert (forward.flops, forward.trace_flops) == (work.flops / 2, 0)
+
+
+@pytest.mark.parametrize("rank", [4, 0])
+@pytest.mark.parametrize("family", ["llama", "mixtral", "qwen3_moe"])
+def test_memory_of_traces_is_what_they_take(family: str, rank: int) -> None:
+    from proxy_setting import ProxySetting
+
+    from tracenas.proxies.trace import TraceRecorder
+    from tracenas.scoring.workload import Shape, memory
+
+    setting = ProxySetting(family)
+    recorder = TraceRecorder(setting.net, rank, 0)
+    arch, base = setting.architectures(3)[2], setting.space.base
+    taken = sum(a.nbytes for a in recorder._subspaces.values())
+    for one in (base, arch):
+        with recorder.record(one) as trace:
+            taken += sum(part.nbytes for part in trace.parts.values())
+    assert memory(setting.blocks, base, arch, 1, 257, 32, Shape(5, 24, 2, rank, 4, "cpu")).traces == taken
+
+
+@pytest.mark.parametrize(("rank", "attention", "mlp"), [(4, 8, 8), (0, 320, 608), (None, 0, 0)])
+def test_memory_of_a_pass_goes_by_the_widths(rank: int | None, attention: int, mlp: int) -> None:
+    """Kept per token for a backward pass: 2 hidden widths, 4 of the heads or 3 of the channels, and x Aᵀ or x itself.
+
+    Without a backward pass only the largest sub-block's; beside it three chunks of logits and two hidden states.
+    """
+    from tracenas.models.checkpoints.source import open_source
+    from tracenas.scoring.workload import Shape, memory
+
+    source = open_source(DEMO)
+    blocks, base = source.blocks(), source.space().base
+    found = memory(blocks, base, base, 1000, 2048, 160, Shape(8, 64, 2, rank, 4, "cpu"))
+    heads, channels = 2 * 160 + 4 * 160 + attention, 2 * 160 + 3 * 448 + mlp
+    assert found.activations == int(1.15 * 128 * (channels if rank is None else 8 * (heads + channels)) * 4)
+    assert found.head == 3 * 128 * 2048 * 4 + 2 * 128 * 160 * 4
+    assert found.weights == 4000 and found.libraries == 350 << 20
+    assert found.total == found.weights + found.traces + found.activations + found.head + found.libraries
+    more = memory(blocks, base, base, 1000, 2048, 160, Shape(8, 64, 64, rank, 4, "cpu"))
+    assert more.head == 3 * (1 << 23) * 4 + 2 * 4096 * 160 * 4
+    assert memory(blocks, base, base, 1000, 2048, 160, Shape(8, 64, 64, rank, 4, "cuda")).libraries == 0
 
 
 def test_seconds_add_up_over_kinds_of_work() -> None:

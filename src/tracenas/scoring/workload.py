@@ -155,11 +155,12 @@ def _elementwise(sub: SubBlock, kept: int, hidden: int) -> float:
 
 
 def _trace_flops(sub: SubBlock, kept: int, rank: int) -> float:
+    """δyᵀ (x Aᵀ), and x Aᵀ once per input; of experts whole weight gradients."""
     total = 0.0
     for projection in sub.projections:
         rows, columns = _sides(projection, sub.spec.units, kept)
-        total += 2.0 * rows * (rank or columns) * (projection.active or 1)
-    return total + (2.0 * rank * sum(_sources(sub, kept).values()) if rank else 0.0)
+        total += 2.0 * rows * (columns if projection.stack else rank or columns) * (projection.active or 1)
+    return total + (0.0 if sub.stacked else 2.0 * rank * sum(_sources(sub, kept).values()))
 
 
 def memory(
@@ -183,8 +184,7 @@ def memory(
     traces = 0
     if shape.rank is not None:
         traces = _trace_bytes(blocks, base, shape) + _trace_bytes(blocks, arch, shape)
-        widths = (sum(_sources(sub, kept).values()) for _, sub, kept in active(blocks, base))
-        traces += shape.rank * sum(widths) * shape.element
+        traces += shape.rank * _subspace_columns(blocks, base) * shape.element
     # The base itself is evaluated once, as the anchor: its activations are the largest.
     kept_per_token = sum(_activations(s, k, hidden, shape.rank) for _, s, k in active(blocks, base))
     if shape.rank is None:
@@ -197,6 +197,12 @@ def memory(
         head=3 * chunk * 4 + 2 * tokens * hidden * shape.element,
         libraries=_LIBRARIES if shape.device == "cpu" else 0,
     )
+
+
+def _subspace_columns(blocks: tuple[Block, ...], base: Architecture) -> int:
+    """Columns of every A; where they are units of experts, every expert has them in an order of its own."""
+    parts = ((index, p) for index, sub, _ in active(blocks, base) for p in sub.projections)
+    return sum({(i, p.source): p.columns * (p.stack or 1 if p.column_units else 1) for i, p in parts}.values())
 
 
 def _trace_bytes(blocks: tuple[Block, ...], arch: Architecture, shape: Shape) -> int:
