@@ -8,6 +8,7 @@ from markupsafe import Markup
 
 from tracenas.formats import decimal, percent, plural, short_count
 from tracenas.reporting.charts.dynamics import GenerationFigures, layer_names, retention
+from tracenas.reporting.charts.heat import Box, heat_cell
 from tracenas.reporting.charts.svg import (
     WIDE,
     Frame,
@@ -27,12 +28,9 @@ from tracenas.reporting.charts.svg import (
 from tracenas.reporting.data.run import Compared, JournalCandidate, RunData
 from tracenas.reporting.labels import NAMES, model_kind
 
-__all__ = ["COLUMNS", "heat_scale", "lowest_ratio", "perplexity_chart", "score_chart", "variance_chart", "width_chart"]
+__all__ = ["COLUMNS", "lowest_ratio", "perplexity_chart", "score_chart", "variance_chart", "width_chart"]
 
 COLUMNS = 100  # generations a heat map shows at most; a longer search is shown at equal steps
-LIGHT = {"channels": ((253, 240, 226), (176, 74, 3))}
-LIGHT_OTHER = ((232, 240, 252), (20, 73, 160))
-STEPS = 20  # colours of a heat map's scale
 
 
 def score_chart(history: Sequence[GenerationFigures], best: JournalCandidate | None, label: str) -> tuple[Markup, str]:
@@ -173,9 +171,7 @@ def width_chart(history: Sequence[GenerationFigures], run: RunData, key: str) ->
     return frame.svg(f"{NAMES[key]} width by layer over {plural(len(history), 'generation')}", *parts)
 
 
-def _cell(
-    box: tuple[float, float, float, float], ratio: float, skipped: float, low: float, key: str, tip: str
-) -> Markup:
+def _cell(box: Box, ratio: float, skipped: float, low: float, key: str, tip: str) -> Markup:
     x, y, width, height = box
     gap = min(0.6, 0.06 * width)
     tip += "skipped" if skipped >= 1 else f"{percent(ratio, 0)} kept"
@@ -183,18 +179,10 @@ def _cell(
         tip += f", skipped in {percent(skipped, 0)} of the elites"
     if skipped >= 1 or not math.isfinite(ratio):
         return rect(x, y, width - gap, height - gap, "skip", fill=f"url(#hatch-{key})", tip=tip)
-    share = (ratio - low) / (1 - low)
-    style = f"--v:{100 * share:.0f}%"
-    cell = rect(x, y, width - gap, height - gap, f"heat {key}", fill=_colour(share, key), style=style, tip=tip)
+    cell = heat_cell((x, y, width - gap, height - gap), (ratio - low) / (1 - low), key, tip)
     part = (height - gap) * skipped
     over = rect(x, y + height - gap - part, width - gap, part, "skip", fill=f"url(#hatch-{key})", tip=tip)
     return cell + over if part else cell
-
-
-def _colour(share: float, key: str) -> str:
-    """The cell's colour for browsers without `color-mix`, which the style sheet uses."""
-    low, high = LIGHT.get(key, LIGHT_OTHER)
-    return "#" + "".join(f"{round(a + (b - a) * share):02x}" for a, b in zip(low, high, strict=True))
 
 
 def _generation_labels(shown: Sequence[GenerationFigures], frame: Frame, cell_w: float) -> Markup:
@@ -205,16 +193,6 @@ def _generation_labels(shown: Sequence[GenerationFigures], frame: Frame, cell_w:
         if g.number in named or len(shown) == 1
     ]
     return join(*labels, frame.x_name("generation"))
-
-
-def heat_scale(key: str) -> Markup:
-    """The colours of a sub-block's heat map, from the lowest ratio to the highest."""
-    shares = [i / (STEPS - 1) for i in range(STEPS)]
-    cells = [
-        rect(i * 6, 2, 6.3, 12, f"heat {key}", fill=_colour(share, key), style=f"--v:{100 * share:.0f}%")
-        for i, share in enumerate(shares)
-    ]
-    return el("svg", *cells, viewBox="0 0 120 16", class_="scale", aria_hidden="true")
 
 
 def perplexity_chart(rows: Sequence[Compared], best: Compared | None) -> Markup:

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from tracenas.errors import UserError
+from tracenas.families import Key
 from tracenas.journal import Journal
 from tracenas.reporting.data.reading import Fields, mapping, read_object
+from tracenas.saliency.sensitivity.table import SensitivityTable, WidthCosts
 from tracenas.settings import read_settings
 from tracenas.space.architecture import UNITS, Architecture
 
@@ -58,7 +60,7 @@ class RunData:
 
     `base_units` maps a unit (`heads`, `channels`, …) to the base model's count per layer, 0 where a layer has
     none; where the summary does not say, the largest count that any candidate kept stands in
-    (`base_units_recorded` is then False).
+    (`base_units_recorded` is then False). `costs` are those of the sensitivity table, empty without one.
     """
 
     path: Path
@@ -72,10 +74,11 @@ class RunData:
     base_units_recorded: bool
     comparison: tuple[Compared, ...]
     kept: Mapping[str, tuple[tuple[int, ...] | None, ...]]
+    costs: Mapping[Key, WidthCosts]
 
     @classmethod
     def read(cls, run_dir: Path | str) -> "RunData":
-        """Read RUN/config.yaml, journal.jsonl, best.json and summary.json, whichever exist.
+        """Read RUN/config.yaml, journal.jsonl, best.json, summary.json and the sensitivity table, whichever exist.
 
         Raises:
             UserError: if the directory holds no run, or a file in it is corrupt; the file and line are named.
@@ -93,6 +96,7 @@ class RunData:
         architectures = [c.architecture for c in (*candidates, *([best] if best else []))]
         summary = Fields(read_object(run_dir / "summary.json"), str(run_dir / "summary.json"))
         base, kept = summary.fields("base"), summary.fields("kept")
+        table = run_dir / "sensitivity.safetensors"
         units, recorded = _base_units(base.fields("units"), architectures)
         return cls(
             path=run_dir,
@@ -106,6 +110,7 @@ class RunData:
             base_units_recorded=recorded,
             comparison=tuple(_compared(summary, number) for number in range(len(summary.items("comparison")))),
             kept={key: _kept(kept, key) for key in kept.values},
+            costs=SensitivityTable.read(table).costs if table.is_file() else {},
         )
 
     @property

@@ -7,8 +7,10 @@ from typing import Any
 
 from tracenas.formats import MISSING, decimal, grouped, percent
 from tracenas.reporting.charts import run as charts
+from tracenas.reporting.charts import sensitivity as costs
 from tracenas.reporting.charts.drawing import architecture_drawing, sparks
 from tracenas.reporting.charts.dynamics import GenerationFigures, generations
+from tracenas.reporting.charts.heat import heat_scale
 from tracenas.reporting.charts.stages import progress_chart, training_charts
 from tracenas.reporting.data.run import Compared, RunData
 from tracenas.reporting.data.stages import Stages
@@ -41,6 +43,7 @@ def run_page(run: RunData) -> str:
         perplexity_chart=_perplexity_chart(run, verdict),
         progress=_progress(run),
         drawing=architecture_drawing(run, run.best) if run.best else None,
+        sensitivity=_sensitivity(run),
         generations=len(history),
         charts=_search_charts(run, history),
         best_candidates=[(candidate, sparks(candidate, run)) for candidate in best],
@@ -126,13 +129,28 @@ def _progress(run: RunData) -> dict[str, Any] | None:
     return {"chart": chart, "columns": ["Model", "as scored", *stages], "rows": cells}
 
 
+def _sensitivity(run: RunData) -> dict[str, Any] | None:
+    """What widths are predicted to cost, and what was predicted and measured of the loss in the end."""
+    if run.best is None or not (keys := costs.cost_keys(run)):
+        return None
+    rows = []
+    for name, suffix in (("found", ""), ("MLP only", "_mlp"), ("uniform", "_uniform")):
+        predicted, measured = (run.number(f"{kind}_rise{suffix}") for kind in ("predicted", "measured"))
+        if predicted is not None:
+            share = MISSING if measured is None or not predicted else f"{measured / predicted:.2f}"
+            rows.append([name, decimal(predicted, 3), decimal(measured, 3), share])
+    return {
+        "figures": [(key, costs.sensitivity_chart(run, run.best, key), heat_scale(key)) for key in keys],
+        "scale": costs.cost_scale(run),
+        "rows": rows,
+    }
+
+
 def _search_charts(run: RunData, history: Sequence[GenerationFigures]) -> dict[str, Any] | None:
     if not any(g.elites for g in history):
         return None
     scores, remark = charts.score_chart(history, run.best, proxy_label(run.proxy))
-    widths = [
-        (key, charts.width_chart(history, run, key), charts.heat_scale(key)) for key in NAMES if key in run.base_units
-    ]
+    widths = [(key, charts.width_chart(history, run, key), heat_scale(key)) for key in NAMES if key in run.base_units]
     return {
         "scores": scores,
         "remark": remark,

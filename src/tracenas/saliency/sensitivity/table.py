@@ -12,8 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from tracenas.errors import UserError
-from tracenas.families import Block
-from tracenas.models.surgery.ordering import Key
+from tracenas.families import Block, Key
 from tracenas.rundir import atomic_path
 from tracenas.space.architecture import Architecture
 from tracenas.space.costs import sub_blocks
@@ -81,15 +80,11 @@ class SensitivityTable:
             save_file(tensors, temporary, {"sensitivity": json.dumps({"format": FORMAT, **self.origin})})
 
     @classmethod
-    def load(cls, path: Path, blocks: Sequence[Block], expected: Mapping[str, Any]) -> "SensitivityTable":
-        """Read what `save` wrote and check it against a model.
-
-        Args:
-            blocks: the model's, with the widths that are to be had.
-            expected: entries of `origin` that must be equal: hashes of the model and of its tokenizer.
+    def read(cls, path: Path) -> "SensitivityTable":
+        """Read what `save` wrote, whatever model it is of.
 
         Raises:
-            UserError: if the file is missing, damaged, or of another model, tokenizer or space.
+            UserError: if the file is missing or damaged.
         """
         tensors: dict[Key, dict[str, npt.NDArray[Any]]] = {}
         try:
@@ -103,11 +98,30 @@ class SensitivityTable:
             raise UserError(f"{path}: not a sensitivity table ({error})") from error
         if not isinstance(origin, dict) or origin.pop("format", None) != FORMAT:
             raise UserError(f"{path}: a sensitivity table of another version; measure it again")
-        for name, value in expected.items():
-            if origin.get(name) != value:
-                raise UserError(f"{path}: a sensitivity table of another {name}; measure it again")
-        _check(path, blocks, costs)
+        for (index, name), one in costs.items():
+            if one.widths.ndim != 1 or not len(one.widths) or one.rise.shape != one.widths.shape:
+                raise UserError(f"{path}: not a sensitivity table (block {index}, {name}: widths and costs differ)")
+            if not (np.isfinite(one.saliency).all() and np.isfinite(one.rise).all()):
+                raise UserError(f"{path}: block {index}, {name}: costs are not finite")
         return cls(costs, origin)
+
+    @classmethod
+    def load(cls, path: Path, blocks: Sequence[Block], expected: Mapping[str, Any]) -> "SensitivityTable":
+        """Read what `save` wrote and check it against a model.
+
+        Args:
+            blocks: the model's, with the widths that are to be had.
+            expected: entries of `origin` that must be equal: hashes of the model and of its tokenizer.
+
+        Raises:
+            UserError: if the file is missing, damaged, or of another model, tokenizer or space.
+        """
+        table = cls.read(path)
+        for name, value in expected.items():
+            if table.origin.get(name) != value:
+                raise UserError(f"{path}: a sensitivity table of another {name}; measure it again")
+        _check(path, blocks, table.costs)
+        return table
 
 
 def _check(path: Path, blocks: Sequence[Block], costs: Mapping[Key, WidthCosts]) -> None:
@@ -120,7 +134,5 @@ def _check(path: Path, blocks: Sequence[Block], costs: Mapping[Key, WidthCosts])
             where = f"{path}: a sensitivity table of another space: block {index}, {spec.name}"
             if one is None or one.saliency.shape != (spec.units,):
                 raise UserError(f"{where} has {spec.units} {spec.unit} here")
-            if one.widths.tolist() != [0, *spec.choices()] or one.rise.shape != one.widths.shape:
+            if one.widths.tolist() != [0, *spec.choices()]:
                 raise UserError(f"{where} has other widths there; measure it again with these settings")
-            if not (np.isfinite(one.saliency).all() and np.isfinite(one.rise).all()):
-                raise UserError(f"{where}: costs are not finite")
