@@ -29,6 +29,7 @@ from tracenas.models.functionals.perplexity import perplexity
 from tracenas.models.surgery.ordering import Ordering
 from tracenas.models.surgery.supernet import Supernet
 from tracenas.proxies import PROXIES
+from tracenas.refits.aim import Aim
 from tracenas.refits.costs import refit_costs
 from tracenas.refits.gram import gram_matrices
 from tracenas.refits.realisation import CompensatedRealisation
@@ -122,9 +123,10 @@ def gain(bench: Bench, sequences: list[int]) -> dict[str, Any]:
         started = time.perf_counter()
         ridge = ridge_outputs(bench.net, arch, bench.grams(tokens), [strength])[strength]
         middle = time.perf_counter()
-        stream = sequential_outputs(bench.net, arch, tokens, bench.batch, strength)
+        stream = sequential_outputs(bench.net, arch, tokens, bench.batch, [Aim(strength)])[Aim(strength)]
         ended = time.perf_counter()
-        output = sequential_outputs(bench.net, arch, tokens, bench.batch, strength, stream=False)
+        local = Aim(strength, drift=0.0)
+        output = sequential_outputs(bench.net, arch, tokens, bench.batch, [local])[local]
         losses = {"ridge": ridge, "sequential": stream, "sequential, sub-block target": output}
         row: dict[str, Any] = {"sequences": count, "tokens": tokens.numel(), "ridge_strength": strength}
         row |= {k: round(bench.loss(arch, FittedRealisation(v)), 4) for k, v in losses.items()}

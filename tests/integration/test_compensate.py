@@ -63,7 +63,9 @@ def test_a_plain_winner_is_compensated(
     assert facts["plain_loss"] == pytest.approx(best(home / "plain")["loss"], abs=1e-5)
     assert made["loss"] == pytest.approx(facts["loss"], abs=1e-4)
     assert abs(facts["loss"] - facts["plain_loss"]) > 1e-3
-    assert facts["ridge"] == min((v, float(k)) for k, v in facts["ridge_trials"].items())[1]
+    chosen = f"{facts['ridge']:g}" + (f" drift {facts['drift']:g}" if method == "sequential" else "")
+    assert len(facts["trials"]) == (7 if method == "sequential" else 4)
+    assert chosen == min(facts["trials"], key=facts["trials"].get)
     card = (tmp_path / "out" / "README.md").read_text()
     assert f"{method}: output projections refitted" in card and "768 tokens (24 × 32), other text" in card
     assert f"{facts['plain_loss']:.6f}" in card and f"--compensate {method} --compensate-samples 24" in card
@@ -78,6 +80,7 @@ def test_sequential_by_hand_equals_the_checkpoint(
     from tracenas.models.checkpoints.loading import load
     from tracenas.models.surgery.ordering import Ordering
     from tracenas.models.surgery.supernet import Supernet
+    from tracenas.refits.aim import Aim
     from tracenas.refits.ridge import in_base_order
     from tracenas.refits.sequential import sequential_outputs
     from tracenas.space.architecture import Architecture
@@ -87,12 +90,13 @@ def test_sequential_by_hand_equals_the_checkpoint(
     save_tokens(data, torch.cat([load_tokens(home / "plain" / "calibration.safetensors"), other]))
     options = ("--compensate", "sequential", "--ridge", "0.02", "--data", str(data), "--dtype", "fp32")
     made = prune(home, "plain", tmp_path / "out", capsys, *options)
-    assert made["compensation"]["sequences"] == 16 and not made["compensation"]["ridge_trials"]
+    assert made["compensation"]["sequences"] == 16 and len(made["compensation"]["trials"]) == 4
     loaded = load(str(home / "model"), dtype="fp32")
     ordering, _ = Ordering.load(home / "plain" / "ordering.safetensors", loaded.blocks())
     net = Supernet(loaded.model, loaded.blocks(), ordering)
     arch = Architecture.from_json(best(home / "plain"), where="best.json")
-    expected = in_base_order(net, arch, sequential_outputs(net, arch, other, 16, 0.02))
+    aim = Aim(0.02, made["compensation"]["drift"])
+    expected = in_base_order(net, arch, sequential_outputs(net, arch, other, 16, [aim])[aim])
     written = load_file(tmp_path / "out" / "model.safetensors")
     place = 0
     for index, layer in enumerate(arch.layers):
@@ -263,8 +267,7 @@ def test_best_is_the_lowest_on_held_out_text(learned: Path, tmp_path: Path, caps
     choice = made["choice"]
     assert list(choice["losses"]) == ["plain", "ridge", "sequential"] and choice["tokens"] == 16 * 32
     assert choice["written"] == min(choice["losses"], key=choice["losses"].get) == made["compensation"]["method"]
-    assert made["compensation"]["ridge_trials"] and choice["losses"][choice["written"]] < choice["losses"]["plain"]
-    assert min(made["compensation"]["ridge_trials"].values()) == choice["losses"][choice["written"]]
+    assert made["compensation"]["trials"] and choice["losses"][choice["written"]] < choice["losses"]["plain"]
     assert made["scored_loss"] == pytest.approx(best(learned / "plain")["loss"], abs=1e-5)
     card = (tmp_path / "best" / "README.md").read_text()
     assert all(f"{name} {loss:.4f}" in card for name, loss in choice["losses"].items())

@@ -20,6 +20,7 @@ from tracenas.models.surgery.ordering import Ordering, permutation
 from tracenas.models.surgery.stepping import BlockRunner
 from tracenas.models.surgery.supernet import Supernet
 from tracenas.proxies import PROXIES
+from tracenas.refits.aim import Aim
 from tracenas.refits.gram import gram_matrices
 from tracenas.refits.gram_sum import GramSum
 from tracenas.refits.realisation import CompensatedRealisation, _factorised, _fit, prefix_order
@@ -220,11 +221,16 @@ def test_limits_and_untouched_base_weights(setting: Setting) -> None:
         close(weight, setting.linear(setting.dense, key).weight[:, columns], 1e-9)
     with net.realise(setting.space.base, CompensatedRealisation(net, grams, RIDGE)) as model:
         assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-    sequential_outputs(net, arch, setting.tokens, 4, RIDGE)
+    sequential(net, arch, setting.tokens, 4, Aim(RIDGE))
     after = net.model.state_dict()
     assert after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in before)
     net.restore()
     assert all(torch.equal(t, setting.dense.state_dict()[name]) for name, t in net.model.state_dict().items())
+
+
+def sequential(net: Supernet, arch: Architecture, tokens: Tensor, micro_batch: int, aim: Aim) -> dict[Key, Tensor]:
+    """The refit of one aim."""
+    return sequential_outputs(net, arch, tokens, micro_batch, [aim])[aim]
 
 
 def masked_copy(setting: Setting, arch: Architecture) -> Any:
@@ -260,14 +266,12 @@ def behind(setting: Setting, model: Any, key: Key, output: Tensor) -> tuple[Tens
     return (output.square().mean(1, keepdim=True) + eps).rsqrt(), gain
 
 
-@pytest.mark.parametrize("stream", [True, False], ids=["stream", "output"])
-def test_sequential_is_the_direct_solution_layer_by_layer(setting: Setting, stream: bool) -> None:
+@pytest.mark.parametrize("drift", [1.0, 0.5, 0.0])
+def test_sequential_is_the_direct_solution_layer_by_layer(setting: Setting, drift: float) -> None:
     """Every refit from whole forward passes of a masked model; the target by its definition, on the stream itself."""
     arch = setting.arch(1.0 if setting.case == "olmo2" else 0.5)  # a mask is no cut where norms run over all heads
     pruned, widths = masked_copy(setting, arch), setting.widths(arch)
-    found = in_base_order(
-        setting.net, arch, sequential_outputs(setting.net, arch, setting.tokens, 3, RIDGE, stream=stream)
-    )
+    found = in_base_order(setting.net, arch, sequential(setting.net, arch, setting.tokens, 3, Aim(RIDGE, drift)))
     assert found.keys() == {key for key, (_, kept) in widths.items() if kept}
     for key in found:
         index, name = key
@@ -288,7 +292,7 @@ def test_sequential_is_the_direct_solution_layer_by_layer(setting: Setting, stre
         scale, gain = behind(setting, setting.dense, key, y)
         damping = 0.01 * gain.square().mean() if CASES[setting.case][0] in POST_NORM else 0
         gap = (reference - reached) * gain / (gain.square() + damping)
-        target = scale * (y - bias) + (gap if stream else 0)
+        target = scale * (y - bias) + drift * gap
         x = scale * x[:, columns]
         lam = RIDGE * float(x.square().sum() / x.shape[1])
         expected = direct(x, target, module.weight[:, columns], lam)
@@ -296,9 +300,21 @@ def test_sequential_is_the_direct_solution_layer_by_layer(setting: Setting, stre
         module.weight[:, columns] = expected
 
 
+def test_aims_are_refitted_side_by_side(setting: Setting) -> None:
+    """Every aim is as it is alone, and the first blocks are those of a refit of all."""
+    arch, aims = setting.arch(0.5), [Aim(RIDGE), Aim(RIDGE, 0.5), Aim(0.1, 0.0)]
+    together = sequential_outputs(setting.net, arch, setting.tokens, 3, aims)
+    first = sequential_outputs(setting.net, arch, setting.tokens, 3, aims, until=2)
+    for aim in aims:
+        alone = sequential(setting.net, arch, setting.tokens, 3, aim)
+        assert alone.keys() == together[aim].keys() and all(torch.equal(alone[k], together[aim][k]) for k in alone)
+        begun = {key: weight for key, weight in alone.items() if key[0] < 2}
+        assert begun.keys() == first[aim].keys() and all(torch.equal(begun[k], first[aim][k]) for k in begun)
+
+
 def test_nothing_changes_where_nothing_was_removed() -> None:
     setting = Setting("llama")
-    fitted = sequential_outputs(setting.net, setting.space.base, setting.tokens, 4, RIDGE)
+    fitted = sequential(setting.net, setting.space.base, setting.tokens, 4, Aim(RIDGE))
     for key, weight in fitted.items():
         assert torch.equal(weight, setting.linear(setting.net.model, key).weight)
 
@@ -407,7 +423,7 @@ def test_experts_stay_plain_and_attention_is_refitted(name: str) -> None:
     space = SearchSpace(tuple(b.spec for b in blocks), config_family(config).outside(config))
     arch = space.build([[s.choices()[0] for s in b.spec.sub_blocks] for b in blocks])
     how = CompensatedRealisation(net, gram_matrices(model, blocks, tokens, 4), RIDGE)
-    fitted = sequential_outputs(net, arch, tokens, 4, RIDGE)
+    fitted = sequential(net, arch, tokens, 4, Aim(RIDGE))
     assert fitted.keys() == {(i, s.spec.name) for i, b in enumerate(blocks) for s in b.sub_blocks if not s.stacked}
     for each in (how, FittedRealisation(fitted)):
         with net.realise(arch, each) as realised, torch.no_grad():
@@ -454,7 +470,7 @@ def test_sequential_is_as_good_as_ridge_behind_norms(name: str, seed: int) -> No
         arch = space.build(widths)
         ridge = ridge_outputs(net, arch, gram_matrices(model, blocks, text, 16), [0.01])[0.01]
         lost = []
-        for outputs in (ridge, sequential_outputs(net, arch, text, 16, 0.01)):
+        for outputs in (ridge, sequential(net, arch, text, 16, Aim(0.01))):
             with net.realise(arch, FittedRealisation(outputs)) as candidate:
                 lost.append(perplexity(candidate, held_out, 64).nll - dense)
         gone = any(layer.skip for layer in arch.layers)

@@ -14,10 +14,10 @@ from torch import Tensor
 from tracenas.errors import UserError
 from tracenas.families import FAMILIES, Options, config_family
 from tracenas.refits.penalty import per_channel
-from tracenas.saliency.sensitivity.elimination import metric_root, sweep
 from tracenas.saliency.sensitivity.fisher import fisher_matrices
 from tracenas.saliency.sensitivity.measuring import measure_sensitivity
 from tracenas.saliency.sensitivity.moments import input_moments
+from tracenas.saliency.sensitivity.rises import metric_root, predicted_rises
 from tracenas.saliency.sensitivity.table import SensitivityTable
 
 pytestmark = pytest.mark.parity
@@ -92,12 +92,12 @@ def test_order_and_costs_equal_least_squares(layout: str, ridge: float) -> None:
     gram, weight, metric = problem()
     owner, widths, groups = LAYOUTS[layout]
     order, costs = greedily(gram, weight, metric, owner, widths, groups, ridge)
-    swept = sweep(gram, weight, metric, torch.tensor(owner), widths, groups=groups, ridge=ridge)
+    swept = predicted_rises(gram, weight, metric, torch.tensor(owner), widths, groups=groups, ridge=ridge)
     assert swept.order.tolist() == order
     units = widths[-1]
     for width, cost in costs.items():
-        assert float(swept.rise[units - width - 1]) == pytest.approx(cost, rel=1e-6)
-    assert (swept.rise.diff() > 0).all()
+        assert float(swept.cost[units - width - 1]) == pytest.approx(cost, rel=1e-6)
+    assert (swept.cost.diff() > 0).all()
     assert swept.bypass == pytest.approx(rise(gram, weight, metric, [], ridge), rel=1e-6)
 
 
@@ -128,10 +128,10 @@ def test_one_channel_at_a_time_is_as_good_as_the_best_pair() -> None:
     gram, weight, metric = problem(3)
     sub = list(range(8))
     gram, weight = gram[sub][:, sub], weight[:, sub]
-    swept = sweep(gram, weight, metric, torch.arange(8), list(range(1, 9)))
+    swept = predicted_rises(gram, weight, metric, torch.arange(8), list(range(1, 9)))
     best = min(rise(gram, weight, metric, list(kept), 0.1) for kept in itertools.combinations(range(8), 5))
-    assert best <= float(swept.rise[2]) * (1 + 1e-9)
-    assert float(swept.rise[2]) < 1.25 * best
+    assert best <= float(swept.cost[2]) * (1 + 1e-9)
+    assert float(swept.cost[2]) < 1.25 * best
 
 
 def test_a_singular_metric_has_a_root() -> None:
@@ -144,8 +144,8 @@ def test_a_singular_metric_has_a_root() -> None:
 
 def test_inputs_that_are_always_zero_cost_nothing() -> None:
     _, weight, metric = problem()
-    swept = sweep(torch.zeros(24, 24, dtype=torch.float64), weight, metric, torch.arange(24), [8, 16, 24])
-    assert 0 <= float(swept.rise.max()) < 1e-20
+    swept = predicted_rises(torch.zeros(24, 24, dtype=torch.float64), weight, metric, torch.arange(24), [8, 16, 24])
+    assert 0 <= float(swept.cost.max()) < 1e-20
 
 
 # --- tables of models ----------------------------------------------------------------------------

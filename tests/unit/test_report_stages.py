@@ -17,7 +17,8 @@ from tracenas.reporting.stage_tables import stage_tables
 MADE = {
     "method": "sequential",
     "ridge": 0.01,
-    "ridge_trials": {"0.001": 4.4321, "0.01": 4.3321, "0.1": None},
+    "drift": 1.0,
+    "trials": {"0.001 drift 1": 4.4321, "0.01 drift 1": 4.3321, "0.1 drift 1": None},
     "sequences": 48,
     "tokens": 24_576,
     "separate_text": True,

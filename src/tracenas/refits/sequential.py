@@ -5,22 +5,23 @@ For every sub-block in forward order, with X' its output projection's inputs in 
     W_k = argmin ‖X' W_kᵀ - T‖² + λ‖W_k - W⁰_k‖²,   W_kᵀ = W⁰_kᵀ + (X'ᵀX' + λI)⁻¹ X'ᵀ(T - X' W⁰_kᵀ),
 
 λ = ridge · mean diagonal of X'ᵀX', or another penalty. The target T is the dense sub-block's output Y on the dense
-model's own inputs, plus what the pruned model's residual stream still lacks in front of the sub-block: T = Y + (R -
-R'). So every refit aims at the dense model's hidden states and takes up the errors of those before it. Two streams of
-hidden states, dense and pruned, go forward block by block: the dense blocks run once, a pruned block up to the output
-projection of each of its sub-blocks, then once to its end.
+model's own inputs, plus a share d of what the pruned model's residual stream still lacks in front of the sub-block:
+T = Y + d (R - R'). With d = 1 every refit aims at the dense model's hidden states and takes up all errors of those
+before it; a smaller share fits less of the noise of short text. Streams of hidden states go forward block by block, the
+dense one and one for every aim (λ, d): the dense blocks run once, a pruned block up to the output projection of each of
+its sub-blocks, then once to its end.
 
 Where an RMS norm stands behind the sub-block, its output reaches the stream as s g ⊙ Y: a scale s for every token, a
 gain g for every feature. With the scales of the dense outputs the problem stays linear, and the target stands behind
 the norm: rows are weighted by s, X' → s X', and
 
-    T = s Y + g ⊙ (R - R') / (g² + 0.01 · mean g²),
+    T = s Y + d g ⊙ (R - R') / (g² + 0.01 · mean g²),
 
 so that every token counts as it does in the stream, and a feature of next to no gain does not take up a gap that it
 cannot fill.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
@@ -32,6 +33,7 @@ from tracenas.families import SubBlock, within
 from tracenas.models.surgery.ordering import Key
 from tracenas.models.surgery.stepping import BlockRunner, Stop, watch
 from tracenas.models.surgery.supernet import Supernet
+from tracenas.refits.aim import Aim
 from tracenas.refits.gram_sum import GramSum
 from tracenas.refits.ridge import FittedRealisation, Penalty, solve, strength
 from tracenas.space.architecture import Architecture, Layer
@@ -47,24 +49,25 @@ def sequential_outputs(
     arch: Architecture,
     tokens: Tensor,
     micro_batch: int,
-    ridge: float,
+    aims: Sequence[Aim],
     *,
     penalty: Penalty = strength,
-    stream: bool = True,
-) -> dict[Key, Tensor]:
-    """Output projections of every active sub-block, refitted in forward order, in the weights' dtype.
+    until: int | None = None,
+) -> dict[Aim, dict[Key, Tensor]]:
+    """Output projections of every active sub-block, refitted in forward order, in the weights' dtype, per aim.
 
-    Full-width sub-blocks behind a pruned one are refitted too: their inputs have changed. Memory: five times
-    the hidden states of all tokens, and one Gram matrix of the kept columns in float64.
+    Full-width sub-blocks behind a pruned one are refitted too: their inputs have changed. The dense model runs once for
+    all aims. Memory: the hidden states of all tokens four times, and once more per aim, and one Gram matrix of the
+    kept columns in float64.
 
     Args:
         net: the super-network.
         arch: the candidate.
         tokens: int64 [N, L].
         micro_batch: sequences per forward pass.
-        ridge: λ relative to the diagonal; positive.
+        aims: each is a refit of its own.
         penalty: λ of a Gram matrix and a ridge.
-        stream: aim at the dense residual stream (T above); False: at the sub-block's output alone.
+        until: blocks that are refitted, the first ones; None: all.
 
     Returns:
         [rows, kept columns] per (block, sub-block), columns in the super-network's order.
@@ -74,17 +77,22 @@ def sequential_outputs(
     """
     runner = BlockRunner(net.model, net.blocks)
     dense = runner.embed(tokens, micro_batch)
-    pruned = list(dense)
-    fitted: dict[Key, Tensor] = {}
-    for index, layer in enumerate(arch.layers):
-        block = _advance_dense(net, runner, index, dense, pruned, stream)
+    streams = {aim: list(dense) for aim in aims}
+    fitted: dict[Aim, dict[Key, Tensor]] = {aim: {} for aim in aims}
+    for index, layer in enumerate(arch.layers[:until]):
+        before = list(dense)
+        outputs, contributions = _advance_dense(net, runner, index, dense)
         if layer.skip:
             continue
-        for sub, kept in within(net.blocks[index], layer):
-            if sub.spec.units and kept and not sub.stacked:
-                fitted[index, sub.spec.name] = _fit(net, runner, block, sub, layer, fitted, ridge, penalty)
-        with net.realise_block(index, layer, FittedRealisation(fitted)):
-            runner.advance(index, pruned)
+        for aim, pruned in streams.items():
+            gaps = [(d - p).flatten(0, -2) for d, p in zip(before, pruned, strict=True)] if aim.drift else None
+            block = _BlockTargets(index, list(pruned), gaps, outputs, contributions)
+            for sub, kept in within(net.blocks[index], layer):
+                if sub.spec.units and kept and not sub.stacked:
+                    key = index, sub.spec.name
+                    fitted[aim][key] = _fit(net, runner, block, sub, layer, fitted[aim], aim, penalty)
+            with net.realise_block(index, layer, FittedRealisation(fitted[aim])):
+                runner.advance(index, pruned)
     return fitted
 
 
@@ -95,46 +103,46 @@ class _BlockTargets:
     Args:
         index: of the block.
         inputs: the pruned stream in front of the block, [B, T, D].
-        gaps: dense minus pruned stream in front of the block, [B · T, D]; None if the stream is no target.
+        gaps: dense minus pruned stream in front of the block, [B · T, D]; None if d is 0.
         outputs: of every sub-block's output projection in the dense model, [B · T, D].
-        shares: what these add to the dense stream: the same, or what the norm behind them makes of it.
+        contributions: what these add to the dense stream: the same, or what the norm behind them makes of it.
     """
 
     index: int
     inputs: list[Tensor]
     gaps: list[Tensor] | None
     outputs: dict[str, list[Tensor]]
-    shares: dict[str, list[Tensor]]
+    contributions: dict[str, list[Tensor]]
 
 
 def _advance_dense(
-    net: Supernet, runner: BlockRunner, index: int, dense: list[Tensor], pruned: list[Tensor], stream: bool
-) -> _BlockTargets:
-    """Move the dense stream over block `index`, and note what its sub-blocks gave."""
+    net: Supernet, runner: BlockRunner, index: int, dense: list[Tensor]
+) -> tuple[dict[str, list[Tensor]], dict[str, list[Tensor]]]:
+    """Move the dense stream over block `index`; `outputs` and `contributions` of its sub-blocks."""
     subs = [sub for sub in net.blocks[index].sub_blocks if sub.spec.units and not sub.stacked]
-    shares: dict[str, list[Tensor]] = {sub.spec.name: [] for sub in subs}
-    outputs = {sub.spec.name: [] if sub.post_norm else shares[sub.spec.name] for sub in subs}
-    before = list(dense)
+    contributions: dict[str, list[Tensor]] = {sub.spec.name: [] for sub in subs}
+    outputs = {sub.spec.name: [] if sub.post_norm else contributions[sub.spec.name] for sub in subs}
     with ExitStack() as watching:
-        watching.enter_context(_watching_shares(net, index, subs, lambda name, share: shares[name].append(share)))
+        watching.enter_context(
+            _watching_contributions(net, index, subs, lambda name, value: contributions[name].append(value))
+        )
         for sub in subs:
             if sub.post_norm:
                 module, values = net.linear((index, sub.spec.name), sub.output_projection), outputs[sub.spec.name]
                 watching.enter_context(watch(module, lambda _, output, values=values: values.append(output)))  # type: ignore[misc]
         runner.advance(index, dense)
-    gaps = [(d - p).flatten(0, -2) for d, p in zip(before, pruned, strict=True)] if stream else None
-    return _BlockTargets(index, list(pruned), gaps, outputs, shares)
+    return outputs, contributions
 
 
 @contextmanager
-def _watching_shares(
+def _watching_contributions(
     net: Supernet, index: int, subs: list[SubBlock], see: Callable[[str, Tensor], None]
 ) -> Iterator[None]:
     """Call `see(sub-block, what it adds to the stream)` for every one of `subs` that runs."""
     with ExitStack() as watching:
         for sub in subs:
             module = _norm_behind(net, index, sub) or net.linear((index, sub.spec.name), sub.output_projection)
-            watching.enter_context(watch(module, lambda _, share, name=sub.spec.name: see(name, share)))  # type: ignore[misc]
+            watching.enter_context(watch(module, lambda _, value, name=sub.spec.name: see(name, value)))  # type: ignore[misc]
         yield
 
 
@@ -157,11 +165,11 @@ class _PostNorm:
         with torch.no_grad():
             self.gain: Tensor = norm(torch.ones_like(like[:, :1].T))[0]
 
-    def scale(self, output: Tensor, share: Tensor) -> Tensor:
+    def scale(self, output: Tensor, contribution: Tensor) -> Tensor:
         """s of every token, [tokens, 1]; 0 where the output is 0."""
         wide = self.gain.to(output.dtype) * output
         size = wide.square().sum(1, keepdim=True)
-        return (share * wide).sum(1, keepdim=True) / size.where(size > 0, torch.ones_like(size))
+        return (contribution * wide).sum(1, keepdim=True) / size.where(size > 0, torch.ones_like(size))
 
     def inverse(self, gap: Tensor) -> Tensor:
         """What has to be added in front of the norm, in units of 1/s, to fill `gap` behind it."""
@@ -177,12 +185,12 @@ def _fit(
     sub: SubBlock,
     layer: Layer,
     fitted: dict[Key, Tensor],
-    ridge: float,
+    aim: Aim,
     penalty: Penalty,
 ) -> Tensor:
     """W_k of one sub-block; before it the block runs as fitted, and it is left behind the output projection."""
     index, name = block.index, sub.spec.name
-    subs = [s for s in net.blocks[index].sub_blocks if s.spec.name in block.shares]
+    subs = [s for s in net.blocks[index].sub_blocks if s.spec.name in block.contributions]
     earlier = subs[: subs.index(sub)]
     seen: dict[str, Tensor] = {}
     with ExitStack() as running:
@@ -196,26 +204,26 @@ def _fit(
         place = 0
 
         def lacking(dtype: torch.dtype) -> Tensor | None:
-            """What the pruned stream lacks in front of the sub-block, [B · T, D]."""
+            """d times what the pruned stream lacks in front of the sub-block, [B · T, D]."""
             if block.gaps is None:
                 return None
             gap = block.gaps[place].to(dtype, copy=True)
             for other in earlier:
-                gap += block.shares[other.spec.name][place] - seen.get(other.spec.name, 0)
-            return gap
+                gap += block.contributions[other.spec.name][place] - seen.get(other.spec.name, 0)
+            return gap.mul_(aim.drift)
 
         def see(x: Tensor, output: Tensor) -> None:
             rows = x.to(torch.promote_types(x.dtype, torch.float32))
             target, gap = block.outputs[name][place].to(rows.dtype), lacking(rows.dtype)
             missing = target - output
             if behind is not None:
-                scale = behind.scale(target, block.shares[name][place].to(rows.dtype))
+                scale = behind.scale(target, block.contributions[name][place].to(rows.dtype))
                 rows, missing, gap = scale * rows, scale * missing, None if gap is None else behind.inverse(gap)
             gram.add(rows)
             cross.add_(rows.T @ (missing if gap is None else missing + gap))
             raise Stop
 
-        running.enter_context(_watching_shares(net, index, earlier, seen.__setitem__))
+        running.enter_context(_watching_contributions(net, index, earlier, seen.__setitem__))
         running.enter_context(watch(module, see))
         for i, states in enumerate(block.inputs):
             place = i
@@ -227,4 +235,4 @@ def _fit(
     products = gram.total()
     if not torch.isfinite(products.diagonal().sum() + cross.sum()):
         raise UserError(f"block {index}, {name}: the activations are not finite; try dtype=fp32")
-    return (start.double() + solve(products, cross, penalty(products, ridge)).T).to(start.dtype)
+    return (start.double() + solve(products, cross, penalty(products, aim.ridge)).T).to(start.dtype)

@@ -6,10 +6,7 @@ G = XᵀX, H = 0.9 G + 0.1 diag(G) + λI and C the columns of a unit, taking it 
 
     ε_C = tr(W_C (H⁻¹_CC)⁻¹ W_Cᵀ) = min tr((W' - W) H (W' - W)ᵀ) over W' without the columns C;
 
-the unit of the least cost goes, and both are updated for those that are left:
-
-    W ← W - W_C (H⁻¹_CC)⁻¹ H⁻¹_C:,    H⁻¹ ← H⁻¹ - H⁻¹_:C (H⁻¹_CC)⁻¹ H⁻¹_C:.
-
+the unit of the least cost goes, and both are updated for those that are left (`saliency.elimination`, Γ the identity).
 A unit's saliency is the cost of all that are gone when it has gone, itself included: the error of the output
 projection after the refit (with H for G + λI). Two units that are copies of each other are both dear to `wanda`; here
 the first is cheap. Of units that are cut and not refitted this is the wrong order. λ = 0.01 · mean diagonal of G, as
@@ -18,8 +15,7 @@ less than on that text: taken as they are, the order is that text's own, and oth
 
 Where a sub-block has 96 units or more, a forty-eighth of them goes at a time (of as many units, costs that one
 removal changes little), and the error is theirs together. Heads of several KV groups go in turns, one of every group.
-Fused experts, which are not refitted, are ranked by Wanda's saliency. float64; n³ + n² D multiply-adds and 40 n² bytes
-per sub-block, the Gram matrix included.
+Fused experts, which are not refitted, are ranked by Wanda's saliency. float64; cost: `saliency.elimination`.
 """
 
 from collections.abc import Sequence
@@ -33,7 +29,7 @@ from tracenas.models.surgery.ordering import Key, Saliencies, dense_weight
 from tracenas.refits.gram import gram_matrices
 from tracenas.refits.ridge import strength
 from tracenas.saliency import wanda
-from tracenas.saliency.remainder import Remainder, inverse
+from tracenas.saliency.elimination import sweep
 from tracenas.saliency.statistics import ColumnNorms
 
 __all__ = ["elimination", "saliency"]
@@ -85,24 +81,15 @@ def elimination(gram: Tensor, weight: Tensor, owner: Tensor, *, groups: int = 1,
         ridge: λ, absolute.
     """
     units = int(owner.max()) + 1
-    order = owner.argsort(stable=True).to(gram.device)  # those that stay first, then unit by unit
-    rest = Remainder(
-        inverse(gram[order][:, order], ridge),
-        weight.T[order].double(),
-        torch.arange(units, device=gram.device),
-        int((owner == 0).sum()),
-    )
-    group = torch.arange(units, device=gram.device) // (units // groups)
     step = max(1, units // ROUNDS) if groups == 1 else 1
-    error, total = gram.new_zeros(units), gram.new_zeros(())
-    while len(rest.units):
-        size = torch.bincount(group[rest.units], minlength=groups)
-        costs = rest.costs().masked_fill((size < size.max())[group[rest.units]], torch.inf)
-        cheapest, chosen = costs.topk(min(step, len(costs)), largest=False)
-        ids = rest.units[chosen]
-        together = rest.remove(chosen)
-        # Of several at a time only the sum is exact; within it they stand in the order of their own costs.
-        shares = cheapest.cumsum(0) / cheapest.sum()
-        error[ids] = total + together * torch.where(shares.isfinite(), shares, 1.0)
-        total = total + together
-    return error.cpu()
+    widths = sorted(range(units, 0, -step))
+    swept = sweep(
+        gram + torch.diag_embed(gram.new_full((len(gram),), ridge)),
+        weight.T.to(torch.float64, copy=True),
+        owner,
+        widths,
+        groups=groups,
+    )
+    error = torch.empty(units, dtype=torch.float64)
+    error[swept.order] = swept.cost
+    return error

@@ -9,7 +9,16 @@ from typing import Any, NamedTuple
 import torch
 
 from tracenas.models.surgery.ordering import Key
-from tracenas.pipeline.refit.fitting import RIDGES, Compensation, Fit, candidate_loss, compensate, compensation, rounded
+from tracenas.pipeline.refit.fitting import (
+    RIDGES,
+    Compensation,
+    Fit,
+    candidate_loss,
+    choose_aim,
+    compensate,
+    compensation,
+    rounded,
+)
 from tracenas.pipeline.refit.record import ScoredRealisation
 from tracenas.pipeline.refit.text import (
     HeldOut,
@@ -37,7 +46,7 @@ class WrittenRealisation:
     Args:
         written: `plain`, `ridge` or `sequential`; `scored`: the candidate's own refit.
         compensation: the refit; None: the plain cut.
-        losses: on held-out text by realisation, nats per token, each with its best strength; empty: not compared.
+        losses: on held-out text by realisation, nats per token, each with its best aim; empty: not compared.
         held_out: that text.
     """
 
@@ -116,42 +125,40 @@ def _text(session: Session, data: bool) -> Text:
 
 
 class _Trial(NamedTuple):
-    """A refit to compare: its name, how it is fitted, its text and the strengths to try."""
+    """A refit to compare: its name, how it is fitted, its text and the strength that was asked for."""
 
     name: str
     fit: Fit
     text: Text
-    ridges: tuple[float, ...]
+    ridge: float | None
 
 
 def _best(
     session: Session, arch: Architecture, text: Text, held_out: HeldOut, scored: ScoredRealisation, stored: Dtypes
 ) -> WrittenRealisation:
-    """The plain cut and every refit, each strength, on held-out text; of equal ones the simplest."""
-    scale = session.refit.scale
-    ridges = RIDGES[scale] if session.refit.ridge is None else (session.refit.ridge,)
-    refits = [_Trial(name, Fit(session, arch, name, scale), text, ridges) for name in ("ridge", "sequential")]
+    """The plain cut and every refit, each with its best aim, on held-out text; of equal ones the simplest."""
+    scale, ridge = session.refit.scale, session.refit.ridge
+    refits = [_Trial(name, Fit(session, arch, name, scale), text, ridge) for name in ("ridge", "sequential")]
     if scored.method == "ridge":
-        as_scored = scored_text(session)
+        as_scored, ridges = scored_text(session), RIDGES[scale] if ridge is None else (ridge,)
         if scale != "mean" or scored.ridge not in ridges or not torch.equal(as_scored.tokens, text.tokens):
-            refits.insert(0, _Trial("scored", Fit(session, arch, "ridge"), as_scored, (scored.ridge,)))
+            refits.insert(0, _Trial("scored", Fit(session, arch, "ridge"), as_scored, scored.ridge))
     losses = {"plain": _finite(candidate_loss(session, arch, tokens=held_out.tokens))}
-    trials: dict[str, dict[float, float]] = {refit.name: {} for refit in refits}
     best = None
-    with stage_progress("compensation (best)", sum(len(refit.ridges) for refit in refits)) as advance:
+    with stage_progress("compensation (best)", len(refits)) as advance:
         for refit in refits:
-            for ridge, fitted in refit.fit.each(refit.text.tokens, refit.ridges):
-                outputs = rounded(fitted, stored)
-                loss = _finite(candidate_loss(session, arch, FittedRealisation(outputs), held_out.tokens))
-                if loss < min(losses.values()):
-                    best = refit, ridge, outputs
-                trials[refit.name][ridge] = loss
-                losses[refit.name] = min(trials[refit.name].values())
-                advance()
+            tokens = refit.text.tokens
+            aim, trials = choose_aim(refit.fit, refit.ridge, tokens, held_out.tokens)
+            outputs = rounded(refit.fit(tokens, (aim,))[aim], stored)
+            loss = _finite(candidate_loss(session, arch, FittedRealisation(outputs), held_out.tokens))
+            if loss < min(losses.values()):
+                best = refit, aim, trials, outputs
+            losses[refit.name] = loss
+            advance()
     if best is None:
         return WrittenRealisation("plain", None, losses, held_out)
-    refit, ridge, outputs = best
-    written = compensation(refit.fit, ridge, trials[refit.name], refit.text, outputs)
+    refit, aim, trials, outputs = best
+    written = compensation(refit.fit, aim, trials, refit.text, outputs)
     return WrittenRealisation(refit.name, written, losses, held_out)
 
 

@@ -2,8 +2,8 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -15,6 +15,7 @@ from tracenas.models.surgery.supernet import Realisation, Supernet
 from tracenas.pipeline.refit.record import DEFAULT_RIDGE, ScoredRealisation
 from tracenas.pipeline.refit.text import Text, compensation_text, scored_text
 from tracenas.pipeline.session import Session
+from tracenas.refits.aim import DRIFTS, Aim
 from tracenas.refits.gram import gram_matrices
 from tracenas.refits.penalty import PENALTIES
 from tracenas.refits.realisation import CompensatedRealisation
@@ -28,6 +29,7 @@ __all__ = [
     "Compensation",
     "Fit",
     "candidate_loss",
+    "choose_aim",
     "compensate",
     "compensated_realisation",
     "compensation",
@@ -43,7 +45,9 @@ RIDGES: Mapping[str, tuple[float, ...]] = {"mean": (1e-4, 1e-3, 1e-2, 1e-1), "ch
 
 _SCALES = {"mean": "the mean diagonal", "channel": "every channel's own diagonal"}
 _HELD_OUT = 6
-"""Every sixth sequence (at least one) is held out when the ridge is chosen."""
+"""Every sixth sequence (at least one) is held out when the aim is chosen."""
+_BLOCKS, _LEAST_BLOCKS = 5, 4
+"""Aims of sequential refits are compared on every fifth block, the first ones, and on as many at least."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +56,8 @@ class Compensation:
 
     Args:
         method: `ridge` or `sequential`.
-        ridge: λ relative to the diagonal of the Gram matrix.
-        trials: loss on held-out sequences by ridge, if it was chosen among several.
+        aim: λ, and the share of the drift.
+        trials: loss on held-out text by aim, if it was chosen among several (`choose_aim`).
         text: what it was fitted on.
         outputs: [rows, kept columns] per (block, sub-block), in the super-network's order, as they are stored.
         plain_loss, loss: calibration loss before and after, nats per token.
@@ -62,8 +66,8 @@ class Compensation:
     """
 
     method: str
-    ridge: float
-    trials: Mapping[float, float]
+    aim: Aim
+    trials: Mapping[Aim, float]
     text: Text
     outputs: Outputs
     plain_loss: float
@@ -75,9 +79,10 @@ class Compensation:
         """Everything but the tensors."""
         return {
             "method": self.method,
-            "ridge": self.ridge,
+            "ridge": self.aim.ridge,
             "ridge_scale": self.scale,
-            "ridge_trials": {f"{r:g}": v if math.isfinite(v) else None for r, v in self.trials.items()},
+            **({"drift": self.aim.drift} if self.method == "sequential" else {}),
+            "trials": {self._label(a): v if math.isfinite(v) else None for a, v in self.trials.items()},
             "sequences": self.text.tokens.shape[0],
             "tokens": self.text.tokens.numel(),
             "separate_text": self.text.separate,
@@ -90,16 +95,21 @@ class Compensation:
         """Lines of the model card."""
         count, length = self.text.tokens.shape
         other = "other text than the calibration loss's" if self.text.separate else "the calibration loss's own text"
-        trials = ", ".join(f"{ridge:g}: {value:.4f}" for ridge, value in self.trials.items())
-        chosen = f" (held-out loss by strength: {trials})" if trials else ""
+        trials = ", ".join(f"{self._label(aim)}: {value:.4f}" for aim, value in self.trials.items())
+        of = "with the first blocks refitted" if self.method == "sequential" else "by strength"
+        chosen = f" (held-out loss {of}: {trials})" if trials else ""
         left = {"not refitted (fused experts)": ", ".join(self.left)} if self.left else {}
         return {
             "compensation": f"{self.method}: output projections refitted to the base's sub-block outputs, no training",
-            f"compensation's ridge, relative to {_SCALES[self.scale]}": f"{self.ridge:g}{chosen}",
+            f"compensation's ridge, relative to {_SCALES[self.scale]}": f"{self._label(self.aim)}{chosen}",
             "compensation's text": f"{count * length:,} tokens ({count} × {length}), {other}",
             "calibration loss before compensation, nats per token": f"{self.plain_loss:.6f}",
             **left,
         }
+
+    def _label(self, aim: Aim) -> str:
+        """An aim in words: `0.1`, `0.1 drift 0.5`."""
+        return f"{aim.ridge:g}" + (f" drift {aim.drift:g}" if self.method == "sequential" else "")
 
 
 def compensated_realisation(session: Session) -> CompensatedRealisation:
@@ -119,7 +129,7 @@ def scored_loss(session: Session, arch: Architecture, scored: ScoredRealisation)
     name, ridge = scored
     if name == "plain":
         return candidate_loss(session, arch)
-    outputs = Fit(session, arch, name)(scored_text(session).tokens, (ridge,))[ridge]
+    outputs = Fit(session, arch, name)(scored_text(session).tokens, (Aim(ridge),))[Aim(ridge)]
     return candidate_loss(session, arch, FittedRealisation(outputs))
 
 
@@ -148,8 +158,8 @@ def compensate(
 
     Args:
         method: `ridge` (the dense model's statistics) or `sequential` (layer by layer on refitted inputs).
-        ridge: relative strength; None: the one of `RIDGES` with the lowest loss on held-out sequences of the
-            compensation's text, fitted on the others; the final fit uses all of them.
+        ridge: relative strength; None: the one that is chosen. It and the share of the drift are chosen on held-out
+            sequences of the compensation's text, fitted on the others; the final fit uses all of them.
         stored: dtypes that the outputs are written in; they are rounded to them.
         scale: what the ridge is relative to.
 
@@ -157,26 +167,42 @@ def compensate(
         UserError: if the dense model's activations are not finite.
     """
     fit = Fit(session, arch, method, scale)
-    trials: dict[float, float] = {}
-    count = text.tokens.shape[0]
-    strengths = RIDGES[scale]
-    searched = ridge is None and count > 1 and len(strengths) > 1
-    with stage_progress(f"compensation ({method})", (len(strengths) if searched else 0) + 1) as advance:
-        if searched:
-            held = max(1, count // _HELD_OUT)
-            for strength, outputs in fit.each(text.tokens[:-held], strengths):
-                loss = candidate_loss(session, arch, FittedRealisation(outputs), text.tokens[-held:])
-                trials[strength] = loss if math.isfinite(loss) else math.inf
-                advance()
-        chosen = ridge or (min(trials, key=lambda r: trials[r]) if trials else _default_ridge(scale))
-        fitted = fit(text.tokens, (chosen,))[chosen]
+    held = max(1, text.tokens.shape[0] // _HELD_OUT)
+    with stage_progress(f"compensation ({method})", 2) as advance:
+        aim, trials = choose_aim(fit, ridge, text.tokens[:-held], text.tokens[-held:])
         advance()
-    return compensation(fit, chosen, trials, text, rounded(fitted, stored))
+        fitted = fit(text.tokens, (aim,))[aim]
+        advance()
+    return compensation(fit, aim, trials, text, rounded(fitted, stored))
 
 
-def _default_ridge(scale: str) -> float:
-    """The strength where none is asked for and none is chosen."""
-    return DEFAULT_RIDGE if scale == "mean" else RIDGES[scale][0]
+def choose_aim(
+    fit: "Fit", ridge: float | None, tokens: torch.Tensor, held_out: torch.Tensor
+) -> tuple[Aim, dict[Aim, float]]:
+    """The aim of the lowest loss on held-out text, and these losses, nats per token; none where nothing is compared.
+
+    `ridge`: every strength, the whole candidate. `sequential`: every strength, then every share of the drift, with the
+    first blocks (a fifth, at least 4) as the candidate's and the others dense.
+
+    Args:
+        ridge: the strength that was asked for; None: those of `RIDGES`.
+        tokens: text to fit on, int64 [N, L]; without any the first of all aims is taken.
+        held_out: text to compare on.
+    """
+    ridges = RIDGES[fit.scale] if ridge is None else (ridge,)
+    if not len(tokens):
+        return Aim(ridge or (DEFAULT_RIDGE if fit.scale == "mean" else ridges[0])), {}
+    until = None if fit.method == "ridge" else max(_LEAST_BLOCKS, -(-len(fit.arch.layers) // _BLOCKS))
+    losses: dict[Aim, float] = {}
+    best = Aim(ridges[0])
+    if len(ridges) > 1:
+        losses = fit.losses(tuple(Aim(r) for r in ridges), tokens, held_out, until)
+        best = min(losses, key=lambda aim: losses[aim])
+    if fit.method == "sequential":
+        others = (Aim(best.ridge, drift) for drift in DRIFTS)
+        losses |= fit.losses(tuple(aim for aim in others if aim not in losses), tokens, held_out, until)
+        best = min(losses, key=lambda aim: losses[aim])
+    return best, losses
 
 
 def rounded(outputs: Outputs, stored: Mapping[Key, torch.dtype]) -> Outputs:
@@ -184,17 +210,17 @@ def rounded(outputs: Outputs, stored: Mapping[Key, torch.dtype]) -> Outputs:
     return {key: weight.to(stored[key]).to(weight.dtype) for key, weight in outputs.items()}
 
 
-def compensation(fit: "Fit", ridge: float, trials: Mapping[float, float], text: Text, outputs: Outputs) -> Compensation:
+def compensation(fit: "Fit", aim: Aim, trials: Mapping[Aim, float], text: Text, outputs: Outputs) -> Compensation:
     """A refit with the calibration losses before and after it."""
     session, arch = fit.session, fit.arch
     fused = Counter(sub.spec.name for block in session.blocks for sub in block.sub_blocks if sub.stacked)
     left = tuple(f"{name} of {number} blocks" for name, number in fused.items())
     before = candidate_loss(session, arch)
     after = candidate_loss(session, arch, FittedRealisation(outputs))
-    return Compensation(fit.method, ridge, trials, text, outputs, before, after, left, fit.scale)
+    return Compensation(fit.method, aim, trials, text, outputs, before, after, left, fit.scale)
 
 
-_LAST: WeakKeyDictionary[Supernet, tuple[Any, torch.Tensor, dict[float, Outputs]]] = WeakKeyDictionary()
+_LAST: WeakKeyDictionary[Supernet, tuple[Any, torch.Tensor, Mapping[Aim, Outputs]]] = WeakKeyDictionary()
 """The last fit in a super-network: `prune` asks for the scored candidate's twice, to check it and to write it."""
 
 
@@ -212,27 +238,32 @@ class Fit:
     method: str
     scale: str = "mean"
 
-    def __call__(self, tokens: torch.Tensor, ridges: tuple[float, ...]) -> dict[float, Outputs]:
-        """Refitted output projections by ridge; the same request again is not computed again."""
-        net, batch = self.session.supernet(), self.session.micro_batch
-        penalty = PENALTIES[self.scale]
-        request = (self.arch, self.method, self.scale, ridges)
+    def __call__(self, tokens: torch.Tensor, aims: tuple[Aim, ...]) -> Mapping[Aim, Outputs]:
+        """Refitted output projections by aim; of the same text they are not computed again."""
+        net = self.session.supernet()
+        request = (self.arch, self.method, self.scale)
         last = _LAST.get(net)
-        if last is not None and last[0] == request and torch.equal(last[1], tokens):
+        if last is not None and last[0] == request and torch.equal(last[1], tokens) and last[2].keys() >= set(aims):
             return last[2]
-        fitted: dict[float, Outputs]
-        if self.method == "ridge":
-            grams = gram_matrices(net.model, net.blocks, tokens, batch)
-            fitted = dict(ridge_outputs(net, self.arch, grams, ridges, penalty))
-        else:
-            fitted = {
-                ridge: sequential_outputs(net, self.arch, tokens, batch, ridge, penalty=penalty) for ridge in ridges
-            }
+        fitted = self._fitted(tokens, aims, None)
         _LAST[net] = (request, tokens, fitted)
         return fitted
 
-    def each(self, tokens: torch.Tensor, ridges: tuple[float, ...]) -> Iterator[tuple[float, Outputs]]:
-        """Refitted output projections, one ridge after the other; `ridge` takes its statistics once for all."""
-        together = self(tokens, ridges) if self.method == "ridge" else None
-        for ridge in ridges:
-            yield ridge, (together or self(tokens, (ridge,)))[ridge]
+    def losses(
+        self, aims: tuple[Aim, ...], tokens: torch.Tensor, held_out: torch.Tensor, until: int | None
+    ) -> dict[Aim, float]:
+        """Losses on held-out text by aim, infinite where they overflow; blocks from `until` on are dense."""
+        session, arch = self.session, self.arch
+        if until is not None:
+            arch = replace(arch, layers=(*arch.layers[:until], *session.space.base.layers[until:]))
+        fitted = self(tokens, aims) if until is None else self._fitted(tokens, aims, until)
+        losses = {aim: candidate_loss(session, arch, FittedRealisation(fitted[aim]), held_out) for aim in aims}
+        return {aim: loss if math.isfinite(loss) else math.inf for aim, loss in losses.items()}
+
+    def _fitted(self, tokens: torch.Tensor, aims: tuple[Aim, ...], until: int | None) -> Mapping[Aim, Outputs]:
+        net, batch, penalty = self.session.supernet(), self.session.micro_batch, PENALTIES[self.scale]
+        if self.method == "sequential":
+            return sequential_outputs(net, self.arch, tokens, batch, aims, penalty=penalty, until=until)
+        grams = gram_matrices(net.model, net.blocks, tokens, batch)
+        by_ridge = ridge_outputs(net, self.arch, grams, [aim.ridge for aim in aims], penalty)
+        return {aim: by_ridge[aim.ridge] for aim in aims}

@@ -16,9 +16,10 @@ from tracenas.families import Block, SubBlock
 from tracenas.models.functionals.loss import predicted_tokens
 from tracenas.models.surgery.ordering import Key, weight_holder
 from tracenas.saliency.backwards import Shelf
-from tracenas.saliency.sensitivity.elimination import RIDGE, Sweep, sweep
+from tracenas.saliency.elimination import Sweep
 from tracenas.saliency.sensitivity.fisher import fisher_matrices
 from tracenas.saliency.sensitivity.moments import Moments, input_moments
+from tracenas.saliency.sensitivity.rises import RIDGE, predicted_rises
 from tracenas.saliency.sensitivity.table import SensitivityTable, WidthCosts
 
 __all__ = ["FISHER_TOKENS", "measure_sensitivity"]
@@ -96,7 +97,7 @@ def _costs(
     owner = torch.from_numpy(projection.matrix_unit_ids(1, units))
     groups = 1 if sub.stacked else sub.groups
     sweeps = [
-        sweep(
+        predicted_rises(
             one.second,
             weight[place] if sub.stacked else weight,
             metric[place] if sub.stacked else metric,
@@ -122,7 +123,7 @@ def _constant(weight: Tensor, bias: Tensor, moments: Moments, metric: Tensor) ->
 
 def _joined(sweeps: Sequence[Sweep], widths: Sequence[int], bypass: float) -> WidthCosts:
     """The costs of sub-blocks of several experts: those of equal places in their orders add up."""
-    rise = torch.stack([s.rise for s in sweeps]).sum(0)  # by place in the order
+    rise = torch.stack([s.cost for s in sweeps]).sum(0)  # by place in the order
     units = len(rise)
     saliency = torch.empty(len(sweeps) * units, dtype=torch.float64)
     for place, one in enumerate(sweeps):
