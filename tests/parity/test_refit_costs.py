@@ -39,10 +39,11 @@ def test_products_are_those_that_torch_counts(setting: ProxySetting) -> None:
             GramSum(columns, torch.device("cpu")).add(torch.ones(TOKENS, columns))
         gram += counter.get_total_flops()
     assert costs.gram == gram
-    how = CompensatedRealisation(setting.net, grams(setting), 0.1)
-    with FlopCounterMode(display=False) as counter, setting.net.realise(arch, how):
-        pass
-    assert costs.candidate == counter.get_total_flops()
+    for candidate in setting.architectures(6)[2:]:
+        how = CompensatedRealisation(setting.net, grams(setting), 0.1)
+        with FlopCounterMode(display=False) as counter, setting.net.realise(candidate, how):
+            pass
+        assert refit_costs(setting.blocks, candidate, TOKENS).candidate == counter.get_total_flops()
     factors = [(sub.output_projection.columns, sub.output_projection.rows) for _, sub in refitted(setting)]
     assert costs.factor == sum(n**3 + 2 * n**2 * rows for n, rows in factors)
 

@@ -3,6 +3,7 @@
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from tracenas.models.surgery.supernet import Supernet
 from tracenas.pipeline.one_shot import one_shot_architecture
 from tracenas.pipeline.opening import open_session
 from tracenas.pipeline.reference import reference_pool
+from tracenas.pipeline.refit import text
 from tracenas.pipeline.scoring import make_evaluator
 from tracenas.pipeline.session import Session
 from tracenas.pipeline.target import resolve_target
@@ -65,3 +67,20 @@ def test_no_two_stages_draw_from_the_same_stream() -> None:
     paths = [path for room in ("commands", "pipeline", "studies") for path in (SOURCES / room).rglob("*.py")]
     seeds = [n for p in paths for n in re.findall(r"\b0x[0-9A-F]{8}\b", p.read_text()) if n != "0x7FFFFFFF"]
     assert len(seeds) > 6 and len(seeds) == len(set(seeds))
+
+
+@pytest.mark.parametrize(
+    ("fitted", "further", "samples", "stay", "held"),
+    [(12, 0, None, 9, 3), (12, 1, None, 10, 3), (12, 16, None, 12, 16), (100, 0, None, 84, 16), (3, 0, None, 2, 1),
+     (1, 0, None, 1, 0), (12, 0, 12, 12, 0), (12, 2, 12, 12, 2)],
+)  # fmt: skip
+def test_of_scarce_text_every_fourth_sequence_is_held_out(
+    fitted: int, further: int, samples: int | None, stay: int, held: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    every = draw(fitted + further, 8, 0)
+    monkeypatch.setattr(text, "_further", lambda *_, **__: every[fitted:])
+    session = SimpleNamespace(tokens=every[:0], refit=SimpleNamespace(samples=samples))
+    kept, aside = text._divided(session, every[:fitted])  # type: ignore[arg-type]
+    assert len(kept) == stay and (held == 0) == (aside is None)
+    if aside is not None:
+        assert len(aside) == held and torch.equal(torch.cat([kept, aside]), every)
