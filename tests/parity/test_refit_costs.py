@@ -8,7 +8,7 @@ from proxy_setting import ProxySetting
 from torch.utils.flop_counter import FlopCounterMode
 
 from tracenas.families import active, present
-from tracenas.refits.costs import MEMO_BYTES, refit_costs, refit_memory
+from tracenas.refits.costs import MEMO_BYTES, _gram, refit_costs, refit_memory
 from tracenas.refits.gram_sum import GramSum
 from tracenas.refits.realisation import CompensatedRealisation
 from tracenas.scoring.workload import Shape, workload
@@ -32,13 +32,7 @@ def test_products_are_those_that_torch_counts(setting: ProxySetting) -> None:
     costs = refit_costs(setting.blocks, arch, TOKENS)
     forward = workload(setting.blocks, setting.space.base, 0, 32, Shape(1, TOKENS, 1, None, 4, "cpu"))
     assert costs.forward == forward.flops
-    gram = 0
-    for _, sub in refitted(setting):
-        with FlopCounterMode(display=False) as counter:
-            columns = sub.output_projection.columns
-            GramSum(columns, torch.device("cpu")).add(torch.ones(TOKENS, columns))
-        gram += counter.get_total_flops()
-    assert costs.gram == gram
+    assert costs.gram == sum(gram_products(sub.output_projection.columns) for _, sub in refitted(setting))
     for candidate in setting.architectures(6)[2:]:
         how = CompensatedRealisation(setting.net, grams(setting), 0.1)
         with FlopCounterMode(display=False) as counter, setting.net.realise(candidate, how):
@@ -46,6 +40,17 @@ def test_products_are_those_that_torch_counts(setting: ProxySetting) -> None:
         assert refit_costs(setting.blocks, candidate, TOKENS).candidate == counter.get_total_flops()
     factors = [(sub.output_projection.columns, sub.output_projection.rows) for _, sub in refitted(setting)]
     assert costs.factor == sum(n**3 + 2 * n**2 * rows for n, rows in factors)
+
+
+def gram_products(columns: int) -> int:
+    with FlopCounterMode(display=False) as counter:
+        GramSum(columns, torch.device("cpu")).add(torch.ones(TOKENS, columns))
+    return int(counter.get_total_flops())
+
+
+@pytest.mark.parametrize("columns", [256, 300, 700])
+def test_of_a_wide_gram_matrix_half_is_computed(columns: int) -> None:
+    assert _gram(columns) * TOKENS == gram_products(columns) <= 2 * TOKENS * columns**2
 
 
 def grams(setting: ProxySetting) -> Any:
