@@ -162,6 +162,15 @@ def test_the_score_fisher_is_the_sum_of_the_table_of_sensitivity(
     assert {r["id"]: r["scores"]["fisher"] for r in results(out)["journal"]} == scores
 
 
+def test_too_little_text_for_the_table_says_which_proxy_wants_it(
+    study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = study(tmp_path / "out", "--architectures", "4", "--steps", "0", proxies="loss,fisher")
+    line = said(capsys, [*argv, "--compensate-samples", "2"])
+    assert line.startswith("tracenas: proxy fisher: 62 tokens are too few for ") and "are the least" in line
+    assert not (tmp_path / "out").exists()
+
+
 def test_nothing_can_be_taken_away_from_a_proxy_that_runs_no_candidate(
     study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

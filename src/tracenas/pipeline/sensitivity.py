@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from tracenas.errors import UserError
 from tracenas.families import Block
 from tracenas.models.checkpoints.loading import LoadedModel
 from tracenas.models.functionals.memory import within_memory
@@ -111,7 +112,7 @@ def run_table(
 
 
 def session_table(session: Session) -> SensitivityTable:
-    """`run_table` on the text of refits, once per session: the first time while no super-network has permuted units.
+    """`run_table` for a proxy, on the text of refits, once per session: while no super-network has permuted units yet.
 
     Raises:
         UserError: as `run_table`.
@@ -119,5 +120,8 @@ def session_table(session: Session) -> SensitivityTable:
     if session.table is None:
         if session.net is not None and not session.net.restored:
             raise ValueError("a sensitivity table is measured on the base, and this is a super-network by now")
-        session.table = run_table(session, session.micro_batch, compensated=True)
+        try:
+            session.table = run_table(session, session.micro_batch, compensated=True)
+        except UserError as error:
+            raise UserError(f"proxy fisher: {error}") from error
     return session.table
