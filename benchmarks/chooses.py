@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("--out")
     args = parser.parse_args()
     settings = {
-        "include_uniform": False,
+        "start": "none",
         "seq_len": 256,
         "eval_windows": 128,
         "population": 20,

@@ -92,7 +92,7 @@ def test_other_settings_than_the_demos_are_refused(made: Any) -> None:
 
 
 def test_the_plan_fits_into_the_time_and_does_less_where_it_must() -> None:
-    pieces = Pieces(load=2, forward=1, candidate=0.8, refit=1, gram=1.3, factor=4, step=3, token=0.1)
+    pieces = Pieces(load=2, forward=1, candidate=0.8, refit=1, gram=1.3, factor=4, step=3, token=0.1, table=60)
     whole = sum(estimate(pieces, Amounts(), 1).values())
     assert amounts_within(pieces, whole + 1, 1)[0] == Amounts()
     for share in (0.9, 0.6):

@@ -120,7 +120,12 @@ def test_the_closed_form_is_scored_first(
 
 
 @pytest.mark.parametrize(
-    ("text", "options"), [("compensation", ()), ("calibration", ("--proxy", "loss", "--samples", "16"))]
+    ("text", "options"),
+    [
+        ("compensation", ()),
+        ("compensation", ("--proxy", "fisher", "--start", "none")),
+        ("calibration", ("--proxy", "loss", "--samples", "16")),
+    ],
 )
 def test_the_table_is_measured_on_text_of_the_run(
     home: Path, searched: Path, tmp_path: Path, text: str, options: tuple[str, ...]

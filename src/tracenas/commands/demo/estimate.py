@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from tracenas.errors import UserError
+from tracenas.families import Block
 from tracenas.models.checkpoints.loading import load
 from tracenas.models.checkpoints.source import ModelSource
 from tracenas.models.functionals.perplexity import perplexity
@@ -22,6 +23,8 @@ from tracenas.models.surgery.private import private_weights
 from tracenas.models.surgery.supernet import Supernet
 from tracenas.refits.gram import gram_matrices
 from tracenas.refits.realisation import CompensatedRealisation
+from tracenas.saliency.sensitivity.measuring import FISHER_TOKENS
+from tracenas.saliency.sensitivity.rises import predicted_rises
 from tracenas.space.constraints import Budget, parse_size
 from tracenas.threads import set_threads
 
@@ -47,6 +50,7 @@ class Pieces:
         gram: statistics of one sequence; factor: the Cholesky factors from them.
         step: one optimizer step of the uniform candidate; its teacher's pass is a `forward`.
         token: one generated token.
+        table: the sensitivity table, its pass for the statistics apart.
     """
 
     load: float
@@ -57,6 +61,7 @@ class Pieces:
     factor: float
     step: float
     token: float
+    table: float
 
 
 @dataclass(frozen=True)
@@ -104,8 +109,12 @@ def estimate(p: Pieces, a: Amounts, random_architectures: int) -> dict[str, floa
     perplexity = a.windows * p.candidate
     models = 3 + random_architectures
     recovery = 4 * p.load + a.steps * (p.step + p.forward)
+    table = a.compensate_samples * p.gram + p.table
     return {
-        "search": fit + 3 * a.samples * p.forward + a.evaluations * (_RACED * a.samples * p.candidate + 0.7 * p.refit),
+        "search": fit
+        + table
+        + 3 * a.samples * p.forward
+        + a.evaluations * (_RACED * a.samples * p.candidate + 0.7 * p.refit),
         "prune, compensate and check": fit + 2 * p.load + 3 * scored,
         "perplexity of all architectures": fit + p.load + models * (scored + perplexity),
         "recover found, uniform and random": (_CUT - 1) * (fit + 2 * p.load + 3 * scored)
@@ -160,8 +169,20 @@ def measure(source: ModelSource, params: str, seq_len: int, batch: int, threads:
     with net.realise(uniform) as model, private_weights(model) as weights:
         step = _step(model, weights, ids.expand(batch, -1))
     candidate = min(seconds[1:])
-    pieces = Pieces(loading, forward, candidate, refit, statistics, factor, step, token)
+    swept, _ = _timed(partial(_sweep, blocks[0]))
+    table = -(-FISHER_TOKENS // seq_len) * step / batch + len(blocks) * swept
+    pieces = Pieces(loading, forward, candidate, refit, statistics, factor, step, token, table)
     return pieces, count
+
+
+def _sweep(block: Block) -> None:
+    """The elimination of a block's units; how long it takes depends on its shapes alone."""
+    for sub in block.sub_blocks:
+        projection, spec = sub.output_projection, sub.spec
+        gram, metric = (torch.eye(n, dtype=torch.float64) for n in (projection.columns, projection.rows))
+        owner = torch.from_numpy(projection.matrix_unit_ids(1, spec.units))
+        weight = torch.ones(projection.rows, projection.columns)
+        predicted_rises(gram, weight, metric, owner, spec.choices(), groups=sub.groups)
 
 
 def _timed(work: Callable[[], Any]) -> tuple[float, Any]:

@@ -194,7 +194,6 @@ def _settings(config: DemoConfig, model: Path, out: Path, plan: dict[str, Any]) 
         params=config.params or "75%",
         out=out / RUN,
         proxy="loss_compensated",
-        init="uniform",
         samples=amounts["samples"],
         seq_len=length,
         population=amounts["population"],
