@@ -26,6 +26,7 @@ from machine import facts, memory, publish
 from tracenas.config import PruneConfig
 from tracenas.models.checkpoints.source import open_source
 from tracenas.models.functionals.loss import next_token_nll
+from tracenas.models.surgery.supernet import Supernet
 from tracenas.pipeline.method import resolve_method
 from tracenas.pipeline.one_shot import allocate_budget, rank_units
 from tracenas.pipeline.opening import open_session
@@ -89,7 +90,10 @@ def measure(args: argparse.Namespace, seed: int, lines: list[dict[str, Any]], ou
     seconds = time.process_time() - started
     tokens, batch = compensation_text(session).tokens, session.micro_batch
     flap = rank_units(session.target, session.loaded, "flap", tokens, batch)
-    net, texts = session.supernet(), evaluation(session, args.eval, args.windows, args.seq_len)
+    fine = config.model_copy(update={"channel_quantum": 8})
+    every_width = resolve_target(source, fine, params=config.params).blocks
+    net = session.net = Supernet(session.loaded.model, every_width, session.ordering)
+    texts = evaluation(session, args.eval, args.windows, args.seq_len)
 
     def note(params: str, method: str, **result: Any) -> None:
         lines.append({"seed": seed, "params": params, "method": method, **result})
@@ -103,7 +107,7 @@ def measure(args: argparse.Namespace, seed: int, lines: list[dict[str, Any]], ou
         for method, allocation in METHODS.items():
             if (seed, params, method) in done:
                 continue
-            units = config.model_copy(update={"channel_quantum": 8}) if method == "mlp" else config
+            units = fine if method == "mlp" else config
             target = resolve_target(source, units, params=params, tolerance=config.tolerance)
             ordering, importance = flap if method == "flap" else (session.ordering, session.importance)
             arch = allocate_budget(target, ordering, importance, allocation, None).architecture

@@ -8,8 +8,7 @@ For every sub-block in forward order, with X' its output projection's inputs in 
 model's own inputs, plus a share d of what the pruned model's residual stream still lacks in front of the sub-block:
 T = Y + d (R - R'). With d = 1 every refit aims at the dense model's hidden states and takes up all errors of those
 before it; a smaller share fits less of the noise of short text. Streams of hidden states go forward block by block, the
-dense one and one for every aim (λ, d): the dense blocks run once, a pruned block up to the output projection of each of
-its sub-blocks, then once to its end.
+dense one and one for every aim (λ, d): every dense sub-block and every refitted one runs once.
 
 Where an RMS norm stands behind the sub-block, its output reaches the stream as s g ⊙ Y: a scale s for every token, a
 gain g for every feature. With the scales of the dense outputs the problem stays linear, and the target stands behind
@@ -22,15 +21,18 @@ cannot fill.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from tracenas.errors import UserError
 from tracenas.families import SubBlock, within
 from tracenas.models.surgery.ordering import Key
+from tracenas.models.surgery.replacing import replace_module
 from tracenas.models.surgery.stepping import BlockRunner, Stop, watch
 from tracenas.models.surgery.supernet import Supernet
 from tracenas.refits.aim import Aim
@@ -57,8 +59,8 @@ def sequential_outputs(
     """Output projections of every active sub-block, refitted in forward order, in the weights' dtype, per aim.
 
     Full-width sub-blocks behind a pruned one are refitted too: their inputs have changed. The dense model runs once for
-    all aims. Memory: the hidden states of all tokens four times, and once more per aim, and one Gram matrix of the
-    kept columns in float64.
+    all aims. Memory: the hidden states of all tokens five times, and once more per aim, the inputs of one output
+    projection for all tokens, and one Gram matrix of the kept columns in float64.
 
     Args:
         net: the super-network.
@@ -86,13 +88,11 @@ def sequential_outputs(
             continue
         for aim, pruned in streams.items():
             gaps = [(d - p).flatten(0, -2) for d, p in zip(before, pruned, strict=True)] if aim.drift else None
-            block = _BlockTargets(index, list(pruned), gaps, outputs, contributions)
+            block = _BlockFit(net, runner, layer, _BlockTargets(index, list(pruned), gaps, outputs, contributions))
             for sub, kept in within(net.blocks[index], layer):
                 if sub.spec.units and kept and not sub.stacked:
-                    key = index, sub.spec.name
-                    fitted[aim][key] = _fit(net, runner, block, sub, layer, fitted[aim], aim, penalty)
-            with net.realise_block(index, layer, FittedRealisation(fitted[aim])):
-                runner.advance(index, pruned)
+                    fitted[aim][index, sub.spec.name] = block.fit(sub, aim, penalty)
+            block.advance(pruned)
     return fitted
 
 
@@ -138,7 +138,7 @@ def _advance_dense(
 def _watching_contributions(
     net: Supernet, index: int, subs: list[SubBlock], see: Callable[[str, Tensor], None]
 ) -> Iterator[None]:
-    """Call `see(sub-block, what it adds to the stream)` for every one of `subs` that runs."""
+    """Call `see(sub-block, what it adds to the stream)` for every one of `subs` whose last module runs."""
     with ExitStack() as watching:
         for sub in subs:
             module = _norm_behind(net, index, sub) or net.linear((index, sub.spec.name), sub.output_projection)
@@ -178,61 +178,131 @@ class _PostNorm:
         return gap * gain / (square + _DAMPING * square.mean())
 
 
-def _fit(
-    net: Supernet,
-    runner: BlockRunner,
-    block: _BlockTargets,
-    sub: SubBlock,
-    layer: Layer,
-    fitted: dict[Key, Tensor],
-    aim: Aim,
-    penalty: Penalty,
-) -> Tensor:
-    """W_k of one sub-block; before it the block runs as fitted, and it is left behind the output projection."""
-    index, name = block.index, sub.spec.name
-    subs = [s for s in net.blocks[index].sub_blocks if s.spec.name in block.contributions]
-    earlier = subs[: subs.index(sub)]
-    seen: dict[str, Tensor] = {}
-    with ExitStack() as running:
-        running.enter_context(net.realise_block(index, layer, FittedRealisation(fitted)))
-        module = net.linear((index, name), sub.output_projection)
-        start = module.weight.detach()
-        norm = _norm_behind(net, index, sub)
-        behind = None if norm is None else _PostNorm(norm, start)
-        gram = GramSum(start.shape[1], start.device)
-        cross = torch.zeros(start.shape[1], start.shape[0], dtype=torch.float64, device=start.device)
-        place = 0
+class _BlockFit:
+    """A block of the pruned stream while its sub-blocks are refitted, in forward order.
 
-        def lacking(dtype: torch.dtype) -> Tensor | None:
-            """d times what the pruned stream lacks in front of the sub-block, [B · T, D]."""
-            if block.gaps is None:
-                return None
-            gap = block.gaps[place].to(dtype, copy=True)
-            for other in earlier:
-                gap += block.contributions[other.spec.name][place] - seen.get(other.spec.name, 0)
-            return gap.mul_(aim.drift)
+    Each of them runs once, up to its output projection; what it gives as refitted is known from then on.
 
-        def see(x: Tensor, output: Tensor) -> None:
-            rows = x.to(torch.promote_types(x.dtype, torch.float32))
-            target, gap = block.outputs[name][place].to(rows.dtype), lacking(rows.dtype)
-            missing = target - output
-            if behind is not None:
-                scale = behind.scale(target, block.contributions[name][place].to(rows.dtype))
-                rows, missing, gap = scale * rows, scale * missing, None if gap is None else behind.inverse(gap)
-            gram.add(rows)
-            cross.add_(rows.T @ (missing if gap is None else missing + gap))
-            raise Stop
+    Args:
+        layer: its widths.
+        targets: what is aimed at.
+    """
 
-        running.enter_context(_watching_contributions(net, index, earlier, seen.__setitem__))
-        running.enter_context(watch(module, see))
-        for i, states in enumerate(block.inputs):
-            place = i
-            seen.clear()
-            try:
-                runner(index, states)
-            except Stop:
-                continue
-    products = gram.total()
-    if not torch.isfinite(products.diagonal().sum() + cross.sum()):
-        raise UserError(f"block {index}, {name}: the activations are not finite; try dtype=fp32")
-    return (start.double() + solve(products, cross, penalty(products, aim.ridge)).T).to(start.dtype)
+    def __init__(self, net: Supernet, runner: BlockRunner, layer: Layer, targets: _BlockTargets) -> None:
+        self.net, self.runner, self.layer, self.targets = net, runner, layer, targets
+        self._fitted: dict[Key, Tensor] = {}
+        self._known: dict[str, list[Tensor]] = {}
+        self._place = 0
+
+    def fit(self, sub: SubBlock, aim: Aim, penalty: Penalty) -> Tensor:
+        """W_k of a sub-block behind those that were fitted before."""
+        key = index, name = self.targets.index, sub.spec.name
+        inputs: list[Tensor] = []
+        with self._running():
+            module = self.net.linear(key, sub.output_projection)
+            problem = _Problem(module.weight.detach(), _norm_behind(self.net, index, sub))
+            subs = [s for s in self.net.blocks[index].sub_blocks if s.spec.name in self.targets.contributions]
+            earlier = subs[: subs.index(sub)]
+            normed = [s for s in earlier if s.post_norm]
+            seen: dict[str, Tensor] = {}
+
+            def see(x: Tensor, output: Tensor) -> None:
+                place = self._place
+                inputs.append(x)
+                problem.add(
+                    x,
+                    output,
+                    self.targets.outputs[name][place],
+                    self.targets.contributions[name][place],
+                    self._lacking(earlier, seen, aim),
+                )
+                raise Stop
+
+            with _watching_contributions(self.net, index, normed, seen.__setitem__), watch(module, see):
+                for place, states in enumerate(self.targets.inputs):
+                    self._place = place
+                    seen.clear()
+                    with suppress(Stop):
+                        self.runner(index, states)
+        products, cross = problem.gram.total(), problem.cross
+        if not torch.isfinite(products.diagonal().sum() + cross.sum()):
+            raise UserError(f"block {index}, {name}: the activations are not finite; try dtype=fp32")
+        fitted = problem.start.double() + solve(products, cross, penalty(products, aim.ridge)).T
+        self._fitted[key] = weight = fitted.to(problem.start.dtype)
+        bias = getattr(module, "bias", None)
+        shapes = [(*states.shape[:-1], -1) for states in self.targets.inputs]
+        self._known[name] = [linear(x.view(shape), weight, bias) for x, shape in zip(inputs, shapes, strict=True)]
+        return weight
+
+    def advance(self, states: list[Tensor]) -> None:
+        """Every micro-batch of the stream to the end of the block, in place."""
+        with self._running():
+            for place, hidden in enumerate(self.targets.inputs):
+                self._place = place
+                states[place] = self.runner(self.targets.index, hidden)
+
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        """The block as far as it is fitted, with what is known in place of what was computed before."""
+        net, index = self.net, self.targets.index
+        with net.realise_block(index, self.layer, FittedRealisation(self._fitted)), ExitStack() as undo:
+            for sub in net.blocks[index].sub_blocks:
+                if sub.spec.name in self._known:
+                    stub = _Known(sub.outputs, lambda name=sub.spec.name: self._known[name][self._place])  # type: ignore[misc]
+                    replace_module(net.model, f"{net.blocks[index].path}.{sub.module}", stub, undo)
+            yield
+
+    def _lacking(self, earlier: list[SubBlock], seen: dict[str, Tensor], aim: Aim) -> Tensor | None:
+        """d times what the pruned stream lacks in front of a sub-block, [B · T, D]; None if d is 0."""
+        if self.targets.gaps is None:
+            return None
+        gap = self.targets.gaps[self._place]
+        gap = gap.to(torch.promote_types(gap.dtype, torch.float32))
+        for sub in earlier:
+            name = sub.spec.name
+            known = self._known[name][self._place].flatten(0, -2) if name in self._known else 0
+            gap = gap + self.targets.contributions[name][self._place] - seen.get(name, known)
+        return aim.drift * gap
+
+
+class _Problem:
+    """Sums of one least-squares problem.
+
+    Args:
+        start: W⁰_k.
+        norm: behind the sub-block, if there is one.
+    """
+
+    def __init__(self, start: Tensor, norm: nn.Module | None) -> None:
+        self.start = start
+        self.behind = None if norm is None else _PostNorm(norm, start)
+        self.gram = GramSum(start.shape[1], start.device)
+        self.cross = torch.zeros(start.shape[1], start.shape[0], dtype=torch.float64, device=start.device)
+
+    def add(self, x: Tensor, output: Tensor, target: Tensor, contribution: Tensor, gap: Tensor | None) -> None:
+        """Add a micro-batch: X', X' W⁰ᵀ, Y, what Y adds to the dense stream, and d (R - R')."""
+        rows = x.to(torch.promote_types(x.dtype, torch.float32))
+        target = target.to(rows.dtype)
+        missing, gap = target - output, None if gap is None else gap.to(rows.dtype)
+        if self.behind is not None:
+            scale = self.behind.scale(target, contribution.to(rows.dtype))
+            rows, missing, gap = scale * rows, scale * missing, None if gap is None else self.behind.inverse(gap)
+        self.gram.add(rows)
+        self.cross += rows.T @ (missing if gap is None else missing + gap)
+
+
+class _Known(nn.Module):
+    """A sub-block of which is known what it gives.
+
+    Args:
+        outputs: how many values the replaced module returns.
+        value: the first one; the others are None.
+    """
+
+    def __init__(self, outputs: int, value: Callable[[], Tensor]) -> None:
+        super().__init__()
+        self.outputs, self.value = outputs, value
+
+    def forward(self, *_: Any, **__: Any) -> Any:
+        """What is known."""
+        return self.value() if self.outputs == 1 else (self.value(), *([None] * (self.outputs - 1)))
