@@ -57,6 +57,30 @@ def test_the_table_says_what_the_card_says(tmp_path: Path) -> None:
     ]
 
 
+def test_the_table_says_how_it_was_made(tmp_path: Path) -> None:
+    refit = {"method": "ridge", "ridge": 0.1, "tokens": 4096, "separate_text": True, "plain_loss": 4.0}
+    result = Pruned(
+        tmp_path, params=600, base_params=1000, stock=False, loss=3.25, scored_loss=3.5,
+        compensation={**refit, "not_refitted": ["0.mlp"]},
+        choice={"written": "ridge", "losses": {"plain": 4.25, "ridge": 3.5, "sequential": None}},
+        one_shot={"method": "nirvana", "saliency": "nirvana", "allocation": "adaptive", "gamma": 1.5},
+    )  # fmt: skip
+    (table,) = result.tables()
+    assert table.rows == [
+        ("method", "nirvana (saliency nirvana, allocation adaptive)"),
+        ("checkpoint", str(tmp_path)),
+        ("form", "heterogeneous, with its code"),
+        ("parameters", "600 of 1,000 (60.0%)"),
+        ("calibration loss, reloaded", "3.250000"),
+        ("calibration loss, as scored", "3.500000"),
+        ("γ", "1.5"),
+        ("compensation", "ridge, ridge 0.1, 4,096 tokens (other text)"),
+        ("calibration loss without it", "4.000000"),
+        ("not refitted (fused experts)", "0.mlp"),
+        ("held-out loss", "plain 4.2500, ridge 3.5000, sequential overflow; written: ridge"),
+    ]
+
+
 def test_the_card_says_how_it_is_served(pruned: dict[str, Path]) -> None:
     plain, stub = ((path / "README.md").read_text() for path in pruned.values())
     assert "blocks 0, 3 have no attention" in plain and "--trust-remote-code" not in plain

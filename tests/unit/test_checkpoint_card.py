@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 import yaml
 
+from tracenas.commands.prune.card import _REALISATION, _UNITS, _command
+from tracenas.config import PruneConfig
 from tracenas.families import Block, Options, config_family
 from tracenas.models.checkpoints.card import model_card
 from tracenas.models.checkpoints.readme import read_front_matter
@@ -92,3 +94,37 @@ def test_license_of_the_base(tmp_path: Path) -> None:
     }.items():
         readme.write_text(text)
         assert read_front_matter(tmp_path).get("license") == expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "searched", "words"),
+    [
+        ({"arch": "run/best.json"}, True, "--arch best.json"),
+        ({"arch": "a.json", "bos": "on", "saliency": "obs", "kv_groups": True, "data": "/d/t.txt", "ridge": 0.01},
+         False,
+         "--arch a.json saliency=obs kv_groups=True bos=on --data t.txt --ridge 0.01"),
+        ({"arch": "a.json", "seed": 3, "saliency": "obs", "save_dtype": "fp16", "compensate": "auto"}, True,
+         "--arch a.json --compensate auto --save-dtype fp16"),
+        ({"method": "fisher", "params": "60%", "data": "/d/t.txt", "gamma": None, "stub_removed_attention": True,
+          "compensate_samples": 12, "ridge_scale": "mean", "sensitivity": "/d/table.safetensors"}, False,
+         "method=fisher params=60% --data t.txt --compensate-samples 12 --ridge-scale mean --sensitivity "
+         "table.safetensors --stub-removed-attention"),
+    ],
+)  # fmt: skip
+def test_the_command_has_every_setting_that_decides_the_checkpoint(
+    settings: dict[str, Any], searched: bool, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And of a run's architecture none that the run has decided."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("best.json", "a.json"):
+        (tmp_path / name).touch()
+    if "arch" in settings:
+        settings = {**settings, "arch": tmp_path / Path(settings["arch"]).name}
+    command = _command(PruneConfig(model="org/m", out=tmp_path / "pruned", threads=1, **settings), searched)
+    assert " ".join(command) == f"tracenas prune org/m --out pruned {words}"
+
+
+def test_every_setting_of_prune_is_in_the_command_or_changes_nothing() -> None:
+    elsewhere = {"model", "data", "arch", "out", "stub_removed_attention"}
+    of_the_machine = {"device", "threads", "micro_batch", "trust_remote_code"}
+    assert {*_UNITS, *_REALISATION} | elsewhere | of_the_machine == set(PruneConfig.model_fields)

@@ -1,7 +1,8 @@
 """The model card of a pruned checkpoint: the command that writes it, its losses and how it was realised."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from tracenas.config import PruneConfig
 from tracenas.models.checkpoints.card import model_card
@@ -15,12 +16,15 @@ from tracenas.rundir import provenance
 
 __all__ = ["pruned_card"]
 
-_ONE_SHOT = (
+_UNITS = (
     *("method", "params", "tolerance", "saliency", "allocation", "gamma", "kv_groups", "min_depth", "keep_layers"),
     *("exclude", "channel_quantum", "head_quantum", "deploy", "samples", "seq_len", "text_field", "seed", "dtype"),
-    "bos",
+    *("bos", "depth_granularity"),
 )
-"""Settings that decide what a one-shot method keeps."""
+"""Settings that decide which units are kept, where no run has decided it."""
+
+_REALISATION = ("compensate", "compensate_samples", "ridge", "ridge_scale", "sensitivity", "save_dtype", "shard_size")
+"""Settings that decide what is written of them."""
 
 
 def pruned_card(
@@ -64,19 +68,16 @@ def _command(config: PruneConfig, searched: bool) -> list[str]:
     command = ["tracenas", "prune", published(config.model), "--out", config.out.name]
     if config.arch is not None:
         command += ["--arch", published(str(config.arch))]
-    else:
-        explicit = {name: getattr(config, name) for name in _ONE_SHOT if name in config.model_fields_set}
-        command += [f"{name}={value}" for name, value in explicit.items() if value is not None]
+    if not searched:
+        command += [f"{name}={value}" for name, value in _explicit(config, _UNITS)]
     if config.data is not None:
         command += ["--data", published(config.data)]
-    if config.compensate != "best":
-        command += ["--compensate", config.compensate]
-    if config.compensate_samples is not None:
-        command += ["--compensate-samples", str(config.compensate_samples)]
-    if config.ridge is not None:
-        command += ["--ridge", f"{config.ridge:g}"]
-    if config.stub_removed_attention:
-        command.append("--stub-removed-attention")
-    if config.arch is not None and not searched and config.bos != "auto":
-        command += ["--bos", config.bos]
-    return command
+    for name, value in _explicit(config, _REALISATION):
+        command += [f"--{name.replace('_', '-')}", published(str(value))]
+    return [*command, "--stub-removed-attention"] if config.stub_removed_attention else command
+
+
+def _explicit(config: PruneConfig, names: Iterable[str]) -> Iterator[tuple[str, Any]]:
+    """Settings with their values that are not left to their defaults."""
+    values = ((name, getattr(config, name)) for name in names if name in config.model_fields_set)
+    return ((name, value) for name, value in values if value is not None)
