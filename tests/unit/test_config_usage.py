@@ -10,6 +10,7 @@ from click import Context, Option
 
 from tracenas import config as configs
 from tracenas.cli import COMMANDS, _command, app, invoke
+from tracenas.commands.prune.settings import decoder_only
 from tracenas.config.usage import applies
 from tracenas.errors import UserError
 
@@ -206,3 +207,18 @@ def test_a_field_is_for_text_in_rows(name: str, read: bool, tmp_path: Path) -> N
 
 def test_conditions_are_inherited() -> None:
     assert set(applies(configs.SearchConfig)) <= set(applies(configs.RunConfig))
+
+
+@pytest.mark.parametrize(
+    ("settings", "feature"),
+    [
+        ({}, ""),
+        ({"compensate": "auto"}, ""),
+        ({"compensate": "sequential"}, "--compensate sequential"),
+        ({"ridge": 0.1}, "ridge, compensate-samples"),
+        ({"compensate_samples": 8}, "ridge, compensate-samples"),
+        ({"stub_removed_attention": True}, "--stub-removed-attention"),
+    ],
+)
+def test_what_only_decoders_can_have_is_named(settings: dict[str, Any], feature: str) -> None:
+    assert decoder_only(configs.PruneConfig(model="m", arch=Path("a.json"), out=Path("o"), **settings)) == feature
