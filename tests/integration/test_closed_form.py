@@ -141,3 +141,20 @@ def test_tables_of_other_models_are_refused(home: Path, tmp_path: Path, capsys: 
     assert "allocation solver goes with saliency fisher, not wanda" in refused(
         capsys, prune(home, tmp_path / "d", "--method", "wanda", "--allocation", "solver")
     )
+
+
+def test_windows_are_short_by_default(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of the methods that read the table 512 tokens, of others the paper's, never more than the model's positions."""
+    from tracenas.config import PruneConfig, SelectCalibrationConfig, SensitivityConfig
+
+    lengths = [PruneConfig(model="m", out=tmp_path, method=m).longest for m in ("fisher", "mlp", "wanda", None)]
+    assert lengths == [512, 512, 4096, 4096]
+    assert SensitivityConfig(model="m", data="t", out=tmp_path / "s.safetensors").longest == 512
+    assert SelectCalibrationConfig(model="m", out=tmp_path, method="mlp").longest == 512
+    positions = json.loads((home / "llama" / "config.json").read_text())["max_position_embeddings"]
+    assert positions < 512
+    argv = prune(home, tmp_path / "out", "--method", "mlp", "--compensate", "none", "--json")
+    del argv[argv.index("--seq-len") : argv.index("--seq-len") + 2]
+    assert invoke(argv) == 0
+    capsys.readouterr()
+    assert f"4 of {positions} tokens" in (tmp_path / "out" / "README.md").read_text()

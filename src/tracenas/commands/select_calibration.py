@@ -183,6 +183,7 @@ def _texts(config: SelectCalibrationConfig, loaded: LoadedModel) -> tuple[tuple[
         config.data,
         samples=wanted + (2 * config.held_out_samples if config.held_out is None else 0),
         seq_len=config.seq_len,
+        longest=config.longest,
         seed=config.seed,
         text_field=config.text_field,
         bos=config.bos,

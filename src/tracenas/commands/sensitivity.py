@@ -62,7 +62,7 @@ def sensitivity(config: SensitivityConfig) -> Sensitivities:
 
     set_threads(config.threads)
     loaded = load(target.source, device=config.device, dtype=config.dtype, trust_remote_code=config.trust_remote_code)
-    length = config.seq_len or min(4096, target.source.positions)
+    length = config.seq_len or min(config.longest, target.source.positions)
     tokens = calibration_tokens(
         loaded,
         config.data,
@@ -71,6 +71,7 @@ def sensitivity(config: SensitivityConfig) -> Sensitivities:
         seed=config.seed,
         text_field=config.text_field,
         bos=config.bos,
+        longest=config.longest,
         fewer=config.samples is None,
     )
     micro_batch = config.micro_batch or default_micro_batch(

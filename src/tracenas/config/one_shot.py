@@ -6,6 +6,7 @@ from pydantic import Field
 
 from tracenas.config import fields
 from tracenas.config.shared import CalibrationConfig
+from tracenas.saliency.methods import METHODS
 
 __all__ = ["OneShotSettings", "SelectCalibrationConfig"]
 
@@ -17,6 +18,11 @@ class OneShotSettings(CalibrationConfig):
     data: str | None = Field(None, description="Calibration text or tokens.")
     method: str | None = Field(
         None, description="One-shot method: fisher, mlp, nirvana, wanda, magnitude, taylor, flap, shortgpt or uniform."
+    )
+    seq_len: int | None = Field(
+        None,
+        ge=2,
+        description="Tokens per sequence; default min(4096, the model's positions), at most 512 for fisher and mlp.",
     )
     params: str | None = Field(
         None, description="Budget of a one-shot method: a share such as 50%, or a size such as 2.7B."
@@ -33,6 +39,12 @@ class OneShotSettings(CalibrationConfig):
         gt=0,
         description="MLP sparsity over attention sparsity, for allocation adaptive; default: from the unit sizes.",
     )
+
+    @property
+    def longest(self) -> int:
+        """As the method has it."""
+        method = METHODS.get(self.method or "")
+        return super().longest if method is None else method.longest
 
 
 class SelectCalibrationConfig(OneShotSettings):

@@ -211,7 +211,7 @@ class PruneConfig(OneShotSettings):
         """As asked for, or as the method has it."""
         if self.ridge_scale != "auto":
             return self.ridge_scale
-        method = METHODS.get(self.method) if self.method is not None else None
+        method = METHODS.get(self.method or "")
         return "mean" if method is None else method.ridge_scale
 
 

@@ -10,6 +10,7 @@ from tracenas.config import fields
 from tracenas.config.usage import ROWS, Use, applies, reads_widths, refits
 from tracenas.errors import UserError
 from tracenas.registry import did_you_mean
+from tracenas.saliency.methods import LONGEST
 
 __all__ = [
     "CalibrationConfig",
@@ -148,6 +149,11 @@ class CalibrationConfig(SpaceConfig, WindowsConfig):
     def refit_scale(self) -> Literal["mean", "channel"]:
         """What the ridge is relative to: the mean diagonal of the Gram matrix, or every channel's own entry."""
         return "mean"
+
+    @property
+    def longest(self) -> int:
+        """Tokens of a window of text where `seq_len` says nothing, if the model has as many positions."""
+        return LONGEST
 
 
 class TracedConfig(StageConfig):

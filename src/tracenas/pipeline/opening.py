@@ -94,6 +94,7 @@ def _tokens(
         seed=config.seed,
         text_field=config.text_field,
         bos=config.bos,
+        longest=config.longest,
     )
     start = window_start(loaded, data, config.bos)
     if stored is not None:

@@ -1,7 +1,7 @@
 """What search, score, prune and studies share: model, calibration tokens, unit order, importance, super-network."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +84,7 @@ class Session(Calibrated):
         micro_batch: sequences per forward pass.
         net: the super-network once it is made.
         table: the costs of all widths once they are measured (`session_table`).
+        plain_losses: calibration losses of candidates that were cut and not refitted, once measured.
     """
 
     saliency: str
@@ -93,6 +94,7 @@ class Session(Calibrated):
     threads: int
     net: Supernet | None = None
     table: SensitivityTable | None = None
+    plain_losses: dict[Architecture, float] = field(default_factory=dict, init=False)
 
     def machine(self) -> dict[str, Any]:
         """What `auto` and defaults came to here: device, dtype, threads, micro-batch and whether there is a BOS."""

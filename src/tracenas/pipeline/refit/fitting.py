@@ -46,8 +46,8 @@ RIDGES: Mapping[str, tuple[float, ...]] = {"mean": (1e-4, 1e-3, 1e-2, 1e-1), "ch
 _SCALES = {"mean": "the mean diagonal", "channel": "every channel's own diagonal"}
 _HELD_OUT = 6
 """Every sixth sequence (at least one) is held out when the aim is chosen."""
-_BLOCKS, _LEAST_BLOCKS = 5, 4
-"""Aims of sequential refits are compared on every fifth block, the first ones, and on as many at least."""
+_BLOCKS, _LEAST_BLOCKS, _WINDOWS = 5, 4, 8
+"""Aims of sequential refits are compared on a fifth of the blocks, at least 4, and on so many windows at most."""
 
 
 @dataclass(frozen=True)
@@ -140,8 +140,14 @@ def candidate_loss(
     tokens: torch.Tensor | None = None,
 ) -> float:
     """Loss of a candidate in the super-network on `tokens`, by default the calibration, nats per token."""
+    plain = how is None and tokens is None
+    if plain and arch in session.plain_losses:
+        return session.plain_losses[arch]
     with session.supernet().realise(arch, how) as model:
-        return perplexity(model, session.tokens if tokens is None else tokens, session.micro_batch).nll
+        loss = perplexity(model, session.tokens if tokens is None else tokens, session.micro_batch).nll
+    if plain:
+        session.plain_losses[arch] = loss
+    return loss
 
 
 def compensate(
@@ -192,7 +198,9 @@ def choose_aim(
     ridges = RIDGES[fit.scale] if ridge is None else (ridge,)
     if not len(tokens):
         return Aim(ridge or (DEFAULT_RIDGE if fit.scale == "mean" else ridges[0])), {}
-    until = None if fit.method == "ridge" else max(_LEAST_BLOCKS, -(-len(fit.arch.layers) // _BLOCKS))
+    until = None
+    if fit.method == "sequential":
+        until, held_out = max(_LEAST_BLOCKS, -(-len(fit.arch.layers) // _BLOCKS)), held_out[:_WINDOWS]
     losses: dict[Aim, float] = {}
     best = Aim(ridges[0])
     if len(ridges) > 1:
