@@ -82,7 +82,7 @@ class _Rest:
     """
 
     def __init__(self, moment: Tensor, weight: Tensor, owner: Tensor) -> None:
-        self.inverse, self.weight = _inverse(moment), weight
+        self.inverse, self.weight = torch.cholesky_inverse(torch.linalg.cholesky(moment)), weight
         self.factor = moment.new_empty(len(owner), len(owner))
         self.removed = 0
         units = int(owner.max()) + 1
@@ -119,10 +119,3 @@ class _Rest:
         """The next rows of P, to be written."""
         self.removed += count
         return self.factor[self.removed - count : self.removed]
-
-
-def _inverse(matrix: Tensor) -> Tensor:
-    """Of a symmetric positive definite matrix, by the inverse of its Cholesky factor."""
-    unit = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
-    lower: Tensor = torch.linalg.solve_triangular(torch.linalg.cholesky(matrix), unit, upper=False)
-    return lower.T @ lower
