@@ -99,12 +99,12 @@ def rises(
     for name in ("mlp", "uniform"):
         with suppress(UserError):
             compared[f"_{name}"] = ALLOCATIONS.get(name)(ranked, None).architecture
-    found: dict[str, float] = {}
+    figures: dict[str, float] = {}
     for suffix, one in compared.items():
-        found[f"predicted_rise{suffix}"] = predicted_rise(ranked, one)
+        figures[f"predicted_rise{suffix}"] = predicted_rise(ranked, one)
         if measured is not None and (rise := measured(one)) is not None:
-            found[f"measured_rise{suffix}"] = rise
-    return found
+            figures[f"measured_rise{suffix}"] = rise
+    return figures
 
 
 def one_shot_architecture(

@@ -113,7 +113,7 @@ def _ordering(
         raw = json.loads(metadata.get("importance", "{}"))
         return ordering, {(int(k.split(".")[0]), k.split(".")[1]): float(v) for k, v in raw.items()}
     if saliency in PREDICTED_RISES:
-        table = run_table(calibrated, micro_batch, compensated=saliency in FOR_REFITS, given=sensitivity)
+        table = run_table(calibrated, micro_batch, compensated=saliency in FOR_REFITS, file=sensitivity)
         per_unit, importance = as_saliency(table)
     else:
         rank = SALIENCIES.get(saliency)

@@ -84,30 +84,30 @@ def measured_table(
 
 
 def run_table(
-    calibrated: Calibrated, micro_batch: int, *, compensated: bool, given: Path | None = None
+    calibrated: Calibrated, micro_batch: int, *, compensated: bool, file: Path | None = None
 ) -> SensitivityTable:
-    """The table of a run, which it keeps: its own, else the one that is given, else measured now.
+    """The table of a run, which it keeps: its own, else that of a file, else measured now.
 
     Args:
         calibrated: with the model as it was loaded; without a run directory, nothing is read or kept.
         compensated: whether it is measured on the text that output projections are refitted on, in place of the
             calibration.
-        given: a table's file.
+        file: of a table.
 
     Raises:
         UserError: as `stored_table` and `measured_table`.
     """
     loaded, blocks = calibrated.loaded, calibrated.blocks
-    own = None if calibrated.run is None else calibrated.run / SENSITIVITY
-    if own is not None and own.is_file():
-        return stored_table(own, loaded, blocks)
-    if given is not None:
-        table = stored_table(given, loaded, blocks)
+    kept = None if calibrated.run is None else calibrated.run / SENSITIVITY
+    if kept is not None and kept.is_file():
+        return stored_table(kept, loaded, blocks)
+    if file is not None:
+        table = stored_table(file, loaded, blocks)
     else:
         tokens = compensation_text(calibrated, keep=True).tokens if compensated else calibrated.tokens
         table = measured_table(loaded, blocks, tokens, micro_batch, calibrated.seed)
-    if own is not None:
-        table.save(own)
+    if kept is not None:
+        table.save(kept)
     return table
 
 

@@ -52,16 +52,16 @@ def run_starts(session: Session, config: SearchConfig) -> Starts:
     if path.is_file():
         stored = {name: Architecture.from_json(one, where=f"{path}: {name}") for name, one in read_json(path).items()}
         return Starts({name: session.space.validate(arch, where=str(path)) for name, arch in stored.items()}, ranked)
-    found: dict[str, Architecture] = {}
+    architectures: dict[str, Architecture] = {}
     for name in config.starts:
         if name in SOLVED and ranked is None:
             continue
         try:
-            found[name] = STARTS.get(name)(ranked or ranked_units(session.target, {}, {}), None).architecture
+            architectures[name] = STARTS.get(name)(ranked or ranked_units(session.target, {}, {}), None).architecture
         except UserError as error:
             print(f"start {name} is left out: {error}", file=sys.stderr)
-    write_json(path, {name: arch.to_json() for name, arch in found.items()})
-    return Starts(found, ranked)
+    write_json(path, {name: arch.to_json() for name, arch in architectures.items()})
+    return Starts(architectures, ranked)
 
 
 def ranked_by_table(session: Session, table: SensitivityTable) -> Ranked:
@@ -81,7 +81,7 @@ def _table(session: Session, config: SearchConfig, begun: bool) -> SensitivityTa
     if not stored and not scored and (begun or not solved):
         return None
     try:
-        return run_table(session, session.micro_batch, compensated=refits(config) or scored, given=config.sensitivity)
+        return run_table(session, session.micro_batch, compensated=refits(config) or scored, file=config.sensitivity)
     except UserError as error:
         if stored or scored or config.start != "auto" or config.sensitivity is not None:
             raise

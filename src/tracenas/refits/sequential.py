@@ -260,8 +260,8 @@ class _BlockFit:
         gap = gap.to(torch.promote_types(gap.dtype, torch.float32))
         for sub in earlier:
             name = sub.spec.name
-            known = self._known[name][self._place].flatten(0, -2) if name in self._known else 0
-            gap = gap + self.targets.contributions[name][self._place] - seen.get(name, known)
+            before = self._known[name][self._place].flatten(0, -2) if name in self._known else 0
+            gap = gap + self.targets.contributions[name][self._place] - seen.get(name, before)
         return aim.drift * gap
 
 

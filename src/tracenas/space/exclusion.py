@@ -51,8 +51,8 @@ def _named(part: str, layers: Sequence[LayerSpec]) -> list[tuple[int, str]]:
             raise UserError(f"exclude '{part}': the model has {depth} blocks; accepted: {-depth} to {depth - 1}")
         blocks = range(first % depth, last % depth + 1)
     present = [(i, s.name) for i in blocks for s in layers[i].sub_blocks if s.units]
-    found = [key for key in present if match["sub"] in (None, key[1])]
-    if not found:
+    matching = [key for key in present if match["sub"] in (None, key[1])]
+    if not matching:
         names = ", ".join(dict.fromkeys(name for _, name in present)) or "no sub-block (a checkpoint pruned before)"
         raise UserError(f"exclude '{part}': there is {names}")
-    return found
+    return matching

@@ -61,12 +61,12 @@ def sensitivity_chart(run: RunData, best: JournalCandidate, key: str) -> Markup:
     scale, names, cells, outlines = cost_scale(run), layer_names(best.architecture), [], []
     for place, (index, costs) in enumerate(rows):
         kept = dict(best.architecture.layers[index].kept)[key]
-        for width, found, box in _cells(costs, kept, frame, frame.top + cell_h * place, cell_h):
+        for width, chosen, box in _cells(costs, kept, frame, frame.top + cell_h * place, cell_h):
             what = f"{width:,} of {costs.widths[-1]:,} {UNIT_NAMES[key]}" if width else "bypassed"
             rise = costs.at(width)
-            tip = f"layer {names[index]}, {what}: {decimal(rise, 3)} nats{', found' if found else ''}"
+            tip = f"layer {names[index]}, {what}: {decimal(rise, 3)} nats{', found' if chosen else ''}"
             cells.append(heat_cell(box, scale.share(rise), key, tip))
-            outlines += [rect(*box, "choice")] if found else []
+            outlines += [rect(*box, "choice")] if chosen else []
     step = max(1, math.ceil(15 / cell_h))
     labels = [
         text(frame.left - 7, frame.top + cell_h * (place + 0.5) + 4, names[index], "tick", "end")
@@ -92,8 +92,8 @@ def _cells(costs: WidthCosts, kept: int, frame: Frame, top: float, height: float
     yield 0, kept == 0, (frame.left, top, BYPASS - 6, height - gap)
     for before, width in itertools.pairwise(widths[round(step)] for step in steps):
         left, right = (_x(frame, count / widths[-1]) for count in (before, width))
-        found = before < kept <= width
-        yield kept if found and kept in widths else width, found, (left, top, right - left - gap, height - gap)
+        chosen = before < kept <= width
+        yield kept if chosen and kept in widths else width, chosen, (left, top, right - left - gap, height - gap)
 
 
 def _x(frame: Frame, share: float) -> float:
