@@ -4,7 +4,7 @@
 
 Each case is a valid file with a few mutations: bytes, numbers and lengths where the format has them, values and
 keys of its JSON. It is read in this process as the commands read it. A case fails if it raises anything but
-`UserError`, if that has more than one line, or if memory grows by more than 256 MiB. Case N of a reader depends on
+`UserError`, if that says nothing, or if memory grows by more than 256 MiB. Case N of a reader depends on
 the seed and N alone: `--reader NAME --first N --count 1` repeats it. Prints one JSON line per reader; exit 1 if a
 case failed.
 """
@@ -418,8 +418,8 @@ def fuzz(name: str, *, seed: int, count: int, first: int = 0) -> dict[str, Any]:
                 read += 1
             except UserError as error:
                 refused += 1
-                if "\n" in str(error).strip() or not str(error).strip():
-                    failures.append({"case": number, "error": f"not one line: {error}"})
+                if not str(error).strip():
+                    failures.append({"case": number, "error": "says nothing"})
             except BaseException as error:
                 if isinstance(error, KeyboardInterrupt):
                     raise

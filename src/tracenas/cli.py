@@ -14,7 +14,7 @@ import click
 
 from tracenas.commands import COMMANDS, Command
 from tracenas.error_log import ERROR_LOG, error_log, log_beside, traceback_place
-from tracenas.errors import CheckFailed, UserError, first_line
+from tracenas.errors import CheckFailed, UserError, catchable, first_line
 from tracenas.process import discard_output, disk_failures, is_first, terminable
 from tracenas.registry import did_you_mean
 
@@ -100,7 +100,7 @@ def _command(name: str, command: Command) -> click.Command:
         here = _values(kind, arguments, stored, options)
         settings = configs.build(kind, {**stored, **here}, inherited=stored.keys() - here.keys())
         first = is_first(name, tuple(n for n, c in COMMANDS.items() if c.parallel))
-        with error_log(_log_path(command, settings)), disk_failures():
+        with error_log(_log_path(command, settings)), disk_failures(), catchable():
             result = command(settings)
             if first and json_output:
                 click.echo(json.dumps(result.to_json(), allow_nan=False))

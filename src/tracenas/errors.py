@@ -3,8 +3,10 @@
 import errno
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-__all__ = ["CheckFailed", "UserError", "disk_trouble", "first_line", "one_line", "system_error"]
+__all__ = ["CheckFailed", "UserError", "catchable", "disk_trouble", "first_line", "one_line", "system_error"]
 
 _SYSTEM_ERROR = re.compile(r"\(os error (\d+)\)")
 _SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")
@@ -14,8 +16,11 @@ class UserError(Exception):
     """The user's input is wrong: one clear line saying what, where, and what would be accepted.
 
     The command line prints the message without a traceback and exits with status 2. Everything else that
-    escapes is a defect of ours (exit status 1).
+    escapes is a defect of ours (exit status 1). A name or a library's words that have line breaks lose them.
     """
+
+    def __str__(self) -> str:
+        return " ".join(super().__str__().splitlines())
 
 
 class CheckFailed(Exception):
@@ -23,6 +28,21 @@ class CheckFailed(Exception):
 
     The command line prints the message without a traceback and exits with status 1.
     """
+
+
+@contextmanager
+def catchable() -> Iterator[None]:
+    """Make a panic of a library in Rust (tokenizers), which no `except Exception` sees, an ordinary error.
+
+    Raises:
+        RuntimeError: with what the panic says.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # pyo3 has no name for it that could be imported
+            raise
+        raise RuntimeError(str(error)) from error
 
 
 def first_line(error: BaseException) -> str:

@@ -191,8 +191,13 @@ def test_the_reason_reaches_who_needs_the_tokenizer(base: Path, damage: Any, rea
 
 def test_a_damaged_tokenizer_json_is_refused(base: Path) -> None:
     byte_level(base)
+    text = (base / "tokenizer.json").read_text()
     (base / "tokenizer.json").write_text('{"model": ')
     with pytest.raises(UserError, match="tokenizer.json cannot be read: "):
+        load(str(base), device="cpu")
+    broken = json.loads(text) | {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}}
+    (base / "tokenizer.json").write_text(json.dumps(broken))
+    with pytest.raises(UserError, match="tokenizer.json cannot be read: .*precompiled_charsmap"):  # a panic in Rust
         load(str(base), device="cpu")
 
 

@@ -155,3 +155,15 @@ def test_a_vocabulary_without_the_unknown_token_refuses_in_one_line(tmp_path: Pa
     path.write_text("text\none two\ntwo three\n")
     with pytest.raises(UserError, match=r"'.*a\.csv', line 3: the tokenizer refuses it: .*UNK"):
         list(encode(documents(str(path)), PreTrainedTokenizerFast(tokenizer_object=words)))
+
+
+def test_a_document_that_makes_the_tokenizer_panic_is_told_with_its_row(tmp_path: Path) -> None:
+    from tokenizers import Regex, Tokenizer, models, normalizers
+    from transformers import PreTrainedTokenizerFast
+
+    giving_up = Tokenizer(models.BPE({"a": 0, "!": 1}, []))
+    giving_up.normalizer = normalizers.Replace(Regex("(a+)+$"), "a")
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in ("aaa", "a" * 40 + "!")))
+    with pytest.raises(UserError, match=r"'.*a\.jsonl', line 2: the tokenizer refuses it: .*retry-limit"):
+        list(encode(documents(str(path)), PreTrainedTokenizerFast(tokenizer_object=giving_up)))

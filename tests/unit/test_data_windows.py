@@ -46,6 +46,20 @@ def test_told_by_what_the_tokenizer_adds(tokenizer, bos_tokenizer) -> None:
         added_bos(adding(bos_tokenizer, "<s> </s> $A"))
 
 
+def test_a_tokenizer_that_refuses_what_it_is_asked() -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(models.WordLevel({"one": 0}, unk_token="<unk>"))  # an exception
+    nothing = Tokenizer(models.BPE({"a": 0}, []))
+    nothing.pre_tokenizer = pre_tokenizers.FixedLength(0)  # a panic
+    for backend in (words, nothing):
+        refusing = PreTrainedTokenizerFast(tokenizer_object=backend)
+        with pytest.raises(UserError, match="the tokenizer refuses it: "):
+            window_start("a.txt", refusing)
+        assert window_start("a.txt", refusing, "off") == WindowStart(None, carried=False)
+
+
 def test_rules(tokenizer, bos_tokenizer) -> None:
     named = adding(bos_tokenizer, "$A")
     assert window_start("a.txt", named) == WindowStart(None, carried=False)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tiny import save_tiny
 
-from tracenas.errors import UserError, first_line, one_line
+from tracenas.errors import UserError, catchable, first_line, one_line
 
 
 @pytest.mark.parametrize(
@@ -24,6 +24,20 @@ from tracenas.errors import UserError, first_line, one_line
 )
 def test_in_one_line(error: Exception, first: str, line: str) -> None:
     assert (first_line(error), one_line(error)) == (first, line)
+
+
+def test_a_message_is_one_line_whatever_it_quotes() -> None:
+    assert str(UserError("model a\nb\u2028c: no such directory")) == "model a b c: no such directory"
+
+
+def test_a_panic_is_an_error_and_an_interrupt_is_not() -> None:
+    class PanicException(BaseException):
+        """As pyo3 raises it."""
+
+    with pytest.raises(RuntimeError, match="index out of bounds"), catchable():
+        raise PanicException("index out of bounds")
+    with pytest.raises(KeyboardInterrupt), catchable():
+        raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize(

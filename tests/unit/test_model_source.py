@@ -10,9 +10,11 @@ from safetensors.torch import load_file, save_file
 from tiny import tiny_model
 
 from tracenas.errors import UserError
+from tracenas.families import FAMILIES
+from tracenas.models.checkpoints.base_files import BaseFiles
 from tracenas.models.checkpoints.headers import read_header
-from tracenas.models.checkpoints.loading import load
-from tracenas.models.checkpoints.source import open_source
+from tracenas.models.checkpoints.loading import LoadedModel, load
+from tracenas.models.checkpoints.source import ModelSource, open_source
 
 
 @pytest.fixture
@@ -106,6 +108,19 @@ def test_weights_in_another_form_are_refused_when_the_model_is_opened(
         (folder / name).write_bytes(content)
     with pytest.raises(UserError, match=f"no model.safetensors; only safetensors is accepted .*{told}"):
         open_source(str(folder))
+
+
+def test_a_link_that_leads_nowhere_is_told(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors").symlink_to("../blobs/0f3a")
+    with pytest.raises(UserError, match=r"model\.safetensors is a link to \.\./blobs/0f3a, which is not there"):
+        open_source(str(folder))
+
+
+def test_an_empty_list_of_eos_tokens_names_none() -> None:
+    source = ModelSource("m", None, {"eos_token_id": []}, FAMILIES.get("llama"))
+    with pytest.raises(UserError, match="neither tokenizer nor config.json names an EOS token"):
+        _ = LoadedModel(source, None, None, BaseFiles(Path())).eos
 
 
 def test_whatever_else_lies_beside_the_weights_is_not_read(folder: Path) -> None:

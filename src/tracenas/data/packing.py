@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tracenas.errors import UserError, first_line
+from tracenas.errors import UserError, catchable, first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -65,7 +65,8 @@ def encode(documents: Iterable[str], tokenizer: "PreTrainedTokenizerBase") -> It
 def refusals(what: str, where: str) -> Iterator[None]:
     """Whatever the code of a tokenizer or chat template raises becomes one line that names the row."""
     try:
-        yield
+        with catchable():
+            yield
     except UserError:
         raise
     except Exception as error:
@@ -155,6 +156,7 @@ def _batches(documents: Iterable[str]) -> Iterator[list[str]]:
         yield batch
 
 
+@catchable()
 def _token_ids(texts: list[str], tokenizer: "PreTrainedTokenizerBase") -> list[NDArray[np.int64]]:
     # verbose=False: no warning that a text is longer than the model's window, which is what packing is for.
     encoded = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
+from tracenas.data.packing import refusals
 from tracenas.data.sources import is_tokens
 from tracenas.data.tokens import load_tokens, noted_bos
 from tracenas.errors import UserError
@@ -59,11 +60,12 @@ def added_bos(tokenizer: "PreTrainedTokenizerBase") -> int | None:
     """The token that the tokenizer puts before every text by itself, None if it puts none.
 
     Raises:
-        UserError: it puts several.
+        UserError: it puts several, or refuses a text.
     """
-    plain, special = (
-        list(tokenizer(_PROBE, add_special_tokens=added, verbose=False)["input_ids"]) for added in (False, True)
-    )
+    with refusals("tokenizer", f"'{_PROBE}', to see whether a BOS is added (bos=off: none)"):
+        plain, special = (
+            list(tokenizer(_PROBE, add_special_tokens=added, verbose=False)["input_ids"]) for added in (False, True)
+        )
     if not plain:  # no token of the probe is in the vocabulary
         return tokenizer.bos_token_id if special and special[0] == tokenizer.bos_token_id else None
     places = range(len(special) - len(plain) + 1)

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from tracenas.data.packing import refusals
 from tracenas.data.windows import BosRule, added_bos
-from tracenas.errors import UserError
+from tracenas.errors import UserError, catchable
 from tracenas.evaluation.likelihood import Answer, capability, log_likelihoods
 
 __all__ = ["LanguageModel", "shared"]
@@ -61,7 +61,8 @@ class LanguageModel(HFLM):  # type: ignore[misc]
         def checked(requests: Any) -> Any:
             self._tasks = [str(request.task_name) for request in requests]
             try:
-                return answer(requests, *args, **kwargs)
+                with catchable():
+                    return answer(requests, *args, **kwargs)
             except Exception:
                 for request in requests:
                     with refusals("tokenizer", f"task {request.task_name}, question {request.doc_id + 1}"):

@@ -87,6 +87,8 @@ def stored_tensors(directory: Path) -> dict[str, StoredTensor]:
 def _instead(directory: Path) -> str:
     """What lies there in place of it, the likeliest first."""
     names = sorted(p.name for p in directory.glob("*"))
+    if link := next((p for p in (directory / SINGLE_FILE, directory / INDEX_FILE) if p.is_symlink()), None):
+        return f" ({link.name} is a link to {link.readlink()}, which is not there)"
     pickles = ("pytorch_model*.bin", "*.pth", "*.pt", "*.bin")
     if pickled := next((n for pattern in pickles for n in names if fnmatch(n, pattern)), None):
         return f" ({pickled} is a pickle, which is never read; convert it)"

@@ -94,7 +94,7 @@ class LoadedModel:
         if token is None:
             token = self.source.config.get("eos_token_id")
         if isinstance(token, list):
-            token = token[0]
+            token = next(iter(token), None)
         if token is None:
             raise UserError(f"model {self.source.name}: neither tokenizer nor config.json names an EOS token")
         return int(token)

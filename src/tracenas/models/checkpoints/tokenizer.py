@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from tracenas.errors import UserError
+from tracenas.errors import UserError, catchable
 from tracenas.models.checkpoints.base_files import has_vocabulary
 from tracenas.models.checkpoints.source import ModelSource
 
@@ -29,14 +29,16 @@ def load_tokenizer(source: ModelSource, directory: Path, trust_remote_code: bool
         return None, "tokenizer_config.json is there, but no vocabulary (tokenizer.json and the like)" * settings
     name, file = str(source.path or source.name), directory / "tokenizer.json"
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
+        with catchable():
+            tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
     except Exception as error:  # the tokenizers library raises plain Exception
         if "trust_remote_code" in str(error):
             return None, "it runs code of its own (auto_map in its files): read it, then give --trust-remote-code"
         if not file.is_file():
             return None, f"its files cannot be read: {' '.join(str(error).split())[:240] or type(error).__name__}"
         try:  # the class that the files name may be for another form of vocabulary
-            return PreTrainedTokenizerFast.from_pretrained(name), ""
+            with catchable():
+                return PreTrainedTokenizerFast.from_pretrained(name), ""
         except Exception as damage:
             reason = " ".join(str(damage).split())[:240]
             raise UserError(f"model {source.name}: tokenizer.json cannot be read: {reason}") from error
