@@ -126,13 +126,46 @@ def test_tables_are_written_and_read(home: Path, tmp_path: Path, capsys: pytest.
     assert all(np.array_equal(again[name], tensor) for name, tensor in table.items())
 
 
+def test_a_table_serves_other_quanta(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Method mlp has quanta of 8, tables have them of 32 where nothing is asked for."""
+    coarse, default = tmp_path / "coarse.safetensors", [a for a in SETTINGS if a not in ("--channel-quantum", "8")]
+    few = [str(home / "llama"), "--data", str(home / "text.txt"), "--samples", "64", *default]
+    assert printed(capsys, ["sensitivity", *few, "--out", str(coarse)])["sub_blocks"][1]["widths"] == [0, 32, 64, 96]
+    argv = [a for a in prune(home, tmp_path / "a", "--method", "mlp") if a not in ("--channel-quantum", "8")]
+    made = printed(capsys, [*argv, "--sensitivity", str(coarse), "--params", "70%"])["one_shot"]
+    assert made["mlp_width"] % 32 and made["predicted_rise"] == made["predicted_rise_mlp"] > 0
+    solved = printed(capsys, prune(home, tmp_path / "b", "--method", "fisher", "--sensitivity", str(coarse)))
+    assert 0 < solved["one_shot"]["predicted_rise"] < solved["one_shot"]["predicted_rise_mlp"]
+
+
+def test_plans_know_what_a_table_predicts(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = tmp_path / "table.safetensors"
+    assert invoke(measure(home, table, "--samples", "64")) == 0
+    made = printed(capsys, prune(home, tmp_path / "out", "--method", "fisher", "--sensitivity", str(table)))["one_shot"]
+    plan = ["plan", str(home / "llama"), "--no-timing", "--channel-quantum", "8", "--sensitivity", str(table)]
+    planned = printed(capsys, [*plan, "--params", "60%"])["predicted"]
+    for name in ("predicted_rise", "predicted_rise_mlp", "predicted_rise_uniform", "solver_gap"):
+        assert planned[name] == made[name]
+    written = json.loads((tmp_path / "out" / "architecture.json").read_text())["architecture"]
+    assert planned["architecture"] == written
+    capsys.readouterr()
+    assert invoke([*plan, "--params", "60%"]) == 0
+    text = capsys.readouterr().out
+    assert "closed form" in text and "MLPs alone" in text and "whether its weights are" in text
+    assert "sensitivity need params" in refused(capsys, plan)
+    assert "of another space: block 0, attention has 2 kv_heads" in refused(
+        capsys, [*plan, "--params", "60%", "--kv-groups"]
+    )
+
+
 def test_tables_of_other_models_are_refused(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "table.safetensors"
     assert invoke(measure(home, out, "--samples", "64")) == 0
     use = ("--method", "fisher", "--sensitivity", str(out))
     assert "of another model" in refused(capsys, prune(home, tmp_path / "a", *use, model="olmo2"))
-    other = prune(home, tmp_path / "b", *use, "--channel-quantum", "16")
-    assert "of another space: block 0, mlp has other widths" in refused(capsys, other)
+    assert "of another space: block 0, attention has 2 kv_heads" in refused(
+        capsys, prune(home, tmp_path / "b", *use, "--kv-groups")
+    )
     wrong = prune(home, tmp_path / "c", "--method", "wanda", "--sensitivity", str(out))
     assert "sensitivity is not used here" in refused(capsys, wrong)
     assert "ends in .safetensors" in refused(capsys, measure(home, tmp_path / "x.bin"))

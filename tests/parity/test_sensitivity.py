@@ -14,11 +14,14 @@ from torch import Tensor
 from tracenas.errors import UserError
 from tracenas.families import FAMILIES, Options, config_family
 from tracenas.refits.penalty import per_channel
+from tracenas.saliency.allocation import Ranked
+from tracenas.saliency.allocation.solver import predicted_rises as solver_rises
 from tracenas.saliency.sensitivity.fisher import fisher_matrices
 from tracenas.saliency.sensitivity.measuring import measure_sensitivity
 from tracenas.saliency.sensitivity.moments import input_moments
 from tracenas.saliency.sensitivity.rises import metric_root, predicted_rises
 from tracenas.saliency.sensitivity.table import SensitivityTable
+from tracenas.space.search_space import SearchSpace
 
 pytestmark = pytest.mark.parity
 
@@ -191,6 +194,37 @@ def test_tables_of_every_family(kind: str, kv_groups: bool) -> None:
             assert [m.tokens for m in moments[key]] == [len(rows) for rows in outputs]
 
 
+@pytest.mark.parametrize("kind", ["llama", "mixtral", "t5"])
+def test_tables_serve_other_quanta(kind: str) -> None:
+    """Between a coarse table's widths costs fall, near those of smaller steps, and the solver reads the same."""
+    model, fine, tokens = setting(kind)
+    config = model.config.to_dict()
+    source = config_family(config)
+    coarse = source.blocks(config, Options(channel_quantum=32))
+    space = SearchSpace(tuple(b.spec for b in fine), source.outside(config), None, "sublayer")
+
+    def measured(blocks: Any) -> SensitivityTable:
+        return measure_sensitivity(model, blocks, tokens, 4, torch.Generator().manual_seed(2))
+
+    table, exact = measured(coarse), measured(fine)
+    groups = {(i, s.spec.name): s.groups for i, block in enumerate(fine) for s in block.sub_blocks}
+    saliency = {key: one.saliency for key, one in table.costs.items()}
+    costs = solver_rises(Ranked(space, saliency, groups, {key: one.at(0) for key, one in table.costs.items()}))
+    between = 0
+    for (index, name), one in table.costs.items():
+        widths = exact.costs[index, name].widths.tolist()
+        found = [one.at(width) for width in widths]
+        assert costs[index, name] == found
+        assert (np.diff(found) < 0).all()
+        inner = slice(widths.index(one.widths[1]), -1)  # below it the units of a third go in one step
+        ratio = np.array(found[inner]) / exact.costs[index, name].rise[inner]
+        assert (ratio > 0.9).all() and (ratio < 1.5).all()
+        between += len(set(widths) - set(one.widths.tolist()))
+    assert between >= 12
+    with pytest.raises(ValueError, match="no width"):
+        one.at(len(one.saliency) + 1)
+
+
 def outputs_by_hand(model: Any, block: Any, sub: Any, tokens: Tensor) -> list[Tensor]:
     """What the output projection gives, float64 [tokens, D], of every expert that has one."""
     from tracenas.models.functionals.loss import hidden_states
@@ -229,12 +263,18 @@ def test_saved_tables_are_checked(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="of another tokenizer"):
         SensitivityTable.load(tmp_path / "a.safetensors", blocks, {**origin, "tokenizer": "x"})
     wider = config_family(model.config.to_dict()).blocks(model.config.to_dict(), Options(channel_quantum=16))
-    with pytest.raises(UserError, match="another space: block 0, mlp has other widths"):
-        SensitivityTable.load(tmp_path / "a.safetensors", wider, origin)
+    assert SensitivityTable.load(tmp_path / "a.safetensors", wider, origin).costs.keys() == measured.costs.keys()
+    with pytest.raises(UserError, match="another space: block 1, (attention|mlp) has no units here"):
+        SensitivityTable.load(tmp_path / "a.safetensors", blocks[:1], origin)
     grouped = config_family(model.config.to_dict()).blocks(model.config.to_dict(), Options(kv_groups=True))
     with pytest.raises(UserError, match="another space: block 0, attention has 2 kv_heads here"):
         SensitivityTable.load(tmp_path / "a.safetensors", grouped, origin)
     key, one = next(iter(measured.costs.items()))
+    for end in (slice(1, None), slice(-1)):
+        short = replace(one, widths=one.widths[end], rise=one.rise[end])
+        SensitivityTable({**measured.costs, key: short}, origin).save(tmp_path / "short.safetensors")
+        with pytest.raises(UserError, match=f"block {key[0]}, {key[1]}: widths and costs differ"):
+            SensitivityTable.load(tmp_path / "short.safetensors", blocks, origin)
     for field in ("saliency", "rise"):
         broken = replace(one, **{field: getattr(one, field) * np.nan})
         SensitivityTable({**measured.costs, key: broken}, origin).save(tmp_path / "nan.safetensors")

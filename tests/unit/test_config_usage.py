@@ -41,6 +41,7 @@ IGNORED: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("ScoreConfig", {"model": "m", "arch": "a", "data": "d", "proxy": "kl"}, {"rank": "8"}, "traces"),
     ("ScoreConfig", {"model": "m", "arch": "a", "data": "d"}, {"ridge": 0.1}, "a refit"),
     ("PlanConfig", {"model": "m"}, {"tolerance": 0.1}, "params"),
+    ("PlanConfig", {"model": "m"}, {"sensitivity": "s"}, "params"),
     ("PlanConfig", {"model": "m", "no_timing": True}, {"threads": 2}, "estimate of time"),
     ("PlanConfig", {"model": "m", "proxy": "loss"}, {"rank": "8"}, "traces"),
     ("PruneConfig", ARCH, {"tolerance": 0.1}, "method"),

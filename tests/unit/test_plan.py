@@ -4,8 +4,10 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tiny import angle_flops
 
@@ -13,6 +15,8 @@ from tracenas.commands.plan.command import plan
 from tracenas.config import PlanConfig
 from tracenas.demo import model_path
 from tracenas.errors import UserError
+from tracenas.models.checkpoints.source import open_source
+from tracenas.saliency.sensitivity.table import SensitivityTable, WidthCosts
 
 DEMO = str(model_path())
 
@@ -21,10 +25,23 @@ def planned(**settings: Any) -> Any:
     return plan(PlanConfig(**{"model": DEMO, "no_timing": True, "proxy": "phi", **settings}))
 
 
-def test_without_timing_torch_is_not_imported() -> None:
+def test_without_timing_torch_is_not_imported(tmp_path: Path) -> None:
+    table = str(tmp_path / "table.safetensors")
+    rng = np.random.default_rng(0)
+    costs = {
+        (index, spec.name): WidthCosts(
+            rise := np.arange(1, spec.units + 1) * rng.random() / spec.units,
+            np.array([0, spec.units]),
+            np.array([rise[-1], 0.0]),
+        )
+        for index, layer in enumerate(open_source(DEMO).space().layers)
+        for spec in layer.sub_blocks
+    }
+    SensitivityTable(costs).save(Path(table))
     code = (
         "import sys\nfrom tracenas.cli import invoke\n"
-        f"assert invoke(['plan', {DEMO!r}, '--params', '60%', '--no-timing', '--json']) == 0\n"
+        f"argv = ['plan', {DEMO!r}, '--params', '60%', '--no-timing', '--sensitivity', {table!r}, '--json']\n"
+        "assert invoke(argv) == 0\n"
         "assert 'torch' not in sys.modules, 'torch was imported'\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -34,10 +51,12 @@ def test_without_timing_torch_is_not_imported() -> None:
     assert found["feasible"]["base"] == 2_869_920
     assert found["budget"]["lower"] <= found["uniform"]["params"] <= found["budget"]["limit"]
     assert found["time"] is None
+    predicted = found["predicted"]
+    assert 0 < predicted["predicted_rise"] < min(predicted["predicted_rise_mlp"], predicted["predicted_rise_uniform"])
+    assert found["budget"]["lower"] <= predicted["params"] <= found["budget"]["limit"]
 
 
 def test_counts_are_those_of_the_uniform_architecture() -> None:
-    from tracenas.models.checkpoints.source import open_source
     from tracenas.space.constraints import Budget, parse_size
 
     found = planned(params="50%", seq_len=128)
@@ -86,7 +105,6 @@ def test_what_a_search_would_refuse_is_refused(settings: dict[str, Any], message
 
 
 def test_passes_on_a_cpu_are_as_large_as_their_activations_allow() -> None:
-    from tracenas.models.checkpoints.source import open_source
     from tracenas.pipeline.target import unit_options
     from tracenas.scoring.workload import default_micro_batch
 
@@ -119,7 +137,6 @@ def test_work_is_what_torch_counts() -> None:
     import torch
 
     from tracenas.models.checkpoints.loading import load
-    from tracenas.models.checkpoints.source import open_source
     from tracenas.models.surgery.ordering import Ordering
     from tracenas.models.surgery.supernet import Supernet
     from tracenas.proxies import PROXIES
@@ -170,7 +187,6 @@ def test_work_of_experts_is_what_torch_counts(rank: int) -> None:
 
 def test_elementwise_work_goes_by_the_widths() -> None:
     """Per token: 30 hidden widths a sub-block, 18 q, k and v, 8 head outputs, 14 channels, 12 vocabularies."""
-    from tracenas.models.checkpoints.source import open_source
     from tracenas.scoring.workload import Shape, workload
 
     source = open_source(DEMO)
@@ -211,7 +227,6 @@ def test_memory_of_a_pass_goes_by_the_widths(rank: int | None, attention: int, m
 
     Without a backward pass only the largest sub-block's; beside it three chunks of logits and two hidden states.
     """
-    from tracenas.models.checkpoints.source import open_source
     from tracenas.scoring.workload import Shape, memory
 
     source = open_source(DEMO)

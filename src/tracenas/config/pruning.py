@@ -22,7 +22,7 @@ class PlanConfig(SpaceConfig, TracedConfig):
     without = ("seed", "trust_remote_code")
     uses = (
         TRACED,
-        Use(("tolerance",), "params", lambda c: c.params is not None),
+        Use(("tolerance", "sensitivity"), "params", lambda c: c.params is not None),
         Use(("threads",), "the estimate of time", lambda c: not c.no_timing),
     )
 
@@ -35,6 +35,9 @@ class PlanConfig(SpaceConfig, TracedConfig):
     samples: int = Field(16, ge=1, description="Calibration sequences.")
     seq_len: int | None = Field(None, ge=2, description="Tokens per sequence.")
     proxy: fields.Proxy = "auto"
+    sensitivity: Path | None = Field(
+        None, description="Table of tracenas sensitivity: says what the budget is predicted to cost."
+    )
     no_timing: bool = Field(False, description="Leave out the estimate of time (which imports torch).")
 
 

@@ -1,26 +1,21 @@
 """Pruning without search: a method's saliency and allocation on a session's model and calibration."""
 
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 
 from tracenas.config import OneShotSettings
-from tracenas.errors import UserError
-from tracenas.families import Key
 from tracenas.models.checkpoints.loading import LoadedModel
 from tracenas.models.surgery.ordering import Ordering
 from tracenas.pipeline.method import find_method
+from tracenas.pipeline.rises import ranked_units, rises
 from tracenas.pipeline.session import Session
 from tracenas.pipeline.target import PruningTarget
 from tracenas.rundir import read_json, write_json
 from tracenas.saliency import PREDICTED_RISES, SALIENCIES
-from tracenas.saliency.allocation import ALLOCATIONS, Allocated, Ranked
-from tracenas.saliency.allocation.ranked import Scores
-from tracenas.saliency.allocation.solver import predicted_rise
+from tracenas.saliency.allocation import ALLOCATIONS, Allocated
 from tracenas.space.architecture import Architecture
 
 __all__ = [
@@ -31,8 +26,6 @@ __all__ = [
     "one_shot",
     "one_shot_architecture",
     "rank_units",
-    "ranked_units",
-    "rises",
     "stored_anchor",
 ]
 
@@ -82,29 +75,6 @@ def one_shot(session: Session, config: OneShotSettings) -> OneShot:
     facts = {"method": config.method, "saliency": config.saliency, "allocation": config.allocation}
     predicted = rises(ranked, allocated.architecture) if config.saliency in PREDICTED_RISES else {}
     return OneShot(allocated.architecture, {**facts, **allocated.facts, **predicted})
-
-
-def rises(
-    ranked: Ranked, arch: Architecture, measured: Callable[[Architecture], float | None] | None = None
-) -> dict[str, float]:
-    """The predicted rise of the loss, nats per token: of an architecture, of equal MLPs and of equal ratios.
-
-    The last two where they can meet the budget.
-
-    Args:
-        ranked: with saliencies that are predicted rises.
-        measured: the rise that was measured of an architecture, beside it; None where there is none.
-    """
-    compared = {"": arch}
-    for name in ("mlp", "uniform"):
-        with suppress(UserError):
-            compared[f"_{name}"] = ALLOCATIONS.get(name)(ranked, None).architecture
-    figures: dict[str, float] = {}
-    for suffix, one in compared.items():
-        figures[f"predicted_rise{suffix}"] = predicted_rise(ranked, one)
-        if measured is not None and (rise := measured(one)) is not None:
-            figures[f"measured_rise{suffix}"] = rise
-    return figures
 
 
 def one_shot_architecture(
@@ -164,19 +134,3 @@ def allocate_budget(
         UserError: if the saliencies are not finite, or as `one_shot`.
     """
     return ALLOCATIONS.get(allocation)(ranked_units(target, ordering.saliency, importance), gamma)
-
-
-def ranked_units(target: PruningTarget, saliency: Mapping[Key, Scores], importance: Importance) -> Ranked:
-    """What an allocation is told.
-
-    Args:
-        saliency: float64 [units] per sub-block, by base id; empty for allocations that need none.
-
-    Raises:
-        UserError: if the saliencies are not finite.
-    """
-    for key, value in saliency.items():
-        if not np.isfinite(value).all():
-            raise UserError(f"block {key[0]}, {key[1]}: saliencies are not finite; try dtype=fp32")
-    groups = {(i, s.spec.name): s.groups for i, block in enumerate(target.blocks) for s in block.sub_blocks}
-    return Ranked(target.space, saliency, groups, importance)

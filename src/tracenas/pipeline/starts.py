@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from tracenas.config import SearchConfig
 from tracenas.config.usage import reads_widths, refits
 from tracenas.errors import UserError
-from tracenas.pipeline.one_shot import ranked_units
+from tracenas.pipeline.rises import ranked_by_table, ranked_units
 from tracenas.pipeline.run_directory import SENSITIVITY
 from tracenas.pipeline.sensitivity import run_table
 from tracenas.pipeline.session import Session
@@ -48,7 +48,7 @@ def run_starts(session: Session, config: SearchConfig) -> Starts:
     assert session.run is not None
     path = session.run / START
     session.table = table = _table(session, config, begun=path.is_file())
-    ranked = None if table is None else ranked_by_table(session, table)
+    ranked = None if table is None else ranked_by_table(session.target, table)
     if path.is_file():
         stored = {name: Architecture.from_json(one, where=f"{path}: {name}") for name, one in read_json(path).items()}
         return Starts({name: session.space.validate(arch, where=str(path)) for name, arch in stored.items()}, ranked)
@@ -62,12 +62,6 @@ def run_starts(session: Session, config: SearchConfig) -> Starts:
             print(f"start {name} is left out: {error}", file=sys.stderr)
     write_json(path, {name: arch.to_json() for name, arch in architectures.items()})
     return Starts(architectures, ranked)
-
-
-def ranked_by_table(session: Session, table: SensitivityTable) -> Ranked:
-    """The session's units with the predicted rises of a table."""
-    saliency = {key: one.saliency for key, one in table.costs.items()}
-    return ranked_units(session.target, saliency, {key: one.at(0) for key, one in table.costs.items()})
 
 
 def _table(session: Session, config: SearchConfig, begun: bool) -> SensitivityTable | None:

@@ -10,6 +10,7 @@ from tracenas.commands.plan.costs import (
     seconds_per_candidate,
     trace_rank,
 )
+from tracenas.commands.plan.predicted import UNCHECKED, predicted_rises
 from tracenas.config import PlanConfig, check_used, parse_rank
 from tracenas.errors import UserError
 from tracenas.families import Block
@@ -46,6 +47,7 @@ class SearchPlan(Outcome):
         rates: what this machine managed, None if it was not tried.
         seconds_per_evaluation, seconds: of one candidate and of the search; None without rates.
         origin: where the weights come from, where that needs to be said (GGUF).
+        predicted: what a sensitivity table says of the budget (`predicted_rises`); None without one.
     """
 
     model: str
@@ -62,6 +64,7 @@ class SearchPlan(Outcome):
     seconds_per_evaluation: float | None
     seconds: float | None
     origin: str | None = None
+    predicted: dict[str, Any] | None = None
 
     def to_json(self) -> Any:
         """For `--json`."""
@@ -86,6 +89,7 @@ class SearchPlan(Outcome):
                 },
                 "budget": budget,
                 "uniform": self.uniform,
+                **({"predicted": self.predicted} if self.predicted else {}),
                 "evaluations": self.evaluations,
                 "calibration": {**vars(self.shape), "tokens": self.shape.tokens},
                 "memory_bytes": {"estimate": True, **vars(self.memory), "total": self.memory.total},
@@ -97,6 +101,8 @@ class SearchPlan(Outcome):
         """Everything, and what the estimates are from."""
         notes = [self.origin] if self.origin is not None else []
         notes.append("memory: " + ", ".join(f"{name} {data_size(count)}" for name, count in vars(self.memory).items()))
+        if self.predicted is not None:
+            notes.append(UNCHECKED)
         if self.rates is not None:
             notes.append(
                 "time: an estimate, from a second of measuring what this machine does when left alone "
@@ -116,6 +122,11 @@ class SearchPlan(Outcome):
                 ("budget", f"{self.lower:,} to {self.limit:,} parameters"),
                 ("uniform architecture", f"{u['params']:,} parameters ({100 * u['params'] / self.base:.2f}%)"),
             ]
+        if self.predicted is not None:
+            names = {"": "closed form", "_mlp": "MLPs alone", "_uniform": "equal ratios"}
+            figures = {name: self.predicted.get(f"predicted_rise{suffix}") for suffix, name in names.items()}
+            rises = ", ".join(f"{name} {rise:.4g}" for name, rise in figures.items() if rise is not None)
+            rows.append(("predicted rise of the loss, nats per token", rises))
         of_base = f" ({100 * u['flops_ratio']:.1f}% of the base)" if self.limit is not None else ""
         rows += [
             ("forward FLOPs per token", f"{u['flops_per_token']:.4g}{of_base}"),
@@ -187,6 +198,7 @@ def plan(config: PlanConfig) -> SearchPlan:
         each,
         total,
         source.origin,
+        None if config.sensitivity is None else predicted_rises(config.sensitivity, target),
     )
 
 

@@ -9,10 +9,11 @@ from tracenas.commands.search.result import SearchOutcome
 from tracenas.commands.search.settings import strategy_settings
 from tracenas.config import SearchConfig
 from tracenas.journal import Journal
-from tracenas.pipeline.one_shot import rises, stored_anchor
+from tracenas.pipeline.one_shot import stored_anchor
 from tracenas.pipeline.opening import open_session
 from tracenas.pipeline.refit.record import realisation_facts
 from tracenas.pipeline.resume import resolve_settings, same_model
+from tracenas.pipeline.rises import rises
 from tracenas.pipeline.run_directory import BEST, JOURNAL, SUMMARY, starting
 from tracenas.pipeline.scoring import make_evaluator, make_racing
 from tracenas.pipeline.session import Session

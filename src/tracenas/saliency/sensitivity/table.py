@@ -41,15 +41,17 @@ class WidthCosts:
     rise: Costs
 
     def at(self, kept: int) -> float:
-        """The predicted rise at a width, in nats per token.
+        """The predicted rise at a width, in nats per token; between the table's widths, that of the last unit lost.
 
         Raises:
-            ValueError: if the table does not have it.
+            ValueError: if there is no such width.
         """
+        if not 0 <= kept <= len(self.saliency):
+            raise ValueError(f"no width {kept} among {len(self.saliency)} units")
         place = int(np.searchsorted(self.widths, kept))
-        if place == len(self.widths) or self.widths[place] != kept:
-            raise ValueError(f"no width {kept} among {self.widths.tolist()}")
-        return float(self.rise[place])
+        if self.widths[place] == kept:
+            return float(self.rise[place])
+        return float(np.partition(self.saliency, -kept - 1)[-kept - 1])
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,8 @@ class SensitivityTable:
         if not isinstance(origin, dict) or origin.pop("format", None) != FORMAT:
             raise UserError(f"{path}: a sensitivity table of another version; measure it again")
         for (index, name), one in costs.items():
-            if one.widths.ndim != 1 or not len(one.widths) or one.rise.shape != one.widths.shape:
+            ends = [0, len(one.saliency)] if one.saliency.ndim == one.widths.ndim == 1 else None
+            if [*one.widths[:1].tolist(), *one.widths[-1:].tolist()] != ends or one.rise.shape != one.widths.shape:
                 raise UserError(f"{path}: not a sensitivity table (block {index}, {name}: widths and costs differ)")
             if not (np.isfinite(one.saliency).all() and np.isfinite(one.rise).all()):
                 raise UserError(f"{path}: block {index}, {name}: costs are not finite")
@@ -107,10 +110,10 @@ class SensitivityTable:
 
     @classmethod
     def load(cls, path: Path, blocks: Sequence[Block], expected: Mapping[str, Any]) -> "SensitivityTable":
-        """Read what `save` wrote and check it against a model.
+        """Read what `save` wrote and check it against a model, whose widths may be other ones.
 
         Args:
-            blocks: the model's, with the widths that are to be had.
+            blocks: the model's.
             expected: entries of `origin` that must be equal: hashes of the model and of its tokenizer.
 
         Raises:
@@ -125,14 +128,12 @@ class SensitivityTable:
 
 
 def _check(path: Path, blocks: Sequence[Block], costs: Mapping[Key, WidthCosts]) -> None:
-    for index, block in enumerate(blocks):
-        for sub in block.sub_blocks:
-            spec = sub.spec
-            if not spec.units:
-                continue
-            one = costs.get((index, spec.name))
-            where = f"{path}: a sensitivity table of another space: block {index}, {spec.name}"
-            if one is None or one.saliency.shape != (spec.units,):
-                raise UserError(f"{where} has {spec.units} {spec.unit} here")
-            if one.widths.tolist() != [0, *spec.choices()]:
-                raise UserError(f"{where} has other widths there; measure it again with these settings")
+    where = f"{path}: a sensitivity table of another space"
+    specs = {(index, sub.spec.name): sub.spec for index, block in enumerate(blocks) for sub in block.sub_blocks}
+    units = {key: spec for key, spec in specs.items() if spec.units}
+    for (index, name), spec in units.items():
+        one = costs.get((index, name))
+        if one is None or one.saliency.shape != (spec.units,):
+            raise UserError(f"{where}: block {index}, {name} has {spec.units} {spec.unit} here")
+    for index, name in sorted(costs.keys() - units.keys()):
+        raise UserError(f"{where}: block {index}, {name} has no units here")
