@@ -1,5 +1,6 @@
 """Tiny random models of every registered family, in memory or on disk."""
 
+import random
 from pathlib import Path
 from typing import Any
 
@@ -146,3 +147,9 @@ def save_tiny(directory: Path, model_type: str, tokenizer: Any, **changes: Any) 
     tiny_model(model_type, **changes).save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     return directory
+
+
+def save_words(path: Path, count: int, seed: int = 0) -> None:
+    """A text of random words."""
+    rng = random.Random(seed)
+    path.write_text(" ".join("".join(rng.choices("etaoinshrdlucmfw", k=rng.randint(2, 9))) for _ in range(count)))

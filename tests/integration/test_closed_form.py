@@ -1,14 +1,13 @@
 """Sensitivity tables, `prune --method fisher` and `--method mlp`, by the command line."""
 
 import json
-import random
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from tiny import save_tiny
+from tiny import save_tiny, save_words
 
 from tracenas.cli import invoke
 
@@ -24,9 +23,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
     home = tmp_path_factory.mktemp("closed_form")
     for family in FAMILIES:
         save_tiny(home / family, family, tokenizer)
-    words = random.Random(0)
-    text = " ".join("".join(words.choices("etaoinshrdlucmfw", k=words.randint(2, 9))) for _ in range(3000))
-    (home / "text.txt").write_text(text)
+    save_words(home / "text.txt", 3000)
     return home
 
 

@@ -1,14 +1,13 @@
 """Compensation through the command line: `prune --compensate`, and searches that score compensated candidates."""
 
 import json
-import random
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tiny import save_tiny
+from tiny import save_tiny, save_words
 from trained import source_tokens, trained_model
 
 from tracenas.cli import invoke
@@ -24,10 +23,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
     """A tiny model, text, and two finished searches: `plain` by phi, `ridge` by loss_compensated."""
     home = tmp_path_factory.mktemp("compensate")
     save_tiny(home / "model", "llama", tokenizer)
-    words = random.Random(0)
-    letters = "etaoinshrdlucmfw"
-    text = " ".join("".join(words.choices(letters, k=words.randint(2, 9))) for _ in range(2000))
-    (home / "text.txt").write_text(text)
+    save_words(home / "text.txt", 2000)
     for name, proxy in (("plain", "phi"), ("ridge", "loss_compensated")):
         assert invoke([*search(home, proxy), "--out", str(home / name)]) == 0
     return home

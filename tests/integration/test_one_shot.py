@@ -1,13 +1,12 @@
 """`prune --method`, `select-calibration` and searches anchored on a one-shot architecture, by the command line."""
 
 import json
-import random
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tiny import save_tiny
+from tiny import save_tiny, save_words
 
 from tracenas.cli import invoke
 from tracenas.data.encoding import TextEncoding
@@ -26,10 +25,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
     save_tiny(home / "model", "llama", tokenizer)
     save_tiny(home / "fused", "phi3", tokenizer)
     for seed, name in enumerate(("text.txt", "second.txt")):
-        words = random.Random(seed)
-        letters = "etaoinshrdlucmfw"
-        text = " ".join("".join(words.choices(letters, k=words.randint(2, 9))) for _ in range(1500))
-        (home / name).write_text(text)
+        save_words(home / name, 1500, seed)
     return home
 
 

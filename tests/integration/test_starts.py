@@ -1,7 +1,6 @@
 """A search starts from the closed form, and its run keeps the table: by the command line, on tiny models."""
 
 import json
-import random
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from tiny import save_tiny
+from tiny import save_tiny, save_words
 
 from tracenas.cli import invoke
 from tracenas.pipeline import sensitivity
@@ -27,9 +26,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
     home = tmp_path_factory.mktemp("starts")
     for family in FAMILIES:
         save_tiny(home / family, family, tokenizer)
-    words = random.Random(0)
-    text = " ".join("".join(words.choices("etaoinshrdlucmfw", k=words.randint(2, 9))) for _ in range(3000))
-    (home / "text.txt").write_text(text)
+    save_words(home / "text.txt", 3000)
     return home
 
 
