@@ -117,3 +117,9 @@ def test_classes_have_names_of_their_own() -> None:
             if isinstance(node, ast.ClassDef):
                 places[node.name].append(str(path.relative_to(SOURCES)))
     assert not {name: paths for name, paths in places.items() if len(paths) > 1}
+
+
+def test_test_files_have_names_of_their_own() -> None:
+    """pytest imports them by their names alone: of two with one name it collects the first and fails at the second."""
+    names = [path.name for path in Path(__file__).parents[1].rglob("*.py")]
+    assert not {name for name in names if names.count(name) > 1}
