@@ -31,13 +31,13 @@ from tracenas.pipeline.method import resolve_method
 from tracenas.pipeline.one_shot import allocate_budget, rank_units
 from tracenas.pipeline.opening import open_session
 from tracenas.pipeline.refit.text import compensation_text
+from tracenas.pipeline.rises import ranked_units
 from tracenas.pipeline.session import Session
 from tracenas.pipeline.target import resolve_target
 from tracenas.refits.aim import Aim
 from tracenas.refits.penalty import PENALTIES
 from tracenas.refits.ridge import FittedRealisation
 from tracenas.refits.sequential import sequential_outputs
-from tracenas.saliency.allocation import Ranked
 from tracenas.saliency.allocation.solver import predicted_rise
 from tracenas.space.architecture import Architecture
 
@@ -117,8 +117,7 @@ def measure(args: argparse.Namespace, seed: int, lines: list[dict[str, Any]], ou
             with net.realise(arch, outputs) as model:
                 measured = losses(model, texts)
             share = target.space.parameters(arch) / target.space.parameters(target.space.base)
-            groups = {(i, s.spec.name): s.groups for i, block in enumerate(target.blocks) for s in block.sub_blocks}
-            table = Ranked(target.space, session.ordering.saliency, groups, session.importance)
+            table = ranked_units(target, session.ordering.saliency, session.importance)
             note(
                 params,
                 method,

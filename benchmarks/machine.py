@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from tracenas.resident import resident_memory
+
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 """What seconds are: those of the wall, or of this process's threads."""
 
@@ -35,8 +37,9 @@ def facts() -> dict[str, Any]:
 
 def memory(key: str) -> int:
     """A line of /proc/self/status, bytes: `VmRSS` is resident now, `VmHWM` at the peak."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
+    size = resident_memory(key)
+    assert size is not None, "no /proc"
+    return size
 
 
 def interleaved(

@@ -1,6 +1,7 @@
 """Tiny random models of every registered family, in memory or on disk."""
 
 import random
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -153,3 +154,11 @@ def save_words(path: Path, count: int, seed: int = 0) -> None:
     """A text of random words."""
     rng = random.Random(seed)
     path.write_text(" ".join("".join(rng.choices("etaoinshrdlucmfw", k=rng.randint(2, 9))) for _ in range(count)))
+
+
+def save_families(home: Path, families: Iterable[str], tokenizer: Any) -> Path:
+    """Tiny models by family, and `text.txt`, a text of random words, in a directory."""
+    for family in families:
+        save_tiny(home / family, family, tokenizer)
+    save_words(home / "text.txt", 3000)
+    return home

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from tiny import save_tiny, save_words
+from tiny import save_families
 
 from tracenas.cli import invoke
 
@@ -20,11 +20,7 @@ FAMILIES = ("llama", "gpt_neox", "mixtral", "olmo2", "t5")
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
     """Tiny models and a text."""
-    home = tmp_path_factory.mktemp("closed_form")
-    for family in FAMILIES:
-        save_tiny(home / family, family, tokenizer)
-    save_words(home / "text.txt", 3000)
-    return home
+    return save_families(tmp_path_factory.mktemp("closed_form"), FAMILIES, tokenizer)
 
 
 def prune(home: Path, out: Path, *options: str, model: str = "llama") -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from tiny import save_tiny, save_words
+from tiny import save_families
 
 from tracenas.cli import invoke
 from tracenas.pipeline import sensitivity
@@ -23,11 +23,7 @@ FAMILIES = ("llama", "mixtral", "olmo2", "t5")
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
     """Tiny models and a text."""
-    home = tmp_path_factory.mktemp("starts")
-    for family in FAMILIES:
-        save_tiny(home / family, family, tokenizer)
-    save_words(home / "text.txt", 3000)
-    return home
+    return save_families(tmp_path_factory.mktemp("starts"), FAMILIES, tokenizer)
 
 
 @pytest.fixture(scope="module")

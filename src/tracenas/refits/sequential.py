@@ -23,7 +23,6 @@ cannot fill.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +31,7 @@ from torch.nn.functional import linear
 from tracenas.errors import UserError
 from tracenas.families import SubBlock, within
 from tracenas.models.surgery.ordering import Key
-from tracenas.models.surgery.replacing import replace_module
+from tracenas.models.surgery.replacing import Given, replace_module
 from tracenas.models.surgery.stepping import BlockRunner, Stop, watch
 from tracenas.models.surgery.supernet import Supernet
 from tracenas.refits.aim import Aim
@@ -248,7 +247,7 @@ class _BlockFit:
         with net.realise_block(index, self.layer, FittedRealisation(self._fitted)), ExitStack() as undo:
             for sub in net.blocks[index].sub_blocks:
                 if sub.spec.name in self._known:
-                    stub = _Known(sub.outputs, lambda name=sub.spec.name: self._known[name][self._place])  # type: ignore[misc]
+                    stub = Given(sub.outputs, lambda _, name=sub.spec.name: self._known[name][self._place])  # type: ignore[misc]
                     replace_module(net.model, f"{net.blocks[index].path}.{sub.module}", stub, undo)
             yield
 
@@ -289,20 +288,3 @@ class _Problem:
             rows, missing, gap = scale * rows, scale * missing, None if gap is None else self.behind.inverse(gap)
         self.gram.add(rows)
         self.cross += rows.T @ (missing if gap is None else missing + gap)
-
-
-class _Known(nn.Module):
-    """A sub-block of which is known what it gives.
-
-    Args:
-        outputs: how many values the replaced module returns.
-        value: the first one; the others are None.
-    """
-
-    def __init__(self, outputs: int, value: Callable[[], Tensor]) -> None:
-        super().__init__()
-        self.outputs, self.value = outputs, value
-
-    def forward(self, *_: Any, **__: Any) -> Any:
-        """What is known."""
-        return self.value() if self.outputs == 1 else (self.value(), *([None] * (self.outputs - 1)))

@@ -1,12 +1,13 @@
 """Parts of a model replaced until a context ends: modules, parameters, and numbers that modules keep."""
 
 import copy
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["StandIn", "replace_module", "replace_parameter", "set_attribute"]
+__all__ = ["Given", "StandIn", "replace_module", "replace_parameter", "set_attribute"]
 
 
 class StandIn(nn.Module):
@@ -22,6 +23,24 @@ class StandIn(nn.Module):
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["_original"], name)
+
+
+class Given(nn.Module):
+    """Stands in the place of a sub-block of which is known what it gives.
+
+    Args:
+        outputs: how many values the replaced module returns (attention: hidden states and weights).
+        value: of the hidden states that enter it: the first one; the others are None.
+    """
+
+    def __init__(self, outputs: int, value: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.outputs, self.value = outputs, value
+
+    def forward(self, hidden_states: Tensor, *_: Any, **__: Any) -> Any:
+        """What is known."""
+        value = self.value(hidden_states)
+        return value if self.outputs == 1 else (value, *([None] * (self.outputs - 1)))
 
 
 def replace_module(model: nn.Module, path: str, module: nn.Module, undo: ExitStack) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from tracenas.families import Block, Projection, SubBlock, present, within
 from tracenas.models.surgery.ordering import Key, Ordering, permutation, weight_holder
-from tracenas.models.surgery.replacing import StandIn, replace_module, replace_parameter, set_attribute
+from tracenas.models.surgery.replacing import Given, StandIn, replace_module, replace_parameter, set_attribute
 from tracenas.space.architecture import Architecture, Layer
 
 __all__ = ["Cut", "Realisation", "Supernet", "bypass"]
@@ -213,28 +213,14 @@ class _PassThrough(StandIn):
         return hidden_states, *(arguments.get(name) for name in names)
 
 
-class _Nothing(nn.Module):
-    """A bypassed sub-block: adds zero to the residual stream; its norm is bypassed with it.
-
-    Args:
-        outputs: how many values the replaced module returns (attention: hidden states and weights).
-    """
-
-    def __init__(self, outputs: int) -> None:
-        super().__init__()
-        self.outputs = outputs
-
-    def forward(self, hidden_states: Tensor, *_: Any, **__: Any) -> Any:
-        """Zeros in the shape of the input."""
-        zeros = torch.zeros_like(hidden_states)
-        return zeros if self.outputs == 1 else (zeros, *([None] * (self.outputs - 1)))
-
-
 def bypass(model: nn.Module, block: Block, sub: SubBlock | None, undo: ExitStack) -> None:
-    """Replace a block (`sub` None) or a sub-block by nothing until `undo` closes."""
+    """Replace a block (`sub` None) or a sub-block by nothing until `undo` closes.
+
+    A sub-block adds zero to the residual stream; its norms are bypassed with it.
+    """
     path = block.path if sub is None else f"{block.path}.{sub.module}"
     original = model.get_submodule(path)
-    stub = _PassThrough(original, block.hands_on) if sub is None else _Nothing(sub.outputs)
+    stub = _PassThrough(original, block.hands_on) if sub is None else Given(sub.outputs, torch.zeros_like)
     replace_module(model, path, stub, undo)
     for norm in sub.norms if sub is not None else ():
         replace_module(model, f"{block.path}.{norm}", nn.Identity(), undo)

@@ -10,14 +10,15 @@ import torch
 
 from tracenas.models.surgery.ordering import Key
 from tracenas.pipeline.refit.fitting import (
-    RIDGES,
     Compensation,
     Fit,
     candidate_loss,
     choose_aim,
     compensate,
     compensation,
+    held_out_loss,
     rounded,
+    strengths,
 )
 from tracenas.pipeline.refit.record import ScoredRealisation
 from tracenas.pipeline.refit.text import (
@@ -140,17 +141,21 @@ def _best(
     scale, ridge = session.refit.scale, session.refit.ridge
     refits = [_Trial(name, Fit(session, arch, name, scale), text, ridge) for name in ("ridge", "sequential")]
     if scored.method == "ridge":
-        as_scored, ridges = scored_text(session), RIDGES[scale] if ridge is None else (ridge,)
-        if scale != "mean" or scored.ridge not in ridges or not torch.equal(as_scored.tokens, text.tokens):
+        as_scored = scored_text(session)
+        if (
+            scale != "mean"
+            or scored.ridge not in strengths(scale, ridge)
+            or not torch.equal(as_scored.tokens, text.tokens)
+        ):
             refits.insert(0, _Trial("scored", Fit(session, arch, "ridge"), as_scored, scored.ridge))
-    losses = {"plain": _finite(candidate_loss(session, arch, tokens=held_out.tokens))}
+    losses = {"plain": held_out_loss(session, arch, held_out.tokens)}
     best = None
     with stage_progress("compensation (best)", len(refits)) as advance:
         for refit in refits:
             tokens = refit.text.tokens
             aim, trials = choose_aim(refit.fit, refit.ridge, tokens, held_out.tokens)
             outputs = rounded(refit.fit(tokens, (aim,))[aim], stored)
-            loss = _finite(candidate_loss(session, arch, FittedRealisation(outputs), held_out.tokens))
+            loss = held_out_loss(session, arch, held_out.tokens, FittedRealisation(outputs))
             if loss < min(losses.values()):
                 best = refit, aim, trials, outputs
             losses[refit.name] = loss
@@ -160,7 +165,3 @@ def _best(
     refit, aim, trials, outputs = best
     written = compensation(refit.fit, aim, trials, refit.text, outputs)
     return WrittenRealisation(refit.name, written, losses, held_out)
-
-
-def _finite(loss: float) -> float:
-    return loss if math.isfinite(loss) else math.inf

@@ -33,8 +33,10 @@ __all__ = [
     "compensate",
     "compensated_realisation",
     "compensation",
+    "held_out_loss",
     "rounded",
     "scored_loss",
+    "strengths",
 ]
 
 Outputs = Mapping[Key, torch.Tensor]
@@ -195,7 +197,7 @@ def choose_aim(
         tokens: text to fit on, int64 [N, L]; without any the first of all aims is taken.
         held_out: text to compare on.
     """
-    ridges = RIDGES[fit.scale] if ridge is None else (ridge,)
+    ridges = strengths(fit.scale, ridge)
     if not len(tokens):
         return Aim(ridge or (DEFAULT_RIDGE if fit.scale == "mean" else ridges[0])), {}
     until = None
@@ -211,6 +213,17 @@ def choose_aim(
         losses |= fit.losses(tuple(aim for aim in others if aim not in losses), tokens, held_out, until)
         best = min(losses, key=lambda aim: losses[aim])
     return best, losses
+
+
+def strengths(scale: str, ridge: float | None) -> tuple[float, ...]:
+    """The strengths that are compared: all of the scale, or the one that was asked for."""
+    return RIDGES[scale] if ridge is None else (ridge,)
+
+
+def held_out_loss(session: Session, arch: Architecture, tokens: torch.Tensor, how: Realisation | None = None) -> float:
+    """Loss of a candidate on held-out text, nats per token; infinite where it overflows."""
+    loss = candidate_loss(session, arch, how, tokens)
+    return loss if math.isfinite(loss) else math.inf
 
 
 def rounded(outputs: Outputs, stored: Mapping[Key, torch.dtype]) -> Outputs:
@@ -265,8 +278,7 @@ class Fit:
         if until is not None:
             arch = replace(arch, layers=(*arch.layers[:until], *session.space.base.layers[until:]))
         fitted = self(tokens, aims) if until is None else self._fitted(tokens, aims, until)
-        losses = {aim: candidate_loss(session, arch, FittedRealisation(fitted[aim]), held_out) for aim in aims}
-        return {aim: loss if math.isfinite(loss) else math.inf for aim, loss in losses.items()}
+        return {aim: held_out_loss(session, arch, held_out, FittedRealisation(fitted[aim])) for aim in aims}
 
     def _fitted(self, tokens: torch.Tensor, aims: tuple[Aim, ...], until: int | None) -> Mapping[Aim, Outputs]:
         net, batch, penalty = self.session.supernet(), self.session.micro_batch, PENALTIES[self.scale]
