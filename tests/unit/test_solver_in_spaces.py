@@ -12,6 +12,7 @@ from toys import assert_meets, space, spaces
 from tracenas.errors import UserError
 from tracenas.space import Budget, SearchSpace
 from tracenas.space.costs import sub_blocks
+from tracenas.space.exclusion import kept_whole
 from tracenas.strategies.solver import GAP, problem_in_space, solve_space
 
 
@@ -37,6 +38,16 @@ def test_spaces_keep_their_constraints(search_space: SearchSpace, seed: int) -> 
         return
     assert_meets(search_space, found.architecture)
     assert found.finished and found.gap <= GAP
+
+
+def test_depth_alone_fills_the_budget_beside_what_is_excluded() -> None:
+    """Two blocks of one width each, the first attention kept: 8,704 is the most within 10,817, 2,113 below it."""
+    whole = space(None, layers=2, outside=0, channels=23, heads=1, granularity="sublayer")
+    kept = frozenset({(0, "attention")})
+    whole = replace(whole, layers=kept_whole(whole.layers, kept), excluded=kept, budget=Budget(10_817))
+    found = solve_space(whole, convex(whole))
+    assert_meets(whole, found.architecture)
+    assert whole.cost(found.architecture) == whole.window[0] == 8_704
 
 
 def test_a_larger_space_within_the_gap_and_better_than_uniform() -> None:

@@ -125,17 +125,34 @@ class FeasibleSet:
 
     @cached_property
     def window(self) -> tuple[int, int]:
-        """`[lower, limit]`; the tolerance is widened to the smallest whole-quantum move (decision 7)."""
+        """`[lower, limit]`; the tolerance is widened to the smallest whole-quantum move (decision 7).
+
+        Where moves in depth are all there is, and some are barred, it reaches down to what they fill at least.
+        """
         if self.budget is None:
             return 0, self.cost(self.base)
         limit = self.budget.limit
         moves = [
             max(b - a for a, b in itertools.pairwise(table)) for row in self.tables for table in row if len(table) > 1
         ]
+        reached = limit
         if not moves:  # no sub-block has a choice of widths: the single moves are those in depth
             parts = [[table[-1] for table in row if table] for row in self.tables]
             moves = [sum(p) for p in parts] if self.granularity == "block" else [c for p in parts for c in p]
-        return limit - max(int(limit * self.budget.tolerance), min(moves, default=0)), limit
+            reached = self._filled(limit)
+        return min(reached, limit - max(int(limit * self.budget.tolerance), min(moves, default=0))), limit
+
+    def _filled(self, limit: int) -> int:
+        """What `smallest` costs once all that fits has come back, the largest first; `limit` if it is too large."""
+        cost = self.cost(self.smallest)
+        away = [
+            [table[-1] for table, kept in zip(row, counts, strict=True) if table and not kept]
+            for row, counts in zip(self.tables, self.counts(self.smallest), strict=True)
+        ]
+        moves = [sum(parts) for parts in away] if self.granularity == "block" else [c for parts in away for c in parts]
+        for move in sorted(moves, reverse=True) if cost <= limit else ():
+            cost += move if cost + move <= limit else 0
+        return min(cost, limit)
 
     def validate(self, arch: Architecture, *, where: str = "architecture") -> Architecture:
         """The architecture in this space's own form (keys in order, derived counts dropped).
