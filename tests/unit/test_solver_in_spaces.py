@@ -1,5 +1,6 @@
 """Architectures that the solver finds in spaces."""
 
+import itertools
 from dataclasses import replace
 from typing import Any
 
@@ -48,6 +49,19 @@ def test_depth_alone_fills_the_budget_beside_what_is_excluded() -> None:
     found = solve_space(whole, convex(whole))
     assert_meets(whole, found.architecture)
     assert whole.cost(found.architecture) == whole.window[0] == 8_704
+
+
+def test_the_budget_is_reached_where_fine_moves_cannot_bridge_a_coarse_one() -> None:
+    """Four heads come at once, and channels are 48 parameters each; 3,040 is the most within 3,151."""
+    whole = space(None, layers=1, outside=0, channels=20, heads=8, groups=4, quantum=1, hidden=16)
+    costs = sorted({whole.cost(whole.build([[h, c]])) for h in (4, 8) for c in range(1, 21)})
+    gap, limit = max(itertools.pairwise(costs), key=lambda pair: pair[1] - pair[0])
+    whole = replace(whole, budget=Budget(limit - 1, tolerance=0.0))
+    assert whole.window[0] <= gap < whole.window[1] < limit
+    assert_meets(whole, solve_space(whole, convex(whole)).architecture)
+    sampled = whole.sample(np.random.default_rng(0))
+    assert sampled is not None
+    assert_meets(whole, sampled)
 
 
 def test_a_larger_space_within_the_gap_and_better_than_uniform() -> None:

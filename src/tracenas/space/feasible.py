@@ -127,7 +127,7 @@ class FeasibleSet:
     def window(self) -> tuple[int, int]:
         """`[lower, limit]`; the tolerance is widened to the smallest whole-quantum move (decision 7).
 
-        Where moves in depth are all there is, and some are barred, it reaches down to what they fill at least.
+        Where the small moves cannot bridge a large one, it reaches down to what coarse moves and then fine ones fill.
         """
         if self.budget is None:
             return 0, self.cost(self.base)
@@ -135,24 +135,35 @@ class FeasibleSet:
         moves = [
             max(b - a for a, b in itertools.pairwise(table)) for row in self.tables for table in row if len(table) > 1
         ]
-        reached = limit
         if not moves:  # no sub-block has a choice of widths: the single moves are those in depth
             parts = [[table[-1] for table in row if table] for row in self.tables]
             moves = [sum(p) for p in parts] if self.granularity == "block" else [c for p in parts for c in p]
-            reached = self._filled(limit)
-        return min(reached, limit - max(int(limit * self.budget.tolerance), min(moves, default=0))), limit
+        return min(self._filled(limit), limit - max(int(limit * self.budget.tolerance), min(moves, default=0))), limit
 
     def _filled(self, limit: int) -> int:
-        """What `smallest` costs once all that fits has come back, the largest first; `limit` if it is too large."""
+        """What `smallest` costs once all that fits has come back, blocks, then units, the largest steps first.
+
+        `limit` where it does not even fit itself.
+        """
         cost = self.cost(self.smallest)
-        away = [
-            [table[-1] for table, kept in zip(row, counts, strict=True) if table and not kept]
-            for row, counts in zip(self.tables, self.counts(self.smallest), strict=True)
-        ]
-        moves = [sum(parts) for parts in away] if self.granularity == "block" else [c for parts in away for c in parts]
-        for move in sorted(moves, reverse=True) if cost <= limit else ():
-            cost += move if cost + move <= limit else 0
-        return min(cost, limit)
+        if cost > limit:
+            return limit
+        widened: list[tuple[int, ...]] = []
+        away: list[list[tuple[int, ...]]] = []
+        for index, (layer, counts) in enumerate(zip(self.layers, self.counts(self.smallest), strict=True)):
+            row = [table for table in self.tables[index] if table]
+            together = self.granularity == "block" or any(self.remains(index, spec) for spec in layer.sub_blocks)
+            if any(counts):
+                widened += row
+            else:
+                away += [row] if together else [[table] for table in row]
+        for parts in sorted(away, key=lambda parts: -sum(table[0] for table in parts)):
+            if cost + sum(table[0] for table in parts) <= limit:
+                cost += sum(table[0] for table in parts)
+                widened += parts
+        for table in sorted(widened, key=lambda table: table[0] - table[min(1, len(table) - 1)]):
+            cost += max(wider - table[0] for wider in table if cost + wider - table[0] <= limit)
+        return cost
 
     def validate(self, arch: Architecture, *, where: str = "architecture") -> Architecture:
         """The architecture in this space's own form (keys in order, derived counts dropped).
