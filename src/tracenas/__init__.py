@@ -10,6 +10,10 @@ Every function takes the settings of the command of the same name as keywords (`
 raises `tracenas.UserError` for what the command line would refuse with exit status 2.
 """
 
+import logging
+
 from tracenas.api import *  # noqa: F403
 from tracenas.api import __all__ as __all__
 from tracenas.api import __version__ as __version__
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())

@@ -15,6 +15,7 @@ import click
 from tracenas.commands import COMMANDS, Command
 from tracenas.error_log import ERROR_LOG, error_log, log_beside, traceback_place
 from tracenas.errors import CheckFailed, UserError, catchable, first_line
+from tracenas.messages import LEVELS, chosen_level, on_stderr
 from tracenas.process import discard_output, disk_failures, is_first, terminable
 from tracenas.registry import did_you_mean
 
@@ -81,6 +82,7 @@ def _command(name: str, command: Command) -> click.Command:
             help="YAML file with settings; options override it.",
         ),
         click.Option(["--json", "json_output"], is_flag=True, help="One JSON object on stdout."),
+        *_loudness(),
     ]
     for field in configs.setting_names(kind):
         if field == positional or field in kind.sections:
@@ -95,12 +97,21 @@ def _command(name: str, command: Command) -> click.Command:
         else:
             params.append(click.Option([flag, field], default=None, metavar="VALUE", help=text))
 
-    def call(arguments: tuple[str, ...], config: Path | None, json_output: bool, **options: Any) -> None:
+    def call(
+        arguments: tuple[str, ...], config: Path | None, json_output: bool, verbose: bool, quiet: bool, **options: Any
+    ) -> None:
+        above = click.get_current_context().find_root().params
+        level = chosen_level(verbose=verbose or above["verbose"], quiet=quiet or above["quiet"])
         stored: dict[str, Any] = _yaml(config, name) if config is not None else {}
         here = _values(kind, arguments, stored, options)
         settings = configs.build(kind, {**stored, **here}, inherited=stored.keys() - here.keys())
         first = is_first(name, tuple(n for n, c in COMMANDS.items() if c.parallel))
-        with error_log(_log_path(command, settings)), disk_failures(), catchable():
+        with (
+            on_stderr(level if first else LEVELS["error"]),
+            error_log(_log_path(command, settings)),
+            disk_failures(),
+            catchable(),
+        ):
             result = command(settings)
             if first and json_output:
                 click.echo(json.dumps(result.to_json(), allow_nan=False))
@@ -111,6 +122,14 @@ def _command(name: str, command: Command) -> click.Command:
     further = [f"{name}.KEY=VALUE: {kind.model_fields[name].description}" for name in kind.sections]
     epilog = "\b\n" + "\n".join(further) if further else None
     return _Leaf(name, callback=call, params=params, help=command.help, epilog=epilog)
+
+
+def _loudness() -> list[click.Parameter]:
+    """`-v` and `-q`, of every command and before it."""
+    return [
+        click.Option(["-v", "--verbose"], is_flag=True, help="Tell more on stderr."),
+        click.Option(["-q", "--quiet"], is_flag=True, help="Tell nothing but errors on stderr."),
+    ]
 
 
 def _log_path(command: Command, settings: Any) -> Path | None:
@@ -163,9 +182,13 @@ def _yaml(path: Path, command: str) -> dict[str, Any]:
     return {str(k).replace("-", "_"): v for k, v in data.items()}
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    cls=_Commands,
+    params=_loudness(),
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
 @click.version_option(package_name="tracenas")
-def app() -> None:
+def app(**_: bool) -> None:
     """Make large language models smaller: training-free search for a sub-network, a checkpoint that loads anywhere."""
 
 
@@ -198,7 +221,14 @@ def _invoked(argv: list[str]) -> int:
         click.echo(f"tracenas: {error}", err=True)
         return 1
     except (KeyboardInterrupt, click.Abort):
-        resumable = argv and argv[0] in ("search", "run", "demo", "metric", "recover", "study")
+        resumable = next((word for word in argv if not word.startswith("-")), "") in (
+            "search",
+            "run",
+            "demo",
+            "metric",
+            "recover",
+            "study",
+        )
         again = shlex.join([*argv, *(() if "--resume" in argv else ("--resume",))])
         click.echo("\ntracenas: interrupted" + (f"; go on with: tracenas {again}" if resumable else ""), err=True)
         return 130

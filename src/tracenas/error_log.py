@@ -10,13 +10,24 @@ from pathlib import Path
 
 from tracenas.errors import CheckFailed, UserError
 
-__all__ = ["ERROR_LOG", "error_log", "is_error_log", "log_beside", "log_failure", "log_trace", "traceback_place"]
+__all__ = [
+    "ERROR_LOG",
+    "TRACEBACKS",
+    "error_log",
+    "is_error_log",
+    "log_beside",
+    "log_failure",
+    "log_trace",
+    "traceback_place",
+]
 
 ERROR_LOG = "error.log"
 _HEADER = "tracenas error log"
 _NOTE = "the traceback is in "
-_log = logging.getLogger("tracenas")
-_log.addHandler(logging.NullHandler())
+TRACEBACKS = "tracenas.tracebacks"
+"""The logger of what goes into the file, whatever level the rest is shown from."""
+_log = logging.getLogger(TRACEBACKS)
+_log.setLevel(logging.ERROR)
 
 
 class _File(logging.Handler):

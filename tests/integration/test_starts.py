@@ -188,7 +188,7 @@ def test_too_short_a_text_leaves_the_default_out_and_refuses_what_was_asked_for(
     few = ("--compensate-samples", "2")
     made, err = printed(capsys, search(home, tmp_path / "run", *few))
     (line,) = [line for line in err.splitlines() if "left out" in line]
-    assert line.startswith("start fisher is left out: 62 tokens are too few") and "4 sequences of 32" in line
+    assert line.startswith("warning: start fisher is left out: 62 tokens are too few") and "4 sequences of 32" in line
     assert list(starts(tmp_path / "run")) == ["mlp", "uniform"] and "predicted_rise" not in made
     assert not (tmp_path / "run" / "sensitivity.safetensors").exists()
     cut = interrupted(tmp_path / "run", tmp_path / "cut", 1)
@@ -208,7 +208,7 @@ def test_what_the_space_does_not_have_is_left_out(
     argv = search(home, run, "--strategy", "random", "--min-depth", "1", "--start", "mlp,uniform", "--params", "35%")
     _, err = printed(capsys, argv)
     (line,) = [line for line in err.splitlines() if "left out" in line]
-    assert line.startswith("start mlp is left out: budget of ") and "attention untouched" in line
+    assert line.startswith("warning: start mlp is left out: budget of ") and "attention untouched" in line
     assert list(starts(run)) == ["uniform"]
     assert journal(run)[0]["arch"]["layers"] == starts(run)["uniform"]["layers"]
 

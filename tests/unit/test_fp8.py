@@ -82,16 +82,18 @@ def test_it_is_what_transformers_reads(folder: Path) -> None:
 
 
 def test_plan_reads_headers_alone_and_the_model_is_converted_once(
-    folder: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, cache: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", "tracenas")
     quantise(folder, (32, 32))
     found = plan(PlanConfig(model=str(folder), no_timing=True, proxy="phi", params="75%", samples=1, seq_len=8))
     assert found.base == sum(p.numel() for p in tiny_model("llama").parameters())
     assert not list(cache.iterdir())
     load(str(folder), device="cpu")
-    assert "converted once" in capsys.readouterr().err
+    assert "converted once" in caplog.text
+    caplog.clear()
     load(str(folder), device="cpu")
-    assert capsys.readouterr().err == ""
+    assert caplog.text == ""
     source = open_source(str(folder))
     assert {t.dtype for t in stored_tensors(source.path or folder).values()} == {"BF16"}
     assert "quantization_config" not in source.config

@@ -72,17 +72,19 @@ def test_quantised_weights_are_kept_in_a_sensible_dtype_and_told(tmp_path: Path,
 
 
 def test_it_is_converted_once_and_needs_no_torch_to_plan(
-    tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, cache: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", "tracenas")
     path = save_gguf(tmp_path / "m.gguf", gguf_model(), kind="Q8_0")
     load(str(path), device="cpu")
-    assert "dequantised" in capsys.readouterr().err
+    assert "dequantised" in caplog.text
+    caplog.clear()
     (made,) = (cache / "tracenas" / "gguf").iterdir()
     stamp = (made / "model.safetensors").stat().st_mtime_ns
     assert "license: apache-2.0" in (made / "README.md").read_text(encoding="utf-8")
     load(str(path), device="cpu")
     assert (made / "model.safetensors").stat().st_mtime_ns == stamp
-    assert capsys.readouterr().err == ""
+    assert caplog.text == ""
 
 
 def test_types_and_sizes_are_the_libraries_own() -> None:

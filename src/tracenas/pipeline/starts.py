@@ -1,6 +1,6 @@
 """What a search starts from: its sensitivity table, and the architectures that follow from it and from the budget."""
 
-import sys
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -18,6 +18,8 @@ from tracenas.saliency.starts import SOLVED, STARTS
 from tracenas.space.architecture import Architecture
 
 __all__ = ["START", "Starts", "run_starts"]
+
+_log = logging.getLogger("tracenas")
 
 START = "start.json"
 """In a run directory: the architectures that are scored first, by name."""
@@ -59,7 +61,7 @@ def run_starts(session: Session, config: SearchConfig) -> Starts:
         try:
             architectures[name] = STARTS.get(name)(ranked or ranked_units(session.target, {}, {}), None).architecture
         except UserError as error:
-            print(f"start {name} is left out: {error}", file=sys.stderr)
+            _log.warning("start %s is left out: %s", name, error)
     write_json(path, {name: arch.to_json() for name, arch in architectures.items()})
     return Starts(architectures, ranked)
 
@@ -79,5 +81,5 @@ def _table(session: Session, config: SearchConfig, begun: bool) -> SensitivityTa
     except UserError as error:
         if stored or scored or config.start != "auto" or config.sensitivity is not None:
             raise
-        print(f"start {', '.join(sorted(solved))} is left out: {error}", file=sys.stderr)
+        _log.warning("start %s is left out: %s", ", ".join(sorted(solved)), error)
         return None

@@ -4,7 +4,7 @@ OUT/demo.json holds the plan, its estimate and what it came to; OUT/run is an or
 distillation from the base: it brings back what pruning took, and adds nothing of the text's own.
 """
 
-import sys
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,6 +27,8 @@ from tracenas.reporting.terminal import Table, print_table, to_plain
 from tracenas.rundir import read_json, require_free, sweep, write_json
 
 __all__ = ["LlmDemo", "demo_llm"]
+
+_log = logging.getLogger("tracenas")
 
 PLAN, RUN, ANSWERS = "demo.json", "run", "answers.json"
 _SEQ_LEN, _BATCH, _RANDOM = 512, 1, 1
@@ -146,7 +148,7 @@ def _planned(config: DemoConfig, model: Path, out: Path) -> dict[str, Any]:
     require_free(out, what="run directory")
     from tracenas.commands.demo.estimate import amounts_within, measure, to_json
 
-    print("measuring what this machine does in a few seconds when it is left alone", file=sys.stderr, flush=True)
+    _log.info("measuring what this machine does in a few seconds when it is left alone")
     with stage_progress("measuring this machine", 1) as advance:
         length = min(_SEQ_LEN, source.positions)
         pieces, threads = measure(source, params, length, _BATCH, config.threads)
@@ -160,20 +162,18 @@ def _planned(config: DemoConfig, model: Path, out: Path) -> dict[str, Any]:
 
 
 def _tell(plan: dict[str, Any], minutes: float) -> None:
-    """The plan on stderr, before any of it is done."""
+    """The plan, before any of it is done."""
     a, parts = plan["amounts"], plan["estimate_seconds"]
     total = sum(parts.values())
-    print(
+    lines = [
         f"plan: {a['evaluations']} candidates on {a['samples']} × {plan['seq_len']} tokens, compensation on "
         f"{a['compensate_samples']} × {plan['seq_len']}, {a['steps']} recovery steps for each of 3 models; "
         f"about {duration(total)} on {plan['threads']} threads",
-        file=sys.stderr,
-    )
-    for name, seconds in parts.items():
-        print(f"  {duration(seconds):>8}  {name}", file=sys.stderr)
+        *(f"  {duration(seconds):>8}  {name}" for name, seconds in parts.items()),
+    ]
     if total > 60 * minutes:
-        print(f"  this machine is too slow or too busy for {minutes:g} minutes; this is the least", file=sys.stderr)
-    sys.stderr.flush()
+        lines.append(f"  this machine is too slow or too busy for {minutes:g} minutes; this is the least")
+    _log.info("%s", "\n".join(lines))
 
 
 def _duration(plan: dict[str, Any]) -> str:

@@ -1,6 +1,6 @@
 """`tracenas run`: search → prune → compare → recover → eval → bench → report, each stage skipped where it is done."""
 
-import sys
+import logging
 from typing import Any
 
 from tracenas.commands.prune.result import Pruned
@@ -29,6 +29,8 @@ from tracenas.rundir import read_json, write_json
 
 __all__ = ["run"]
 
+_log = logging.getLogger("tracenas")
+
 
 def run(config: RunConfig) -> RunOutcome:
     """Every stage that the settings ask for, in `config.out`; `--resume` goes on where an interrupted run stopped.
@@ -50,7 +52,7 @@ def _stages(config: RunConfig, source: ModelSource) -> RunOutcome:
     settings = SearchConfig(**{key: getattr(config, key) for key in SearchConfig.model_fields})
     searched = search(settings, "run", source)
     if config.compensate == "best" and prune_config(config, searched.best, config.out).compensate == "auto":
-        print(f"no {HELD_OUT}: nothing to compare refits on, checkpoints are written as scored", file=sys.stderr)
+        _log.warning("no %s: nothing to compare refits on, checkpoints are written as scored", HELD_OUT)
     begin(config, "prune")
     pruned = prune_once(config, source, searched.best, config.out)
     if begin(config, "comparison"):

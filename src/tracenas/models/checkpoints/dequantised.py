@@ -4,11 +4,10 @@ The directory is named after the file's identity, appears whole or not at all, a
 """
 
 import json
-import sys
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
-from logging import CRITICAL
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,8 @@ from tracenas.models.checkpoints.gguf import GgufFile
 from tracenas.rundir import cache_directory, read_json
 
 __all__ = ["cached_place", "dequantise", "is_complete"]
+
+_log = logging.getLogger("tracenas")
 
 _FORM = "4"
 """Of what is written; another one is made anew."""
@@ -46,7 +47,7 @@ def dequantise(packed: GgufFile | Fp8Checkpoint, place: Path) -> None:
         return
     if isinstance(packed, GgufFile) and find_spec("gguf") is None:
         raise UserError(f"model {packed.path}: reading GGUF needs the package gguf: pip install gguf")
-    print(f"{packed.path.name}: {packed.origin}; converted once, into {place}", file=sys.stderr, flush=True)
+    _log.info("%s: %s; converted once, into %s", packed.path.name, packed.origin, place)
     from tracenas.models.checkpoints.shards import atomic_directory
 
     write = _gguf_writer(packed) if isinstance(packed, GgufFile) else packed.write
@@ -137,17 +138,17 @@ def _check(file: GgufFile, model: Any) -> None:
 def _quiet() -> Iterator[None]:
     """Without transformers' progress bars and tables: what is wrong is told in one line."""
     import transformers.modeling_gguf_pytorch_utils as reader
-    from transformers.utils import logging
+    from transformers.utils import logging as transformers_logging
 
-    logging.disable_progress_bar()
-    level, bar = logging.get_verbosity(), vars(reader).get("tqdm")
-    logging.set_verbosity(CRITICAL)
+    transformers_logging.disable_progress_bar()
+    level, bar = transformers_logging.get_verbosity(), vars(reader).get("tqdm")
+    transformers_logging.set_verbosity(logging.CRITICAL)
     if bar is not None:
         vars(reader)["tqdm"] = lambda items, *_, **__: items
     try:
         yield
     finally:
-        logging.set_verbosity(level)
+        transformers_logging.set_verbosity(level)
         if bar is not None:
             vars(reader)["tqdm"] = bar
 

@@ -1,7 +1,7 @@
 """Which realisation of an architecture is written: the one that was asked for, or the best on held-out text."""
 
+import logging
 import math
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -35,6 +35,8 @@ from tracenas.reporting.progress import stage_progress
 from tracenas.space.architecture import Architecture
 
 __all__ = ["WrittenRealisation", "choose"]
+
+_log = logging.getLogger("tracenas")
 
 Dtypes = Mapping[Key, torch.dtype]
 """What a checkpoint stores output projections in."""
@@ -93,10 +95,7 @@ def choose(
         text, held_out = with_held_out(session, _text(session, data))
         if held_out is not None:
             return _best(session, arch, text, held_out, scored, stored)
-        print(
-            f"one sequence of text in all: nothing to compare refits on, written as scored ({scored.method})",
-            file=sys.stderr,
-        )
+        _log.warning("one sequence of text in all: nothing to compare refits on, written as scored (%s)", scored.method)
         compensate_as = "auto"
     method = scored.method if compensate_as == "auto" else compensate_as
     if method in ("none", "plain"):
@@ -112,10 +111,12 @@ def choose(
     plain = candidate_loss(session, arch, tokens=held_out.tokens)
     loss = candidate_loss(session, arch, FittedRealisation(refit.outputs), held_out.tokens)
     if not loss <= plain:
-        print(
-            f"--compensate {compensate_as}: worse on held-out text ({loss:.4f} nats per token) than the plain cut "
-            f"({plain:.4f}); --compensate best writes what is better",
-            file=sys.stderr,
+        _log.warning(
+            "--compensate %s: worse on held-out text (%.4f nats per token) than the plain cut (%.4f); "
+            "--compensate best writes what is better",
+            compensate_as,
+            loss,
+            plain,
         )
     return WrittenRealisation(method, refit, {"plain": plain, method: loss}, held_out)
 

@@ -1,6 +1,6 @@
 """Text of refits: what they are fitted on, and what they are compared on; candidates are scored on neither."""
 
-import sys
+import logging
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +22,8 @@ __all__ = [
     "stored_held_out",
     "with_held_out",
 ]
+
+_log = logging.getLogger("tracenas")
 
 _SHARE = 4
 """Of scarce text every fourth sequence is held out."""
@@ -124,10 +126,11 @@ def reserve_held_out(session: Calibrated) -> None:
         return
     tokens = _reserved(session)
     if tokens is None:
-        print(
-            f"no {HELD_OUT}: '{session.refit.data}' holds no text for it beside calibration and statistics; prune will "
-            f"need --data with more text for --compensate best",
-            file=sys.stderr,
+        _log.warning(
+            "no %s: '%s' holds no text for it beside calibration and statistics; prune will need --data with more "
+            "text for --compensate best",
+            HELD_OUT,
+            session.refit.data,
         )
         return
     save_tokens(session.run / HELD_OUT, tokens, _origin(session))

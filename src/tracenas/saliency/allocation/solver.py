@@ -4,7 +4,7 @@ Reads the costs of all widths from saliencies that are predicted rises (`PREDICT
 saliency among the units that it has lost, a bypass the importance of the sub-block.
 """
 
-import sys
+import logging
 
 from tracenas.families import Key
 from tracenas.saliency.allocation.ranked import Allocated, Ranked
@@ -13,18 +13,19 @@ from tracenas.strategies.solver import TIME_LIMIT, solve_space
 
 __all__ = ["allocate", "predicted_rise", "predicted_rises"]
 
+_log = logging.getLogger("tracenas")
+
 
 def allocate(ranked: Ranked, gamma: float | None) -> Allocated:
-    """The architecture of the least predicted rise; a solver that runs out of time says so on stderr.
+    """The architecture of the least predicted rise; a warning says so where the solver runs out of time.
 
     Raises:
         UserError: if no combination of widths meets the budget.
     """
     solved = solve_space(ranked.space, predicted_rises(ranked))
     if not solved.finished:
-        print(
-            f"the solver stopped after {TIME_LIMIT:g} s, gap {100 * solved.gap:.2f} %: the best so far is used",
-            file=sys.stderr,
+        _log.warning(
+            "the solver stopped after %g s, gap %.2f %%: the best so far is used", TIME_LIMIT, 100 * solved.gap
         )
     return Allocated(solved.architecture, {"solver_gap": solved.gap})
 
