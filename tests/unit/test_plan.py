@@ -47,7 +47,7 @@ def test_without_timing_torch_is_not_imported(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert found["evaluations"] == 1010
+    assert found["evaluations"] == 210
     assert found["feasible"]["base"] == 2_869_920
     assert found["budget"]["lower"] <= found["uniform"]["params"] <= found["budget"]["limit"]
     assert found["time"] is None
@@ -244,11 +244,12 @@ def test_memory_of_a_pass_goes_by_the_widths(rank: int | None, attention: int, m
 
 def test_seconds_add_up_over_kinds_of_work() -> None:
     from tracenas.benchmark.machine import Rates
-    from tracenas.commands.plan.command import seconds
+    from tracenas.pipeline.estimate import workload_seconds as seconds
     from tracenas.scoring.workload import Workload
 
     work = Workload(flops=4e9, trace_flops=1e9, elements=1e8, score_pairs=1e6)
-    rates = Rates(flops=2e9, thin_flops=1e9, bytes=4e8, score_seconds=1e-6, score_seconds_forward=1e-7)
+    wider = {"single_flops": 1e9, "double_flops": 1e9}
+    rates = Rates(flops=2e9, thin_flops=1e9, bytes=4e8, score_seconds=1e-6, score_seconds_forward=1e-7, **wider)
     shape = planned(params="60%").shape
     assert seconds(work, rates, shape) == pytest.approx(2 + 1 + 1 + 1)
     assert seconds(work, rates, replace(shape, rank=None)) == pytest.approx(2 + 1 + 1 + 0.1)

@@ -366,3 +366,30 @@ def test_elites_and_records_are_told_before_every_generation_also_when_resumed()
     assert seen["whole"] == seen["resumed"]
     assert [len(ids) - len(set(ids)) for ids in seen["whole"]] == [0, 2, 2, 2]
     assert seen["whole"][-1][2:] == [r["id"] for r in journal.records[: len(seen["whole"][-1]) - 2]]
+
+
+@pytest.mark.parametrize("name", ["evolution", "random"])
+def test_evaluations_end_a_search_within_a_generation(name: str) -> None:
+    whole, cut = Memory(), Memory()
+    run(whole, name=name)
+    found = run(cut, name=name, settings=dataclasses.replace(SMALL, evaluations=9))
+    assert timeless(cut.records) == timeless(whole.records)[:9]
+    assert found.evaluated == 9 and len(found.generations) == 2
+    assert found.best.id == max(whole.records[:9], key=lambda r: r["score"])["id"]
+    again = run(cut, name=name, settings=dataclasses.replace(SMALL, evaluations=9), stop=0)
+    assert again.best == found.best and again.generations == found.generations
+
+
+def test_enough_ends_a_search_and_its_length_replays_it() -> None:
+    memory, answers = Memory(), iter([False] * 8 + [True] * 100)
+    strategy = STRATEGIES.get("evolution")(SPACE, SMALL)
+    asked = run_search(strategy, Toy(SPACE), memory, enough=lambda: next(answers))
+    count = len(memory.records)
+    assert SMALL.population < count < SMALL.planned and asked.evaluated == count
+    replayed = run(memory, settings=dataclasses.replace(SMALL, evaluations=count), stop=0)
+    assert (replayed.best, replayed.generations) == (asked.best, asked.generations)
+
+
+def test_a_search_never_ends_before_a_candidate_has_a_score() -> None:
+    found = run_search(STRATEGIES.get("evolution")(SPACE, SMALL), Toy(SPACE), Memory(), enough=lambda: True)
+    assert found.evaluated == 1

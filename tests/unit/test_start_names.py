@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tracenas.commands.search.settings import check_starts, resolve_search
+from tracenas.commands.search.settings import check_starts, resolve_search, sized
 from tracenas.config import SearchConfig
 from tracenas.errors import UserError
 from tracenas.saliency.starts import DEFAULT_STARTS, SOLVED, STARTS
@@ -25,7 +25,7 @@ class EncoderDecoder(Decoder):
 
 def resolved(source: Any = None, **settings: Any) -> SearchConfig:
     given = SearchConfig(**{"model": "m", "data": "d", "params": "60%", "out": "o", **settings})
-    config = resolve_search(given, source or Decoder())
+    config = sized(resolve_search(given, source or Decoder()))
     check_starts(config)
     return config
 

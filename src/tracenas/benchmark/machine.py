@@ -16,6 +16,7 @@ __all__ = ["Rates", "measure_rates"]
 _PRODUCT_FLOPS = {"cpu": 2e8, "cuda": 5e11}
 _TRAFFIC_ELEMENTS = {"cpu": 1 << 22, "cuda": 1 << 27}
 _ATTENTION_LENGTH = 256
+_SQUARE = 512
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Rates:
     Args:
         flops: of a matrix product [tokens, hidden] × [hidden, width], per second.
         thin_flops: of a product with a rank-64 side, per second.
+        single_flops, double_flops: of products in float32 and float64.
         bytes: moved by elementwise work, reads and writes, per second.
         score_seconds: forward and backward of causal attention, per head and pair of tokens.
         score_seconds_forward: forward alone.
@@ -32,6 +34,8 @@ class Rates:
 
     flops: float
     thin_flops: float
+    single_flops: float
+    double_flops: float
     bytes: float
     score_seconds: float
     score_seconds_forward: float
@@ -58,6 +62,7 @@ def measure_rates(
     narrow = torch.empty(rows, thin.shape[0], device=device, dtype=dtype)
     product = _seconds(lambda: torch.mm(x, weight.T, out=wide), device, 0.3)
     thin_product = _seconds(lambda: torch.mm(x, thin.T, out=narrow), device, 0.1)
+    wider = {number: _square(device, number) for number in (torch.float32, torch.float64)}
     a = torch.ones(_TRAFFIC_ELEMENTS[device.type], device=device, dtype=dtype)
     b = torch.empty_like(a)
     traffic = _seconds(lambda: torch.mul(a, 2.0, out=b), device, 0.15)
@@ -65,10 +70,19 @@ def measure_rates(
     return Rates(
         flops=2.0 * rows * hidden * width / product,
         thin_flops=2.0 * rows * hidden * thin.shape[0] / thin_product,
+        single_flops=wider[torch.float32],
+        double_flops=wider[torch.float64],
         bytes=2.0 * a.numel() * a.element_size() / traffic,
         score_seconds=both,
         score_seconds_forward=forward,
     )
+
+
+def _square(device: torch.device, dtype: torch.dtype) -> float:
+    """Operations per second in products of square matrices."""
+    a = torch.randn(_SQUARE, _SQUARE, device=device, dtype=dtype)
+    out = torch.empty_like(a)
+    return 2.0 * _SQUARE**3 / _seconds(lambda: torch.mm(a, a, out=out), device, 0.1)
 
 
 def _attention(device: torch.device, dtype: torch.dtype, length: int, head_dim: int) -> tuple[float, float]:

@@ -1,5 +1,6 @@
 """Settings of the stages: one frozen model per command; YAML, `key=value` and options all end here."""
 
+from tracenas.config.effort import Effort, EffortConfig
 from tracenas.config.exporting import ExportConfig
 from tracenas.config.measuring import BenchConfig, EvalConfig
 from tracenas.config.one_shot import OneShotSettings, SelectCalibrationConfig
@@ -33,6 +34,8 @@ __all__ = [
     "BenchConfig",
     "CalibrationConfig",
     "DemoConfig",
+    "Effort",
+    "EffortConfig",
     "EvalConfig",
     "ExportConfig",
     "MetricSearchConfig",

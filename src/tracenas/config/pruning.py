@@ -6,6 +6,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from tracenas.config import fields
+from tracenas.config.effort import SIZES, EffortConfig
 from tracenas.config.one_shot import OneShotSettings
 from tracenas.config.shared import CalibrationConfig, SpaceConfig, StageConfig, TracedConfig
 from tracenas.config.usage import TRACED, Use, reads_widths, refits
@@ -16,24 +17,21 @@ from tracenas.saliency.starts import DEFAULT_STARTS, PUBLISHED_STARTS, SOLVED, s
 __all__ = ["DemoConfig", "PlanConfig", "PruneConfig", "ReportConfig", "ScoreConfig", "SearchConfig"]
 
 
-class PlanConfig(SpaceConfig, TracedConfig):
+class PlanConfig(SpaceConfig, TracedConfig, EffortConfig):
     """Feasible budgets, memory and time, before any work."""
 
     without = ("seed", "trust_remote_code")
     uses = (
         TRACED,
         Use(("tolerance", "sensitivity"), "params", lambda c: c.params is not None),
-        Use(("threads",), "the estimate of time", lambda c: not c.no_timing),
+        Use(("threads", "minutes"), "the estimate of time", lambda c: not c.no_timing),
     )
 
     model: fields.ModelName
     params: str | None = Field(None, description="Budget: a share such as 60%, or a size such as 2.7B.")
     tolerance: fields.Tolerance = 0.01
-    population: int = Field(30, ge=2, description="Candidates per generation.")
-    elites: int = Field(10, ge=1, description="Candidates carried over to the next generation.")
-    iterations: int = Field(50, ge=1, description="Generations, the initial one included.")
-    samples: int = Field(16, ge=1, description="Calibration sequences.")
-    seq_len: int | None = Field(None, ge=2, description="Tokens per sequence.")
+    samples: int | None = Field(None, ge=1, description="Calibration sequences; default: the effort's.")
+    seq_len: int | None = Field(None, ge=2, description="Tokens per sequence; default: the effort's.")
     proxy: fields.Proxy = "auto"
     sensitivity: Path | None = Field(
         None, description="Table of tracenas sensitivity: says what the budget is predicted to cost."
@@ -53,7 +51,7 @@ def _evolves(config: Any) -> bool:
     return bool(_strategies(config) & {"evolution", "guided"})
 
 
-class SearchConfig(CalibrationConfig, TracedConfig):
+class SearchConfig(CalibrationConfig, TracedConfig, EffortConfig):
     """Find an architecture."""
 
     holds_out = True
@@ -64,7 +62,7 @@ class SearchConfig(CalibrationConfig, TracedConfig):
         Use(("crossover", "mutation_depth", "sigma"), "strategy evolution or guided", _evolves),
         Use(("init",), "strategy evolution or guided", lambda c: _evolves(c) or c.init == "nirvana"),
         Use(
-            ("population", "elites", "iterations", "race", "start", "include_uniform"),
+            (*SIZES, "race", "start", "include_uniform"),
             "a strategy that has more than one candidate, not uniform",
             lambda c: c.strategy != "uniform",
         ),
@@ -113,9 +111,6 @@ class SearchConfig(CalibrationConfig, TracedConfig):
     include_uniform: bool | None = Field(
         None, description="Former name of start uniform: adds it to start auto or none, or takes it out."
     )
-    population: int = Field(30, ge=2, description="Candidates per generation.")
-    elites: int = Field(10, ge=1, description="Candidates carried over; the parents of the next generation.")
-    iterations: int = Field(50, ge=1, description="Generations, the initial one included.")
     crossover: float = Field(0.7, ge=0, le=1, description="Probability that a child has two parents.")
     mutation_depth: float = Field(0.2, ge=0, le=1, description="Probability of a depth flip per child.")
     mutation_width: float = Field(0.2, ge=0, le=1, description="Probability of a width jitter per child.")
@@ -126,6 +121,11 @@ class SearchConfig(CalibrationConfig, TracedConfig):
         "mean over sequences (loss, kl, and both compensated).",
     )
     resume: bool = Field(False, description="Go on with an interrupted run.")
+
+    @property
+    def longest(self) -> int:
+        """Tokens of a window of text where `seq_len` says nothing, if the model has as many positions."""
+        return self.size.seq_len
 
     @property
     def starts(self) -> tuple[str, ...]:
@@ -140,7 +140,8 @@ class SearchConfig(CalibrationConfig, TracedConfig):
             return start_names(self.start)
         anchor = self.init not in ("start", "random")
         of_proxy = PUBLISHED_STARTS if self.proxy == "phi" else DEFAULT_STARTS
-        names = of_proxy[: self.population - anchor] if self.start == "auto" else ()
+        places = self.size.population(self.population) - anchor
+        names = of_proxy[:places] if self.start == "auto" else ()
         if self.include_uniform is None:
             return names
         return (*(name for name in names if name != "uniform"), *(("uniform",) if self.include_uniform else ()))

@@ -64,8 +64,9 @@ def run_search(
     on_event: Callable[[Progress], None] | None = None,
     on_generation: OnGeneration | None = None,
     facts: Mapping[str, Any] | None = None,
+    enough: Callable[[], bool] | None = None,
 ) -> SearchResult[C]:
-    """Run a strategy to its end, or resume it where its journal stops (TraceNAS Algorithm 1).
+    """Run a strategy to its end or its settings' evaluations, or resume it where its journal stops (Algorithm 1).
 
     The strategy is asked from its beginning; candidates that the journal already holds are not evaluated
     again. So a resumed run's journal equals the undisturbed one's in all but `seconds`.
@@ -78,12 +79,13 @@ def run_search(
         on_generation: called before every generation with the records of the `elites` best so far, best first (none
             before the first generation), and with all records so far: what racing measures the generation against.
         facts: stand in every record: what all candidates were measured on.
+        enough: asked before every candidate once one has a score: whether the search ends here.
 
     Raises:
         UserError: if the journal is of another run (the line is named), or if every candidate of the first
             generation failed.
     """
-    return _Run(strategy, evaluate, journal, on_event, on_generation, facts or {}).run()
+    return _Run(strategy, evaluate, journal, on_event, on_generation, facts or {}, enough).run()
 
 
 @dataclass
@@ -94,6 +96,7 @@ class _Run(Generic[C]):
     on_event: Callable[[Progress], None] | None
     on_generation: OnGeneration | None
     facts: Mapping[str, Any]
+    enough: Callable[[], bool] | None
     journalled: list[Record] = field(default_factory=list)
     """The journal as it was found; its first `len(records)` lines have been replayed."""
     records: list[Record] = field(default_factory=list)
@@ -107,7 +110,7 @@ class _Run(Generic[C]):
     def run(self) -> SearchResult[C]:
         started = time.perf_counter()
         self.journalled = self.journal.read()
-        while (batch := self.strategy.ask()) is not None:
+        while not self._over() and (batch := self.strategy.ask()) is not None:
             self.duplicates.append(batch.duplicates)
             first = len(self.records)
             if self.on_generation is not None:
@@ -116,6 +119,8 @@ class _Run(Generic[C]):
             self._report(batch.generation, None)
             if not self.top:
                 raise UserError(self._nothing_scored())
+            if len(self.records) - first < len(batch.proposals):
+                break
             self.strategy.tell(batch, [_recorded_score(r) for r in self.records[first:]])
         if len(self.journalled) > len(self.records):
             line = len(self.records) + 1
@@ -130,6 +135,15 @@ class _Run(Generic[C]):
             duplicates=sum(self.duplicates),
             seconds=time.perf_counter() - started,
             evaluation_seconds=self.waited,
+        )
+
+    def _over(self) -> bool:
+        """Whether there are as many candidates as there may be, or enough of them."""
+        limit = self.strategy.settings.evaluations
+        if limit is not None and len(self.records) >= limit:
+            return True
+        return (
+            bool(self.top) and len(self.records) >= len(self.journalled) and self.enough is not None and self.enough()
         )
 
     def _generations(self) -> tuple[Generation, ...]:
@@ -151,9 +165,13 @@ class _Run(Generic[C]):
             self.candidates[proposal.candidate.id] = proposal.candidate
         unknown = batch.proposals[max(0, len(self.journalled) - len(self.records)) :]
         for proposal in batch.proposals[: len(batch.proposals) - len(unknown)]:
+            if self._over():
+                return
             self._keep(self._replayed(proposal, batch.generation))
         with closing(self._awaited([p.candidate for p in unknown if p.feasible])) as scores:
             for proposal in unknown:
+                if self._over():
+                    return
                 score = next(scores) if proposal.feasible else None
                 record = self._record(proposal, score, batch.generation)
                 self.journal.append(record)

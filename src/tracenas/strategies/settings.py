@@ -39,6 +39,7 @@ class SearchSettings:
         init: `importance`, `uniform` or `random` (TraceNAS A.1, Table 4), or `given`: the first start or seed.
         redraws: how often a child that was seen before is drawn again.
         seed: of the run; a generation's randomness derives from (seed, generation).
+        evaluations: candidates at most, where that is fewer than the populations have.
     """
 
     population: int = 30
@@ -51,6 +52,7 @@ class SearchSettings:
     init: str = "importance"
     redraws: int = 20
     seed: int = 0
+    evaluations: int | None = None
 
     def __post_init__(self) -> None:
         if self.population < 2:
@@ -59,6 +61,10 @@ class SearchSettings:
             raise UserError(f"elites {self.elites}: accepted: 1 to {self.population - 1} (population - 1)")
         if self.iterations < 1:
             raise UserError(f"iterations {self.iterations}: accepted: 1 or more")
+        if self.evaluations is not None and self.evaluations < self.population:
+            raise UserError(
+                f"evaluations {self.evaluations}: the initial population has {self.population}; accepted: no fewer"
+            )
         for name in ("crossover", "depth_mutation", "width_mutation"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise UserError(f"{name} {getattr(self, name)}: a probability; accepted: 0 to 1")
@@ -84,4 +90,5 @@ class SearchSettings:
     @property
     def planned(self) -> int:
         """Evaluations at most: 30 + 49 · 20 = 1,010 at the paper's settings (decision 8)."""
-        return self.population + (self.iterations - 1) * self.children
+        whole = self.population + (self.iterations - 1) * self.children
+        return whole if self.evaluations is None else min(whole, self.evaluations)

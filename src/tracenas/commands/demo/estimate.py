@@ -23,7 +23,7 @@ from tracenas.models.surgery.private import private_weights
 from tracenas.models.surgery.supernet import Supernet
 from tracenas.refits.gram import gram_matrices
 from tracenas.refits.realisation import CompensatedRealisation
-from tracenas.saliency.sensitivity.measuring import FISHER_TOKENS
+from tracenas.saliency.sensitivity import FISHER_TOKENS
 from tracenas.saliency.sensitivity.rises import predicted_rises
 from tracenas.space.constraints import Budget, parse_size
 from tracenas.threads import set_threads

@@ -3,23 +3,23 @@
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from tracenas.commands.plan.costs import (
+from tracenas.commands.plan.predicted import UNCHECKED, predicted_rises
+from tracenas.config import Effort, PlanConfig, check_used, parse_rank
+from tracenas.formats import data_size, duration
+from tracenas.models.checkpoints.source import open_source
+from tracenas.pipeline.estimate import (
     compensation_memory,
-    compensation_seconds,
-    pool_size,
-    seconds_per_candidate,
+    in_passes,
+    measured_rates,
+    search_shape,
+    search_time,
     trace_rank,
 )
-from tracenas.commands.plan.predicted import UNCHECKED, predicted_rises
-from tracenas.config import PlanConfig, check_used, parse_rank
-from tracenas.errors import UserError
-from tracenas.families import Block
-from tracenas.formats import data_size, duration
-from tracenas.models.checkpoints.source import ModelSource, open_source
+from tracenas.pipeline.minutes import spend
 from tracenas.pipeline.target import resolve_proxy, resolve_target
 from tracenas.proxies.combination import choose
 from tracenas.reporting.terminal import Outcome, Table, to_plain
-from tracenas.scoring.workload import Memory, Shape, Workload, default_micro_batch, memory, per_stack, workload
+from tracenas.scoring.workload import Memory, Shape, memory, per_stack
 from tracenas.space import costs
 from tracenas.space.architecture import Architecture
 from tracenas.space.search_space import SearchSpace
@@ -155,31 +155,32 @@ def plan(config: PlanConfig) -> SearchPlan:
     source = open_source(config.model)
     target = resolve_target(source, config, params=config.params, tolerance=config.tolerance)
     space, blocks, hidden = target.space, target.blocks, target.hidden
-    settings = SearchSettings(population=config.population, elites=config.elites, iterations=config.iterations)
     proxy = resolve_proxy(config.proxy, source)
     check_used(config.model_copy(update={"proxy": proxy}))
-    choice = choose(proxy)
+    choice, size = choose(proxy), config.size
     arch = space.base if config.params is None else space.uniform()
     assert arch is not None  # `resolve_target` has refused such a budget
     rank = parse_rank(config.rank)
-    vocabulary = int(source.config["vocab_size"])
-    shape = _in_passes(_shape(config, source, trace_rank(choice.needs, rank)), blocks, space.base, hidden)
+    starts = proxy != "phi" and not source.is_encoder_decoder
+    length = config.seq_len or min(size.seq_len, source.positions)
+    samples = config.samples or size.samples
+    traced = trace_rank(choice.needs, rank)
+    shape = in_passes(search_shape(source, samples, length, traced, device=config.device, dtype=config.dtype), target)
+    rates, time, statistics = None, None, None
+    if not config.no_timing:
+        rates, shape = measured_rates(source, shape, device=config.device, dtype=config.dtype, threads=config.threads)
+        shape = in_passes(shape, target)
+        if config.minutes is not None:
+            given = {"samples": config.samples, "statistics": None}
+            spending = spend(config.minutes, target, arch, choice, rank, shape, rates, table=starts, **given)
+            size, statistics = Effort(max(2, spending.evaluations), spending.samples, length), spending.statistics
+            shape = in_passes(replace(shape, samples=spending.samples), target)
+        time = search_time(target, arch, choice, rank, shape, rates, table=starts, statistics=statistics)
+    sizes = config.sizes(size)
+    settings = SearchSettings(sizes["population"], sizes["elites"], sizes["iterations"], evaluations=config.evaluations)
+    planned = settings.planned if config.minutes is None else min(settings.planned, size.evaluations)
     head = source.family.head_weights(source.config)
     base_params = space.parameters(space.base)
-    rates, each, total = None, None, None
-    if not config.no_timing:
-        rates, shape = _rates(config, source, shape)
-        shape = _in_passes(shape, blocks, space.base, hidden)
-
-        def timed(part: Shape) -> float:
-            assert rates is not None and arch is not None
-            return seconds(workload(blocks, arch, head, hidden, part), rates, part)
-
-        once, refit = compensation_seconds(choice, blocks, arch, shape, rates.flops)
-        each = seconds_per_candidate(choice, rank, shape, timed) + refit
-        of_base = seconds(workload(blocks, space.base, head, hidden, shape), rates, shape)
-        # The base's anchor and the pass for the saliency come before the candidates.
-        total = (settings.planned + pool_size(choice)) * each + 1.5 * of_base + once
     return SearchPlan(
         config.model,
         source.family.model_type,
@@ -188,33 +189,18 @@ def plan(config: PlanConfig) -> SearchPlan:
         None if config.params is None else space.window[1],
         None if config.params is None else space.window[0],
         _figures(space, arch, head, per_stack(blocks, shape).seq_len),
-        settings.planned,
+        planned,
         shape,
         replace(
-            memory(blocks, space.base, arch, base_params, vocabulary, hidden, shape),
+            memory(blocks, space.base, arch, base_params, int(source.config["vocab_size"]), hidden, shape),
             compensation=compensation_memory(choice, blocks, shape),
         ),
         rates,
-        each,
-        total,
+        None if time is None else time.each,
+        None if time is None else 60 * config.minutes if config.minutes else time.once + planned * time.each,
         source.origin,
         None if config.sensitivity is None else predicted_rises(config.sensitivity, target),
     )
-
-
-def _shape(config: PlanConfig, source: ModelSource, rank: int | None) -> Shape:
-    if config.seq_len is not None and config.seq_len > source.positions:
-        raise UserError(f"seq-len {config.seq_len}: the model has {source.positions} positions")
-    length = config.seq_len or min(4096, source.positions)
-    device = "cuda" if config.device.startswith("cuda") else "cpu"
-    half = config.dtype in ("bf16", "fp16") or (config.dtype == "auto" and device == "cuda")
-    return Shape(config.samples, length, 1, rank, 2 if half else 4, device)
-
-
-def _in_passes(shape: Shape, blocks: tuple[Block, ...], base: Architecture, hidden: int) -> Shape:
-    """The shape with the micro-batch that a search would take."""
-    default = default_micro_batch(blocks, base, hidden, shape.seq_len, shape.element, shape.device)
-    return replace(shape, micro_batch=min(shape.samples, default))
 
 
 def _figures(space: SearchSpace, arch: Architecture, head: int, context: int) -> dict[str, Any]:
@@ -231,37 +217,3 @@ def _figures(space: SearchSpace, arch: Architecture, head: int, context: int) ->
         "base_kv_cache_bytes_per_token": 2 * costs.kv_cache_per_token(space.layers, space.base),
         "architecture": arch.to_json(),
     }
-
-
-def _rates(config: PlanConfig, source: ModelSource, shape: Shape) -> "tuple[Rates, Shape]":
-    """This machine's rates, and the shape with the device and dtype that `auto` comes to."""
-    from tracenas.benchmark.machine import measure_rates
-    from tracenas.models.checkpoints.loading import pick_device, pick_dtype
-    from tracenas.threads import set_threads
-
-    set_threads(config.threads)
-    device = pick_device(config.device)
-    dtype = pick_dtype(config.dtype, device)
-    hidden, heads = int(source.config["hidden_size"]), int(source.config["num_attention_heads"])
-    rates = measure_rates(
-        device,
-        dtype,
-        tokens=shape.micro_batch * shape.seq_len,
-        hidden=hidden,
-        width=int(source.config["intermediate_size"]),
-        head_dim=int(source.config.get("head_dim") or hidden // heads),
-        rank=shape.rank or 64,
-    )
-    return rates, replace(shape, device=device.type, element=dtype.itemsize)
-
-
-def seconds(work: Workload, rates: "Rates", shape: Shape) -> float:
-    """Estimated seconds of one evaluation: each kind of work at the rate it was measured at."""
-    per_pair = rates.score_seconds_forward if shape.rank is None else rates.score_seconds
-    thin = rates.flops if shape.rank == 0 else rates.thin_flops
-    return (
-        work.flops / rates.flops
-        + work.trace_flops / thin
-        + work.elements * shape.element / rates.bytes
-        + work.score_pairs * per_pair
-    )

@@ -1,7 +1,8 @@
 """`tracenas search`: find the architecture with the highest proxy score under the budget."""
 
+from tracenas.commands.search.clock import SearchClock
 from tracenas.commands.search.result import SearchOutcome
-from tracenas.commands.search.settings import check_starts, resolve_search, strategy_settings
+from tracenas.commands.search.settings import check_starts, resolve_search, sized, strategy_settings, within_minutes
 from tracenas.config import SearchConfig, check_used
 from tracenas.data.sources import probe
 from tracenas.models.checkpoints.source import ModelSource, open_source
@@ -26,6 +27,7 @@ def search(config: SearchConfig, kind: str = "search", source: ModelSource | Non
     Raises:
         UserError: for wrong input, before any work is done.
     """
+    clock = SearchClock(config.minutes)
     source = source or open_source(config.model)
     if not config.resume:
         probe(config.text_field, config.data)
@@ -34,12 +36,15 @@ def search(config: SearchConfig, kind: str = "search", source: ModelSource | Non
     check_used(resolved)
     STRATEGIES.check(resolved.strategy)
     SALIENCIES.check(config.saliency)
-    strategy_settings(resolved)
-    check_starts(resolved)
+    strategy_settings(sized(resolved))
+    check_starts(sized(resolved))
     with run_directory(config.out, kind, config.resume) as begun:
         from tracenas.commands.search.stage import search_target
 
         if begun:
             resolved = as_started(config.out, config, _NOT_RESULTS)
             target = resolve_target(source, resolved, params=resolved.params, tolerance=resolved.tolerance)
-        return search_target(target, resolved, kind, begun)
+            clock = SearchClock(resolved.minutes, clock.started)
+        else:
+            resolved = sized(resolved) if resolved.minutes is None else within_minutes(resolved, target)
+        return search_target(target, resolved, kind, begun, clock)

@@ -1,16 +1,23 @@
 """What a search's settings come to, before torch is imported."""
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from tracenas.config import SearchConfig
+from tracenas.config import Effort, SearchConfig, parse_rank
+from tracenas.data.sources import is_tokens
 from tracenas.errors import UserError
 from tracenas.models.checkpoints.source import ModelSource
-from tracenas.pipeline.target import resolve_proxy
+from tracenas.pipeline.estimate import in_passes, measured_rates, search_shape, trace_rank
+from tracenas.pipeline.minutes import spend
+from tracenas.pipeline.target import PruningTarget, resolve_proxy
+from tracenas.proxies.combination import choose
+from tracenas.saliency.starts import SOLVED
 from tracenas.strategies import SearchSettings
 
-__all__ = ["check_starts", "resolve_search", "strategy_settings"]
+__all__ = ["check_starts", "resolve_search", "sized", "strategy_settings", "within_minutes"]
 
 C = TypeVar("C", bound=SearchConfig)
+_SPARE = 4
+"""How many times as many generations as expected a search with a time limit has: candidates may be faster."""
 
 
 def resolve_search(config: C, source: ModelSource) -> C:
@@ -32,16 +39,75 @@ def resolve_search(config: C, source: ModelSource) -> C:
     return config.model_copy(update={**update, "init": init})
 
 
+def sized(config: C, size: Effort | None = None) -> C:
+    """The settings with sizes of generations, and of the calibration where it is cut from text.
+
+    Args:
+        size: that they follow from; None: that of the settings.
+    """
+    size = size or config.size
+    update: dict[str, Any] = config.sizes(size)
+    if config.samples is None and not is_tokens(config.data):
+        update["samples"] = size.samples
+    return config.model_copy(update=update)
+
+
+def within_minutes(config: C, target: PruningTarget) -> C:
+    """The settings, `sized` for the minutes that the search may take, by what this machine manages.
+
+    It ends by the clock; its generations are more than it will come to.
+
+    Raises:
+        UserError: if no candidate could be measured in that time.
+    """
+    assert config.minutes is not None
+    choice, rank = choose(config.proxy), parse_rank(config.rank)
+    length = config.seq_len or min(config.longest, target.source.positions)
+    shape = search_shape(
+        target.source,
+        config.samples or 1,
+        length,
+        trace_rank(choice.needs, rank),
+        device=config.device,
+        dtype=config.dtype,
+    )
+    rates, shape = measured_rates(
+        target.source, in_passes(shape, target), device=config.device, dtype=config.dtype, threads=config.threads
+    )
+    arch = target.space.uniform()
+    assert arch is not None  # `resolve_target` has refused such a budget
+    spending = spend(
+        config.minutes,
+        target,
+        arch,
+        choice,
+        rank,
+        shape,
+        rates,
+        samples=config.samples,
+        statistics=config.compensate_samples,
+        table=bool(SOLVED & set(config.starts)),
+    )
+    settings = sized(config, Effort(max(2, spending.evaluations), spending.samples, length))
+    assert settings.iterations is not None
+    update: dict[str, Any] = {"iterations": config.iterations or _SPARE * settings.iterations}
+    if choice.compensated and config.compensate_samples is None:
+        update["compensate_samples"] = spending.statistics
+    return settings.model_copy(update=update)
+
+
 def strategy_settings(config: SearchConfig) -> SearchSettings:
-    """What the strategy is told.
+    """What the strategy is told by settings that are `sized`.
 
     Raises:
         UserError: for sizes that do not go together.
     """
+    assert config.population is not None and config.elites is not None and config.iterations is not None
     return SearchSettings(
         population=config.population,
         elites=config.elites,
         iterations=config.iterations,
+        evaluations=config.evaluations,
         crossover=config.crossover,
         depth_mutation=config.mutation_depth,
         width_mutation=config.mutation_width,
@@ -57,6 +123,7 @@ def check_starts(config: SearchConfig) -> None:
     Raises:
         UserError: as said, and for unknown starts.
     """
+    assert config.population is not None
     count, places = len(config.starts), config.population - (config.init not in ("start", "random"))
     if config.init == "start" and not count:
         raise UserError("init start needs a start, and there is none; accepted: importance, uniform, random, nirvana")

@@ -1,10 +1,12 @@
 """The search itself: candidates of a session are scored until the strategy has no more, and the best is kept."""
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+from tracenas.commands.search.clock import SearchClock
 from tracenas.commands.search.result import SearchOutcome
 from tracenas.commands.search.settings import strategy_settings
 from tracenas.config import SearchConfig
@@ -30,12 +32,15 @@ from tracenas.strategies import STRATEGIES, Progress, SearchResult, run_search
 __all__ = ["search_target"]
 
 
-def search_target(target: PruningTarget, config: SearchConfig, kind: str, begun: bool) -> SearchOutcome:
+def search_target(
+    target: PruningTarget, config: SearchConfig, kind: str, begun: bool, clock: SearchClock
+) -> SearchOutcome:
     """Search in the run directory `config.out`, which this process has.
 
     Args:
         config: with nothing left to `auto` but what the machine decides.
         begun: whether a run is gone on with.
+        clock: of `minutes`.
     """
     space = target.space
     with starting(config.out, kind, config.model_dump(), begun):
@@ -50,48 +55,67 @@ def search_target(target: PruningTarget, config: SearchConfig, kind: str, begun:
         named = {"samples": samples, "seq_len": seq_len, "start": ",".join(starts.architectures) or "none"}
         resolve_settings(config.out, {**session.machine(), **named})
         evaluator = make_evaluator(session, config.proxy, config.trace_rank)
-        racing = make_racing(evaluator, config.race, config.elites)
+        settings = strategy_settings(config)
+        racing = make_racing(evaluator, config.race, settings.elites)
         same_model(config.out, evaluator.base_loss)
-    settings = strategy_settings(config)
     if settings.init == "given" and not first:
         settings = replace(settings, init="uniform")
     strategy = STRATEGIES.get(config.strategy)(space, settings, prior=session.prior(), starts=first)
-    with _display(space, config.proxy, strategy.generations) as on_event:
+    journal = Journal(config.out / JOURNAL)
+    clock.go_on(journal.read())
+    print(_announced(config, strategy.planned, session), file=sys.stderr)
+    with _display(space, config.proxy, strategy.generations, clock) as on_event:
         result = run_search(
             strategy,
             racing or evaluator,
-            Journal(config.out / JOURNAL),
+            journal,
             on_event=on_event,
             on_generation=None if racing is None else racing.on_generation,
             facts={"bos": session.start.carried},
+            enough=clock.enough,
         )
+    if config.minutes is not None:  # what the time came to is the run's size, should it be replayed
+        resolve_settings(config.out, {"evaluations": len(result.records)})
     summary = {
         **_summary(config, session, evaluator.base_loss, result),
         **_rises(starts.ranked, evaluator.base_loss, result),
     }
-    write_json(
-        config.out / BEST,
-        {
-            "architecture": result.best.to_json(),
-            "score": result.score,
-            "loss": result.record["loss"],
-            "id": result.best.id,
-            "provenance": provenance(
-                model=config.model,
-                seed=config.seed,
-                proxy=config.proxy,
-                dtype=session.dtype,
-                bos=session.start.carried,
-                **realisation_facts(config.proxy, config.ridge),
-            ),
-        },
-    )
+    write_json(config.out / BEST, _best(config, session, result))
     write_json(config.out / SUMMARY, summary)
     return SearchOutcome(config.out, config.out / BEST, result.best, result.score, summary)
 
 
+def _best(config: SearchConfig, session: Session, result: SearchResult[Architecture]) -> dict[str, Any]:
+    """What best.json holds."""
+    return {
+        "architecture": result.best.to_json(),
+        "score": result.score,
+        "loss": result.record["loss"],
+        "id": result.best.id,
+        "provenance": provenance(
+            model=config.model,
+            seed=config.seed,
+            proxy=config.proxy,
+            dtype=session.dtype,
+            bos=session.start.carried,
+            **realisation_facts(config.proxy, config.ridge),
+        ),
+    }
+
+
+def _announced(config: SearchConfig, planned: int, session: Session) -> str:
+    """What the settings come to, in a line."""
+    samples, length = session.tokens.shape
+    text = f"candidates on {samples} × {length:,} tokens"
+    if config.minutes is not None:
+        return f"search: {config.minutes:g} minutes, {text}, {config.population} per generation"
+    return f"search: at most {planned:,} {text}, {min(planned, config.population or 1)} per generation"
+
+
 @contextmanager
-def _display(space: SearchSpace, proxy: str, generations: int) -> Iterator[Callable[[Progress], None]]:
+def _display(
+    space: SearchSpace, proxy: str, generations: int, clock: SearchClock
+) -> Iterator[Callable[[Progress], None]]:
     """The live progress display; yields the search's event handler."""
     params: list[int | None] = [None]
     label = "Φ" if proxy == "phi" else proxy
@@ -101,7 +125,9 @@ def _display(space: SearchSpace, proxy: str, generations: int) -> Iterator[Calla
         def on_event(event: Progress) -> None:
             if event.record is not None and event.record["id"] == event.best_id:
                 params[0] = event.record["params"]
-            total = event.planned - event.duplicates
+            if event.record is not None:
+                clock.count()
+            total = clock.expected(event.done) or event.planned - event.duplicates
             display.update(event.generation, event.done, total, event.best, params[0], event.duplicates)
 
         yield on_event

@@ -17,15 +17,13 @@ from tracenas.models.functionals.loss import predicted_tokens
 from tracenas.models.surgery.ordering import Key, weight_holder
 from tracenas.saliency.backwards import Shelf
 from tracenas.saliency.elimination import Sweep
+from tracenas.saliency.sensitivity import FISHER_TOKENS
 from tracenas.saliency.sensitivity.fisher import fisher_matrices
 from tracenas.saliency.sensitivity.moments import Moments, input_moments
 from tracenas.saliency.sensitivity.rises import RIDGE, predicted_rises
 from tracenas.saliency.sensitivity.table import SensitivityTable, WidthCosts
 
-__all__ = ["FISHER_TOKENS", "measure_sensitivity"]
-
-FISHER_TOKENS = 4096
-"""Tokens that the gradients are taken on, by default; more change next to nothing."""
+__all__ = ["measure_sensitivity"]
 
 
 def measure_sensitivity(

@@ -1,0 +1,206 @@
+"""What a search takes on this machine: seconds before the first candidate, and of every candidate.
+
+Counted work at rates that were measured (`measured_rates`); no torch before that. Proxies and combinations of them add
+passes, refits and statistics; the sensitivity table that searches start from has passes and sweeps of its own.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from tracenas.errors import UserError
+from tracenas.families import Block, present
+from tracenas.models.checkpoints.source import ModelSource
+from tracenas.pipeline.reference import POOL
+from tracenas.pipeline.refit import DEFAULT_SAMPLES
+from tracenas.pipeline.target import PruningTarget
+from tracenas.proxies.combination import Choice
+from tracenas.refits.costs import refit_costs, refit_memory
+from tracenas.saliency.sensitivity import FISHER_TOKENS
+from tracenas.scoring.workload import Shape, Workload, default_micro_batch, workload
+from tracenas.space.architecture import Architecture
+
+if TYPE_CHECKING:
+    from tracenas.benchmark.machine import Rates
+
+__all__ = [
+    "SearchTime",
+    "compensation_memory",
+    "in_passes",
+    "measured_rates",
+    "pool_size",
+    "search_shape",
+    "search_time",
+    "trace_rank",
+    "workload_seconds",
+]
+
+_FEW_STEPS = 6 * 4
+"""Sequences that `few_steps` trains on."""
+
+
+@dataclass(frozen=True)
+class SearchTime:
+    """Estimated seconds.
+
+    Args:
+        once: before the first candidate: the base's passes, statistics and factors, the sensitivity table, the pool
+            of a combination.
+        each: of a candidate, none of whose refits is remembered, on all of the calibration.
+    """
+
+    once: float
+    each: float
+
+
+def search_shape(source: ModelSource, samples: int, length: int, rank: int | None, *, device: str, dtype: str) -> Shape:
+    """The calibration as candidates see it, one sequence per pass; `auto` as far as it can be told without torch.
+
+    Args:
+        samples, length: N sequences of L tokens.
+        rank: of the traces.
+
+    Raises:
+        UserError: for more tokens than the model has positions.
+    """
+    if length > source.positions:
+        raise UserError(f"seq-len {length}: the model has {source.positions} positions")
+    kind = "cuda" if device.startswith("cuda") else "cpu"
+    half = dtype in ("bf16", "fp16") or (dtype == "auto" and kind == "cuda")
+    return Shape(samples, length, 1, rank, 2 if half else 4, kind)
+
+
+def in_passes(shape: Shape, target: PruningTarget) -> Shape:
+    """The shape with the micro-batch that a search would take."""
+    default = default_micro_batch(
+        target.blocks, target.space.base, target.hidden, shape.seq_len, shape.element, shape.device
+    )
+    return replace(shape, micro_batch=min(shape.samples, default))
+
+
+def measured_rates(
+    source: ModelSource, shape: Shape, *, device: str, dtype: str, threads: int | None
+) -> "tuple[Rates, Shape]":
+    """This machine's rates, and the shape with the device and dtype that `auto` comes to."""
+    from tracenas.benchmark.machine import measure_rates
+    from tracenas.models.checkpoints.loading import pick_device, pick_dtype
+    from tracenas.threads import set_threads
+
+    set_threads(threads)
+    where = pick_device(device)
+    number = pick_dtype(dtype, where)
+    hidden, heads = int(source.config["hidden_size"]), int(source.config["num_attention_heads"])
+    rates = measure_rates(
+        where,
+        number,
+        tokens=shape.micro_batch * shape.seq_len,
+        hidden=hidden,
+        width=int(source.config["intermediate_size"]),
+        head_dim=int(source.config.get("head_dim") or hidden // heads),
+        rank=shape.rank or 64,
+    )
+    return rates, replace(shape, device=where.type, element=number.itemsize)
+
+
+def search_time(
+    target: PruningTarget,
+    arch: Architecture,
+    choice: Choice,
+    rank: int,
+    shape: Shape,
+    rates: "Rates",
+    *,
+    table: bool,
+    statistics: int | None = None,
+) -> SearchTime:
+    """What a search takes whose candidates are like `arch`.
+
+    Args:
+        rank: of the traces, where a proxy takes any.
+        table: whether a sensitivity table is measured.
+        statistics: sequences of refits, and of the table beside them; None: the default.
+    """
+    blocks, base = target.blocks, target.space.base
+    head = target.source.family.head_weights(target.source.config)
+
+    def timed(of: Architecture, part: Shape) -> float:
+        return workload_seconds(workload(blocks, of, head, target.hidden, part), rates, part)
+
+    each = _per_candidate(choice, rank, shape, lambda part: timed(arch, part))
+    # The base's anchor and the pass for the saliency come before the candidates.
+    once = 1.5 * timed(base, shape)
+    tokens = (statistics or DEFAULT_SAMPLES) * shape.seq_len
+    if choice.compensated:
+        costs = refit_costs(blocks, arch, tokens)
+        each += costs.candidate / rates.flops
+        once += costs.forward / rates.flops + costs.gram / rates.single_flops + costs.factor / rates.double_flops
+    if table:
+        once += _table_seconds(blocks, base, tokens if choice.compensated else shape.tokens, shape, rates, timed)
+    return SearchTime(once + pool_size(choice) * each, each)
+
+
+def workload_seconds(work: Workload, rates: "Rates", shape: Shape) -> float:
+    """Estimated seconds of one evaluation: each kind of work at the rate it was measured at."""
+    per_pair = rates.score_seconds_forward if shape.rank is None else rates.score_seconds
+    thin = rates.flops if shape.rank == 0 else rates.thin_flops
+    return (
+        work.flops / rates.flops
+        + work.trace_flops / thin
+        + work.elements * shape.element / rates.bytes
+        + work.score_pairs * per_pair
+    )
+
+
+def trace_rank(needs: frozenset[str], rank: int) -> int | None:
+    """Rank of the traces in a pass for these needs, None without a backward pass.
+
+    A weight's gradient is what its trace at full rank is: the same product, whichever else is taken.
+    """
+    if needs & {"weight_gradients", "steps"}:
+        return 0
+    return rank if "trace" in needs else None
+
+
+def _per_candidate(choice: Choice, rank: int, shape: Shape, timed: Callable[[Shape], float]) -> float:
+    """One plain pass and one compensated pass where there are proxies for them, and the steps of `few_steps`."""
+    total = 0.0
+    for refitted in (False, True):
+        run = [p for p in choice.proxies if p.runs and ("compensated" in p.needs) is refitted]
+        wanted = [p.needs - {"steps"} for p in run]
+        if wanted:
+            total += timed(replace(shape, rank=trace_rank(frozenset[str]().union(*wanted), rank)))
+    if "steps" in choice.needs:
+        total += _FEW_STEPS / shape.samples * timed(replace(shape, rank=0)) + timed(replace(shape, rank=None)) / 2
+    return total
+
+
+def _table_seconds(
+    blocks: tuple[Block, ...],
+    base: Architecture,
+    tokens: int,
+    shape: Shape,
+    rates: "Rates",
+    timed: Callable[[Architecture, Shape], float],
+) -> float:
+    """A forward pass over all tokens, one of the gradients with the blocks run twice, products and sweeps."""
+    windows = -(-FISHER_TOKENS // shape.seq_len)
+    passes = timed(base, replace(shape, samples=max(1, tokens // shape.seq_len), rank=None))
+    gradients = replace(shape, samples=windows)
+    passes += timed(base, replace(gradients, rank=None)) + timed(base, replace(gradients, rank=1))
+    moments = swept = 0.0
+    for _, sub in present(blocks):
+        n, rows = sub.output_projection.columns, sub.output_projection.rows
+        parts = sub.output_projection.stack or 1
+        moments += tokens * float(n * n) + windows * shape.seq_len * float(rows * rows)
+        swept += parts * (4.0 * n**3 + 2.0 * n * n * rows)
+    return passes + moments / rates.single_flops + swept / rates.double_flops
+
+
+def compensation_memory(choice: Choice, blocks: tuple[Block, ...], shape: Shape) -> int:
+    """Bytes."""
+    return refit_memory(blocks, DEFAULT_SAMPLES * shape.seq_len, shape.element) if choice.compensated else 0
+
+
+def pool_size(choice: Choice) -> int:
+    """Architectures that a combination's ranks are taken in, scored before the search."""
+    return 0 if choice.single else POOL + 1

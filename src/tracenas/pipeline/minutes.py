@@ -1,0 +1,89 @@
+"""What the minutes of a search are spent on: text per candidate, text of the statistics, and candidates."""
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from tracenas.errors import UserError
+from tracenas.pipeline.estimate import in_passes, search_time
+from tracenas.pipeline.refit import DEFAULT_SAMPLES
+from tracenas.pipeline.target import PruningTarget
+from tracenas.proxies.combination import Choice
+from tracenas.scoring.workload import Shape
+from tracenas.space.architecture import Architecture
+
+if TYPE_CHECKING:
+    from tracenas.benchmark.machine import Rates
+
+__all__ = ["Spending", "spend"]
+
+_SAMPLES = (16, 8, 4, 2)
+"""Sequences that candidates may be measured on, where there is a choice."""
+_STATISTICS = (DEFAULT_SAMPLES, DEFAULT_SAMPLES // 2, DEFAULT_SAMPLES // 4)
+"""Sequences that refits and the sensitivity table may be measured on."""
+_EVALUATIONS = 100
+"""Candidates that are worth more than text for each of them."""
+_RACED = 0.7
+"""Share of the calibration that a candidate is measured on, where the worse ones are stopped."""
+
+
+@dataclass(frozen=True)
+class Spending:
+    """How a search comes to its minutes.
+
+    Args:
+        samples: sequences that candidates are measured on.
+        statistics: sequences of refits and the sensitivity table.
+        evaluations: candidates that the time is enough for, by the estimate.
+        once: seconds before the first candidate, by the estimate.
+    """
+
+    samples: int
+    statistics: int
+    evaluations: int
+    once: float
+
+
+def spend(
+    minutes: float,
+    target: PruningTarget,
+    arch: Architecture,
+    choice: Choice,
+    rank: int,
+    shape: Shape,
+    rates: "Rates",
+    *,
+    samples: int | None,
+    statistics: int | None,
+    table: bool,
+) -> Spending:
+    """The most text that leaves time for enough candidates; the statistics take half of the time at most.
+
+    Args:
+        arch: what candidates are like.
+        rank: of the traces.
+        shape: of the calibration; its samples count where they are given.
+        samples, statistics: where they are given.
+        table: whether a sensitivity table is measured.
+
+    Raises:
+        UserError: if the time is over before the first candidate, even with the least text.
+    """
+    seconds = 60.0 * minutes
+    each_of = (samples,) if samples is not None else _SAMPLES
+    for count in (statistics,) if statistics is not None else _STATISTICS:
+        for number in each_of:
+            part = in_passes(replace(shape, samples=number), target)
+            time = search_time(target, arch, choice, rank, part, rates, table=table, statistics=count)
+            left = seconds - time.once
+            spending = Spending(number, count, max(0, int(left / (_RACED * time.each))), time.once)
+            if spending.evaluations >= _EVALUATIONS:
+                break
+        if time.once <= seconds / 2:
+            break
+    if not spending.evaluations:
+        least = (time.once + time.each) / 60
+        raise UserError(
+            f"minutes {minutes:g}: on this machine the statistics before the first candidate alone take about "
+            f"{time.once / 60:.1f} minutes; accepted: {least:.1f} or more (or --start none)"
+        )
+    return spending
