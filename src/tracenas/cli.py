@@ -22,9 +22,6 @@ from tracenas.registry import did_you_mean
 __all__ = ["COMMANDS", "main"]
 
 
-_SHARED = ("config", "json_output")
-
-
 class _Commands(click.Group):
     """Commands whose settings are imported when they are asked for, so that `--help` is quick."""
 
@@ -70,32 +67,22 @@ def _words(group: str) -> list[str]:
 
 def _command(name: str, command: Command) -> click.Command:
     from tracenas import config as configs
+    from tracenas.options import setting_parameters
 
     kind = getattr(configs, command.config)
-    positional, several = configs.positional_setting(kind)
-    metavar = f"{positional.upper().removesuffix('S')}..." if several else positional.upper()
+    arguments, *settings_of = setting_parameters(kind)
     params: list[click.Parameter] = [
-        click.Argument(["arguments"], nargs=-1, metavar=f"{metavar} [KEY=VALUE]...".strip()),
+        arguments,
+        *settings_of,
         click.Option(
             ["--config"],
             type=click.Path(path_type=Path),
-            help="YAML file with settings; options override it.",
+            metavar="PATH",
+            help="YAML file with settings; those of the command line replace them.",
         ),
-        click.Option(["--json", "json_output"], is_flag=True, help="One JSON object on stdout."),
+        click.Option(["--json", "json_output"], is_flag=True, help="Print one JSON object instead of tables."),
         *_loudness(),
     ]
-    for field in configs.setting_names(kind):
-        if field == positional or field in kind.sections:
-            continue
-        info = kind.model_fields[field]
-        flag = "--" + field.replace("_", "-")
-        default = "" if info.is_required() or info.default in (None, "", False) else f" [{info.default}]"
-        text = (info.description or "") + default + (" [required]" if info.is_required() else "")
-        if info.annotation is bool:
-            off = "--" + field[3:].replace("_", "-") if field.startswith("no_") else f"--no-{flag[2:]}"
-            params.append(click.Option([f"{flag}/{off}", field], is_flag=True, default=None, help=text))
-        else:
-            params.append(click.Option([flag, field], default=None, metavar="VALUE", help=text))
 
     def call(
         arguments: tuple[str, ...], config: Path | None, json_output: bool, verbose: bool, quiet: bool, **options: Any

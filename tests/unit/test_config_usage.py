@@ -152,7 +152,7 @@ def test_every_boolean_option_can_be_switched_on_and_off(name: str) -> None:
     kind = getattr(configs, command.config)
     options = {param.name: param for param in _command(name, command).params}
     for field in configs.setting_names(kind):
-        if kind.model_fields[field].annotation is not bool:
+        if kind.model_fields[field].annotation not in (bool, bool | None):
             continue
         option = options[field]
         assert len(option.opts) == len(option.secondary_opts) == 1

@@ -9,7 +9,6 @@ from tracenas.config import ExportConfig
 from tracenas.errors import UserError
 from tracenas.formats import data_size
 from tracenas.models.checkpoints.source import ModelSource, open_source
-from tracenas.registry import did_you_mean
 from tracenas.reporting.terminal import Outcome, Table, to_plain
 
 __all__ = ["FORMATS", "ExportOutcome", "export"]
@@ -43,8 +42,6 @@ class ExportOutcome(Outcome):
 def _gguf(config: ExportConfig, source: ModelSource) -> ExportOutcome:
     from tracenas.exporters.gguf import export_gguf
 
-    if config.tokenizer not in ("auto", "none"):
-        raise UserError(f"tokenizer '{config.tokenizer}': accepted: auto, none")
     exported = export_gguf(
         source,
         config.out,
@@ -100,8 +97,6 @@ def export(config: ExportConfig) -> ExportOutcome:
         UserError: for what cannot be exported, before anything is written.
         CheckFailed: if the serving program computes something else from the result, of which nothing is left.
     """
-    if config.format not in FORMATS:
-        raise UserError(f"unknown format '{config.format}': {did_you_mean(config.format, list(FORMATS))}")
     if not Path(config.model).exists():
         raise UserError(f"model {config.model}: no such directory; export reads a checkpoint on this machine")
     return FORMATS[config.format](config, open_source(config.model, decoder_only="export"))

@@ -55,17 +55,26 @@ class EffortConfig(StageConfig):
         description="How long the search may take, in minutes: text per candidate is chosen by what this machine "
         "manages, and candidates are measured until the time is up.",
     )
-    evaluations: int | None = Field(None, ge=2, description="Candidates that the search measures, at most.")
+    evaluations: int | None = Field(None, ge=2, description="Number of candidates that the search measures at most.")
     population: int | None = Field(
-        None, ge=2, description="Candidates per generation; default 30, or 12 where there are less than 120 in all."
+        None, ge=2, description="Number of candidates per generation; default: 30, or 12 where there are less than 120."
     )
     elites: int | None = Field(
         None,
         ge=1,
-        description="Candidates carried over, the parents of the next generation; default: a third of the population.",
+        description="Number of candidates carried over, the parents of the next generation; default: a third.",
     )
     iterations: int | None = Field(
-        None, ge=1, description="Generations, the initial one included; default: as many as the evaluations fill."
+        None,
+        ge=1,
+        description="Number of generations, the initial one included; default: as many as the evaluations fill.",
+    )
+
+    samples: int | None = Field(
+        None, ge=1, description="Number of calibration sequences; default: what the effort has, or all of a token file."
+    )
+    seq_len: int | None = Field(
+        None, ge=2, description="Tokens per calibration sequence; default: what the effort has, if the model allows it."
     )
 
     @model_validator(mode="before")

@@ -1,13 +1,17 @@
 """Settings of export."""
 
 from pathlib import Path
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from tracenas.config import fields
+from tracenas.config.accepted import Accepts
 from tracenas.config.shared import StageConfig
 from tracenas.config.usage import Use
 from tracenas.errors import UserError
+from tracenas.exporters.gguf.export import OUTTYPES
+from tracenas.exporters.gguf.layouts import LAYOUTS
 
 __all__ = ["ExportConfig"]
 
@@ -22,18 +26,28 @@ class ExportConfig(StageConfig):
         Use(("pre",), "tokenizer auto", lambda c: c.tokenizer == "auto"),
     )
 
-    model: str = Field(description="Checkpoint directory.")
-    format: str = Field("gguf", description="gguf (llama.cpp, Ollama).")
+    model: Annotated[str, Accepts(file=True)] = Field(description="The checkpoint: its directory.")
+    format: Literal["gguf"] = Field("gguf", description="Format of the file: gguf is for llama.cpp and Ollama.")
     out: Path = Field(description="File to write.")
-    outtype: str = Field("auto", description="Of the matrices: f32, f16, bf16, q8_0; auto: as the checkpoint's.")
-    layout: str = Field("auto", description="stock, deci, openelm or padded; auto: the first that holds the model.")
-    tokenizer: str = Field("auto", description="auto: the checkpoint's; none: token ids only.")
-    pre: str = Field("", description="llama.cpp's name of the pre-tokenizer, where it is not known.")
-    check: bool = Field(False, description="Compare llama.cpp's logits with the checkpoint's before the file appears.")
-    check_ids: fields.CommaList = Field(
-        "", description="Token ids the check reads, such as 1,15,7; default: those of a text."
+    outtype: Annotated[str, Accepts(OUTTYPES)] = Field(
+        "auto", description="Number format of the matrices; auto: as in the checkpoint."
     )
-    llama_python: Path | None = Field(None, description="A Python that has llama-cpp-python; default: this one.")
+    layout: Annotated[str, Accepts(("auto",), LAYOUTS.names)] = Field(
+        "auto", description="How layers of different shapes are laid out; auto: the first layout that holds the model."
+    )
+    tokenizer: Literal["auto", "none"] = Field(
+        "auto", description="Tokenizer in the file: the checkpoint's (auto), or none, for token ids alone."
+    )
+    pre: str = Field("", description="Name of the pre-tokenizer in llama.cpp, where tracenas does not know it.")
+    check: bool = Field(
+        False, description="Compare llama.cpp's logits with the checkpoint's, and write no file that differs."
+    )
+    check_ids: Annotated[fields.CommaList, Accepts(metavar="N", several=True)] = Field(
+        "", description="Token ids that the check reads, such as 1,15,7; default: those of a text."
+    )
+    llama_python: Path | None = Field(
+        None, description="Python interpreter that has llama-cpp-python; default: this one."
+    )
 
     @property
     def ids(self) -> tuple[int, ...]:

@@ -4,16 +4,24 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
+from tracenas.config.accepted import Accepts
 from tracenas.dtypes import short_name
+from tracenas.proxies import PROXIES
 
 __all__ = [
     "CommaList",
+    "Compensate",
     "Dtype",
     "ModelName",
+    "Proxies",
     "Proxy",
     "Rank",
+    "SaveDtype",
     "ShardSize",
+    "Size",
+    "Sparsity",
     "Switch",
+    "Text",
     "TextField",
     "Tolerance",
 ]
@@ -36,16 +44,44 @@ CommaList = Annotated[
 ]
 """Several values separated by commas; YAML may hold a list."""
 
-ModelName = Annotated[str, Field(description="Model directory, .gguf file or hub id.")]
-TextField = Annotated[str | None, Field(description="Field of JSONL, CSV, Parquet or hub data that holds the text.")]
-Tolerance = Annotated[float, Field(gt=0, lt=1, description="Depth of the budget window, relative.")]
-ShardSize = Annotated[str, Field(description="Largest weights file.")]
-Rank = Annotated[str, Field(description="Rank of the gradient traces, or full.")]
-Proxy = Annotated[
+Compensate = Literal["best", "auto", "none", "ridge", "sequential"]
+"""How output projections are refitted."""
+
+Text = Annotated[str, Accepts(file=True, metavar="TEXT")]
+"""A file, a data set's name, …"""
+
+Size = Annotated[str, Accepts(metavar="SIZE")]
+"""A share such as 60%, or a size such as 2.7B."""
+
+Sparsity = Annotated[str, Accepts(metavar="SHARE|N:M")]
+"""A share of zeros in [0, 1), or N:M such as 2:4."""
+
+Proxies = Annotated[str, Accepts(("auto",), PROXIES.names, several=True)]
+
+ModelName = Annotated[str, Accepts(file=True), Field(description="The model: a directory, a .gguf file or a hub id.")]
+TextField = Annotated[
+    str | None,
+    Field(description="Name of the field that holds the text; for JSONL, CSV, Parquet and hub data. Default: text."),
+]
+Tolerance = Annotated[
+    float, Field(gt=0, lt=1, description="How far below the budget the result may be, as a share of the budget.")
+]
+ShardSize = Annotated[
+    str, Accepts(metavar="SIZE"), Field(description="Largest size of one weights file, with its unit.")
+]
+SaveDtype = Annotated[
+    Dtype, Field(description="Number format of the written weights; auto: of each as it is stored in the input.")
+]
+Rank = Annotated[
     str,
+    Accepts(("full",), metavar="N|full"),
+    Field(description="Rank of the gradient traces that phi compares; full: the traces themselves."),
+]
+Proxy = Annotated[
+    Proxies,
     Field(
-        description="What candidates are scored by: a proxy, NAME=WEIGHT,…, or auto: loss_compensated (phi for "
-        "encoder-decoder models)."
+        description="What candidates are scored by: a proxy, or a weighted sum NAME=WEIGHT,…; auto: loss_compensated "
+        "(phi for encoder-decoder models)."
     ),
 ]
 """Fields that several commands have."""

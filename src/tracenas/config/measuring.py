@@ -1,13 +1,15 @@
 """Settings of eval and bench."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from tracenas.config import fields
+from tracenas.config.accepted import Accepts
 from tracenas.config.shared import StageConfig, WindowsConfig
 from tracenas.config.usage import Use
+from tracenas.evaluation.suites import SUITES
 
 __all__ = ["BenchConfig", "EvalConfig"]
 
@@ -26,38 +28,53 @@ class EvalConfig(WindowsConfig):
         Use(("shots",), "a task that names no number itself", _without_shots),
     )
 
-    models: tuple[str, ...] = Field(description="Model directories, .gguf files or hub ids.", min_length=1)
-    text: str | None = Field(None, description="Held-out text for a perplexity: a file, wikitext2, or a token file.")
+    models: Annotated[tuple[str, ...], Accepts(file=True)] = Field(
+        description="One or more models: directories, .gguf files or hub ids.", min_length=1
+    )
+    text: fields.Text | None = Field(
+        None, description="Held-out text for a perplexity: a file, the name of a data set such as wikitext2, or tokens."
+    )
     seq_len: int | None = Field(
-        None, ge=2, description="Window length; default min(4096, the smallest model's positions)."
+        None, ge=2, description="Tokens per window of text; default: 4096, or the smallest model's positions if fewer."
     )
-    max_windows: int | None = Field(None, ge=1, description="Use no more than this many windows.")
+    max_windows: int | None = Field(None, ge=1, description="Number of windows of text at most; default: all.")
     text_field: fields.TextField = None
-    micro_batch: int | None = Field(None, ge=1, description="Windows per forward pass; default: up to 4,096 tokens.")
-    tasks: fields.CommaList | None = Field(
-        None, description="Tasks of lm-eval, such as piqa,arc_challenge:25 (25 examples each)."
+    micro_batch: int | None = Field(
+        None, ge=1, description="Windows of text per forward pass; default: up to 4,096 tokens."
     )
-    suite: str | None = Field(None, description="paper: the nine tasks of TraceNAS with the paper's shots.")
+    tasks: Annotated[fields.CommaList | None, Accepts(metavar="TASK", several=True)] = Field(
+        None, description="Tasks of lm-eval, such as piqa,arc_challenge:25 (25 examples before each question)."
+    )
+    suite: Annotated[str | None, Accepts(registered=SUITES.keys)] = Field(
+        None, description="A set of tasks: paper is the nine of TraceNAS, with the paper's number of examples."
+    )
     task_data: Path | None = Field(
-        None, description="Folder with TASK/SPLIT.jsonl, instead of fetching the tasks' data."
+        None, description="Folder with TASK/SPLIT.jsonl; default: the tasks' data are downloaded."
     )
-    shots: int | None = Field(None, ge=0, description="Examples before every question, for tasks that name no number.")
-    limit: int | None = Field(None, ge=1, description="Questions per task.")
-    batch_size: int = Field(8, ge=1, description="Answers scored per forward pass.")
-    out: Path | None = Field(None, description="File to write the results to, JSON.")
+    shots: int | None = Field(
+        None, ge=0, description="Number of examples before every question, for tasks that name none."
+    )
+    limit: int | None = Field(None, ge=1, description="Number of questions per task at most; default: all.")
+    batch_size: int = Field(8, ge=1, description="Answers per forward pass in tasks.")
+    out: Path | None = Field(None, description="JSON file to write the results to, too.")
 
 
 class BenchConfig(StageConfig):
     """Latency, throughput and memory of one or more models."""
 
-    models: tuple[str, ...] = Field(
-        description="Model directories, .gguf files or hub ids; the first is the base.", min_length=1
+    models: Annotated[tuple[str, ...], Accepts(file=True)] = Field(
+        description="One or more models: directories, .gguf files or hub ids; the others are compared to the first.",
+        min_length=1,
     )
-    prompt: int | None = Field(None, ge=1, description="Prompt tokens; default min(4096, positions - new tokens).")
+    prompt: int | None = Field(
+        None, ge=1, description="Tokens of the prompt; default: 4096, or what the models' positions leave room for."
+    )
     new_tokens: int = Field(128, ge=2, description="Tokens generated after the prompt.")
-    batch_size: int = Field(1, ge=1, description="Sequences at once.")
-    trials: int = Field(20, ge=1, description="Trials per model, in turns.")
-    warmup: int = Field(2, ge=0, description="Turns before the trials that do not count.")
-    cache: Literal["dynamic", "static"] = Field("dynamic", description="KV-cache: dynamic or static.")
-    no_memory: bool = Field(False, description="Leave out peak memory (on the CPU it takes a process per model).")
-    out: Path | None = Field(None, description="File to write the results to, JSON.")
+    batch_size: int = Field(1, ge=1, description="Sequences generated at once.")
+    trials: int = Field(20, ge=1, description="Number of trials per model; the models take turns.")
+    warmup: int = Field(2, ge=0, description="Number of trials per model before those that count.")
+    cache: Literal["dynamic", "static"] = Field("dynamic", description="Kind of KV cache, in transformers' words.")
+    no_memory: bool = Field(
+        False, description="Leave out peak memory, for which every model is run in a process of its own on the CPU."
+    )
+    out: Path | None = Field(None, description="JSON file to write the results to, too.")

@@ -1,11 +1,14 @@
 """Settings of pruning without search, and of choosing the calibration for it."""
 
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import Field
 
 from tracenas.config import fields
+from tracenas.config.accepted import Accepts
 from tracenas.config.shared import CalibrationConfig
+from tracenas.saliency.allocation import ALLOCATIONS
 from tracenas.saliency.methods import METHODS
 
 __all__ = ["OneShotSettings", "SelectCalibrationConfig"]
@@ -15,29 +18,30 @@ class OneShotSettings(CalibrationConfig):
     """A method: its saliency (see `saliency`), its allocation, its budget and the text it measures on."""
 
     model: fields.ModelName
-    data: str | None = Field(None, description="Calibration text or tokens.")
-    method: str | None = Field(
-        None, description="One-shot method: fisher, mlp, nirvana, wanda, magnitude, taylor, flap, shortgpt or uniform."
+    data: fields.Text | None = Field(None, description="Calibration text, as for `tracenas search`, or a token file.")
+    method: Annotated[str | None, Accepts(registered=METHODS.keys)] = Field(
+        None, description="One-shot method that prunes to a budget without a search; needs --params and --data."
     )
     seq_len: int | None = Field(
         None,
         ge=2,
-        description="Tokens per sequence; default min(4096, the model's positions), at most 512 for fisher and mlp.",
+        description="Tokens per calibration sequence; default: 4096 (512 for methods fisher and mlp), or the model's "
+        "positions if fewer.",
     )
-    params: str | None = Field(
-        None, description="Budget of a one-shot method: a share such as 50%, or a size such as 2.7B."
+    params: fields.Size | None = Field(
+        None,
+        description="Budget of a one-shot method: a share of the model's parameters such as 50%, or a number such "
+        "as 2.7B.",
     )
     tolerance: fields.Tolerance = 0.01
-    allocation: str | None = Field(
-        None,
-        description="How a one-shot method shares out its budget: adaptive, depth, global, global_units, mlp, solver "
-        "or uniform; "
-        "default: the method's own.",
+    allocation: Annotated[str | None, Accepts(registered=ALLOCATIONS.names)] = Field(
+        None, description="How a one-shot method shares out its budget over the layers; default: the method's own."
     )
     gamma: float | None = Field(
         None,
         gt=0,
-        description="MLP sparsity over attention sparsity, for allocation adaptive; default: from the unit sizes.",
+        description="Ratio of the MLPs' sparsity to the attentions', for allocation adaptive; default: from their "
+        "units' sizes.",
     )
 
     @property
@@ -52,11 +56,15 @@ class SelectCalibrationConfig(OneShotSettings):
 
     without = ("compensate_samples", "ridge")
 
-    method: str | None = Field("nirvana", description="One-shot method that every candidate set prunes with.")
-    candidates: int = Field(8, ge=2, description="Calibration sets to draw and to prune with.")
-    held_out: str | None = Field(
+    method: Annotated[str | None, Accepts(registered=METHODS.keys)] = Field(
+        "nirvana", description="One-shot method that prunes with every candidate set."
+    )
+    candidates: int = Field(8, ge=2, description="Number of calibration sets to draw and to prune with.")
+    held_out: fields.Text | None = Field(
         None, description="Text that the divergence is measured on; default: more text of data, in no candidate set."
     )
-    second: str | None = Field(None, description="Text of a second source; the mean of both divergences decides.")
-    held_out_samples: int = Field(16, ge=1, description="Sequences of each held-out text.")
-    out: Path = Field(description="Token file to write, .safetensors.")
+    second: fields.Text | None = Field(
+        None, description="Text of a second source; the mean of both divergences decides."
+    )
+    held_out_samples: int = Field(16, ge=1, description="Number of sequences of each held-out text.")
+    out: Path = Field(description="Token file to write, with the ending .safetensors.")

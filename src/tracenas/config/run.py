@@ -1,10 +1,11 @@
 """Settings of run: those of a search, and a section for every further stage that is asked for."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from pydantic import Field, model_validator
 
+from tracenas.config import fields
 from tracenas.config.measuring import BenchConfig, EvalConfig
 from tracenas.config.pruning import PruneConfig, SearchConfig
 from tracenas.config.recovery import RecoverConfig
@@ -18,7 +19,9 @@ __all__ = ["RunConfig"]
 class _RunRecovery(RecoverConfig):
     """What `recover:` takes."""
 
-    processes: int = Field(1, ge=1, description="Processes that train, one per GPU; several are started by torchrun.")
+    processes: int = Field(
+        1, ge=1, description="Number of processes that train, one per GPU; several are started by torchrun."
+    )
 
 
 _KINDS: dict[str, type[StageConfig]] = {
@@ -42,20 +45,31 @@ class RunConfig(SearchConfig):
 
     sections: ClassVar[tuple[str, ...]] = tuple(_KINDS)
 
-    eval_text: str = Field(description="Held-out text for the perplexities.")
-    eval_windows: int | None = Field(None, ge=1, description="Use no more than this many held-out windows.")
-    random_architectures: int = Field(3, ge=0, description="Random architectures of the same budget to compare with.")
-    compensate: Literal["best", "auto", "none", "ridge", "sequential"] = Field(
+    eval_text: fields.Text = Field(description="Held-out text that perplexities are measured on.")
+    eval_windows: int | None = Field(None, ge=1, description="Number of held-out windows at most; default: all.")
+    random_architectures: int = Field(
+        3, ge=0, description="Number of random architectures of the same budget to compare with."
+    )
+    compensate: fields.Compensate = Field(
         "best",
-        description="How the checkpoint's output projections are refitted (see prune); auto: as it was scored.",
+        description="How the checkpoint's output projections are refitted, as in `tracenas prune`; auto: as it was "
+        "scored.",
     )
     recover_rivals: bool = Field(
-        False, description="Recover the uniform and the first random architecture in the same way, too."
+        False, description="Recover the uniform and the first random architecture, too, in the same way."
     )
-    prune: dict[str, Any] | None = Field(None, description="Settings of prune: " + ", ".join(_OF_PRUNE) + ".")
-    recover: dict[str, Any] | None = Field(None, description="Recover the pruned model: settings of recover.")
-    eval: dict[str, Any] | None = Field(None, description="Evaluate base and checkpoints: settings of eval.")
-    bench: dict[str, Any] | None = Field(None, description="Time base and checkpoints: settings of bench.")
+    prune: dict[str, Any] | None = Field(
+        None, description="Settings of `tracenas prune`: " + ", ".join(_OF_PRUNE) + "."
+    )
+    recover: dict[str, Any] | None = Field(
+        None, description="Recover the pruned model, with these settings of `tracenas recover`."
+    )
+    eval: dict[str, Any] | None = Field(
+        None, description="Evaluate base and checkpoints, with these settings of `tracenas eval`."
+    )
+    bench: dict[str, Any] | None = Field(
+        None, description="Time base and checkpoints, with these settings of `tracenas bench`."
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -17,11 +17,13 @@ class SensitivityConfig(CalibrationConfig):
     without = ("depth_granularity", "min_depth", "keep_layers", "exclude", "saliency", "compensate_samples", "ridge")
 
     model: fields.ModelName
-    data: str = Field(description="Text or tokens to measure on.")
-    out: Path = Field(description="Table to write, .safetensors.")
-    seq_len: int | None = Field(None, ge=2, description="Tokens per sequence; default min(512, the model's positions).")
+    data: fields.Text = Field(description="Text to measure on, as for `tracenas search`, or a token file.")
+    out: Path = Field(description="Table to write, a file with the ending .safetensors.")
+    seq_len: int | None = Field(
+        None, ge=2, description="Tokens per sequence; default: 512, or the model's positions if fewer."
+    )
     samples: int | None = Field(
-        None, ge=1, description="Sequences; default as many as 24,576 tokens are, or all of a token file."
+        None, ge=1, description="Number of sequences; default: as many as 24,576 tokens are, or all of a token file."
     )
 
     @property

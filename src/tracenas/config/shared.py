@@ -2,15 +2,18 @@
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar, get_origin
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
 
 from tracenas.config import fields
+from tracenas.config.accepted import Accepts
 from tracenas.config.usage import ROWS, Use, applies, reads_widths, refits
 from tracenas.errors import UserError
 from tracenas.registry import did_you_mean
+from tracenas.saliency import SALIENCIES
 from tracenas.saliency.methods import LONGEST
+from tracenas.space.deploy import PRESETS
 
 __all__ = [
     "CalibrationConfig",
@@ -57,35 +60,43 @@ class StageConfig(BaseModel):
         """Whether the user gave this setting, and so expects it to be used."""
         return name in self._asked_for
 
-    seed: int = Field(0, ge=0, description="Seed of everything random in this command.")
-    device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
+    seed: int = Field(0, ge=0, description="Number that everything random in this command follows from.")
+    device: Annotated[str, Accepts(("auto", "cpu", "cuda", "cuda:N"), metavar="DEVICE")] = Field(
+        "auto", description="Where to compute; auto: on the first GPU, where there is one."
+    )
     dtype: fields.Dtype = Field(
         "auto",
-        description="Of computation: fp32, bf16 or fp16 (or torch's names); auto: bf16 on CUDA, fp32 on the CPU.",
+        description="Number format of the computation, torch's names included; auto: bf16 on a GPU, fp32 on the CPU.",
     )
-    threads: int | None = Field(None, ge=1, description="CPU threads of torch; default: torch's own choice, recorded.")
-    trust_remote_code: bool = Field(False, description="Run code that a model repository ships.")
+    threads: int | None = Field(None, ge=1, description="CPU threads that torch uses; default: torch's own choice.")
+    trust_remote_code: bool = Field(False, description="Run Python code that the model's repository ships.")
 
 
 class SpaceConfig(StageConfig):
     """What may be removed."""
 
     depth_granularity: Literal["block", "sublayer"] = Field(
-        "block", description="Skip whole blocks, or attention and MLP separately."
+        "block", description="What depth is removed in: whole blocks, or attention and MLP each for itself (sublayer)."
     )
-    min_depth: int | None = Field(None, ge=1, description="Blocks that must stay; default: half of them.")
-    keep_layers: fields.CommaList = Field("", description="Blocks that may not be skipped, such as 0,-1.")
-    exclude: fields.CommaList | None = Field(
+    min_depth: int | None = Field(None, ge=1, description="Number of blocks that must stay; default: half of them.")
+    keep_layers: Annotated[fields.CommaList, Accepts(metavar="N", several=True)] = Field(
+        "", description="Numbers of the blocks that may not be removed, such as 0,-1 (the first and the last)."
+    )
+    exclude: Annotated[fields.CommaList | None, Accepts(metavar="BLOCKS", several=True)] = Field(
         None,
         description="Sub-blocks that keep their full width: BLOCKS or BLOCKS.NAME, such as 0.attention, 0-3.mlp, "
         "*.attention or -1 (the last block).",
     )
-    channel_quantum: int = Field(32, ge=1, description="MLP widths are multiples of it, or the base's own.")
-    head_quantum: int = Field(1, ge=1, description="Query-head counts are multiples of it, or the base's own.")
-    deploy: str = Field(
-        "", description="What serves the result: gguf, vllm-stock, tensor-parallel:N, or several with commas."
+    channel_quantum: int = Field(
+        32, ge=1, description="Channels that MLP widths are multiples of; the base's own width is kept, too."
     )
-    kv_groups: bool = Field(False, description="Remove whole KV groups instead of query heads within each group.")
+    head_quantum: int = Field(
+        1, ge=1, description="Heads that numbers of query heads are multiples of; the base's own number is kept, too."
+    )
+    deploy: Annotated[str, Accepts(PRESETS, several=True)] = Field(
+        "", description="What will serve the result; only architectures that it can serve are considered."
+    )
+    kv_groups: bool = Field(False, description="Remove whole KV groups instead of query heads within every group.")
 
     @property
     def protected(self) -> tuple[int, ...]:
@@ -103,8 +114,8 @@ class WindowsConfig(StageConfig):
 
     bos: fields.Switch = Field(
         "auto",
-        description="Whether windows of text begin with the BOS token, which counts in their length and is not scored; "
-        "auto: where the tokenizer adds one by itself.",
+        description="Whether windows of text begin with the BOS token, which counts in their length and is never a "
+        "target; auto: where the tokenizer adds one by itself.",
     )
 
 
@@ -123,26 +134,32 @@ class CalibrationConfig(SpaceConfig, WindowsConfig):
         ),
     )
 
-    samples: int | None = Field(None, ge=1, description="Calibration sequences; default 16, or all of a token file.")
+    samples: int | None = Field(
+        None, ge=1, description="Number of calibration sequences; default: 16, or all of a token file."
+    )
     seq_len: int | None = Field(
-        None, ge=2, description="Tokens per sequence; default min(4096, the model's positions)."
+        None, ge=2, description="Tokens per calibration sequence; default: 4096, or the model's positions if fewer."
     )
     text_field: fields.TextField = None
     micro_batch: int | None = Field(
-        None, ge=1, description="Sequences per pass; default: up to 4,096 tokens, on a CPU up to 1 GiB of activations."
+        None,
+        ge=1,
+        description="Sequences per forward pass; default: up to 4,096 tokens, on a CPU up to 1 GiB of activations.",
     )
-    saliency: str = Field("wanda", description="What units are ranked by.")
+    saliency: Annotated[str, Accepts(registered=SALIENCIES.names)] = Field(
+        "wanda", description="What heads and channels are ranked by; the lowest are removed first."
+    )
     compensate_samples: int | None = Field(
         None,
         ge=1,
-        description="Sequences that compensation is fitted on, other text than the calibration's; default 48, or fewer "
-        "where there is no more text.",
+        description="Number of sequences that output projections are refitted on, of other text than the "
+        "calibration's; default: 48, or fewer where there is no more text.",
     )
     ridge: float | None = Field(
         None,
         gt=0,
-        description="Strength of compensation's ridge, relative to the mean diagonal of the Gram matrix; default 0.01 "
-        "in scores, chosen on held-out text by prune.",
+        description="Strength of a refit's ridge, as a share of the Gram matrix's mean diagonal; default: 0.01 in "
+        "scores, and what is best on held-out text in prune.",
     )
 
     @property

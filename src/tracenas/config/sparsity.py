@@ -1,15 +1,24 @@
 """Settings of sparsify and metric."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from tracenas.config import fields
+from tracenas.config.accepted import Accepts
 from tracenas.config.shared import StageConfig, WindowsConfig
 from tracenas.config.usage import TRACED, Use
+from tracenas.proxies import PROXIES
+from tracenas.saliency.unstructured import METRICS
+from tracenas.symbolic import KNOWN, VARIABLES
 
 __all__ = ["MetricSearchConfig", "MetricShowConfig", "SparsifyConfig"]
+
+
+def _of_masks() -> list[str]:
+    """Proxies that masked weights can be scored by."""
+    return [name for name in PROXIES if PROXIES.get(name).needs <= {"trace"}]
 
 
 class SparsifyConfig(WindowsConfig):
@@ -27,81 +36,104 @@ class SparsifyConfig(WindowsConfig):
     )
 
     model: fields.ModelName
-    metric: str = Field(
-        "wanda", description="A registered metric, an expression such as 'abs(W) * mms(G)', or a JSON file of one."
+    metric: Annotated[str, Accepts(registered=METRICS.names, file=True)] = Field(
+        "wanda",
+        description="What weights are ranked by: the name of a metric, an expression such as 'abs(W) * mms(G)', or a "
+        "JSON file of one.",
     )
-    sparsity: str = Field(description="Share of zeros in [0, 1), such as 0.5, or N:M such as 2:4.")
-    data: str | None = Field(
-        None, description="Calibration text or tokens; needed by metrics that read inputs or gradients."
+    sparsity: fields.Sparsity = Field(description="Share of the weights that become zero, such as 0.5, or N:M.")
+    data: fields.Text | None = Field(
+        None,
+        description="Calibration text, as for `tracenas search`; needed by metrics that read inputs or gradients.",
     )
-    out: Path = Field(description="Checkpoint directory.")
+    out: Path = Field(description="Directory of the checkpoint, which is made.")
     compare: Literal["auto", "row", "layer", "global"] = Field(
         "auto",
-        description="Compared with: its output row, matrix, all matrices; auto: as the metric's authors.",
+        description="What a weight is compared with: its output row, its matrix, or all matrices; auto: as the "
+        "metric's authors have it.",
     )
-    ratios: str = Field("uniform", description="uniform, owl, search, or a JSON file (a ratio search's best.json).")
-    samples: int | None = Field(None, ge=1, description="Calibration sequences; default 128, or all of a token file.")
+    ratios: Annotated[str, Accepts(("uniform", "owl", "search"), file=True)] = Field(
+        "uniform",
+        description="How zeros are shared out over the layers: equally, by outliers (owl), as a search finds, or as a "
+        "JSON file says.",
+    )
+    samples: int | None = Field(
+        None, ge=1, description="Number of calibration sequences; default: 128, or all of a token file."
+    )
     seq_len: int | None = Field(
-        None, ge=2, description="Tokens per sequence; default min(2048, the model's positions)."
+        None, ge=2, description="Tokens per calibration sequence; default: 2048, or the model's positions if fewer."
     )
     text_field: fields.TextField = None
     micro_batch: int | None = Field(None, ge=1, description="Sequences per forward pass; default: up to 4,096 tokens.")
     gradients: Path | None = Field(
-        None, description="File of gradient statistics: used if it is there, else written there."
+        None, description="File of gradient statistics, which are read from it if it is there, and else written to it."
     )
-    save_dtype: fields.Dtype = Field("auto", description="Of the written weights; auto: each as the base stores it.")
+    save_dtype: fields.SaveDtype = "auto"
     shard_size: fields.ShardSize = "5GB"
     run: Path | None = Field(
-        None, description="ratios=search: run directory; default: the checkpoint's name with .search."
+        None, description="Directory of the search for ratios; default: the checkpoint's name with .search."
     )
-    proxy: str = Field("phi", description="ratios=search: what candidates are scored by.")
-    rank: str = Field("64", description="ratios=search: rank of the gradient traces, or full.")
-    population: int = Field(30, ge=2, description="ratios=search: candidates per generation.")
-    elites: int = Field(10, ge=1, description="ratios=search: candidates carried over.")
-    iterations: int = Field(50, ge=1, description="ratios=search: generations, the initial one included.")
+    proxy: Annotated[str, Accepts(registered=_of_masks)] = Field(
+        "phi", description="What the candidates of a search for ratios are scored by."
+    )
+    rank: fields.Rank = "64"
+    population: int = Field(30, ge=2, description="Number of candidates per generation of a search for ratios.")
+    elites: int = Field(10, ge=1, description="Number of candidates carried over to its next generation.")
+    iterations: int = Field(50, ge=1, description="Number of its generations, the initial one included.")
     spread: float = Field(
-        0.25, gt=0, lt=1, description="ratios=search: farthest a sub-block's share may be from the global one."
+        0.25, gt=0, lt=1, description="Farthest that a sub-block's share of zeros may be from the global one."
     )
-    resume: bool = Field(False, description="ratios=search: go on with an interrupted search.")
+    resume: bool = Field(False, description="Go on with an interrupted search for ratios.")
 
 
 class MetricSearchConfig(WindowsConfig):
     """Discover pruning metrics by genetic programming."""
 
     model: fields.ModelName
-    data: str = Field(description="Calibration text or tokens.")
-    eval_text: str = Field(
-        description="Held-out text: a metric's fitness is its perplexity there, right after pruning."
+    data: fields.Text = Field(description="Calibration text, as for `tracenas search`, or a token file.")
+    eval_text: fields.Text = Field(
+        description="Held-out text: a metric's fitness is the perplexity there, right after pruning."
     )
-    out: Path = Field(description="Run directory.")
-    sparsity: str = Field("0.5", description="Share of zeros in [0, 1), or N:M such as 2:4.")
+    out: Path = Field(description="Directory of the search, which is made.")
+    sparsity: fields.Sparsity = Field("0.5", description="Share of the weights that become zero, or N:M such as 2:4.")
     compare: Literal["row", "layer"] = Field(
         "row", description="What a weight is compared with: its output row, or its matrix."
     )
-    samples: int = Field(32, ge=1, description="Calibration sequences.")
+    samples: int = Field(32, ge=1, description="Number of calibration sequences.")
     seq_len: int | None = Field(
-        None, ge=2, description="Tokens per sequence; default min(2048, the model's positions)."
+        None, ge=2, description="Tokens per sequence; default: 2048, or the model's positions if fewer."
     )
-    eval_windows: int = Field(32, ge=1, description="Held-out windows of a fitness evaluation.")
+    eval_windows: int = Field(32, ge=1, description="Number of held-out windows that a fitness is measured on.")
     text_field: fields.TextField = None
     micro_batch: int | None = Field(None, ge=1, description="Sequences per forward pass; default: up to 4,096 tokens.")
-    population: int = Field(40, ge=2, description="Metrics per generation.")
-    elites: int = Field(4, ge=1, description="Metrics carried over to the next generation.")
-    iterations: int = Field(20, ge=1, description="Generations, the initial one included.")
+    population: int = Field(40, ge=2, description="Number of metrics per generation.")
+    elites: int = Field(4, ge=1, description="Number of metrics carried over to the next generation.")
+    iterations: int = Field(20, ge=1, description="Number of generations, the initial one included.")
     crossover: float = Field(0.5, ge=0, le=1, description="Probability that a child has two parents.")
     mutation: float = Field(0.3, ge=0, le=1, description="Probability that a child is mutated.")
-    tournament: int = Field(4, ge=1, description="Metrics drawn for a parent; the best of them becomes it.")
-    max_nodes: int = Field(20, ge=2, description="Nodes of an expression at most.")
-    initial_depth: int = Field(4, ge=2, description="Depth of the initial trees at most.")
-    variables: str = Field("W,G,X", description="What expressions may read: W weight, G gradient, X input norm.")
+    tournament: int = Field(
+        4, ge=1, description="Number of metrics that are drawn for a parent; the best of them becomes it."
+    )
+    max_nodes: int = Field(20, ge=2, description="Number of nodes of an expression at most.")
+    initial_depth: int = Field(4, ge=2, description="Depth of the initial expressions at most, in nodes.")
+    variables: Annotated[str, Accepts(registered=lambda: VARIABLES, several=True)] = Field(
+        "W,G,X", description="What expressions may read: W the weight, G its gradient, X the norm of its input."
+    )
     init: Literal["random", "known"] = Field(
-        "random", description="known: the published metrics stand in the first generation."
+        "random",
+        description="What the first generation is: random expressions, the published ones among them (known) or not.",
     )
-    patience: int | None = Field(None, ge=1, description="Generations without progress after which the search ends.")
+    patience: int | None = Field(
+        None,
+        ge=1,
+        description="Number of generations without progress after which the search ends; default: it does not.",
+    )
     workers: int = Field(
-        1, ge=1, description="Processes that evaluate (each with --threads threads); the results do not depend on it."
+        1,
+        ge=1,
+        description="Number of processes that evaluate, each with --threads threads; results do not depend on it.",
     )
-    resume: bool = Field(False, description="Go on with an interrupted search.")
+    resume: bool = Field(False, description="Go on with an interrupted search in the directory.")
 
 
 class MetricShowConfig(StageConfig):
@@ -109,4 +141,6 @@ class MetricShowConfig(StageConfig):
 
     without = ("seed", "device", "dtype", "threads", "trust_remote_code")
 
-    metric: str = Field(description="An expression, a JSON file of one, or a registered name of the published metrics.")
+    metric: Annotated[str, Accepts(registered=KNOWN.keys, file=True)] = Field(
+        description="The metric: an expression, a JSON file of one, or the name of a published one."
+    )

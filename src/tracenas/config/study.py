@@ -1,16 +1,22 @@
 """Settings of study and study ablation."""
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
 from tracenas.config import fields
+from tracenas.config.accepted import Accepts
 from tracenas.config.shared import CalibrationConfig, TracedConfig
 from tracenas.config.usage import Use, needs
 from tracenas.errors import UserError
+from tracenas.proxies import PROXIES
 
-__all__ = ["AblationConfig", "PoolConfig", "StudyConfig", "names"]
+__all__ = ["STUDY_STARTS", "STUDY_TARGETS", "AblationConfig", "PoolConfig", "StudyConfig", "names"]
+
+STUDY_TARGETS = ("recovery", "supernet_lora")
+STUDY_STARTS = ("plain", "compensated")
+"""What recovery may start from, and what may be measured."""
 
 
 class PoolConfig(CalibrationConfig, TracedConfig):
@@ -19,15 +25,21 @@ class PoolConfig(CalibrationConfig, TracedConfig):
     uses: ClassVar[tuple[Use, ...]] = (Use(("sizes",), "across-sizes", lambda c: c.across_sizes),)
 
     model: fields.ModelName
-    data: str = Field(description="Text or tokens: calibration, compensation and recovery use different parts of it.")
-    out: Path = Field(description="Directory of the study.")
-    params: str | None = Field(None, description="One budget for all architectures: a share such as 60%, or a size.")
-    across_sizes: bool = Field(False, description="Architectures of many sizes instead of one budget.")
-    sizes: str = Field("40%-95%", description="across-sizes: the smallest and the largest share of the base.")
+    data: fields.Text = Field(
+        description="Text, as for `tracenas search`: calibration, refits and recovery use different parts of it."
+    )
+    out: Path = Field(description="Directory of the study, which is made.")
+    params: fields.Size | None = Field(
+        None, description="Budget of all architectures: a share of the model's parameters such as 60%, or a number."
+    )
+    across_sizes: bool = Field(False, description="Draw architectures of many sizes instead of one budget.")
+    sizes: Annotated[str, Accepts(metavar="LOW-HIGH")] = Field(
+        "40%-95%", description="Smallest and largest share of the base's parameters, with --across-sizes."
+    )
     tolerance: fields.Tolerance = 0.01
-    architectures: int = Field(24, ge=1, description="K, how many are drawn.")
-    resamples: int = Field(2000, ge=0, description="Of the bootstrap intervals.")
-    resume: bool = Field(False, description="Go on with an interrupted study.")
+    architectures: int = Field(24, ge=1, description="Number of architectures that are drawn.")
+    resamples: int = Field(2000, ge=0, description="Number of resamples of the bootstrap intervals.")
+    resume: bool = Field(False, description="Go on with an interrupted study in the directory.")
 
     @property
     def shares(self) -> tuple[float, float]:
@@ -79,34 +91,45 @@ class StudyConfig(PoolConfig):
         Use(("task_data", "limit"), "tasks", lambda c: c.tasks is not None),
     )
 
-    eval_text: str = Field(description="Held-out text that losses are measured on.")
-    eval_windows: int = Field(64, ge=1, description="Use no more than this many held-out windows.")
-    proxies: fields.CommaList = Field("all", description="Proxies to judge, separated by commas, or all.")
-    combinations: str | None = Field(
-        None, description="Also weighted sums of these proxies' ranks, such as 'kl=0.5,phi=0.5; loss=0.7,phi=0.3'."
+    eval_text: fields.Text = Field(description="Held-out text that losses are measured on.")
+    eval_windows: int = Field(64, ge=1, description="Number of held-out windows at most.")
+    proxies: Annotated[fields.CommaList, Accepts(("all",), PROXIES.names, several=True)] = Field(
+        "all", description="Proxies to judge."
     )
-    targets: fields.CommaList = Field("recovery", description="recovery, supernet_lora, or both, separated by commas.")
-    starts: fields.CommaList = Field(
-        "plain,compensated", description="What recovery starts from: plain, compensated, or both."
+    combinations: Annotated[str | None, Accepts(metavar="WEIGHTS")] = Field(
+        None,
+        description="Weighted sums of proxies' ranks to judge, too, such as 'kl=0.5,phi=0.5; loss=0.7,phi=0.3'.",
     )
-    steps: int = Field(50, ge=0, description="R, recovery steps; 0: only right after pruning.")
-    long_steps: int | None = Field(None, ge=1, description="Go on to this many steps and measure again.")
-    seeds: int = Field(1, ge=1, description="Orders of the training data; a target is their mean.")
-    target: str | None = Field(None, description="Of the scatter plots and the ranking; default: the last recovery.")
+    targets: Annotated[fields.CommaList, Accepts(STUDY_TARGETS, several=True)] = Field(
+        "recovery", description="What proxies are judged by: the loss after recovery, or with a shared LoRA."
+    )
+    starts: Annotated[fields.CommaList, Accepts(STUDY_STARTS, several=True)] = Field(
+        "plain,compensated", description="What recovery starts from: the plain cut, or the refitted one."
+    )
+    steps: int = Field(50, ge=0, description="Number of recovery steps; 0: the loss is measured right after pruning.")
+    long_steps: int | None = Field(
+        None, ge=1, description="Number of recovery steps after which the loss is measured once more."
+    )
+    seeds: int = Field(1, ge=1, description="Number of orders of the training data, over which a target is a mean.")
+    target: str | None = Field(
+        None, description="Target of the scatter plots and the ranking, such as plain_50; default: the last recovery."
+    )
     recover_batch: int = Field(4, ge=1, description="Sequences per recovery step.")
     recover_seq_len: int | None = Field(
-        None, ge=2, description="Tokens per training sequence; default min(128, the calibration's); of tokens theirs."
+        None, ge=2, description="Tokens per training sequence; default: 128, or as many as in calibration if fewer."
     )
-    learning_rate: float = Field(3e-4, gt=0, description="Of recovery, constant after the warmup.")
-    lora_rank: int = Field(8, ge=1, description="supernet_lora: r.")
-    lora_alpha: float = Field(16, gt=0, description="supernet_lora: adapters are scaled by alpha / r.")
-    lora_steps: int = Field(200, ge=1, description="supernet_lora: steps of the once-for-all tuning.")
-    lora_learning_rate: float = Field(1e-3, gt=0, description="supernet_lora: learning rate.")
-    tasks: fields.CommaList | None = Field(
-        None, description="Also accuracy on these tasks of lm-eval after the last recovery."
+    learning_rate: float = Field(3e-4, gt=0, description="Learning rate of recovery, constant after the warmup.")
+    lora_rank: int = Field(8, ge=1, description="Rank of the adapters of target supernet_lora.")
+    lora_alpha: float = Field(16, gt=0, description="Scale of these adapters, which count alpha / rank.")
+    lora_steps: int = Field(200, ge=1, description="Number of steps in which these adapters are tuned, once for all.")
+    lora_learning_rate: float = Field(1e-3, gt=0, description="Learning rate of these adapters.")
+    tasks: Annotated[fields.CommaList | None, Accepts(metavar="TASK", several=True)] = Field(
+        None, description="Tasks of lm-eval, such as piqa, whose accuracy is measured after the last recovery, too."
     )
-    task_data: Path | None = Field(None, description="Folder with TASK/SPLIT.jsonl, instead of fetching tasks' data.")
-    limit: int | None = Field(None, ge=1, description="Questions per task.")
+    task_data: Path | None = Field(
+        None, description="Folder with TASK/SPLIT.jsonl; default: the tasks' data are downloaded."
+    )
+    limit: int | None = Field(None, ge=1, description="Number of questions per task at most; default: all.")
 
     @property
     def compensate(self) -> str:
@@ -135,14 +158,18 @@ class AblationConfig(PoolConfig):
         ),
     )
 
-    proxy: str = Field("phi", description="The proxy.")
+    proxy: Annotated[str, Accepts(registered=PROXIES.names)] = Field("phi", description="The proxy that is studied.")
     study: Path | None = Field(
-        None, description="Finished study of the same model: its architectures are scored, and compared to its targets."
+        None,
+        description="Directory of a finished study of the same model, whose architectures are scored and compared to "
+        "its targets.",
     )
-    sample_counts: fields.CommaList = Field(
-        "4,8,16,64", description="Numbers of sequences N; the highest is the reference."
+    sample_counts: Annotated[fields.CommaList, Accepts(metavar="N", several=True)] = Field(
+        "4,8,16,64", description="Numbers of calibration sequences; the highest is the reference."
     )
-    lengths: fields.CommaList | None = Field(
-        None, description="Context lengths; the highest is the reference. Default: an eighth to the whole of seq-len."
+    lengths: Annotated[fields.CommaList | None, Accepts(metavar="N", several=True)] = Field(
+        None, description="Tokens per sequence; the highest is the reference. Default: an eighth to all of --seq-len."
     )
-    ranks: fields.CommaList = Field("2,8,64,full", description="Ranks r; the highest is the reference.")
+    ranks: Annotated[fields.CommaList, Accepts(("full",), metavar="N", several=True)] = Field(
+        "2,8,64,full", description="Ranks of the gradient traces; the highest is the reference."
+    )

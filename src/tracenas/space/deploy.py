@@ -13,7 +13,7 @@ from operator import and_
 from tracenas.errors import UserError
 from tracenas.registry import did_you_mean
 
-__all__ = ["Deploy", "parse_deploy"]
+__all__ = ["PRESETS", "Deploy", "parse_deploy"]
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,7 @@ class Deploy:
 
 _FIXED = {"gguf": Deploy(channels=256), "vllm-stock": Deploy(keeps=frozenset({"attention"}))}
 _DEVICES = "tensor-parallel"
+PRESETS = (*_FIXED, f"{_DEVICES}:N")
 
 
 def _preset(text: str) -> Deploy:
@@ -68,7 +69,7 @@ def _preset(text: str) -> Deploy:
             raise UserError(f"deploy '{name}:{argument}': expected the number of devices, as tensor-parallel:2")
         return Deploy(divides=int(argument))
     if name not in _FIXED:
-        raise UserError(f"unknown deploy preset '{text}': {did_you_mean(text, [*_FIXED, f'{_DEVICES}:N'])}")
+        raise UserError(f"unknown deploy preset '{text}': {did_you_mean(text, PRESETS)}")
     if argument:
         raise UserError(f"deploy '{name}:{argument}': {name} takes no number")
     return _FIXED[name]

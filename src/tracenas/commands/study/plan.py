@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from tracenas.commands.study.pool import parse_list
 from tracenas.config import StudyConfig
-from tracenas.config.study import names
+from tracenas.config.study import STUDY_STARTS, STUDY_TARGETS, names
 from tracenas.errors import UserError
 from tracenas.evaluation.suites import requests
 from tracenas.proxies import PROXIES
@@ -12,9 +12,7 @@ from tracenas.studies import StudyTarget
 
 __all__ = ["LORA", "StudyPlan", "chosen_proxies", "make_plan"]
 
-LORA = "supernet_lora"
-_TARGETS = ("recovery", LORA)
-_STARTS = ("plain", "compensated")
+LORA = STUDY_TARGETS[1]
 
 
 @dataclass(frozen=True)
@@ -77,8 +75,8 @@ def make_plan(config: StudyConfig) -> StudyPlan:
     Raises:
         UserError: for settings that contradict each other.
     """
-    starts = parse_list("starts", config.starts, _STARTS)
-    targets = parse_list("targets", config.targets, _TARGETS)
+    starts = parse_list("starts", config.starts, STUDY_STARTS)
+    targets = parse_list("targets", config.targets, STUDY_TARGETS)
     marks: tuple[int, ...] = (config.steps,) if config.steps and "recovery" in targets else ()
     if config.long_steps is not None:
         if not marks or config.long_steps <= config.steps:

@@ -20,9 +20,9 @@ from tracenas.models.checkpoints.gguf import GgufFile
 from tracenas.models.checkpoints.source import ModelSource
 from tracenas.rundir import atomic_path
 
-__all__ = ["Exported", "export_gguf"]
+__all__ = ["OUTTYPES", "Exported", "export_gguf"]
 
-_OUTTYPES = ("auto", "f32", "f16", "bf16", "q8_0")
+OUTTYPES = ("auto", "f32", "f16", "bf16", "q8_0")
 _OUTTYPE_BY_DTYPE = {"F16": "f16", "BF16": "bf16"}
 _K_QUANT = 256
 _ROUNDED_MUCH = 0.1
@@ -109,9 +109,9 @@ def _check_request(source: ModelSource, out: Path, outtype: str) -> None:
         raise UserError(f"model {source.name}: is a GGUF file already; export reads a checkpoint directory")
     if source.path is None:
         raise UserError(f"model {source.name}: export reads a directory; download the model first, or prune it")
-    if outtype not in _OUTTYPES:
+    if outtype not in OUTTYPES:
         hint = " (k-quants: export f16, then llama.cpp's llama-quantize)" if outtype.lower().startswith("q") else ""
-        raise UserError(f"outtype '{outtype}': accepted: {', '.join(_OUTTYPES)}{hint}")
+        raise UserError(f"outtype '{outtype}': accepted: {', '.join(OUTTYPES)}{hint}")
     if out.exists():
         raise UserError(f"out {out}: exists; choose another name or remove it")
     if importlib.util.find_spec("gguf") is None:

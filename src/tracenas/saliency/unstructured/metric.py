@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from torch import Generator, Tensor
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
 
-from tracenas.saliency.masks import Sparsity
+    from tracenas.saliency.masks import Sparsity
 
 __all__ = ["NEEDS", "Metric", "Statistics"]
 
@@ -27,18 +29,18 @@ class Statistics:
         gradient_rms: √ of the mean over the sequences of (∂L/∂W)².
     """
 
-    weight: Tensor
-    generator: Generator
+    weight: "Tensor"
+    generator: "Generator"
     tokens: int
-    input_rms: Tensor | None = None
-    gram: Tensor | None = None
-    gradient: Tensor | None = None
-    gradient_rms: Tensor | None = None
+    input_rms: "Tensor | None" = None
+    gram: "Tensor | None" = None
+    gradient: "Tensor | None" = None
+    gradient_rms: "Tensor | None" = None
 
-    def read(self, name: str) -> Tensor:
+    def read(self, name: str) -> "Tensor":
         """A statistic that must be there."""
-        value = getattr(self, "input_rms" if name == "inputs" else name)
-        if not isinstance(value, Tensor):
+        value: Tensor | None = getattr(self, "input_rms" if name == "inputs" else name)
+        if value is None:
             raise ValueError(f"the metric reads '{name}', which it does not name among its needs")
         return value
 
@@ -57,8 +59,8 @@ class Metric:
     """
 
     name: str
-    score: Callable[[Statistics], Tensor]
+    score: "Callable[[Statistics], Tensor]"
     needs: frozenset[str] = frozenset()
     compare: str = "row"
-    solve: Callable[[Statistics, Sparsity], tuple[Tensor, Tensor]] | None = None
+    solve: "Callable[[Statistics, Sparsity], tuple[Tensor, Tensor]] | None" = None
     reference: str = ""

@@ -5,9 +5,9 @@ import math
 import torch
 from torch import Tensor
 
-from tracenas.saliency.unstructured.metric import Statistics
+from tracenas.saliency.unstructured.metric import Metric, Statistics
 
-__all__ = ["ALPHA", "gblm", "magnitude", "pruner_zero", "random", "wanda"]
+__all__ = ["ALPHA", "GBLM", "MAGNITUDE", "PRUNER_ZERO", "RANDOM", "WANDA"]
 
 ALPHA = 100.0
 """Weight of GBLM's gradient, the published default."""
@@ -50,3 +50,10 @@ def pruner_zero(s: Statistics) -> Tensor:
 def random(s: Statistics) -> Tensor:
     """S_ij ~ U(0, 1), the same for the same seed, block and layer on every device: no metric should fall below it."""
     return torch.rand(s.weight.shape, generator=s.generator).to(s.weight.device)
+
+
+GBLM = Metric("gblm", gblm, frozenset({"inputs", "gradient_rms"}), reference="arXiv:2311.04902")
+MAGNITUDE = Metric("magnitude", magnitude, compare="layer", reference="arXiv:1506.02626")
+PRUNER_ZERO = Metric("pruner_zero", pruner_zero, frozenset({"gradient"}), reference="arXiv:2406.02924")
+RANDOM = Metric("random", random, reference="baseline")
+WANDA = Metric("wanda", wanda, frozenset({"inputs"}), reference="arXiv:2306.11695, eq. 1")

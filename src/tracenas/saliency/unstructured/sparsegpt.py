@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from tracenas.saliency.masks import Sparsity, keep
-from tracenas.saliency.unstructured.metric import Statistics
+from tracenas.saliency.unstructured.metric import Metric, Statistics
 
-__all__ = ["BLOCK", "DAMPING", "inverse_factor", "score", "solve"]
+__all__ = ["BLOCK", "DAMPING", "SPARSEGPT", "inverse_factor", "score", "solve"]
 
 BLOCK = 128
 """Columns whose mask is chosen at once, compared over all rows (N:M: groups of M within a row)."""
@@ -64,3 +64,6 @@ def solve(s: Statistics, target: Sparsity) -> tuple[Tensor, Tensor]:
         weight[:, start:end] = block
         weight[:, end:] -= errors @ factor[start:end, end:]
     return weight, mask
+
+
+SPARSEGPT = Metric("sparsegpt", score, frozenset({"gram"}), compare="layer", solve=solve, reference="arXiv:2301.00774")
