@@ -10,6 +10,7 @@ from safetensors.numpy import load_file
 from tiny import save_families
 
 from tracenas.cli import invoke
+from tracenas.pipeline.refit.statistics import StoredGrams
 
 pytestmark = pytest.mark.integration
 
@@ -62,6 +63,18 @@ def test_fisher_prunes_every_kind_of_model(
     if family != "t5" and made["compensation"] is not None:
         assert made["compensation"]["ridge_scale"] == "channel" and made["compensation"]["ridge"] == 0.1
         assert "relative to every channel's own diagonal" in card
+
+
+def test_the_ridge_refit_takes_the_matrices_of_the_table(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No pass of its own, and the loss that one would give."""
+    with monkeypatch.context() as patched:
+        patched.setattr(StoredGrams, "of", lambda *_: None)
+        computed = printed(capsys, prune(home, tmp_path / "a", "--method", "fisher"))["choice"]["losses"]
+    monkeypatch.delattr("tracenas.pipeline.refit.fitting.gram_matrices")
+    made = printed(capsys, prune(home, tmp_path / "b", "--method", "fisher"))["choice"]["losses"]
+    assert made == pytest.approx(computed, abs=2e-5) and made["ridge"] != made["plain"]
 
 
 def test_the_measured_rise_is_above_the_dense_loss(

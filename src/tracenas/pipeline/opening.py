@@ -14,6 +14,7 @@ from tracenas.models.functionals.memory import within_memory
 from tracenas.models.surgery.ordering import Ordering
 from tracenas.pipeline.calibration import calibration_tokens, window_start
 from tracenas.pipeline.refit import STATISTICS_TOKENS
+from tracenas.pipeline.refit.statistics import StoredGrams
 from tracenas.pipeline.refit.text import compensation_text, reserve_held_out
 from tracenas.pipeline.run_directory import CALIBRATION, ORDERING
 from tracenas.pipeline.sensitivity import run_table
@@ -35,6 +36,7 @@ def open_session(
     run: Path | None = None,
     hold_out: bool = False,
     sensitivity: Path | None = None,
+    grams: StoredGrams | None = None,
 ) -> Session:
     """Load the model and its calibration; read `run`'s tokens and unit order where they are there, else make them.
 
@@ -43,6 +45,7 @@ def open_session(
         run: run directory to read `calibration.safetensors` and `ordering.safetensors` from, and to write to.
         hold_out: store text there that refits can be compared on.
         sensitivity: table that saliencies which are predicted rises are read from, in place of measuring one.
+        grams: where the pass that measures one puts its Gram matrices aside for refits.
     """
     threads = set_threads(config.threads)
     if data is None and (run is None or not (run / CALIBRATION).is_file()):
@@ -57,7 +60,7 @@ def open_session(
         loaded.dtype.itemsize,
         loaded.device.type,
     )
-    calibrated = Calibrated(target, loaded, tokens, start, run, config.seed, refit_settings(config, data))
+    calibrated = Calibrated(target, loaded, tokens, start, run, config.seed, refit_settings(config, data), grams=grams)
     if hold_out:
         reserve_held_out(calibrated)
     ordering, importance = _ordering(calibrated, config.saliency, micro_batch, sensitivity)

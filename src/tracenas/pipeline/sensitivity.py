@@ -12,6 +12,7 @@ from tracenas.errors import UserError
 from tracenas.families import Block
 from tracenas.models.checkpoints.loading import LoadedModel
 from tracenas.models.functionals.memory import within_memory
+from tracenas.pipeline.refit.statistics import StoredGrams
 from tracenas.pipeline.refit.text import compensation_text
 from tracenas.pipeline.run_directory import SENSITIVITY
 from tracenas.pipeline.session import Calibrated, Session
@@ -53,13 +54,19 @@ def stored_table(path: Path, loaded: LoadedModel, blocks: Sequence[Block]) -> Se
 
 
 def measured_table(
-    loaded: LoadedModel, blocks: Sequence[Block], tokens: torch.Tensor, micro_batch: int, seed: int
+    loaded: LoadedModel,
+    blocks: Sequence[Block],
+    tokens: torch.Tensor,
+    micro_batch: int,
+    seed: int,
+    grams: StoredGrams | None = None,
 ) -> SensitivityTable:
     """A table measured on tokens, int64 [N, L], with the hashes of the model and where it comes from.
 
     Args:
         loaded: its units in the base's order.
         seed: that the tokens were drawn by.
+        grams: where the second moments are put aside, if they are wanted.
 
     Raises:
         UserError: as `measure_sensitivity`, and if a pass runs out of memory.
@@ -68,7 +75,11 @@ def measured_table(
     labels = label_generator(tokens)
 
     def measure(count: int) -> SensitivityTable:
-        return measure_sensitivity(loaded.model, blocks, rows, count, labels.manual_seed(labels.initial_seed()))
+        if grams is not None:
+            grams.begin(tokens)
+        keep = None if grams is None else grams.put
+        drawn = labels.manual_seed(labels.initial_seed())
+        return measure_sensitivity(loaded.model, blocks, rows, count, drawn, keep=keep)
 
     with stage_progress("sensitivity table", 1) as advance:
         table = within_memory(
@@ -105,7 +116,7 @@ def run_table(
         table = stored_table(file, loaded, blocks)
     else:
         tokens = compensation_text(calibrated, keep=True).tokens if compensated else calibrated.tokens
-        table = measured_table(loaded, blocks, tokens, micro_batch, calibrated.seed)
+        table = measured_table(loaded, blocks, tokens, micro_batch, calibrated.seed, calibrated.grams)
     if kept is not None:
         table.save(kept)
     return table

@@ -12,6 +12,7 @@ from tracenas.families import Block
 from tracenas.models.checkpoints.loading import LoadedModel
 from tracenas.models.surgery.ordering import Ordering
 from tracenas.models.surgery.supernet import Supernet
+from tracenas.pipeline.refit.statistics import StoredGrams
 from tracenas.pipeline.target import PruningTarget
 from tracenas.saliency.sensitivity.table import SensitivityTable
 from tracenas.space.architecture import Architecture
@@ -53,6 +54,7 @@ class Calibrated:
         start: how these windows begin.
         run: the run directory, if there is one.
         seed: of everything random.
+        grams: Gram matrices that a sensitivity table's pass puts aside for refits; None: it does not.
     """
 
     target: PruningTarget
@@ -62,6 +64,7 @@ class Calibrated:
     run: Path | None
     seed: int
     refit: RefitSettings
+    grams: StoredGrams | None = field(default=None, kw_only=True)
 
     @property
     def blocks(self) -> tuple[Block, ...]:

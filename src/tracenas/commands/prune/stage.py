@@ -1,6 +1,7 @@
 """The pruning itself: realise the candidate as it was scored, write the checkpoint, and check it."""
 
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from tracenas.pipeline.opening import open_session
 from tracenas.pipeline.refit.choice import WrittenRealisation, choose
 from tracenas.pipeline.refit.fitting import candidate_loss, scored_loss
 from tracenas.pipeline.refit.record import ScoredRealisation
+from tracenas.pipeline.refit.statistics import StoredGrams
 from tracenas.pipeline.session import Session
 from tracenas.pipeline.target import PruningTarget
 from tracenas.pipeline.verification import compare_losses, output_dtypes, verified_loss
@@ -52,7 +54,13 @@ def prune_to(
 
 def prune_by_method(target: PruningTarget, config: PruneConfig) -> Pruned:
     """The checkpoint of what a one-shot method makes of the budget."""
-    session = open_session(target, config, data=config.data, sensitivity=config.sensitivity)
+    with closing(StoredGrams(target.blocks)) as grams:
+        kept = grams if config.compensate == "best" else None
+        session = open_session(target, config, data=config.data, sensitivity=config.sensitivity, grams=kept)
+        return _prune_session(session, config)
+
+
+def _prune_session(session: Session, config: PruneConfig) -> Pruned:
     outcome = one_shot(session, config)
     predicts = "predicted_rise" in outcome.facts
     dense = candidate_loss(session, session.space.base) if predicts else 0.0

@@ -284,6 +284,7 @@ class Fit:
         net, batch, penalty = self.session.supernet(), self.session.micro_batch, PENALTIES[self.scale]
         if self.method == "sequential":
             return sequential_outputs(net, self.arch, tokens, batch, aims, penalty=penalty, until=until)
-        grams = gram_matrices(net.model, net.blocks, tokens, batch)
+        stored = None if self.session.grams is None else self.session.grams.of(tokens, net.ordering)
+        grams = stored or gram_matrices(net.model, net.blocks, tokens, batch)
         by_ridge = ridge_outputs(net, self.arch, grams, [aim.ridge for aim in aims], penalty)
         return {aim: by_ridge[aim.ridge] for aim in aims}

@@ -4,7 +4,7 @@ The Fisher matrices wait on a shelf (a temporary file for models in host memory)
 the second moments of one block at a time, has come to their block.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,7 @@ def measure_sensitivity(
     *,
     ridge: float = RIDGE,
     fisher_tokens: int = FISHER_TOKENS,
+    keep: Callable[[Key, Tensor], None] | None = None,
 ) -> SensitivityTable:
     """Order of units and predicted rise of the loss at every width, of every sub-block that has units.
 
@@ -45,6 +46,7 @@ def measure_sensitivity(
         micro_batch: sequences per pass.
         generator: what labels are drawn by.
         ridge: λ of every channel, relative to its second moment.
+        keep: is given G of every sub-block that is not of experts, float64 [n, n].
         fisher_tokens: as many tokens as the windows for the Fisher matrices have at least.
 
     Raises:
@@ -60,6 +62,8 @@ def measure_sensitivity(
         for key, moments in input_moments(model, blocks, tokens, micro_batch):
             metric = shelf.get(places[key])
             sub = next(s for s in blocks[key[0]].sub_blocks if s.spec.name == key[1])
+            if keep is not None and not sub.stacked:
+                keep(key, moments[0].second)
             costs[key] = _costs(model, blocks[key[0]], sub, moments, metric, ridge)
     finally:
         shelf.close()

@@ -1,0 +1,72 @@
+"""Gram matrices of the dense model that a pass over the text has made, put aside for the refits that come later."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from tracenas.families import Block, Key, present
+from tracenas.models.surgery.ordering import Ordering, permutation
+from tracenas.saliency.backwards import Shelf
+
+__all__ = ["StoredGrams"]
+
+_LARGEST = 1 << 33
+"""Bytes that may be put aside; what would be more is computed again."""
+
+
+class StoredGrams:
+    """E[x xᵀ] of every output projection's inputs, float32 [n, n], columns in the base's order; to be closed.
+
+    Args:
+        blocks: the model's.
+    """
+
+    def __init__(self, blocks: Sequence[Block]) -> None:
+        self._subs = [(key, sub.output_projection) for key, sub in present(blocks) if not sub.stacked]
+        self._fits = 4 * sum(p.columns**2 for _, p in self._subs) <= _LARGEST
+        self._shelf: Shelf | None = None
+        self._places: dict[Key, int] = {}
+        self._tokens: Tensor | None = None
+
+    def begin(self, tokens: Tensor) -> None:
+        """A pass over tokens, int64 [N, L], begins; what another one has left is forgotten."""
+        self._places.clear()
+        self._tokens = tokens
+
+    def put(self, key: Key, moment: Tensor) -> None:
+        """Put a sub-block's matrix aside.
+
+        Raises:
+            UserError: if the disk is full.
+        """
+        if self._fits:
+            self._shelf = self._shelf or Shelf(moment.device)
+            self._places[key] = self._shelf.put(moment.float())
+
+    def of(self, tokens: Tensor, ordering: Ordering) -> Iterator[tuple[Key, Tensor]] | None:
+        """The matrices, float64, of a pass over these tokens, in forward order; None where they are not all here.
+
+        Args:
+            ordering: of the units, which columns are put into.
+        """
+        here = self._tokens is not None and torch.equal(self._tokens, tokens)
+        if not here or not all(key in self._places for key, _ in self._subs):
+            return None
+        return self._ordered(ordering)
+
+    def _ordered(self, ordering: Ordering) -> Iterator[tuple[Key, Tensor]]:
+        for key, projection in self._subs:
+            assert self._shelf is not None
+            gram = self._shelf.get(self._places[key]).double()
+            order = permutation(projection, 1, ordering.ranking[key])
+            if order is not None:
+                index = torch.from_numpy(order).to(gram.device)
+                gram = gram[index][:, index]
+            yield key, gram
+
+    def close(self) -> None:
+        """Give everything up."""
+        self._places.clear()
+        if self._shelf is not None:
+            self._shelf.close()
