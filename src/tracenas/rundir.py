@@ -17,6 +17,7 @@ from typing import Any
 
 from tracenas.error_log import is_error_log
 from tracenas.errors import UserError, disk_trouble
+from tracenas.hub.commits import commits
 
 __all__ = [
     "LOCK",
@@ -224,14 +225,15 @@ def cache_directory() -> Path:
 
 
 def provenance(**facts: Any) -> dict[str, Any]:
-    """Versions of what numbers depend on, and whatever else the caller knows (model, seed, command)."""
+    """Versions of what numbers depend on, commits of models on the hub, and what else the caller knows (its seed)."""
     versions = {}
     for package in ("tracenas", "torch", "transformers", "numpy"):
         try:
             versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    return {"versions": versions, "python": platform.python_version(), "machine": platform.machine(), **facts}
+    hub = {"hub": known} if (known := commits()) else {}
+    return {"versions": versions, "python": platform.python_version(), "machine": platform.machine(), **hub, **facts}
 
 
 def free_of_ours(directory: Path) -> bool:

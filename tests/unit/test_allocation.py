@@ -1,6 +1,7 @@
 """Allocations over made-up saliencies; no model."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,7 @@ def ranked(
     config: dict[str, Any], share: float, *, kv_groups: bool = True, seed: int = 0, quantum: int = 8, **space: Any
 ) -> Ranked:
     options = Options(channel_quantum=quantum, kv_groups=kv_groups)
-    source = ModelSource("model", None, config, config_family(config))
+    source = ModelSource("model", Path("model"), config, config_family(config))
     base = source.space(options).parameters(source.space(options).base)
     rng = np.random.default_rng(seed)
     blocks = source.blocks(options)

@@ -118,7 +118,7 @@ def test_a_link_that_leads_nowhere_is_told(folder: Path) -> None:
 
 
 def test_an_empty_list_of_eos_tokens_names_none() -> None:
-    source = ModelSource("m", None, {"eos_token_id": []}, FAMILIES.get("llama"))
+    source = ModelSource("m", Path("m"), {"eos_token_id": []}, FAMILIES.get("llama"))
     with pytest.raises(UserError, match="neither tokenizer nor config.json names an EOS token"):
         _ = LoadedModel(source, None, None, BaseFiles(Path())).eos
 
@@ -286,23 +286,3 @@ def test_a_distributed_checkpoint_beside_a_model_is_refused(folder: Path) -> Non
     (folder / "shard-00000-model-00001-of-00002.safetensors").write_bytes(b"")
     with pytest.raises(UserError, match="shard-00000-model-00001-of-00002.safetensors is of a distributed checkpoint"):
         open_source(str(folder))
-
-
-@pytest.mark.parametrize("adapter", [True, False])
-def test_a_hub_model_with_an_adapter_beside_it_is_refused(
-    adapter: bool, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import huggingface_hub
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    def download(name: str, file: str) -> str:
-        if file == "adapter_config.json" and not adapter:
-            raise LocalEntryNotFoundError(file)
-        return str(folder / "config.json")
-
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    if adapter:
-        with pytest.raises(UserError, match="model org/name: a PEFT adapter"):
-            open_source("org/name")
-    else:
-        assert open_source("org/name").path is None

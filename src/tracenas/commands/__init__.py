@@ -3,7 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Any
+
+from tracenas.hub.commits import pinning
 
 __all__ = ["COMMANDS", "Command", "call"]
 
@@ -28,8 +31,23 @@ class Command:
 
     def __call__(self, settings: Any) -> Any:
         """What the command's function returns."""
+        from tracenas.pipeline.resume import recorded_commits
+
         module, _, function = self.stage.partition(":")
-        return getattr(import_module(f"tracenas.commands.{module}"), function)(settings)
+        known = {name: commit for run in _runs(settings) for name, commit in recorded_commits(run).items()}
+        with pinning(known):
+            return getattr(import_module(f"tracenas.commands.{module}"), function)(settings)
+
+
+def _runs(settings: Any) -> list[Path]:
+    """The run directories that a command goes on with: one that it resumes, one whose architecture it takes."""
+    runs = []
+    if getattr(settings, "resume", False):
+        out: Path = settings.out
+        runs += [out, getattr(settings, "run", None) or out.with_name(f"{out.name}.search")]  # the latter of sparsify
+    if (arch := getattr(settings, "arch", None)) is not None:
+        runs.append(Path(arch).parent)
+    return runs
 
 
 COMMANDS: dict[str, Command] = {

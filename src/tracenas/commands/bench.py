@@ -22,6 +22,7 @@ from tracenas.benchmark.latency import (
 from tracenas.benchmark.memory import peak_bytes
 from tracenas.config import BenchConfig
 from tracenas.errors import UserError
+from tracenas.hub.commits import pinned
 from tracenas.models.checkpoints.loading import LoadedModel, load
 from tracenas.models.checkpoints.source import ModelSource, open_source
 from tracenas.reporting.data.stages import Measured
@@ -164,7 +165,7 @@ def _peaks(
         return [size + max(t.extra_bytes for t in turns) for size, turns in zip(weights, trials, strict=True)]
     process = {key: setting[key] for key in ("dtype", "threads")}
     process |= {"trust_remote_code": config.trust_remote_code, "seed": config.seed}
-    return [peak_bytes(name, settings, **process) for name in config.models]
+    return [peak_bytes(pinned(name), settings, **process) for name in config.models]
 
 
 def _figures(

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from tracenas.data.files import document
-from tracenas.errors import UserError, one_line
+from tracenas.errors import UserError
+from tracenas.hub.failures import refusal
 from tracenas.registry import did_you_mean
 
 __all__ = ["KNOWN", "HubData", "articles", "parse", "rows", "streamed"]
@@ -121,6 +122,5 @@ def streamed(data: HubData, *, seed: int | None, buffer: int = 10_000) -> Iterat
             stream = stream.shuffle(seed=seed, buffer_size=buffer)
         yield from stream
     except Exception as error:
-        raise UserError(
-            f"data set '{data}' cannot be read from the hub, and is no file here: {one_line(error)}"
-        ) from error
+        what = f"data set '{data}' cannot be read from the hub, and is no file here"
+        raise refusal(what, data.path, error, kind="dataset") from error

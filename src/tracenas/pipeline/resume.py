@@ -8,6 +8,7 @@ import yaml
 
 from tracenas.config import StageConfig
 from tracenas.errors import UserError
+from tracenas.hub.commits import COMMITS, commits
 from tracenas.reporting.terminal import to_plain
 from tracenas.rundir import atomic_path, read_json, write_json
 from tracenas.settings import read_settings
@@ -17,6 +18,7 @@ __all__ = [
     "CONFIG",
     "as_started",
     "check_same",
+    "recorded_commits",
     "resolve_settings",
     "same_model",
     "same_settings",
@@ -28,9 +30,24 @@ C = TypeVar("C", bound=StageConfig)
 
 
 def write_settings(path: Path, settings: Mapping[str, Any]) -> None:
-    """Write a YAML file of settings."""
+    """Write a YAML file of settings, and beside it the commits that names of models on the hub stand for."""
+    if known := commits():
+        write_json(path.parent / COMMITS, known)
     with atomic_path(path) as temporary:
         temporary.write_text(yaml.safe_dump(to_plain(dict(settings)), sort_keys=False), encoding="utf-8")
+
+
+def recorded_commits(run: Path) -> dict[str, str]:
+    """The commits that names of models on the hub stand for in a run; none where there is no such run.
+
+    Raises:
+        UserError: if the file holds something else.
+    """
+    path = run / COMMITS
+    known = read_json(path) if path.is_file() else {}
+    if not isinstance(known, dict) or not all(isinstance(commit, str) for commit in known.values()):
+        raise UserError(f"{path}: expected an object of commits by model")
+    return known
 
 
 def resolve_settings(out: Path, settings: Mapping[str, Any]) -> None:

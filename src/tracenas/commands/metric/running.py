@@ -14,6 +14,7 @@ from tracenas.config import MetricSearchConfig
 from tracenas.data.tokens import default_micro_batch, load_tokens, save_tokens
 from tracenas.data.windows import token_file_start
 from tracenas.errors import UserError
+from tracenas.hub.commits import pinned
 from tracenas.journal import Journal
 from tracenas.models.checkpoints.loading import load
 from tracenas.models.checkpoints.source import ModelSource
@@ -107,8 +108,8 @@ def _prepare(config: MetricSearchConfig, source: ModelSource, *, gradients: bool
         "micro_batch": micro_batch,
     }
     resolve_settings(out, resolved)
-    settings = config.model_dump(include={"model", "trust_remote_code", "sparsity", "compare", "seed"})
-    return {**settings, **resolved, "run": str(out), "gradients": gradients}
+    settings = config.model_dump(include={"trust_remote_code", "sparsity", "compare", "seed"})
+    return {"model": pinned(config.model), **settings, **resolved, "run": str(out), "gradients": gradients}
 
 
 def _evaluator(spec: dict[str, Any], workers: int, stack: ExitStack) -> Evaluate:

@@ -39,7 +39,7 @@ def pruned_card(
     source, space, (count, length) = session.target.source, session.space, session.tokens.shape
     return model_card(
         config.out.name,
-        source.name,
+        source.address,
         session.blocks,
         draft.layers,
         serving=serving(config.out.name, source.family, draft.config),
@@ -53,7 +53,7 @@ def pruned_card(
             **losses,
             **(one_shot.card() if one_shot is not None else {}),
         },
-        license=read_front_matter(session.loaded.source.path).get("license"),
+        license=read_front_matter(source.path).get("license"),
         origin=source.origin,
         provenance=provenance(seed=config.seed),
     )

@@ -17,7 +17,6 @@ from tracenas.world import World
 
 __all__ = [
     "SETTINGS",
-    "SPARSITY",
     "check_input",
     "check_out",
     "keeps_zeros",
@@ -55,7 +54,7 @@ def check_input(config: RecoverConfig, source: ModelSource, world: World) -> Non
     if config.method == "distill":
         open_source(teacher_name(config, source), decoder_only="recover (its teacher)")
     learning_rate_factor(TrainSettings(config.max_steps, 0, 1, 1, 1.0, config.warmup, config.decay))
-    if config.asks_for("keep_zeros") and (source.path is None or not (source.path / SPARSITY).is_file()):
+    if config.asks_for("keep_zeros") and not (source.path / SPARSITY).is_file():
         raise UserError(f"keep-zeros is not used here: {config.model} has no {SPARSITY}; leave it out")
     if config.dtype == "fp16":
         raise UserError("dtype fp16: too narrow for the gradients of training; accepted: auto, fp32, bf16")
@@ -87,12 +86,12 @@ def teacher_name(config: RecoverConfig, source: ModelSource) -> str:
     """
     if config.teacher is not None:
         return config.teacher
-    base = base_model(source.path) if source.path is not None else None
+    base = base_model(source.path)
     if base is None:
         raise UserError(f"'teacher' is required: {config.model} does not say in its README.md what it was pruned from")
     if "/" in base.strip("/") or Path(base).is_dir():
         return base
-    if source.path is not None and (beside := source.path.parent / base).is_dir():
+    if (beside := source.path.parent / base).is_dir():
         return str(beside)
     raise UserError(f"'teacher' is required: the base that {config.model} names, {base}, is not here or beside it")
 
@@ -134,4 +133,4 @@ def _check_splits(config: RecoverConfig) -> None:
 
 def keeps_zeros(config: RecoverConfig, source: ModelSource) -> bool:
     """Whether this is a sparse checkpoint whose zeros are to stay."""
-    return config.keep_zeros and source.path is not None and (source.path / SPARSITY).is_file()
+    return config.keep_zeros and (source.path / SPARSITY).is_file()

@@ -8,13 +8,14 @@ from typing import Any
 
 from torch import distributed
 
-from tracenas.commands.recover.checks import SPARSITY, keeps_zeros, split_name
+from tracenas.commands.recover.checks import keeps_zeros, split_name
 from tracenas.commands.recover.data import RecoveryData
 from tracenas.commands.recover.progress import progress, tensorboard
 from tracenas.commands.recover.result import LOG, RESULT, Recovered
 from tracenas.config import RecoverConfig
 from tracenas.journal import Journal
-from tracenas.models.checkpoints.base_files import BaseFiles, base_directory
+from tracenas.models.checkpoints.base_files import BaseFiles
+from tracenas.models.checkpoints.directory import SPARSITY
 from tracenas.models.checkpoints.loading import LoadedModel, dtypes_to_save, load
 from tracenas.models.checkpoints.published import published, published_facts
 from tracenas.models.checkpoints.source import ModelSource
@@ -166,7 +167,7 @@ def _write(config: RecoverConfig, source: ModelSource, checkpoint: Path, result:
     warn_of_tokenizer(loaded)
     write_final(
         model,
-        BaseFiles(base_directory(source), loaded.files.tokenizer_class),
+        BaseFiles(source.path, loaded.files.tokenizer_class),
         config.out,
         dtypes=dtypes_to_save(config.save_dtype, source, model),
         config=source.config,
@@ -179,5 +180,5 @@ def _write(config: RecoverConfig, source: ModelSource, checkpoint: Path, result:
 
 def _carried(source: ModelSource) -> dict[str, Path]:
     """Files of the checkpoint that training leaves as they are."""
-    path = None if source.path is None else source.path / SPARSITY
-    return {SPARSITY: path} if path is not None and path.is_file() else {}
+    path = source.path / SPARSITY
+    return {SPARSITY: path} if path.is_file() else {}

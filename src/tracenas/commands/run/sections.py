@@ -8,6 +8,7 @@ from typing import Any
 from tracenas.config import BenchConfig, EvalConfig, PruneConfig, RecoverConfig, RunConfig, construct
 from tracenas.data.sources import probe
 from tracenas.errors import UserError
+from tracenas.hub.commits import pinned
 from tracenas.models.checkpoints.source import ModelSource
 from tracenas.pipeline.refit import HELD_OUT
 from tracenas.pipeline.resume import CONFIG, check_same
@@ -197,7 +198,7 @@ def recover_config(config: RunConfig, model: str | Path, out: Path) -> RecoverCo
     if "data" not in section:
         shared["text_field"] = config.text_field
     if section.get("method") == "distill":
-        shared["teacher"] = config.model
+        shared["teacher"] = pinned(config.model)
     place = {"model": str(model), "out": out, "resume": True}
     return construct(RecoverConfig, {**_machine(config), **shared, **section, **place})
 

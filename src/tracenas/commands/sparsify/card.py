@@ -78,7 +78,7 @@ def sparsity_facts(
 
 def sparsity_card(config: SparsifyConfig, source: ModelSource, draft: Draft, facts: Mapping[str, Any]) -> str:
     """Markdown: what was set to zero, by which metric, and what that cost."""
-    base = published(source.name)
+    base = published(source.address)
     share = f"{100 * facts['sparsity']:.2f} %"
     numbers = [
         ("zeros", f"{facts['zeros']:,} of {facts['weights']:,} weights in the blocks ({share})"),

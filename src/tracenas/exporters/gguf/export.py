@@ -88,7 +88,6 @@ def export_gguf(
 
     _check_request(source, out, outtype)
     python = find_llama(llama_python) if check else None
-    assert source.path is not None
     if source.packed is not None:
         dequantise(source.packed, source.path)
     check_checkpoint(source.path)
@@ -107,7 +106,7 @@ def _check_request(source: ModelSource, out: Path, outtype: str) -> None:
     """What can be refused before torch is imported."""
     if isinstance(source.packed, GgufFile):
         raise UserError(f"model {source.name}: is a GGUF file already; export reads a checkpoint directory")
-    if source.path is None:
+    if source.commit:
         raise UserError(f"model {source.name}: export reads a directory; download the model first, or prune it")
     if outtype not in OUTTYPES:
         hint = " (k-quants: export f16, then llama.cpp's llama-quantize)" if outtype.lower().startswith("q") else ""

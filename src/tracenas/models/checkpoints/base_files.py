@@ -13,11 +13,9 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from tracenas.errors import UserError, first_line
-from tracenas.models.checkpoints.source import ModelSource
 from tracenas.rundir import read_json
 
-__all__ = ["GENERATION", "BaseFiles", "base_directory", "copied_files", "has_vocabulary"]
+__all__ = ["GENERATION", "TOKENIZER", "BaseFiles", "copied_files", "has_vocabulary"]
 
 GENERATION = "generation_config.json"
 _SETTINGS = "tokenizer_config.json"
@@ -42,6 +40,8 @@ _OTHERS = (
     "processor_config.json",
     GENERATION,
 )
+TOKENIZER = (*_VOCABULARIES, *_OTHERS)
+"""Patterns of the files that are taken over."""
 _GENERIC = ("PreTrainedTokenizer", "TokenizersBackend")
 """transformers 4's and 5's name (without `Fast`) of the class that is what tokenizer.json says."""
 
@@ -84,29 +84,10 @@ class BaseFiles:
             _name_class(settings, self.tokenizer_class)
 
 
-def base_directory(source: ModelSource) -> Path:
-    """The model's directory; of a model on the hub, the one that its files are fetched to.
-
-    Raises:
-        UserError: if the hub does not give them.
-    """
-    if source.path is not None:
-        return source.path
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(source.name, allow_patterns=["config.json", "*.py", *_VOCABULARIES, *_OTHERS]))
-    except Exception as error:  # the hub client raises many unrelated types; each means "not to be had"
-        raise UserError(
-            f"model {source.name}: the hub did not give its tokenizer ({first_line(error)[:160]})"
-        ) from error
-
-
 def copied_files(directory: Path) -> list[Path]:
     """The files of a directory that are copied, its tokenizer's code included."""
     paths = [p for p in sorted(directory.rglob("*")) if len(p.relative_to(directory).parts) < 3 and p.is_file()]
-    named = (*_VOCABULARIES, *_OTHERS)
-    listed = [p for p in paths if any(fnmatch(p.relative_to(directory).as_posix(), name) for name in named)]
+    listed = [p for p in paths if any(fnmatch(p.relative_to(directory).as_posix(), name) for name in TOKENIZER)]
     return listed + list(_code(directory))
 
 

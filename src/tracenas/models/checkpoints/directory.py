@@ -8,9 +8,13 @@ from typing import Any, NoReturn
 from tracenas.errors import UserError
 from tracenas.rundir import read_json
 
-__all__ = ["ADAPTER", "check_directory", "holds_weights", "quantisation", "refuse_adapter"]
+__all__ = ["ADAPTER", "BESIDE", "SPARSITY", "check_directory", "holds_weights", "quantisation", "refuse_adapter"]
 
 ADAPTER = "adapter_config.json"
+SPARSITY = "sparsity.json"
+"""Of a checkpoint that `tracenas sparsify` wrote: which weights are zero."""
+BESIDE = ("README.md", SPARSITY)
+"""Files beside config.json that say what a model is."""
 _DISTRIBUTED = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
 """Files that transformers reads before model.safetensors."""
 _WEIGHTS = (".safetensors", ".index.json", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf")

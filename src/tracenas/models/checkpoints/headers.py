@@ -18,8 +18,10 @@ from tracenas.rundir import read_json
 __all__ = [
     "FLOATS",
     "INDEX_FILE",
+    "SINGLE_FILE",
     "StoredTensor",
     "equal_tensors",
+    "indexed_tensors",
     "prevailing",
     "read_header",
     "stored_tensors",
@@ -67,6 +69,22 @@ def stored_tensors(directory: Path) -> dict[str, StoredTensor]:
         return read_header(directory / SINGLE_FILE)
     if not (directory / INDEX_FILE).is_file():
         raise UserError(f"model {directory}: no {SINGLE_FILE}; only safetensors is accepted{_instead(directory)}")
+    places = indexed_tensors(directory)
+    files = sorted(set(places.values()))
+    if absent := [name for name in files if not (directory / name).is_file()]:
+        raise UserError(f"model {directory}: {len(absent)} of {len(files)} shards are missing, first: {absent[0]}")
+    stored = {file: read_header(directory / file) for file in files}
+    if lost := [name for name, file in places.items() if name not in stored[file]]:
+        raise UserError(f"model {directory}: {counted(lost, 'is not in its shard', 'are not in their shards')}")
+    return {name: tensor for tensors in stored.values() for name, tensor in tensors.items()}
+
+
+def indexed_tensors(directory: Path) -> dict[str, str]:
+    """Per tensor, the file that a directory's index says it is in.
+
+    Raises:
+        UserError: if the index holds something else.
+    """
     index = read_json(directory / INDEX_FILE)
     places = index.get("weight_map") if isinstance(index, dict) and isinstance(index.get("metadata"), dict) else None
     if (
@@ -75,13 +93,7 @@ def stored_tensors(directory: Path) -> dict[str, StoredTensor]:
         or not all(isinstance(v, str) and len(v) < 256 for v in places.values())
     ):
         raise UserError(f"model {directory}: {INDEX_FILE} holds no weight_map and metadata")
-    files = sorted(set(places.values()))
-    if absent := [name for name in files if not (directory / name).is_file()]:
-        raise UserError(f"model {directory}: {len(absent)} of {len(files)} shards are missing, first: {absent[0]}")
-    stored = {file: read_header(directory / file) for file in files}
-    if lost := [name for name, file in places.items() if name not in stored[file]]:
-        raise UserError(f"model {directory}: {counted(lost, 'is not in its shard', 'are not in their shards')}")
-    return {name: tensor for tensors in stored.values() for name, tensor in tensors.items()}
+    return places
 
 
 def _instead(directory: Path) -> str:

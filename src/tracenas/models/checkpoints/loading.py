@@ -1,7 +1,6 @@
 """Loading a causal language model with its tokenizer: a directory or the hub (safetensors only), or a GGUF file."""
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,10 +9,11 @@ from torch import nn
 from tracenas.dtypes import TORCH_NAMES, short_name
 from tracenas.errors import UserError, one_line
 from tracenas.families import Block, Options
-from tracenas.models.checkpoints.base_files import BaseFiles, base_directory
+from tracenas.models.checkpoints.base_files import BaseFiles
 from tracenas.models.checkpoints.checking import check_checkpoint
 from tracenas.models.checkpoints.configuration import named_tensors
 from tracenas.models.checkpoints.dequantised import dequantise
+from tracenas.models.checkpoints.fetching import fetch
 from tracenas.models.checkpoints.headers import stored_tensors
 from tracenas.models.checkpoints.shards import Entry
 from tracenas.models.checkpoints.source import ModelSource, as_stored_config, open_source
@@ -151,22 +151,21 @@ def load(
     """
     source = name if isinstance(name, ModelSource) else open_source(name)
     target = pick_device(device)
-    if source.packed is not None and source.path is not None:
+    if source.packed is not None:
         dequantise(source.packed, source.path)
         config = as_stored_config(
             source.name, stored_tensors(source.path), read_json(source.path / "config.json"), source.family
         )
         source = replace(source, config=config)
+    fetch(source)
     model: Any = _load_model(source, pick_dtype(dtype, target), trust_remote_code)
     if getattr(model.config, "attn_logit_softcapping", None) and model.config._attn_implementation == "sdpa":
         model.set_attn_implementation("eager")  # transformers 5.17 chooses torch's attention, which caps no scores
     model.to(target).eval().requires_grad_(False)
-    directory = base_directory(source)
-    tokenizer, trouble = load_tokenizer(source, directory, trust_remote_code)
+    tokenizer, trouble = load_tokenizer(source, trust_remote_code)
     shipped = tokenizer is not None and type(tokenizer).__module__.startswith("transformers.")
-    return LoadedModel(
-        source, model, tokenizer, BaseFiles(directory, type(tokenizer).__name__ if shipped else ""), trouble
-    )
+    files = BaseFiles(source.path, type(tokenizer).__name__ if shipped else "")
+    return LoadedModel(source, model, tokenizer, files, trouble)
 
 
 def _load_model(source: ModelSource, dtype: torch.dtype, trust_remote_code: bool) -> nn.Module:
@@ -180,10 +179,9 @@ def _load_model(source: ModelSource, dtype: torch.dtype, trust_remote_code: bool
     # where the files hold two matrices, config.json may say otherwise
     untied = {} if source.is_encoder_decoder or source.family.tied(source.config) else {"tie_word_embeddings": False}
     try:
-        if source.path is not None:
-            check_checkpoint(source.path)
+        check_checkpoint(source.path)
         loaded: Any = auto.from_pretrained(
-            str(source.path or source.name),
+            str(source.path),
             dtype=dtype,
             use_safetensors=True,
             trust_remote_code=remote,
@@ -229,11 +227,4 @@ def _check_tying(source: ModelSource, model: Any) -> None:
 
 def stored_entries(source: ModelSource, model: Any) -> dict[str, Entry]:
     """What the files of a model hold, by the names that it has in memory (see `as_loaded`)."""
-    return as_loaded(model, stored_tensors(source.path or _cached(source.name)))
-
-
-def _cached(name: str) -> Path:
-    """Where the hub's files of a model lie that has been loaded."""
-    from huggingface_hub import snapshot_download
-
-    return Path(snapshot_download(name, allow_patterns=["config.json", "*.safetensors*"], local_files_only=True))
+    return as_loaded(model, stored_tensors(source.path))

@@ -5,16 +5,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tracenas.hub.commits import pinned
+
 __all__ = ["published", "published_facts"]
 
-_SNAPSHOT = re.compile(r"models--([^/]+)--([^/]+)/snapshots(?:/|$)")
-"""Of the hub's cache: owner and name are in the path."""
+_SNAPSHOT = re.compile(r"models--([^/]+)--([^/]+)/snapshots(?:/([0-9a-f]{40})?|$)")
+"""Of the hub's cache: owner, name and commit are in the path."""
 
 
 def published(name: str) -> str:
     """A model, a file or a mixture of files (`a.jsonl=0.7,b.txt=0.3`) without the directories they are in.
 
-    A model in the hub's cache goes by its hub id. What is no path is given back as it is.
+    A model on the hub goes by its hub id and the commit that was opened while this command runs, one in the hub's cache
+    likewise. What is no path is given back as it is.
     """
     if not name:
         return name
@@ -24,7 +27,10 @@ def published(name: str) -> str:
     if not Path(name).exists() and (match := re.fullmatch(r"(.+)(=[\d.]+%?)", name)):
         head, weight = match[1], match[2]
     if match := _SNAPSHOT.search(head):
-        return f"{match[1]}/{match[2]}{weight}"
+        commit = f"@{match[3]}" if match[3] else ""
+        return f"{match[1]}/{match[2]}{commit}{weight}"
+    if (address := pinned(head)) != head:
+        return address + weight
     is_path = head.startswith((".", "/", "~")) or head.count("/") > 1 or Path(head).exists()
     return (Path(head).expanduser().absolute().name or head if is_path and "://" not in head else head) + weight
 

@@ -31,13 +31,13 @@ def front_matter(base: str, license: str | None, tags: Sequence[str], pipeline: 
     """The hub's YAML front matter of what is made from a base.
 
     Args:
-        base: `published`; only a hub id becomes `base_model`.
+        base: `published`; only a hub id becomes `base_model`, without its commit, which the hub has no key for.
         license: the base's, if known.
         pipeline: the hub's name of what the model does.
     """
     front: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": pipeline}
     if base.count("/") == 1:
-        front["base_model"] = base
+        front["base_model"] = base.partition("@")[0]
     if license:
         front["license"] = license
     return f"---\n{_yaml({**front, 'tags': list(tags)})}---"

@@ -1,14 +1,24 @@
 """Where a model is and what its config.json says, before torch is imported."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
 
-from tracenas.errors import UserError, first_line, one_line
+from tracenas.errors import UserError, first_line
 from tracenas.families import Block, Family, Options, config_family
-from tracenas.models.checkpoints.directory import ADAPTER, check_directory, holds_weights, quantisation, refuse_adapter
+from tracenas.hub.commits import HubName, commits, hub_name, remember
+from tracenas.hub.failures import refusal
+from tracenas.models.checkpoints.directory import (
+    ADAPTER,
+    BESIDE,
+    check_directory,
+    holds_weights,
+    quantisation,
+    refuse_adapter,
+)
 from tracenas.models.checkpoints.fp8 import Fp8Checkpoint, is_fp8, read_fp8
 from tracenas.models.checkpoints.gguf import GgufFile, read_gguf
 from tracenas.models.checkpoints.headers import FLOATS, StoredTensor, equal_tensors, stored_tensors
@@ -28,15 +38,29 @@ class ModelSource:
 
     Args:
         name: as the user gave it.
-        path: the local directory, None for a hub id; of a quantised model, where `load` converts it to.
+        path: the local directory; of a quantised model, where `load` converts it to; of a model on the hub, its
+            snapshot in the hub's cache, into which `load` fetches the rest.
         packed: the quantised model, if that is what the user named; `config` then is that of the converted one.
+        commit: of a model on the hub, the commit that its revision stood for when it was opened.
     """
 
     name: str
-    path: Path | None
+    path: Path
     config: Mapping[str, Any]
     family: Family
     packed: GgufFile | Fp8Checkpoint | None = None
+    commit: str = ""
+
+    @property
+    def repo(self) -> str:
+        """`organisation/name` of a model on the hub, '' of any other."""
+        named = hub_name(self.name) if self.commit else None
+        return named.repo if named else ""
+
+    @property
+    def address(self) -> str:
+        """What opens the same model again, and nothing else: `repo@commit` of a model on the hub, else its name."""
+        return f"{self.repo}@{self.commit}" if self.commit else self.name
 
     @property
     def origin(self) -> str | None:
@@ -89,6 +113,7 @@ def open_source(name: str, *, decoder_only: str = "") -> ModelSource:
     """Read a model's config.json from a directory or the hub, or the header of a GGUF file.
 
     Args:
+        name: a path, or `organisation/name` or `organisation/name@revision` on the hub: a branch, tag or commit.
         decoder_only: what the model is wanted for, if encoder–decoder models cannot be dealt with there.
 
     Raises:
@@ -111,7 +136,7 @@ def _open(name: str) -> ModelSource:
         if isinstance(config, dict) and is_fp8(config) and holds_weights(path):
             checkpoint = read_fp8(name, path, config)
             return _open_packed(name, checkpoint, checkpoint.config)
-        local: Path | None = path
+        local = path
     elif path.is_file() and path.suffix.lower() == ".gguf":
         file = read_gguf(path)
         return _open_packed(name, file, file.config())
@@ -119,20 +144,25 @@ def _open(name: str) -> ModelSource:
         raise UserError(f"model {name}: is a file; expected a Hugging Face directory, a .gguf file or a hub id")
     elif path.suffix.lower() == ".gguf":
         raise UserError(f"model {name}: no such file")
-    elif name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise UserError(f"model {name}: no such directory (a hub id has the form 'organisation/name')")
+    elif (named := hub_name(name)) is None:
+        raise UserError(f"model {name}: no such directory (a hub id has the form 'organisation/name[@revision]')")
+    elif named.revision is not None and Path(named.repo).exists():
+        raise UserError(f"model {name}: {named.repo} is a directory here; only models on the hub have revisions")
     else:
-        config, local = _hub_config(name), None
+        local = _snapshot(name, named)
+        config = read_json(local / "config.json")
+        remember(name, local.name)
     if not isinstance(config, dict):
         raise UserError(f"model {name}: config.json holds no object")
-    return _source(name, local, config)
+    return _source(name, local, config, commit="" if path.is_dir() else local.name)
 
 
 def _source(
     name: str,
-    path: Path | None,
+    path: Path,
     config: Mapping[str, Any],
     packed: GgufFile | Fp8Checkpoint | None = None,
+    commit: str = "",
 ) -> ModelSource:
     """The model with its configuration as its family and its files have it, if that can describe the model."""
     family = config_family(config)
@@ -144,9 +174,9 @@ def _source(
     if isinstance(packed, Fp8Checkpoint):
         stored: Mapping[str, StoredTensor] | None = packed.tensors
     else:
-        stored = stored_tensors(path) if path is not None and holds_weights(path) else None
+        stored = stored_tensors(path) if not commit and holds_weights(path) else None
     try:
-        source = ModelSource(name, path, as_stored_config(name, stored, config, family), family, packed)
+        source = ModelSource(name, path, as_stored_config(name, stored, config, family), family, packed, commit)
         described = source.blocks()
         count = family.outside(source.config) + sum(
             s.spec.parameters(s.spec.units) for block in described for s in block.sub_blocks
@@ -236,18 +266,25 @@ def _open_packed(name: str, packed: GgufFile | Fp8Checkpoint, config: Mapping[st
     return _source(name, place, config, packed)
 
 
-def _hub_config(name: str) -> Any:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError
+def _snapshot(name: str, named: HubName) -> Path:
+    """Where the hub's cache keeps the files of the commit that a name stands for: config.json is there, and the card.
 
+    Raises:
+        UserError: if the hub does not give them, or it is an adapter's.
+    """
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import LocalEntryNotFoundError, RemoteEntryNotFoundError
+
+    revision = commits().get(name, named.revision)
     try:
-        config = read_json(Path(hf_hub_download(name, "config.json")))
-        try:
-            hf_hub_download(name, ADAPTER)
-        except EntryNotFoundError:
-            return config
-        return refuse_adapter(name)
-    except UserError:
-        raise
-    except Exception as error:  # the hub client raises many unrelated types; each means "not to be had"
-        raise UserError(f"model {name}: no such directory, and the hub did not give it ({one_line(error)})") from error
+        path = Path(hf_hub_download(named.repo, "config.json", revision=revision)).parent
+        with suppress(LocalEntryNotFoundError):  # without a network, what the cache has is all there is
+            for file in (ADAPTER, *BESIDE):
+                if try_to_load_from_cache(named.repo, file, revision=path.name) is None:  # not known to be absent
+                    with suppress(RemoteEntryNotFoundError):
+                        hf_hub_download(named.repo, file, revision=path.name)
+    except Exception as error:  # the hub's client raises many unrelated types
+        raise refusal(f"model {name}", named.repo, error, revision=revision or "") from error
+    if (path / ADAPTER).is_file():
+        refuse_adapter(name)
+    return path

@@ -13,21 +13,19 @@ _RULES = ("normalizer", "pre_tokenizer", "decoder")
 _MERGING = ("byte_fallback", "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk", "ignore_merges")
 
 
-def load_tokenizer(source: ModelSource, directory: Path, trust_remote_code: bool) -> tuple[Any, str]:
+def load_tokenizer(source: ModelSource, trust_remote_code: bool) -> tuple[Any, str]:
     """`(tokenizer, "")`; `(None, reason)` where the files cannot be read here, `(None, "")` where there are none.
-
-    Args:
-        directory: where its files are.
 
     Raises:
         UserError: for a damaged tokenizer.json.
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+    directory = source.path
     if not has_vocabulary(directory):
         settings = (directory / "tokenizer_config.json").is_file()
         return None, "tokenizer_config.json is there, but no vocabulary (tokenizer.json and the like)" * settings
-    name, file = str(source.path or source.name), directory / "tokenizer.json"
+    name, file = str(directory), directory / "tokenizer.json"
     try:
         with catchable():
             tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
