@@ -6,7 +6,7 @@
     tracenas.recover(pruned.path, method="pretrain", data="fineweb-edu", out="recovered", max_steps=1000)
     print(tracenas.evaluate(["path/or/hub-id", pruned.path], text="held-out.txt").table())
 
-Every function takes the settings of the command of the same name as keywords (`tracenas search --help`) and
+Every function takes the settings of the command of the same name as keywords (`tracenas search --help-all`) and
 raises `tracenas.UserError` for what the command line would refuse with exit status 2.
 """
 

@@ -51,6 +51,9 @@ class _Commands(click.Group):
 class _Leaf(click.Command):
     """A command; one that is also the first word of others (`study`, `study ablation`) hands over to them."""
 
+    kind: Any
+    """The class of its settings."""
+
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
     ) -> click.Context:
@@ -60,6 +63,11 @@ class _Leaf(click.Command):
             return leaf.make_context(further, args[1:], parent, **extra)
         return super().make_context(info_name, args, parent, **extra)
 
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        from tracenas.options import write_groups
+
+        write_groups(self.kind, self.get_params(ctx), ctx, formatter)
+
 
 def _words(group: str) -> list[str]:
     return [name.split()[-1] for name in COMMANDS if name.startswith(f"{group} ")]
@@ -67,13 +75,11 @@ def _words(group: str) -> list[str]:
 
 def _command(name: str, command: Command) -> click.Command:
     from tracenas import config as configs
-    from tracenas.options import setting_parameters
+    from tracenas.options import help_all, setting_parameters
 
     kind = getattr(configs, command.config)
-    arguments, *settings_of = setting_parameters(kind)
     params: list[click.Parameter] = [
-        arguments,
-        *settings_of,
+        *setting_parameters(kind),
         click.Option(
             ["--config"],
             type=click.Path(path_type=Path),
@@ -82,6 +88,7 @@ def _command(name: str, command: Command) -> click.Command:
         ),
         click.Option(["--json", "json_output"], is_flag=True, help="Print one JSON object instead of tables."),
         *_loudness(),
+        help_all(),
     ]
 
     def call(
@@ -106,9 +113,9 @@ def _command(name: str, command: Command) -> click.Command:
                 result.show()
             sys.stdout.flush()
 
-    further = [f"{name}.KEY=VALUE: {kind.model_fields[name].description}" for name in kind.sections]
-    epilog = "\b\n" + "\n".join(further) if further else None
-    return _Leaf(name, callback=call, params=params, help=command.help, epilog=epilog)
+    leaf = _Leaf(name, callback=call, params=params, help=command.help)
+    leaf.kind = kind
+    return leaf
 
 
 def _loudness() -> list[click.Parameter]:

@@ -1,37 +1,86 @@
 """Options of the command line: one per setting, with what it accepts, for help texts and completion."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import click
 from click.shell_completion import CompletionItem
 
-from tracenas.config import StageConfig, positional_setting, setting_names
+from tracenas.config import StageConfig, positional_setting
 from tracenas.config.accepted import Accepts, accepted
+from tracenas.config.groups import NEEDED, WANTED, groups
 
-__all__ = ["setting_parameters"]
+__all__ = ["help_all", "setting_parameters", "write_groups"]
+
+_ALL = "tracenas.options.all"
+"""In click's `ctx.meta`: whether help shows every setting."""
 
 _Completion = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
 
 
+def write_groups(
+    kind: type[StageConfig], options: Sequence[click.Parameter], ctx: click.Context, formatter: click.HelpFormatter
+) -> None:
+    """What is needed and wanted (after `--help-all` every setting), further stages, and the options that are none."""
+    records = {option.name: option.get_help_record(ctx) for option in options if isinstance(option, click.Option)}
+    sections = {}
+    for title, names in groups(kind).items():
+        rows = [records.pop(name, None) or (_placeholder(kind), _text(kind, name)) for name in names]
+        if title in (NEEDED, WANTED) or ctx.meta.get(_ALL):
+            sections[title] = rows
+    sections["Further stages"] = [(f"{name}.KEY=VALUE", _text(kind, name)) for name in kind.sections]
+    sections["Every command has"] = [record for record in records.values() if record]
+    for title, rows in sections.items():
+        if rows:
+            with formatter.section(title):
+                formatter.write_dl(rows)
+
+
+def help_all() -> click.Option:
+    """`--help-all`: help with every setting."""
+    return click.Option(
+        ["--help-all"],
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=_show_all,
+        help="Show every setting and exit.",
+    )
+
+
+def _show_all(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    if value:
+        ctx.meta[_ALL] = True
+        click.echo(ctx.get_help())
+        ctx.exit()
+
+
+def _text(kind: type[StageConfig], name: str) -> str:
+    return kind.model_fields[name].description or ""
+
+
+def _placeholder(kind: type[StageConfig]) -> str:
+    """What stands for the positional setting; empty if there is none."""
+    name, several = positional_setting(kind)
+    return f"{name.upper().removesuffix('S')}..." if several else name.upper()
+
+
 def setting_parameters(kind: type[StageConfig]) -> list[click.Parameter]:
-    """A command's arguments, and an option for each of its settings, required ones first."""
-    positional, several = positional_setting(kind)
-    metavar = f"{positional.upper().removesuffix('S')}..." if several else positional.upper()
-    names = [name for name in setting_names(kind) if name != positional and name not in kind.sections]
-    names.sort(key=lambda name: not kind.model_fields[name].is_required())
+    """A command's arguments, and an option for each of its settings in the order of their groups."""
+    positional, _ = positional_setting(kind)
     arguments = click.Argument(
         ["arguments"],
         nargs=-1,
-        metavar=f"{metavar} [KEY=VALUE]...".strip(),
+        metavar=f"{_placeholder(kind)} [KEY=VALUE]...".strip(),
         shell_complete=_completion(accepted(kind.model_fields[positional])) if positional else None,
     )
+    names = [name for members in groups(kind).values() for name in members if name != positional]
     return [arguments, *(_option(kind, name) for name in names)]
 
 
 def _option(kind: type[StageConfig], name: str) -> click.Option:
     field = kind.model_fields[name]
     flag = "--" + name.replace("_", "-")
-    words = [field.description or ""]
+    words = [_text(kind, name)]
     if field.annotation in (bool, bool | None):
         off = "--" + flag.removeprefix("--no-") if name.startswith("no_") else f"--no-{flag[2:]}"
         words += ["[default: on]"] if field.default else []

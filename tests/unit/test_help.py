@@ -9,7 +9,7 @@ import pytest
 from tracenas import config as configs
 from tracenas.cli import COMMANDS, invoke
 from tracenas.config.accepted import accepted
-from tracenas.options import setting_parameters
+from tracenas.config.groups import NEEDED, WANTED, groups
 from tracenas.proxies import PROXIES, Proxy
 from tracenas.registry import Registry
 from tracenas.saliency import SALIENCIES
@@ -25,9 +25,16 @@ SETTINGS = [(name, setting) for name, kind in KINDS.items() for setting in confi
 
 
 def shown(command: str, capsys: pytest.CaptureFixture[str]) -> str:
-    """A command's help, its lines joined."""
-    assert invoke([*command.split(), "--help"]) == 0
+    """A command's whole help, its lines joined."""
+    assert invoke([*command.split(), "--help-all"]) == 0
     return " ".join(capsys.readouterr().out.split())
+
+
+def options(command: str, flag: str, capsys: pytest.CaptureFixture[str]) -> set[str]:
+    """The options that help lists, those of every command included."""
+    assert invoke([*command.split(), flag]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("  -")]
+    return {row[0].rstrip(",") for row in rows}
 
 
 @pytest.mark.parametrize(
@@ -78,16 +85,38 @@ def test_every_setting_is_described_in_a_sentence() -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_required_settings_come_first(command: str) -> None:
-    required = ["[required]" in (p.help or "") for p in setting_parameters(KINDS[command])[1:]]
-    assert required == sorted(required, reverse=True)
+def test_the_groups_hold_every_setting_once(command: str) -> None:
+    kind = KINDS[command]
+    members = [name for names in groups(kind).values() for name in names]
+    assert sorted(members) == sorted(set(configs.setting_names(kind)) - set(kind.sections))
+    needed, positional = groups(kind)[NEEDED], configs.positional_setting(kind)[0]
+    assert needed[:1] == [positional] * bool(positional)
+    required = [kind.model_fields[name].is_required() for name in members]
+    assert required == sorted(required, reverse=True) and all(required[: len(needed) - len(kind.needed)])
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_all_shows_every_setting_and_help_the_wanted_ones(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kind = KINDS[command]
+    plain, everything = (options(command, flag, capsys) for flag in ("--help", "--help-all"))
+    for title, names in groups(kind).items():
+        flags = {f"--{name.replace('_', '-')}" for name in names if name != configs.positional_setting(kind)[0]}
+        assert flags <= everything
+        assert flags & plain == (flags if title in (NEEDED, WANTED) else set())
+    assert len(plain) <= {"search": 14, "run": 18, "recover": 16, "prune": 12}.get(command, 18)
+
+
+def test_further_stages_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert all(f" {section}.KEY=VALUE " in shown("run", capsys) for section in configs.RunConfig.sections)
 
 
 def test_help_is_quick() -> None:
     """What takes seconds to import is not: torch and what stands on it."""
     code = (
         "import sys\nfrom tracenas.cli import COMMANDS, invoke\n"
-        "for name in ('', *COMMANDS): assert invoke([*name.split(), '--help']) == 0\n"
+        "for name in ('', *COMMANDS): assert invoke([*name.split(), '--help-all' if name else '--help']) == 0\n"
         "print(*sorted({'torch', 'transformers', 'scipy', 'datasets', 'safetensors'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -19,6 +19,7 @@ __all__ = ["ExportConfig"]
 class ExportConfig(StageConfig):
     """Write a checkpoint in the form that a serving program reads."""
 
+    wanted = ("outtype", "check", "layout")
     without = ("seed", "device", "dtype", "trust_remote_code")
     uses = (
         Use(("check_ids", "llama_python"), "--check", lambda c: c.check),

@@ -21,6 +21,8 @@ def _without_shots(config: Any) -> bool:
 class EvalConfig(WindowsConfig):
     """Perplexity and task accuracy of one or more models."""
 
+    needed = ("text", "tasks", "suite")
+    wanted = ("seq_len", "max_windows", "shots", "limit", "out", "device")
     without = ("seed",)
     uses = (
         Use(("seq_len", "max_windows", "text_field", "micro_batch"), "text", lambda c: c.text is not None),
@@ -61,6 +63,8 @@ class EvalConfig(WindowsConfig):
 
 class BenchConfig(StageConfig):
     """Latency, throughput and memory of one or more models."""
+
+    wanted = ("prompt", "new_tokens", "batch_size", "trials", "out", "device")
 
     models: Annotated[tuple[str, ...], Accepts(file=True)] = Field(
         description="One or more models: directories, .gguf files or hub ids; the others are compared to the first.",

@@ -20,7 +20,7 @@ class OneShotSettings(CalibrationConfig):
     model: fields.ModelName
     data: fields.Text | None = Field(None, description="Calibration text, as for `tracenas search`, or a token file.")
     method: Annotated[str | None, Accepts(registered=METHODS.keys)] = Field(
-        None, description="One-shot method that prunes to a budget without a search; needs --params and --data."
+        None, description="One-shot method that prunes to a budget without a search; with --params and --data."
     )
     seq_len: int | None = Field(
         None,
@@ -54,6 +54,8 @@ class OneShotSettings(CalibrationConfig):
 class SelectCalibrationConfig(OneShotSettings):
     """Choose the calibration set that prunes best."""
 
+    needed = ("data", "params")
+    wanted = ("method", "candidates", "samples", "seq_len", "held_out")
     without = ("compensate_samples", "ridge")
 
     method: Annotated[str | None, Accepts(registered=METHODS.keys)] = Field(

@@ -1,7 +1,7 @@
 """Settings of plan, search, score, prune, run, report and demo."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -22,6 +22,8 @@ __all__ = ["DemoConfig", "PlanConfig", "PruneConfig", "ReportConfig", "ScoreConf
 class PlanConfig(EffortConfig, SpaceConfig, TracedConfig):
     """Feasible budgets, memory and time, before any work."""
 
+    needed = ("params",)
+    wanted = ("effort", "minutes", "deploy", "sensitivity", "no_timing", "device")
     without = ("seed", "trust_remote_code")
     uses = (
         TRACED,
@@ -60,6 +62,7 @@ def _evolves(config: Any) -> bool:
 class SearchConfig(EffortConfig, CalibrationConfig, TracedConfig):
     """Find an architecture."""
 
+    wanted: ClassVar[tuple[str, ...]] = ("effort", "minutes", "saliency", "deploy", "resume")
     holds_out = True
 
     uses = (
@@ -163,6 +166,7 @@ class SearchConfig(EffortConfig, CalibrationConfig, TracedConfig):
 class ScoreConfig(CalibrationConfig, TracedConfig):
     """Score one architecture."""
 
+    wanted = ("proxy", "samples", "seq_len", "device")
     without = ("depth_granularity", "min_depth", "keep_layers", "exclude")
     uses = (TRACED,)
 
@@ -186,6 +190,8 @@ def _reads_sensitivity(config: Any) -> bool:
 class PruneConfig(OneShotSettings):
     """Write the smaller checkpoint: of an architecture, or of what a one-shot method makes of a budget."""
 
+    needed = ("arch", "method", "params", "data")
+    wanted = ("compensate",)
     uses = (
         Use(
             ("tolerance", "depth_granularity", "min_depth", "keep_layers", "exclude"),
@@ -200,7 +206,7 @@ class PruneConfig(OneShotSettings):
     arch: Path | None = Field(
         None,
         description="The architecture: a JSON file, or a run's best.json, beside which the run's text and unit order "
-        "are.",
+        "are; this or --method.",
     )
     data: fields.Text | None = Field(
         None,
@@ -242,6 +248,7 @@ class PruneConfig(OneShotSettings):
 class ReportConfig(StageConfig):
     """Draw a run's report again."""
 
+    wanted = ("out",)
     without = ("seed", "device", "dtype", "threads", "trust_remote_code")
 
     run: Path = Field(description="The run: its directory.")
@@ -251,6 +258,7 @@ class ReportConfig(StageConfig):
 class DemoConfig(StageConfig):
     """The main job on the model and text that ship in the package, or on a published model."""
 
+    wanted = ("model", "out", "params", "minutes", "resume")
     without = ("trust_remote_code",)
     uses = (Use(("minutes",), "model smollm2", lambda c: c.model == "smollm2"),)
 

@@ -20,6 +20,7 @@ def _reads_text(config: Any) -> bool:
 class RecoverConfig(WindowsConfig):
     """Train a pruned model until it is useful again."""
 
+    wanted = ("eval_text", "seq_len", "global_batch", "learning_rate", "save_every", "resume")
     uses = (
         Use(("teacher", "temperature", "top_k", "ce_weight"), "method distill", lambda c: c.method == "distill"),
         Use(("lora_rank", "lora_alpha", "lora_dropout"), "method lora", lambda c: c.method == "lora"),

@@ -14,6 +14,7 @@ __all__ = ["SensitivityConfig"]
 class SensitivityConfig(CalibrationConfig):
     """Measure the cost of every width of every sub-block."""
 
+    wanted = ("samples", "seq_len", "device")
     without = ("depth_granularity", "min_depth", "keep_layers", "exclude", "saliency", "compensate_samples", "ridge")
 
     model: fields.ModelName

@@ -33,7 +33,7 @@ C = TypeVar("C", bound="StageConfig")
 
 
 class StageConfig(BaseModel):
-    """What every command takes."""
+    """Machine and randomness."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), coerce_numbers_to_str=True)
 
@@ -42,6 +42,12 @@ class StageConfig(BaseModel):
 
     without: ClassVar[tuple[str, ...]] = ()
     """Fields that this command has from what it is built on, and does not read: not its settings."""
+
+    needed: ClassVar[tuple[str, ...]] = ()
+    """Settings without which, beside the required ones, there is nothing to do."""
+
+    wanted: ClassVar[tuple[str, ...]] = ()
+    """Settings that `--help` shows beside those; `--help-all` shows all."""
 
     uses: ClassVar[tuple[Use, ...]] = (ROWS,)
     """When settings are read that are not read always."""
@@ -110,7 +116,7 @@ class SpaceConfig(StageConfig):
 
 
 class WindowsConfig(StageConfig):
-    """How text becomes windows."""
+    """Windows of text."""
 
     bos: fields.Switch = Field(
         "auto",
@@ -120,7 +126,7 @@ class WindowsConfig(StageConfig):
 
 
 class CalibrationConfig(SpaceConfig, WindowsConfig):
-    """The text that candidates are measured on."""
+    """Calibration text, ranking of units and refits."""
 
     holds_out: ClassVar[bool] = False
     """Whether text is set apart for refits that come later, beside that of `compensate_samples`."""
@@ -174,7 +180,7 @@ class CalibrationConfig(SpaceConfig, WindowsConfig):
 
 
 class TracedConfig(StageConfig):
-    """What gradient traces are taken with."""
+    """Gradient traces."""
 
     rank: fields.Rank = "64"
 

@@ -24,6 +24,7 @@ def _of_masks() -> list[str]:
 class SparsifyConfig(WindowsConfig):
     """Unstructured and N:M pruning."""
 
+    wanted = ("metric", "data", "ratios", "samples", "seq_len", "device")
     uses = (
         Use(("samples", "seq_len", "text_field", "bos", "micro_batch"), "data", lambda c: c.data is not None),
         Use(
@@ -88,6 +89,8 @@ class SparsifyConfig(WindowsConfig):
 
 class MetricSearchConfig(WindowsConfig):
     """Discover pruning metrics by genetic programming."""
+
+    wanted = ("sparsity", "population", "iterations", "workers", "resume")
 
     model: fields.ModelName
     data: fields.Text = Field(description="Calibration text, as for `tracenas search`, or a token file.")

@@ -30,7 +30,9 @@ class PoolConfig(CalibrationConfig, TracedConfig):
     )
     out: Path = Field(description="Directory of the study, which is made.")
     params: fields.Size | None = Field(
-        None, description="Budget of all architectures: a share of the model's parameters such as 60%, or a number."
+        None,
+        description="Budget of all architectures: a share of the model's parameters such as 60%, or a number; this or "
+        "--across-sizes.",
     )
     across_sizes: bool = Field(False, description="Draw architectures of many sizes instead of one budget.")
     sizes: Annotated[str, Accepts(metavar="LOW-HIGH")] = Field(
@@ -70,6 +72,8 @@ def _any_needs(config: Any, need: str) -> bool:
 class StudyConfig(PoolConfig):
     """Do proxies order architectures as their recovered quality does?"""
 
+    needed = ("params", "across_sizes")
+    wanted = ("proxies", "targets", "architectures", "steps", "tasks", "resume")
     uses = (
         Use(("rank",), "proxies of gradient traces, such as phi", lambda c: _any_needs(c, "trace")),
         Use(
@@ -140,6 +144,8 @@ class StudyConfig(PoolConfig):
 class AblationConfig(PoolConfig):
     """How stable is a proxy's ranking when it is computed from less?"""
 
+    needed = ("params", "across_sizes")
+    wanted = ("proxy", "study", "sample_counts", "lengths", "ranks", "resume")
     uses = (
         Use(("rank", "ranks"), "a proxy of gradient traces, such as phi", lambda c: needs(c.proxy, "trace")),
         Use(
