@@ -3,7 +3,7 @@
     import tracenas
     run = tracenas.search("path/or/hub-id", data="text.jsonl", params="60%", out="run", seed=0)
     pruned = tracenas.prune("path/or/hub-id", arch=run.best, out="pruned")
-    tracenas.recover(pruned.path, method="pretrain", data="fineweb-edu", out="recovered", max_steps=1000)
+    tracenas.recover(pruned.path, method="pretrain", data="fineweb-edu", out="recovered", tokens="50M")
     print(tracenas.evaluate(["path/or/hub-id", pruned.path], text="held-out.txt").table())
 
 Every function takes the settings of the command of the same name as keywords (`tracenas search --help-all`) and

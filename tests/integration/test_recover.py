@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from recovery_toys import (
     log_of,
     save_dense,
@@ -156,6 +157,45 @@ def test_resumed_run_equals_the_undisturbed_one(
     assert any(not torch.equal(first[name], weight) for name, weight in weights_of(toys.pruned).items())
     pickles = [p for p in (tmp_path / "straight").rglob("*") if p.suffix in (".bin", ".pt", ".pth", ".pkl")]
     assert not pickles and (tmp_path / "straight" / "checkpoints" / "checkpoint-6").is_dir()
+
+
+def test_tokens_in_place_of_steps(toys: Toys, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Batches of a fiftieth, steps that make up the tokens; what they come to is told and kept."""
+    given = {"max_steps": None, "global_batch": None, "tokens": "6.4k", "micro_batch": None, "save_every": 25}
+    found = recover(settings(toys.pruned, toys.text, tmp_path / "out", **given))
+    assert found.steps == 50 and found.tokens == 6400
+    told = capsys.readouterr().err
+    assert "recover: 50 steps of 128 tokens (4 × 32), 6,400 in all; estimate: " in told
+    stored = yaml.safe_load((tmp_path / "out" / "recover.yaml").read_text())
+    assert (stored["tokens"], stored["max_steps"], stored["global_batch"]) == ("6.4k", 50, 4)
+
+
+def test_a_batch_that_an_earlier_run_chose_stays(toys: Toys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run of a version with another default goes on with what its settings say."""
+    given = {"max_steps": 2, "save_every": 1}
+    with monkeypatch.context() as patched:
+        interrupt(patched, at=1)
+        with pytest.raises(Interrupted):
+            recover(settings(toys.pruned, toys.text, tmp_path / "out", **given, global_batch=6))
+    other = {"max_steps": None, "tokens": "9k", "resume": True}
+    with pytest.raises(UserError, match="--resume with another tokens: the run has None, not '9k'"):
+        recover(settings(toys.pruned, toys.text, tmp_path / "out", **{**given, **other}, global_batch=None))
+    again = recover(settings(toys.pruned, toys.text, tmp_path / "out", **given, global_batch=None, resume=True))
+    assert again.steps == 2 and yaml.safe_load((tmp_path / "out" / "recover.yaml").read_text())["global_batch"] == 6
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"tokens": "5M"}, "tokens and max-steps are two answers"),
+        ({"max_steps": None}, "'tokens' or 'max-steps' is required"),
+        ({"max_steps": None, "tokens": "some"}, "tokens 'some': expected a count"),
+    ],
+)
+def test_how_long_is_said_once(toys: Toys, tmp_path: Path, given: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        recover(settings(toys.pruned, toys.text, tmp_path / "out", **given))
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_source_that_ends_is_read_again(toys: Toys, tmp_path: Path) -> None:

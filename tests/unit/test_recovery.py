@@ -10,11 +10,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from tracenas.commands.recover.checks import parse_tokens
 from tracenas.data.encoding import TextEncoding
 from tracenas.errors import UserError
 from tracenas.recovery.datasets import Rows, Windows, collate_padded, collate_windows
 from tracenas.recovery.instructions import encode_chat, instruction_examples, row_messages
-from tracenas.recovery.settings import TrainSettings, accumulation, largest_micro_batch, learning_rate_factor
+from tracenas.recovery.settings import (
+    TrainSettings,
+    accumulation,
+    default_batch,
+    largest_micro_batch,
+    learning_rate_factor,
+)
 from tracenas.recovery.throughput import flops_per_token
 
 
@@ -48,6 +55,38 @@ def test_global_batch() -> None:
     assert largest_micro_batch(12, 1, 32, 160) == 4  # 5 would fit but does not divide 12
     with pytest.raises(UserError, match="6 processes with micro-batch 1 take 6 sequences at once.*1020 or 1026"):
         largest_micro_batch(1024, 6, 4096, 16384)
+
+
+@pytest.mark.parametrize(
+    ("length", "world", "tokens", "at_once", "batch"),
+    [
+        (4096, 1, None, None, 128),
+        (4096, 6, None, None, 126),
+        (4096, 8, None, 4, 128),
+        (512, 1, 50_000_000, None, 1024),
+        (512, 1, 2_000_000, None, 78),
+        (512, 1, 100, None, 1),
+        (512, 2, 2_000_000, 8, 64),
+    ],
+)
+def test_the_default_batch_is_half_a_million_tokens_and_fewer_of_few(
+    length: int, world: int, tokens: int | None, at_once: int | None, batch: int
+) -> None:
+    assert default_batch(length, world, tokens, at_once) == batch
+    assert batch % (world * (at_once or 1)) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "count"), [("50M", 50_000_000), ("1.5B", 1_500_000_000), ("20k", 20_000), ("12,000", 12_000)]
+)
+def test_counts_of_tokens(text: str, count: int) -> None:
+    assert parse_tokens(text) == count
+
+
+@pytest.mark.parametrize("text", ["", "5%", "0", "many", "-3M"])
+def test_what_is_no_count_of_tokens(text: str) -> None:
+    with pytest.raises(UserError, match=f"tokens '{text}': expected a count such as 50M"):
+        parse_tokens(text)
 
 
 def test_operations_per_token() -> None:

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
-__all__ = ["Rates", "measure_rates"]
+__all__ = ["Rates", "measure_rates", "product_flops"]
 
 _PRODUCT_FLOPS = {"cpu": 2e8, "cuda": 5e11}
 _TRAFFIC_ELEMENTS = {"cpu": 1 << 22, "cuda": 1 << 27}
 _ATTENTION_LENGTH = 256
-_SQUARE = 512
+_SQUARE = {"cpu": 512, "cuda": 8192}
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def measure_rates(
     narrow = torch.empty(rows, thin.shape[0], device=device, dtype=dtype)
     product = _seconds(lambda: torch.mm(x, weight.T, out=wide), device, 0.3)
     thin_product = _seconds(lambda: torch.mm(x, thin.T, out=narrow), device, 0.1)
-    wider = {number: _square(device, number) for number in (torch.float32, torch.float64)}
+    wider = {number: product_flops(device, number) for number in (torch.float32, torch.float64)}
     a = torch.ones(_TRAFFIC_ELEMENTS[device.type], device=device, dtype=dtype)
     b = torch.empty_like(a)
     traffic = _seconds(lambda: torch.mul(a, 2.0, out=b), device, 0.15)
@@ -78,11 +78,12 @@ def measure_rates(
     )
 
 
-def _square(device: torch.device, dtype: torch.dtype) -> float:
+def product_flops(device: torch.device, dtype: torch.dtype) -> float:
     """Operations per second in products of square matrices."""
-    a = torch.randn(_SQUARE, _SQUARE, device=device, dtype=dtype)
+    side = _SQUARE[device.type]
+    a = torch.randn(side, side, device=device, dtype=dtype)
     out = torch.empty_like(a)
-    return 2.0 * _SQUARE**3 / _seconds(lambda: torch.mm(a, a, out=out), device, 0.1)
+    return 2.0 * side**3 / _seconds(lambda: torch.mm(a, a, out=out), device, 0.1)
 
 
 def _attention(device: torch.device, dtype: torch.dtype, length: int, head_dim: int) -> tuple[float, float]:

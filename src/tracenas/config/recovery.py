@@ -3,12 +3,13 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from tracenas.config import fields
 from tracenas.config.accepted import Accepts
 from tracenas.config.shared import WindowsConfig
 from tracenas.config.usage import Use
+from tracenas.errors import UserError
 
 __all__ = ["RecoverConfig"]
 
@@ -29,6 +30,16 @@ class RecoverConfig(WindowsConfig):
         Use(("decay_form",), "a decay of more than 0", lambda c: c.decay > 0),
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _one_length(cls, values: Any) -> Any:
+        given = [name for name in ("tokens", "max_steps") if values.get(name) is not None]
+        if len(given) > 1 and not values.get("resume"):
+            raise UserError("tokens and max-steps are two answers to one question; give one of them")
+        if not given and not values.get("resume"):
+            raise UserError("'tokens' or 'max-steps' is required: how long to train, such as --tokens 50M")
+        return values
+
     model: Annotated[str, Accepts(file=True)] = Field(description="The checkpoint to recover: a directory or a hub id.")
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="Where to train; CUDA_VISIBLE_DEVICES chooses one of several GPUs."
@@ -42,7 +53,10 @@ class RecoverConfig(WindowsConfig):
         "Parquet or a data set on the hub."
     )
     out: Path = Field(description="Directory of the recovered checkpoint, its log and the state of the training.")
-    max_steps: int = Field(ge=1, description="Number of optimizer steps.")
+    tokens: Annotated[str | None, Accepts(metavar="COUNT")] = Field(
+        None, description="Number of tokens to train on, such as 50M; either this or max-steps."
+    )
+    max_steps: int | None = Field(None, ge=1, description="Number of optimizer steps.")
     resume: bool = Field(False, description="Go on with an interrupted training in the directory.")
     validation: fields.Text | None = Field(
         None,
@@ -57,7 +71,12 @@ class RecoverConfig(WindowsConfig):
         None, ge=2, description="Tokens per sequence; default: 4096, or the model's positions if fewer."
     )
     text_field: fields.TextField = None
-    global_batch: int = Field(1024, ge=1, description="Sequences per optimizer step, over all processes.")
+    global_batch: int | None = Field(
+        None,
+        ge=1,
+        description="Sequences per optimizer step, over all processes; default: about 0.5M tokens, or a fiftieth of "
+        "tokens if that is less; for lora 16 sequences.",
+    )
     micro_batch: int | None = Field(
         None, ge=1, description="Sequences per forward pass and process; default: what is likely to fit."
     )

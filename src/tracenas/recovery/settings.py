@@ -6,7 +6,11 @@ from dataclasses import dataclass
 
 from tracenas.errors import UserError
 
-__all__ = ["TrainSettings", "accumulation", "largest_micro_batch", "learning_rate_factor"]
+__all__ = ["TrainSettings", "accumulation", "default_batch", "largest_micro_batch", "learning_rate_factor"]
+
+_BATCH_TOKENS = 1 << 19
+_LEAST_STEPS = 50
+"""A batch of `_BATCH_TOKENS` tokens is smaller where there would be fewer steps than these."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,19 @@ class TrainSettings:
     peak_flops: float | None = None
     report_to: tuple[str, ...] = ()
     run_name: str | None = None
+
+
+def default_batch(seq_len: int, world: int, tokens: int | None, at_once: int | None) -> int:
+    """Sequences per optimizer step where nothing is asked for: about half a million tokens, at least 50 steps.
+
+    Args:
+        world: processes; each takes as many.
+        tokens: to train on in all, if that is known.
+        at_once: sequences per forward pass and process, if they were asked for.
+    """
+    unit = world * (at_once or 1)
+    wanted = _BATCH_TOKENS if tokens is None else min(_BATCH_TOKENS, tokens // _LEAST_STEPS)
+    return unit * max(1, wanted // (seq_len * unit))
 
 
 def largest_micro_batch(global_batch: int, world: int, seq_len: int, tokens: int) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from tracenas.errors import UserError
 from tracenas.space.sub_block import SubBlockSpec
 
-__all__ = ["Budget", "parse_size"]
+__all__ = ["Budget", "parse_count", "parse_size"]
 
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?|\.[0-9]+|[0-9]{1,3}(?:,[0-9]{3})+)\s*([kKmMbBgG%]?)")
 _SCALE = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9}
@@ -28,6 +28,14 @@ class Budget:
     tolerance: float = 0.01
     sub_block_cost: Callable[[SubBlockSpec, int], int] = SubBlockSpec.parameters
     unit: str = "parameters"
+
+
+def parse_count(text: str) -> int | None:
+    """`2.7B`, `350M`, `120k` or a plain count (`2,700,000`) as a number; None if it is none of these."""
+    match = _SIZE.fullmatch(text.strip())
+    if match is None or match[2] == "%":
+        return None
+    return int(float(match[1].replace(",", "")) * _SCALE[match[2].lower()] + 1e-6)
 
 
 def parse_size(text: str | float, base: int) -> int:

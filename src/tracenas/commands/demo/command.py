@@ -26,7 +26,7 @@ def demo_settings(config: DemoConfig) -> RunConfig:
         eval_windows=128,
         population=20,
         elites=6,
-        iterations=12,
+        iterations=4,
         random_architectures=3,
         seed=config.seed,
         device=config.device,

@@ -13,6 +13,7 @@ from tracenas.models.checkpoints.source import ModelSource, open_source
 from tracenas.recovery.card import base_model
 from tracenas.recovery.settings import TrainSettings, accumulation, learning_rate_factor
 from tracenas.rundir import require_free, sweep
+from tracenas.space.constraints import parse_count
 from tracenas.world import World
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "check_input",
     "check_out",
     "keeps_zeros",
+    "parse_tokens",
     "reporters",
     "split_name",
     "teacher_name",
@@ -43,7 +45,10 @@ def check_input(config: RecoverConfig, source: ModelSource, world: World) -> Non
     _check_splits(config)
     if config.seq_len is not None and config.seq_len > source.positions:
         raise UserError(f"seq-len {config.seq_len}: the model has {source.positions} positions")
-    accumulation(config.global_batch, config.micro_batch or 1, world.size)
+    if config.global_batch is not None:
+        accumulation(config.global_batch, config.micro_batch or 1, world.size)
+    if config.tokens is not None:
+        parse_tokens(config.tokens)
     for name in reporters(config):
         if name not in _REPORTERS:
             raise UserError(f"report-to '{name}': accepted: {', '.join(_REPORTERS)}")
@@ -53,7 +58,7 @@ def check_input(config: RecoverConfig, source: ModelSource, world: World) -> Non
         raise UserError("--method lora needs peft: pip install peft")
     if config.method == "distill":
         open_source(teacher_name(config, source), decoder_only="recover (its teacher)")
-    learning_rate_factor(TrainSettings(config.max_steps, 0, 1, 1, 1.0, config.warmup, config.decay))
+    learning_rate_factor(TrainSettings(config.max_steps or 1, 0, 1, 1, 1.0, config.warmup, config.decay))
     if config.asks_for("keep_zeros") and not (source.path / SPARSITY).is_file():
         raise UserError(f"keep-zeros is not used here: {config.model} has no {SPARSITY}; leave it out")
     if config.dtype == "fp16":
@@ -94,6 +99,18 @@ def teacher_name(config: RecoverConfig, source: ModelSource) -> str:
     if (beside := source.path.parent / base).is_dir():
         return str(beside)
     raise UserError(f"'teacher' is required: the base that {config.model} names, {base}, is not here or beside it")
+
+
+def parse_tokens(text: str) -> int:
+    """A number of tokens: `50M`, `1.5B`, `200k` or a plain count.
+
+    Raises:
+        UserError: if it is none of these.
+    """
+    count = parse_count(text)
+    if count is None or count < 1:
+        raise UserError(f"tokens '{text}': expected a count such as 50M, 1.5B or 200k")
+    return count
 
 
 def check_out(config: RecoverConfig) -> bool:

@@ -38,6 +38,7 @@ def progress(config: RecoverConfig, done: int, *, quiet: bool) -> AbstractContex
     def shown() -> Iterator[_Reports]:
         from tracenas.reporting.progress import stage_progress
 
+        assert config.max_steps is not None
         step_now, last_line = done, 0.0
         with stage_progress(f"recover ({config.method})", config.max_steps) as advance:
             advance(done)

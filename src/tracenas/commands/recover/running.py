@@ -1,9 +1,12 @@
 """A recovery from its settings to the written checkpoint."""
 
+import sys
+
 from tracenas.commands.recover.checks import SETTINGS, check_out
 from tracenas.commands.recover.data import recovery_data
+from tracenas.commands.recover.expectation import expectation
 from tracenas.commands.recover.result import Recovered
-from tracenas.commands.recover.setup import as_started, keep_settings, resolved, train_settings
+from tracenas.commands.recover.setup import as_started, keep_settings, resolved, train_settings, with_stored
 from tracenas.config import RecoverConfig
 from tracenas.errors import UserError
 from tracenas.models.checkpoints.loading import LoadedModel, load
@@ -21,7 +24,7 @@ def run(config: RecoverConfig, source: ModelSource, world: World) -> Recovered:
         UserError: as `recover`.
     """
     begun = check_out(config) if world.is_main else (config.out / SETTINGS).is_file()
-    config = resolved(config, source, world)
+    config = resolved(with_stored(config) if begun else config, source, world)
     set_threads(config.threads)
     if begun:
         config = as_started(config)
@@ -34,6 +37,8 @@ def run(config: RecoverConfig, source: ModelSource, world: World) -> Recovered:
         if not begun:
             keep_settings(config)
     settings = train_settings(config, world, loaded, teacher)
+    if world.is_main:
+        print(expectation(settings, config, world.size), file=sys.stderr)
     source = loaded.source  # of a GGUF file: the whole configuration, which its header does not have
     from tracenas.commands.recover.training import finish, train  # transformers' Trainer takes seconds to import
 

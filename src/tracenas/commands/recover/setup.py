@@ -5,7 +5,7 @@ from dataclasses import fields
 
 import torch
 
-from tracenas.commands.recover.checks import SETTINGS, keeps_zeros, reporters, teacher_name
+from tracenas.commands.recover.checks import SETTINGS, keeps_zeros, parse_tokens, reporters, teacher_name
 from tracenas.config import RecoverConfig
 from tracenas.data.sources import is_tokens
 from tracenas.data.tokens import load_tokens
@@ -15,7 +15,7 @@ from tracenas.models.checkpoints.loading import LoadedModel, pick_device, pick_d
 from tracenas.models.checkpoints.source import ModelSource
 from tracenas.pipeline.resume import check_same, write_settings
 from tracenas.pipeline.run_directory import KIND
-from tracenas.recovery.settings import TrainSettings, accumulation, largest_micro_batch
+from tracenas.recovery.settings import TrainSettings, accumulation, default_batch, largest_micro_batch
 from tracenas.recovery.throughput import flops_per_token, matrix_parameters, peak_flops
 from tracenas.reporting.terminal import to_plain
 from tracenas.settings import read_settings
@@ -27,9 +27,11 @@ __all__ = [
     "keep_settings",
     "resolved",
     "train_settings",
+    "with_stored",
 ]
 
 _FREE = ("resume", "out", "report_to", "run_name", "keep_checkpoints", "keep_last", "prefetch", "shard_size")
+_LORA_BATCH = 16
 _TOKENS_AT_ONCE = {"cpu": 4096, "cuda": 16384}
 
 
@@ -41,18 +43,37 @@ def resolved(config: RecoverConfig, source: ModelSource, world: World) -> Recove
         length = load_tokens(config.data).shape[1]
     if length > source.positions:
         raise UserError(f"data {config.data}: sequences of {length} tokens, the model has {source.positions} positions")
+    tokens = None if config.tokens is None else parse_tokens(config.tokens)
+    batch = config.global_batch
+    if batch is None:
+        lora = config.method == "lora"
+        batch = _LORA_BATCH if lora else default_batch(length, world.size, tokens, config.micro_batch)
+    max_steps = config.max_steps
+    if max_steps is None:
+        assert tokens is not None  # one of the two is required
+        max_steps = math.ceil(tokens / (batch * length))
     resolved_settings = {
+        "max_steps": max_steps,
+        "global_batch": batch,
         "device": device.type,
         "dtype": short_name(str(pick_dtype(config.dtype, device))),
         "seq_len": length,
         "micro_batch": config.micro_batch
-        or largest_micro_batch(config.global_batch, world.size, length, _TOKENS_AT_ONCE[device.type]),
+        or largest_micro_batch(batch, world.size, length, _TOKENS_AT_ONCE[device.type]),
         "learning_rate": config.learning_rate or 1e-4,
-        "save_every": config.save_every or max(1, math.ceil(config.max_steps / 10)),
+        "save_every": config.save_every or max(1, math.ceil(max_steps / 10)),
         "teacher": teacher_name(config, source) if config.method == "distill" else config.teacher,
         "weight_decay": config.weight_decay if config.weight_decay is not None else 0.1 * (config.method != "lora"),
     }
     return config.model_copy(update=resolved_settings)
+
+
+def with_stored(config: RecoverConfig) -> RecoverConfig:
+    """The settings, those that are left open as the run that is gone on with has them."""
+    stored = read_settings(config.out / SETTINGS)
+    return config.model_copy(
+        update={k: stored[k] for k, v in config.model_dump().items() if v is None and k not in _FREE and k in stored}
+    )
 
 
 def keep_settings(config: RecoverConfig) -> None:
@@ -76,6 +97,7 @@ def train_settings(
 ) -> TrainSettings:
     """What the trainer is told."""
     assert config.micro_batch and config.learning_rate and config.save_every and config.seq_len
+    assert config.global_batch and config.max_steps
     assert config.weight_decay is not None
     settings = {
         field.name: getattr(config, field.name) for field in fields(TrainSettings) if hasattr(config, field.name)

@@ -104,6 +104,7 @@ def finish(config: RecoverConfig, source: ModelSource, world: World, data: Recov
 
 def _recovered(config: RecoverConfig, state: Mapping[str, Any], data: RecoveryData) -> Recovered:
     """The result of a run that has ended, from its log and the state of its trainer."""
+    assert config.max_steps is not None
     step = int(state["best_global_step"])
     records = Journal(config.out / LOG).read()
     losses = [record["loss"] for record in records if "loss" in record]
