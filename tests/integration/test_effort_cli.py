@@ -30,7 +30,7 @@ def timeless(run: Path) -> list[dict[str, Any]]:
 
 
 def test_evaluations_are_the_total(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert invoke(search(home, tmp_path / "run", "--evaluations", "17", "--samples", "2")) == 0
+    assert invoke(search(home, tmp_path / "run", "--evaluations", "17", "--samples", "2", "-v")) == 0
     assert "search: at most 17 candidates on 2 × 32 tokens, 12 per generation" in capsys.readouterr().err
     assert len(timeless(tmp_path / "run")) == 17
     assert invoke(search(home, tmp_path / "two", "--evaluations", "17", "--effort", "quick")) == 2

@@ -159,13 +159,14 @@ def test_resumed_run_equals_the_undisturbed_one(
     assert not pickles and (tmp_path / "straight" / "checkpoints" / "checkpoint-6").is_dir()
 
 
-def test_tokens_in_place_of_steps(toys: Toys, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_tokens_in_place_of_steps(toys: Toys, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Batches of a fiftieth, steps that make up the tokens; what they come to is told and kept."""
     given = {"max_steps": None, "global_batch": None, "tokens": "6.4k", "micro_batch": None, "save_every": 25}
+    caplog.set_level("INFO", "tracenas")
     found = recover(settings(toys.pruned, toys.text, tmp_path / "out", **given))
     assert found.steps == 50 and found.tokens == 6400
-    told = capsys.readouterr().err
-    assert "recover: 50 steps of 128 tokens (4 × 32), 6,400 in all; estimate: " in told
+    assert "recover: 50 steps of 128 tokens (4 × 32), 6,400 in all; estimate: " in caplog.text
+    assert "recover (pretrain): 50/50, loss " in caplog.text and "tokens/s, validation perplexity " in caplog.text
     stored = yaml.safe_load((tmp_path / "out" / "recover.yaml").read_text())
     assert (stored["tokens"], stored["max_steps"], stored["global_batch"]) == ("6.4k", 50, 4)
 

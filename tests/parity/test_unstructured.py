@@ -124,10 +124,17 @@ def test_expressions_prune_as_the_named_metrics_do(name: str, by_expression: str
 def test_gradients_are_those_of_autograd(kinds: tuple[str, ...], buffer: int, tmp_path: Path) -> None:
     model = tiny_model("qwen2")
     blocks = blocks_of(model)
-    groups: list[int] = []
+    groups: list[tuple[int, int]] = []
     path = tmp_path / "g.safetensors"
     write_gradients(
-        model, blocks, TOKENS, path, kinds=kinds, micro_batch=4, buffer_bytes=buffer, on_group=groups.append
+        model,
+        blocks,
+        TOKENS,
+        path,
+        kinds=kinds,
+        micro_batch=4,
+        buffer_bytes=buffer,
+        report=lambda done, _: groups.append(done),
     )
     assert groups == ([1, 2, 3, 4] if buffer == 1 else [4])
     store = GradientStore(path)

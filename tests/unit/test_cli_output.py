@@ -10,7 +10,7 @@ from rich.console import Console
 from tracenas import cli
 from tracenas.errors import UserError
 from tracenas.models.checkpoints.serving import serving_section
-from tracenas.reporting.progress import SearchProgress, stage_progress
+from tracenas.reporting.progress import SearchProgress, phase
 from tracenas.reporting.terminal import Table, print_table
 
 NAMES = ("x[/y]", "[red]", "a[b]c", "/r/[/tmp/x]", ":smile:", "[link=x]")
@@ -27,8 +27,8 @@ def test_tables_show_names_as_they_are(name: str, capsys: pytest.CaptureFixture[
 def test_progress_shows_names_as_they_are(name: str) -> None:
     out = io.StringIO()
     console = Console(file=out, force_terminal=True, width=200)
-    with stage_progress(f"bench {name}", 2, console=console) as advance:
-        advance(2)
+    with phase(f"bench {name}", 2, console=console) as steps:
+        steps.advance(2)
     with SearchProgress(2, label=name, console=console) as display:
         display.update(0, 1, 4, -1.0, None, 0)
     assert out.getvalue().count(name) >= 2

@@ -32,11 +32,14 @@ class Command:
     def __call__(self, settings: Any) -> Any:
         """What the command's function returns."""
         from tracenas.pipeline.resume import recorded_commits
+        from tracenas.reporting.progress import START, phase  # rich is not needed for --help
 
         module, _, function = self.stage.partition(":")
         known = {name: commit for run in _runs(settings) for name, commit in recorded_commits(run).items()}
+        with phase(START):
+            stage = getattr(import_module(f"tracenas.commands.{module}"), function)
         with pinning(known):
-            return getattr(import_module(f"tracenas.commands.{module}"), function)(settings)
+            return stage(settings)
 
 
 def _runs(settings: Any) -> list[Path]:

@@ -23,10 +23,11 @@ from tracenas.benchmark.memory import peak_bytes
 from tracenas.config import BenchConfig
 from tracenas.errors import UserError
 from tracenas.hub.commits import pinned
-from tracenas.models.checkpoints.loading import LoadedModel, load
+from tracenas.models.checkpoints.loading import LoadedModel
 from tracenas.models.checkpoints.source import ModelSource, open_source
+from tracenas.pipeline.loading import load_model
 from tracenas.reporting.data.stages import Measured
-from tracenas.reporting.progress import stage_progress
+from tracenas.reporting.progress import phase
 from tracenas.reporting.stage_tables import bench_table
 from tracenas.reporting.terminal import Outcome, Table, to_plain
 from tracenas.rundir import provenance, write_json
@@ -114,8 +115,8 @@ def bench(config: BenchConfig) -> Bench:
     for source, model in zip(sources, loaded, strict=True):
         ids = prompt_ids(settings, int(source.config["vocab_size"]), config.seed).to(device)
         work.append(partial(run_trial, model.model, ids, settings))
-    with stage_progress("bench", (config.trials + config.warmup) * len(work)) as advance:
-        trials = take_turns(work, config.trials, config.warmup, advance)
+    with phase("bench", (config.trials + config.warmup) * len(work)) as steps:
+        trials = take_turns(work, config.trials, config.warmup, steps.advance)
     del work, loaded, model
     setting = _setting(config, settings, device, dtype, threads)
     peaks = _peaks(config, settings, setting, weights, trials)
@@ -145,7 +146,7 @@ def _load(source: ModelSource, config: BenchConfig) -> tuple[LoadedModel, int]:
     """The model and the device memory that loading it took."""
     before = torch.cuda.memory_allocated() if torch.cuda.is_available() else 0
     try:
-        model = load(source, device=config.device, dtype=config.dtype, trust_remote_code=config.trust_remote_code)
+        model = load_model(source, config)
     except torch.cuda.OutOfMemoryError as error:
         raise UserError(f"model {source.name} does not fit beside the others: bench fewer at once") from error
     return model, (torch.cuda.memory_allocated() if torch.cuda.is_available() else 0) - before

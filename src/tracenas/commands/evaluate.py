@@ -18,6 +18,8 @@ from tracenas.models.checkpoints.loading import LoadedModel, load
 from tracenas.models.checkpoints.source import ModelSource, open_source
 from tracenas.models.functionals.perplexity import Perplexity, perplexity
 from tracenas.pipeline.calibration import held_out, window_start
+from tracenas.pipeline.loading import loading
+from tracenas.reporting.progress import phase
 from tracenas.reporting.terminal import Outcome, Table, to_plain
 from tracenas.rundir import provenance, write_json
 from tracenas.threads import set_threads
@@ -165,15 +167,16 @@ def evaluate(config: EvalConfig) -> Evaluation:
     device = _join_processes(world, config.device)
     results, starts, tasks, parameters = [], [], [], []
     for source in sources:
-        loaded = load(source, device=device, dtype=config.dtype, trust_remote_code=config.trust_remote_code)
+        with loading(source):
+            loaded = load(source, device=device, dtype=config.dtype, trust_remote_code=config.trust_remote_code)
         parameters.append(sum(p.numel() for p in loaded.model.parameters()))
         if config.text is not None:
             starts.append(window_start(loaded, config.text, config.bos, setting="text"))
             results.append(_perplexity(config, loaded, length, shard=world.size > 1))
         if harness is not None:
             tokenizer = loaded.require_tokenizer("tasks are text")
-            tasks.append(
-                harness.run(
+            with phase("tasks", bar=False):  # lm-evaluation-harness has bars of its own
+                answers = harness.run(
                     loaded.model,
                     tokenizer,
                     limit=config.limit,
@@ -181,7 +184,7 @@ def evaluate(config: EvalConfig) -> Evaluation:
                     bos=config.bos,
                     shard=world.size > 1,
                 )
-            )
+            tasks.append(answers)
         del loaded
     evaluation = Evaluation(
         tuple(config.models),
@@ -223,9 +226,11 @@ def _window(config: EvalConfig, sources: list[ModelSource]) -> int:
 
 def _perplexity(config: EvalConfig, loaded: LoadedModel, length: int, *, shard: bool) -> Perplexity:
     assert config.text is not None
-    tokens = held_out(loaded, config.text, length, config.max_windows, config.text_field, bos=config.bos)
+    with phase("read text"):
+        tokens = held_out(loaded, config.text, length, config.max_windows, config.text_field, bos=config.bos)
     batch = config.micro_batch or default_micro_batch(tokens.shape[1])
-    return perplexity(loaded.model, tokens, batch, shard=shard)
+    with phase("perplexity") as steps:
+        return perplexity(loaded.model, tokens, batch, shard=shard, report=steps.report)
 
 
 def _record(config: EvalConfig, evaluation: Evaluation) -> Any:

@@ -9,6 +9,7 @@ from tracenas.config import ExportConfig
 from tracenas.errors import UserError
 from tracenas.formats import data_size
 from tracenas.models.checkpoints.source import ModelSource, open_source
+from tracenas.reporting.progress import START, phase
 from tracenas.reporting.terminal import Outcome, Table, to_plain
 
 __all__ = ["FORMATS", "ExportOutcome", "export"]
@@ -40,20 +41,22 @@ class ExportOutcome(Outcome):
 
 
 def _gguf(config: ExportConfig, source: ModelSource) -> ExportOutcome:
-    from tracenas.exporters.gguf import export_gguf
+    with phase(START):
+        from tracenas.exporters.gguf import export_gguf
 
-    exported = export_gguf(
-        source,
-        config.out,
-        outtype=config.outtype,
-        layout=config.layout,
-        pre=config.pre,
-        tokenizer=config.tokenizer == "auto",
-        check=config.check,
-        llama_python=config.llama_python,
-        ids=config.ids,
-        threads=config.threads,
-    )
+    with phase("export and check" if config.check else "export"):
+        exported = export_gguf(
+            source,
+            config.out,
+            outtype=config.outtype,
+            layout=config.layout,
+            pre=config.pre,
+            tokenizer=config.tokenizer == "auto",
+            check=config.check,
+            llama_python=config.llama_python,
+            ids=config.ids,
+            threads=config.threads,
+        )
     rows = [
         ("layout", f"{exported.layout} (architecture {exported.arch})"),
         (

@@ -9,6 +9,7 @@ from tracenas.models.checkpoints.source import open_source
 from tracenas.pipeline.reference import REFERENCE, stored_pool
 from tracenas.pipeline.target import resolve_proxy, resolve_target
 from tracenas.proxies.combination import choose
+from tracenas.reporting.progress import START, phase
 from tracenas.reporting.terminal import Outcome, Table
 from tracenas.rundir import read_json
 from tracenas.space.architecture import Architecture
@@ -69,11 +70,14 @@ def score(config: ScoreConfig) -> Scored:
     if not (choice := choose(proxy)).single:
         reference = config.arch.parent / REFERENCE
         stored_pool(reference, choice)
-    from tracenas.pipeline.opening import open_session
-    from tracenas.pipeline.scoring import make_evaluator
+    with phase(START):
+        from tracenas.pipeline.opening import open_session
+        from tracenas.pipeline.scoring import make_evaluator
 
     session = open_session(target, config, data=config.data)
-    result = make_evaluator(session, proxy, config.trace_rank, reference).score(arch)
+    evaluator = make_evaluator(session, proxy, config.trace_rank, reference)
+    with phase("score"):
+        result = evaluator.score(arch)
     if not result.ok:
         raise UserError(f"{config.arch}: cannot be scored: {result.reason}")
     rho = result.extra.get("rho", {})

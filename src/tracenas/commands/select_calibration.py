@@ -18,16 +18,17 @@ from tracenas.data.tokens import default_micro_batch, save_tokens
 from tracenas.error_log import error_log, log_beside
 from tracenas.errors import UserError
 from tracenas.locks import locked
-from tracenas.models.checkpoints.loading import LoadedModel, load
+from tracenas.models.checkpoints.loading import LoadedModel
 from tracenas.models.checkpoints.source import open_source
 from tracenas.models.functionals.divergence import token_kl
 from tracenas.models.functionals.loss import hidden_states, predicting
 from tracenas.models.surgery.supernet import Supernet
 from tracenas.pipeline.calibration import calibration_tokens, held_out, window_start
+from tracenas.pipeline.loading import load_model
 from tracenas.pipeline.method import resolve_method
 from tracenas.pipeline.one_shot import allocate_budget, rank_units
 from tracenas.pipeline.target import PruningTarget, resolve_target
-from tracenas.reporting.progress import stage_progress
+from tracenas.reporting.progress import phase
 from tracenas.reporting.terminal import Outcome, Table, to_plain
 from tracenas.threads import set_threads
 
@@ -139,8 +140,9 @@ def select_calibration(config: SelectCalibrationConfig) -> Selected:
 def _select(config: SelectCalibrationConfig, target: PruningTarget) -> Selected:
     set_threads(config.threads)
     source = target.source
-    loaded = load(source, device=config.device, dtype=config.dtype, trust_remote_code=config.trust_remote_code)
-    sets, texts = _texts(config, loaded)
+    loaded = load_model(source, config)
+    with phase("read text"):
+        sets, texts = _texts(config, loaded)
     measured = _measure(config, target, loaded, sets, texts)
     settings = {
         "method": config.method,
@@ -238,9 +240,10 @@ def _measure(
     """Prune with every set, and measure; the model's units are in the base's order before and after each."""
     assert config.allocation is not None
     batch = config.micro_batch or default_micro_batch(sets[0].shape[1])
-    dense = [_hidden(loaded.model, text, batch) for text in texts]
+    with phase("base pass"):
+        dense = [_hidden(loaded.model, text, batch) for text in texts]
     measured = []
-    with stage_progress("calibration sets", len(sets)) as advance:
+    with phase("calibration sets", len(sets)) as steps:
         for number, tokens in enumerate(sets):
             ordering, importance = rank_units(target, loaded, config.saliency, tokens, batch)
             arch = allocate_budget(target, ordering, importance, config.allocation, config.gamma).architecture
@@ -253,7 +256,7 @@ def _measure(
             net.restore()
             second = kls[1] if len(kls) > 1 else None
             measured.append(CalibrationSet(number, kls[0], second, target.space.parameters(arch)))
-            advance()
+            steps.advance()
     return measured
 
 

@@ -10,6 +10,7 @@ from tracenas.errors import UserError
 from tracenas.models.checkpoints.source import open_source
 from tracenas.pipeline.refit import STATISTICS_TOKENS
 from tracenas.pipeline.target import resolve_target
+from tracenas.reporting.progress import START, phase
 from tracenas.reporting.terminal import Outcome, Table
 
 __all__ = ["Sensitivities", "sensitivity"]
@@ -54,14 +55,15 @@ def sensitivity(config: SensitivityConfig) -> Sensitivities:
     if config.out.suffix != ".safetensors":
         raise UserError(f"out {config.out}: expected a file name that ends in .safetensors")
     target = resolve_target(open_source(config.model), config)
-    from tracenas.models.checkpoints.loading import load
-    from tracenas.pipeline.calibration import calibration_tokens
-    from tracenas.pipeline.sensitivity import measured_table
-    from tracenas.scoring.workload import default_micro_batch
-    from tracenas.threads import set_threads
+    with phase(START):
+        from tracenas.pipeline.calibration import calibration_tokens
+        from tracenas.pipeline.loading import load_model
+        from tracenas.pipeline.sensitivity import measured_table
+        from tracenas.scoring.workload import default_micro_batch
+        from tracenas.threads import set_threads
 
     set_threads(config.threads)
-    loaded = load(target.source, device=config.device, dtype=config.dtype, trust_remote_code=config.trust_remote_code)
+    loaded = load_model(target.source, config)
     length = config.seq_len or min(config.longest, target.source.positions)
     tokens = calibration_tokens(
         loaded,

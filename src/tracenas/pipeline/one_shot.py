@@ -13,6 +13,7 @@ from tracenas.pipeline.method import find_method
 from tracenas.pipeline.rises import ranked_units, rises
 from tracenas.pipeline.session import Session
 from tracenas.pipeline.target import PruningTarget
+from tracenas.reporting.progress import phase
 from tracenas.rundir import read_json, write_json
 from tracenas.saliency import PREDICTED_RISES, SALIENCIES
 from tracenas.saliency.allocation import ALLOCATIONS, Allocated
@@ -71,7 +72,8 @@ def one_shot(session: Session, config: OneShotSettings) -> OneShot:
     """
     assert config.allocation is not None
     ranked = ranked_units(session.target, session.ordering.saliency, session.importance)
-    allocated = ALLOCATIONS.get(config.allocation)(ranked, config.gamma)
+    with phase("share out the budget"):
+        allocated = ALLOCATIONS.get(config.allocation)(ranked, config.gamma)
     facts = {"method": config.method, "saliency": config.saliency, "allocation": config.allocation}
     predicted = rises(ranked, allocated.architecture) if config.saliency in PREDICTED_RISES else {}
     return OneShot(allocated.architecture, {**facts, **allocated.facts, **predicted})
@@ -121,7 +123,8 @@ def rank_units(
 ) -> tuple[Ordering, Importance]:
     """Unit order and importance by a saliency."""
     measure = SALIENCIES.get(saliency)
-    per_unit, importance = measure(loaded.model, target.blocks, tokens.to(loaded.device), micro_batch)
+    with phase(f"saliency {saliency}"):
+        per_unit, importance = measure(loaded.model, target.blocks, tokens.to(loaded.device), micro_batch)
     return Ordering.from_saliency(target.blocks, per_unit), importance
 
 

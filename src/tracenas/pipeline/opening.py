@@ -9,10 +9,11 @@ from tracenas.config import CalibrationConfig
 from tracenas.data.tokens import load_tokens, save_tokens
 from tracenas.data.windows import WindowStart, token_file_start
 from tracenas.errors import UserError
-from tracenas.models.checkpoints.loading import LoadedModel, load
+from tracenas.models.checkpoints.loading import LoadedModel
 from tracenas.models.functionals.memory import within_memory
 from tracenas.models.surgery.ordering import Ordering
 from tracenas.pipeline.calibration import calibration_tokens, window_start
+from tracenas.pipeline.loading import load_model
 from tracenas.pipeline.refit import STATISTICS_TOKENS
 from tracenas.pipeline.refit.statistics import StoredGrams
 from tracenas.pipeline.refit.text import compensation_text, reserve_held_out
@@ -20,6 +21,7 @@ from tracenas.pipeline.run_directory import CALIBRATION, ORDERING
 from tracenas.pipeline.sensitivity import run_table
 from tracenas.pipeline.session import Calibrated, RefitSettings, Session
 from tracenas.pipeline.target import PruningTarget
+from tracenas.reporting.progress import phase
 from tracenas.saliency import FOR_REFITS, PREDICTED_RISES, SALIENCIES
 from tracenas.saliency.fisher import as_saliency
 from tracenas.scoring.workload import default_micro_batch
@@ -50,8 +52,9 @@ def open_session(
     threads = set_threads(config.threads)
     if data is None and (run is None or not (run / CALIBRATION).is_file()):
         raise UserError("'data' is required: calibration text or tokens (the architecture is not a run's best.json)")
-    loaded = load(target.source, device=config.device, dtype=config.dtype, trust_remote_code=config.trust_remote_code)
-    tokens, start = _tokens(loaded, config, data, run)
+    loaded = load_model(target.source, config)
+    with phase("read text"):
+        tokens, start = _tokens(loaded, config, data, run)
     micro_batch = config.micro_batch or default_micro_batch(
         target.blocks,
         target.space.base,
@@ -62,7 +65,8 @@ def open_session(
     )
     calibrated = Calibrated(target, loaded, tokens, start, run, config.seed, refit_settings(config, data), grams=grams)
     if hold_out:
-        reserve_held_out(calibrated)
+        with phase("hold out text"):
+            reserve_held_out(calibrated)
     ordering, importance = _ordering(calibrated, config.saliency, micro_batch, sensitivity)
     return Session(
         **vars(calibrated),
@@ -121,13 +125,14 @@ def _ordering(
     else:
         rank = SALIENCIES.get(saliency)
         tokens = compensation_text(calibrated, keep=True).tokens if saliency in FOR_REFITS else calibrated.tokens
-        per_unit, importance = within_memory(
-            lambda: rank(loaded.model, blocks, tokens.to(loaded.device), micro_batch),
-            lambda count: rank(loaded.model, blocks, tokens[:count].to(loaded.device), count),
-            what=f"the base model's pass for the saliency {saliency}",
-            micro_batch=min(micro_batch, len(tokens)),
-            device=loaded.device,
-        )
+        with phase(f"saliency {saliency}"):
+            per_unit, importance = within_memory(
+                lambda: rank(loaded.model, blocks, tokens.to(loaded.device), micro_batch),
+                lambda count: rank(loaded.model, blocks, tokens[:count].to(loaded.device), count),
+                what=f"the base model's pass for the saliency {saliency}",
+                micro_batch=min(micro_batch, len(tokens)),
+                device=loaded.device,
+            )
     ordering = Ordering.from_saliency(blocks, per_unit)
     if path is not None:
         written = {f"{i}.{name}": v for (i, name), v in importance.items()}

@@ -14,7 +14,7 @@ from tracenas.pipeline.sensitivity import session_table
 from tracenas.pipeline.session import Session
 from tracenas.proxies import PROXIES
 from tracenas.proxies.combination import Choice, RankScale, choose
-from tracenas.reporting.progress import stage_progress
+from tracenas.reporting.progress import phase
 from tracenas.scoring.combined import CombinedEvaluator
 from tracenas.scoring.evaluator import Evaluator
 from tracenas.scoring.measuring import ScoringSettings
@@ -42,7 +42,10 @@ def make_evaluator(
     net = session.supernet()
     how = compensated_realisation(session) if choice.compensated else None
     if choice.single:
-        return Evaluator(net, session.space, session.tokens, choice.proxies[0], _measuring(session, rank), how, table)
+        with phase("base pass"):
+            return Evaluator(
+                net, session.space, session.tokens, choice.proxies[0], _measuring(session, rank), how, table
+            )
     if reference is None and session.run is None:
         raise ValueError("a combination's ranks need a run's reference pool")
     panel = make_panel(session, tuple(choice.weights), rank, how)
@@ -78,7 +81,8 @@ def make_panel(session: Session, names: Sequence[str], rank: int, compensated: R
     net = session.supernet()
     if compensated is None and any("compensated" in p.needs for p in proxies):
         compensated = compensated_realisation(session)
-    return Panel(net, session.space, session.tokens, proxies, _measuring(session, rank), compensated, table)
+    with phase("base pass"):
+        return Panel(net, session.space, session.tokens, proxies, _measuring(session, rank), compensated, table)
 
 
 def _measuring(session: Session, rank: int) -> ScoringSettings:
@@ -98,8 +102,7 @@ def _scored_pool(session: Session, panel: Panel) -> list[dict[str, Any]]:
     _check_pool(path, records, pool, panel.names)
     if len(records) == len(pool):
         return records
-    with stage_progress("reference pool", len(pool)) as advance:
-        advance(len(records))
+    with phase("reference pool", len(pool), done=len(records)) as steps:
         for arch in pool[len(records) :]:
             scores = panel.measure(arch)
             record = {
@@ -110,7 +113,7 @@ def _scored_pool(session: Session, panel: Panel) -> list[dict[str, Any]]:
             }
             journal.append(record)
             records.append(record)
-            advance()
+            steps.advance()
     return records
 
 

@@ -16,7 +16,7 @@ from tracenas.pipeline.refit.statistics import StoredGrams
 from tracenas.pipeline.refit.text import compensation_text
 from tracenas.pipeline.run_directory import SENSITIVITY
 from tracenas.pipeline.session import Calibrated, Session
-from tracenas.reporting.progress import stage_progress
+from tracenas.reporting.progress import phase
 from tracenas.rundir import provenance
 from tracenas.saliency.fisher import label_generator
 from tracenas.saliency.sensitivity.measuring import measure_sensitivity
@@ -79,9 +79,9 @@ def measured_table(
             grams.begin(tokens)
         keep = None if grams is None else grams.put
         drawn = labels.manual_seed(labels.initial_seed())
-        return measure_sensitivity(loaded.model, blocks, rows, count, drawn, keep=keep)
+        return measure_sensitivity(loaded.model, blocks, rows, count, drawn, keep=keep, report=steps.report)
 
-    with stage_progress("sensitivity table", 1) as advance:
+    with phase("sensitivity table") as steps:
         table = within_memory(
             lambda: measure(micro_batch),
             measure,
@@ -89,7 +89,6 @@ def measured_table(
             micro_batch=min(micro_batch, len(tokens)),
             device=loaded.device,
         )
-        advance()
     origin = {**model_identity(loaded), "tokens": list(tokens.shape), "provenance": provenance(seed=seed)}
     return SensitivityTable(table.costs, origin)
 

@@ -11,6 +11,7 @@ from tracenas.pipeline.rises import ranked_by_table, ranked_units
 from tracenas.pipeline.run_directory import SENSITIVITY
 from tracenas.pipeline.sensitivity import run_table
 from tracenas.pipeline.session import Session
+from tracenas.reporting.progress import phase
 from tracenas.rundir import read_json, write_json
 from tracenas.saliency.allocation import Ranked
 from tracenas.saliency.sensitivity.table import SensitivityTable
@@ -59,7 +60,9 @@ def run_starts(session: Session, config: SearchConfig) -> Starts:
         if name in SOLVED and ranked is None:
             continue
         try:
-            architectures[name] = STARTS.get(name)(ranked or ranked_units(session.target, {}, {}), None).architecture
+            with phase(f"start {name}"):
+                ranks = ranked or ranked_units(session.target, {}, {})
+                architectures[name] = STARTS.get(name)(ranks, None).architecture
         except UserError as error:
             _log.warning("start %s is left out: %s", name, error)
     write_json(path, {name: arch.to_json() for name, arch in architectures.items()})

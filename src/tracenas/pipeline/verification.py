@@ -12,6 +12,7 @@ from tracenas.models.functionals.perplexity import perplexity
 from tracenas.models.surgery.ordering import Key
 from tracenas.pipeline.session import Session
 from tracenas.refits.ridge import FittedRealisation
+from tracenas.reporting.progress import phase
 from tracenas.space.architecture import Architecture
 
 __all__ = ["compare_losses", "output_dtypes", "verified_loss"]
@@ -51,10 +52,11 @@ def verified_loss(
     """
     loaded, device = session.loaded, str(session.loaded.device)
     net = session.supernet()
-    check_written(net, arch, None if refits is None else FittedRealisation(refits), draft, dtype)
-    loaded.release()
-    again = load(str(draft.path), device=device, dtype=loaded.dtype_name)
-    loss = perplexity(again.model, session.tokens, session.micro_batch).nll
+    with phase("verify the checkpoint") as steps:
+        check_written(net, arch, None if refits is None else FittedRealisation(refits), draft, dtype)
+        loaded.release()
+        again = load(str(draft.path), device=device, dtype=loaded.dtype_name)
+        loss = perplexity(again.model, session.tokens, session.micro_batch, report=steps.report).nll
     candidate = "the scored candidate's" if refits is None else "the compensated candidate's"
     compare_losses("the checkpoint's calibration loss", loss, candidate, expected, session.dtype)
     return loss

@@ -32,7 +32,7 @@ class RunLog(TrainerCallback):  # type: ignore[misc, unused-ignore]
 
     Args:
         path: log.jsonl; only the main process writes.
-        on_step: called with the number of finished steps.
+        report: told how many steps of how many are done.
         on_record: called with every record.
     """
 
@@ -40,17 +40,17 @@ class RunLog(TrainerCallback):  # type: ignore[misc, unused-ignore]
         self,
         path: Path,
         *,
-        on_step: Callable[[int], None] | None = None,
+        report: Callable[[int, int], None] | None = None,
         on_record: Callable[[Mapping[str, Any]], None] | None = None,
     ) -> None:
         self._journal = Journal(path)
-        self._on_step = on_step
+        self._report = report
         self._on_record = on_record
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """One more step."""
-        if state.is_world_process_zero and self._on_step is not None:
-            self._on_step(state.global_step)
+        if state.is_world_process_zero and self._report is not None:
+            self._report(state.global_step, state.max_steps)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """One more record."""

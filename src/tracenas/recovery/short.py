@@ -61,6 +61,7 @@ def short_recovery(
     marks: Sequence[int],
     measure: Callable[[], float],
     settings: ShortSettings,
+    on_step: Callable[[int, float], object] = lambda step, loss: None,
 ) -> dict[int, float]:
     """Train `parameters` and measure after every number of steps in `marks`.
 
@@ -68,6 +69,7 @@ def short_recovery(
         batches: one [B, L] of token ids per step; at least `max(marks)` of them.
         marks: steps, ascending, from 1 up.
         measure: called without gradients.
+        on_step: told after each step its number and its loss, nats per token.
 
     Returns:
         steps → what `measure` returned.
@@ -95,6 +97,7 @@ def short_recovery(
         if settings.clip:
             nn.utils.clip_grad_norm_(parameters, settings.clip)
         optimizer.step()
+        on_step(step, total)
         if step in marks:
             with torch.no_grad():
                 measured[step] = measure()

@@ -54,6 +54,7 @@ def sequential_outputs(
     *,
     penalty: Penalty = strength,
     until: int | None = None,
+    report: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[Aim, dict[Key, Tensor]]:
     """Output projections of every active sub-block, refitted in forward order, in the weights' dtype, per aim.
 
@@ -69,6 +70,7 @@ def sequential_outputs(
         aims: each is a refit of its own.
         penalty: λ of a Gram matrix and a ridge.
         until: blocks that are refitted, the first ones; None: all.
+        report: told how many blocks of how many are done.
 
     Returns:
         [rows, kept columns] per (block, sub-block), columns in the super-network's order.
@@ -80,7 +82,9 @@ def sequential_outputs(
     dense = runner.embed(tokens, micro_batch)
     streams = {aim: list(dense) for aim in aims}
     fitted: dict[Aim, dict[Key, Tensor]] = {aim: {} for aim in aims}
-    for index, layer in enumerate(arch.layers[:until]):
+    layers = arch.layers[:until]
+    for index, layer in enumerate(layers):
+        report(index, len(layers))
         before = list(dense)
         outputs, contributions = _advance_dense(net, runner, index, dense)
         if layer.skip:
@@ -92,6 +96,7 @@ def sequential_outputs(
                 if sub.spec.units and kept and not sub.stacked:
                     fitted[aim][index, sub.spec.name] = block.fit(sub, aim, penalty)
             block.advance(pruned)
+    report(len(layers), len(layers))
     return fitted
 
 

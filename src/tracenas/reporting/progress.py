@@ -1,12 +1,17 @@
-"""Live progress on a terminal, plain lines elsewhere; always on stderr."""
+"""Progress on stderr: live lines on a terminal or in a notebook, elsewhere plain lines of the logger `tracenas`.
 
+Nothing is shown where the logger's level is above `warning`.
+"""
+
+import logging
 import math
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Protocol
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
@@ -14,17 +19,20 @@ from rich.text import Text
 
 from tracenas.formats import decimal, duration, percent, plural, short_count
 
-__all__ = ["Advance", "Rate", "SearchProgress", "stage_progress"]
+__all__ = ["START", "Phase", "Rate", "SearchProgress", "phase"]
 
+T = TypeVar("T")
 
-class Advance(Protocol):
-    """Adds finished steps to a stage's progress, one unless told otherwise."""
-
-    def __call__(self, steps: int = 1) -> None: ...
-
+START = "start torch and transformers"
+"""The phase of importing them, which takes seconds."""
 
 WINDOW = 60  # evaluations that the speed is averaged over
-QUIET_SECONDS = 5.0  # a stage's plain lines are at least this far apart
+LONG_SECONDS = 60.0  # of a longer generation there are several lines
+QUIET_SECONDS = 5.0  # a phase's plain lines are at least this far apart
+BRIEF_SECONDS = 1.0  # what a shorter phase took is told at level `debug` alone
+
+_log = logging.getLogger("tracenas")
+_STDERR = Console(stderr=True)  # one, so that a phase inside another one is shown below it
 
 
 class Rate:
@@ -52,23 +60,16 @@ class Rate:
         return None if speed is None or not self._points else max(0, total - self._points[-1][1]) / speed
 
 
-def _console(console: Console | None) -> tuple[Console, bool]:
-    """The console (stderr if none is given) and whether it can show live displays."""
-    console = console or Console(stderr=True)
-    return console, console.is_terminal and not console.is_dumb_terminal
-
-
-def _print(console: Console, message: str) -> None:
-    """One plain line, whatever the console's width and encoding."""
-    encoding = console.encoding or "utf-8"
-    console.file.write(message.encode(encoding, "replace").decode(encoding) + "\n")
-    console.file.flush()
+def _live(console: Console) -> bool:
+    """Whether it can show live displays, and any are to be shown."""
+    shows = console.is_jupyter or (console.is_terminal and not console.is_dumb_terminal)
+    return shows and _log.isEnabledFor(logging.WARNING)
 
 
 class SearchProgress:
     """Progress of a search: generation, evaluations, best score, budget, speed and time left.
 
-    A context manager. On a terminal one live line; elsewhere a plain line per finished generation.
+    A context manager. On a terminal one live line; elsewhere a plain line per finished generation, and every minute.
     `budget` is the limit in parameters, `base_params` the base model's, `label` the score's name. The speed
     is measured between calls of `update`: what a resumed search found in its journal does not count.
     """
@@ -80,31 +81,28 @@ class SearchProgress:
         budget: int | None = None,
         base_params: int | None = None,
         label: str = "Φ",
-        console: Console | None = None,
+        console: Console = _STDERR,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._generations = generations
         self._budget = budget
         self._base_params = base_params
         self._label = label
-        self._console, self._live = _console(console)
-        self._clock = clock
-        self._started = clock()
-        self._rate = Rate(clock)
+        self._live = _live(console)
+        self._rate, self._clock = Rate(clock), clock
+        self._told = clock()
         self._state: tuple[int, str] | None = None
-        self._evaluated = 0
         self._task: TaskID | None = None
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             TextColumn("{task.completed}/{task.total}", markup=False),
             TextColumn("{task.fields[status]}", markup=False),
-            console=self._console,
+            console=console,
             redirect_stdout=False,
         )
 
     def __enter__(self) -> "SearchProgress":
-        self._started = self._clock()
         if self._live:
             self._progress.start()
             self._task = self._progress.add_task("Search", total=None, status="")
@@ -113,15 +111,16 @@ class SearchProgress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stop()
-
-    def _stop(self) -> None:
-        """End the live line, or print the last generation's."""
+        """End the live line, or tell the last generation's."""
         if self._live:
             self._progress.stop()
-        elif self._state is not None:
-            _print(self._console, self._state[1])
-            self._state = None
+        else:
+            self._tell()
+
+    def _tell(self) -> None:
+        if self._state is not None:
+            _log.info("%s", self._state[1])
+        self._told, self._state = self._clock(), None
 
     def update(
         self,
@@ -137,21 +136,16 @@ class SearchProgress:
         `best` and `params` are those of the best candidate so far, None while there is none.
         """
         self._rate.add(evaluated)
-        self._evaluated = evaluated
         name = f"Generation {min(generation + 1, self._generations)}/{self._generations}"
         status = self._status(total, best, params, duplicates)
         if self._task is not None:
             self._progress.update(self._task, description=name, completed=evaluated, total=total, status=status)
             return
         if self._state is not None and self._state[0] != generation:
-            _print(self._console, self._state[1])
+            self._tell()
         self._state = (generation, f"{name}: {evaluated}/{total} evaluations, {status}")
-
-    def finish(self, message: str | None = None) -> None:
-        """Print the last line: `message`, or the number of evaluations and the time they took."""
-        self._stop()
-        elapsed = duration(self._clock() - self._started)
-        _print(self._console, message or f"Search done: {plural(self._evaluated, 'evaluation')} in {elapsed}")
+        if self._clock() - self._told >= LONG_SECONDS:
+            self._tell()
 
     def _status(self, total: int, best: float | None, params: int | None, duplicates: int) -> str:
         parts = [f"best {self._label} {decimal(best)}" if best is not None else "no score yet"]
@@ -178,52 +172,139 @@ def _eta(seconds: float | None) -> str:
     return f", ETA {duration(math.ceil(seconds))}" if seconds else ""
 
 
-@contextmanager
-def stage_progress(
-    title: str,
+class Phase:
+    """What a phase of the work has done so far; the work below is told `report`, or is run `over` its steps.
+
+    Args:
+        done, total: finished steps and all of them; None: unknown.
+    """
+
+    def __init__(self, done: int, total: int | None) -> None:
+        self.done, self.total, self.status = done, total, ""
+        self.show: Callable[[bool], None] = lambda line: None
+
+    def report(self, done: int, total: int) -> None:
+        """So many steps of so many are done."""
+        self.done, self.total = done, total
+        self.show(False)
+
+    def advance(self, steps: int = 1) -> None:
+        """More steps are done."""
+        self.done += steps
+        self.show(False)
+
+    def tell(self, status: str, *, line: bool = False) -> None:
+        """What stands beside the number of steps; `line`: it is worth a line of its own where there is no bar."""
+        self.status = status
+        self.show(line)
+
+    def over(self, items: Iterable[T]) -> Iterator[T]:
+        """The items, each a step that is done when the next one is asked for."""
+        for item in items:
+            yield item
+            self.advance()
+
+    @property
+    def count(self) -> str:
+        """`3/10`, `3`, or nothing."""
+        of = "" if self.total is None else f"/{self.total:,}"
+        return f"{self.done:,}{of}" if self.done or self.total else ""
+
+
+def phase(
+    name: str,
     total: int | None = None,
     *,
-    console: Console | None = None,
+    done: int = 0,
+    bar: bool = True,
+    console: Console = _STDERR,
     clock: Callable[[], float] = time.monotonic,
-) -> Iterator[Advance]:
-    """Progress of a stage of `total` steps (None: unknown); yields a function that adds finished steps.
+) -> AbstractContextManager[Phase]:
+    """Show a phase of the work while the block runs: its name, steps, status, elapsed time and ETA.
 
-    On a terminal a bar; elsewhere a line every tenth of the way, at most one in 5 seconds, and one
-    at the end.
+    On a terminal or in a notebook a bar; elsewhere a line every tenth of the way, at most one in 5 seconds, and one at
+    the end. A phase of less than a second leaves no line behind at level `info`.
+
+    Args:
+        total: its steps; None: not known, or none.
+        done: steps that were done before.
+        bar: False where what runs shows bars of its own: then there are lines on a terminal, too.
     """
-    console, live = _console(console)
-    of = "" if total is None else f"/{total}"
-    if not live:
-        yield from _plain_stage(title, total, of, console, clock)
-        return
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=24),
-        TextColumn("{task.completed}{task.fields[of]}", markup=False),
-    )
-    with Progress(*columns, _Left(), console=console, redirect_stdout=False) as progress:
-        task = progress.add_task(title, total=total, of=of)
-
-        def advance(steps: int = 1) -> None:
-            progress.advance(task, steps)
-
-        yield advance
+    shown = Phase(done, total)
+    return _Bar(name, shown, console) if bar and _live(console) else _Lines(name, shown, clock)
 
 
-def _plain_stage(
-    title: str, total: int | None, of: str, console: Console, clock: Callable[[], float]
-) -> Iterator[Advance]:
-    started = printed = clock()
-    done = reported = 0
+class _Bar:
+    """A phase as a live bar."""
 
-    def advance(steps: int = 1) -> None:
-        nonlocal done, reported, printed
-        done += steps
-        enough = done - reported >= (total or 0) / 10 and done != total
-        if enough and clock() - printed >= QUIET_SECONDS:
-            rate = done / max(clock() - started, 1e-9)
-            _print(console, f"{title}: {done}{of}{_eta(total and max(0, total - done) / rate)}")
-            reported, printed = done, clock()
+    def __init__(self, name: str, phase: Phase, console: Console) -> None:
+        self._phase = phase
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[count]}", markup=False),
+            TextColumn("{task.fields[status]}", markup=False),
+            _Left(),
+            console=console,
+            redirect_stdout=False,
+        )
+        self._task = self._progress.add_task(
+            name, total=phase.total, completed=phase.done, count=phase.count, status=""
+        )
 
-    yield advance
-    _print(console, f"{title}: {done}{of} in {duration(clock() - started)}")
+    def __enter__(self) -> Phase:
+        self._progress.start()
+        self._phase.show = self._show
+        return self._phase
+
+    def _show(self, line: bool) -> None:
+        p = self._phase
+        self._progress.update(self._task, completed=p.done, total=p.total, count=p.count, status=p.status)
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        brief = (self._progress.tasks[0].elapsed or 0) < BRIEF_SECONDS
+        self._progress.live.transient = brief and not _log.isEnabledFor(logging.DEBUG)
+        if self._phase.total is None and kind is None:
+            self._progress.update(self._task, total=max(1, self._phase.done), completed=max(1, self._phase.done))
+        self._progress.stop()
+
+
+class _Lines:
+    """A phase as plain lines."""
+
+    def __init__(self, name: str, phase: Phase, clock: Callable[[], float]) -> None:
+        self._name, self._phase, self._clock = name, phase, clock
+        self._before = self._told = phase.done
+        self._began = self._last = clock()
+        self._timer = threading.Timer(QUIET_SECONDS, self._begun)
+        self._timer.daemon = True
+
+    def __enter__(self) -> Phase:
+        self._phase.show = self._show
+        self._timer.start()
+        return self._phase
+
+    def _begun(self) -> None:
+        _log.info("%s …", self._name)
+
+    def _show(self, line: bool) -> None:
+        p, now = self._phase, self._clock()
+        enough = p.done - self._told >= (p.total or 0) / 10 and p.done not in (self._told, p.total)
+        if line or (enough and now - self._last >= QUIET_SECONDS):
+            self._timer.cancel()
+            steps = p.done - self._before
+            left = (now - self._began) * max(0, p.total - p.done) / steps if p.total and steps else None
+            _log.info("%s", self._line(_eta(left)))
+            self._told, self._last = p.done, now
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._timer.cancel()
+        seconds = self._clock() - self._began
+        if kind is None:
+            within = f" in {duration(seconds)}" if self._phase.count else f" {duration(seconds)}"
+            _log.log(logging.DEBUG if seconds < BRIEF_SECONDS else logging.INFO, "%s", self._line(within))
+
+    def _line(self, behind: str) -> str:
+        status = f", {self._phase.status}" if self._phase.status else ""
+        count = f" {self._phase.count}" if self._phase.count else ""
+        return f"{self._name}:{count}{status}{behind}"

@@ -69,7 +69,7 @@ def write_gradients(
     kinds: Sequence[str] = KINDS,
     micro_batch: int = 1,
     buffer_bytes: int = BUFFER_BYTES,
-    on_group: Callable[[int], None] | None = None,
+    report: Callable[[int, int], None] | None = None,
 ) -> GradientStore:
     """Measure and write the gradients of every linear layer, atomically.
 
@@ -78,7 +78,7 @@ def write_gradients(
         kinds: some of `KINDS`.
         micro_batch: sequences per pass; the result does not depend on it but for rounding.
         buffer_bytes: how much accumulators may take at a time.
-        on_group: called with the number of blocks done after each group.
+        report: told after each group how many blocks of how many are done.
     """
     shapes: dict[str, tuple[int, int]] = {}
     for index, _, p in projections(blocks):
@@ -93,8 +93,8 @@ def write_gradients(
                 mean = sums.pop(name).div_(tokens.shape[0])
                 yield mean.sqrt_() if name.endswith(".gradient_rms") else mean
             done += len(group)
-            if on_group is not None:
-                on_group(done)
+            if report is not None:
+                report(done, len(blocks))
 
     stream = values()
     entries = [Entry(name, shape, torch.float32, partial(next, stream)) for name, shape in shapes.items()]

@@ -10,7 +10,7 @@ from tracenas.commands.run.sections import CHECKPOINT, RECOVERED_CHECKPOINT
 from tracenas.config import RunConfig
 from tracenas.data.packing import refusals
 from tracenas.models.checkpoints.loading import load
-from tracenas.reporting.progress import stage_progress
+from tracenas.reporting.progress import phase
 from tracenas.rundir import write_json
 
 __all__ = ["ANSWERING", "PROMPTS", "answers"]
@@ -28,9 +28,9 @@ def answers(settings: RunConfig, path: Path) -> list[dict[str, str]]:
     paths = (settings.model, str(settings.out / CHECKPOINT), str(settings.out / RECOVERED_CHECKPOINT))
     models = dict(zip(ANSWERING, paths, strict=True))
     texts: dict[str, list[str]] = {}
-    with stage_progress("answers", len(models) * len(PROMPTS)) as advance:
+    with phase("answers", len(models) * len(PROMPTS)) as steps:
         for name, model in models.items():
-            texts[name] = _generated(model, settings, advance)
+            texts[name] = _generated(model, settings, steps.advance)
     rows = [{"prompt": p, **{name: texts[name][i] for name in models}} for i, p in enumerate(PROMPTS)]
     write_json(path, rows)
     return rows

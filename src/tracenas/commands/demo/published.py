@@ -22,7 +22,7 @@ from tracenas.models.checkpoints.source import open_source
 from tracenas.pipeline.resume import CONFIG, check_same, write_settings
 from tracenas.pipeline.run_directory import KIND, SUMMARY, in_use
 from tracenas.reporting.data.stages import PUBLISHED_MODEL
-from tracenas.reporting.progress import stage_progress
+from tracenas.reporting.progress import phase
 from tracenas.reporting.terminal import Table, print_table, to_plain
 from tracenas.rundir import read_json, require_free, sweep, write_json
 
@@ -149,10 +149,9 @@ def _planned(config: DemoConfig, model: Path, out: Path) -> dict[str, Any]:
     from tracenas.commands.demo.estimate import amounts_within, measure, to_json
 
     _log.info("measuring what this machine does in a few seconds when it is left alone")
-    with stage_progress("measuring this machine", 1) as advance:
+    with phase("measure this machine"):
         length = min(_SEQ_LEN, source.positions)
         pieces, threads = measure(source, params, length, _BATCH, config.threads)
-        advance()
     write_settings(out / CONFIG, {KIND: "demo", **config.model_dump()})
     amounts, parts = amounts_within(pieces, _SLACK * 60 * config.minutes, _RANDOM)
     plan = {**identity, "seq_len": length, "minutes": config.minutes, **to_json(pieces, amounts, parts, threads)}

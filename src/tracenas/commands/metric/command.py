@@ -9,6 +9,7 @@ from tracenas.config import MetricSearchConfig
 from tracenas.data.sources import probe
 from tracenas.models.checkpoints.source import open_source
 from tracenas.pipeline.run_directory import BEST
+from tracenas.reporting.progress import START, phase
 from tracenas.reporting.terminal import Table, print_table
 
 __all__ = ["MetricSearched", "search"]
@@ -60,7 +61,8 @@ def search(config: MetricSearchConfig) -> MetricSearched:
     source = open_source(config.model, decoder_only="metric")
     if not config.resume:
         probe(config.text_field, config.data, config.eval_text)
-    from tracenas.commands.metric.running import run  # torch takes seconds to import
+    with phase(START):
+        from tracenas.commands.metric.running import run  # torch takes seconds to import
 
     summary = run(config, source)
     return MetricSearched(config.out, config.out / BEST, summary["metric"], summary)

@@ -16,14 +16,14 @@ from tracenas.data.windows import token_file_start
 from tracenas.errors import UserError
 from tracenas.hub.commits import pinned
 from tracenas.journal import Journal
-from tracenas.models.checkpoints.loading import load
 from tracenas.models.checkpoints.source import ModelSource
 from tracenas.models.functionals.memory import attempt
 from tracenas.pipeline.calibration import stored_evaluation_windows, window_start
+from tracenas.pipeline.loading import load_model
 from tracenas.pipeline.resume import as_started, resolve_settings
 from tracenas.pipeline.run_directory import BEST, CALIBRATION, JOURNAL, SUMMARY, run_directory, starting
 from tracenas.reporting.pages.metric import write_metric_report
-from tracenas.reporting.progress import SearchProgress
+from tracenas.reporting.progress import SearchProgress, phase
 from tracenas.rundir import provenance, read_json, write_json
 from tracenas.saliency.gradients import write_gradients
 from tracenas.saliency.linear import projections
@@ -90,7 +90,7 @@ def _prepare(config: MetricSearchConfig, source: ModelSource, *, gradients: bool
     out = config.out
     calibration, windows, measured = (out / n for n in (CALIBRATION, HELD_OUT, GRADIENTS))
     threads = set_threads(config.threads)
-    loaded = load(source, device=config.device, dtype=config.dtype, trust_remote_code=config.trust_remote_code)
+    loaded = load_model(source, config)
     if not calibration.is_file():
         tokens = sparsity_calibration(loaded, config, config.data)
         start = window_start(loaded, config.data, config.bos)
@@ -99,7 +99,15 @@ def _prepare(config: MetricSearchConfig, source: ModelSource, *, gradients: bool
     stored_evaluation_windows(windows, loaded, config, tokens.shape[1])
     micro_batch = config.micro_batch or default_micro_batch(tokens.shape[1])
     if gradients and not measured.is_file():
-        write_gradients(loaded.model, loaded.blocks(), tokens.to(loaded.device), measured, micro_batch=micro_batch)
+        with phase("gradients") as steps:
+            write_gradients(
+                loaded.model,
+                loaded.blocks(),
+                tokens.to(loaded.device),
+                measured,
+                micro_batch=micro_batch,
+                report=steps.report,
+            )
     resolved = {
         "device": str(loaded.device),
         "dtype": loaded.dtype_name,
@@ -118,7 +126,8 @@ def _evaluator(spec: dict[str, Any], workers: int, stack: ExitStack) -> Evaluate
         start = "spawn" if spec["device"].startswith("cuda") else "forkserver"
         pool = stack.enter_context(WorkerPool("tracenas.commands.metric.fitness:build", spec, workers, start=start))
         return lambda tasks: (a.get("result", {"failed": a.get("error")}) for a in pool.map(tasks))
-    fitness = build(spec)
+    with phase("load the model"):
+        fitness = build(spec)
 
     def here(tasks: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         for task in tasks:

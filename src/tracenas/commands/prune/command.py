@@ -12,6 +12,7 @@ from tracenas.pipeline.refit import HELD_OUT
 from tracenas.pipeline.refit.record import recorded_loss, recorded_realisation
 from tracenas.pipeline.run_directory import CALIBRATION, ORDERING
 from tracenas.pipeline.target import resolve_target
+from tracenas.reporting.progress import START, phase
 from tracenas.rundir import read_json, require_free
 from tracenas.space.architecture import Architecture
 
@@ -46,7 +47,8 @@ def prune(config: PruneConfig, source: ModelSource | None = None) -> Pruned:
     config = as_refittable(config, source)
     target = resolve_target(source, config, params=config.params, tolerance=config.tolerance)
     require_free(config.out, what="checkpoint directory")
-    from tracenas.commands.prune.stage import prune_by_method
+    with phase(START):
+        from tracenas.commands.prune.stage import prune_by_method
 
     return prune_by_method(target, config)
 
@@ -66,7 +68,8 @@ def _prune_architecture(path: Path, config: PruneConfig, source: ModelSource) ->
     require_free(config.out, what="checkpoint directory")
     scored = recorded_realisation(record if run is not None else None)
     expected = recorded_loss(record, path) if run is not None else None
-    from tracenas.commands.prune.stage import prune_to
+    with phase(START):
+        from tracenas.commands.prune.stage import prune_to
 
     return prune_to(target, arch, config, data=data, run=run, scored=scored, expected=expected)
 

@@ -24,6 +24,7 @@ from tracenas.pipeline.session import Session
 from tracenas.pipeline.target import PruningTarget
 from tracenas.pipeline.verification import compare_losses, output_dtypes, verified_loss
 from tracenas.refits.ridge import in_base_order
+from tracenas.reporting.progress import phase
 from tracenas.rundir import write_json
 from tracenas.space.architecture import Architecture
 
@@ -134,20 +135,21 @@ def _write(
         return pruned_card(config, session, draft, losses, outcome)
 
     warn_of_tokenizer(loaded)
-    draft = save_pruned(
-        loaded.model,
-        loaded.files,
-        loaded.source.family,
-        session.blocks,
-        session.ordering.kept(session.blocks, arch),
-        config.out,
-        tensors=loaded.tensors(),
-        outputs=realised.outputs,
-        dtype=dtype,
-        max_shard_size=config.shard_size,
-        stub_attention=config.stub_removed_attention,
-        card=card,
-    )
+    with phase("write the checkpoint"):
+        draft = save_pruned(
+            loaded.model,
+            loaded.files,
+            loaded.source.family,
+            session.blocks,
+            session.ordering.kept(session.blocks, arch),
+            config.out,
+            tensors=loaded.tensors(),
+            outputs=realised.outputs,
+            dtype=dtype,
+            max_shard_size=config.shard_size,
+            stub_attention=config.stub_removed_attention,
+            card=card,
+        )
     predicted = space.parameters(arch) + draft.stub_parameters
     if draft.parameters != predicted:
         raise RuntimeError(f"the checkpoint has {draft.parameters:,} parameters, {predicted:,} were predicted")

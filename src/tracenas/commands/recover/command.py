@@ -9,6 +9,7 @@ from tracenas.config import RecoverConfig
 from tracenas.errors import UserError
 from tracenas.models.checkpoints.source import open_source
 from tracenas.pipeline.run_directory import in_use
+from tracenas.reporting.progress import START, phase
 from tracenas.rundir import read_json
 from tracenas.world import World, without_leftovers
 
@@ -29,7 +30,8 @@ def recover(config: RecoverConfig) -> Recovered:
     with without_leftovers(), in_use(config.out) if world.is_main else nullcontext():
         if config.resume and (config.out / RESULT).is_file():
             return _stored(config.out / RESULT)
-        from tracenas.commands.recover.running import run  # torch and transformers take seconds to import
+        with phase(START):
+            from tracenas.commands.recover.running import run  # torch and transformers take seconds to import
 
         return run(config, source, world)
 

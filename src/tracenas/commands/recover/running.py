@@ -1,6 +1,6 @@
 """A recovery from its settings to the written checkpoint."""
 
-import sys
+import logging
 
 from tracenas.commands.recover.checks import SETTINGS, check_out
 from tracenas.commands.recover.data import recovery_data
@@ -11,10 +11,14 @@ from tracenas.config import RecoverConfig
 from tracenas.errors import UserError
 from tracenas.models.checkpoints.loading import LoadedModel, load
 from tracenas.models.checkpoints.source import ModelSource, open_source
+from tracenas.pipeline.loading import loading
+from tracenas.reporting.progress import START, phase
 from tracenas.threads import set_threads
 from tracenas.world import World
 
 __all__ = ["run"]
+
+_log = logging.getLogger("tracenas")
 
 
 def run(config: RecoverConfig, source: ModelSource, world: World) -> Recovered:
@@ -29,8 +33,10 @@ def run(config: RecoverConfig, source: ModelSource, world: World) -> Recovered:
     if begun:
         config = as_started(config)
     trained_dtype = config.dtype if config.method == "lora" else "fp32"
-    loaded = load(source, device="cpu", dtype=trained_dtype, trust_remote_code=config.trust_remote_code)
-    data = recovery_data(config, loaded)
+    with loading(source):
+        loaded = load(source, device="cpu", dtype=trained_dtype, trust_remote_code=config.trust_remote_code)
+    with phase("read text"):
+        data = recovery_data(config, loaded)
     teacher = _load_teacher(config, source)
     if world.is_main:
         config.out.mkdir(parents=True, exist_ok=True)
@@ -38,9 +44,10 @@ def run(config: RecoverConfig, source: ModelSource, world: World) -> Recovered:
             keep_settings(config)
     settings = train_settings(config, world, loaded, teacher)
     if world.is_main:
-        print(expectation(settings, config, world.size), file=sys.stderr)
+        _log.info("%s", expectation(settings, config, world.size))
     source = loaded.source  # of a GGUF file: the whole configuration, which its header does not have
-    from tracenas.commands.recover.training import finish, train  # transformers' Trainer takes seconds to import
+    with phase(START):
+        from tracenas.commands.recover.training import finish, train  # transformers' Trainer takes seconds to import
 
     train(config, settings, loaded, data, teacher)
     return finish(config, source, world, data)
@@ -58,4 +65,5 @@ def _load_teacher(config: RecoverConfig, source: ModelSource) -> LoadedModel | N
         raise UserError(f"top-k {config.top_k}: the vocabulary has {vocabulary} tokens")
     if (config.seq_len or 0) > teacher.positions:
         raise UserError(f"seq-len {config.seq_len}: the teacher has {teacher.positions} positions")
-    return load(teacher, device="cpu", dtype=config.dtype, trust_remote_code=config.trust_remote_code)
+    with loading(teacher):
+        return load(teacher, device="cpu", dtype=config.dtype, trust_remote_code=config.trust_remote_code)

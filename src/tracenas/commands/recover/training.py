@@ -10,7 +10,7 @@ from torch import distributed
 
 from tracenas.commands.recover.checks import keeps_zeros, split_name
 from tracenas.commands.recover.data import RecoveryData
-from tracenas.commands.recover.progress import progress, tensorboard
+from tracenas.commands.recover.progress import shown_records, tensorboard
 from tracenas.commands.recover.result import LOG, RESULT, Recovered
 from tracenas.config import RecoverConfig
 from tracenas.journal import Journal
@@ -31,6 +31,7 @@ from tracenas.recovery.pretrain import saver, write_final
 from tracenas.recovery.settings import TrainSettings
 from tracenas.recovery.state import load_weights
 from tracenas.recovery.trainer import RecoveryTrainer
+from tracenas.reporting.progress import phase
 from tracenas.reporting.terminal import to_plain
 from tracenas.rundir import provenance, read_json, write_json
 from tracenas.world import World
@@ -51,14 +52,13 @@ def train(
     directory, is_lora = config.out / CHECKPOINTS, config.method == "lora"
     model = _adapted(config, loaded) if is_lora else loaded.model.requires_grad_(True)
     done = max(steps(directory), default=0)
-    main = World.from_environment().is_main
-    if main:
+    if World.from_environment().is_main:
         cut_log(config.out / LOG, done)
     options: dict[str, Any] = {"windows": data.windows}
     if teacher is not None:
         options["distillation"] = Distillation(teacher.model, config.temperature, config.top_k, config.ce_weight)
-    with progress(config, done, quiet=not main) as (on_step, on_record), tensorboard(config.out):
-        log = RunLog(config.out / LOG, on_step=on_step, on_record=on_record)
+    with phase(f"recover ({config.method})", config.max_steps, done=done) as shown, tensorboard(config.out):
+        log = RunLog(config.out / LOG, report=shown.report, on_record=shown_records(shown))
         trainer = (RecoveryTrainer if teacher is None else DistillTrainer)(
             model,
             settings,
@@ -93,7 +93,7 @@ def finish(config: RecoverConfig, source: ModelSource, world: World, data: Recov
     best = checkpoint_path(directory, result.step)
     _wait_for_all(world)  # every process has read what the main one removes in the end
     if world.is_main:
-        with writing(config.out, best):
+        with writing(config.out, best), phase("write the checkpoint"):
             _write(config, source, best, result)
         write_json(config.out / RESULT, result.to_json())
         if not config.keep_checkpoints:

@@ -25,6 +25,7 @@ from tracenas.config import ReportConfig, RunConfig, SearchConfig, check_used
 from tracenas.models.checkpoints.source import ModelSource, open_source
 from tracenas.pipeline.refit import HELD_OUT
 from tracenas.pipeline.run_directory import SUMMARY, in_use
+from tracenas.reporting.progress import START, phase
 from tracenas.rundir import read_json, write_json
 
 __all__ = ["run"]
@@ -47,7 +48,8 @@ def run(config: RunConfig) -> RunOutcome:
 
 def _stages(config: RunConfig, source: ModelSource) -> RunOutcome:
     check_run(config, source)
-    from tracenas.commands.run.recovery import prune_once, recover_all
+    with phase(START):
+        from tracenas.commands.run.recovery import prune_once, recover_all
 
     settings = SearchConfig(**{key: getattr(config, key) for key in SearchConfig.model_fields})
     searched = search(settings, "run", source)

@@ -25,7 +25,7 @@ from tracenas.pipeline.scoring import make_evaluator
 from tracenas.pipeline.session import Session
 from tracenas.pipeline.target import resolve_target
 from tracenas.refits.ridge import FittedRealisation
-from tracenas.reporting.progress import stage_progress
+from tracenas.reporting.progress import phase
 from tracenas.reporting.terminal import to_plain
 from tracenas.rundir import write_json
 from tracenas.settings import read_settings
@@ -70,7 +70,7 @@ def compare(config: RunConfig, source: ModelSource, best: Architecture, pruned: 
     pruning = prune_config(config, config.out, config.out)
     other = _other_realisation(config, pruning.compensate)
     rows = []
-    with stage_progress("perplexity", len(named)) as advance:
+    with phase("comparison", len(named)) as steps:
         for name, arch in named.items():
             scored = evaluator.score(arch)
             if name == "found" and not other:
@@ -86,7 +86,7 @@ def compare(config: RunConfig, source: ModelSource, best: Architecture, pruned: 
             if other and name == "uniform":
                 row["checkpoint"] = {"realisation": other, **_as_checkpoint(config, pruning, session, arch, windows)}
             rows.append(row)
-            advance(1)
+            steps.advance()
     write_json(config.out / COMPARISON, to_plain(rows))
     return rows
 
@@ -95,13 +95,19 @@ def _candidate_perplexity(
     session: Session, arch: Architecture, windows: torch.Tensor, how: Realisation | None
 ) -> Perplexity:
     with session.supernet().realise(arch, how) as model:
-        return perplexity(model, windows, session.micro_batch)
+        return _perplexity(session, model, windows)
 
 
 def _checkpoint_perplexity(session: Session, pruned: Pruned, windows: torch.Tensor) -> Perplexity:
     loaded = session.loaded
-    again = load(str(pruned.path), device=str(loaded.device), dtype=loaded.dtype_name)
-    return perplexity(again.model, windows, session.micro_batch)
+    with phase("load the checkpoint"):
+        again = load(str(pruned.path), device=str(loaded.device), dtype=loaded.dtype_name)
+    return _perplexity(session, again.model, windows)
+
+
+def _perplexity(session: Session, model: Any, windows: torch.Tensor) -> Perplexity:
+    with phase("perplexity") as steps:
+        return perplexity(model, windows, session.micro_batch, report=steps.report)
 
 
 def _figures(measured: Perplexity) -> dict[str, Any]:

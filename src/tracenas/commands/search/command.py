@@ -9,6 +9,7 @@ from tracenas.models.checkpoints.source import ModelSource, open_source
 from tracenas.pipeline.resume import as_started
 from tracenas.pipeline.run_directory import run_directory
 from tracenas.pipeline.target import resolve_target
+from tracenas.reporting.progress import START, phase
 from tracenas.saliency import SALIENCIES
 from tracenas.strategies import STRATEGIES
 
@@ -39,7 +40,8 @@ def search(config: SearchConfig, kind: str = "search", source: ModelSource | Non
     strategy_settings(sized(resolved))
     check_starts(sized(resolved))
     with run_directory(config.out, kind, config.resume) as begun:
-        from tracenas.commands.search.stage import search_target
+        with phase(START):
+            from tracenas.commands.search.stage import search_target
 
         if begun:
             resolved = as_started(config.out, config, _NOT_RESULTS)

@@ -1,6 +1,6 @@
 """The search itself: candidates of a session are scored until the strategy has no more, and the best is kept."""
 
-import sys
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -30,6 +30,8 @@ from tracenas.space.search_space import SearchSpace
 from tracenas.strategies import STRATEGIES, Progress, SearchResult, run_search
 
 __all__ = ["search_target"]
+
+_log = logging.getLogger("tracenas")
 
 
 def search_target(
@@ -63,7 +65,7 @@ def search_target(
     strategy = STRATEGIES.get(config.strategy)(space, settings, prior=session.prior(), starts=first)
     journal = Journal(config.out / JOURNAL)
     clock.go_on(journal.read())
-    print(_announced(config, strategy.planned, session), file=sys.stderr)
+    _log.info("%s", _announced(config, strategy.planned, session))
     with _display(space, config.proxy, strategy.generations, clock) as on_event:
         result = run_search(
             strategy,

@@ -7,6 +7,7 @@ from typing import Any
 from tracenas.config import SparsifyConfig
 from tracenas.data.sources import probe
 from tracenas.models.checkpoints.source import open_source
+from tracenas.reporting.progress import START, phase
 from tracenas.reporting.terminal import Table, print_table, to_plain
 
 __all__ = ["Sparsified", "sparsify"]
@@ -62,7 +63,8 @@ def sparsify(config: SparsifyConfig) -> Sparsified:
     """
     source = open_source(config.model, decoder_only="sparsify")
     probe(config.text_field, config.data)
-    from tracenas.commands.sparsify.pruning import write_sparse  # torch takes seconds to import
+    with phase(START):
+        from tracenas.commands.sparsify.pruning import write_sparse  # torch takes seconds to import
 
     draft, facts = write_sparse(config, source)
     names = ("metric", "target", "compare", "ratios", "sparsity", "weights", "zeros", "loss", "base_loss")

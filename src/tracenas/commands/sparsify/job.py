@@ -12,11 +12,12 @@ from torch import Tensor
 from tracenas.config import MetricSearchConfig, SparsifyConfig
 from tracenas.data.sources import is_tokens
 from tracenas.data.tokens import default_micro_batch
-from tracenas.models.checkpoints.loading import LoadedModel, load
+from tracenas.models.checkpoints.loading import LoadedModel
 from tracenas.models.checkpoints.source import ModelSource
 from tracenas.models.functionals.perplexity import perplexity
 from tracenas.pipeline.calibration import calibration_tokens
-from tracenas.reporting.progress import stage_progress
+from tracenas.pipeline.loading import load_model
+from tracenas.reporting.progress import phase
 from tracenas.saliency.gradients import KINDS, GradientStore, write_gradients
 from tracenas.saliency.masks import Sparsity
 from tracenas.saliency.unstructured import Metric
@@ -58,17 +59,19 @@ class Job:
         """On the calibration, nats per token; None without calibration."""
         if self.config.data is None:
             return None
-        return perplexity(self.loaded.model, self.tokens, self.micro_batch).nll
+        with phase("calibration loss") as steps:
+            return perplexity(self.loaded.model, self.tokens, self.micro_batch, report=steps.report).nll
 
 
 @contextmanager
 def open_job(config: SparsifyConfig, source: ModelSource, target: Sparsity, metric: Metric) -> Iterator[Job]:
     """The loaded model with its calibration and gradients; gradients that have no file are there for the block only."""
     set_threads(config.threads)
-    loaded = load(source, device=config.device, dtype=config.dtype, trust_remote_code=config.trust_remote_code)
+    loaded = load_model(source, config)
     tokens, micro_batch = torch.zeros(1, 2, dtype=torch.int64, device=loaded.device), 1
     if config.data is not None:
-        tokens = sparsity_calibration(loaded, config, config.data).to(loaded.device)
+        with phase("read text"):
+            tokens = sparsity_calibration(loaded, config, config.data).to(loaded.device)
         micro_batch = config.micro_batch or default_micro_batch(tokens.shape[1])
     gradients = None
     with ExitStack() as stack:
@@ -106,14 +109,7 @@ def _gradients(
     if path.is_file():
         return GradientStore(path)
     blocks, kinds = loaded.blocks(), [kind for kind in KINDS if kind in needs]
-    done = 0
-    with stage_progress("gradients", len(blocks)) as advance:
-
-        def on_group(count: int) -> None:
-            nonlocal done
-            advance(count - done)
-            done = count
-
+    with phase("gradients", len(blocks)) as steps:
         return write_gradients(
-            loaded.model, blocks, tokens, path, kinds=kinds, micro_batch=micro_batch, on_group=on_group
+            loaded.model, blocks, tokens, path, kinds=kinds, micro_batch=micro_batch, report=steps.report
         )

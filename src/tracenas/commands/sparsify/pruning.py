@@ -15,7 +15,7 @@ from tracenas.models.checkpoints.loading import dtype_to_save
 from tracenas.models.checkpoints.source import ModelSource
 from tracenas.models.checkpoints.writing import Draft, save_pruned
 from tracenas.pipeline.calibration import warn_of_tokenizer, window_start
-from tracenas.reporting.progress import stage_progress
+from tracenas.reporting.progress import phase
 from tracenas.rundir import read_json, require_free, write_json
 from tracenas.saliency.layerwise import SparsityPlan
 from tracenas.saliency.linear import projections
@@ -72,7 +72,7 @@ def _pruned(job: Job, explain: Explain | None) -> tuple[Draft, dict[str, Any]]:
     """Prune the model in place and write it; the checkpoint and what sparsity.json says."""
     plan = SparsityPlan(job.metric, job.target, job.compare, _shares(job), job.config.seed)
     base_loss, blocks = job.loss, job.loaded.blocks()
-    with stage_progress("sparsify", len(blocks)) as advance:
+    with phase("sparsify", len(blocks)) as steps:
         counts = sparsify_model(
             job.loaded.model,
             blocks,
@@ -81,7 +81,7 @@ def _pruned(job: Job, explain: Explain | None) -> tuple[Draft, dict[str, Any]]:
             micro_batch=job.micro_batch,
             gradients=job.gradients,
             explain=explain,
-            on_block=lambda _: advance(),
+            on_block=lambda _: steps.advance(),
         )
     return _write(job, plan, counts, (base_loss, job.loss))
 

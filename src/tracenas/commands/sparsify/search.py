@@ -11,7 +11,7 @@ from tracenas.pipeline.calibration import window_start
 from tracenas.pipeline.resume import same_model, same_settings
 from tracenas.pipeline.run_directory import BEST, JOURNAL, SUMMARY, run_directory, starting
 from tracenas.proxies import PROXIES
-from tracenas.reporting.progress import SearchProgress
+from tracenas.reporting.progress import SearchProgress, phase
 from tracenas.rundir import provenance, write_json
 from tracenas.scoring.evaluator import ScoringSettings
 from tracenas.scoring.masked_weights import MaskedWeights, SparsityEvaluator
@@ -36,7 +36,8 @@ def search_shares(job: Job, space: SparsitySpace) -> Shares:
         if begun:
             same_settings(run, config.model_dump(), _NOT_RESULTS)
         with starting(run, "sparsify", {**config.model_dump(), **resolved}, begun):
-            evaluator = _evaluator(job, space)
+            with phase("base pass"):
+                evaluator = _evaluator(job, space)
             same_model(run, evaluator.base_loss)
         strategy: Evolution[Shares] = Evolution(space, settings)
         label = "Φ" if config.proxy == "phi" else config.proxy

@@ -17,6 +17,7 @@ from tracenas.pipeline.resume import as_started
 from tracenas.pipeline.run_directory import JOURNAL, run_directory, starting
 from tracenas.pipeline.target import PruningTarget, resolve_target
 from tracenas.proxies import PROXIES
+from tracenas.reporting.progress import START, phase
 from tracenas.reporting.terminal import print_table, to_plain
 from tracenas.rundir import atomic_path, provenance, read_json, write_json
 from tracenas.space.architecture import Architecture
@@ -70,7 +71,11 @@ def ablation(config: AblationConfig) -> Ablated:
         raise UserError(f"proxy {config.proxy} runs no candidate on the calibration: nothing to take less of")
     grid = make_grid(config, source)
     target, pool = _pool(config, source)
-    from tracenas.commands.study.ablation_scores import open_ablation, score_settings  # torch takes seconds to import
+    with phase(START):
+        from tracenas.commands.study.ablation_scores import (  # torch takes seconds to import
+            open_ablation,
+            score_settings,
+        )
 
     with run_directory(config.out, "study ablation", config.resume) as begun:
         if begun:

@@ -8,8 +8,8 @@ from typing import Any
 from tracenas.commands.study.grid import Grid
 from tracenas.config import AblationConfig
 from tracenas.journal import Journal
-from tracenas.models.functionals.perplexity import perplexity
 from tracenas.pipeline.opening import open_session
+from tracenas.pipeline.refit.fitting import candidate_loss
 from tracenas.pipeline.refit.text import compensation_text
 from tracenas.pipeline.resume import resolve_settings, same_model
 from tracenas.pipeline.run_directory import JOURNAL, ORDERING
@@ -17,7 +17,7 @@ from tracenas.pipeline.scoring import make_panel
 from tracenas.pipeline.session import Session
 from tracenas.pipeline.target import PruningTarget
 from tracenas.proxies import PROXIES
-from tracenas.reporting.progress import stage_progress
+from tracenas.reporting.progress import phase
 from tracenas.rundir import atomic_path
 from tracenas.space.architecture import Architecture
 from tracenas.studies.ablation import Setting
@@ -44,17 +44,16 @@ def score_settings(
     journal = Journal(config.out / JOURNAL)
     done: dict[Setting, Mapping[str, Any]] = {Setting(r["samples"], r["length"], r["rank"]): r for r in journal.read()}
     all_settings = dict.fromkeys(s for settings in grid.settings().values() for s in settings)
-    net = session.supernet()
     if "compensated" in PROXIES.get(config.proxy).needs:
         # Beside all of the calibration, not the part that a setting uses.
         compensation_text(session, required=True, keep=True)
-    same_model(config.out, perplexity(net.model, session.tokens, session.micro_batch).nll)
-    with stage_progress("ablation", len(all_settings) * len(pool)) as advance:
+    same_model(config.out, candidate_loss(session, session.space.base))
+    with phase("ablation", len(all_settings) * len(pool)) as steps:
         for setting in all_settings:
             if setting in done:
-                advance(len(pool))
+                steps.advance(len(pool))
                 continue
-            record = _scored(config, session, setting, pool, advance)
+            record = _scored(config, session, setting, pool, steps.advance)
             journal.append(record)
             done[setting] = record
     return done

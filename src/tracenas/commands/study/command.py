@@ -5,6 +5,7 @@ from tracenas.commands.study.results import StudyOutcome
 from tracenas.config import StudyConfig
 from tracenas.data.sources import probe
 from tracenas.models.checkpoints.source import open_source
+from tracenas.reporting.progress import START, phase
 
 __all__ = ["StudyOutcome", "study"]
 
@@ -19,6 +20,7 @@ def study(config: StudyConfig) -> StudyOutcome:
     if not config.resume:
         probe(config.text_field, config.data, config.eval_text)
     design = make_design(config, source)
-    from tracenas.commands.study.running import run  # torch and transformers take seconds to import
+    with phase(START):
+        from tracenas.commands.study.running import run  # torch and transformers take seconds to import
 
     return run(config, source, design)

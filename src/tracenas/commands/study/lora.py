@@ -14,7 +14,7 @@ from tracenas.pipeline.session import Session
 from tracenas.pipeline.target import resolve_target
 from tracenas.recovery.once_for_all import tune_once_for_all
 from tracenas.recovery.short import ShortSettings
-from tracenas.reporting.progress import stage_progress
+from tracenas.reporting.progress import phase
 from tracenas.rundir import atomic_path
 from tracenas.space.architecture import Architecture
 
@@ -43,8 +43,8 @@ def shared_lora(
         return [space.base, space.smallest, *(arch for arch in drawn if arch is not None)]
 
     tuning = replace(settings, learning_rate=config.lora_learning_rate)
-    with stage_progress("once-for-all LoRA", config.lora_steps) as advance:
-        tune_once_for_all(net, lora, batches, config.lora_steps, draw, tuning, advance)
+    with phase("once-for-all LoRA", config.lora_steps) as steps:
+        tune_once_for_all(net, lora, batches, config.lora_steps, draw, tuning, steps.advance)
     with atomic_path(path) as temporary:
         save_file(lora.state(), temporary)
     return lora

@@ -22,11 +22,10 @@ from tracenas.evaluation.harness import Harness
 from tracenas.evaluation.suites import PAPER_AVERAGE, requests
 from tracenas.journal import Journal
 from tracenas.models.checkpoints.source import ModelSource
-from tracenas.models.functionals.perplexity import perplexity
 from tracenas.models.surgery.supernet import Realisation
 from tracenas.pipeline.calibration import stored_evaluation_windows
 from tracenas.pipeline.opening import open_session
-from tracenas.pipeline.refit.fitting import compensated_realisation
+from tracenas.pipeline.refit.fitting import candidate_loss, compensated_realisation
 from tracenas.pipeline.refit.text import compensation_text
 from tracenas.pipeline.resume import CONFIG, as_started, resolve_settings, same_model
 from tracenas.pipeline.run_directory import JOURNAL, run_directory, starting
@@ -35,7 +34,7 @@ from tracenas.pipeline.sensitivity import session_table
 from tracenas.pipeline.session import Session
 from tracenas.proxies import PROXIES
 from tracenas.recovery.short import ShortSettings
-from tracenas.reporting.progress import stage_progress
+from tracenas.reporting.progress import phase
 from tracenas.rundir import provenance, read_json, write_json
 from tracenas.scoring.panel import PanelScore
 from tracenas.settings import read_settings
@@ -111,8 +110,9 @@ def _prepare(
     windows = stored_evaluation_windows(config.out / HELD_OUT, session.loaded, config, session.tokens.shape[1])
     tuned = config.lora_steps * plan.batch if plan.lora else 0
     needed = max(plan.sequences, tuned)
-    rows = training_rows(session, config, needed, [*used, windows]) if needed else windows[:0]
-    same_model(config.out, perplexity(net.model, session.tokens, session.micro_batch).nll)
+    with phase("read text"):
+        rows = training_rows(session, config, needed, [*used, windows]) if needed else windows[:0]
+    same_model(config.out, candidate_loss(session, session.space.base))
     settings = ShortSettings(learning_rate=config.learning_rate, micro_batch=default_micro_batch(rows.shape[1]))
     rows = rows.to(net.device)
     lora = None
@@ -142,14 +142,15 @@ def _costs(
 ) -> dict[str, float]:
     """Seconds that each proxy takes by itself on `arch`: the faster of two runs after a first, which fills memos."""
     seconds = {}
-    for name in proxies:
-        panel = make_panel(session, (name,), rank, refitted)
-        runs = []
-        for _ in range(3):
-            started = time.perf_counter()
-            panel.measure(arch)
-            runs.append(time.perf_counter() - started)
-        seconds[name] = min(runs[1:])
+    with phase("time the proxies", len(proxies)) as steps:
+        for name in steps.over(proxies):
+            panel = make_panel(session, (name,), rank, refitted)
+            runs = []
+            for _ in range(3):
+                started = time.perf_counter()
+                panel.measure(arch)
+                runs.append(time.perf_counter() - started)
+            seconds[name] = min(runs[1:])
     return seconds
 
 
@@ -184,8 +185,7 @@ def _measure(
     for drawn, record in zip(pool, records, strict=False):
         if record["id"] != drawn.arch.id:
             raise UserError(f"{config.out / JOURNAL}: holds other architectures than this version of the study draws")
-    with stage_progress("study", len(pool)) as advance:
-        advance(len(records))
+    with phase("study", len(pool), done=len(records)) as steps:
         for index, drawn in enumerate(pool[len(records) :], start=len(records)):
             began = time.perf_counter()
             scores = prepared.score(drawn.arch)
@@ -208,7 +208,7 @@ def _measure(
             }
             journal.append(record)
             records.append(record)
-            advance()
+            steps.advance()
     return records
 
 

@@ -2,12 +2,12 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from tracenas.commands.study.plan import LORA, StudyPlan
 from tracenas.models.functionals.memory import attempt
@@ -16,6 +16,7 @@ from tracenas.models.surgery.private import private_weights
 from tracenas.models.surgery.shared_lora import SharedLora
 from tracenas.models.surgery.supernet import Realisation, Supernet
 from tracenas.recovery.short import ShortSettings, short_recovery
+from tracenas.reporting.progress import phase
 from tracenas.space.architecture import Architecture
 
 __all__ = ["Measured", "StudyMeasurer"]
@@ -51,7 +52,8 @@ class StudyMeasurer:
         Raises:
             ValueError: if it is not finite.
         """
-        value = perplexity(model, self.windows, self.micro_batch).nll
+        with phase("held-out loss") as steps:
+            value = perplexity(model, self.windows, self.micro_batch, report=steps.report).nll
         if not math.isfinite(value):
             raise ValueError("held-out loss is not finite")
         return value
@@ -93,15 +95,26 @@ class StudyMeasurer:
         out: dict[str, list[float]] = {}
         for seed in range(self.plan.seeds):
             with self.net.realise(arch, self.realisations[start]) as model, private_weights(model) as weights:
-                losses = short_recovery(
-                    model, weights, self.orders(seed), self.plan.marks, partial(self.loss, model), self.training
-                )
+                losses = self._trained(model, weights, seed)
                 accuracies = self.accuracy(model) if self.accuracy is not None and with_tasks else {}
             for mark, value in losses.items():
                 out.setdefault(f"{start}_{mark}", []).append(value)
             for name, value in accuracies.items():
                 out.setdefault(f"task_{name}", []).append(value)
         return out
+
+    def _trained(self, model: Any, weights: Sequence[nn.Parameter], seed: int) -> dict[int, float]:
+        """Held-out losses of a short recovery, by mark."""
+        marks = self.plan.marks
+        with phase(f"short recovery, order {seed + 1}", marks[-1]) as steps:
+
+            def show(_: int, loss: float) -> None:
+                steps.tell(f"loss {loss:.4f}")
+                steps.advance()
+
+            return short_recovery(
+                model, weights, self.orders(seed), marks, partial(self.loss, model), self.training, on_step=show
+            )
 
     def _adapted(self, arch: Architecture) -> dict[str, list[float]]:
         assert self.lora is not None

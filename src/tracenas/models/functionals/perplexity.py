@@ -1,6 +1,7 @@
 """Perplexity on held-out text, in fixed windows."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +33,14 @@ class Perplexity:
         return math.exp(self.nll) if self.nll < 700 else math.inf
 
 
-def perplexity(model: Any, windows: Tensor, micro_batch: int, *, shard: bool = False) -> Perplexity:
+def perplexity(
+    model: Any,
+    windows: Tensor,
+    micro_batch: int,
+    *,
+    shard: bool = False,
+    report: Callable[[int, int], None] | None = None,
+) -> Perplexity:
     """Mean -log p(x_t | x_<t) within every window; the first token of a window is context only.
 
     Args:
@@ -41,15 +49,19 @@ def perplexity(model: Any, windows: Tensor, micro_batch: int, *, shard: bool = F
         micro_batch: windows per forward pass.
         shard: whether the windows are shared out over the processes of torch.distributed, all of which must
             call this; every process gets the whole result.
+        report: told after each pass how many windows of how many this process is done with.
     """
     device = next(iter(model.parameters())).device
-    total = torch.zeros((), dtype=torch.float64)
+    total, done = torch.zeros((), dtype=torch.float64), 0
     share = windows
     if shard:
         share = windows[torch.distributed.get_rank() :: torch.distributed.get_world_size()]
     with torch.no_grad():
         for batch in share.split(micro_batch) if len(share) else ():
             total += next_token_nll(model, batch.to(device)).sum(dtype=torch.float64).cpu()
+            done += len(batch)
+            if report is not None:
+                report(done, len(share))
     if shard:
         total = total.to(device)
         torch.distributed.all_reduce(total)

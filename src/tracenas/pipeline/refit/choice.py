@@ -31,7 +31,6 @@ from tracenas.pipeline.refit.text import (
 )
 from tracenas.pipeline.session import Session
 from tracenas.refits.ridge import FittedRealisation
-from tracenas.reporting.progress import stage_progress
 from tracenas.space.architecture import Architecture
 
 __all__ = ["WrittenRealisation", "choose"]
@@ -151,16 +150,14 @@ def _best(
             refits.insert(0, _Trial("scored", Fit(session, arch, "ridge"), as_scored, scored.ridge))
     losses = {"plain": held_out_loss(session, arch, held_out.tokens)}
     best = None
-    with stage_progress("compensation (best)", len(refits)) as advance:
-        for refit in refits:
-            tokens = refit.text.tokens
-            aim, trials = choose_aim(refit.fit, refit.ridge, tokens, held_out.tokens)
-            outputs = rounded(refit.fit(tokens, (aim,))[aim], stored)
-            loss = held_out_loss(session, arch, held_out.tokens, FittedRealisation(outputs))
-            if loss < min(losses.values()):
-                best = refit, aim, trials, outputs
-            losses[refit.name] = loss
-            advance()
+    for refit in refits:
+        tokens = refit.text.tokens
+        aim, trials = choose_aim(refit.fit, refit.ridge, tokens, held_out.tokens)
+        outputs = rounded(refit.fit(tokens, (aim,))[aim], stored)
+        loss = held_out_loss(session, arch, held_out.tokens, FittedRealisation(outputs))
+        if loss < min(losses.values()):
+            best = refit, aim, trials, outputs
+        losses[refit.name] = loss
     if best is None:
         return WrittenRealisation("plain", None, losses, held_out)
     refit, aim, trials, outputs = best

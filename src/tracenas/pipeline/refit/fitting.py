@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
+from tracenas.families import present
 from tracenas.models.functionals.perplexity import perplexity
 from tracenas.models.surgery.ordering import Key
 from tracenas.models.surgery.supernet import Realisation, Supernet
@@ -21,7 +22,7 @@ from tracenas.refits.penalty import PENALTIES
 from tracenas.refits.realisation import CompensatedRealisation
 from tracenas.refits.ridge import FittedRealisation, ridge_outputs
 from tracenas.refits.sequential import sequential_outputs
-from tracenas.reporting.progress import stage_progress
+from tracenas.reporting.progress import phase
 from tracenas.space.architecture import Architecture
 
 __all__ = [
@@ -122,8 +123,14 @@ def compensated_realisation(session: Session) -> CompensatedRealisation:
     """
     net = session.supernet()
     tokens = compensation_text(session, required=True, keep=True).tokens
-    grams = gram_matrices(net.model, net.blocks, tokens, session.micro_batch)
-    return CompensatedRealisation(net, grams, session.refit.ridge or DEFAULT_RIDGE)
+    with phase("statistics for refits", _refittable(net)) as steps:
+        grams = steps.over(gram_matrices(net.model, net.blocks, tokens, session.micro_batch))
+        return CompensatedRealisation(net, grams, session.refit.ridge or DEFAULT_RIDGE)
+
+
+def _refittable(net: Supernet) -> int:
+    """Sub-blocks with a Gram matrix."""
+    return sum(not sub.stacked for _, sub in present(net.blocks))
 
 
 def scored_loss(session: Session, arch: Architecture, scored: ScoredRealisation) -> float:
@@ -145,8 +152,9 @@ def candidate_loss(
     plain = how is None and tokens is None
     if plain and arch in session.plain_losses:
         return session.plain_losses[arch]
-    with session.supernet().realise(arch, how) as model:
-        loss = perplexity(model, session.tokens if tokens is None else tokens, session.micro_batch).nll
+    windows = session.tokens if tokens is None else tokens
+    with session.supernet().realise(arch, how) as model, phase("loss of the candidate") as steps:
+        loss = perplexity(model, windows, session.micro_batch, report=steps.report).nll
     if plain:
         session.plain_losses[arch] = loss
     return loss
@@ -176,11 +184,8 @@ def compensate(
     """
     fit = Fit(session, arch, method, scale)
     held = max(1, text.tokens.shape[0] // _HELD_OUT)
-    with stage_progress(f"compensation ({method})", 2) as advance:
-        aim, trials = choose_aim(fit, ridge, text.tokens[:-held], text.tokens[-held:])
-        advance()
-        fitted = fit(text.tokens, (aim,))[aim]
-        advance()
+    aim, trials = choose_aim(fit, ridge, text.tokens[:-held], text.tokens[-held:])
+    fitted = fit(text.tokens, (aim,))[aim]
     return compensation(fit, aim, trials, text, rounded(fitted, stored))
 
 
@@ -278,13 +283,19 @@ class Fit:
         if until is not None:
             arch = replace(arch, layers=(*arch.layers[:until], *session.space.base.layers[until:]))
         fitted = self(tokens, aims) if until is None else self._fitted(tokens, aims, until)
-        return {aim: held_out_loss(session, arch, held_out, FittedRealisation(fitted[aim])) for aim in aims}
+        with phase("compare refits", len(aims)) as steps:
+            return {
+                aim: held_out_loss(session, arch, held_out, FittedRealisation(fitted[aim])) for aim in steps.over(aims)
+            }
 
     def _fitted(self, tokens: torch.Tensor, aims: tuple[Aim, ...], until: int | None) -> Mapping[Aim, Outputs]:
         net, batch, penalty = self.session.supernet(), self.session.micro_batch, PENALTIES[self.scale]
-        if self.method == "sequential":
-            return sequential_outputs(net, self.arch, tokens, batch, aims, penalty=penalty, until=until)
-        stored = None if self.session.grams is None else self.session.grams.of(tokens, net.ordering)
-        grams = stored or gram_matrices(net.model, net.blocks, tokens, batch)
-        by_ridge = ridge_outputs(net, self.arch, grams, [aim.ridge for aim in aims], penalty)
-        return {aim: by_ridge[aim.ridge] for aim in aims}
+        with phase(f"refit ({self.method})", _refittable(net)) as steps:
+            if self.method == "sequential":
+                return sequential_outputs(
+                    net, self.arch, tokens, batch, aims, penalty=penalty, until=until, report=steps.report
+                )
+            stored = None if self.session.grams is None else self.session.grams.of(tokens, net.ordering)
+            grams = steps.over(stored or gram_matrices(net.model, net.blocks, tokens, batch))
+            by_ridge = ridge_outputs(net, self.arch, grams, [aim.ridge for aim in aims], penalty)
+            return {aim: by_ridge[aim.ridge] for aim in aims}

@@ -36,6 +36,7 @@ def measure_sensitivity(
     ridge: float = RIDGE,
     fisher_tokens: int = FISHER_TOKENS,
     keep: Callable[[Key, Tensor], None] | None = None,
+    report: Callable[[int, int], None] = lambda done, total: None,
 ) -> SensitivityTable:
     """Order of units and predicted rise of the loss at every width, of every sub-block that has units.
 
@@ -48,6 +49,7 @@ def measure_sensitivity(
         ridge: λ of every channel, relative to its second moment.
         keep: is given G of every sub-block that is not of experts, float64 [n, n].
         fisher_tokens: as many tokens as the windows for the Fisher matrices have at least.
+        report: told how many steps of how many are done: of every sub-block the Fisher matrix, then the sweep.
 
     Raises:
         UserError: for too few tokens, and if an activation or a gradient is not finite.
@@ -55,9 +57,13 @@ def measure_sensitivity(
     windows = min(len(tokens), -(-fisher_tokens // tokens.shape[1]))
     _check_tokens(model, blocks, tokens, windows)
     shelf = Shelf(tokens.device)
+    total = 2 * sum(bool(sub.spec.units) for block in blocks for sub in block.sub_blocks)
     try:
         matrices = fisher_matrices(model, blocks, tokens[:windows], min(micro_batch, windows), generator)
-        places = {key: shelf.put(metric) for key, metric in matrices}
+        places, done = {}, 0
+        for key, metric in matrices:
+            places[key] = shelf.put(metric)
+            report(done := done + 1, total)
         costs: dict[Key, WidthCosts] = {}
         for key, moments in input_moments(model, blocks, tokens, micro_batch):
             metric = shelf.get(places[key])
@@ -65,6 +71,7 @@ def measure_sensitivity(
             if keep is not None and not sub.stacked:
                 keep(key, moments[0].second)
             costs[key] = _costs(model, blocks[key[0]], sub, moments, metric, ridge)
+            report(done := done + 1, total)
     finally:
         shelf.close()
     return SensitivityTable(costs)
