@@ -171,9 +171,29 @@ def _yaml(path: Path, command: str) -> dict[str, Any]:
 
     data = read_settings(path, what="config")
     kind = data.pop("kind", command)  # of a run directory's config.yaml
-    if kind != command and not {kind, command} <= {"run", "search"}:
+    reads = _config(command).reads
+    if kind not in (command, *reads) and not {kind, command} <= {"run", "search"}:
         raise UserError(f"config {path}: settings of `tracenas {kind}`, not of `tracenas {command}`")
-    return {str(k).replace("-", "_"): v for k, v in data.items()}
+    settings = {str(k).replace("-", "_"): v for k, v in data.items()}
+    return _as_read(settings, command) if reads else settings
+
+
+def _as_read(settings: dict[str, Any], command: str) -> dict[str, Any]:
+    """What a command has of the settings of a run, or of a recovery, which becomes its section."""
+    from tracenas.config import setting_names
+
+    if "method" in settings and "params" not in settings:
+        model = {"model": settings.pop("model")} if "model" in settings else {}
+        return {**model, "recover": {k: v for k, v in settings.items() if k not in ("out", "resume")}}
+    own, of_run = (set(setting_names(_config(name))) for name in (command, "run"))
+    return {k: v for k, v in settings.items() if k in own or k not in of_run}
+
+
+def _config(command: str) -> Any:
+    """The settings of a command."""
+    from tracenas import config as configs
+
+    return getattr(configs, COMMANDS[command].config)
 
 
 @click.group(

@@ -1,10 +1,11 @@
 """Memory of this process, as the system counts it."""
 
+import os
 import resource
 import sys
 from pathlib import Path
 
-__all__ = ["peak_memory", "resident_memory"]
+__all__ = ["host_memory", "peak_memory", "resident_memory"]
 
 
 def resident_memory(line: str = "VmRSS") -> int | None:
@@ -16,6 +17,20 @@ def resident_memory(line: str = "VmRSS") -> int | None:
     except OSError:
         pass
     return None
+
+
+def host_memory() -> int | None:
+    """Memory that this process may have, bytes: the machine's, or its control group's limit; None where unknown."""
+    try:
+        whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (OSError, ValueError, AttributeError):
+        return None
+    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            whole = min(whole, int(Path(limit).read_text()))
+        except (OSError, ValueError):
+            continue
+    return whole
 
 
 def peak_memory() -> int:

@@ -258,8 +258,8 @@ def test_seconds_add_up_over_kinds_of_work() -> None:
 
 def test_timing_is_measured_here_and_said_to_be_an_estimate(capsys: pytest.CaptureFixture[str]) -> None:
     found = plan(PlanConfig(model=DEMO, params="60%", samples=2, seq_len=64, iterations=2, population=4, elites=2))
-    assert found.seconds is not None and found.seconds_per_evaluation is not None
+    assert found.seconds_per_evaluation is not None and set(found.seconds) == {"search", "prune"}
     assert found.evaluations == 6
-    assert 6 * found.seconds_per_evaluation < found.seconds < 60
+    assert 6 * found.seconds_per_evaluation < found.seconds["search"] < 60
     found.show()
     assert "estimate" in capsys.readouterr().out

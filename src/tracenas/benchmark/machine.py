@@ -27,6 +27,7 @@ class Rates:
         flops: of a matrix product [tokens, hidden] × [hidden, width], per second.
         thin_flops: of a product with a rank-64 side, per second.
         single_flops, double_flops: of products in float32 and float64.
+        device_memory: bytes of a GPU; None of a CPU.
         bytes: moved by elementwise work, reads and writes, per second.
         score_seconds: forward and backward of causal attention, per head and pair of tokens.
         score_seconds_forward: forward alone.
@@ -39,6 +40,7 @@ class Rates:
     bytes: float
     score_seconds: float
     score_seconds_forward: float
+    device_memory: int | None = None
 
 
 def measure_rates(
@@ -75,6 +77,7 @@ def measure_rates(
         bytes=2.0 * a.numel() * a.element_size() / traffic,
         score_seconds=both,
         score_seconds_forward=forward,
+        device_memory=torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None,
     )
 
 

@@ -4,9 +4,9 @@ from tracenas.config.effort import Effort, EffortConfig
 from tracenas.config.exporting import ExportConfig
 from tracenas.config.measuring import BenchConfig, EvalConfig
 from tracenas.config.one_shot import OneShotSettings, SelectCalibrationConfig
+from tracenas.config.plan import PlanConfig
 from tracenas.config.pruning import (
     DemoConfig,
-    PlanConfig,
     PruneConfig,
     ReportConfig,
     ScoreConfig,

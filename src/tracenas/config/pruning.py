@@ -1,4 +1,4 @@
-"""Settings of plan, search, score, prune, run, report and demo."""
+"""Settings of search, score, prune, run, report and demo."""
 
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -9,42 +9,14 @@ from tracenas.config import fields
 from tracenas.config.accepted import Accepts
 from tracenas.config.effort import SIZES, EffortConfig
 from tracenas.config.one_shot import OneShotSettings
-from tracenas.config.shared import CalibrationConfig, SpaceConfig, StageConfig, TracedConfig
+from tracenas.config.shared import CalibrationConfig, StageConfig, TracedConfig
 from tracenas.config.usage import TRACED, Use, reads_widths, refits
 from tracenas.saliency import PREDICTED_RISES
 from tracenas.saliency.methods import METHODS
 from tracenas.saliency.starts import DEFAULT_STARTS, PUBLISHED_STARTS, SOLVED, STARTS, start_names
 from tracenas.strategies import STRATEGIES
 
-__all__ = ["DemoConfig", "PlanConfig", "PruneConfig", "ReportConfig", "ScoreConfig", "SearchConfig"]
-
-
-class PlanConfig(EffortConfig, SpaceConfig, TracedConfig):
-    """Feasible budgets, memory and time, before any work."""
-
-    needed = ("params",)
-    wanted = ("effort", "minutes", "deploy", "sensitivity", "no_timing", "device")
-    without = ("seed", "trust_remote_code")
-    uses = (
-        TRACED,
-        Use(("tolerance", "sensitivity"), "params", lambda c: c.params is not None),
-        Use(("threads", "minutes"), "the estimate of time", lambda c: not c.no_timing),
-    )
-
-    model: fields.ModelName
-    params: fields.Size | None = Field(
-        None,
-        description="Budget for all parameters: a share such as 60%, or a number such as 2.7B; default: "
-        "what is feasible.",
-    )
-    tolerance: fields.Tolerance = 0.01
-    proxy: fields.Proxy = "auto"
-    sensitivity: Path | None = Field(
-        None, description="Table that `tracenas sensitivity` wrote: says what the budget is predicted to cost."
-    )
-    no_timing: bool = Field(
-        False, description="Leave out the estimate of time, for which the speed of this machine is measured."
-    )
+__all__ = ["DemoConfig", "PruneConfig", "ReportConfig", "ScoreConfig", "SearchConfig"]
 
 
 def _strategies(config: Any) -> set[str]:

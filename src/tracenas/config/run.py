@@ -13,7 +13,7 @@ from tracenas.config.shared import StageConfig, build, setting_names
 from tracenas.errors import UserError
 from tracenas.registry import did_you_mean
 
-__all__ = ["RunConfig"]
+__all__ = ["RunConfig", "checked_section"]
 
 
 class _RunRecovery(RecoverConfig):
@@ -78,13 +78,15 @@ class RunConfig(SearchConfig):
         if not isinstance(values, dict):
             return values
         compensate = values.get("compensate") or cls.model_fields["compensate"].default
-        checked = {name: _section(name, values[name], compensate) for name in _KINDS if values.get(name) is not None}
+        checked = {
+            name: checked_section(name, values[name], compensate) for name in _KINDS if values.get(name) is not None
+        }
         if values.get("recover_rivals") in (True, "true") and "recover" not in checked:
             raise UserError("recover_rivals needs the section recover: there is no recovery to repeat")
         return {**values, **checked}
 
 
-def _section(name: str, values: object, compensate: str) -> dict[str, Any]:
+def checked_section(name: str, values: object, compensate: str) -> dict[str, Any]:
     """The section's own settings, checked and converted by the stage's model."""
     if not isinstance(values, Mapping):
         raise UserError(f"{name} '{values}': expected settings of its stage, such as {name}.KEY=VALUE")

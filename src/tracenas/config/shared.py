@@ -40,6 +40,9 @@ class StageConfig(BaseModel):
     sections: ClassVar[tuple[str, ...]] = ()
     """Fields that hold another stage's settings: `recover.max_steps=100`, or a mapping in YAML."""
 
+    reads: ClassVar[tuple[str, ...]] = ()
+    """Commands whose settings files this one takes, too: what it does not have of theirs is left."""
+
     without: ClassVar[tuple[str, ...]] = ()
     """Fields that this command has from what it is built on, and does not read: not its settings."""
 

@@ -12,7 +12,7 @@ from tracenas.errors import UserError
 from tracenas.families import Block, present
 from tracenas.models.checkpoints.source import ModelSource
 from tracenas.pipeline.reference import POOL
-from tracenas.pipeline.refit import DEFAULT_SAMPLES
+from tracenas.pipeline.refit import DEFAULT_SAMPLES, HELD_OUT_SAMPLES
 from tracenas.pipeline.target import PruningTarget
 from tracenas.proxies.combination import Choice
 from tracenas.refits.costs import refit_costs, refit_memory
@@ -29,12 +29,15 @@ __all__ = [
     "in_passes",
     "measured_rates",
     "pool_size",
+    "prune_seconds",
     "search_shape",
     "search_time",
     "trace_rank",
     "workload_seconds",
 ]
 
+_SHARES, _PREFIX = 4, 5
+"""Shares of the drift that a sequential refit compares, on a fifth of the blocks."""
 _FEW_STEPS = 6 * 4
 """Sequences that `few_steps` trains on."""
 
@@ -137,6 +140,25 @@ def search_time(
     if table:
         once += _table_seconds(blocks, base, tokens if choice.compensated else shape.tokens, shape, rates, timed)
     return SearchTime(once + pool_size(choice) * each, each)
+
+
+def prune_seconds(
+    target: PruningTarget, arch: Architecture, shape: Shape, rates: "Rates", statistics: int | None = None
+) -> float:
+    """What `prune --compensate best` takes: both refits, their losses on held-out text, the checkpoint's check.
+
+    Args:
+        statistics: sequences of refits; None: the default.
+    """
+    blocks, base = target.blocks, target.space.base
+    head = target.source.family.head_weights(target.source.config)
+    costs = refit_costs(blocks, arch, (statistics or DEFAULT_SAMPLES) * shape.seq_len)
+    passes = (costs.forward + costs.sequential * (1 + _SHARES / _PREFIX)) / rates.flops
+    losses = 0.0
+    for of, samples in ((base, shape.samples), (arch, 3 * shape.samples + 3 * HELD_OUT_SAMPLES)):
+        part = replace(shape, samples=samples, rank=None)
+        losses += workload_seconds(workload(blocks, of, head, target.hidden, part), rates, part)
+    return passes + costs.gram / rates.single_flops + costs.candidate / rates.double_flops + losses
 
 
 def workload_seconds(work: Workload, rates: "Rates", shape: Shape) -> float:

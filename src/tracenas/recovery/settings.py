@@ -6,7 +6,20 @@ from dataclasses import dataclass
 
 from tracenas.errors import UserError
 
-__all__ = ["TrainSettings", "accumulation", "default_batch", "largest_micro_batch", "learning_rate_factor"]
+__all__ = [
+    "LORA_BATCH",
+    "SUSTAINED",
+    "TrainSettings",
+    "accumulation",
+    "default_batch",
+    "largest_micro_batch",
+    "learning_rate_factor",
+]
+
+LORA_BATCH = 16
+"""Sequences per optimizer step of lora, where nothing is asked for."""
+SUSTAINED = 0.5
+"""Share of the speed of matrix products that trainings are expected to reach."""
 
 _BATCH_TOKENS = 1 << 19
 _LEAST_STEPS = 50

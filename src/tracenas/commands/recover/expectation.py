@@ -6,12 +6,9 @@ from tracenas.benchmark.machine import product_flops
 from tracenas.config import RecoverConfig
 from tracenas.formats import duration, plural
 from tracenas.models.checkpoints.loading import pick_device
-from tracenas.recovery.settings import TrainSettings
+from tracenas.recovery.settings import SUSTAINED, TrainSettings
 
 __all__ = ["expectation"]
-
-_SHARE = 0.5
-"""Of the speed of matrix products that trainings reach; on CPUs and GPUs between a third and two thirds."""
 
 
 def expectation(settings: TrainSettings, config: RecoverConfig, processes: int) -> str:
@@ -19,7 +16,7 @@ def expectation(settings: TrainSettings, config: RecoverConfig, processes: int) 
     assert config.global_batch and config.seq_len
     per_step = config.global_batch * config.seq_len
     dtype = torch.bfloat16 if settings.bf16 else torch.float32
-    rate = _SHARE * product_flops(pick_device(config.device), dtype) * processes
+    rate = SUSTAINED * product_flops(pick_device(config.device), dtype) * processes
     step = settings.flops_per_token * per_step / rate
     return (
         f"recover: {plural(settings.max_steps, 'step')} of {per_step:,} tokens "

@@ -15,7 +15,7 @@ from tracenas.models.checkpoints.loading import LoadedModel, pick_device, pick_d
 from tracenas.models.checkpoints.source import ModelSource
 from tracenas.pipeline.resume import check_same, write_settings
 from tracenas.pipeline.run_directory import KIND
-from tracenas.recovery.settings import TrainSettings, accumulation, default_batch, largest_micro_batch
+from tracenas.recovery.settings import LORA_BATCH, TrainSettings, accumulation, default_batch, largest_micro_batch
 from tracenas.recovery.throughput import flops_per_token, matrix_parameters, peak_flops
 from tracenas.reporting.terminal import to_plain
 from tracenas.settings import read_settings
@@ -31,7 +31,6 @@ __all__ = [
 ]
 
 _FREE = ("resume", "out", "report_to", "run_name", "keep_checkpoints", "keep_last", "prefetch", "shard_size")
-_LORA_BATCH = 16
 _TOKENS_AT_ONCE = {"cpu": 4096, "cuda": 16384}
 
 
@@ -47,7 +46,7 @@ def resolved(config: RecoverConfig, source: ModelSource, world: World) -> Recove
     batch = config.global_batch
     if batch is None:
         lora = config.method == "lora"
-        batch = _LORA_BATCH if lora else default_batch(length, world.size, tokens, config.micro_batch)
+        batch = LORA_BATCH if lora else default_batch(length, world.size, tokens, config.micro_batch)
     max_steps = config.max_steps
     if max_steps is None:
         assert tokens is not None  # one of the two is required

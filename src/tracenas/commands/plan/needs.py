@@ -1,0 +1,79 @@
+"""Does it fit: what the stages need of memory and disk, beside what this machine has."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tracenas.formats import data_size
+from tracenas.resident import host_memory
+from tracenas.scoring.workload import Memory
+
+__all__ = ["Need", "needs"]
+
+_TRAINING = 16
+"""Bytes per trained parameter: weights, gradients and two moments of AdamW in float32."""
+_CHECKPOINTS = 3
+"""Training states on disk at a time, at most: the newest two and the best."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes that something takes.
+
+    Args:
+        name: of what: `GPU memory`, `host memory`, `disk`.
+        needed: at the peak; an estimate.
+        available: on this machine; None where that is not known.
+    """
+
+    name: str
+    needed: int
+    available: int | None
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether there is as much; None where that is not known."""
+        return None if self.available is None else self.needed <= self.available
+
+    def describe(self) -> str:
+        """`1.9 GiB of 24.0 GiB: fits`."""
+        if self.available is None:
+            return f"{data_size(self.needed)} (what this machine has is not known)"
+        return f"{data_size(self.needed)} of {data_size(self.available)}: {'fits' if self.fits else 'does not fit'}"
+
+    def to_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {**vars(self), "fits": self.fits}
+
+
+def needs(
+    memory: Memory,
+    parameters: int,
+    element: int,
+    *,
+    device: str,
+    gpu: int | None,
+    download: int = 0,
+    trained: int | None = None,
+    adapters: bool = False,
+) -> tuple[Need, ...]:
+    """What a search, the checkpoint and a recovery take.
+
+    Args:
+        memory: of the search.
+        parameters, element: of the checkpoint, and bytes per entry.
+        device: `cpu` or `cuda`.
+        gpu: bytes of one GPU, if there is one.
+        download: bytes of a model that is not here yet.
+        trained: parameters that a recovery trains, on one device; None: there is no recovery.
+        adapters: whether it trains adapters alone.
+    """
+    on_gpu = device == "cuda"
+    search = memory.total - memory.compensation if on_gpu else memory.total
+    training = 0 if trained is None else trained * (4 if adapters else _TRAINING)
+    states = 0 if trained is None or adapters else _CHECKPOINTS * _TRAINING * trained
+    host = memory.compensation + memory.weights if on_gpu else max(search, training)
+    disk = shutil.disk_usage(Path.cwd()).free
+    found = [Need("host memory", host, host_memory()), Need("disk", download + parameters * element + states, disk)]
+    return (Need("GPU memory", max(search, training), gpu), *found) if on_gpu else tuple(found)

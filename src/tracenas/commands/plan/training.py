@@ -1,0 +1,60 @@
+"""What a recovery with given settings comes to, before there is a checkpoint."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tracenas.commands.recover.checks import parse_tokens
+from tracenas.recovery.settings import LORA_BATCH, SUSTAINED, default_batch
+
+__all__ = ["Training", "training"]
+
+
+@dataclass(frozen=True)
+class Training:
+    """A recovery in numbers.
+
+    Args:
+        tokens: in all, whole batches.
+        length: tokens per sequence.
+        processes: one per device.
+        adapters: whether adapters alone are trained.
+        taught: whether the dense base runs, too.
+        sharded: whether model and optimizer are shared out over the devices.
+    """
+
+    tokens: int
+    length: int
+    processes: int
+    adapters: bool
+    taught: bool
+    sharded: bool
+
+    def seconds(self, forward: float, of_base: float, flops: float) -> float:
+        """An estimate: three forward passes' operations (adapters: two), and the base's where it teaches.
+
+        Args:
+            forward, of_base: operations per token, of the pruned model and of the base.
+            flops: of this machine's matrix products, per second and device.
+        """
+        per_token = (2 if self.adapters else 3) * forward + self.taught * of_base
+        return self.tokens * per_token / (SUSTAINED * flops * self.processes)
+
+
+def training(section: Mapping[str, Any], positions: int) -> Training:
+    """What the settings of recover come to.
+
+    Args:
+        section: settings of recover, checked.
+        positions: of the model.
+    """
+    lora = section["method"] == "lora"
+    processes, length = int(section.get("processes", 1)), section.get("seq_len") or min(4096, positions)
+    tokens = None if section.get("tokens") is None else parse_tokens(section["tokens"])
+    batch = section.get("global_batch") or (
+        LORA_BATCH if lora else default_batch(length, processes, tokens, section.get("micro_batch"))
+    )
+    steps = section["max_steps"] if tokens is None else math.ceil(tokens / (batch * length))
+    taught, sharded = section["method"] == "distill", bool(section.get("fsdp"))
+    return Training(steps * batch * length, length, processes, lora, taught, sharded)
