@@ -1,7 +1,8 @@
 """`tracenas plan`: what a search would cost and which budgets are feasible, before any work."""
 
-from dataclasses import replace
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 from tracenas.commands.plan.needs import needs
 from tracenas.commands.plan.predicted import predicted_rises
@@ -19,13 +20,16 @@ from tracenas.pipeline.estimate import (
     trace_rank,
 )
 from tracenas.pipeline.minutes import spend
-from tracenas.pipeline.target import resolve_proxy, resolve_target
-from tracenas.proxies.combination import choose
-from tracenas.scoring.workload import memory, per_stack
+from tracenas.pipeline.target import PruningTarget, resolve_proxy, resolve_target
+from tracenas.proxies.combination import Choice, choose
+from tracenas.scoring.workload import Shape, memory, per_stack
 from tracenas.space import costs
 from tracenas.space.architecture import Architecture
 from tracenas.space.search_space import SearchSpace
 from tracenas.strategies import SearchSettings
+
+if TYPE_CHECKING:
+    from tracenas.benchmark.machine import Rates
 
 __all__ = ["SearchPlan", "plan"]
 
@@ -40,59 +44,37 @@ def plan(config: PlanConfig) -> SearchPlan:
     """
     source = open_source(config.model)
     target = resolve_target(source, config, params=config.params, tolerance=config.tolerance)
-    space, blocks, hidden = target.space, target.blocks, target.hidden
+    space, blocks = target.space, target.blocks
     proxy = resolve_proxy(config.proxy, source)
     check_used(config.model_copy(update={"proxy": proxy}))
-    choice, size = choose(proxy), config.size
+    choice = choose(proxy)
     arch = space.base if config.params is None else space.uniform()
     assert arch is not None  # `resolve_target` has refused such a budget
-    rank = parse_rank(config.rank)
-    starts = proxy != "phi" and not source.is_encoder_decoder
-    length = config.seq_len or min(size.seq_len, source.positions)
-    samples = config.samples or size.samples
-    traced = trace_rank(choice.needs, rank)
-    shape = in_passes(search_shape(source, samples, length, traced, device=config.device, dtype=config.dtype), target)
-    rates, time, statistics = None, None, None
-    if not config.no_timing:
-        rates, shape = measured_rates(source, shape, device=config.device, dtype=config.dtype, threads=config.threads)
-        shape = in_passes(shape, target)
-        if config.minutes is not None:
-            given = {"samples": config.samples, "statistics": None}
-            spending = spend(config.minutes, target, arch, choice, rank, shape, rates, table=starts, **given)
-            size, statistics = Effort(max(2, spending.evaluations), spending.samples, length), spending.statistics
-            shape = in_passes(replace(shape, samples=spending.samples), target)
-        time = search_time(target, arch, choice, rank, shape, rates, table=starts, statistics=statistics)
-    sizes = config.sizes(size)
-    settings = SearchSettings(sizes["population"], sizes["elites"], sizes["iterations"], evaluations=config.evaluations)
-    planned = settings.planned if config.minutes is None else min(settings.planned, size.evaluations)
+    sized = _sized(config, target, arch, choice)
+    shape, rates, base = sized.shape, sized.rates, space.parameters(space.base)
     figures = _figures(space, arch, source.family.head_weights(source.config), per_stack(blocks, shape).seq_len)
     trained = None if config.recover is None else training(config.recover, source.positions)
-    stages: dict[str, float] = {}
-    if time is not None and rates is not None:
-        stages["search"] = 60 * config.minutes if config.minutes else time.once + planned * time.each
-        if not source.is_encoder_decoder:
-            stages["prune"] = prune_seconds(target, arch, shape, rates, statistics)
-        if trained is not None:
-            flops = (figures["flops_per_token"], figures["base_flops_per_token"])
-            stages["recover"] = trained.seconds(*flops, rates.flops)
-    base_params = space.parameters(space.base)
+    stages = dict(sized.seconds)
+    if trained is not None and rates is not None:
+        flops = figures["flops_per_token"], figures["base_flops_per_token"]
+        stages["recover"] = trained.seconds(*flops, rates.flops)
     used = replace(
-        memory(blocks, space.base, arch, base_params, int(source.config["vocab_size"]), hidden, shape),
+        memory(blocks, space.base, arch, base, int(source.config["vocab_size"]), target.hidden, shape),
         compensation=compensation_memory(choice, blocks, shape),
     )
     return SearchPlan(
         config.model,
         source.family.model_type,
-        base_params,
+        base,
         space.parameters(space.smallest),
         None if config.params is None else space.window[1],
         None if config.params is None else space.window[0],
         figures,
-        planned,
+        sized.planned,
         shape,
         used,
         rates,
-        None if time is None else time.each,
+        sized.each,
         stages,
         needs(
             used,
@@ -100,13 +82,56 @@ def plan(config: PlanConfig) -> SearchPlan:
             shape.element,
             device=shape.device,
             gpu=None if rates is None else rates.device_memory,
-            download=base_params * shape.element if source.commit else 0,
+            download=base * shape.element if source.commit else 0,
             trained=None if trained is None else figures["params"] // (trained.processes if trained.sharded else 1),
             adapters=trained is not None and trained.adapters,
         ),
         source.origin,
         None if config.sensitivity is None else predicted_rises(config.sensitivity, target),
     )
+
+
+@dataclass(frozen=True)
+class _Sized:
+    """A search's calibration and candidates; seconds of one and of the stages, empty where nothing is timed."""
+
+    shape: Shape
+    planned: int
+    rates: "Rates | None" = None
+    each: float | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+def _sized(config: PlanConfig, target: PruningTarget, arch: Architecture, choice: Choice) -> _Sized:
+    """What the settings come to, with the rates of this machine unless they are not to be measured."""
+    source, size, rank = target.source, config.size, parse_rank(config.rank)
+    table = choice.text != "phi" and not source.is_encoder_decoder
+    where = {"device": config.device, "dtype": config.dtype}
+    length = config.seq_len or min(size.seq_len, source.positions)
+    traced = trace_rank(choice.needs, rank)
+    shape = in_passes(search_shape(source, config.samples or size.samples, length, traced, **where), target)
+    if config.no_timing:
+        return _Sized(shape, _planned(config, size))
+    rates, shape = measured_rates(source, shape, threads=config.threads, **where)
+    shape, statistics = in_passes(shape, target), None
+    if config.minutes is not None:
+        given = {"samples": config.samples, "statistics": None}
+        spending = spend(config.minutes, target, arch, choice, rank, shape, rates, table=table, **given)
+        size, statistics = Effort(max(2, spending.evaluations), spending.samples, length), spending.statistics
+        shape = in_passes(replace(shape, samples=spending.samples), target)
+    time = search_time(target, arch, choice, rank, shape, rates, table=table, statistics=statistics)
+    planned = _planned(config, size)
+    stages = {"search": 60 * config.minutes if config.minutes else time.once + planned * time.each}
+    if config.params is not None and not source.is_encoder_decoder:
+        stages["prune"] = prune_seconds(target, arch, shape, rates, statistics)
+    return _Sized(shape, planned, rates, time.each, stages)
+
+
+def _planned(config: PlanConfig, size: Effort) -> int:
+    """Candidates at most."""
+    sizes = config.sizes(size)
+    limit = config.evaluations if config.minutes is None else max(size.evaluations, sizes["population"])
+    return SearchSettings(sizes["population"], sizes["elites"], sizes["iterations"], evaluations=limit).planned
 
 
 def _figures(space: SearchSpace, arch: Architecture, head: int, context: int) -> dict[str, Any]:
