@@ -63,7 +63,8 @@ def test_the_command_is_accepted(page: str, line: str, tmp_path: Path, monkeypat
     monkeypatch.chdir(tmp_path)
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     (tmp_path / "run.yaml").write_text(
-        "model: m\ndata: text\nparams: 60%\neval_text: t\nout: run\nrecover: {method: pretrain, data: t, tokens: 1M}\nbench: {}\n"
+        "model: m\ndata: text\nparams: 60%\neval_text: t\nout: run\n"
+        "recover: {method: pretrain, data: t, tokens: 1M}\nbench: {}\n"
     )
     for words in variants(line):
         assert cli.invoke(words) == 0, words
