@@ -49,6 +49,7 @@ class FakeHub(ThreadingHTTPServer):
         self.datasets: dict[str, Repo] = {}
         self.asked: list[str] = []
         self.objects: dict[str, bytes] = {}
+        self.read_only = False
 
     @property
     def url(self) -> str:
@@ -86,7 +87,7 @@ class Handler(BaseHTTPRequestHandler):
         path, self.query = unquote(url.path), parse_qs(url.query)
         path = path if "%2F" not in url.path else url.path.replace("%2F", "\0")  # a revision such as refs/pr/1
         self.server.asked.append(f"{self.command} {path}")
-        self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.body = self._body()
         if self.command == "PUT":
             self.server.objects[path.rpartition("/")[2]] = self.body
             self._send(b"")
@@ -94,6 +95,8 @@ class Handler(BaseHTTPRequestHandler):
             self._file(self._repos("datasets" if match["data"] else "models"), match)
         elif match := BATCH.fullmatch(path):
             self._batch()
+        elif path == "/api/repos/create" and self.server.read_only:
+            self._refuse(403, "", "You don't have the rights to create a model under the namespace")
         elif path == "/api/repos/create":
             self._create()
         elif path == "/api/validate-yaml":
@@ -105,6 +108,17 @@ class Handler(BaseHTTPRequestHandler):
             self._api(self._repos(match["kind"]), match)
         else:
             self._refuse(404, "", f"no {path}")
+
+    def _body(self) -> bytes:
+        """What was sent, at once or in chunks."""
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body = b""
+        while size := int(self.rfile.readline(), 16):
+            body += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return body
 
     def _repos(self, kind: str) -> dict[str, Repo]:
         return self.server.models if kind == "models" else self.server.datasets
@@ -235,6 +249,7 @@ def use_hub(url: str, cache: Path, monkeypatch: pytest.MonkeyPatch, *, offline: 
         "HUGGINGFACE_CO_URL_TEMPLATE": url + "/{repo_id}/resolve/{revision}/{filename}",
         "HF_HUB_CACHE": str(cache),
         "HF_HUB_OFFLINE": offline,
+        "HF_HUB_DISABLE_XET": True,
     }.items():
         monkeypatch.setattr(constants, name, value)
     monkeypatch.setattr("datasets.config.HF_ENDPOINT", url)

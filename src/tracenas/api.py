@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tracenas.commands.metric.command import MetricSearched
     from tracenas.commands.plan.command import SearchPlan
     from tracenas.commands.prune.result import Pruned
+    from tracenas.commands.push import Pushed
     from tracenas.commands.recover.command import Recovered
     from tracenas.commands.report import Reported
     from tracenas.commands.run.result import RunOutcome
@@ -40,6 +41,7 @@ __all__ = [
     "metric_search",
     "plan",
     "prune",
+    "push",
     "recover",
     "register",
     "report",
@@ -152,6 +154,11 @@ def bench(models: Sequence[str | Path], **settings: Any) -> "Bench":
 def export(model: str | Path, *, out: str | Path, **settings: Any) -> "ExportOutcome":
     """Write a checkpoint in the form that a serving program reads (`tracenas export`)."""
     return call("export", {"model": model, "out": out, **settings})
+
+
+def push(directory: str | Path, repo: str, **settings: Any) -> "Pushed":
+    """Put a checkpoint on the Hugging Face hub, after a check (`tracenas push`)."""
+    return call("push", {"directory": directory, "repo": repo, **settings})
 
 
 def sparsify(model: str | Path, *, sparsity: str, out: str | Path, **settings: Any) -> "Sparsified":

@@ -155,6 +155,8 @@ def _values(kind: Any, arguments: Sequence[str], stored: dict[str, Any], options
     positional, several = positional_setting(kind)
     if plain and positional:
         values[positional], plain = (tuple(plain), []) if several else (plain[0], plain[1:])
+    if plain and kind.behind:
+        values[kind.behind], plain = plain[0], plain[1:]
     if plain:
         raise UserError(f"unexpected argument '{plain[0]}'; settings have the form key=value")
     values.update({k: v for k, v in options.items() if v is not None})

@@ -70,7 +70,7 @@ def setting_parameters(kind: type[StageConfig]) -> list[click.Parameter]:
     arguments = click.Argument(
         ["arguments"],
         nargs=-1,
-        metavar=f"{_placeholder(kind)} [KEY=VALUE]...".strip(),
+        metavar=" ".join(filter(None, (_placeholder(kind), kind.behind.upper(), "[KEY=VALUE]..."))),
         shell_complete=_completion(accepted(kind.model_fields[positional])) if positional else None,
     )
     names = [name for members in groups(kind).values() for name in members if name != positional]

@@ -11,7 +11,10 @@ from tiny import save_tiny, save_words
 from tracenas.cli import invoke
 from tracenas.rundir import read_json
 
-pytestmark = pytest.mark.integration
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning"),  # the hub's client, of its own requests
+]
 
 SETTINGS = ["--threads", "1", "--params", "60%", "--samples", "4", "--seq-len", "16", "--population", "4"]
 SETTINGS += ["--elites", "2", "--iterations", "2", "--proxy", "loss", "--start", "none"]
@@ -55,3 +58,81 @@ def test_a_run_keeps_to_its_commit(
     assert f"tracenas prune org/tiny@{moving} --out pruned --arch best.json" in card
     assert str(tmp_path) not in card
     assert invoke(["plan", "org/tiny@dev"]) == 0  # the branch as it is now
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path, tokenizer: object) -> Path:
+    """A checkpoint with a card, beside files that are not for the hub."""
+    directory = save_tiny(tmp_path / "pruned", "llama", tokenizer)
+    body = "# pruned\n\n## Serving\n\nload `pruned`\n\n## How it was made\n\nNot recorded.\n"
+    (directory / "README.md").write_text(f"---\ntags:\n- tracenas\n---\n\n{body}")
+    (directory / "recover.yaml").write_text(f"out: {directory}\n")
+    (directory / "checkpoints").mkdir()
+    (directory / "checkpoints" / "model.safetensors").write_bytes(b"")
+    return directory
+
+
+def said(capsys: pytest.CaptureFixture[str], words: list[str]) -> str:
+    assert invoke(words) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    return error.removeprefix("tracenas: ")
+
+
+def test_push_puts_the_checkpoint_there_and_nothing_else(
+    hub: FakeHub, checkpoint: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_of_the_test")
+    push = ["push", str(checkpoint), "org/small", "--json"]
+    assert invoke([*push, "--dry-run"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert not listed["pushed"] and hub.asked == []
+    assert listed["left_out"] == ["checkpoints", "recover.yaml"]
+    assert invoke([*push, "--private"]) == 0
+    pushed = json.loads(capsys.readouterr().out)
+    repo = hub.models["org/small"]
+    assert repo.private and repo.refs["main"] == pushed["commit"]
+    files = repo.commits[pushed["commit"]]
+    assert set(pushed["files"]) == set(listed["files"]) == files.keys() - {".gitattributes"}
+    for name in files.keys() - {".gitattributes", "README.md"}:
+        assert files[name] == (checkpoint / name).read_bytes()
+    card = files["README.md"].decode()
+    assert 'from_pretrained("org/small")' in card and "load `pruned`" not in card
+    assert card.startswith("---\ntags:\n- tracenas\n---\n\n# pruned\n") and card.endswith("Not recorded.\n")
+
+    assert invoke([*push, "--revision", "v2"]) == 0
+    assert repo.refs["v2"] == json.loads(capsys.readouterr().out)["commit"] != repo.refs["main"] == pushed["commit"]
+    repo.private = False
+    assert invoke(["plan", f"org/small@{pushed['commit']}"]) == 0
+    assert "is there, and public" in said(capsys, [*push, "--private"])
+    repo.commit({**files, "model-00001-of-00002.safetensors": b""})
+    assert "model-00001-of-00002.safetensors on main would stay" in said(capsys, push)
+    assert "org/small@v1: expected ORGANISATION/NAME" in said(capsys, ["push", str(checkpoint), "org/small@v1"])
+
+
+def test_push_refuses_what_is_not_whole_before_the_hub_is_asked(
+    hub: FakeHub, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    push = ["push", str(checkpoint), "org/small"]
+    card, weights, config = (checkpoint / name for name in ("README.md", "model.safetensors", "config.json"))
+    text, tensors = card.read_text(), weights.read_bytes()
+    card.write_text(text + "\ncompared with `/home/someone/models/base`\n")
+    place = f"{card}, line {len(text.splitlines()) + 2}"
+    assert said(capsys, push) == f"{place}: names a path of this machine, /home/someone/models/base; put a name there"
+    card.unlink()
+    assert "holds no README.md" in said(capsys, push)
+    card.write_text(text)
+    weights.write_bytes(tensors[:-100])
+    assert "model.safetensors" in said(capsys, push)
+    weights.write_bytes(tensors)
+    config.write_text(config.read_text().replace('"num_hidden_layers": 4', '"num_hidden_layers": 5'))
+    assert "are missing" in said(capsys, push)
+    assert "no such directory" in said(capsys, ["push", "nowhere", "org/small"])
+    assert hub.asked == []
+
+
+def test_push_says_when_the_hub_does_not_take_it(
+    hub: FakeHub, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub.read_only = True
+    told = said(capsys, ["push", str(checkpoint), "org/small"])
+    assert "push to org/small: not allowed; `hf auth login` with a token that may write (You don't" in told

@@ -12,6 +12,7 @@ from tracenas.config.pruning import (
     ScoreConfig,
     SearchConfig,
 )
+from tracenas.config.pushing import PushConfig
 from tracenas.config.recovery import RecoverConfig
 from tracenas.config.run import RunConfig
 from tracenas.config.sensitivity import SensitivityConfig
@@ -43,6 +44,7 @@ __all__ = [
     "OneShotSettings",
     "PlanConfig",
     "PruneConfig",
+    "PushConfig",
     "RecoverConfig",
     "ReportConfig",
     "RunConfig",

@@ -43,6 +43,9 @@ class StageConfig(BaseModel):
     reads: ClassVar[tuple[str, ...]] = ()
     """Commands whose settings files this one takes, too: what it does not have of theirs is left."""
 
+    behind: ClassVar[str] = ""
+    """The setting that may stand without an option name behind the first required one."""
+
     without: ClassVar[tuple[str, ...]] = ()
     """Fields that this command has from what it is built on, and does not read: not its settings."""
 

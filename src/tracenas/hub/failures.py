@@ -11,7 +11,7 @@ from tracenas.errors import UserError, one_line, system_error
 from tracenas.formats import data_size
 from tracenas.registry import closest
 
-__all__ = ["Kind", "check_room", "refusal"]
+__all__ = ["Kind", "check_room", "reason", "refusal"]
 
 Kind = Literal["model", "dataset"]
 _UNREACHABLE = ("ConnectError", "ConnectTimeout", "ReadTimeout", "ProxyError")
@@ -37,7 +37,7 @@ def refusal(what: str, repo: str, error: BaseException, *, kind: Kind = "model",
 
     if any(system_error(one) in (errno.ENOSPC, errno.EDQUOT) for one in chain):
         return _no_room(what, None)
-    reason = _reason(chain)
+    why = reason(error)
     if is_any(errors.GatedRepoError) or "is a gated dataset" in str(error):
         message = f"gated: accept the licence at {_page(repo, kind)}, then `hf auth login`"
     elif is_any(errors.RevisionNotFoundError):
@@ -45,13 +45,13 @@ def refusal(what: str, repo: str, error: BaseException, *, kind: Kind = "model",
     elif is_any(errors.RepositoryNotFoundError) or "doesn't exist on the Hub" in str(error):
         message = f"not on the hub, or private (then `hf auth login`){_similar(repo, kind)}"
     elif unreachable or constants.HF_HUB_OFFLINE:
-        why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"{constants.ENDPOINT} cannot be reached"
-        message, reason = f"{why}, and {_cached(repo, kind, revision)}", "" if constants.HF_HUB_OFFLINE else reason
+        state = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"{constants.ENDPOINT} cannot be reached"
+        message, why = f"{state}, and {_cached(repo, kind, revision)}", "" if constants.HF_HUB_OFFLINE else why
     elif missing := next((one for one in chain if isinstance(one, errors.RemoteEntryNotFoundError)), None):
         message = f"the hub has no file {str(missing.response.url).rpartition('/')[2]} in it"
     else:
         message = "the hub did not give it"
-    return UserError(f"{what}: {message}" + (f" ({reason})" if reason else ""))
+    return UserError(f"{what}: {message}" + (f" ({why})" if why else ""))
 
 
 def check_room(what: str, needed: int) -> None:
@@ -100,10 +100,13 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         current = current.__cause__ or current.__context__
 
 
-def _reason(chain: list[BaseException]) -> str:
-    """The server's own words; without them what the last exception says."""
-    said = (str(text) for one in chain if (text := getattr(one, "server_message", None)))
-    return next(said, one_line(chain[-1] if isinstance(chain[0], FileNotFoundError) else chain[0]))
+def reason(error: BaseException) -> str:
+    """The server's own words; without them those of the exception that an exception was raised from."""
+    if said := next((text for one in _chain(error) if (text := getattr(one, "server_message", None))), None):
+        return str(said)
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return one_line(error)
 
 
 def _similar(repo: str, kind: Kind) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from tracenas.errors import UserError, one_line
+from tracenas.models.checkpoints.bars import without_loading_bar
 from tracenas.models.checkpoints.fp8 import Fp8Checkpoint
 from tracenas.models.checkpoints.gguf import GgufFile
 from tracenas.rundir import cache_directory, read_json
@@ -140,7 +141,7 @@ def _quiet() -> Iterator[None]:
     import transformers.modeling_gguf_pytorch_utils as reader
     from transformers.utils import logging as transformers_logging
 
-    transformers_logging.disable_progress_bar()
+    without_loading_bar()
     level, bar = transformers_logging.get_verbosity(), vars(reader).get("tqdm")
     transformers_logging.set_verbosity(logging.CRITICAL)
     if bar is not None:

@@ -9,6 +9,7 @@ from torch import nn
 from tracenas.dtypes import TORCH_NAMES, short_name
 from tracenas.errors import UserError, one_line
 from tracenas.families import Block, Options
+from tracenas.models.checkpoints.bars import without_loading_bar
 from tracenas.models.checkpoints.base_files import BaseFiles
 from tracenas.models.checkpoints.checking import check_checkpoint
 from tracenas.models.checkpoints.configuration import named_tensors
@@ -170,10 +171,9 @@ def load(
 
 def _load_model(source: ModelSource, dtype: torch.dtype, trust_remote_code: bool) -> nn.Module:
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
-    from transformers.utils import logging
 
     register(source.family.model_type)
-    logging.disable_progress_bar()
+    without_loading_bar()
     remote = trust_remote_code and not str(source.config.get("model_type", "")).startswith("tracenas_")
     auto: Any = AutoModelForSeq2SeqLM if source.is_encoder_decoder else AutoModelForCausalLM
     # where the files hold two matrices, config.json may say otherwise
