@@ -58,7 +58,11 @@ Sparsity = Annotated[str, Accepts(metavar="SHARE|N:M")]
 
 Proxies = Annotated[str, Accepts(("auto",), PROXIES.names, several=True)]
 
-ModelName = Annotated[str, Accepts(file=True), Field(description="The model: a directory, a .gguf file or a hub id.")]
+ModelName = Annotated[
+    str,
+    Accepts(file=True),
+    Field(description="The model: a directory, a .gguf file, or ORGANISATION/NAME[@REVISION] on the hub."),
+]
 TextField = Annotated[
     str | None,
     Field(description="Name of the field that holds the text; for JSONL, CSV, Parquet and hub data. Default: text."),

@@ -15,6 +15,7 @@ class PushConfig(StageConfig):
 
     without = ("seed", "device", "dtype", "threads", "trust_remote_code")
     behind: ClassVar[str] = "repo"
+    wanted = ("private", "revision", "dry_run")
 
     directory: Path = Field(description="The checkpoint: its directory.")
     repo: str = Field(description="Where to: ORGANISATION/NAME on the hub; made if it is not there.")
