@@ -75,7 +75,7 @@ def _words(group: str) -> list[str]:
 
 def _command(name: str, command: Command) -> click.Command:
     from tracenas import config as configs
-    from tracenas.options import help_all, setting_parameters
+    from tracenas.options import TAKES_RECIPES, help_all, recipe_option, recipe_path, setting_parameters
 
     kind = getattr(configs, command.config)
     params: list[click.Parameter] = [
@@ -86,6 +86,7 @@ def _command(name: str, command: Command) -> click.Command:
             metavar="PATH",
             help="YAML file with settings; those of the command line replace them.",
         ),
+        *([recipe_option()] if name in TAKES_RECIPES else []),
         click.Option(["--json", "json_output"], is_flag=True, help="Print one JSON object instead of tables."),
         *_loudness(),
         help_all(),
@@ -96,6 +97,8 @@ def _command(name: str, command: Command) -> click.Command:
     ) -> None:
         above = click.get_current_context().find_root().params
         level = chosen_level(verbose=verbose or above["verbose"], quiet=quiet or above["quiet"])
+        if (named := options.pop("recipe", None)) is not None:
+            config = recipe_path(named, config)
         stored: dict[str, Any] = _yaml(config, name) if config is not None else {}
         here = _values(kind, arguments, stored, options)
         settings = configs.build(kind, {**stored, **here}, inherited=stored.keys() - here.keys())

@@ -1,6 +1,7 @@
 """Options of the command line: one per setting, with what it accepts, for help texts and completion."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import click
 from click.shell_completion import CompletionItem
@@ -8,8 +9,13 @@ from click.shell_completion import CompletionItem
 from tracenas.config import StageConfig, positional_setting
 from tracenas.config.accepted import Accepts, accepted
 from tracenas.config.groups import NEEDED, WANTED, groups
+from tracenas.errors import UserError
+from tracenas.recipes import recipe, recipes
 
-__all__ = ["help_all", "setting_parameters", "write_groups"]
+__all__ = ["TAKES_RECIPES", "help_all", "recipe_option", "recipe_path", "setting_parameters", "write_groups"]
+
+TAKES_RECIPES = ("plan", "recover", "run")
+"""Commands that settings files of the package are for."""
 
 _ALL = "tracenas.options.all"
 """In click's `ctx.meta`: whether help shows every setting."""
@@ -33,6 +39,25 @@ def write_groups(
         if rows:
             with formatter.section(title):
                 formatter.write_dl(rows)
+
+
+def recipe_option() -> click.Option:
+    """`--recipe`: a settings file that comes with the package."""
+    names = [one.name for one in recipes()]
+    what = Accepts(tuple(names), metavar="NAME")
+    help_text = "Settings that come with the package (`tracenas recipes`); those of the command line replace them."
+    return click.Option(["--recipe"], metavar="NAME", help=help_text, shell_complete=_completion(what))
+
+
+def recipe_path(name: str, config: Path | None) -> Path:
+    """The settings file of a recipe.
+
+    Raises:
+        UserError: if there is none of that name, or a file was given beside it.
+    """
+    if config is not None:
+        raise UserError(f"recipe {name} and config {config}: both are settings files; give one of them")
+    return recipe(name).path
 
 
 def help_all() -> click.Option:

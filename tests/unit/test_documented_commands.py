@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = [
     ROOT / "README.md",
     *sorted(p for p in (ROOT / "docs").glob("*.md") if p.name != "log.md"),
-    *sorted((ROOT / "recipes").glob("*.yaml")),
+    *sorted((ROOT / "src/tracenas/recipes").glob("*.yaml")),
 ]
 COMMAND = re.compile(r"^(?: {4,}|# *)(?:\$ )?(?:[A-Z_]+=\S+ )*(?:\S*/)?tracenas +([a-z].*)$", re.MULTILINE)
 
@@ -61,7 +61,6 @@ def test_the_command_is_accepted(page: str, line: str, tmp_path: Path, monkeypat
 
     monkeypatch.setattr(commands, "import_module", lambda _: Commands())
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     (tmp_path / "run.yaml").write_text(
         "model: m\ndata: text\nparams: 60%\neval_text: t\nout: run\n"
         "recover: {method: pretrain, data: t, tokens: 1M}\nbench: {}\n"

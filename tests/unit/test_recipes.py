@@ -1,14 +1,21 @@
+import json
 from pathlib import Path
 
 import pytest
 import yaml
 
+from tracenas.cli import invoke
+from tracenas.commands.recover.checks import parse_tokens
 from tracenas.commands.run.sections import recover_config, recovery_processes
 from tracenas.config import RecoverConfig, RunConfig, build
+from tracenas.config.effort import EFFORTS
 from tracenas.data.sources import parse_source
+from tracenas.demo import model_path
+from tracenas.recipes import recipe, recipes
 
-ALL = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
-RECIPES = [path for path in ALL if not path.stem.startswith("recover-")]
+ALL = sorted((Path(__file__).parents[2] / "src/tracenas/recipes").glob("*.yaml"))
+RECOMMENDED = [one.path for one in recipes() if one.kind == "recommended"]
+RECIPES = [path for path in ALL if not path.stem.startswith("recover-") and path not in RECOMMENDED]
 RECOVERY = [path for path in ALL if path.stem.startswith("recover-")]
 
 # TraceNAS, Table 5 (left), §4.1 and §4.2.
@@ -91,3 +98,41 @@ def test_recovery_settings_are_the_published_ones(path: Path) -> None:
         assert (recipe.warmup, recipe.decay) == (0.05, 0.30)
     else:
         assert (recipe.lora_rank, recipe.lora_alpha, recipe.global_batch, recipe.seq_len) == (8, 16, 16, 2048)
+
+
+@pytest.mark.parametrize("path", RECOMMENDED, ids=lambda path: path.stem)
+def test_recommended_ones_are_the_defaults_and_a_recovery_in_tokens(path: Path) -> None:
+    """Nothing of the search is told but the model, the budget and the text."""
+    given = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert set(given) - {"dtype"} == {"model", "params", "out", "data", "eval_text", "recover", "bench"}
+    assert path.stem.endswith(given["params"].rstrip("%")) and given["out"] == f"runs/{path.stem}"
+    settings = build(RunConfig, given)
+    made = recover_config(settings, "pruned", Path("recovered"))
+    assert (made.method, settings.compensate, settings.proxy) == ("distill", "best", "auto")
+    assert settings.size == EFFORTS["normal"]
+    assert made.tokens is not None and parse_tokens(made.tokens) >= 1_000_000 and made.max_steps is None
+
+
+def test_recipes_are_listed_with_what_they_need(capsys: pytest.CaptureFixture[str]) -> None:
+    assert {one.path for one in recipes()} == set(ALL) and len(RECOMMENDED) == 6
+    assert all(one.title.endswith(".") and one.hardware for one in recipes())
+    assert recipe("qwen3-8b-75").command == "tracenas run --recipe qwen3-8b-75"
+    assert all(one.command.endswith(f"--recipe {one.name}") for one in recipes())
+    assert invoke(["recipes"]) == 0
+    shown = capsys.readouterr().out
+    assert all(one.name in shown for one in recipes())
+    assert shown.index("qwen3-8b-75") < shown.index("llama-2-7b-2.7b")
+    assert invoke(["recipes", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["kind"] == "recommended"
+
+
+def test_a_recipe_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command line replaces its settings; an unknown one, or a file beside it, is refused."""
+    monkeypatch.chdir(tmp_path)
+    plan = ["plan", "--recipe", "smollm2-135m-75", "--no-timing", "--json", f"model={model_path()}"]
+    assert invoke(plan) == 0
+    assert json.loads(capsys.readouterr().out)["budget"]["limit"] == int(0.75 * 2_869_920)
+    assert invoke(["run", "--recipe", "smollm2-135m-57"]) == 2
+    assert "no recipe 'smollm2-135m-57': did you mean 'smollm2-135m-75'?" in capsys.readouterr().err
+    assert invoke([*plan, "--config", "other.yaml"]) == 2
+    assert "recipe smollm2-135m-75 and config other.yaml: both are settings files" in capsys.readouterr().err

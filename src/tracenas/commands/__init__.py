@@ -90,6 +90,7 @@ COMMANDS: dict[str, Command] = {
     "bench": Command("bench:bench", "BenchConfig", "Latency, throughput and memory of models.", file=True),
     "export": Command("export:export", "ExportConfig", "Write a checkpoint for llama.cpp (GGUF).", file=True),
     "push": Command("push:push", "PushConfig", "Put a checkpoint on the Hugging Face hub, after a check."),
+    "recipes": Command("recipes:show", "RecipesConfig", "Settings files that come with the package."),
     "report": Command("report:report", "ReportConfig", "Draw a run's report.html again.", file=True),
     "study": Command("study.command:study", "StudyConfig", "Which proxies order architectures as recovery does."),
     "study ablation": Command("study.ablation:ablation", "AblationConfig", "A proxy's ranking from less text or rank."),

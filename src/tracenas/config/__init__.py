@@ -8,6 +8,7 @@ from tracenas.config.plan import PlanConfig
 from tracenas.config.pruning import (
     DemoConfig,
     PruneConfig,
+    RecipesConfig,
     ReportConfig,
     ScoreConfig,
     SearchConfig,
@@ -45,6 +46,7 @@ __all__ = [
     "PlanConfig",
     "PruneConfig",
     "PushConfig",
+    "RecipesConfig",
     "RecoverConfig",
     "ReportConfig",
     "RunConfig",

@@ -16,7 +16,7 @@ from tracenas.saliency.methods import METHODS
 from tracenas.saliency.starts import DEFAULT_STARTS, PUBLISHED_STARTS, SOLVED, STARTS, start_names
 from tracenas.strategies import STRATEGIES
 
-__all__ = ["DemoConfig", "PruneConfig", "ReportConfig", "ScoreConfig", "SearchConfig"]
+__all__ = ["DemoConfig", "PruneConfig", "RecipesConfig", "ReportConfig", "ScoreConfig", "SearchConfig"]
 
 
 def _strategies(config: Any) -> set[str]:
@@ -225,6 +225,12 @@ class ReportConfig(StageConfig):
 
     run: Path = Field(description="The run: its directory.")
     out: Path | None = Field(None, description="HTML file to write; default: RUN/report.html.")
+
+
+class RecipesConfig(StageConfig):
+    """The settings files that come with the package."""
+
+    without = ("seed", "device", "dtype", "threads", "trust_remote_code")
 
 
 class DemoConfig(StageConfig):

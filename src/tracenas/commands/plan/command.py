@@ -85,6 +85,7 @@ def plan(config: PlanConfig) -> SearchPlan:
             download=base * shape.element if source.commit else 0,
             trained=None if trained is None else figures["params"] // (trained.processes if trained.sharded else 1),
             adapters=trained is not None and trained.adapters,
+            taught=trained is not None and trained.taught,
         ),
         source.origin,
         None if config.sensitivity is None else predicted_rises(config.sensitivity, target),

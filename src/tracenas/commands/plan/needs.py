@@ -57,6 +57,7 @@ def needs(
     download: int = 0,
     trained: int | None = None,
     adapters: bool = False,
+    taught: bool = False,
 ) -> tuple[Need, ...]:
     """What a search, the checkpoint and a recovery take.
 
@@ -68,10 +69,11 @@ def needs(
         download: bytes of a model that is not here yet.
         trained: parameters that a recovery trains, on one device; None: there is no recovery.
         adapters: whether it trains adapters alone.
+        taught: whether the dense model runs beside it.
     """
     on_gpu = device == "cuda"
     search = memory.total - memory.compensation if on_gpu else memory.total
-    training = 0 if trained is None else trained * (4 if adapters else _TRAINING)
+    training = 0 if trained is None else trained * (4 if adapters else _TRAINING) + taught * memory.weights
     states = 0 if trained is None or adapters else _CHECKPOINTS * _TRAINING * trained
     host = memory.compensation + memory.weights if on_gpu else max(search, training)
     disk = shutil.disk_usage(Path.cwd()).free
