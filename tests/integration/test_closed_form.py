@@ -1,6 +1,7 @@
 """Sensitivity tables, `prune --method fisher` and `--method mlp`, by the command line."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,8 @@ def test_the_measured_rise_is_above_the_dense_loss(
     made = printed(capsys, prune(home, tmp_path / "out", *settings))
     assert dense["one_shot"]["predicted_rise"] == 0 and dense["one_shot"]["measured_rise"] == pytest.approx(0, abs=1e-5)
     assert made["one_shot"]["measured_rise"] == pytest.approx(made["loss"] - dense["loss"], abs=1e-4)
+    of_base = re.search(r"\| calibration loss of the base \| (.+) \|", (tmp_path / "out" / "README.md").read_text())
+    assert of_base is not None and float(of_base[1]) == pytest.approx(dense["loss"], abs=1e-4)
 
 
 def test_mlp_only_is_a_stock_checkpoint(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,7 @@ from fake_hub import FakeHub, fake_hub, use_hub
 from tiny import save_tiny, save_words
 
 from tracenas.cli import invoke
+from tracenas.models.checkpoints.publishing import check_names
 from tracenas.rundir import read_json
 
 pytestmark = [
@@ -56,7 +57,10 @@ def test_a_run_keeps_to_its_commit(
     assert "base_model: org/tiny\n" in card
     assert f"`org/tiny@{moving}`, pruned by tracenas" in card
     assert f"tracenas prune org/tiny@{moving} --out pruned --arch best.json" in card
+    assert "| calibration text | text.txt |" in card
+    assert f"| calibration loss of the base | {read_json(run / 'base.json')['loss']:.6f} |" in card
     assert str(tmp_path) not in card
+    check_names([out / "README.md", out / "config.json"])
     assert invoke(["plan", "org/tiny@dev"]) == 0  # the branch as it is now
 
 

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from tracenas.errors import UserError, first_line
 from tracenas.rundir import atomic_path
 
-__all__ = ["check_vocabulary", "default_micro_batch", "load_tokens", "noted_bos", "save_tokens"]
+__all__ = ["check_vocabulary", "default_micro_batch", "load_tokens", "noted_bos", "noted_source", "save_tokens"]
 
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.uint8)
 
@@ -71,6 +71,13 @@ def noted_bos(path: str | Path) -> bool | None:
     if note not in (None, "true", "false"):
         raise UserError(f"'{path}': its metadata say bos '{note}', accepted: true, false")
     return None if note is None else note == "true"
+
+
+def noted_source(path: str | Path) -> str | None:
+    """Where a token file says that its tokens come from (metadata `source`); None: it does not say."""
+    with _opened(path) as file:
+        source: str | None = (file.metadata() or {}).get("source")
+    return source
 
 
 @contextmanager

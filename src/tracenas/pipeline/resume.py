@@ -18,6 +18,7 @@ __all__ = [
     "CONFIG",
     "as_started",
     "check_same",
+    "recorded_base_loss",
     "recorded_commits",
     "resolve_settings",
     "same_model",
@@ -25,7 +26,7 @@ __all__ = [
     "write_settings",
 ]
 
-CONFIG = "config.yaml"
+CONFIG, _BASE = "config.yaml", "base.json"
 C = TypeVar("C", bound=StageConfig)
 
 
@@ -109,15 +110,26 @@ def same_model(out: Path, base_loss: float) -> None:
     Raises:
         UserError: if it has.
     """
-    path = out / "base.json"
-    if path.is_file():
-        stored = read_json(path)
-        recorded = stored.get("loss") if isinstance(stored, dict) else None
-        if not is_number(recorded):
-            raise UserError(f"{path}: holds no loss; remove it if the model is the one that the run began with")
+    if (recorded := recorded_base_loss(out)) is not None:
         if abs(recorded - base_loss) > 1e-4 * max(1.0, abs(recorded)):
             raise UserError(
                 f"--resume with another model: its calibration loss is {base_loss:.6f}, the run's is {recorded:.6f}"
             )
     else:
-        write_json(path, {"loss": base_loss})
+        write_json(out / _BASE, {"loss": base_loss})
+
+
+def recorded_base_loss(run: Path) -> float | None:
+    """The base's loss on a run's calibration, nats per token; None where it is not recorded yet.
+
+    Raises:
+        UserError: if the file holds something else.
+    """
+    path = run / _BASE
+    if not path.is_file():
+        return None
+    stored = read_json(path)
+    recorded = stored.get("loss") if isinstance(stored, dict) else None
+    if not is_number(recorded):
+        raise UserError(f"{path}: holds no loss; remove it if the model is the one that the run began with")
+    return float(recorded)

@@ -5,11 +5,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from tracenas.config import PruneConfig
+from tracenas.data.tokens import noted_source
 from tracenas.models.checkpoints.card import model_card
 from tracenas.models.checkpoints.published import published
 from tracenas.models.checkpoints.readme import read_front_matter
 from tracenas.models.checkpoints.writing import Draft
 from tracenas.pipeline.one_shot import OneShot
+from tracenas.pipeline.run_directory import CALIBRATION
 from tracenas.pipeline.serving import serving
 from tracenas.pipeline.session import Session
 from tracenas.rundir import provenance
@@ -36,6 +38,7 @@ def pruned_card(
         losses: lines on how it was realised, and with what losses.
         one_shot: what the method made of the budget; None: the architecture was given.
     """
+    text = session.refit.data if session.run is None else noted_source(session.run / CALIBRATION)
     source, space, (count, length) = session.target.source, session.space, session.tokens.shape
     return model_card(
         config.out.name,
@@ -48,6 +51,7 @@ def pruned_card(
         pipeline="text2text-generation" if draft.config.get("is_encoder_decoder") else "text-generation",
         command=shlex.join(_command(config, searched=session.run is not None)),
         numbers={
+            **({"calibration text": published(text)} if text is not None else {}),
             "calibration windows": f"{count} of {length} tokens, {session.start}",
             **({"sub-blocks kept at full width": config.exclude} if config.exclude else {}),
             **losses,

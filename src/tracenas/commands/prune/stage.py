@@ -20,6 +20,7 @@ from tracenas.pipeline.refit.choice import WrittenRealisation, choose
 from tracenas.pipeline.refit.fitting import candidate_loss, scored_loss
 from tracenas.pipeline.refit.record import ScoredRealisation
 from tracenas.pipeline.refit.statistics import StoredGrams
+from tracenas.pipeline.resume import recorded_base_loss
 from tracenas.pipeline.session import Session
 from tracenas.pipeline.target import PruningTarget
 from tracenas.pipeline.verification import compare_losses, output_dtypes, verified_loss
@@ -73,10 +74,11 @@ def _prune_session(session: Session, config: PruneConfig) -> Pruned:
 
 @dataclass(frozen=True)
 class _Realised:
-    """What is to be written, beside the cut: its loss in memory, the candidate's as scored, refitted outputs."""
+    """What is to be written, beside the cut: its loss in memory, the candidate's as scored, the base's, refits."""
 
     loss: float
     scored_loss: float
+    base_loss: float | None
     choice: WrittenRealisation
     outputs: Mapping[Key, torch.Tensor] | None = None
 
@@ -89,10 +91,13 @@ def _realise(
     Afterwards the loaded model's units are in the base's order again.
     """
     method = config.compensate if config.compensate != "auto" else scored.method
+    base_loss = None if session.run is None else recorded_base_loss(session.run)
     if expected is not None and method in ("none", "plain") and scored.method == "plain":
         # The reloaded checkpoint is compared with the journal.
-        return _Realised(expected, expected, WrittenRealisation("plain"))
+        return _Realised(expected, expected, base_loss, WrittenRealisation("plain"))
     net = session.supernet()
+    if base_loss is None:
+        base_loss = candidate_loss(session, session.space.base)
     loss = again = scored_loss(session, arch, scored)
     if expected is not None:
         compare_losses("the candidate's calibration loss", again, "the journal's", expected, session.dtype)
@@ -103,7 +108,7 @@ def _realise(
     elif scored.method != "plain":
         loss = candidate_loss(session, arch)
     net.restore()
-    return _Realised(loss, again if expected is None else expected, choice, outputs)
+    return _Realised(loss, again if expected is None else expected, base_loss, choice, outputs)
 
 
 def written_realisation(
@@ -128,6 +133,7 @@ def _write(
         if outcome is not None:
             write_json(draft.path / ARCHITECTURE, {"architecture": arch.to_json()})
         losses = {
+            **({} if realised.base_loss is None else {"calibration loss of the base": f"{realised.base_loss:.6f}"}),
             "calibration loss as scored, nats per token": f"{realised.scored_loss:.6f}",
             "calibration loss of this checkpoint, reloaded": f"{reloaded[0]:.6f}",
             **realised.choice.facts(),
