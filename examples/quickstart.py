@@ -19,4 +19,4 @@ run = tracenas.search(
     seq_len=128,
 )
 pruned = tracenas.prune(model, arch=run.best, out=Path(out) / "pruned")
-print(tracenas.evaluate([model, pruned.path], text=held_out, seq_len=128, max_windows=16).table())
+print(tracenas.evaluate([model, pruned.path], text=held_out, seq_len=128, windows=16).table())

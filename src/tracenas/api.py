@@ -129,11 +129,12 @@ def evaluate(models: Sequence[str | Path], **settings: Any) -> "Evaluation":
     return call("eval", {"models": models, **settings})
 
 
-def run(
-    model: str | Path, *, data: str | Path, eval_text: str | Path, params: str, out: str | Path, **settings: Any
-) -> "RunOutcome":
-    """Search, prune, compare and report, resumable; `recover={…}`, `eval={…}`, `bench={…}` add these stages."""
-    return call("run", {"model": model, "data": data, "eval_text": eval_text, "params": params, "out": out, **settings})
+def run(model: str | Path, *, data: str | Path, params: str, out: str | Path, **settings: Any) -> "RunOutcome":
+    """Search, prune, compare on the held-out `text="…"` and report, resumable.
+
+    `recover={…}`, `eval={…}` and `bench={…}` add these stages.
+    """
+    return call("run", {"model": model, "data": data, "params": params, "out": out, **settings})
 
 
 def report(run: str | Path, **settings: Any) -> "Reported":
@@ -166,18 +167,20 @@ def sparsify(model: str | Path, *, sparsity: str, out: str | Path, **settings: A
     return call("sparsify", {"model": model, "sparsity": sparsity, "out": out, **settings})
 
 
-def metric_search(
-    model: str | Path, *, data: str | Path, eval_text: str | Path, out: str | Path, **settings: Any
-) -> "MetricSearched":
-    """Discover symbolic pruning metrics by genetic programming, resumable (`tracenas metric search`)."""
-    return call("metric search", {"model": model, "data": data, "eval_text": eval_text, "out": out, **settings})
+def metric_search(model: str | Path, *, data: str | Path, out: str | Path, **settings: Any) -> "MetricSearched":
+    """Discover symbolic pruning metrics by genetic programming, resumable (`tracenas metric search`).
+
+    Their fitness is measured on the held-out `text="…"`.
+    """
+    return call("metric search", {"model": model, "data": data, "out": out, **settings})
 
 
-def study(
-    model: str | Path, *, data: str | Path, eval_text: str | Path, out: str | Path, **settings: Any
-) -> "StudyOutcome":
-    """Do proxies order architectures as their recovered quality does? Resumable (`tracenas study`)."""
-    return call("study", {"model": model, "data": data, "eval_text": eval_text, "out": out, **settings})
+def study(model: str | Path, *, data: str | Path, out: str | Path, **settings: Any) -> "StudyOutcome":
+    """Do proxies order architectures as their recovered quality does? Resumable (`tracenas study`).
+
+    Losses are measured on the held-out `text="…"`.
+    """
+    return call("study", {"model": model, "data": data, "out": out, **settings})
 
 
 def ablation(model: str | Path, *, data: str | Path, out: str | Path, **settings: Any) -> "Ablated":

@@ -99,9 +99,9 @@ def _command(name: str, command: Command) -> click.Command:
         level = chosen_level(verbose=verbose or above["verbose"], quiet=quiet or above["quiet"])
         if (named := options.pop("recipe", None)) is not None:
             config = recipe_path(named, config)
-        stored: dict[str, Any] = _yaml(config, name) if config is not None else {}
-        here = _values(kind, arguments, stored, options)
-        settings = configs.build(kind, {**stored, **here}, inherited=stored.keys() - here.keys())
+        stored = configs.current_names(kind, _yaml(config, name)) if config is not None else {}
+        here = configs.current_names(kind, _values(kind, arguments, options))
+        settings = configs.build(kind, _merged(kind, stored, here), inherited=stored.keys() - here.keys())
         first = is_first(name, tuple(n for n, c in COMMANDS.items() if c.parallel))
         with (
             on_stderr(level if first else LEVELS["error"]),
@@ -137,20 +137,27 @@ def _log_path(command: Command, settings: Any) -> Path | None:
     return log_beside(out) if command.file else out / ERROR_LOG
 
 
-def _values(kind: Any, arguments: Sequence[str], stored: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
-    """Settings from `key=value`, then options; later ones win. A section's join those that the YAML file has."""
-    from tracenas.config import positional_setting
-
+def _merged(kind: Any, stored: dict[str, Any], here: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a YAML file with those of the command line, which win; a section's are joined."""
     for name in kind.sections:
         if name in stored and stored[name] is None:  # `bench:` with nothing below it: the stage, with its defaults
             stored[name] = {}
+        if isinstance(here.get(name), dict) and isinstance(stored.get(name), dict):
+            here[name] = {**stored[name], **here[name]}
+    return {**stored, **here}
+
+
+def _values(kind: Any, arguments: Sequence[str], options: dict[str, Any]) -> dict[str, Any]:
+    """Settings from `key=value`, then options; later ones win."""
+    from tracenas.config import positional_setting
+
     values: dict[str, Any] = {}
     plain: list[str] = []
     for argument in arguments:
         key, equals, value = argument.partition("=")
         section, dot, setting = key.replace("-", "_").partition(".")
         if equals and dot and section in kind.sections and not Path(argument).exists():
-            values[section] = {**(values.get(section) or stored.get(section) or {}), setting: _scalar(value)}
+            values[section] = {**(values.get(section) or {}), setting: _scalar(value)}
         elif equals and key.replace("-", "_").isidentifier() and not Path(argument).exists():
             values[key.replace("-", "_")] = _scalar(value)
         else:
@@ -172,6 +179,7 @@ def _scalar(text: str) -> Any:
 
 
 def _yaml(path: Path, command: str) -> dict[str, Any]:
+    from tracenas.config import current_names
     from tracenas.settings import read_settings
 
     data = read_settings(path, what="config")
@@ -179,8 +187,7 @@ def _yaml(path: Path, command: str) -> dict[str, Any]:
     reads = _config(command).reads
     if kind not in (command, *reads) and not {kind, command} <= {"run", "search"}:
         raise UserError(f"config {path}: settings of `tracenas {kind}`, not of `tracenas {command}`")
-    settings = {str(k).replace("-", "_"): v for k, v in data.items()}
-    return _as_read(settings, command) if reads else settings
+    return _as_read(current_names(_config("run"), data), command) if reads else data
 
 
 def _as_read(settings: dict[str, Any], command: str) -> dict[str, Any]:

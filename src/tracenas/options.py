@@ -99,7 +99,12 @@ def setting_parameters(kind: type[StageConfig]) -> list[click.Parameter]:
         shell_complete=_completion(accepted(kind.model_fields[positional])) if positional else None,
     )
     names = [name for members in groups(kind).values() for name in members if name != positional]
-    return [arguments, *(_option(kind, name) for name in names)]
+    former = [name for name in kind.former if kind.former[name] in names and name not in names]
+    return [
+        arguments,
+        *(_option(kind, name) for name in names),
+        *(click.Option(["--" + name.replace("_", "-"), name], hidden=True) for name in former),
+    ]
 
 
 def _option(kind: type[StageConfig], name: str) -> click.Option:

@@ -14,7 +14,7 @@ DEMO = Path(__file__).parents[2] / "src" / "tracenas" / "demo"
 
 
 def command(out: Path, *more: str) -> list[str]:
-    data = ["--data", str(DEMO / "calibration.txt"), "--eval-text", str(DEMO / "heldout.txt")]
+    data = ["--data", str(DEMO / "calibration.txt"), "--text", str(DEMO / "heldout.txt")]
     given = ["max_steps=8", "global_batch=8", "micro_batch=4", "seq_len=256", "save_every=4", "log_every=1"]
     return ["recover", str(DEMO / "model"), "--method", "pretrain", *data, "--out", str(out), *given, *more]
 

@@ -11,7 +11,7 @@ import pytest
 pytestmark = pytest.mark.gpu
 
 DEMO = Path(__file__).parents[2] / "src" / "tracenas" / "demo"
-QUICK = ["samples=4", "seq_len=128", "population=4", "elites=2", "iterations=2", "eval_windows=8"]
+QUICK = ["samples=4", "seq_len=128", "population=4", "elites=2", "iterations=2", "windows=8"]
 TRAIN = ["recover.method=pretrain", "recover.max_steps=8", "recover.global_batch=8", "recover.seq_len=128"]
 BENCH = ["bench.prompt=128", "bench.new_tokens=8", "bench.trials=3"]
 
@@ -22,7 +22,7 @@ def run(out: Path, *more: str) -> dict[str, object]:
     if not torch.cuda.is_available():
         pytest.skip("no GPU")
     model = ["run", str(DEMO / "model"), "--data", str(DEMO / "calibration.txt"), "--params", "60%"]
-    command = [*model, "--eval-text", str(DEMO / "heldout.txt"), "--out", str(out), "--json", *QUICK, *more]
+    command = [*model, "--text", str(DEMO / "heldout.txt"), "--out", str(out), "--json", *QUICK, *more]
     done = subprocess.run(
         [sys.executable, "-m", "tracenas.cli", *command],
         env={**os.environ, "TRACENAS_TRACEBACK": "1"},
@@ -37,7 +37,7 @@ def run(out: Path, *more: str) -> dict[str, object]:
 
 def test_everything_in_bf16(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    found = run(out, *TRAIN, "recover.log_every=1", "eval.max_windows=8", *BENCH)
+    found = run(out, *TRAIN, "recover.log_every=1", "eval.windows=8", *BENCH)
     rows = {row["name"]: row for row in found["comparison"]}  # type: ignore[attr-defined]
     assert rows["found"]["recovered"]["nll"] < rows["found"]["checkpoint"]["nll"]
     bench = json.loads((out / "bench.json").read_text())

@@ -83,7 +83,7 @@ def settings(model: Path, data: object, out: Path, **changes: Any) -> RecoverCon
         "out": out,
         "max_steps": 6,
         "global_batch": 4,
-        "micro_batch": 2,
+        "batch": 2,
         "seq_len": 32,
         "save_every": 2,
         "log_every": 1,

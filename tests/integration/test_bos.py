@@ -153,13 +153,13 @@ def test_recovery_has_a_bos_per_document(home: Path, tmp_path: Path, method: str
         method=method,
         data=home / "text.txt",
         out=tmp_path / "out",
-        eval_text=str(home / "held-out.txt"),
+        text=str(home / "held-out.txt"),
         **settings,
     )
     assert found.bos is True and len(log_of(tmp_path / "out")) >= 2
     assert "bos: true" in (tmp_path / "out" / "README.md").read_text()
     before = math.log(found.perplexity_before)
-    assert math.isclose(before, evaluated(home, max_windows=64)["nll"], rel_tol=1e-5)
+    assert math.isclose(before, evaluated(home, windows=64)["nll"], rel_tol=1e-5)
 
 
 def test_instructions_begin_with_bos(home: Path, tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ def test_sparsify_select_and_study(home: Path, tmp_path: Path) -> None:
     tracenas.study(
         home / "model",
         data=data,
-        eval_text=str(home / "held-out.txt"),
+        text=str(home / "held-out.txt"),
         out=tmp_path / "study",
         params="60%",
         architectures=3,
@@ -203,7 +203,7 @@ def test_sparsify_select_and_study(home: Path, tmp_path: Path) -> None:
         starts="plain",
         steps=1,
         recover_batch=2,
-        eval_windows=4,
+        windows=4,
         resamples=0,
         **SMALL,
     )
@@ -217,13 +217,13 @@ def test_metric_search(home: Path, tmp_path: Path) -> None:
     tracenas.metric_search(
         home / "model",
         data=str(home / "text.txt"),
-        eval_text=str(home / "held-out.txt"),
+        text=str(home / "held-out.txt"),
         out=tmp_path / "metric",
         population=3,
         elites=1,
         iterations=2,
         variables="W,X",
-        eval_windows=4,
+        windows=4,
         **SMALL,
     )
     for name in ("calibration", "heldout"):

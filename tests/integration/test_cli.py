@@ -74,7 +74,7 @@ def test_the_python_api_does_what_the_commands_do(finished: Path, tmp_path: Path
         run = tracenas.search(model_path(), data=calibration_path(), params="60%", out=tmp_path / name, **settings)
     assert run.score == json.loads((finished / "best.json").read_text())["score"]
     pruned = tracenas.prune(model_path(), arch=run.best, out=tmp_path / "pruned")
-    table = tracenas.evaluate([model_path(), pruned.path], text=str(heldout_path()), seq_len=32, max_windows=2).table()
+    table = tracenas.evaluate([model_path(), pruned.path], text=str(heldout_path()), seq_len=32, windows=2).table()
     assert str(pruned.path) in table
     with pytest.raises(tracenas.UserError, match="did you mean 'population'"):
         tracenas.search(model_path(), data="x", params="60%", out=tmp_path / "c", populaton=3)
@@ -126,14 +126,14 @@ def test_a_pruned_checkpoint_can_be_pruned_again(
     assert invoke(argv) == 0
     assert invoke(["prune", str(first), "--arch", str(run / "best.json"), "--out", str(second)]) == 0
     capsys.readouterr()
-    assert invoke(["eval", str(first), str(second), "--text", str(heldout_path()), "--max-windows", "2", "--json"]) == 0
+    assert invoke(["eval", str(first), str(second), "--text", str(heldout_path()), "--windows", "2", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert rows[1]["params"] <= 0.8 * rows[0]["params"]
     assert {"perplexity", "nll", "tokens"} <= set(rows[0])
 
 
 def test_eval_of_one_model_is_one_object(capsys: pytest.CaptureFixture[str]) -> None:
-    argv = ["eval", str(model_path()), "--text", str(heldout_path()), "--max-windows", "2", "--seq-len", "64", "--json"]
+    argv = ["eval", str(model_path()), "--text", str(heldout_path()), "--windows", "2", "--seq-len", "64", "--json"]
     assert invoke(argv) == 0
     row = json.loads(capsys.readouterr().out)
     assert row["tokens"] == 2 * 63
@@ -141,8 +141,8 @@ def test_eval_of_one_model_is_one_object(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_run_compares_and_reports_and_resumes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    argv = ["run", *SEARCH[1:], "--out", str(tmp_path / "r"), "--eval-text", str(heldout_path())]
-    argv += ["--eval-windows", "4", "--random-architectures", "1", "--json"]
+    argv = ["run", *SEARCH[1:], "--out", str(tmp_path / "r"), "--text", str(heldout_path())]
+    argv += ["--windows", "4", "--random-architectures", "1", "--json"]
     assert invoke(argv) == 0
     first = json.loads(capsys.readouterr().out)
     assert [row["name"] for row in first["comparison"]] == ["base", "uniform", "random 1", "found"]

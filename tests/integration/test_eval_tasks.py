@@ -58,7 +58,7 @@ def test_tasks_and_text_in_one_call_equal_lm_eval(
 ) -> None:
     out = tmp_path / "results.json"
     argv = ["eval", DEMO, "--tasks", "piqa,arc_easy,winogrande:3", "--task-data", str(TASKS), "--device", "cpu"]
-    argv += ["--text", str(heldout_path()), "--max-windows", "2", "--seq-len", "64", "--json", "--out", str(out)]
+    argv += ["--text", str(heldout_path()), "--windows", "2", "--seq-len", "64", "--json", "--out", str(out)]
     assert invoke(argv) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["perplexity"] > 1 and found["tokens"] == 126
@@ -146,7 +146,7 @@ def test_an_unknown_task_gets_a_suggestion_from_all_of_lm_eval(capsys: pytest.Ca
 def test_two_processes_give_what_one_gives(capsys: pytest.CaptureFixture[str]) -> None:
     """torchrun on gloo: windows and requests are shared out, one process prints."""
     argv = ["eval", DEMO, "--tasks", "piqa,winogrande:3", "--task-data", str(TASKS), "--device", "cpu", "--json"]
-    argv += ["--text", str(heldout_path()), "--max-windows", "5", "--seq-len", "128"]
+    argv += ["--text", str(heldout_path()), "--windows", "5", "--seq-len", "128"]
     assert invoke(argv) == 0
     one = json.loads(capsys.readouterr().out)
     launch = [

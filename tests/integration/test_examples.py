@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 def test_the_pipeline_is_valid() -> None:
     values = yaml.safe_load((ROOT / "examples" / "run.yaml").read_text(encoding="utf-8"))
     config = build(RunConfig, values)
-    assert all((ROOT / path).exists() for path in (config.model, config.data, config.eval_text))
+    assert all((ROOT / path).exists() for path in (config.model, config.data, config.text))
     assert config.recover is not None and config.eval is not None and config.bench is not None
 
 

@@ -92,9 +92,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
 def test_pretrain_of_a_heterogeneous_checkpoint(toys: Toys, tmp_path: Path) -> None:
     out = tmp_path / "out"
     found = recover(
-        settings(
-            toys.pruned, toys.text, out, eval_text=str(toys.held_out), max_steps=30, save_every=10, peak_tflops=1.0
-        )
+        settings(toys.pruned, toys.text, out, text=str(toys.held_out), max_steps=30, save_every=10, peak_tflops=1.0)
     )
     assert found.perplexity is not None and found.perplexity_before is not None
     assert found.perplexity < 0.5 * found.perplexity_before
@@ -161,7 +159,7 @@ def test_resumed_run_equals_the_undisturbed_one(
 
 def test_tokens_in_place_of_steps(toys: Toys, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Batches of a fiftieth, steps that make up the tokens; what they come to is told and kept."""
-    given = {"max_steps": None, "global_batch": None, "tokens": "6.4k", "micro_batch": None, "save_every": 25}
+    given = {"max_steps": None, "global_batch": None, "tokens": "6.4k", "batch": None, "save_every": 25}
     caplog.set_level("INFO", "tracenas")
     found = recover(settings(toys.pruned, toys.text, tmp_path / "out", **given))
     assert found.steps == 50 and found.tokens == 6400
@@ -233,7 +231,7 @@ def test_best_checkpoint_is_kept(toys: Toys, tmp_path: Path) -> None:
             toys.dense,
             toys.text,
             out,
-            eval_text=str(toys.held_out),
+            text=str(toys.held_out),
             learning_rate=0.3,
             warmup=1.0,
             decay=0.0,
@@ -261,7 +259,7 @@ def test_what_is_reported_chooses_nothing(
     monkeypatch.setattr(trainer, "held_out_nll", lambda model, batches: next(told))
     data = {"pretrain": toys.text, "lora": toys.instructions}[method]
     changes: dict[str, Any] = {"method": method, "seq_len": 96 if method == "lora" else 32}
-    found = recover(settings(toys.pruned, data, tmp_path / "out", eval_text=str(toys.held_out), **changes))
+    found = recover(settings(toys.pruned, data, tmp_path / "out", text=str(toys.held_out), **changes))
     assert (found.step, found.selection_nll) == (4, 1.0)
     assert found.perplexity == pytest.approx(math.exp(5.0)) and found.reported_on == str(toys.held_out)
     assert found.selected_on.endswith(f"split off {data}")
@@ -380,7 +378,7 @@ def test_wrong_input_is_told_before_anything_is_written(toys: Toys, tmp_path: Pa
         ("is empty", {"data": str(empty)}),
         ("too short for one sequence of 32", {"data": str(tiny)}),
         ("128 positions", {"seq_len": 129}),
-        ("cannot be reached: 1 process with micro-batch 3.*3 or 6", {"micro_batch": 3}),
+        ("cannot be reached: 1 process with batch 3.*3 or 6", {"batch": 3}),
         ("fsdp shards over GPUs", {"fsdp": True}),
         ("bert", {"model": str(other)}),
         ("missing", {"model": str(broken)}),
@@ -392,8 +390,8 @@ def test_wrong_input_is_told_before_anything_is_written(toys: Toys, tmp_path: Pa
         ("is not JSON", {"method": "lora", "data": str(write_text(tmp_path / "x.jsonl", 3))}),
         ("sequences of 32 tokens, 16", {"data": str(toys.tokens), "seq_len": 16}),
         ("together at most 1", {"warmup": 0.9, "decay": 0.2}),
-        ("validation and eval-text are both", {"validation": str(toys.held_out), "eval_text": str(toys.held_out)}),
-        ("are both .*wikitext-2-raw-v1@test", {"validation": "wikitext2@test", "eval_text": "wikitext2"}),
+        ("validation and text are both", {"validation": str(toys.held_out), "text": str(toys.held_out)}),
+        ("are both .*wikitext-2-raw-v1@test", {"validation": "wikitext2@test", "text": "wikitext2"}),
         ("does not exist", {"validation": "no-such.txt"}),
         ("nothing is left to train on", {"data": str(repeated)}),
         ("nothing is left to train on", {"method": "lora", "data": str(one), "seq_len": 96}),

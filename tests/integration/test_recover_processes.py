@@ -79,7 +79,7 @@ def test_two_processes_equal_one(method: str, model: Path, tmp_path: Path) -> No
     data = write_instructions(tmp_path / "x.jsonl") if method == "lora" else write_text(tmp_path / "text.txt", 60)
     changes: dict[str, Any] = {"method": method, "learning_rate": 1e-3, "seq_len": 96 if method == "lora" else 32}
     if method != "lora":
-        changes["eval_text"] = str(write_text(tmp_path / "held-out.txt", 10, seed=1))
+        changes["text"] = str(write_text(tmp_path / "held-out.txt", 10, seed=1))
     recover(settings(model, data, tmp_path / "one", max_steps=STEPS, **changes))
     done = launch(2, "-m", "tracenas.cli", "recover", *arguments(model, data, tmp_path / "two", **changes))
     assert done.returncode == 0, done.stderr[-3000:]

@@ -16,12 +16,12 @@ SMALL = ["samples=4", "seq_len=32", "threads=1", "device=cpu"]
 SEARCH = ["params=60%", "population=4", "elites=2", "iterations=1"]
 COMMANDS: dict[str, list[str]] = {
     "search": SEARCH,
-    "run": [*SEARCH, "eval_windows=4", "random_architectures=1", "eval_text={held_out}"],
-    "study": ["params=60%", "architectures=4", "steps=2", "eval_text={held_out}", "eval_windows=4", "proxies=loss"],
-    "metric search": ["population=6", "elites=2", "iterations=1", "eval_windows=4", "eval_text={held_out}"],
+    "run": [*SEARCH, "windows=4", "random_architectures=1", "text={held_out}"],
+    "study": ["params=60%", "architectures=4", "steps=2", "text={held_out}", "windows=4", "proxies=loss"],
+    "metric search": ["population=6", "elites=2", "iterations=1", "windows=4", "text={held_out}"],
     "sparsify": ["metric=wanda", "sparsity=0.5", "ratios=search", "population=4", "elites=2", "iterations=1"],
     "select-calibration": ["method=uniform", "params=60%", "candidates=2", "samples=2", "held_out={held_out}"],
-    "recover": ["method=pretrain", "max_steps=2", "global_batch=2", "eval_text={held_out}"],
+    "recover": ["method=pretrain", "max_steps=2", "global_batch=2", "text={held_out}"],
 }
 BEYOND = {"recover": ["samples=4"], "sparsify": []}
 """Settings of SMALL that a command has not."""
@@ -61,7 +61,7 @@ def test_a_start_that_is_refused_leaves_nothing(
     if any("{held_out}" in part for part in COMMANDS[name]):
         wrong += [{"held_out": file} for file in ("no-such.txt", "field.jsonl", "table.csv")]
     if name in ("study", "metric search"):
-        wrong += [{"held_out": "late.jsonl", "eval_windows": "9999"}]
+        wrong += [{"held_out": "late.jsonl", "windows": "9999"}]
     out = place(name, tmp_path)
     for changes in wrong:
         capsys.readouterr()

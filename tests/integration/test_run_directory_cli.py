@@ -76,7 +76,7 @@ def test_one_search_at_a_time(finished: Path, capsys: pytest.CaptureFixture[str]
     try:
         while not (finished / ".lock").is_file() or not (finished / ".lock").read_text():
             time.sleep(0.01)
-        for command in (SEARCH, ["run", *SEARCH[1:], "--eval-text", str(heldout_path())]):
+        for command in (SEARCH, ["run", *SEARCH[1:], "--text", str(heldout_path())]):
             assert invoke([*command, "--out", str(finished), "--resume"]) == 2
             assert f"in use by pid {child} on " in capsys.readouterr().err
     finally:
@@ -174,7 +174,7 @@ def test_an_environment_of_a_launch_that_is_none(
     finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("RANK", "1")
-    argv = ["eval", str(model_path()), "--text", str(heldout_path()), "--max-windows", "1", "--seq-len", "32", "--json"]
+    argv = ["eval", str(model_path()), "--text", str(heldout_path()), "--windows", "1", "--seq-len", "32", "--json"]
     for command in (["plan", str(model_path()), "--params", "60%", "--json"], argv):
         assert invoke(command) == 0
         assert json.loads(capsys.readouterr().out)
@@ -192,7 +192,7 @@ def test_a_users_checkpoint_in_a_run_stays(finished: Path, tmp_path: Path, capsy
     shutil.copytree(finished, run)
     (run / "pruned").mkdir()
     (run / "pruned" / "config.json").write_text("the user's")
-    argv = ["run", *SEARCH[1:], "--eval-text", str(heldout_path()), "--out", str(run), "--resume"]
+    argv = ["run", *SEARCH[1:], "--text", str(heldout_path()), "--out", str(run), "--resume"]
     assert invoke(argv) == 2
     assert f"checkpoint directory {run / 'pruned'}: exists and is not empty" in capsys.readouterr().err
     assert (run / "pruned" / "config.json").read_text() == "the user's"

@@ -21,7 +21,7 @@ recover:
   seq_len: 16
   log_every: 1
   save_every: 2
-  eval_windows: 4
+  windows: 4
 """
 AFTER = "recover_rivals: true\neval: {}\nbench: {prompt: 8, new_tokens: 3, trials: 2, no_memory: true}\n"
 SECTIONS = TRAIN + "compensate: sequential\n" + AFTER
@@ -40,12 +40,12 @@ def command(home: Path, out: Path, sections: str, *more: str) -> list[str]:
     settings = {
         "model": home / "model",
         "data": home / "text.txt",
-        "eval_text": home / "held-out.txt",
+        "text": home / "held-out.txt",
         "out": out,
         "params": "60%",
         "samples": 4,
         "seq_len": 32,
-        "eval_windows": 4,
+        "windows": 4,
         "population": 4,
         "elites": 2,
         "iterations": 2,
@@ -161,9 +161,9 @@ def test_other_settings_are_refused_for_finished_stages(
     for change, words in (
         ("recover.max_steps=5", r"another recover.max_steps: the finished stage has 4, not 5; remove "),
         ("bench.trials=3", "another bench.trials: the finished stage has 2, not 3"),
-        ("eval.max_windows=3", "another eval.max_windows: the finished stage has None, not 3"),
+        ("eval.windows=3", "another eval.windows: the finished stage has None, not 3"),
         ("compensate=none", "another prune.compensate: the finished stage has 'sequential', not 'none'"),
-        ("eval_windows=3", "another eval_windows: the finished stage has 4, not 3"),
+        ("windows=3", "another windows: the finished stage has 4, not 3"),
         ("seed=3", "another seed"),
     ):
         assert words in complaint(capsys, [*resumed, change])

@@ -181,7 +181,7 @@ def test_metric_show_and_its_group(tmp_path: Path, capsys: pytest.CaptureFixture
 
 def metric_search(model: Path, data: Path, out: Path, *more: str) -> list[str]:
     small = [
-        "--eval-windows",
+        "--windows",
         "2",
         "--population",
         "6",
@@ -200,7 +200,7 @@ def metric_search(model: Path, data: Path, out: Path, *more: str) -> list[str]:
         str(model),
         "--data",
         str(data),
-        "--eval-text",
+        "--text",
         str(data),
         "--out",
         str(out),
@@ -254,8 +254,8 @@ def test_report_draws_a_metric_search_again(searched: Path, tmp_path: Path, caps
 
 
 def test_python_searches_as_the_command_does(searched: Path, model: Path, data: Path, tmp_path: Path) -> None:
-    small = {"eval_windows": 2, "population": 6, "elites": 2, "iterations": 4, "samples": 3, "threads": 1}
-    found = tracenas.metric_search(model, data=data, eval_text=data, out=tmp_path / "run", **small)
+    small = {"windows": 2, "population": 6, "elites": 2, "iterations": 4, "samples": 3, "threads": 1}
+    found = tracenas.metric_search(model, data=data, text=data, out=tmp_path / "run", **small)
     assert found.metric == json.loads((searched / "best.json").read_text())["metric"]
     assert journal(tmp_path / "run") == journal(searched)
 

@@ -28,11 +28,11 @@ def study(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Study:
         (home / f"{name}.txt").write_text("\n".join(lines))
 
     def command(out: Path, *more: str, proxies: str = "phi,loss,loss_compensated", params: str = "80%") -> list[str]:
-        argv = ["study", str(model), "--data", str(home / "data.txt"), "--eval-text", str(home / "held.txt")]
+        argv = ["study", str(model), "--data", str(home / "data.txt"), "--text", str(home / "held.txt")]
         argv += ["--out", str(out), "--samples", "4", "--seq-len", "32", "--proxies", proxies]
         argv += ["--rank", "4", "--compensate-samples", "6"] if "phi" in proxies else []
         argv += [] if "0" in more else ["--recover-batch", "2"]
-        argv += ["--eval-windows", "4", "--resamples", "50"]
+        argv += ["--windows", "4", "--resamples", "50"]
         argv += ["--params", params] if params else []
         return [*argv, *more]
 

@@ -56,7 +56,7 @@ def test_what_was_scored_is_what_is_pruned(folder: Path, tmp_path: Path, capsys:
     assert depths == {7} and scored["kept"]["cross_heads"][:4] == [None] * 4
     text = tmp_path / "text.txt"
     text.write_text("Once upon a time there was a little fox. " * 40)
-    argv = ["eval", str(folder / "model"), str(out), "--text", str(text), "--seq-len", "40", "--max-windows", "3"]
+    argv = ["eval", str(folder / "model"), str(out), "--text", str(text), "--seq-len", "40", "--windows", "3"]
     rows = invoked(argv, capsys)
     assert [r["params"] for r in rows] == [made["base_params"], made["params"]]
     assert rows[0]["tokens"] == 3 * 20

@@ -82,7 +82,7 @@ def pruned(capsys: pytest.CaptureFixture[str], home: Path, model: Path, *options
         tokens(home),
         "--out",
         home / "p",
-        "--micro-batch",
+        "--batch",
         "4",
     )
     return answer(capsys, *argv, *options)

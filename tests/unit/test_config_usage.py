@@ -15,11 +15,11 @@ from tracenas.config.usage import applies
 from tracenas.errors import UserError
 
 SEARCH = {"model": "m", "data": "d", "params": "60%", "out": "o"}
-STUDY = {"model": "m", "data": "d", "eval_text": "e", "params": "60%", "out": "o"}
+STUDY = {"model": "m", "data": "d", "text": "e", "params": "60%", "out": "o"}
 RECOVER = {"model": "m", "data": "d", "out": "o", "max_steps": 1}
 ONE_SHOT = {"model": "m", "out": "o", "method": "wanda", "params": "50%", "data": "d"}
 ARCH = {"model": "m", "out": "o", "arch": "a.json"}
-RUN = {**SEARCH, "eval_text": "e"}
+RUN = {**SEARCH, "text": "e"}
 
 IGNORED: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("SearchConfig", {**SEARCH, "proxy": "loss"}, {"rank": "8"}, "traces"),
@@ -59,7 +59,7 @@ IGNORED: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("ExportConfig", {"model": "m", "out": "o", "tokenizer": "none"}, {"pre": "gpt-2"}, "tokenizer auto"),
     ("EvalConfig", {"models": ("m",), "tasks": "piqa"}, {"seq_len": 8}, "text"),
     ("EvalConfig", {"models": ("m",), "text": "t"}, {"limit": 8}, "tasks"),
-    ("EvalConfig", {"models": ("m",), "text": "t"}, {"batch_size": 4}, "tasks"),
+    ("EvalConfig", {"models": ("m",), "text": "t"}, {"task_batch": 4}, "tasks"),
     ("EvalConfig", {"models": ("m",), "tasks": "piqa:5,arc_easy:1"}, {"shots": 2}, "names no number"),
     ("SparsifyConfig", {"model": "m", "sparsity": "0.5", "out": "o"}, {"samples": 8}, "data"),
     ("SparsifyConfig", {"model": "m", "sparsity": "0.5", "out": "o", "data": "d"}, {"population": 8}, "ratios search"),
@@ -119,7 +119,7 @@ def test_every_entry_of_the_tables_has_a_case_of_its_own() -> None:
         ("SearchConfig", {**SEARCH, "proxy": "phi", "start": "fisher", "sensitivity": "s"}),
         ("SearchConfig", {**SEARCH, "start": "none", "saliency": "fisher", "sensitivity": "s"}),
         ("RunConfig", {**RUN, "proxy": "phi", "compensate_samples": 4, "ridge": 0.1}),
-        ("RunConfig", {**RUN, "eval": {"max_windows": 5}, "recover": {"method": "lora", "data": "d", "max_steps": 1}}),
+        ("RunConfig", {**RUN, "eval": {"windows": 5}, "recover": {"method": "lora", "data": "d", "max_steps": 1}}),
         ("StudyConfig", {**STUDY, "proxies": "loss", "ridge": 0.1}),
         ("SparsifyConfig", {"model": "m", "sparsity": "0.5", "out": "o", "resume": False}),
         ("SearchConfig", {**SEARCH, "proxy": "kl", "resume": False, "ridge": None}),
@@ -196,7 +196,7 @@ def test_a_field_is_for_text_in_rows(name: str, read: bool, tmp_path: Path) -> N
         ("SearchConfig", {**SEARCH, "data": str(file)}),
         ("EvalConfig", {"models": ("m",), "text": str(file)}),
         ("SparsifyConfig", {"model": "m", "sparsity": "0.5", "out": "o", "data": str(file)}),
-        ("StudyConfig", {**STUDY, "data": str(file), "eval_text": str(file)}),
+        ("StudyConfig", {**STUDY, "data": str(file), "text": str(file)}),
     ):
         if read:
             configs.build(getattr(configs, kind), {**values, "text_field": "body"})

@@ -62,7 +62,7 @@ def test_the_command_is_accepted(page: str, line: str, tmp_path: Path, monkeypat
     monkeypatch.setattr(commands, "import_module", lambda _: Commands())
     monkeypatch.chdir(tmp_path)
     (tmp_path / "run.yaml").write_text(
-        "model: m\ndata: text\nparams: 60%\neval_text: t\nout: run\n"
+        "model: m\ndata: text\nparams: 60%\ntext: t\nout: run\n"
         "recover: {method: pretrain, data: t, tokens: 1M}\nbench: {}\n"
     )
     for words in variants(line):

@@ -86,7 +86,7 @@ def test_a_panel_retries_after_the_failed_pass_is_gone(setting: ProxySetting, mo
     assert len(held) == 3 and alive == [None] * 3
 
 
-@pytest.mark.parametrize(("fitting", "told"), [(2, "--micro-batch 2 fits"), (0, "nor do smaller ones fit")])
+@pytest.mark.parametrize(("fitting", "told"), [(2, "--batch 2 fits"), (0, "nor do smaller ones fit")])
 def test_the_bases_own_pass_says_what_would_fit(
     setting: ProxySetting, fitting: int, told: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -98,5 +98,5 @@ def test_the_bases_own_pass_says_what_would_fit(
         return run(self, model, batch, *args)
 
     monkeypatch.setattr(Measurer, "_nll", limited)
-    with pytest.raises(UserError, match=f"micro-batch 4.*{told}"):
+    with pytest.raises(UserError, match=f"batches of 4.*{told}"):
         setting.evaluator("loss", ScoringSettings(rank=4, micro_batch=4))

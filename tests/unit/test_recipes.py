@@ -33,7 +33,7 @@ PUBLISHED = {
     "seed": 0,
     "proxy": "phi",
     "dtype": "bf16",
-    "eval_text": "wikitext2",
+    "text": "wikitext2",
 }
 
 
@@ -78,9 +78,9 @@ def test_a_recovery_alone_is_that_of_the_run(path: Path) -> None:
     alone = yaml.safe_load(path.read_text(encoding="utf-8"))
     run = next(p for p in RECIPES if p.stem == Path(alone["model"]).parent.name)
     if "nirvana" not in path.stem:
-        composed = {"seed": 0, "eval_text": "wikitext2", **yaml.safe_load(run.read_text(encoding="utf-8"))["recover"]}
+        composed = {"seed": 0, "text": "wikitext2", **yaml.safe_load(run.read_text(encoding="utf-8"))["recover"]}
         assert composed.pop("processes", 8) == 8
-        assert composed == {"eval_text": "wikitext2", **{k: v for k, v in alone.items() if k not in ("model", "out")}}
+        assert composed == {"text": "wikitext2", **{k: v for k, v in alone.items() if k not in ("model", "out")}}
 
 
 @pytest.mark.parametrize("path", RECOVERY, ids=lambda path: path.stem)
@@ -104,7 +104,7 @@ def test_recovery_settings_are_the_published_ones(path: Path) -> None:
 def test_recommended_ones_are_the_defaults_and_a_recovery_in_tokens(path: Path) -> None:
     """Nothing of the search is told but the model, the budget and the text."""
     given = yaml.safe_load(path.read_text(encoding="utf-8"))
-    assert set(given) - {"dtype"} == {"model", "params", "out", "data", "eval_text", "recover", "bench"}
+    assert set(given) - {"dtype"} == {"model", "params", "out", "data", "text", "recover", "bench"}
     assert path.stem.endswith(given["params"].rstrip("%")) and given["out"] == f"runs/{path.stem}"
     settings = build(RunConfig, given)
     made = recover_config(settings, "pruned", Path("recovered"))

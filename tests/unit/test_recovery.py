@@ -53,7 +53,7 @@ def test_global_batch() -> None:
     assert accumulation(1024, 8, 6 // 3) == 64
     assert largest_micro_batch(1024, 2, 4096, 16384) == 4
     assert largest_micro_batch(12, 1, 32, 160) == 4  # 5 would fit but does not divide 12
-    with pytest.raises(UserError, match="6 processes with micro-batch 1 take 6 sequences at once.*1020 or 1026"):
+    with pytest.raises(UserError, match="6 processes with batch 1 take 6 sequences at once.*1020 or 1026"):
         largest_micro_batch(1024, 6, 4096, 16384)
 
 

@@ -138,7 +138,7 @@ def test_a_combination_is_judged_from_the_scores_there_are() -> None:
 
 
 def pool(**settings: Any) -> Any:
-    config = StudyConfig(model=str(model_path()), data="x", eval_text="x", out="x", **settings)
+    config = StudyConfig(model=str(model_path()), data="x", text="x", out="x", **settings)
     target, drawn = draw_pool(open_source(config.model), config)
     return target.space, drawn
 

@@ -139,7 +139,7 @@ def trial_settings(config: BenchConfig, sources: list[ModelSource]) -> TrialSett
             f"{'prompt ' + str(config.prompt) + ' and ' if config.prompt else ''}{config.new_tokens} new tokens: "
             f"the models have {positions} positions"
         )
-    return TrialSettings(prompt, config.new_tokens, config.batch_size, config.cache)
+    return TrialSettings(prompt, config.new_tokens, config.batch, config.cache)
 
 
 def _load(source: ModelSource, config: BenchConfig) -> tuple[LoadedModel, int]:

@@ -180,7 +180,7 @@ def evaluate(config: EvalConfig) -> Evaluation:
                     loaded.model,
                     tokenizer,
                     limit=config.limit,
-                    batch_size=config.batch_size,
+                    batch_size=config.task_batch,
                     bos=config.bos,
                     shard=world.size > 1,
                 )
@@ -227,8 +227,8 @@ def _window(config: EvalConfig, sources: list[ModelSource]) -> int:
 def _perplexity(config: EvalConfig, loaded: LoadedModel, length: int, *, shard: bool) -> Perplexity:
     assert config.text is not None
     with phase("read text"):
-        tokens = held_out(loaded, config.text, length, config.max_windows, config.text_field, bos=config.bos)
-    batch = config.micro_batch or default_micro_batch(tokens.shape[1])
+        tokens = held_out(loaded, config.text, length, config.windows, config.text_field, bos=config.bos)
+    batch = config.batch or default_micro_batch(tokens.shape[1])
     with phase("perplexity") as steps:
         return perplexity(loaded.model, tokens, batch, shard=shard, report=steps.report)
 

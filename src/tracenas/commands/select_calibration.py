@@ -239,7 +239,7 @@ def _measure(
 ) -> list[CalibrationSet]:
     """Prune with every set, and measure; the model's units are in the base's order before and after each."""
     assert config.allocation is not None
-    batch = config.micro_batch or default_micro_batch(sets[0].shape[1])
+    batch = config.batch or default_micro_batch(sets[0].shape[1])
     with phase("base pass"):
         dense = [_hidden(loaded.model, text, batch) for text in texts]
     measured = []

@@ -76,7 +76,7 @@ def sensitivity(config: SensitivityConfig) -> Sensitivities:
         longest=config.longest,
         fewer=config.samples is None,
     )
-    micro_batch = config.micro_batch or default_micro_batch(
+    micro_batch = config.batch or default_micro_batch(
         target.blocks, target.space.base, target.hidden, tokens.shape[1], loaded.dtype.itemsize, loaded.device.type
     )
     measured = measured_table(loaded, target.blocks, tokens, micro_batch, config.seed)

@@ -1,7 +1,8 @@
 """Settings of eval and bench."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -22,11 +23,12 @@ class EvalConfig(WindowsConfig):
     """Perplexity and task accuracy of one or more models."""
 
     needed = ("text", "tasks", "suite")
-    wanted = ("seq_len", "max_windows", "shots", "limit", "out", "device")
+    wanted = ("seq_len", "windows", "shots", "limit", "out", "device")
     without = ("seed",)
+    former: ClassVar[Mapping[str, str]] = {**StageConfig.former, "max_windows": "windows", "batch_size": "task_batch"}
     uses = (
-        Use(("seq_len", "max_windows", "text_field", "micro_batch"), "text", lambda c: c.text is not None),
-        Use(("limit", "batch_size", "shots"), "tasks or suite", lambda c: bool(c.tasks or c.suite)),
+        Use(("seq_len", "windows", "text_field", "batch"), "text", lambda c: c.text is not None),
+        Use(("limit", "task_batch", "shots"), "tasks or suite", lambda c: bool(c.tasks or c.suite)),
         Use(("shots",), "a task that names no number itself", _without_shots),
     )
 
@@ -39,11 +41,9 @@ class EvalConfig(WindowsConfig):
     seq_len: int | None = Field(
         None, ge=2, description="Tokens per window of text; default: 4096, or the smallest model's positions if fewer."
     )
-    max_windows: int | None = Field(None, ge=1, description="Number of windows of text at most; default: all.")
+    windows: int | None = Field(None, ge=1, description="Number of windows of text at most; default: all.")
     text_field: fields.TextField = None
-    micro_batch: int | None = Field(
-        None, ge=1, description="Windows of text per forward pass; default: up to 4,096 tokens."
-    )
+    batch: int | None = Field(None, ge=1, description="Windows of text per forward pass; default: up to 4,096 tokens.")
     tasks: Annotated[fields.CommaList | None, Accepts(metavar="TASK", several=True)] = Field(
         None, description="Tasks of lm-eval, such as piqa,arc_challenge:25 (25 examples before each question)."
     )
@@ -57,14 +57,15 @@ class EvalConfig(WindowsConfig):
         None, ge=0, description="Number of examples before every question, for tasks that name none."
     )
     limit: int | None = Field(None, ge=1, description="Number of questions per task at most; default: all.")
-    batch_size: int = Field(8, ge=1, description="Answers per forward pass in tasks.")
+    task_batch: int = Field(8, ge=1, description="Answers per forward pass in tasks.")
     out: Path | None = Field(None, description="JSON file to write the results to, too.")
 
 
 class BenchConfig(StageConfig):
     """Latency, throughput and memory of one or more models."""
 
-    wanted = ("prompt", "new_tokens", "batch_size", "trials", "out", "device")
+    wanted = ("prompt", "new_tokens", "batch", "trials", "out", "device")
+    former: ClassVar[Mapping[str, str]] = {**StageConfig.former, "batch_size": "batch"}
 
     models: Annotated[tuple[str, ...], Accepts(file=True)] = Field(
         description="One or more models: directories, .gguf files or hub ids; the others are compared to the first.",
@@ -74,7 +75,7 @@ class BenchConfig(StageConfig):
         None, ge=1, description="Tokens of the prompt; default: 4096, or what the models' positions leave room for."
     )
     new_tokens: int = Field(128, ge=2, description="Tokens generated after the prompt.")
-    batch_size: int = Field(1, ge=1, description="Sequences generated at once.")
+    batch: int = Field(1, ge=1, description="Sequences generated at once.")
     trials: int = Field(20, ge=1, description="Number of trials per model; the models take turns.")
     warmup: int = Field(2, ge=0, description="Number of trials per model before those that count.")
     cache: Literal["dynamic", "static"] = Field("dynamic", description="Kind of KV cache, in transformers' words.")

@@ -1,14 +1,15 @@
 """Settings of plan."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field, model_validator
 
 from tracenas.config import fields
 from tracenas.config.effort import EffortConfig
-from tracenas.config.run import checked_section
-from tracenas.config.shared import SpaceConfig, TracedConfig
+from tracenas.config.run import RunConfig, checked_section
+from tracenas.config.shared import SpaceConfig, StageConfig, TracedConfig
 from tracenas.config.usage import TRACED, Use
 
 __all__ = ["PlanConfig"]
@@ -20,7 +21,7 @@ class PlanConfig(EffortConfig, SpaceConfig, TracedConfig):
     needed = ("params",)
     wanted = ("effort", "minutes", "deploy", "sensitivity", "no_timing", "device")
     without = ("seed", "trust_remote_code")
-    sections = ("recover",)
+    sections: ClassVar[Mapping[str, type[StageConfig]]] = {"recover": RunConfig.sections["recover"]}
     reads = ("run", "search", "recover")
     uses = (
         TRACED,

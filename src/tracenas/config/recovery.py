@@ -15,17 +15,18 @@ __all__ = ["RecoverConfig"]
 
 
 def _reads_text(config: Any) -> bool:
-    return bool(config.method != "lora" or config.eval_text is not None)
+    return bool(config.method != "lora" or config.text is not None)
 
 
 class RecoverConfig(WindowsConfig):
     """Train a pruned model until it is useful again."""
 
-    wanted = ("eval_text", "seq_len", "global_batch", "learning_rate", "save_every", "resume")
+    needed = ("tokens", "max_steps")
+    wanted = ("text", "seq_len", "global_batch", "learning_rate", "resume")
     uses = (
         Use(("teacher", "temperature", "top_k", "ce_weight"), "method distill", lambda c: c.method == "distill"),
         Use(("lora_rank", "lora_alpha", "lora_dropout"), "method lora", lambda c: c.method == "lora"),
-        Use(("text_field",), "text: data of another method than lora, or eval-text", _reads_text),
+        Use(("text_field",), "text: data of another method than lora, or text", _reads_text),
         Use(("run_name",), "report-to", lambda c: bool(c.report_to)),
         Use(("decay_form",), "a decay of more than 0", lambda c: c.decay > 0),
     )
@@ -63,8 +64,8 @@ class RecoverConfig(WindowsConfig):
         description="Data that choose the checkpoint; default: sequences split off the training data and not "
         "trained on.",
     )
-    eval_text: fields.Text | None = Field(None, description="Text whose perplexity is reported; it chooses nothing.")
-    eval_windows: int | None = Field(
+    text: fields.Text | None = Field(None, description="Text whose perplexity is reported; it chooses nothing.")
+    windows: int | None = Field(
         64, ge=1, description="Number of windows at most, of the validation and of the reported text each."
     )
     seq_len: int | None = Field(
@@ -77,7 +78,7 @@ class RecoverConfig(WindowsConfig):
         description="Sequences per optimizer step, over all processes; default: about 0.5M tokens, or a fiftieth of "
         "tokens if that is less; for lora 16 sequences.",
     )
-    micro_batch: int | None = Field(
+    batch: int | None = Field(
         None, ge=1, description="Sequences per forward pass and process; default: what is likely to fit."
     )
     learning_rate: float | None = Field(None, gt=0, description="Highest learning rate; default: 1e-4.")

@@ -9,7 +9,7 @@ from tracenas.config import fields
 from tracenas.config.measuring import BenchConfig, EvalConfig
 from tracenas.config.pruning import PruneConfig, SearchConfig
 from tracenas.config.recovery import RecoverConfig
-from tracenas.config.shared import StageConfig, build, setting_names
+from tracenas.config.shared import StageConfig, build, current_names, setting_names
 from tracenas.errors import UserError
 from tracenas.registry import did_you_mean
 
@@ -34,7 +34,7 @@ _FROM_RUN = ("model", "models", "arch", "out", "resume", "trust_remote_code")
 _OF_PRUNE = ("data", "compensate_samples", "ridge", "shard_size", "save_dtype", "stub_removed_attention")
 _STAND_INS: dict[str, dict[str, Any]] = {
     "prune": {"model": "-", "arch": "-", "out": "-", "data": "-"},
-    "recover": {"model": "-", "data": "-", "out": "-", "eval_text": "-"},
+    "recover": {"model": "-", "data": "-", "out": "-", "text": "-"},
     "eval": {"models": ("-",), "text": "-"},
     "bench": {"models": ("-",)},
 }
@@ -43,11 +43,11 @@ _STAND_INS: dict[str, dict[str, Any]] = {
 class RunConfig(SearchConfig):
     """Search, prune, compare and report, then recover, evaluate and time where a section asks for it."""
 
-    wanted = ("effort", "minutes", "deploy", "compensate", "eval_windows", "device", "resume")
-    sections: ClassVar[tuple[str, ...]] = tuple(_KINDS)
+    wanted = ("effort", "minutes", "deploy", "compensate", "windows", "device", "resume")
+    sections: ClassVar[Mapping[str, type[StageConfig]]] = _KINDS
 
-    eval_text: fields.Text = Field(description="Held-out text that perplexities are measured on.")
-    eval_windows: int | None = Field(None, ge=1, description="Number of held-out windows at most; default: all.")
+    text: fields.Text = Field(description="Held-out text that perplexities are measured on.")
+    windows: int | None = Field(None, ge=1, description="Number of held-out windows at most; default: all.")
     random_architectures: int = Field(
         3, ge=0, description="Number of random architectures of the same budget to compare with."
     )
@@ -90,7 +90,7 @@ def checked_section(name: str, values: object, compensate: str) -> dict[str, Any
     """The section's own settings, checked and converted by the stage's model."""
     if not isinstance(values, Mapping):
         raise UserError(f"{name} '{values}': expected settings of its stage, such as {name}.KEY=VALUE")
-    kind, section = _KINDS[name], {str(key).replace("-", "_"): value for key, value in values.items()}
+    kind, section = _KINDS[name], current_names(_KINDS[name], values)
     accepted = _OF_PRUNE if name == "prune" else tuple(key for key in setting_names(kind) if key not in _FROM_RUN)
     for key in section:
         if key in accepted:

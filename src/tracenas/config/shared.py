@@ -1,6 +1,6 @@
 """What every command takes, and how settings are built and refused."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_origin
 
@@ -24,6 +24,7 @@ __all__ = [
     "build",
     "check_used",
     "construct",
+    "current_names",
     "parse_rank",
     "positional_setting",
     "setting_names",
@@ -37,7 +38,7 @@ class StageConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), coerce_numbers_to_str=True)
 
-    sections: ClassVar[tuple[str, ...]] = ()
+    sections: ClassVar[Mapping[str, type["StageConfig"]]] = {}
     """Fields that hold another stage's settings: `recover.max_steps=100`, or a mapping in YAML."""
 
     reads: ClassVar[tuple[str, ...]] = ()
@@ -45,6 +46,9 @@ class StageConfig(BaseModel):
 
     behind: ClassVar[str] = ""
     """The setting that may stand without an option name behind the first required one."""
+
+    former: ClassVar[Mapping[str, str]] = {"eval_text": "text", "eval_windows": "windows", "micro_batch": "batch"}
+    """Former names of settings, which go on being accepted where there is such a setting."""
 
     without: ClassVar[tuple[str, ...]] = ()
     """Fields that this command has from what it is built on, and does not read: not its settings."""
@@ -153,7 +157,7 @@ class CalibrationConfig(SpaceConfig, WindowsConfig):
         None, ge=2, description="Tokens per calibration sequence; default: 4096, or the model's positions if fewer."
     )
     text_field: fields.TextField = None
-    micro_batch: int | None = Field(
+    batch: int | None = Field(
         None,
         ge=1,
         description="Sequences per forward pass; default: up to 4,096 tokens, on a CPU up to 1 GiB of activations.",
@@ -219,7 +223,25 @@ def positional_setting(kind: type[StageConfig]) -> tuple[str, bool]:
     return name, bool(name) and get_origin(kind.model_fields[name].annotation) is tuple
 
 
-def build(kind: type[C], values: dict[str, Any], inherited: Collection[str] = ()) -> C:
+def current_names(kind: type[StageConfig], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings under the names that they have now, a section's, too.
+
+    Raises:
+        UserError: for a setting that is given under both names.
+    """
+    out: dict[str, Any] = {}
+    for key, value in values.items():
+        given = str(key).replace("-", "_")
+        name = kind.former.get(given, given)
+        name = name if name in kind.model_fields else given
+        if name in out:
+            raise UserError(f"{key} is a former name of {name}, which is given, too; leave one of them out")
+        nested = name in kind.sections and isinstance(value, Mapping)
+        out[name] = current_names(kind.sections[name], value) if nested else value
+    return out
+
+
+def build(kind: type[C], values: Mapping[str, Any], inherited: Collection[str] = ()) -> C:
     """A stage's configuration, with one clear line for what is wrong.
 
     Args:
@@ -230,6 +252,7 @@ def build(kind: type[C], values: dict[str, Any], inherited: Collection[str] = ()
         UserError: for unknown keys (with a suggestion), missing or unacceptable values, and for settings that are
             not used (`check_used`).
     """
+    values = current_names(kind, values)
     config = construct(kind, values)
     config._asked_for = frozenset(
         name
@@ -253,13 +276,13 @@ def check_used(config: StageConfig) -> None:
             raise UserError(f"{ignored[0].replace('_', '-')} is not used here: {use.describe()}")
 
 
-def construct(kind: type[C], values: dict[str, Any]) -> C:
+def construct(kind: type[C], values: Mapping[str, Any]) -> C:
     """A stage's configuration, whatever of it is used.
 
     Raises:
         UserError: for unknown keys (with a suggestion), missing or unacceptable values.
     """
-    accepted = setting_names(kind)
+    accepted, values = setting_names(kind), current_names(kind, values)
     for key in values:
         if key not in accepted:
             raise UserError(f"unknown setting '{key}': {did_you_mean(key, accepted)}")

@@ -26,7 +26,7 @@ class SparsifyConfig(WindowsConfig):
 
     wanted = ("metric", "data", "ratios", "samples", "seq_len", "device")
     uses = (
-        Use(("samples", "seq_len", "text_field", "bos", "micro_batch"), "data", lambda c: c.data is not None),
+        Use(("samples", "seq_len", "text_field", "bos", "batch"), "data", lambda c: c.data is not None),
         Use(
             ("run", "proxy", "population", "elites", "iterations", "rank", "resume"),
             "ratios search",
@@ -65,7 +65,7 @@ class SparsifyConfig(WindowsConfig):
         None, ge=2, description="Tokens per calibration sequence; default: 2048, or the model's positions if fewer."
     )
     text_field: fields.TextField = None
-    micro_batch: int | None = Field(None, ge=1, description="Sequences per forward pass; default: up to 4,096 tokens.")
+    batch: int | None = Field(None, ge=1, description="Sequences per forward pass; default: up to 4,096 tokens.")
     gradients: Path | None = Field(
         None, description="File of gradient statistics, which are read from it if it is there, and else written to it."
     )
@@ -94,7 +94,7 @@ class MetricSearchConfig(WindowsConfig):
 
     model: fields.ModelName
     data: fields.Text = Field(description="Calibration text, as for `tracenas search`, or a token file.")
-    eval_text: fields.Text = Field(
+    text: fields.Text = Field(
         description="Held-out text: a metric's fitness is the perplexity there, right after pruning."
     )
     out: Path = Field(description="Directory of the search, which is made.")
@@ -106,9 +106,9 @@ class MetricSearchConfig(WindowsConfig):
     seq_len: int | None = Field(
         None, ge=2, description="Tokens per sequence; default: 2048, or the model's positions if fewer."
     )
-    eval_windows: int = Field(32, ge=1, description="Number of held-out windows that a fitness is measured on.")
+    windows: int = Field(32, ge=1, description="Number of held-out windows that a fitness is measured on.")
     text_field: fields.TextField = None
-    micro_batch: int | None = Field(None, ge=1, description="Sequences per forward pass; default: up to 4,096 tokens.")
+    batch: int | None = Field(None, ge=1, description="Sequences per forward pass; default: up to 4,096 tokens.")
     population: int = Field(40, ge=2, description="Number of metrics per generation.")
     elites: int = Field(4, ge=1, description="Number of metrics carried over to the next generation.")
     iterations: int = Field(20, ge=1, description="Number of generations, the initial one included.")

@@ -95,8 +95,8 @@ class StudyConfig(PoolConfig):
         Use(("task_data", "limit"), "tasks", lambda c: c.tasks is not None),
     )
 
-    eval_text: fields.Text = Field(description="Held-out text that losses are measured on.")
-    eval_windows: int = Field(64, ge=1, description="Number of held-out windows at most.")
+    text: fields.Text = Field(description="Held-out text that losses are measured on.")
+    windows: int = Field(64, ge=1, description="Number of held-out windows at most.")
     proxies: Annotated[fields.CommaList, Accepts(("all",), PROXIES.names, several=True)] = Field(
         "all", description="Proxies to judge."
     )

@@ -67,7 +67,7 @@ def _reads_rows(config: Any) -> bool:
     from tracenas.data.decoding import format_name
     from tracenas.data.rows import ROW_FORMATS
 
-    named = (getattr(config, name, None) for name in ("data", "eval_text", "text", "held_out", "second"))
+    named = (getattr(config, name, None) for name in ("data", "text", "held_out", "second"))
     files = [Path(source) for source in named if source is not None]
     return not files or any(not file.exists() or format_name(file) in ROW_FORMATS for file in files)
 

@@ -107,19 +107,19 @@ def text_encoding(loaded: LoadedModel, start: WindowStart, text_field: str | Non
 
 
 def evaluation_windows(loaded: LoadedModel, config: EvaluationText, length: int) -> torch.Tensor:
-    """The held-out windows of `eval_text`, int64 [N, `length`].
+    """The held-out windows of `text`, int64 [N, `length`].
 
     Raises:
         UserError: as `held_out`.
     """
     return held_out(
         loaded,
-        config.eval_text,
+        config.text,
         length,
-        config.eval_windows,
+        config.windows,
         config.text_field,
         bos=config.bos,
-        setting="eval-text",
+        setting="text",
     )
 
 
@@ -131,8 +131,8 @@ def stored_evaluation_windows(path: Path, loaded: LoadedModel, config: Evaluatio
     """
     if not path.is_file():
         rows = evaluation_windows(loaded, config, length)
-        note = window_start(loaded, config.eval_text, config.bos).note
-        save_tokens(path, rows, {"source": config.eval_text, "model": config.model, **note})
+        note = window_start(loaded, config.text, config.bos).note
+        save_tokens(path, rows, {"source": config.text, "model": config.model, **note})
     return load_tokens(path)
 
 

@@ -55,7 +55,7 @@ def open_session(
     loaded = load_model(target.source, config)
     with phase("read text"):
         tokens, start = _tokens(loaded, config, data, run)
-    micro_batch = config.micro_batch or default_micro_batch(
+    micro_batch = config.batch or default_micro_batch(
         target.blocks,
         target.space.base,
         target.hidden,

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from tracenas.config import StageConfig
+from tracenas.config import StageConfig, current_names
 from tracenas.errors import UserError
 from tracenas.hub.commits import COMMITS, commits
 from tracenas.reporting.terminal import to_plain
@@ -23,6 +23,7 @@ __all__ = [
     "resolve_settings",
     "same_model",
     "same_settings",
+    "stored_settings",
     "write_settings",
 ]
 
@@ -51,22 +52,27 @@ def recorded_commits(run: Path) -> dict[str, str]:
     return known
 
 
-def resolve_settings(out: Path, settings: Mapping[str, Any]) -> None:
+def stored_settings(path: Path, kind: type[StageConfig]) -> dict[str, Any]:
+    """The settings that a run directory keeps, under the names that they have now."""
+    return current_names(kind, read_settings(path))
+
+
+def resolve_settings(config: StageConfig, out: Path, settings: Mapping[str, Any]) -> None:
     """Put into RUN/config.yaml what the settings that it leaves open came to."""
-    stored = read_settings(out / CONFIG)
+    stored = stored_settings(out / CONFIG, type(config))
     values = {k: v for k, v in settings.items() if stored.get(k) in (None, "auto") and v not in (None, "auto")}
     if values:
         write_settings(out / CONFIG, {**stored, **values})
 
 
-def same_settings(out: Path, settings: Mapping[str, Any], ignore: tuple[str, ...]) -> dict[str, Any]:
+def same_settings(out: Path, config: StageConfig, ignore: tuple[str, ...]) -> dict[str, Any]:
     """The run's settings; refuses to go on with others. `None` and `auto` stand for the run's own.
 
     Raises:
         UserError: naming the setting.
     """
-    stored = read_settings(out / CONFIG)
-    for key, value in to_plain(dict(settings)).items():
+    stored = stored_settings(out / CONFIG, type(config))
+    for key, value in to_plain(config.model_dump()).items():
         if key in ignore or value in (None, "auto"):
             continue
         check_same(key.replace("_", "-"), stored.get(key), value)
@@ -97,7 +103,7 @@ def as_started(out: Path, config: C, ignore: tuple[str, ...]) -> C:
         UserError: if others differ.
     """
     settings = config.model_dump()
-    stored = same_settings(out, settings, ignore)
+    stored = same_settings(out, config, ignore)
     open_ones = [
         key for key, value in settings.items() if value in (None, "auto") and key in stored and key not in ignore
     ]

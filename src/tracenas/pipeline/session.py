@@ -105,7 +105,7 @@ class Session(Calibrated):
             "device": str(self.loaded.device),
             "dtype": self.loaded.dtype_name,
             "threads": self.threads,
-            "micro_batch": self.micro_batch,
+            "batch": self.micro_batch,
             "bos": self.start.rule,
         }
 

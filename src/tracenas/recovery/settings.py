@@ -114,7 +114,7 @@ def _unreachable(global_batch: int, micro_batch: int, world: int) -> UserError:
     below, above = global_batch // at_once * at_once, -(-global_batch // at_once) * at_once
     near = f"{below} or {above}" if below else str(above)
     return UserError(
-        f"global-batch {global_batch} cannot be reached: {world} process{'es' if world > 1 else ''} with micro-batch "
+        f"global-batch {global_batch} cannot be reached: {world} process{'es' if world > 1 else ''} with batch "
         f"{micro_batch} take{'s' if world == 1 else ''} {at_once} sequences at once; accepted near it: {near}"
     )
 

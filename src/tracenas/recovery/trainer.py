@@ -117,8 +117,8 @@ class RecoveryTrainer(Trainer):  # type: ignore[misc, unused-ignore]
             raise UserError(str(error).strip().splitlines()[-1].rpartition("tracenas.errors.UserError: ")[2]) from error
         except torch.cuda.OutOfMemoryError as error:
             raise UserError(
-                f"out of GPU memory with micro-batch {self.settings.micro_batch}: take a smaller one, a shorter "
-                "seq-len, activation_checkpointing=true or fsdp=true"
+                f"out of GPU memory with --batch {self.settings.micro_batch}: take a smaller one, a shorter "
+                "--seq-len, --activation-checkpointing or --fsdp"
             ) from error
 
     def begin(self) -> None:

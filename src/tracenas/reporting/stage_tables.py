@@ -54,11 +54,9 @@ def _recovery_notes(recoveries: Sequence[Recovery]) -> list[str]:
         notes.append(f"trained on {_file(settings['data'])}{batches}")
     if result.get("selected_on"):
         notes.append(f"the checkpoint of step {result.get('step')} was chosen on {result['selected_on']}")
-    if settings.get("eval_text"):
+    if text := settings.get("text") or settings.get("eval_text"):  # its former name
         windows = f" (windows of {length:,} tokens)" if isinstance(length, int) else ""
-        notes.append(
-            f"perplexities of this table: {_file(settings['eval_text'])}{windows}, by which nothing was chosen"
-        )
+        notes.append(f"perplexities of this table: {_file(text)}{windows}, by which nothing was chosen")
     if len(recoveries) > 1:
         keys = {key for recovery in recoveries for key in recovery.settings} - {"model", "out"}
         if all(len({str(recovery.settings.get(key)) for recovery in recoveries}) == 1 for key in keys):

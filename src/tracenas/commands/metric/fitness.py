@@ -122,7 +122,7 @@ def build(spec: dict[str, Any]) -> Callable[[dict[str, Any]], dict[str, Any]]:
     """A fitness function from JSON, for worker processes: everything is read from the model and the run directory.
 
     Args:
-        spec: `model, device, dtype, trust_remote_code, threads, run, sparsity, compare, micro_batch, seed, gradients`.
+        spec: `model, device, dtype, trust_remote_code, threads, run, sparsity, compare, batch, seed, gradients`.
     """
 
     warnings.filterwarnings("ignore")
@@ -140,6 +140,6 @@ def build(spec: dict[str, Any]) -> Callable[[dict[str, Any]], dict[str, Any]]:
         Sparsity.parse(spec["sparsity"]),
         spec["compare"],
         gradients=GradientStore(run / GRADIENTS) if spec["gradients"] else None,
-        micro_batch=spec["micro_batch"],
+        micro_batch=spec["batch"],
         seed=spec["seed"],
     )

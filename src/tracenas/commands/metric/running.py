@@ -97,7 +97,7 @@ def _prepare(config: MetricSearchConfig, source: ModelSource, *, gradients: bool
         save_tokens(calibration, tokens, {"source": config.data, "model": config.model, **start.note})
     tokens = load_tokens(calibration)
     stored_evaluation_windows(windows, loaded, config, tokens.shape[1])
-    micro_batch = config.micro_batch or default_micro_batch(tokens.shape[1])
+    micro_batch = config.batch or default_micro_batch(tokens.shape[1])
     if gradients and not measured.is_file():
         with phase("gradients") as steps:
             write_gradients(
@@ -113,9 +113,9 @@ def _prepare(config: MetricSearchConfig, source: ModelSource, *, gradients: bool
         "dtype": loaded.dtype_name,
         "threads": threads,
         "seq_len": tokens.shape[1],
-        "micro_batch": micro_batch,
+        "batch": micro_batch,
     }
-    resolve_settings(out, resolved)
+    resolve_settings(config, out, resolved)
     settings = config.model_dump(include={"trust_remote_code", "sparsity", "compare", "seed"})
     return {"model": pinned(config.model), **settings, **resolved, "run": str(out), "gradients": gradients}
 
@@ -181,9 +181,7 @@ def _best(config: MetricSearchConfig, summary: dict[str, Any], result: SearchRes
         "loss": summary["loss"],
         "complexity": best.nodes,
         "id": best.id,
-        "provenance": provenance(
-            model=config.model, seed=config.seed, sparsity=config.sparsity, eval_text=config.eval_text
-        ),
+        "provenance": provenance(model=config.model, seed=config.seed, sparsity=config.sparsity, text=config.text),
     }
 
 

@@ -53,7 +53,7 @@ def training(section: Mapping[str, Any], positions: int) -> Training:
     processes, length = int(section.get("processes", 1)), section.get("seq_len") or min(4096, positions)
     tokens = None if section.get("tokens") is None else parse_tokens(section["tokens"])
     batch = section.get("global_batch") or (
-        LORA_BATCH if lora else default_batch(length, processes, tokens, section.get("micro_batch"))
+        LORA_BATCH if lora else default_batch(length, processes, tokens, section.get("batch"))
     )
     steps = section["max_steps"] if tokens is None else math.ceil(tokens / (batch * length))
     taught, sharded = section["method"] == "distill", bool(section.get("fsdp"))

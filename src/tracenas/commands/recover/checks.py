@@ -41,12 +41,12 @@ def check_input(config: RecoverConfig, source: ModelSource, world: World) -> Non
             parse_source(data)
     if config.method == "lora" and is_tokens(config.data):
         raise UserError(f"data '{config.data}' holds token ids; lora needs prompts and responses")
-    probe(config.text_field, config.eval_text)
+    probe(config.text_field, config.text)
     _check_splits(config)
     if config.seq_len is not None and config.seq_len > source.positions:
         raise UserError(f"seq-len {config.seq_len}: the model has {source.positions} positions")
     if config.global_batch is not None:
-        accumulation(config.global_batch, config.micro_batch or 1, world.size)
+        accumulation(config.global_batch, config.batch or 1, world.size)
     if config.tokens is not None:
         parse_tokens(config.tokens)
     for name in reporters(config):
@@ -136,14 +136,14 @@ def _check_splits(config: RecoverConfig) -> None:
     Raises:
         UserError: if both are the same file, or the same split of a data set.
     """
-    chooser, reported = config.validation, config.eval_text
+    chooser, reported = config.validation, config.text
     if chooser is None or reported is None:
         return
     names = split_name(chooser, "validation"), split_name(reported, "held_out")
     files = Path(chooser), Path(reported)
     if names[0] == names[1] or (all(f.exists() for f in files) and files[0].samefile(files[1])):
         raise UserError(
-            f"validation and eval-text are both {names[1]}: what chooses the checkpoint must not be what is reported; "
+            f"validation and text are both {names[1]}: what chooses the checkpoint must not be what is reported; "
             "leave validation out to have it split off the data"
         )
 

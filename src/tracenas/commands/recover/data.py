@@ -47,7 +47,7 @@ def recovery_data(config: RecoverConfig, loaded: LoadedModel) -> RecoveryData:
     """
     examples = _examples(config, loaded, config.data)
     next(iter(examples))
-    limit = config.eval_windows or SELECTION_WINDOWS
+    limit = config.windows or SELECTION_WINDOWS
     if config.validation is None:
         validation, examples = examples.split(limit)
         kind = "examples" if config.method == "lora" else f"sequences of {config.seq_len} tokens"
@@ -56,8 +56,8 @@ def recovery_data(config: RecoverConfig, loaded: LoadedModel) -> RecoveryData:
         validation = _validation(config, loaded, config.validation, limit)
         selected_on = split_name(config.validation, "validation")
     windows = None
-    if config.eval_text is not None:
-        windows = _windows(config, loaded, config.eval_text, "held_out")
+    if config.text is not None:
+        windows = _windows(config, loaded, config.text, "held_out")
     return RecoveryData(examples, validation, selected_on, windows, _start(config, loaded, config.data).carried)
 
 
@@ -70,8 +70,8 @@ def _validation(config: RecoverConfig, loaded: LoadedModel, source: str, limit: 
 
 def _windows(config: RecoverConfig, loaded: LoadedModel, text: str, use: Literal["validation", "held_out"]) -> Tensor:
     assert config.seq_len is not None
-    setting = "validation" if use == "validation" else "eval-text"
-    limit, field = config.eval_windows, config.text_field
+    setting = "validation" if use == "validation" else "text"
+    limit, field = config.windows, config.text_field
     return held_out(loaded, text, config.seq_len, limit, field, bos=config.bos, setting=setting, use=use)
 
 
@@ -83,7 +83,7 @@ def _start(config: RecoverConfig, loaded: LoadedModel, source: str) -> WindowSta
     """
     if config.method != "lora" or (loaded.tokenizer is not None and not loaded.tokenizer.chat_template):
         return window_start(loaded, source, config.bos)
-    if config.bos != "auto" and config.eval_text is None:
+    if config.bos != "auto" and config.text is None:
         raise UserError(f"bos {config.bos}: the tokenizer's chat template says how a chat begins; leave it out")
     return WindowStart()
 

@@ -22,7 +22,7 @@ class Recovered:
         loss: the last of the log, nats per token (distill: of the distillation loss).
         selected_on: the split that chose the step.
         selection_nll, selection_nll_before: on it, nats per token.
-        reported_on: the text that nothing was chosen by, None without `eval_text`.
+        reported_on: the text that nothing was chosen by, None without `text`.
         perplexity, perplexity_before: on it.
         teacher: of distillation.
         bos: whether documents begin with BOS; None: token ids that do not say, or chats of a template.

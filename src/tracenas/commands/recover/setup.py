@@ -13,12 +13,11 @@ from tracenas.dtypes import short_name
 from tracenas.errors import UserError
 from tracenas.models.checkpoints.loading import LoadedModel, pick_device, pick_dtype
 from tracenas.models.checkpoints.source import ModelSource
-from tracenas.pipeline.resume import check_same, write_settings
+from tracenas.pipeline.resume import check_same, stored_settings, write_settings
 from tracenas.pipeline.run_directory import KIND
 from tracenas.recovery.settings import LORA_BATCH, TrainSettings, accumulation, default_batch, largest_micro_batch
 from tracenas.recovery.throughput import flops_per_token, matrix_parameters, peak_flops
 from tracenas.reporting.terminal import to_plain
-from tracenas.settings import read_settings
 from tracenas.threads import set_threads
 from tracenas.world import World
 
@@ -46,7 +45,7 @@ def resolved(config: RecoverConfig, source: ModelSource, world: World) -> Recove
     batch = config.global_batch
     if batch is None:
         lora = config.method == "lora"
-        batch = LORA_BATCH if lora else default_batch(length, world.size, tokens, config.micro_batch)
+        batch = LORA_BATCH if lora else default_batch(length, world.size, tokens, config.batch)
     max_steps = config.max_steps
     if max_steps is None:
         assert tokens is not None  # one of the two is required
@@ -57,8 +56,7 @@ def resolved(config: RecoverConfig, source: ModelSource, world: World) -> Recove
         "device": device.type,
         "dtype": short_name(str(pick_dtype(config.dtype, device))),
         "seq_len": length,
-        "micro_batch": config.micro_batch
-        or largest_micro_batch(batch, world.size, length, _TOKENS_AT_ONCE[device.type]),
+        "batch": config.batch or largest_micro_batch(batch, world.size, length, _TOKENS_AT_ONCE[device.type]),
         "learning_rate": config.learning_rate or 1e-4,
         "save_every": config.save_every or max(1, math.ceil(max_steps / 10)),
         "teacher": teacher_name(config, source) if config.method == "distill" else config.teacher,
@@ -69,7 +67,7 @@ def resolved(config: RecoverConfig, source: ModelSource, world: World) -> Recove
 
 def with_stored(config: RecoverConfig) -> RecoverConfig:
     """The settings, those that are left open as the run that is gone on with has them."""
-    stored = read_settings(config.out / SETTINGS)
+    stored = stored_settings(config.out / SETTINGS, type(config))
     return config.model_copy(
         update={k: stored[k] for k, v in config.model_dump().items() if v is None and k not in _FREE and k in stored}
     )
@@ -83,7 +81,7 @@ def keep_settings(config: RecoverConfig) -> None:
 
 def as_started(config: RecoverConfig) -> RecoverConfig:
     """The stored run's settings; others than these are refused."""
-    stored = read_settings(config.out / SETTINGS)
+    stored = stored_settings(config.out / SETTINGS, type(config))
     for key, value in to_plain(config.model_dump()).items():
         if key not in _FREE and key in stored and (key != "threads" or value is not None):
             check_same(key.replace("_", "-"), stored[key], value)
@@ -95,7 +93,7 @@ def train_settings(
     config: RecoverConfig, world: World, loaded: LoadedModel, teacher: LoadedModel | None
 ) -> TrainSettings:
     """What the trainer is told."""
-    assert config.micro_batch and config.learning_rate and config.save_every and config.seq_len
+    assert config.batch and config.learning_rate and config.save_every and config.seq_len
     assert config.global_batch and config.max_steps
     assert config.weight_decay is not None
     settings = {
@@ -106,7 +104,8 @@ def train_settings(
     operations = flops_per_token(size, width, config.seq_len, trained=config.method != "lora", teacher=forward)
     peak = config.peak_tflops * 1e12 if config.peak_tflops else peak_flops(pick_device(config.device))
     settings |= {
-        "accumulation": accumulation(config.global_batch, config.micro_batch, world.size),
+        "micro_batch": config.batch,
+        "accumulation": accumulation(config.global_batch, config.batch, world.size),
         "bf16": config.dtype == "bf16",
         "cpu": config.device == "cpu",
         "keep_zeros": keeps_zeros(config, loaded.source) and config.method != "lora",

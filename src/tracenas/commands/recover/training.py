@@ -119,7 +119,7 @@ def _recovered(config: RecoverConfig, state: Mapping[str, Any], data: RecoveryDa
         selected_on=data.selected_on,
         selection_nll=measured[step]["validation_nll"],
         selection_nll_before=measured[0]["validation_nll"],
-        reported_on=None if config.eval_text is None else split_name(config.eval_text, "held_out"),
+        reported_on=None if config.text is None else split_name(config.text, "held_out"),
         perplexity=measured[step].get("perplexity"),
         perplexity_before=measured[0].get("perplexity"),
         teacher=config.teacher if config.method == "distill" else None,
@@ -154,7 +154,7 @@ def _write(config: RecoverConfig, source: ModelSource, checkpoint: Path, result:
             f"perplexity before, {result.reported_on} (chose nothing)": f"{result.perplexity_before:.4f}",
             f"perplexity after, {result.reported_on}": f"{result.perplexity:.4f}",
         }
-    for text in filter(None, (config.data, config.validation, config.eval_text)):
+    for text in filter(None, (config.data, config.validation, config.text)):
         numbers = {key.replace(text, published(text)): v.replace(text, published(text)) for key, v in numbers.items()}
     settings = config.model_dump(exclude={"resume", "out"})
     section = recovery_section(

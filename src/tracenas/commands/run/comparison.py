@@ -79,7 +79,7 @@ def compare(config: RunConfig, source: ModelSource, best: Architecture, pruned: 
                 measured = _candidate_perplexity(session, arch, windows, evaluator.realisation)
             row = {"name": name, "params": space.parameters(arch), **_figures(measured), "loss": scored.loss}
             row["score"] = scored.score if scored.ok else None
-            row |= {"arch": arch.to_json(), "tokens": measured.tokens, "text": config.eval_text}
+            row |= {"arch": arch.to_json(), "tokens": measured.tokens, "text": config.text}
             if other and name == "found":
                 figures = _figures(_checkpoint_perplexity(session, pruned, windows))
                 row["checkpoint"] = {"realisation": other, **figures, "loss": pruned.loss, "written": pruned.written}

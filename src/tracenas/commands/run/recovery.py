@@ -99,7 +99,7 @@ def _recovered(config: RunConfig, name: str) -> dict[str, Any]:
         "params": after["params"],
         "pruned": {"perplexity": before["perplexity"], "nll": before["nll"], "written": written},
         "recovered": {"perplexity": after["perplexity"], "nll": after["nll"]},
-        "text": config.eval_text,
+        "text": config.text,
         **{key: value for key, value in result.to_json().items() if not key.startswith("perplexity")},
     }
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tracenas.config import BenchConfig, EvalConfig, PruneConfig, RecoverConfig, RunConfig, construct
+from tracenas.config import BenchConfig, EvalConfig, PruneConfig, RecoverConfig, RunConfig, construct, current_names
 from tracenas.data.sources import probe
 from tracenas.errors import UserError
 from tracenas.hub.commits import pinned
@@ -68,18 +68,18 @@ def stage_steps(config: RunConfig) -> tuple[Step, ...]:
     """The stages after the search that the settings ask for, in their order."""
     pruning = {"compensate": config.compensate, **_fit(config), **(config.prune or {})}
     compared = {
-        "eval_text": config.eval_text,
-        "eval_windows": config.eval_windows,
+        "text": config.text,
+        "windows": config.windows,
         "random_architectures": config.random_architectures,
         **pruning,
     }
     steps = [Step("prune", PRUNED, pruning), Step("comparison", COMPARISON, compared)]
     models = {"recovered": config.recover is not None, "rivals": config.recover_rivals}
     if config.recover is not None:
-        rivals = {"recover_rivals": config.recover_rivals, "eval_text": config.eval_text}
+        rivals = {"recover_rivals": config.recover_rivals, "text": config.text}
         steps.append(Step("recover", RECOVERED, {**rivals, **config.recover}))
     if config.eval is not None:
-        steps.append(Step("eval", EVALUATION, {**models, "text": config.eval_text, **config.eval}))
+        steps.append(Step("eval", EVALUATION, {**models, "text": config.text, **config.eval}))
     if config.bench is not None:
         steps.append(Step("bench", BENCH, {**models, **config.bench}))
     return tuple(Step(s.name, s.result, to_plain(dict(s.settings))) for s in steps)
@@ -110,7 +110,7 @@ def check_run(config: RunConfig, source: ModelSource) -> None:
     if config.resume:
         _check_finished(config)
     else:
-        probe(config.text_field, config.data, config.eval_text)
+        probe(config.text_field, config.data, config.text)
     if feature := _decoder_only(config):
         source.require_decoder(feature)
     if config.recover is not None and not (config.out / RECOVERED).is_file():
@@ -147,7 +147,8 @@ def _check_finished(config: RunConfig) -> None:
             raise UserError(f"{result} is there, but the stage {missing} before it has to be run: {again}")
         if step.name not in recorded:
             raise UserError(f"{result} is not recorded in {path.name} as this run's: {again}")
-        _check_settings(step, recorded[step.name], again)
+        kind = RunConfig.sections.get(step.name, RunConfig)
+        _check_settings(step, current_names(kind, recorded[step.name]), again)
 
 
 def _check_settings(step: Step, recorded: Mapping[str, Any], again: str) -> None:
@@ -180,7 +181,7 @@ def prune_config(config: RunConfig, arch: Path, out: Path) -> PruneConfig:
     settings = {"compensate": config.compensate, **_fit(config), **section}
     if config.compensate == "best" and not (config.out / HELD_OUT).is_file() and "data" not in section:
         settings = {key: value for key, value in section.items() if key not in _FIT} | {"compensate": "auto"}
-    machine = {**_machine(config), "micro_batch": config.micro_batch}
+    machine = {**_machine(config), "batch": config.batch}
     return PruneConfig(**{"model": config.model, "arch": arch, "out": out, **machine, **settings})
 
 
@@ -194,7 +195,7 @@ def _fit(config: RunConfig) -> dict[str, Any]:
 def recover_config(config: RunConfig, model: str | Path, out: Path) -> RecoverConfig:
     """Settings of recovering one pruned checkpoint, resumable."""
     section = {key: value for key, value in (config.recover or {}).items() if key != "processes"}
-    shared = {key: getattr(config, key) for key in ("data", "eval_text", "seed", "bos")}
+    shared = {key: getattr(config, key) for key in ("data", "text", "seed", "bos")}
     if "data" not in section:
         shared["text_field"] = config.text_field
     if section.get("method") == "distill":
@@ -223,12 +224,12 @@ def eval_config(
     """
     settings = {
         **_machine(config),
-        "text": config.eval_text,
-        "max_windows": config.eval_windows,
+        "text": config.text,
+        "windows": config.windows,
         "seed": config.seed,
         "text_field": config.text_field,
         "bos": config.bos,
-        "micro_batch": config.micro_batch,
+        "batch": config.batch,
         **_as_searched(config),
         **((config.eval or {}) if section is None else section),
     }

@@ -55,7 +55,7 @@ def search_target(
         first = [*anchor, *starts.architectures.values()]
         samples, seq_len = session.tokens.shape
         named = {"samples": samples, "seq_len": seq_len, "start": ",".join(starts.architectures) or "none"}
-        resolve_settings(config.out, {**session.machine(), **named})
+        resolve_settings(config, config.out, {**session.machine(), **named})
         evaluator = make_evaluator(session, config.proxy, config.trace_rank)
         settings = strategy_settings(config)
         racing = make_racing(evaluator, config.race, settings.elites)
@@ -77,7 +77,7 @@ def search_target(
             enough=clock.enough,
         )
     if config.minutes is not None:  # what the time came to is the run's size, should it be replayed
-        resolve_settings(config.out, {"evaluations": len(result.records)})
+        resolve_settings(config, config.out, {"evaluations": len(result.records)})
     summary = {
         **_summary(config, session, evaluator.base_loss, result),
         **_rises(starts.ranked, evaluator.base_loss, result),

@@ -72,7 +72,7 @@ def open_job(config: SparsifyConfig, source: ModelSource, target: Sparsity, metr
     if config.data is not None:
         with phase("read text"):
             tokens = sparsity_calibration(loaded, config, config.data).to(loaded.device)
-        micro_batch = config.micro_batch or default_micro_batch(tokens.shape[1])
+        micro_batch = config.batch or default_micro_batch(tokens.shape[1])
     gradients = None
     with ExitStack() as stack:
         if metric.needs & {"gradient", "gradient_rms"}:

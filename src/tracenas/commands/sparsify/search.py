@@ -31,10 +31,10 @@ def search_shares(job: Job, space: SparsitySpace) -> Shares:
     run = config.run or config.out.with_name(config.out.name + ".search")
     settings = SearchSettings(config.population, config.elites, config.iterations, init="uniform", seed=config.seed)
     assert config.data is not None
-    resolved = {"samples": job.tokens.shape[0], "seq_len": job.tokens.shape[1], "micro_batch": job.micro_batch}
+    resolved = {"samples": job.tokens.shape[0], "seq_len": job.tokens.shape[1], "batch": job.micro_batch}
     with run_directory(run, "sparsify", config.resume) as begun:
         if begun:
-            same_settings(run, config.model_dump(), _NOT_RESULTS)
+            same_settings(run, config, _NOT_RESULTS)
         with starting(run, "sparsify", {**config.model_dump(), **resolved}, begun):
             with phase("base pass"):
                 evaluator = _evaluator(job, space)

@@ -33,7 +33,7 @@ def open_ablation(config: AblationConfig, target: PruningTarget, grid: Grid) -> 
     most = max([grid.samples, *grid.counts])
     loading = config.model_copy(update={"samples": most, "seq_len": grid.length})
     session = open_session(target, loading, data=config.data, run=config.out)
-    resolve_settings(config.out, session.machine())
+    resolve_settings(config, config.out, session.machine())
     return session
 
 

@@ -27,8 +27,8 @@ _PROTOCOL_KEYS = (
     "ridge",
     "rank",
     "saliency",
-    "eval_text",
-    "eval_windows",
+    "text",
+    "windows",
     "starts",
     "steps",
     "long_steps",
@@ -110,7 +110,7 @@ def summarise(
     return {
         "title": f"{name} {where}",
         "protocol": f"{len(records)} architectures ({drawn}), {shares} of {base:,} parameters; held-out loss on "
-        f"{Path(config.eval_text).name} in nats per token; {recovery}{batch}{orders}. Intervals: 95 %, bootstrap over "
+        f"{Path(config.text).name} in nats per token; {recovery}{batch}{orders}. Intervals: 95 %, bootstrap over "
         f"architectures, {config.resamples} resamples.",
         "model": config.model,
         "within_budget": within,

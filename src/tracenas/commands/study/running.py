@@ -27,7 +27,7 @@ from tracenas.pipeline.calibration import stored_evaluation_windows
 from tracenas.pipeline.opening import open_session
 from tracenas.pipeline.refit.fitting import candidate_loss, compensated_realisation
 from tracenas.pipeline.refit.text import compensation_text
-from tracenas.pipeline.resume import CONFIG, as_started, resolve_settings, same_model
+from tracenas.pipeline.resume import CONFIG, as_started, resolve_settings, same_model, stored_settings
 from tracenas.pipeline.run_directory import JOURNAL, run_directory, starting
 from tracenas.pipeline.scoring import make_panel
 from tracenas.pipeline.sensitivity import session_table
@@ -37,7 +37,6 @@ from tracenas.recovery.short import ShortSettings
 from tracenas.reporting.progress import phase
 from tracenas.rundir import provenance, read_json, write_json
 from tracenas.scoring.panel import PanelScore
-from tracenas.settings import read_settings
 from tracenas.space.architecture import Architecture
 from tracenas.space.search_space import SearchSpace
 
@@ -73,9 +72,9 @@ def run(config: StudyConfig, source: ModelSource, design: StudyDesign) -> StudyO
             session = open_session(design.target, config, data=config.data, run=config.out)
             samples, seq_len = session.tokens.shape
             machine = {**session.machine(), "samples": samples, "seq_len": seq_len}
-            if is_tokens(config.eval_text):  # its own note says how its windows begin
+            if is_tokens(config.text):  # its own note says how its windows begin
                 machine["bos"] = config.bos
-            resolve_settings(config.out, machine)
+            resolve_settings(config, config.out, machine)
             prepared = _prepare(config, session, design.plan, design.proxies, design.pool[0])
         setup = time.perf_counter() - started
         records = _measure(config, design.target.space, design.pool, prepared, {"bos": session.start.carried})
@@ -86,7 +85,7 @@ def run(config: StudyConfig, source: ModelSource, design: StudyDesign) -> StudyO
             prepared.costs,
             records,
             setup_seconds=setup,
-            settings=read_settings(config.out / CONFIG),
+            settings=stored_settings(config.out / CONFIG, type(config)),
             combinations=design.combinations,
         )
         results["provenance"] = provenance(model=config.model, seed=config.seed, bos=session.start.carried)

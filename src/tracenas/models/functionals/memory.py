@@ -58,10 +58,10 @@ def within_memory(
         if not _out_of_memory(error):
             raise
     _clear_memory(device)
-    trouble, smaller = f"{what} needs more memory than {device} has with micro-batch {micro_batch}", micro_batch // 2
+    trouble, smaller = f"{what} needs more memory than {device} has with batches of {micro_batch}", micro_batch // 2
     while smaller:
         if attempt(lambda count=smaller: (probe(count),), device)[0] is not None:  # type: ignore[misc]
-            raise UserError(f"{trouble}: --micro-batch {smaller} fits")
+            raise UserError(f"{trouble}: --batch {smaller} fits")
         smaller //= 2
     raise UserError(f"{trouble}, nor do smaller ones fit: take a shorter --seq-len, or --dtype bf16")
 
