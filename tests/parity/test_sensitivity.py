@@ -14,6 +14,7 @@ from torch import Tensor
 from tracenas.errors import UserError
 from tracenas.families import FAMILIES, Options, config_family
 from tracenas.refits.penalty import per_channel
+from tracenas.saliency import elimination
 from tracenas.saliency.allocation import Ranked
 from tracenas.saliency.allocation.solver import predicted_rises as solver_rises
 from tracenas.saliency.sensitivity.fisher import fisher_matrices
@@ -143,6 +144,28 @@ def test_a_singular_metric_has_a_root() -> None:
     for one in (metric, low, torch.zeros(3, 3)):
         root = metric_root(one)
         torch.testing.assert_close(root @ root.T, one.double(), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_leaving_behind_what_is_gone_changes_nothing(layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """B and W shrink again and again, down to a single column."""
+    gram, weight, metric = problem(5)
+    owner, widths, groups = LAYOUTS[layout]
+    whole = predicted_rises(gram, weight, metric, torch.tensor(owner), widths, groups=groups)
+    sizes: list[int] = []
+    shrink = elimination._Rest._shrink
+
+    def counted(rest: elimination._Rest) -> None:
+        shrink(rest)
+        sizes.append(len(rest.weight))
+
+    monkeypatch.setattr(elimination, "_LEAST", 1)
+    monkeypatch.setattr(elimination._Rest, "_shrink", counted)
+    shrunk = predicted_rises(gram, weight, metric, torch.tensor(owner), widths, groups=groups)
+    assert sizes and sizes == sorted(sizes, reverse=True) and sizes[-1] <= 12
+    assert shrunk.order.tolist() == whole.order.tolist()
+    assert shrunk.cost.tolist() == pytest.approx(whole.cost.tolist(), rel=1e-9)
+    assert shrunk.bypass == pytest.approx(whole.bypass, rel=1e-9)
 
 
 def test_inputs_that_are_always_zero_cost_nothing() -> None:

@@ -214,7 +214,7 @@ def _table_seconds(
         n, rows = sub.output_projection.columns, sub.output_projection.rows
         parts = sub.output_projection.stack or 1
         moments += tokens * float(n * n) + windows * shape.seq_len * float(rows * rows)
-        swept += parts * (4.0 * n**3 + 2.0 * n * n * rows)
+        swept += parts * (1.6 * n**3 + 1.4 * n * n * rows)
     return passes + moments / rates.single_flops + swept / rates.double_flops
 
 
