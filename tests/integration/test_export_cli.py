@@ -120,7 +120,7 @@ def test_wrong_models_and_places(pruned: Path, tmp_path: Path, capsys: pytest.Ca
     (tmp_path / "empty").mkdir()
     assert "holds no config.json" in said(capsys, ["export", str(tmp_path / "empty"), *out])
     assert "no such directory" in said(capsys, ["export", str(tmp_path / "nowhere"), *out])
-    assert "no such directory; export reads" in said(capsys, ["export", "organisation/name", *out])
+    assert "HF_HUB_OFFLINE is set" in said(capsys, ["export", "organisation/name", *out])
     other = tmp_path / "other"
     other.mkdir()
     (other / "config.json").write_text('{"model_type": "bert"}')

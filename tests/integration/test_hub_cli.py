@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from fake_hub import FakeHub, fake_hub, use_hub
+from gguf import GGUFReader
 from tiny import save_tiny, save_words
 
 from tracenas.cli import invoke
@@ -62,6 +63,13 @@ def test_a_run_keeps_to_its_commit(
     assert str(tmp_path) not in card
     check_names([out / "README.md", out / "config.json"])
     assert invoke(["plan", "org/tiny@dev"]) == 0  # the branch as it is now
+
+
+def test_export_takes_a_model_on_the_hub(hub: FakeHub, tmp_path: Path, tokenizer: object) -> None:
+    hub.add("org/tiny", save_tiny(tmp_path / "tiny", "llama", tokenizer))
+    assert invoke(["export", "org/tiny@main", "--tokenizer", "none", "--out", str(tmp_path / "tiny.gguf")]) == 0
+    name = GGUFReader(tmp_path / "tiny.gguf").get_field("general.name")
+    assert name is not None and name.contents() == "tiny"
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from tracenas.config import ExportConfig
-from tracenas.errors import UserError
 from tracenas.formats import data_size
 from tracenas.models.checkpoints.source import ModelSource, open_source
 from tracenas.reporting.progress import START, phase
@@ -100,6 +99,4 @@ def export(config: ExportConfig) -> ExportOutcome:
         UserError: for what cannot be exported, before anything is written.
         CheckFailed: if the serving program computes something else from the result, of which nothing is left.
     """
-    if not Path(config.model).exists():
-        raise UserError(f"model {config.model}: no such directory; export reads a checkpoint on this machine")
     return FORMATS[config.format](config, open_source(config.model, decoder_only="export"))

@@ -27,7 +27,9 @@ class ExportConfig(StageConfig):
         Use(("pre",), "tokenizer auto", lambda c: c.tokenizer == "auto"),
     )
 
-    model: Annotated[str, Accepts(file=True)] = Field(description="The checkpoint: its directory.")
+    model: Annotated[str, Accepts(file=True)] = Field(
+        description="The checkpoint: a directory, or ORGANISATION/NAME[@REVISION] on the hub."
+    )
     format: Literal["gguf"] = Field("gguf", description="Format of the file: gguf is for llama.cpp and Ollama.")
     out: Path = Field(description="File to write.")
     outtype: Annotated[str, Accepts(OUTTYPES)] = Field(

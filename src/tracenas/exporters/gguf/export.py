@@ -85,9 +85,11 @@ def export_gguf(
     """
     from tracenas.models.checkpoints.checking import check_checkpoint
     from tracenas.models.checkpoints.dequantised import dequantise
+    from tracenas.models.checkpoints.fetching import fetch
 
     _check_request(source, out, outtype)
     python = find_llama(llama_python) if check else None
+    fetch(source)
     if source.packed is not None:
         dequantise(source.packed, source.path)
     check_checkpoint(source.path)
@@ -106,8 +108,6 @@ def _check_request(source: ModelSource, out: Path, outtype: str) -> None:
     """What can be refused before torch is imported."""
     if isinstance(source.packed, GgufFile):
         raise UserError(f"model {source.name}: is a GGUF file already; export reads a checkpoint directory")
-    if source.commit:
-        raise UserError(f"model {source.name}: export reads a directory; download the model first, or prune it")
     if outtype not in OUTTYPES:
         hint = " (k-quants: export f16, then llama.cpp's llama-quantize)" if outtype.lower().startswith("q") else ""
         raise UserError(f"outtype '{outtype}': accepted: {', '.join(OUTTYPES)}{hint}")
@@ -184,7 +184,7 @@ class _Job:
 
     @property
     def _metadata(self) -> dict[str, Any]:
-        return {"general.name": Path(self.source.name).resolve().name, **self.vocabulary.metadata}
+        return {"general.name": Path(self.source.repo or self.source.name).resolve().name, **self.vocabulary.metadata}
 
     def _k_quants(self) -> tuple[str, ...]:
         """Said where k-quants will fall back: rows must be a multiple of 256 wide."""

@@ -59,7 +59,7 @@ def serving_section(name: str, config: Mapping[str, Any], gguf: str | None = Non
         padded = " Its layers are filled up with zeros to one width." if gguf == "padded" else ""
         parts += [
             "**llama.cpp, Ollama**",
-            _shell("tracenas", "export", name, "--format", "gguf", "--out", f"{name}.gguf"),
+            _shell("tracenas", "export", name, "--format", "gguf", "--out", f"{name.rpartition('/')[2]}.gguf"),
             f"In the layout `{gguf}`.{padded} `--check` compares llama.cpp's logits with this checkpoint's.",
         ]
     return "\n\n".join(parts)
