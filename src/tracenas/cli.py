@@ -168,7 +168,9 @@ def _values(kind: Any, arguments: Sequence[str], options: dict[str, Any]) -> dic
     if plain and kind.behind:
         values[kind.behind], plain = plain[0], plain[1:]
     if plain:
-        raise UserError(f"unexpected argument '{plain[0]}'; settings have the form key=value")
+        raise UserError(
+            f"unexpected argument '{plain[0]}'; settings are options, such as --out PATH; --help lists them"
+        )
     values.update({k: v for k, v in options.items() if v is not None})
     return values
 

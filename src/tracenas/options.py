@@ -95,7 +95,9 @@ def setting_parameters(kind: type[StageConfig]) -> list[click.Parameter]:
     arguments = click.Argument(
         ["arguments"],
         nargs=-1,
-        metavar=" ".join(filter(None, (_placeholder(kind), kind.behind.upper(), "[KEY=VALUE]..."))),
+        metavar=" ".join(
+            filter(None, (_placeholder(kind), kind.behind.upper(), "[SECTION.KEY=VALUE]..." * bool(kind.sections)))
+        ),
         shell_complete=_completion(accepted(kind.model_fields[positional])) if positional else None,
     )
     names = [name for members in groups(kind).values() for name in members if name != positional]

@@ -3,6 +3,7 @@
 import itertools
 import re
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from tracenas import cli, commands
+from tracenas import config as configs
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -68,6 +70,38 @@ def test_the_command_is_accepted(page: str, line: str, tmp_path: Path, monkeypat
     for words in variants(line):
         assert cli.invoke(words) == 0, words
     assert len(called) == len(variants(line))
+
+
+def strays(words: Sequence[str]) -> list[str]:
+    """Words of a command line that give a setting as `key=value`, or under a former name."""
+    name = " ".join(words[:2]) if " ".join(words[:2]) in commands.COMMANDS else words[0]
+    kind = getattr(configs, commands.COMMANDS[name].config)
+    former = {*kind.former, *(old for section in kind.sections.values() for old in section.former)}
+    out = []
+    for word in words:
+        section, dot, key = word.partition("=")[0].lstrip("-").replace("-", "_").partition(".")
+        plain = "=" in word and not word.startswith("-") and not dot and section in kind.model_fields
+        if (plain and section not in kind.sections) or (key or section) in former:
+            out.append(word)
+    return out
+
+
+def test_documents_have_one_grammar() -> None:
+    """Settings are options, those of a section `section.key=value`; and none has its former name."""
+    for page, line in documented():
+        for words in variants(line):
+            assert not strays(words), f"{page}: {line}"
+    settings = {
+        name for command in commands.COMMANDS.values() for name in getattr(configs, command.config).model_fields
+    }
+    for page in PAGES:
+        for key, value in re.findall(r"`([a-z_]+)=([^`\s]+)`", page.read_text(encoding="utf-8")):
+            assert key not in settings or value == "True", f"{page.name}: {key}={value}"
+    assert strays(["run", "m", "--eval-text", "t", "samples=3", "bench=null", "recover.eval_windows=3"]) == [
+        "--eval-text",
+        "samples=3",
+        "recover.eval_windows=3",
+    ]
 
 
 def test_a_wrong_option_would_be_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

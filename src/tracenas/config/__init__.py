@@ -1,4 +1,4 @@
-"""Settings of the stages: one frozen model per command; YAML, `key=value` and options all end here."""
+"""Settings of the stages: one frozen model per command; YAML, options and `section.key=value` all end here."""
 
 from tracenas.config.effort import Effort, EffortConfig
 from tracenas.config.exporting import ExportConfig

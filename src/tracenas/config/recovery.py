@@ -22,7 +22,7 @@ class RecoverConfig(WindowsConfig):
     """Train a pruned model until it is useful again."""
 
     needed = ("tokens", "max_steps")
-    wanted = ("text", "seq_len", "global_batch", "learning_rate", "resume")
+    wanted = ("text", "seq_len", "learning_rate", "resume")
     uses = (
         Use(("teacher", "temperature", "top_k", "ce_weight"), "method distill", lambda c: c.method == "distill"),
         Use(("lora_rank", "lora_alpha", "lora_dropout"), "method lora", lambda c: c.method == "lora"),
