@@ -164,7 +164,7 @@ def test_tokens_in_place_of_steps(toys: Toys, tmp_path: Path, caplog: pytest.Log
     found = recover(settings(toys.pruned, toys.text, tmp_path / "out", **given))
     assert found.steps == 50 and found.tokens == 6400
     assert "recover: 50 steps of 128 tokens (4 × 32), 6,400 in all; estimate: " in caplog.text
-    assert "recover (pretrain): 50/50, loss " in caplog.text and "tokens/s, validation perplexity " in caplog.text
+    assert "recover (pretrain): 50/50, loss " in caplog.text and " tokens/s, learning rate " in caplog.text
     stored = yaml.safe_load((tmp_path / "out" / "recover.yaml").read_text())
     assert (stored["tokens"], stored["max_steps"], stored["global_batch"]) == ("6.4k", 50, 4)
 

@@ -1,6 +1,7 @@
 """Progress displays: plain lines where there is no terminal, a live line where there is one."""
 
 import io
+import re
 
 import pytest
 from rich.console import Console
@@ -190,3 +191,12 @@ def test_nothing_is_shown_when_errors_alone_are(told: pytest.LogCaptureFixture) 
 
 
 SCORE = ("--samples", "2", "--seq-len", "16", "--params", "90%", "--method", "wanda", "--compensate", "none")
+
+
+def test_a_narrow_terminal_shows_steps_and_what_it_can_of_the_status() -> None:
+    out, status = io.StringIO(), "loss 3.2143, validation perplexity 37.42, 12,345 tokens/s, learning rate 0.0001"
+    console = Console(file=out, force_terminal=True, width=60, _environ={"TERM": "xterm-256color"})
+    with phase("recover (pretrain)", 1200, done=600, console=console) as steps:
+        steps.tell(status)
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out.getvalue())
+    assert "600/1,200" in text and "  loss 3.2143, validation perplexity 37.42, 12,345" in text and "0.0001" not in text

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TypeVar
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
 from rich.text import Text
 
@@ -66,6 +66,16 @@ def _live(console: Console) -> bool:
     return shows and _log.isEnabledFor(logging.WARNING)
 
 
+class _Bars(Progress):
+    """Bars, each with its status on a line of its own, which a narrow terminal cuts off."""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        for task in self.tasks:
+            if status := task.fields["status"]:
+                yield Text(f"  {status}", style="dim", no_wrap=True, overflow="ellipsis")
+
+
 class SearchProgress:
     """Progress of a search: generation, evaluations, best score, budget, speed and time left.
 
@@ -93,11 +103,10 @@ class SearchProgress:
         self._told = clock()
         self._state: tuple[int, str] | None = None
         self._task: TaskID | None = None
-        self._progress = Progress(
+        self._progress = _Bars(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             TextColumn("{task.completed}/{task.total}", markup=False),
-            TextColumn("{task.fields[status]}", markup=False),
             console=console,
             redirect_stdout=False,
         )
@@ -239,11 +248,10 @@ class _Bar:
 
     def __init__(self, name: str, phase: Phase, console: Console) -> None:
         self._phase = phase
-        self._progress = Progress(
+        self._progress = _Bars(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             TextColumn("{task.fields[count]}", markup=False),
-            TextColumn("{task.fields[status]}", markup=False),
             _Left(),
             console=console,
             redirect_stdout=False,

@@ -12,11 +12,11 @@ __all__ = ["shown_records", "tensorboard"]
 
 _SHOWN = {
     "loss": "loss {:.4f}",
-    "lr": "learning rate {:.2g}",
-    "tokens_per_second": "{:,.0f} tokens/s",
-    "mfu": "MFU {:.1%}",
     "validation_perplexity": "validation perplexity {:.4g}",
     "perplexity": "perplexity {:.4g}",
+    "tokens_per_second": "{:,.0f} tokens/s",
+    "mfu": "MFU {:.1%}",
+    "lr": "learning rate {:.2g}",
 }
 """Of the log's records, in this order."""
 

@@ -93,7 +93,8 @@ def _shares(job: Job) -> dict[tuple[int, str], float]:
         return {}
     if ratios == "owl":
         model, blocks = job.loaded.model, job.loaded.blocks()
-        return outlier_shares(model, blocks, job.tokens, share, micro_batch=job.micro_batch)
+        with phase("outliers"):
+            return outlier_shares(model, blocks, job.tokens, share, micro_batch=job.micro_batch)
     space = _space(job)
     if ratios == "search":
         if job.compare == "global":
@@ -138,16 +139,17 @@ def _write(
     tensors = loaded.tensors()
     tensors |= sparse_entries(loaded.model, blocks, tensors, solved=plan.metric.solve is not None)
     warn_of_tokenizer(loaded)
-    draft = save_pruned(
-        loaded.model,
-        loaded.files,
-        job.source.family,
-        blocks,
-        all_units,
-        config.out,
-        tensors=tensors,
-        dtype=dtype_to_save(config.save_dtype),
-        max_shard_size=config.shard_size,
-        card=card,
-    )
+    with phase("write the checkpoint"):
+        draft = save_pruned(
+            loaded.model,
+            loaded.files,
+            job.source.family,
+            blocks,
+            all_units,
+            config.out,
+            tensors=tensors,
+            dtype=dtype_to_save(config.save_dtype),
+            max_shard_size=config.shard_size,
+            card=card,
+        )
     return draft, facts
