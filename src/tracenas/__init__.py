@@ -11,9 +11,23 @@ raises `tracenas.UserError` for what the command line would refuse with exit sta
 """
 
 import logging
+from typing import TYPE_CHECKING, Any
 
 from tracenas.api import *  # noqa: F403
-from tracenas.api import __all__ as __all__
+from tracenas.api import __all__ as _functions
 from tracenas.api import __version__ as __version__
 
+if TYPE_CHECKING:
+    from tracenas.space.architecture import Architecture as Architecture
+
+__all__ = ["Architecture", *_functions]
+
 logging.getLogger(__name__).addHandler(logging.NullHandler())
+
+
+def __getattr__(name: str) -> Any:
+    if name != "Architecture":
+        raise AttributeError(f"module 'tracenas' has no attribute '{name}'")
+    from tracenas.space.architecture import Architecture  # numpy takes a while to import
+
+    return Architecture

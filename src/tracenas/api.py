@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from tracenas.commands import call
 from tracenas.errors import UserError
-from tracenas.space.architecture import Architecture
 
 if TYPE_CHECKING:
     from tracenas.commands.bench import Bench
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
     from tracenas.models.checkpoints.loading import LoadedModel
 
 __all__ = [
-    "Architecture",
     "UserError",
     "__version__",
     "ablation",

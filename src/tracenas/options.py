@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 from click.shell_completion import CompletionItem
 
-from tracenas.config import StageConfig, positional_setting
+from tracenas.config import StageConfig, positional_setting, setting_names
 from tracenas.config.accepted import Accepts, accepted
 from tracenas.config.groups import NEEDED, WANTED, groups
 from tracenas.errors import UserError
@@ -91,14 +91,14 @@ def _placeholder(kind: type[StageConfig]) -> str:
 
 def setting_parameters(kind: type[StageConfig]) -> list[click.Parameter]:
     """A command's arguments, and an option for each of its settings in the order of their groups."""
-    positional, _ = positional_setting(kind)
+    positional = positional_setting(kind)[0]
     arguments = click.Argument(
         ["arguments"],
         nargs=-1,
         metavar=" ".join(
             filter(None, (_placeholder(kind), kind.behind.upper(), "[SECTION.KEY=VALUE]..." * bool(kind.sections)))
         ),
-        shell_complete=_completion(accepted(kind.model_fields[positional])) if positional else None,
+        shell_complete=_argument_completion(kind),
     )
     names = [name for members in groups(kind).values() for name in members if name != positional]
     former = [name for name in kind.former if kind.former[name] in names and name not in names]
@@ -127,6 +127,19 @@ def _option(kind: type[StageConfig], name: str) -> click.Option:
     return click.Option(
         [flag, name], default=None, metavar=what.placeholder, help=" ".join(words), shell_complete=_completion(what)
     )
+
+
+def _argument_completion(kind: type[StageConfig]) -> _Completion:
+    """The positional setting's values, and settings of sections: `recover.tokens=`."""
+    positional = positional_setting(kind)[0]
+    files = _completion(accepted(kind.model_fields[positional]) if positional else Accepts())
+    keys = [f"{name}.{key}=" for name, section in kind.sections.items() for key in setting_names(section)]
+
+    def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        found = [CompletionItem(key) for key in keys if incomplete and key.startswith(incomplete)]
+        return found or files(ctx, param, incomplete)
+
+    return complete
 
 
 def _completion(what: Accepts) -> _Completion:

@@ -5,9 +5,10 @@ import sys
 from typing import Any, get_args
 
 import pytest
+from click.shell_completion import ShellComplete
 
 from tracenas import config as configs
-from tracenas.cli import COMMANDS, invoke
+from tracenas.cli import COMMANDS, app, invoke
 from tracenas.config.accepted import accepted
 from tracenas.config.groups import NEEDED, WANTED, groups
 from tracenas.proxies import PROXIES, Proxy
@@ -110,6 +111,47 @@ def test_help_all_shows_every_setting_and_help_the_wanted_ones(
 
 def test_further_stages_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(f" {section}.KEY=VALUE " in shown("run", capsys) for section in configs.RunConfig.sections)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("sel", {"select-calibration"}),
+        ("metric ", {"search", "show"}),
+        ("search m --effort ", {"quick", "normal", "thorough"}),
+        ("search m --dtype b", {"bf16"}),
+        ("search m --proxy kl", {"kl", "kl_compensated"}),
+        ("search m --start fisher,m", {"fisher,mlp"}),
+        ("prune m --method n", {"nirvana"}),
+        ("study ablation m --proxy few_steps_", {"few_steps_compensated"}),
+        ("run m recover.max_s", {"recover.max_steps="}),
+        ("run m --recov", {"--recover-rivals"}),
+        ("search m --eval-", set()),  # a former name
+        ("run --micro", set()),
+    ],
+)
+def test_values_are_completed(words: str, expected: set[str]) -> None:
+    *before, incomplete = words.split(" ")
+    items = ShellComplete(app, {}, "tracenas", "_TRACENAS_COMPLETE").get_completions(before, incomplete)
+    assert {item.value for item in items} == expected
+
+
+@pytest.mark.parametrize(
+    "words", ["search mod", "search m --out o", "eval a b", "prune m --arch a", "recover m --data d"]
+)
+def test_paths_are_left_to_the_shell(words: str) -> None:
+    *before, incomplete = words.split(" ")
+    (item,) = ShellComplete(app, {}, "tracenas", "_TRACENAS_COMPLETE").get_completions(before, incomplete)
+    assert (item.type, item.value) == ("file", incomplete)
+
+
+def test_the_overview_imports_no_settings() -> None:
+    code = (
+        "import sys\nfrom tracenas.cli import invoke\nassert invoke(['--help']) == 0\n"
+        "print(*sorted({'numpy', 'pydantic', 'yaml', 'rich', 'torch'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == ""
 
 
 def test_help_is_quick() -> None:
