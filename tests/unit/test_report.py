@@ -171,6 +171,28 @@ def test_a_rival_with_a_higher_score_is_mentioned(tmp_path: Path) -> None:
     assert "higher Φ" not in report(run).text
 
 
+def test_the_score_chart_follows_the_elites(tmp_path: Path) -> None:
+    """Candidates far below the elites stand at the chart's edge, counted, and squeeze nothing."""
+    scores = [[-9.0, -8.0, -3.0, -2.9, -2.8], [-9.0, -2.7, -2.6, -8.5, -2.75]]
+    layer = {"heads": 1, "channels": 32}
+    lines = [
+        json.dumps({"id": f"{g}-{i}", "generation": g, "arch": {"layers": [layer] * 2}, "score": score})
+        for g, row in enumerate(scores)
+        for i, score in enumerate(row)
+    ]
+    (tmp_path / "journal.jsonl").write_text("\n".join(lines) + "\n")
+    (tmp_path / "summary.json").write_text(json.dumps({"elites": 3, "proxy": "loss"}))
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    assert "4 candidates below the chart (lowest −9.000)" in Page(page).text
+    chart = page[page.index('aria-label="score (loss) of 10 candidates') :]
+    chart = chart[: chart.index("</svg>")]
+    dots = re.findall(r'cy="([\d.]+)" r="2.2" class="(dot(?: low)?)"><title>\d-\d: score \(loss\) −([\d.]+)', chart)
+    heights = {float(score): float(y) for y, style, score in dots if style == "dot"}
+    assert sorted(heights) == [2.6, 2.7, 2.75, 2.8, 2.9, 3.0]
+    assert heights[3.0] - heights[2.6] > 0.7 * (290 - 14 - 48), "the elites' range fills the chart"
+    assert {float(y) for y, style, _ in dots if style == "dot low"} == {290.0 - 48}
+
+
 def test_all_candidates_failed(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", layers=4, iterations=2, failing=2.0, comparison=None)
     page = report(run)

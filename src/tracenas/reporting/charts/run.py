@@ -16,6 +16,7 @@ from tracenas.reporting.charts.svg import (
     el,
     hatch,
     join,
+    left_margin,
     line,
     log_ticks,
     padded,
@@ -36,18 +37,19 @@ COLUMNS = 100  # generations a heat map shows at most; a longer search is shown 
 def score_chart(history: Sequence[GenerationFigures], best: JournalCandidate | None, label: str) -> tuple[Markup, str]:
     """Scores per generation (Fig. 4a): candidates as dots, the elites' band and mean, the best as a line.
 
-    Returns the picture and a remark on what is not in it (empty if nothing).
+    The axis follows the elites. Returns the picture and a remark on what is below it (empty if nothing).
     """
     scores = [c.score for g in history for c in g.evaluated if c.score is not None]
-    low, high = _robust_range(scores)
-    frame = Frame((history[0].number - 0.6, history[-1].number + 0.6), (low, high))
+    low, high = _robust_range([score for g in history for score in g.elite_scores])
+    levels = ticks(low, high)
+    frame = Frame((history[0].number - 0.6, history[-1].number + 0.6), (low, high), left=left_margin(levels))
     dots, below = _dots(history, frame, low, label)
     with_elites = [g for g in history if g.elites]
     upper = _level(frame, with_elites, lambda scores: scores[0])
     lower = _level(frame, with_elites, lambda scores: scores[-1])
     mean = _level(frame, with_elites, lambda scores: float(np.mean(scores)))
     parts = [
-        frame.y_axis("Φ, proxy score" if label == "Φ" else label, ticks(low, high)),
+        frame.y_axis("Φ, proxy score" if label == "Φ" else label, levels),
         frame.x_axis("generation", _generation_ticks(history)),
         polygon([(frame.x(x), frame.y(y)) for x, y in (*upper, *lower[::-1])], "band"),
         *dots,
@@ -59,7 +61,7 @@ def score_chart(history: Sequence[GenerationFigures], best: JournalCandidate | N
         places = [(g.number, i, len(g.evaluated)) for g in history for i, c in enumerate(g.evaluated) if c is best]
         parts += [star(_dot_x(frame, *place), frame.y(best.score), 8, tip=tip) for place in places[:1]]
     description = f"{label} of {plural(len(scores), 'candidate')} over {plural(len(history), 'generation')}"
-    remark = f"{plural(below, 'outlier')} below the axis (lowest {decimal(min(scores))})" if below else ""
+    remark = f"{plural(below, 'candidate')} below the chart (lowest {decimal(min(scores))})" if below else ""
     return frame.svg(description, *parts), remark
 
 
@@ -93,11 +95,13 @@ def _dot_x(frame: Frame, generation: int, place: int, total: int) -> float:
 
 
 def _robust_range(values: Sequence[float]) -> tuple[float, float]:
-    """The values' range with a margin, cut below where a few outliers would squeeze all else."""
+    """The values' range with a margin, the wider one below, cut where a few low outliers would squeeze all else."""
     if not values:
         return 0.0, 1.0
     high, tenth = max(values), float(np.quantile(values, 0.1))
-    return padded(max(min(values), tenth - 1.5 * (high - tenth)), high, 0.06, max(abs(high) * 0.01, 1e-6))
+    low = max(min(values), tenth - 1.5 * (high - tenth))
+    span = high - low or max(abs(high) * 0.01, 1e-6)
+    return low - 0.25 * span, high + 0.06 * span
 
 
 def _generation_ticks(history: Sequence[GenerationFigures]) -> list[float]:
@@ -109,9 +113,10 @@ def variance_chart(history: Sequence[GenerationFigures]) -> Markup:
     keys = [k for k in NAMES if k in history[0].variance]
     values = [g.variance[k] for g in history for k in keys if math.isfinite(g.variance[k])]
     high = max(values, default=0.0) * 1.12 or 1.0
-    frame = Frame((history[0].number - 0.6, history[-1].number + 0.6), (0.0, high), left=64)
+    levels = ticks(0, high)
+    frame = Frame((history[0].number - 0.6, history[-1].number + 0.6), (0.0, high), left=left_margin(levels))
     parts = [
-        frame.y_axis("variance of kept units / units", ticks(0, high)),
+        frame.y_axis("variance of kept units / units", levels),
         frame.x_axis("generation", _generation_ticks(history)),
     ]
     for key in keys:

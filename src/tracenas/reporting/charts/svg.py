@@ -15,6 +15,7 @@ __all__ = [
     "el",
     "hatch",
     "join",
+    "left_margin",
     "line",
     "log_ticks",
     "padded",
@@ -134,6 +135,11 @@ def tick_label(value: float, values: Sequence[float]) -> str:
         return f"{value:.2g}".replace("-", MINUS)
     decimals = next((d for d in range(7) if abs(round(step, d) - step) < step * 1e-6), 6)
     return f"{value:,.{decimals}f}".replace("-", MINUS)
+
+
+def left_margin(values: Sequence[float]) -> float:
+    """Room left of a plot for the vertical axis' name and its tick labels, also at a narrow screen's larger type."""
+    return 32 + 8.2 * max(len(tick_label(value, values)) for value in values)
 
 
 def log_ticks(low: float, high: float) -> tuple[list[float], list[str]]:
