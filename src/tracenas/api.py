@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tracenas.commands.recover.command import Recovered
     from tracenas.commands.report import Reported
     from tracenas.commands.run.result import RunOutcome
+    from tracenas.commands.runs import Runs
     from tracenas.commands.score import Scored
     from tracenas.commands.search.result import SearchOutcome
     from tracenas.commands.select_calibration import Selected
@@ -43,7 +44,9 @@ __all__ = [
     "recover",
     "register",
     "report",
+    "resume",
     "run",
+    "runs",
     "score",
     "search",
     "select_calibration",
@@ -138,6 +141,16 @@ def run(model: str | Path, *, data: str | Path, params: str, out: str | Path, **
 def report(run: str | Path, **settings: Any) -> "Reported":
     """Draw a run's report.html again (`tracenas report`)."""
     return call("report", {"run": run, **settings})
+
+
+def resume(run: str | Path) -> Any:
+    """Go on with any run directory; returns what its command returns (`tracenas resume`)."""
+    return call("resume", {"run": run})
+
+
+def runs(directory: str | Path = ".") -> "Runs":
+    """The runs in a directory and right below it, and their state (`tracenas runs`)."""
+    return call("runs", {"directory": directory})
 
 
 def recover(model: str | Path, *, method: str, data: str | Path, out: str | Path, **settings: Any) -> "Recovered":

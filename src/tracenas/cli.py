@@ -186,10 +186,12 @@ def _yaml(path: Path, command: str) -> dict[str, Any]:
 
     data = read_settings(path, what="config")
     kind = data.pop("kind", command)  # of a run directory's config.yaml
+    data.pop("left_open", None)
     reads = _config(command).reads
     if kind not in (command, *reads) and not {kind, command} <= {"run", "search"}:
         raise UserError(f"config {path}: settings of `tracenas {kind}`, not of `tracenas {command}`")
-    return _as_read(current_names(_config("run"), data), command) if reads else data
+    reads_part = reads or (kind, command) == ("run", "search")
+    return _as_read(current_names(_config("run"), data), command) if reads_part else data
 
 
 def _as_read(settings: dict[str, Any], command: str) -> dict[str, Any]:
@@ -248,17 +250,9 @@ def _invoked(argv: list[str]) -> int:
     except CheckFailed as error:
         click.echo(f"tracenas: {error}", err=True)
         return 1
-    except (KeyboardInterrupt, click.Abort):
-        resumable = next((word for word in argv if not word.startswith("-")), "") in (
-            "search",
-            "run",
-            "demo",
-            "metric",
-            "recover",
-            "study",
-        )
-        again = shlex.join([*argv, *(() if "--resume" in argv else ("--resume",))])
-        click.echo("\ntracenas: interrupted" + (f"; go on with: tracenas {again}" if resumable else ""), err=True)
+    except (KeyboardInterrupt, click.Abort) as error:
+        again = _going_on(argv, error)
+        click.echo("\ntracenas: interrupted" + (f"; go on with: tracenas {again}" if again else ""), err=True)
         return 130
     except BrokenPipeError:
         discard_output()
@@ -272,6 +266,19 @@ def _invoked(argv: list[str]) -> int:
         where = "" if place is None else f"; the traceback is in {place}"
         click.echo(f"tracenas: unexpected {type(error).__name__}: {first_line(error)}{where}", err=True)
         return 1
+
+
+def _going_on(argv: list[str], error: BaseException) -> str:
+    """The arguments that go on with what was interrupted: a run that has begun knows its settings."""
+    from tracenas.pipeline.run_directory import interrupted_run
+
+    if (run := interrupted_run(error)) is not None:
+        near = run.relative_to(Path.cwd()) if run.is_relative_to(Path.cwd()) else run
+        return shlex.join(["resume", str(near)])
+    command = next((word for word in argv if not word.startswith("-")), "")
+    if command in ("search", "run", "demo", "metric", "recover", "study"):
+        return shlex.join([*argv, *(() if "--resume" in argv else ("--resume",))])
+    return ""
 
 
 def _check_unicode(argv: Sequence[str]) -> None:

@@ -1,5 +1,6 @@
 """One process at a time in a directory that a command writes into."""
 
+import logging
 import os
 import socket
 import threading
@@ -10,10 +11,11 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from tracenas.errors import UserError
-from tracenas.rundir import LOCK, make_directory
+from tracenas.rundir import LOCK, holding, make_directory
 
-__all__ = ["locked"]
+__all__ = ["holder", "locked"]
 
+_log = logging.getLogger("tracenas")
 _holders: dict[Path, int] = {}
 """Lock file → the thread of this process that holds it."""
 
@@ -51,15 +53,27 @@ def locked(directory: Path, *, what: str = "run directory", name: str = LOCK) ->
                 directory.rmdir()
 
 
+def holder(directory: Path) -> str | None:
+    """Who has a directory, as its lock says, which may be nothing; None if no living process does."""
+    place = directory / LOCK
+    try:
+        with holding(place) as free:
+            return None if free else _text(place)
+    except OSError:  # there is no lock, or it is not ours to read
+        return None
+
+
 def _acquire(lock: FileLock, directory: Path, place: Path, what: str) -> None:
-    holder = _text(place)  # before the attempt: old versions of filelock empty the file
+    owner = _text(place)  # before the attempt: old versions of filelock empty the file
     try:
         make_directory(directory)
         lock.acquire()
         if getattr(lock, "pid", None) is None:  # where the system has no locks, filelock writes into the file itself
             place.write_text(f"pid {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+        if owner:
+            _log.warning("%s %s: taken over from %s, which has ended without giving it back", what, directory, owner)
     except Timeout as error:
-        other = holder or "another process"
+        other = owner or "another process"
         raise UserError(f"{what} {directory}: in use by {other}; wait, or choose another") from error
     except OSError as error:
         raise UserError(f"{what} {directory}: {error.strerror or error}") from error

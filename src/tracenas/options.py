@@ -86,7 +86,8 @@ def _text(kind: type[StageConfig], name: str) -> str:
 def _placeholder(kind: type[StageConfig]) -> str:
     """What stands for the positional setting; empty if there is none."""
     name, several = positional_setting(kind)
-    return f"{name.upper().removesuffix('S')}..." if several else name.upper()
+    text = f"{name.upper().removesuffix('S')}..." if several else name.upper()
+    return f"[{text}]" if name and name == kind.optional_positional else text
 
 
 def setting_parameters(kind: type[StageConfig]) -> list[click.Parameter]:

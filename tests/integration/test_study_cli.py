@@ -122,7 +122,7 @@ def test_interrupted_and_resumed_equals_undisturbed(
     with monkeypatch.context() as patch:
         patch.setattr(StudyMeasurer, "measure", interrupted)
         assert invoke(study(out, *POOL)) == 130
-    assert "go on with: tracenas study" in capsys.readouterr().err
+    assert "go on with: tracenas resume" in capsys.readouterr().err
     journal = out / "journal.jsonl"
     assert len(journal.read_text().splitlines()) == 2
     with journal.open("a") as file:

@@ -92,6 +92,10 @@ COMMANDS: dict[str, Command] = {
     "push": Command("push:push", "PushConfig", "Put a checkpoint on the Hugging Face hub, after a check."),
     "recipes": Command("recipes:show", "RecipesConfig", "Settings files that come with the package."),
     "report": Command("report:report", "ReportConfig", "Draw a run's report.html again.", file=True),
+    "resume": Command(
+        "resume:resume", "ResumeConfig", "Go on with an interrupted run, or complete a finished one.", parallel=True
+    ),
+    "runs": Command("runs:runs", "RunsConfig", "The runs in a directory, and their state."),
     "study": Command("study.command:study", "StudyConfig", "Which proxies order architectures as recovery does."),
     "study ablation": Command("study.ablation:ablation", "AblationConfig", "A proxy's ranking from less text or rank."),
 }

@@ -1,31 +1,28 @@
 """`tracenas report`: draw a run's report.html."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tracenas.commands.stored import command_of
 from tracenas.config import ReportConfig
 from tracenas.errors import UserError
 from tracenas.pipeline.resume import CONFIG
-from tracenas.pipeline.run_directory import KIND
 from tracenas.reporting import write_report
 from tracenas.reporting.pages.metric import write_metric_report
 from tracenas.reporting.pages.study import write_study_report
 from tracenas.settings import read_settings
 
-__all__ = ["Reported", "report"]
+__all__ = ["PAGES", "Reported", "report"]
 
-_PAGES: dict[str, Callable[[Path, Path | None], Path]] = {
+PAGES: dict[str, Callable[[Path, Path | None], Path]] = {
     "search": write_report,
     "run": write_report,
     "demo": lambda out, page: write_report(out / "run", page or out / "report.html"),
     "metric search": write_metric_report,
     "study": write_study_report,
 }
-_SETTINGS = {"starts": "study", "variables": "metric search", "sample_counts": "study ablation", "ratios": "sparsify"}
-"""A setting of each command that others have not: older directories do not say what they are of."""
-_FILES = {"known.json": "metric search", "study.json": "study", "recover.yaml": "recover", "sparsity.json": "sparsify"}
 
 
 @dataclass(frozen=True)
@@ -49,14 +46,7 @@ def report(config: ReportConfig) -> Reported:
     Raises:
         UserError: if the directory holds no run, or one that has no page.
     """
-    kind = _kind(config.run, read_settings(config.run / CONFIG, required=False))
-    if kind not in _PAGES:
-        raise UserError(f"{config.run}: of `tracenas {kind}`, which has no page; accepted: of {', '.join(_PAGES)}")
-    return Reported(_PAGES[kind](config.run, config.out))
-
-
-def _kind(run: Path, settings: Mapping[str, Any]) -> str:
-    """The command that a directory is of; `search` where nothing says so."""
-    guesses = [kind for key, kind in _SETTINGS.items() if key in settings]
-    guesses += [kind for name, kind in _FILES.items() if (run / name).is_file()]
-    return str(settings.get(KIND) or next(iter(guesses), "search"))
+    kind = command_of(config.run, read_settings(config.run / CONFIG, required=False))
+    if kind not in PAGES:
+        raise UserError(f"{config.run}: of `tracenas {kind}`, which has no page; accepted: of {', '.join(PAGES)}")
+    return Reported(PAGES[kind](config.run, config.out))

@@ -16,6 +16,7 @@ from tracenas.config.pruning import (
 from tracenas.config.pushing import PushConfig
 from tracenas.config.recovery import RecoverConfig
 from tracenas.config.run import RunConfig
+from tracenas.config.runs import ResumeConfig, RunsConfig
 from tracenas.config.sensitivity import SensitivityConfig
 from tracenas.config.shared import (
     CalibrationConfig,
@@ -50,7 +51,9 @@ __all__ = [
     "RecipesConfig",
     "RecoverConfig",
     "ReportConfig",
+    "ResumeConfig",
     "RunConfig",
+    "RunsConfig",
     "ScoreConfig",
     "SearchConfig",
     "SelectCalibrationConfig",

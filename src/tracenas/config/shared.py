@@ -62,6 +62,9 @@ class StageConfig(BaseModel):
     uses: ClassVar[tuple[Use, ...]] = (ROWS,)
     """When settings are read that are not read always."""
 
+    optional_positional: ClassVar[str] = ""
+    """The field that may stand without its name where none is required."""
+
     @field_validator("*", mode="before")
     @classmethod
     def _path_text(cls, value: Any) -> Any:
@@ -217,9 +220,10 @@ def setting_names(kind: type[StageConfig]) -> list[str]:
 def positional_setting(kind: type[StageConfig]) -> tuple[str, bool]:
     """The setting that stands without an option name, the first required one, and whether it holds several values.
 
-    An empty name if none is required.
+    An empty name if there is none.
     """
-    name = next((name for name, field in kind.model_fields.items() if field.is_required()), "")
+    required = (name for name, field in kind.model_fields.items() if field.is_required())
+    name = next(required, kind.optional_positional)
     return name, bool(name) and get_origin(kind.model_fields[name].annotation) is tuple
 
 

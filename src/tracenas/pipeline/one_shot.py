@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ __all__ = [
     "one_shot",
     "one_shot_architecture",
     "rank_units",
+    "run_anchor",
     "stored_anchor",
 ]
 
@@ -107,15 +109,21 @@ def one_shot_architecture(
     return allocate_budget(session.target, ordering, importance, allocation or chosen.allocation, gamma).architecture
 
 
-def stored_anchor(session: Session, method: str) -> Architecture:
+def run_anchor(session: Session, method: str) -> Architecture:
     """The method's architecture in a search's space: the run's own where it is stored, else made and stored."""
     assert session.run is not None
     path = session.run / ANCHOR
     if path.is_file():
-        return session.space.validate(Architecture.from_json(read_json(path), where=str(path)), where=str(path))
+        return stored_anchor(session.target, session.run)
     architecture = one_shot_architecture(session, method)
     write_json(path, {"architecture": architecture.to_json()})
     return architecture
+
+
+def stored_anchor(target: PruningTarget, run: Path) -> Architecture:
+    """The one-shot architecture that a run keeps."""
+    where = str(run / ANCHOR)
+    return target.space.validate(Architecture.from_json(read_json(run / ANCHOR), where=where), where=where)
 
 
 def rank_units(

@@ -1,6 +1,7 @@
 """Opening a session: the model and its calibration are loaded, the units ranked, or read where a run holds them."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -9,6 +10,7 @@ from tracenas.config import CalibrationConfig
 from tracenas.data.tokens import load_tokens, save_tokens
 from tracenas.data.windows import WindowStart, token_file_start
 from tracenas.errors import UserError
+from tracenas.families import Block, Key
 from tracenas.models.checkpoints.loading import LoadedModel
 from tracenas.models.functionals.memory import within_memory
 from tracenas.models.surgery.ordering import Ordering
@@ -27,7 +29,7 @@ from tracenas.saliency.fisher import as_saliency
 from tracenas.scoring.workload import default_micro_batch
 from tracenas.threads import set_threads
 
-__all__ = ["open_session", "refit_settings"]
+__all__ = ["open_session", "refit_settings", "stored_ordering"]
 
 
 def open_session(
@@ -109,6 +111,17 @@ def _tokens(
     return tokens, start
 
 
+def stored_ordering(path: Path, blocks: Sequence[Block]) -> tuple[Ordering, dict[Key, float]]:
+    """The unit order and the importance of sub-blocks that a run keeps.
+
+    Raises:
+        UserError: if the file is damaged or of another model.
+    """
+    ordering, metadata = Ordering.load(path, blocks)
+    raw = json.loads(metadata.get("importance", "{}"))
+    return ordering, {(int(k.split(".")[0]), k.split(".")[1]): float(v) for k, v in raw.items()}
+
+
 def _ordering(
     calibrated: Calibrated, saliency: str, micro_batch: int, sensitivity: Path | None
 ) -> tuple[Ordering, dict[tuple[int, str], float]]:
@@ -116,9 +129,7 @@ def _ordering(
     loaded, blocks, run = calibrated.loaded, calibrated.blocks, calibrated.run
     path = None if run is None else run / ORDERING
     if path is not None and path.is_file():
-        ordering, metadata = Ordering.load(path, blocks)
-        raw = json.loads(metadata.get("importance", "{}"))
-        return ordering, {(int(k.split(".")[0]), k.split(".")[1]): float(v) for k, v in raw.items()}
+        return stored_ordering(path, blocks)
     if saliency in PREDICTED_RISES:
         table = run_table(calibrated, micro_batch, compensated=saliency in FOR_REFITS, file=sensitivity)
         per_unit, importance = as_saliency(table)

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import yaml
 
 from tracenas.config import StageConfig, current_names
+from tracenas.config.local_paths import names_same
 from tracenas.errors import UserError
 from tracenas.hub.commits import COMMITS, commits
 from tracenas.reporting.terminal import to_plain
@@ -16,19 +17,40 @@ from tracenas.strategies.score import is_number
 
 __all__ = [
     "CONFIG",
+    "KIND",
+    "LEFT_OPEN",
+    "RECOVERY_CONFIG",
     "as_started",
     "check_same",
+    "given_settings",
+    "left_open",
+    "on_gpu",
     "recorded_base_loss",
     "recorded_commits",
     "resolve_settings",
     "same_model",
     "same_settings",
+    "settings_file",
     "stored_settings",
     "write_settings",
 ]
 
-CONFIG, _BASE = "config.yaml", "base.json"
+CONFIG = "config.yaml"
+KIND, LEFT_OPEN = "kind", "left_open"
+"""In config.yaml: the command whose directory it is, and settings as they were before `auto` and defaults came to
+something."""
+
+_BASE = "base.json"
+"""The loss of the base on the calibration: the model must not have changed when a run goes on."""
+
+RECOVERY_CONFIG = "recover.yaml"
+"""In its place in a recovery's directory, which is a checkpoint."""
 C = TypeVar("C", bound=StageConfig)
+
+
+def settings_file(run: Path) -> Path | None:
+    """The file that holds a run's settings; None in a directory that holds no run."""
+    return next((file for name in (CONFIG, RECOVERY_CONFIG) if (file := run / name).is_file()), None)
 
 
 def write_settings(path: Path, settings: Mapping[str, Any]) -> None:
@@ -58,11 +80,24 @@ def stored_settings(path: Path, kind: type[StageConfig]) -> dict[str, Any]:
 
 
 def resolve_settings(config: StageConfig, out: Path, settings: Mapping[str, Any]) -> None:
-    """Put into RUN/config.yaml what the settings that it leaves open came to."""
+    """Put into RUN/config.yaml what the settings that it leaves open came to, and that it left them open."""
     stored = stored_settings(out / CONFIG, type(config))
     values = {k: v for k, v in settings.items() if stored.get(k) in (None, "auto") and v not in (None, "auto")}
     if values:
-        write_settings(out / CONFIG, {**stored, **values})
+        given = {**left_open(stored, values), **stored.get(LEFT_OPEN, {})}
+        write_settings(out / CONFIG, {**stored, **values, LEFT_OPEN: given})
+
+
+def left_open(given: Mapping[str, Any], resolved: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings among `resolved` that were given as `None` or `auto`, and came to something else."""
+    unsaid = {key: given.get(key) for key in resolved if given.get(key) in (None, "auto")}
+    return {key: value for key, value in unsaid.items() if value != resolved[key]}
+
+
+def given_settings(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a run directory as the command was given them: what they came to here is left out."""
+    kept = {key: value for key, value in stored.items() if key not in (KIND, LEFT_OPEN)}
+    return {**kept, **(stored.get(LEFT_OPEN) or {})}
 
 
 def same_settings(out: Path, config: StageConfig, ignore: tuple[str, ...]) -> dict[str, Any]:
@@ -73,10 +108,15 @@ def same_settings(out: Path, config: StageConfig, ignore: tuple[str, ...]) -> di
     """
     stored = stored_settings(out / CONFIG, type(config))
     for key, value in to_plain(config.model_dump()).items():
-        if key in ignore or value in (None, "auto"):
+        if key in ignore or value in (None, "auto") or (key == "threads" and on_gpu(stored)):
             continue
         check_same(key.replace("_", "-"), stored.get(key), value)
     return stored
+
+
+def on_gpu(settings: Mapping[str, Any]) -> bool:
+    """Whether a run's sums are a GPU's, so that they do not depend on the number of threads."""
+    return str(settings.get("device")).startswith("cuda")
 
 
 def check_same(name: str, stored: object, value: object, owner: str = "the run", remedy: str = "") -> None:
@@ -89,7 +129,7 @@ def check_same(name: str, stored: object, value: object, owner: str = "the run",
     Raises:
         UserError: naming both values.
     """
-    if stored != value:
+    if not names_same(stored, value):
         raise UserError(f"--resume with another {name}: {owner} has {stored!r}, not {value!r}{remedy}")
 
 

@@ -7,20 +7,22 @@ from typing import Any
 
 from tracenas.error_log import ERROR_LOG, error_log
 from tracenas.errors import UserError
+from tracenas.journal import Journal
 from tracenas.locks import locked
-from tracenas.pipeline.resume import CONFIG, write_settings
-from tracenas.rundir import free_of_ours, require_free, sweep, undone_on_error
+from tracenas.pipeline.resume import CONFIG, KIND, settings_file, write_settings
+from tracenas.rundir import free_of_ours, read_json, require_free, sweep, undone_on_error
 from tracenas.settings import read_settings
 
 __all__ = [
     "BEST",
     "CALIBRATION",
     "JOURNAL",
-    "KIND",
     "ORDERING",
     "SENSITIVITY",
     "SUMMARY",
+    "holds_result",
     "in_use",
+    "interrupted_run",
     "run_directory",
     "starting",
 ]
@@ -34,17 +36,32 @@ CALIBRATION, ORDERING = "calibration.safetensors", "ordering.safetensors"
 SENSITIVITY = "sensitivity.safetensors"
 """The predicted cost of every width of every sub-block."""
 
-KIND = "kind"
-"""In config.yaml: the command whose directory it is."""
 _SAME = frozenset({"search", "run"})
 """A run goes on where a search of the same settings stopped, and the other way round."""
+
+_INTERRUPTED = "interrupted run: "
 
 
 @contextmanager
 def in_use(out: Path) -> Iterator[None]:
     """Have `out` for this process alone; unexpected errors are kept in OUT/error.log."""
     with locked(out), error_log(out / ERROR_LOG):
-        yield
+        try:
+            yield
+        except KeyboardInterrupt as error:
+            if settings_file(out) is not None:
+                error.add_note(f"{_INTERRUPTED}{out}")
+            raise
+
+
+def interrupted_run(error: BaseException | None) -> Path | None:
+    """The run directory that an interrupt has left for `tracenas resume`, the outermost one; None if there is none."""
+    while error is not None:
+        runs = [note for note in getattr(error, "__notes__", ()) if note.startswith(_INTERRUPTED)]
+        if runs:
+            return Path(runs[-1].removeprefix(_INTERRUPTED))
+        error = error.__cause__ or error.__context__
+    return None
 
 
 @contextmanager
@@ -71,6 +88,14 @@ def run_directory(out: Path, kind: str, resume: bool) -> Iterator[bool]:
         else:
             require_free(out, what="run directory")
         yield begun
+
+
+def holds_result(out: Path) -> bool:
+    """Whether a search has ended: best.json and summary.json are there, and are of the whole journal."""
+    if not all((out / name).is_file() for name in (BEST, SUMMARY)):
+        return False
+    evaluated = sum(record.get("status") != "infeasible" for record in Journal(out / JOURNAL).read())
+    return bool(read_json(out / SUMMARY).get("evaluations") == evaluated)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from tracenas.space.architecture import Architecture
 from tracenas.space.search_space import SearchSpace
 from tracenas.strategies import Prior
 
-__all__ = ["Calibrated", "RefitSettings", "Session"]
+__all__ = ["Calibrated", "RankedTarget", "RefitSettings", "Session"]
 
 
 @dataclass(frozen=True)
@@ -46,25 +46,10 @@ class RefitSettings:
 
 
 @dataclass
-class Calibrated:
-    """A loaded model and its calibration.
-
-    Args:
-        tokens: int64 [N, L].
-        start: how these windows begin.
-        run: the run directory, if there is one.
-        seed: of everything random.
-        grams: Gram matrices that a sensitivity table's pass puts aside for refits; None: it does not.
-    """
+class _Targeted:
+    """Something made for a target."""
 
     target: PruningTarget
-    loaded: LoadedModel
-    tokens: torch.Tensor
-    start: WindowStart
-    run: Path | None
-    seed: int
-    refit: RefitSettings
-    grams: StoredGrams | None = field(default=None, kw_only=True)
 
     @property
     def blocks(self) -> tuple[Block, ...]:
@@ -78,12 +63,68 @@ class Calibrated:
 
 
 @dataclass
-class Session(Calibrated):
+class RankedTarget(_Targeted):
+    """A target with its units ranked: all that can be said of its candidates without the model.
+
+    Args:
+        importance: I_l per (block, sub-block) (TraceNAS A.1).
+    """
+
+    ordering: Ordering
+    importance: Mapping[tuple[int, str], float]
+
+    def kept_units(self, arch: Architecture) -> dict[str, list[list[int] | None]]:
+        """Base ids of kept units per layer, under `heads`, `channels`, …; null where a sub-block is bypassed."""
+        kept = self.ordering.kept(self.blocks, arch)
+        out: dict[str, list[list[int] | None]] = {}
+        for i, layer in enumerate(self.space.layers):
+            for s in layer.sub_blocks:
+                ids = kept.get((i, s.name))
+                out.setdefault(s.unit, [None] * len(self.space.layers))[i] = None if ids is None else ids.tolist()
+        return out
+
+    def prior(self) -> Prior:
+        """Layer importance as a width profile: I_l over its mean within attention and within MLP (decision 9)."""
+        names = {name for _, name in self.importance}
+        means = {n: _mean([v for (_, m), v in self.importance.items() if m == n]) for n in names}
+        ratios = [
+            [
+                self.importance[i, s.name] / means[s.name] if s.units and means[s.name] > 0 else 0.0
+                for s in layer.sub_blocks
+            ]
+            for i, layer in enumerate(self.space.layers)
+        ]
+        order = sorted(range(len(ratios)), key=lambda i: (_mean(ratios[i]), i))
+        return Prior(ratios, order)
+
+
+@dataclass
+class Calibrated(_Targeted):
+    """A loaded model and its calibration.
+
+    Args:
+        tokens: int64 [N, L].
+        start: how these windows begin.
+        run: the run directory, if there is one.
+        seed: of everything random.
+        grams: Gram matrices that a sensitivity table's pass puts aside for refits; None: it does not.
+    """
+
+    loaded: LoadedModel
+    tokens: torch.Tensor
+    start: WindowStart
+    run: Path | None
+    seed: int
+    refit: RefitSettings
+    grams: StoredGrams | None = field(default=None, kw_only=True)
+
+
+@dataclass
+class Session(RankedTarget, Calibrated):
     """A loaded model, ready to be cut.
 
     Args:
         saliency: what units are ranked by.
-        importance: I_l per (block, sub-block) (TraceNAS A.1).
         micro_batch: sequences per forward pass.
         net: the super-network once it is made.
         table: the costs of all widths once they are measured (`session_table`).
@@ -91,8 +132,6 @@ class Session(Calibrated):
     """
 
     saliency: str
-    ordering: Ordering
-    importance: Mapping[tuple[int, str], float]
     micro_batch: int
     threads: int
     net: Supernet | None = None
@@ -119,30 +158,6 @@ class Session(Calibrated):
         if self.net is None or self.net.restored:
             self.net = Supernet(self.loaded.model, self.blocks, self.ordering)
         return self.net
-
-    def kept_units(self, arch: Architecture) -> dict[str, list[list[int] | None]]:
-        """Base ids of kept units per layer, under `heads`, `channels`, …; null where a sub-block is bypassed."""
-        kept = self.ordering.kept(self.blocks, arch)
-        out: dict[str, list[list[int] | None]] = {}
-        for i, layer in enumerate(self.space.layers):
-            for s in layer.sub_blocks:
-                ids = kept.get((i, s.name))
-                out.setdefault(s.unit, [None] * len(self.space.layers))[i] = None if ids is None else ids.tolist()
-        return out
-
-    def prior(self) -> Prior:
-        """Layer importance as a width profile: I_l over its mean within attention and within MLP (decision 9)."""
-        names = {name for _, name in self.importance}
-        means = {n: _mean([v for (_, m), v in self.importance.items() if m == n]) for n in names}
-        ratios = [
-            [
-                self.importance[i, s.name] / means[s.name] if s.units and means[s.name] > 0 else 0.0
-                for s in layer.sub_blocks
-            ]
-            for i, layer in enumerate(self.space.layers)
-        ]
-        order = sorted(range(len(ratios)), key=lambda i: (_mean(ratios[i]), i))
-        return Prior(ratios, order)
 
 
 def _mean(values: list[float]) -> float:

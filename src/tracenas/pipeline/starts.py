@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from tracenas.config import SearchConfig
 from tracenas.config.usage import reads_widths, refits
@@ -11,6 +12,7 @@ from tracenas.pipeline.rises import ranked_by_table, ranked_units
 from tracenas.pipeline.run_directory import SENSITIVITY
 from tracenas.pipeline.sensitivity import run_table
 from tracenas.pipeline.session import Session
+from tracenas.pipeline.target import PruningTarget
 from tracenas.reporting.progress import phase
 from tracenas.rundir import read_json, write_json
 from tracenas.saliency.allocation import Ranked
@@ -18,7 +20,7 @@ from tracenas.saliency.sensitivity.table import SensitivityTable
 from tracenas.saliency.starts import SOLVED, STARTS
 from tracenas.space.architecture import Architecture
 
-__all__ = ["START", "Starts", "run_starts"]
+__all__ = ["START", "Starts", "run_starts", "stored_starts"]
 
 _log = logging.getLogger("tracenas")
 
@@ -53,8 +55,7 @@ def run_starts(session: Session, config: SearchConfig) -> Starts:
     session.table = table = _table(session, config, begun=path.is_file())
     ranked = None if table is None else ranked_by_table(session.target, table)
     if path.is_file():
-        stored = {name: Architecture.from_json(one, where=f"{path}: {name}") for name, one in read_json(path).items()}
-        return Starts({name: session.space.validate(arch, where=str(path)) for name, arch in stored.items()}, ranked)
+        return Starts(_stored_architectures(session.target, path), ranked)
     architectures: dict[str, Architecture] = {}
     for name in config.starts:
         if name in SOLVED and ranked is None:
@@ -67,6 +68,18 @@ def run_starts(session: Session, config: SearchConfig) -> Starts:
             _log.warning("start %s is left out: %s", name, error)
     write_json(path, {name: arch.to_json() for name, arch in architectures.items()})
     return Starts(architectures, ranked)
+
+
+def stored_starts(target: PruningTarget, run: Path) -> Starts:
+    """The starts that a run keeps, and its table, whatever model that is of."""
+    table = run / SENSITIVITY
+    ranked = ranked_by_table(target, SensitivityTable.read(table)) if table.is_file() else None
+    return Starts(_stored_architectures(target, run / START), ranked)
+
+
+def _stored_architectures(target: PruningTarget, path: Path) -> dict[str, Architecture]:
+    stored = {name: Architecture.from_json(one, where=f"{path}: {name}") for name, one in read_json(path).items()}
+    return {name: target.space.validate(arch, where=str(path)) for name, arch in stored.items()}
 
 
 def _table(session: Session, config: SearchConfig, begun: bool) -> SensitivityTable | None:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from tracenas.registry import Registry
-from tracenas.strategies.loop import Progress, run_search
+from tracenas.strategies.loop import Progress, replayed, run_search
 from tracenas.strategies.protocol import Batch
 from tracenas.strategies.result import SearchResult, generations
 from tracenas.strategies.score import Score
@@ -20,6 +20,7 @@ __all__ = [
     "SearchSettings",
     "Strategy",
     "generations",
+    "replayed",
     "run_search",
 ]
 

@@ -14,7 +14,7 @@ from tracenas.strategies.result import Generation, Record, SearchResult, generat
 from tracenas.strategies.score import Score, is_number, jsonable
 from tracenas.strategies.strategy import Strategy
 
-__all__ = ["Evaluate", "Progress", "run_search"]
+__all__ = ["Evaluate", "Progress", "replayed", "run_search"]
 
 C = TypeVar("C", bound=Candidate)
 _FOREIGN = "the journal is of another run"
@@ -86,6 +86,30 @@ def run_search(
             generation failed.
     """
     return _Run(strategy, evaluate, journal, on_event, on_generation, facts or {}, enough).run()
+
+
+class _Unscored(Exception):
+    """Ends a replay where the journal does."""
+
+
+def replayed(strategy: Strategy[C], journal: Journal, facts: Mapping[str, Any] | None = None) -> SearchResult[C] | None:
+    """What a search has found, from its journal alone; None while candidates are left to evaluate.
+
+    Args:
+        strategy: at its beginning, and of no further use where there is no result.
+        journal, facts: as of `run_search`.
+
+    Raises:
+        UserError: as `run_search`.
+    """
+
+    def evaluate(_: list[C]) -> Iterable[Score]:
+        raise _Unscored
+
+    try:
+        return run_search(strategy, evaluate, journal, facts=facts)
+    except _Unscored:
+        return None
 
 
 @dataclass

@@ -15,12 +15,13 @@ from tracenas.commands.report import report
 from tracenas.commands.run.command import run
 from tracenas.commands.run.result import RunOutcome
 from tracenas.config import DemoConfig, ReportConfig, RunConfig
+from tracenas.config.local_paths import absolute_path
 from tracenas.demo import calibration_path, heldout_path
 from tracenas.errors import UserError
 from tracenas.formats import duration
 from tracenas.models.checkpoints.source import open_source
-from tracenas.pipeline.resume import CONFIG, check_same, write_settings
-from tracenas.pipeline.run_directory import KIND, SUMMARY, in_use
+from tracenas.pipeline.resume import CONFIG, KIND, check_same, write_settings
+from tracenas.pipeline.run_directory import SUMMARY, in_use
 from tracenas.reporting.data.stages import PUBLISHED_MODEL
 from tracenas.reporting.progress import phase
 from tracenas.reporting.terminal import Table, print_table, to_plain
@@ -86,7 +87,7 @@ def demo_llm(config: DemoConfig, model: Path) -> LlmDemo:
     Raises:
         UserError: for wrong input, before any work is done.
     """
-    out = config.out or Path("tracenas-demo-smollm2")
+    out = absolute_path(config.out or Path("tracenas-demo-smollm2"))
     with in_use(out):
         return _demo(config, model, out)
 
@@ -152,7 +153,7 @@ def _planned(config: DemoConfig, model: Path, out: Path) -> dict[str, Any]:
     with phase("measure this machine"):
         length = min(_SEQ_LEN, source.positions)
         pieces, threads = measure(source, params, length, _BATCH, config.threads)
-    write_settings(out / CONFIG, {KIND: "demo", **config.model_dump()})
+    write_settings(out / CONFIG, {KIND: "demo", **config.model_dump(), "out": out})
     amounts, parts = amounts_within(pieces, _SLACK * 60 * config.minutes, _RANDOM)
     plan = {**identity, "seq_len": length, "minutes": config.minutes, **to_json(pieces, amounts, parts, threads)}
     write_json(out / PLAN, plan)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tracenas.config import MetricSearchConfig
+from tracenas.config.local_paths import with_absolute_paths
 from tracenas.data.sources import probe
 from tracenas.models.checkpoints.source import open_source
 from tracenas.pipeline.run_directory import BEST
@@ -58,6 +59,7 @@ def search(config: MetricSearchConfig) -> MetricSearched:
     Raises:
         UserError: for wrong input, before any work is done.
     """
+    config = with_absolute_paths(config)
     source = open_source(config.model, decoder_only="metric")
     if not config.resume:
         probe(config.text_field, config.data, config.text)

@@ -21,14 +21,14 @@ from tracenas.models.functionals.memory import attempt
 from tracenas.pipeline.calibration import stored_evaluation_windows, window_start
 from tracenas.pipeline.loading import load_model
 from tracenas.pipeline.resume import as_started, resolve_settings
-from tracenas.pipeline.run_directory import BEST, CALIBRATION, JOURNAL, SUMMARY, run_directory, starting
+from tracenas.pipeline.run_directory import BEST, CALIBRATION, JOURNAL, SUMMARY, holds_result, run_directory, starting
 from tracenas.reporting.pages.metric import write_metric_report
 from tracenas.reporting.progress import SearchProgress, phase
 from tracenas.rundir import provenance, read_json, write_json
 from tracenas.saliency.gradients import write_gradients
 from tracenas.saliency.linear import projections
 from tracenas.saliency.masks import Sparsity
-from tracenas.strategies import Score, SearchResult, SearchSettings, run_search
+from tracenas.strategies import Score, SearchResult, SearchSettings, replayed, run_search
 from tracenas.symbolic import KNOWN, locate
 from tracenas.symbolic.analysis import findings
 from tracenas.symbolic.evolve import GeneticProgramming, Programming
@@ -39,6 +39,7 @@ from tracenas.threads import set_threads
 __all__ = ["run"]
 
 KNOWN_METRICS = ("magnitude", "wanda", "gblm", "pruner_zero", "sparsegpt", "random")
+KNOWN_FILE = "known.json"
 _NOT_RESULTS = ("out", "resume", "workers")
 _NEEDS_GRADIENTS = ("gblm", "pruner_zero")
 
@@ -51,6 +52,24 @@ def run(config: MetricSearchConfig, source: ModelSource) -> dict[str, Any]:
     Raises:
         UserError: for wrong input, before any work is done.
     """
+    strategy = _strategy(config)
+    _check_sparsity(config, source)
+    with run_directory(config.out, "metric search", config.resume) as begun:
+        if begun:
+            config = as_started(config.out, config, _NOT_RESULTS)
+            if (summary := _concluded(config)) is not None:
+                return summary
+        with starting(config.out, "metric search", config.model_dump(), begun):
+            spec = _prepare(config, source, gradients="G" in strategy.space.variables)
+        with ExitStack() as stack:
+            evaluate = _evaluator(spec, config.workers, stack)
+            published = _published_metrics(config.out / KNOWN_FILE, evaluate, gradients=bool(spec["gradients"]))
+            result = _run(config, strategy, evaluate, stack)
+        return _conclude(config, result, published)
+
+
+def _strategy(config: MetricSearchConfig) -> GeneticProgramming:
+    """The search's strategy at its beginning."""
     variables = tuple(sorted(v for v in config.variables.replace(" ", "").split(",") if v))
     space = ExpressionSpace(variables, config.max_nodes, config.initial_depth)
     settings = SearchSettings(
@@ -59,22 +78,35 @@ def run(config: MetricSearchConfig, source: ModelSource) -> dict[str, Any]:
     seeds = [Program(locate(t).expression) for t in KNOWN.values()] if config.init == "known" else []
     seeds = [s for s in seeds if s.expression.variables <= set(variables)]
     programming = Programming(config.tournament, config.mutation, config.patience)
-    strategy = GeneticProgramming(space, settings, programming, seeds=seeds)
-    _check_sparsity(config, source)
-    with run_directory(config.out, "metric search", config.resume) as begun:
-        if begun:
-            config = as_started(config.out, config, _NOT_RESULTS)
-        with starting(config.out, "metric search", config.model_dump(), begun):
-            spec = _prepare(config, source, gradients="G" in variables)
-        with ExitStack() as stack:
-            evaluate = _evaluator(spec, config.workers, stack)
-            published = _published_metrics(config.out / "known.json", evaluate, gradients=bool(spec["gradients"]))
-            result = _run(config, strategy, evaluate, stack)
-        summary = _summary(config, result, published)
-        write_json(config.out / BEST, _best(config, summary, result))
-        write_json(config.out / SUMMARY, summary)
-        write_metric_report(config.out)
+    return GeneticProgramming(space, settings, programming, seeds=seeds)
+
+
+def _concluded(config: MetricSearchConfig) -> dict[str, Any] | None:
+    """What a search has come to whose journal is whole, without the model; None while metrics are left to evaluate."""
+    out = config.out
+    if holds_result(out) and (out / "report.html").is_file():
+        summary: dict[str, Any] = read_json(out / SUMMARY)
         return summary
+    if not all((out / name).is_file() for name in (CALIBRATION, KNOWN_FILE)):
+        return None
+    result = replayed(_strategy(config), Journal(out / JOURNAL), _facts(config))
+    return None if result is None else _conclude(config, result, read_json(out / KNOWN_FILE))
+
+
+def _conclude(
+    config: MetricSearchConfig, result: SearchResult[Program], published: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Write best.json, summary.json and the report; what summary.json says."""
+    summary = _summary(config, result, published)
+    write_json(config.out / BEST, _best(config, summary, result))
+    write_json(config.out / SUMMARY, summary)
+    write_metric_report(config.out)
+    return summary
+
+
+def _facts(config: MetricSearchConfig) -> dict[str, Any]:
+    """What every line of the journal says."""
+    return {"bos": token_file_start(config.out / CALIBRATION).carried}
 
 
 def _check_sparsity(config: MetricSearchConfig, source: ModelSource) -> None:
@@ -168,7 +200,7 @@ def _run(config: MetricSearchConfig, strategy: Any, evaluate: Evaluate, stack: E
         score,
         Journal(config.out / JOURNAL),
         on_event=lambda e: display.update(e.generation, e.done, e.planned - e.duplicates, e.best, None, e.duplicates),
-        facts={"bos": token_file_start(config.out / CALIBRATION).carried},
+        facts=_facts(config),
     )
 
 

@@ -10,6 +10,7 @@ from tracenas.data import hub
 from tracenas.data.sources import is_tokens, parse_source, probe
 from tracenas.errors import UserError
 from tracenas.models.checkpoints.source import ModelSource, open_source
+from tracenas.pipeline.resume import RECOVERY_CONFIG
 from tracenas.recovery.card import base_model
 from tracenas.recovery.settings import TrainSettings, accumulation, learning_rate_factor
 from tracenas.rundir import require_free, sweep
@@ -27,7 +28,7 @@ __all__ = [
     "teacher_name",
 ]
 
-SETTINGS = "recover.yaml"
+SETTINGS = RECOVERY_CONFIG
 SPARSITY = "sparsity.json"
 _REPORTERS = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",), "trackio": ("trackio",)}
 

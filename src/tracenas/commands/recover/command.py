@@ -6,6 +6,7 @@ from pathlib import Path
 from tracenas.commands.recover.checks import SETTINGS, check_input
 from tracenas.commands.recover.result import RESULT, Recovered
 from tracenas.config import RecoverConfig
+from tracenas.config.local_paths import with_absolute_paths
 from tracenas.errors import UserError
 from tracenas.models.checkpoints.source import open_source
 from tracenas.pipeline.run_directory import in_use
@@ -24,7 +25,7 @@ def recover(config: RecoverConfig) -> Recovered:
     Raises:
         UserError: for wrong input, before any work is done; for a loss that is not finite; for a full disk.
     """
-    world = World.from_environment()
+    config, world = with_absolute_paths(config), World.from_environment()
     source = open_source(config.model, decoder_only="recover")
     check_input(config, source, world)
     with without_leftovers(), in_use(config.out) if world.is_main else nullcontext():

@@ -13,8 +13,7 @@ from tracenas.dtypes import short_name
 from tracenas.errors import UserError
 from tracenas.models.checkpoints.loading import LoadedModel, pick_device, pick_dtype
 from tracenas.models.checkpoints.source import ModelSource
-from tracenas.pipeline.resume import check_same, stored_settings, write_settings
-from tracenas.pipeline.run_directory import KIND
+from tracenas.pipeline.resume import KIND, check_same, on_gpu, stored_settings, write_settings
 from tracenas.recovery.settings import LORA_BATCH, TrainSettings, accumulation, default_batch, largest_micro_batch
 from tracenas.recovery.throughput import flops_per_token, matrix_parameters, peak_flops
 from tracenas.reporting.terminal import to_plain
@@ -83,9 +82,10 @@ def as_started(config: RecoverConfig) -> RecoverConfig:
     """The stored run's settings; others than these are refused."""
     stored = stored_settings(config.out / SETTINGS, type(config))
     for key, value in to_plain(config.model_dump()).items():
-        if key not in _FREE and key in stored and (key != "threads" or value is not None):
+        free = key in _FREE or (key == "threads" and (value is None or on_gpu(stored)))
+        if not free and key in stored:
             check_same(key.replace("_", "-"), stored[key], value)
-    set_threads(stored.get("threads"))
+    set_threads(config.threads if config.threads and on_gpu(stored) else stored.get("threads"))
     return config
 
 

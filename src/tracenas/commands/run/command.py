@@ -22,8 +22,10 @@ from tracenas.commands.run.sections import (
 from tracenas.commands.search.command import search
 from tracenas.commands.search.settings import resolve_search
 from tracenas.config import ReportConfig, RunConfig, SearchConfig, check_used
+from tracenas.config.local_paths import with_absolute_paths
 from tracenas.models.checkpoints.source import ModelSource, open_source
 from tracenas.pipeline.refit import HELD_OUT
+from tracenas.pipeline.resume import KIND
 from tracenas.pipeline.run_directory import SUMMARY, in_use
 from tracenas.reporting.progress import START, phase
 from tracenas.rundir import read_json, write_json
@@ -39,6 +41,7 @@ def run(config: RunConfig) -> RunOutcome:
     Raises:
         UserError: for wrong input, that of later stages included, before any work is done.
     """
+    config = with_absolute_paths(config)
     source = open_source(config.model)
     config = resolve_search(config, source)
     check_used(config)
@@ -52,7 +55,8 @@ def _stages(config: RunConfig, source: ModelSource) -> RunOutcome:
         from tracenas.commands.run.recovery import prune_once, recover_all
 
     settings = SearchConfig(**{key: getattr(config, key) for key in SearchConfig.model_fields})
-    searched = search(settings, "run", source)
+    further = {key: value for key, value in config.model_dump().items() if key not in SearchConfig.model_fields}
+    searched = search(settings, source, {KIND: "run", **further})
     if config.compensate == "best" and prune_config(config, searched.best, config.out).compensate == "auto":
         _log.warning("no %s: nothing to compare refits on, checkpoints are written as scored", HELD_OUT)
     begin(config, "prune")

@@ -1,15 +1,20 @@
 """`tracenas search`: find the architecture with the highest proxy score under the budget."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from tracenas.commands.search.clock import SearchClock
 from tracenas.commands.search.result import SearchOutcome
 from tracenas.commands.search.settings import check_starts, resolve_search, sized, strategy_settings, within_minutes
-from tracenas.config import SearchConfig, check_used
+from tracenas.config import RunConfig, SearchConfig, check_used
+from tracenas.config.local_paths import with_absolute_paths
 from tracenas.data.sources import probe
 from tracenas.models.checkpoints.source import ModelSource, open_source
-from tracenas.pipeline.resume import as_started
+from tracenas.pipeline.resume import CONFIG, KIND, LEFT_OPEN, as_started, left_open, stored_settings, write_settings
 from tracenas.pipeline.run_directory import run_directory
 from tracenas.pipeline.target import resolve_target
 from tracenas.reporting.progress import START, phase
+from tracenas.reporting.terminal import to_plain
 from tracenas.saliency import SALIENCIES
 from tracenas.strategies import STRATEGIES
 
@@ -18,17 +23,20 @@ __all__ = ["search"]
 _NOT_RESULTS = ("resume", "out")
 
 
-def search(config: SearchConfig, kind: str = "search", source: ModelSource | None = None) -> SearchOutcome:
+def search(
+    config: SearchConfig, source: ModelSource | None = None, run: Mapping[str, Any] | None = None
+) -> SearchOutcome:
     """Run or resume a search (TraceNAS Algorithm 1) into the run directory `config.out`.
 
     Args:
-        kind: the command that the directory is of.
         source: the model, where it is open.
+        run: settings of the `run` that the search is part of, its command (`kind`) among them: kept with the search's.
 
     Raises:
         UserError: for wrong input, before any work is done.
     """
     clock = SearchClock(config.minutes)
+    config = with_absolute_paths(config)
     source = source or open_source(config.model)
     if not config.resume:
         probe(config.text_field, config.data)
@@ -39,14 +47,19 @@ def search(config: SearchConfig, kind: str = "search", source: ModelSource | Non
     SALIENCIES.check(config.saliency)
     strategy_settings(sized(resolved))
     check_starts(sized(resolved))
-    with run_directory(config.out, kind, config.resume) as begun:
+    whole = {KIND: "search", **(run or {})}
+    with run_directory(config.out, whole[KIND], config.resume) as begun:
         with phase(START):
             from tracenas.commands.search.stage import search_target
 
         if begun:
             resolved = as_started(config.out, config, _NOT_RESULTS)
+            stored = stored_settings(config.out / CONFIG, RunConfig)
+            if (settings := {**stored, **to_plain(dict(run or {}))}) != stored:  # sections were added
+                write_settings(config.out / CONFIG, settings)
             target = resolve_target(source, resolved, params=resolved.params, tolerance=resolved.tolerance)
             clock = SearchClock(resolved.minutes, clock.started)
         else:
             resolved = sized(resolved) if resolved.minutes is None else within_minutes(resolved, target)
-        return search_target(target, resolved, kind, begun, clock)
+            whole[LEFT_OPEN] = left_open(config.model_dump(), resolved.model_dump())
+        return search_target(target, resolved, whole, begun, clock)

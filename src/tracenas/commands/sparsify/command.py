@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tracenas.config import SparsifyConfig
+from tracenas.config.local_paths import with_absolute_paths
 from tracenas.data.sources import probe
 from tracenas.models.checkpoints.source import open_source
 from tracenas.reporting.progress import START, phase
@@ -61,11 +62,16 @@ def sparsify(config: SparsifyConfig) -> Sparsified:
     Raises:
         UserError: for wrong input, before any work is done where it can be known.
     """
+    config = with_absolute_paths(config)
     source = open_source(config.model, decoder_only="sparsify")
     probe(config.text_field, config.data)
     with phase(START):
-        from tracenas.commands.sparsify.pruning import write_sparse  # torch takes seconds to import
+        from tracenas.commands.sparsify.pruning import complete, write_sparse  # torch takes seconds to import
 
-    draft, facts = write_sparse(config, source)
+    space = source.space()
+    facts = complete(config, source) if config.resume else None
+    if facts is None:
+        facts = write_sparse(config, source)
+    params = space.parameters(space.base)
     names = ("metric", "target", "compare", "ratios", "sparsity", "weights", "zeros", "loss", "base_loss")
-    return Sparsified(config.out, params=draft.parameters, **{name: facts[name] for name in names})
+    return Sparsified(config.out, params=params, **{name: facts[name] for name in names})

@@ -8,7 +8,7 @@ import numpy as np
 
 from tracenas.commands.sparsify.card import sparsity_card, sparsity_facts, verified
 from tracenas.commands.sparsify.job import Job, open_job
-from tracenas.commands.sparsify.search import search_shares
+from tracenas.commands.sparsify.search import conclude_shares, is_of_search, search_shares
 from tracenas.config import SparsifyConfig
 from tracenas.errors import UserError
 from tracenas.models.checkpoints.loading import dtype_to_save
@@ -25,13 +25,26 @@ from tracenas.saliency.unstructured import Metric
 from tracenas.space.sparsity import Shares, SparsitySpace
 from tracenas.symbolic.names import find_metric
 
-__all__ = ["SPARSITY", "write_sparse"]
+__all__ = ["SPARSITY", "complete", "write_sparse"]
 
 SPARSITY = "sparsity.json"
 
 
-def write_sparse(config: SparsifyConfig, source: ModelSource) -> tuple[Draft, dict[str, Any]]:
-    """Prune a model and write it; the checkpoint and what sparsity.json says.
+def complete(config: SparsifyConfig, source: ModelSource) -> dict[str, Any] | None:
+    """What sparsity.json says, where the checkpoint of a search is written; what the search's directory lacks is made.
+
+    None where there is none yet.
+    """
+    if config.ratios != "search" or not (config.out / SPARSITY).is_file() or not is_of_search(config):
+        return None
+    metric, _ = find_metric(config.metric)
+    conclude_shares(config, _space(config, source, Sparsity.parse(config.sparsity)), metric.name)
+    facts: dict[str, Any] = read_json(config.out / SPARSITY)
+    return facts
+
+
+def write_sparse(config: SparsifyConfig, source: ModelSource) -> dict[str, Any]:
+    """Prune a model and write it; what sparsity.json says.
 
     Raises:
         UserError: for wrong input, before any work is done where it can be known.
@@ -68,8 +81,8 @@ def _check(config: SparsifyConfig, metric: Metric, groups: bool) -> None:
         raise UserError(f"metric {metric.name} compares within its own column blocks: compare must be auto")
 
 
-def _pruned(job: Job, explain: Explain | None) -> tuple[Draft, dict[str, Any]]:
-    """Prune the model in place and write it; the checkpoint and what sparsity.json says."""
+def _pruned(job: Job, explain: Explain | None) -> dict[str, Any]:
+    """Prune the model in place and write it; what sparsity.json says."""
     plan = SparsityPlan(job.metric, job.target, job.compare, _shares(job), job.config.seed)
     base_loss, blocks = job.loss, job.loaded.blocks()
     with phase("sparsify", len(blocks)) as steps:
@@ -95,7 +108,7 @@ def _shares(job: Job) -> dict[tuple[int, str], float]:
         model, blocks = job.loaded.model, job.loaded.blocks()
         with phase("outliers"):
             return outlier_shares(model, blocks, job.tokens, share, micro_batch=job.micro_batch)
-    space = _space(job)
+    space = _space(job.config, job.source, job.target)
     if ratios == "search":
         if job.compare == "global":
             raise UserError("compare global does not go with ratios search")
@@ -108,19 +121,19 @@ def _shares(job: Job) -> dict[tuple[int, str], float]:
     return shares
 
 
-def _space(job: Job) -> SparsitySpace:
+def _space(config: SparsifyConfig, source: ModelSource, target: Sparsity) -> SparsitySpace:
     """The space over a model's sub-blocks; their sizes are the weights of their linear layers."""
     sizes = [
         [(s.spec.name, sum(p.rows * p.columns for p in s.projections)) for s in b.sub_blocks if s.spec.units]
-        for b in job.source.blocks()
+        for b in source.blocks()
     ]
-    unpruned = job.source.space()
-    return SparsitySpace(sizes, job.target.share, unpruned.parameters(unpruned.base), spread=job.config.spread)
+    unpruned = source.space()
+    return SparsitySpace(sizes, target.share, unpruned.parameters(unpruned.base), spread=config.spread)
 
 
 def _write(
     job: Job, plan: SparsityPlan, counts: list[LayerCount], losses: tuple[float | None, float | None]
-) -> tuple[Draft, dict[str, Any]]:
+) -> dict[str, Any]:
     """Write checkpoint, sparsity.json and model card, after counting the zeros in the written files."""
     config, loaded, blocks = job.config, job.loaded, job.loaded.blocks()
     bos = None if config.data is None else window_start(loaded, config.data, config.bos).carried
@@ -140,7 +153,7 @@ def _write(
     tensors |= sparse_entries(loaded.model, blocks, tensors, solved=plan.metric.solve is not None)
     warn_of_tokenizer(loaded)
     with phase("write the checkpoint"):
-        draft = save_pruned(
+        save_pruned(
             loaded.model,
             loaded.files,
             job.source.family,
@@ -152,4 +165,4 @@ def _write(
             max_shard_size=config.shard_size,
             card=card,
         )
-    return draft, facts
+    return facts

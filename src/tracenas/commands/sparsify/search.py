@@ -4,22 +4,24 @@ from pathlib import Path
 from typing import Any
 
 from tracenas.commands.sparsify.job import Job
-from tracenas.config import parse_rank
+from tracenas.config import SparsifyConfig, parse_rank
+from tracenas.config.local_paths import names_same
 from tracenas.errors import UserError
 from tracenas.journal import Journal
 from tracenas.pipeline.calibration import window_start
-from tracenas.pipeline.resume import same_model, same_settings
-from tracenas.pipeline.run_directory import BEST, JOURNAL, SUMMARY, run_directory, starting
+from tracenas.pipeline.resume import CONFIG, recorded_base_loss, same_model, same_settings
+from tracenas.pipeline.run_directory import BEST, JOURNAL, SUMMARY, holds_result, run_directory, starting
 from tracenas.proxies import PROXIES
 from tracenas.reporting.progress import SearchProgress, phase
 from tracenas.rundir import provenance, write_json
 from tracenas.scoring.evaluator import ScoringSettings
 from tracenas.scoring.masked_weights import MaskedWeights, SparsityEvaluator
+from tracenas.settings import read_settings
 from tracenas.space.sparsity import Shares, SparsitySpace
-from tracenas.strategies import SearchResult, SearchSettings, run_search
+from tracenas.strategies import SearchResult, SearchSettings, replayed, run_search
 from tracenas.strategies.evolution import Evolution
 
-__all__ = ["search_shares"]
+__all__ = ["conclude_shares", "is_of_search", "search_shares"]
 
 _NOT_RESULTS = ("out", "run", "resume", "shard_size", "save_dtype", "gradients")
 
@@ -28,8 +30,7 @@ def search_shares(job: Job, space: SparsitySpace) -> Shares:
     """Run or resume the search in `config.run`; its best.json can be given to `--ratios`."""
     config = job.config
     _check_proxy(config.proxy)
-    run = config.run or config.out.with_name(config.out.name + ".search")
-    settings = SearchSettings(config.population, config.elites, config.iterations, init="uniform", seed=config.seed)
+    run = _directory(config)
     assert config.data is not None
     resolved = {"samples": job.tokens.shape[0], "seq_len": job.tokens.shape[1], "batch": job.micro_batch}
     with run_directory(run, "sparsify", config.resume) as begun:
@@ -39,11 +40,10 @@ def search_shares(job: Job, space: SparsitySpace) -> Shares:
             with phase("base pass"):
                 evaluator = _evaluator(job, space)
             same_model(run, evaluator.base_loss)
-        strategy: Evolution[Shares] = Evolution(space, settings)
         label = "Φ" if config.proxy == "phi" else config.proxy
-        with SearchProgress(settings.iterations, label=label) as display:
+        with SearchProgress(config.iterations, label=label) as display:
             result = run_search(
-                strategy,
+                _strategy(config, space),
                 evaluator,
                 Journal(run / JOURNAL),
                 on_event=lambda e: display.update(
@@ -51,8 +51,43 @@ def search_shares(job: Job, space: SparsitySpace) -> Shares:
                 ),
                 facts={"bos": window_start(job.loaded, config.data, config.bos).carried},
             )
-        _write_result(job, run, result, evaluator.base_loss)
+        _write_result(config, job.metric.name, result, evaluator.base_loss)
     return result.best
+
+
+def is_of_search(config: SparsifyConfig) -> bool:
+    """Whether the checkpoint directory is the one that the search was made for."""
+    stored = read_settings(_directory(config) / CONFIG, required=False)
+    return names_same(stored.get("out"), str(config.out))
+
+
+def conclude_shares(config: SparsifyConfig, space: SparsitySpace, metric: str) -> None:
+    """Make best.json and summary.json again from a whole journal, without the model, where one is missing.
+
+    Raises:
+        UserError: if the settings are others, or the journal is not whole.
+    """
+    run = _directory(config)
+    with run_directory(run, "sparsify", True):
+        same_settings(run, config, _NOT_RESULTS)
+        if holds_result(run):
+            return
+        journal = Journal(run / JOURNAL)
+        facts = {"bos": next((record.get("bos") for record in journal.read()), None)}
+        result, base_loss = replayed(_strategy(config, space), journal, facts), recorded_base_loss(run)
+        if result is None or base_loss is None:
+            raise UserError(f"{journal.path}: candidates are missing; remove {config.out} first, which is written")
+        _write_result(config, metric, result, base_loss)
+
+
+def _directory(config: SparsifyConfig) -> Path:
+    return config.run or config.out.with_name(config.out.name + ".search")
+
+
+def _strategy(config: SparsifyConfig, space: SparsitySpace) -> Evolution[Shares]:
+    """The search's strategy at its beginning."""
+    settings = SearchSettings(config.population, config.elites, config.iterations, init="uniform", seed=config.seed)
+    return Evolution(space, settings)
 
 
 def _check_proxy(name: str) -> None:
@@ -84,9 +119,9 @@ def _evaluator(job: Job, space: SparsitySpace) -> SparsityEvaluator:
     return SparsityEvaluator(masked, base, space.parameters, job.tokens, proxy, measuring)
 
 
-def _write_result(job: Job, run: Path, result: SearchResult[Shares], base_loss: float) -> None:
+def _write_result(config: SparsifyConfig, metric: str, result: SearchResult[Shares], base_loss: float) -> None:
     """best.json, as `--ratios` takes it, and summary.json."""
-    config, metric = job.config, job.metric.name
+    run = _directory(config)
     settings = {"metric": metric, "sparsity": config.sparsity}
     facts: dict[str, Any] = {"score": result.score, "loss": result.record["loss"], "id": result.best.id}
     source = provenance(model=config.model, seed=config.seed, proxy=config.proxy, **settings)

@@ -9,6 +9,7 @@ from tracenas.commands.study.grid import make_grid
 from tracenas.commands.study.pool import draw_pool
 from tracenas.commands.study.results import STUDY
 from tracenas.config import AblationConfig
+from tracenas.config.local_paths import with_absolute_paths
 from tracenas.data.sources import probe
 from tracenas.errors import UserError
 from tracenas.journal import Journal
@@ -64,6 +65,7 @@ def ablation(config: AblationConfig) -> Ablated:
     Raises:
         UserError: for wrong input, before any work is done.
     """
+    config = with_absolute_paths(config)
     source = open_source(config.model, decoder_only="study")
     if not config.resume:
         probe(config.text_field, config.data)
@@ -80,6 +82,8 @@ def ablation(config: AblationConfig) -> Ablated:
     with run_directory(config.out, "study ablation", config.resume) as begun:
         if begun:
             config = as_started(config.out, config, _NOT_RESULTS)
+            if (config.out / ABLATION).is_file():
+                return _written(config.out, read_json(config.out / ABLATION))
             grid, (target, pool) = make_grid(config, source), _pool(config, source)
         with starting(config.out, "study ablation", config.model_dump(), begun):
             session = open_ablation(config, target, grid)
@@ -99,10 +103,15 @@ def ablation(config: AblationConfig) -> Ablated:
             "provenance": provenance(model=config.model, seed=config.seed, bos=session.start.carried),
         }
         write_json(config.out / ABLATION, to_plain(results))
-        with atomic_path(config.out / MARKDOWN) as temporary:
-            parts = [protocol, *(f"**{t.title}**\n\n{t.markdown()}" for t in ablation_tables(results))]
-            temporary.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-        return Ablated(config.out, results)
+        return _written(config.out, results)
+
+
+def _written(out: Path, results: dict[str, Any]) -> Ablated:
+    """The outcome, with its tables in ablation.md."""
+    with atomic_path(out / MARKDOWN) as temporary:
+        parts = [results["protocol"], *(f"**{t.title}**\n\n{t.markdown()}" for t in ablation_tables(results))]
+        temporary.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    return Ablated(out, results)
 
 
 def _pool(config: AblationConfig, source: ModelSource) -> tuple[PruningTarget, _ArchitecturePool]:

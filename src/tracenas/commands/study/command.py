@@ -3,6 +3,7 @@
 from tracenas.commands.study.design import make_design
 from tracenas.commands.study.results import StudyOutcome
 from tracenas.config import StudyConfig
+from tracenas.config.local_paths import with_absolute_paths
 from tracenas.data.sources import probe
 from tracenas.models.checkpoints.source import open_source
 from tracenas.reporting.progress import START, phase
@@ -16,6 +17,7 @@ def study(config: StudyConfig) -> StudyOutcome:
     Raises:
         UserError: for wrong input, before any work is done.
     """
+    config = with_absolute_paths(config)
     source = open_source(config.model, decoder_only="study")
     if not config.resume:
         probe(config.text_field, config.data, config.text)

@@ -12,7 +12,7 @@ from tracenas.commands.study.design import StudyDesign, make_design
 from tracenas.commands.study.lora import shared_lora
 from tracenas.commands.study.plan import StudyPlan
 from tracenas.commands.study.pool import Drawn
-from tracenas.commands.study.results import StudyOutcome, summarise, write_results
+from tracenas.commands.study.results import MARKDOWN, REPORT, STUDY, StudyOutcome, summarise, write_results
 from tracenas.commands.study.targets import StudyMeasurer
 from tracenas.config import StudyConfig
 from tracenas.data.sources import is_tokens
@@ -27,7 +27,14 @@ from tracenas.pipeline.calibration import stored_evaluation_windows
 from tracenas.pipeline.opening import open_session
 from tracenas.pipeline.refit.fitting import candidate_loss, compensated_realisation
 from tracenas.pipeline.refit.text import compensation_text
-from tracenas.pipeline.resume import CONFIG, as_started, resolve_settings, same_model, stored_settings
+from tracenas.pipeline.resume import (
+    CONFIG,
+    as_started,
+    resolve_settings,
+    same_model,
+    stored_settings,
+    write_settings,
+)
 from tracenas.pipeline.run_directory import JOURNAL, run_directory, starting
 from tracenas.pipeline.scoring import make_panel
 from tracenas.pipeline.sensitivity import session_table
@@ -35,6 +42,7 @@ from tracenas.pipeline.session import Session
 from tracenas.proxies import PROXIES
 from tracenas.recovery.short import ShortSettings
 from tracenas.reporting.progress import phase
+from tracenas.reporting.terminal import to_plain
 from tracenas.rundir import provenance, read_json, write_json
 from tracenas.scoring.panel import PanelScore
 from tracenas.space.architecture import Architecture
@@ -68,6 +76,8 @@ def run(config: StudyConfig, source: ModelSource, design: StudyDesign) -> StudyO
         if begun:
             config = as_started(config.out, config, _NOT_RESULTS)
             design = make_design(config, source)
+            if (outcome := _concluded(config)) is not None:
+                return outcome
         with starting(config.out, "study", config.model_dump(), begun):
             session = open_session(design.target, config, data=config.data, run=config.out)
             samples, seq_len = session.tokens.shape
@@ -91,6 +101,20 @@ def run(config: StudyConfig, source: ModelSource, design: StudyDesign) -> StudyO
         results["provenance"] = provenance(model=config.model, seed=config.seed, bos=session.start.carried)
         write_results(config.out, results)
         return StudyOutcome(config.out, results)
+
+
+def _concluded(config: StudyConfig) -> StudyOutcome | None:
+    """The outcome of a finished study; None while there is something to measure, or another analysis is wanted."""
+    out, stored = config.out, stored_settings(config.out / CONFIG, StudyConfig)
+    analysis = to_plain(config.model_dump(include=set(_ANALYSIS)))
+    if any(stored.get(key) != value for key, value in analysis.items()):
+        write_settings(out / CONFIG, {**stored, **analysis})
+    elif (out / STUDY).is_file() and len(Journal(out / JOURNAL).read()) == config.architectures:
+        results = read_json(out / STUDY)
+        if not all((out / name).is_file() for name in (MARKDOWN, REPORT)):
+            write_results(out, results)
+        return StudyOutcome(out, results)
+    return None
 
 
 def _prepare(

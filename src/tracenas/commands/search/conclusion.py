@@ -1,0 +1,209 @@
+"""What a search comes to: best.json and summary.json, from its journal and what its run keeps, without the model."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tracenas.commands.search.result import SearchOutcome
+from tracenas.commands.search.settings import strategy_settings
+from tracenas.config import SearchConfig
+from tracenas.data.tokens import load_tokens
+from tracenas.data.windows import token_file_start
+from tracenas.dtypes import TORCH_NAMES
+from tracenas.journal import Journal
+from tracenas.pipeline.one_shot import ANCHOR, stored_anchor
+from tracenas.pipeline.opening import stored_ordering
+from tracenas.pipeline.refit.record import realisation_facts
+from tracenas.pipeline.resume import recorded_base_loss
+from tracenas.pipeline.rises import rises
+from tracenas.pipeline.run_directory import BEST, CALIBRATION, JOURNAL, ORDERING, SUMMARY, holds_result
+from tracenas.pipeline.session import RankedTarget, Session
+from tracenas.pipeline.starts import START, Starts, stored_starts
+from tracenas.pipeline.target import PruningTarget
+from tracenas.resident import peak_memory
+from tracenas.rundir import provenance, read_json, write_json
+from tracenas.saliency.allocation import Ranked
+from tracenas.space.architecture import Architecture
+from tracenas.strategies import STRATEGIES, SearchResult, Strategy, replayed
+
+__all__ = ["Searched", "concluded"]
+
+RESOURCES = "resources.json"
+"""In a run directory: time and memory of the process that ended the search; no journal could say them again."""
+
+_LATER = ("comparison", "checkpoint", "demo")
+"""What stages after the search put into summary.json."""
+
+
+@dataclass
+class Searched(RankedTarget):
+    """What a search's candidates are proposed from and reported with.
+
+    Args:
+        shape: sequences of the calibration and tokens of each.
+        bos: whether they begin with BOS.
+        dtype: of the weights, as torch calls it.
+        base_loss: of the base on the calibration, nats per token.
+        first: architectures that are scored first.
+        ranked: the units with the run's sensitivity table; None: it has none.
+    """
+
+    shape: tuple[int, int]
+    bos: bool | None
+    dtype: str
+    base_loss: float
+    first: Sequence[Architecture]
+    ranked: Ranked | None
+
+    @classmethod
+    def of(cls, session: Session, starts: Starts, anchor: Sequence[Architecture], loss: float) -> "Searched":
+        """Of a session."""
+        count, length = session.tokens.shape
+        return cls(
+            session.target,
+            session.ordering,
+            session.importance,
+            shape=(count, length),
+            bos=session.start.carried,
+            dtype=session.dtype,
+            base_loss=loss,
+            first=(*anchor, *starts.architectures.values()),
+            ranked=starts.ranked,
+        )
+
+    @classmethod
+    def stored(cls, target: PruningTarget, config: SearchConfig) -> "Searched | None":
+        """Of a run directory; None where it was left before everything was there."""
+        out, anchored = config.out, config.init == "nirvana"
+        needed = (CALIBRATION, ORDERING, START, *((ANCHOR,) if anchored else ()))
+        loss = recorded_base_loss(out)
+        if loss is None or not all((out / name).is_file() for name in needed):
+            return None
+        starts, (count, length) = stored_starts(target, out), load_tokens(out / CALIBRATION).shape
+        ordering, importance = stored_ordering(out / ORDERING, target.blocks)
+        return cls(
+            target,
+            ordering,
+            importance,
+            shape=(count, length),
+            bos=token_file_start(out / CALIBRATION).carried,
+            dtype=TORCH_NAMES[config.dtype],
+            base_loss=loss,
+            first=(*([stored_anchor(target, out)] if anchored else ()), *starts.architectures.values()),
+            ranked=starts.ranked,
+        )
+
+    def strategy(self, config: SearchConfig) -> Strategy[Architecture]:
+        """The run's strategy at its beginning."""
+        settings = strategy_settings(config)
+        if settings.init == "given" and not self.first:
+            settings = replace(settings, init="uniform")
+        return STRATEGIES.get(config.strategy)(self.space, settings, prior=self.prior(), starts=self.first)
+
+    def conclude(self, config: SearchConfig, result: SearchResult[Architecture]) -> SearchOutcome:
+        """Write best.json, and into summary.json what the search says, beside what a run's later stages say."""
+        path = config.out / SUMMARY
+        summary = {**_summary(config, self, result), **_rises(self.ranked, self.base_loss, result)}
+        write_json(
+            config.out / BEST,
+            {
+                "architecture": result.best.to_json(),
+                "score": result.score,
+                "loss": result.record["loss"],
+                "id": result.best.id,
+                "provenance": provenance(
+                    model=config.model,
+                    seed=config.seed,
+                    proxy=config.proxy,
+                    dtype=self.dtype,
+                    bos=self.bos,
+                    **realisation_facts(config.proxy, config.ridge),
+                ),
+            },
+        )
+        write_json(path, {**(read_json(path) if path.is_file() else {}), **summary})
+        return SearchOutcome(config.out, config.out / BEST, result.best, result.score, summary)
+
+
+def concluded(target: PruningTarget, config: SearchConfig) -> SearchOutcome | None:
+    """What a search has come to whose journal is whole; None while candidates are left to score.
+
+    Raises:
+        UserError: as `run_search`, and for files of the run that are damaged or of another model.
+    """
+    if holds_result(config.out):
+        best = config.out / BEST
+        found, facts = read_json(best), read_json(config.out / SUMMARY)
+        architecture = Architecture.from_json(found, where=str(best))
+        facts = {key: value for key, value in facts.items() if key not in _LATER}
+        return SearchOutcome(config.out, best, architecture, found["score"], facts)
+    searched = Searched.stored(target, config)
+    if searched is None:
+        return None
+    result = replayed(searched.strategy(config), Journal(config.out / JOURNAL), {"bos": searched.bos})
+    return None if result is None else searched.conclude(config, result)
+
+
+def _resources(path: Path, result: SearchResult[Architecture]) -> dict[str, Any]:
+    """Seconds beside the evaluations and peak memory, as they were when the search ended."""
+    if not path.is_file():
+        overhead = result.seconds - result.evaluation_seconds
+        write_json(path, {"overhead_seconds": overhead, "peak_memory_bytes": peak_memory()})
+    resources: dict[str, Any] = read_json(path)
+    return resources
+
+
+def _summary(config: SearchConfig, searched: Searched, result: SearchResult[Architecture]) -> dict[str, Any]:
+    source, space = searched.target.source, searched.space
+    count, length = searched.shape
+    units: dict[str, list[int]] = {}
+    for layer in space.layers:
+        for s in layer.sub_blocks:
+            units.setdefault(s.unit, []).append(s.units)
+    return {
+        "model": config.model,
+        **({"weights": source.origin} if source.origin else {}),
+        "family": source.family.model_type,
+        "base": {
+            "params": space.parameters(space.base),
+            "units": units,
+            "layers": len(space.layers),
+            "loss": searched.base_loss,
+        },
+        "params": space.parameters(result.best),
+        "budget": {"limit": space.window[1], "lower": space.window[0]},
+        "score": result.score,
+        "loss": result.record["loss"],
+        "proxy": config.proxy,
+        "strategy": config.strategy,
+        "seed": config.seed,
+        "population": config.population,
+        "elites": config.elites,
+        "evaluations": result.evaluated,
+        "duplicates": result.duplicates,
+        "seconds": sum(float(r["seconds"]) for r in result.records),
+        "calibration_tokens": count * length,
+        "bos": searched.bos,
+        **_measured(count, length, result),
+        **_resources(config.out / RESOURCES, result),
+        "kept": searched.kept_units(result.best),
+        "generations": [g.to_json() for g in result.generations],
+    }
+
+
+def _rises(ranked: Ranked | None, base_loss: float, result: SearchResult[Architecture]) -> dict[str, float]:
+    """Predicted and measured rise of the loss of the best candidate, of MLPs alone and of equal ratios."""
+    if ranked is None:
+        return {}
+    losses = {r["id"]: r["loss"] for r in result.records if r["loss"] is not None and "stopped" not in r}
+    return rises(ranked, result.best, lambda arch: losses[arch.id] - base_loss if arch.id in losses else None)
+
+
+def _measured(count: int, length: int, result: SearchResult[Architecture]) -> dict[str, int]:
+    """Calibration tokens that candidates were run on, and how many of them racing stopped."""
+    run = [r for r in result.records if r["status"] == "ok" and (r["loss"] is not None or "stopped" in r)]
+    return {
+        "measured_tokens": sum(length * int(r.get("stopped", count)) for r in run),
+        "stopped": sum("stopped" in r for r in run),
+    }

@@ -1,0 +1,32 @@
+"""Settings of resume and runs."""
+
+from pathlib import Path
+from typing import ClassVar
+
+from pydantic import Field
+
+from tracenas.config.shared import StageConfig
+
+__all__ = ["ResumeConfig", "RunsConfig"]
+
+
+class ResumeConfig(StageConfig):
+    """Go on with a run as its directory says."""
+
+    without = ("seed", "device", "dtype", "trust_remote_code")
+    wanted = ("threads",)
+
+    run: Path = Field(description="Run directory.")
+    threads: int | None = Field(
+        None, ge=1, description="CPU threads of torch, where the run's results do not depend on them: on a GPU."
+    )
+
+
+class RunsConfig(StageConfig):
+    """What runs there are."""
+
+    without = ("seed", "device", "dtype", "threads", "trust_remote_code")
+    optional_positional: ClassVar[str] = "directory"
+    wanted = ("directory",)
+
+    directory: Path = Field(Path("."), description="Directory whose runs are listed: itself and what is right in it.")
