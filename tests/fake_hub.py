@@ -131,6 +131,9 @@ class Handler(BaseHTTPRequestHandler):
         """The repository and the commit; None after a refusal."""
         repo = repos.get(match["repo"])
         known = self.headers.get("Authorization") is not None
+        if self.headers.get("Authorization") == "Bearer hf_expired":
+            self._refuse(401, "", "Invalid credentials in Authorization header")
+            return None
         if repo is None or (repo.private and not known):
             self._refuse(404 if known else 401, "RepoNotFound", "Repository not found")
         elif repo.broken:

@@ -144,6 +144,13 @@ def test_refusals_say_what_helps(hub: FakeHub) -> None:
     assert "model org/empty: the hub has no file config.json in it" in refused("org/empty")
 
 
+def test_a_token_that_is_no_longer_good(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.add("org/tiny", model_path())
+    monkeypatch.setenv("HF_TOKEN", "hf_expired")
+    told = "the hub does not know your token (any more): `hf auth login` (Invalid credentials in Authorization header)"
+    assert refused("org/tiny") == f"model org/tiny: {told}"
+
+
 @pytest.mark.usefixtures("unhurried")
 def test_a_hub_in_trouble_is_quoted(hub: FakeHub) -> None:
     hub.add("org/broken", model_path(), broken=True)

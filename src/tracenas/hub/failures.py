@@ -16,6 +16,8 @@ __all__ = ["Kind", "check_room", "reason", "refusal"]
 Kind = Literal["model", "dataset"]
 _UNREACHABLE = ("ConnectError", "ConnectTimeout", "ReadTimeout", "ProxyError")
 """Exceptions of httpx, of which the hub's client has one version or another."""
+_CLOSED = "client has been closed"
+"""What version 1.5 of the hub's client says where it asks again after a failed connection."""
 
 
 def refusal(what: str, repo: str, error: BaseException, *, kind: Kind = "model", revision: str = "") -> UserError:
@@ -33,7 +35,9 @@ def refusal(what: str, repo: str, error: BaseException, *, kind: Kind = "model",
     def is_any(*kinds: type[BaseException]) -> bool:
         return any(isinstance(one, kinds) for one in chain)
 
-    unreachable = any(type(one).__name__ in _UNREACHABLE or isinstance(one, ConnectionError) for one in chain)
+    unreachable = any(
+        type(one).__name__ in _UNREACHABLE or isinstance(one, ConnectionError) or _CLOSED in str(one) for one in chain
+    )
 
     if any(system_error(one) in (errno.ENOSPC, errno.EDQUOT) for one in chain):
         return _no_room(what, None)
@@ -49,6 +53,8 @@ def refusal(what: str, repo: str, error: BaseException, *, kind: Kind = "model",
         message, why = f"{state}, and {_cached(repo, kind, revision)}", "" if constants.HF_HUB_OFFLINE else why
     elif missing := next((one for one in chain if isinstance(one, errors.RemoteEntryNotFoundError)), None):
         message = f"the hub has no file {str(missing.response.url).rpartition('/')[2]} in it"
+    elif any(isinstance(one, errors.HfHubHTTPError) and one.response.status_code == 401 for one in chain):
+        message = "the hub does not know your token (any more): `hf auth login`"
     else:
         message = "the hub did not give it"
     return UserError(f"{what}: {message}" + (f" ({why})" if why else ""))
