@@ -15,7 +15,7 @@ from tracenas.demo import model_path
 from tracenas.errors import UserError
 from tracenas.hub.commits import HubName, commits, hub_name, pinned, pinning, remember
 from tracenas.hub.failures import refusal
-from tracenas.models.checkpoints.fetching import fetch
+from tracenas.models.checkpoints.fetching import _fetch, fetch
 from tracenas.models.checkpoints.published import published
 from tracenas.models.checkpoints.source import open_source
 from tracenas.rundir import provenance
@@ -174,6 +174,7 @@ def test_without_a_network_the_cache_is_used(
     fetch(open_source("org/tiny@dev"))
     half = open_source("org/half")
     use_hub("http://127.0.0.1:9", cache, monkeypatch, offline=offline)
+    _fetch.cache_clear()
     trouble = "HF_HUB_OFFLINE is set" if offline else "http://127.0.0.1:9 cannot be reached"
     source = open_source("org/tiny@dev")
     fetch(source)
