@@ -30,11 +30,11 @@ def write_groups(
     records = {option.name: option.get_help_record(ctx) for option in options if isinstance(option, click.Option)}
     sections = {}
     for title, names in groups(kind).items():
-        rows = [records.pop(name, None) or (_placeholder(kind), _text(kind, name)) for name in names]
+        rows = [records.pop(name, None) or (_placeholder(kind), _described(kind, name)) for name in names]
         if title in (NEEDED, WANTED) or ctx.meta.get(_ALL):
             sections[title] = rows
-    sections["Further stages"] = [(f"{name}.KEY=VALUE", _text(kind, name)) for name in kind.sections]
-    sections["Every command has"] = [record for record in records.values() if record]
+    sections["Further stages"] = [(f"{name}.KEY=VALUE", _described(kind, name)) for name in kind.sections]
+    sections["Settings files and output"] = [record for record in records.values() if record]
     for title, rows in sections.items():
         if rows:
             with formatter.section(title):
@@ -79,8 +79,13 @@ def _show_all(ctx: click.Context, _: click.Parameter, value: bool) -> None:
         ctx.exit()
 
 
-def _text(kind: type[StageConfig], name: str) -> str:
-    return kind.model_fields[name].description or ""
+def _described(kind: type[StageConfig], name: str) -> str:
+    """What a setting is, and which values it accepts."""
+    field = kind.model_fields[name]
+    what = accepted(field)
+    if not what.values or "|" in what.metavar:
+        return field.description or ""
+    return f"{field.description} {'Names' if what.file else 'Accepted'}: {', '.join(what.values)}."
 
 
 def _placeholder(kind: type[StageConfig]) -> str:
@@ -113,14 +118,12 @@ def setting_parameters(kind: type[StageConfig]) -> list[click.Parameter]:
 def _option(kind: type[StageConfig], name: str) -> click.Option:
     field = kind.model_fields[name]
     flag = "--" + name.replace("_", "-")
-    words = [_text(kind, name)]
+    words = [_described(kind, name)]
     if field.annotation in (bool, bool | None):
         off = "--" + flag.removeprefix("--no-") if name.startswith("no_") else f"--no-{flag[2:]}"
         words += ["[default: on]"] if field.default else []
         return click.Option([f"{flag}/{off}", name], is_flag=True, default=None, help=" ".join(words))
     what = accepted(field)
-    if what.values and "|" not in what.metavar:
-        words.append(f"Accepted: {', '.join(what.values)}.")
     if field.is_required():
         words.append("[required]")
     elif field.default not in (None, ""):
@@ -144,12 +147,12 @@ def _argument_completion(kind: type[StageConfig]) -> _Completion:
 
 
 def _completion(what: Accepts) -> _Completion:
-    """Values that begin with what is typed, of a list with its last part; paths are the shell's to complete."""
+    """Values that begin with what is typed, of a list with its last part; else paths, which shells complete."""
 
     def complete(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
         before, comma, last = incomplete.rpartition(",") if what.several else ("", "", incomplete)
         values = [before + comma + value for value in what.values if value.startswith(last)]
-        path = [CompletionItem(incomplete, type="file")] if what.file else []
+        path = [CompletionItem(incomplete, type="file")] if what.file and not values else []
         return [*map(CompletionItem, values), *path]
 
     return complete

@@ -20,6 +20,7 @@ from tracenas.saliency.starts import STARTS
 from tracenas.saliency.unstructured import METRICS
 from tracenas.space.deploy import PRESETS
 from tracenas.strategies import STRATEGIES
+from tracenas.symbolic import KNOWN
 
 KINDS = {name: getattr(configs, command.config) for name, command in COMMANDS.items()}
 SETTINGS = [(name, setting) for name, kind in KINDS.items() for setting in configs.setting_names(kind)]
@@ -49,6 +50,7 @@ def options(command: str, flag: str, capsys: pytest.CaptureFixture[str]) -> set[
         ("prune", METHODS),
         ("prune", ALLOCATIONS),
         ("sparsify", METRICS),
+        ("metric show", KNOWN),
         ("study", PROXIES),
     ],
 )
@@ -124,6 +126,7 @@ def test_further_stages_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
         ("search m --start fisher,m", {"fisher,mlp"}),
         ("prune m --method n", {"nirvana"}),
         ("study ablation m --proxy few_steps_", {"few_steps_compensated"}),
+        ("sparsify m --metric wa", {"wanda"}),  # a path too: only where no name begins so
         ("run m recover.max_s", {"recover.max_steps="}),
         ("run m --recov", {"--recover-rivals"}),
         ("search m --eval-", set()),  # a former name

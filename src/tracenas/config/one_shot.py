@@ -15,7 +15,7 @@ __all__ = ["OneShotSettings", "SelectCalibrationConfig"]
 
 
 class OneShotSettings(CalibrationConfig):
-    """A method: its saliency (see `saliency`), its allocation, its budget and the text it measures on."""
+    """Pruning to a budget without a search."""
 
     model: fields.ModelName
     data: fields.Text | None = Field(None, description="Calibration text, as for `tracenas search`, or a token file.")

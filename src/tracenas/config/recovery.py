@@ -55,9 +55,9 @@ class RecoverConfig(WindowsConfig):
     )
     out: Path = Field(description="Directory of the recovered checkpoint, its log and the state of the training.")
     tokens: Annotated[str | None, Accepts(metavar="COUNT")] = Field(
-        None, description="Number of tokens to train on, such as 50M; either this or max-steps."
+        None, description="Number of tokens to train on, such as 50M; this or --max-steps."
     )
-    max_steps: int | None = Field(None, ge=1, description="Number of optimizer steps.")
+    max_steps: int | None = Field(None, ge=1, description="Number of optimizer steps; this or --tokens.")
     resume: bool = Field(False, description="Go on with an interrupted training in the directory.")
     validation: fields.Text | None = Field(
         None,
@@ -76,7 +76,7 @@ class RecoverConfig(WindowsConfig):
         None,
         ge=1,
         description="Sequences per optimizer step, over all processes; default: about 0.5M tokens, or a fiftieth of "
-        "tokens if that is less; for lora 16 sequences.",
+        "--tokens if that is less; for lora 16 sequences.",
     )
     batch: int | None = Field(
         None, ge=1, description="Sequences per forward pass and process; default: what is likely to fit."
