@@ -1,9 +1,9 @@
 """The stages as functions with plain arguments: what the commands do, for Python."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from tracenas.commands import call
 from tracenas.errors import UserError
@@ -27,7 +27,29 @@ if TYPE_CHECKING:
     from tracenas.commands.sparsify.command import Sparsified
     from tracenas.commands.study.ablation import Ablated
     from tracenas.commands.study.command import StudyOutcome
+    from tracenas.keywords.further import (
+        AblationOptions,
+        BenchOptions,
+        EvaluateOptions,
+        ExportOptions,
+        MetricSearchOptions,
+        PushOptions,
+        RecoverOptions,
+        ReportOptions,
+        SparsifyOptions,
+        StudyOptions,
+    )
+    from tracenas.keywords.pruning import (
+        PlanOptions,
+        PruneOptions,
+        RunOptions,
+        ScoreOptions,
+        SearchOptions,
+        SelectCalibrationOptions,
+        SensitivityOptions,
+    )
     from tracenas.models.checkpoints.loading import LoadedModel
+    from tracenas.strategies import Progress
 
 __all__ = [
     "UserError",
@@ -75,12 +97,20 @@ def register() -> None:
     register_families(*FAMILIES)
 
 
-def plan(model: str | Path, **settings: Any) -> "SearchPlan":
+def plan(model: str | Path, **settings: "Unpack[PlanOptions]") -> "SearchPlan":
     """Feasible budgets, evaluations, memory and time, before any work (`tracenas plan`)."""
     return call("plan", {"model": model, **settings})
 
 
-def search(model: str | Path, *, data: str | Path, params: str, out: str | Path, **settings: Any) -> "SearchOutcome":
+def search(
+    model: str | Path,
+    *,
+    data: str | Path,
+    params: str,
+    out: str | Path,
+    on_generation: "Callable[[Progress], None] | None" = None,
+    **settings: "Unpack[SearchOptions]",
+) -> "SearchOutcome":
     """Find the architecture with the highest proxy score under a budget (`tracenas search`).
 
     Args:
@@ -88,23 +118,32 @@ def search(model: str | Path, *, data: str | Path, params: str, out: str | Path,
         data: calibration text or tokens.
         params: budget for all parameters, `"60%"` or `"2.7B"`.
         out: run directory.
+        on_generation: told the state of the search (`tracenas.strategies.Progress`) after every generation.
         settings: as the options of the command, with underscores.
     """
-    return call("search", {"model": model, "data": data, "params": params, "out": out, **settings})
+    values = {"model": model, "data": data, "params": params, "out": out, **settings}
+    return call("search", values, on_generation=on_generation)
 
 
-def score(model: str | Path, *, arch: str | Path, data: str | Path, **settings: Any) -> "Scored":
+def score(model: str | Path, *, arch: str | Path, data: str | Path, **settings: "Unpack[ScoreOptions]") -> "Scored":
     """Score one architecture (`tracenas score`)."""
     return call("score", {"model": model, "arch": arch, "data": data, **settings})
 
 
-def sensitivity(model: str | Path, *, data: str | Path, out: str | Path, **settings: Any) -> "Sensitivities":
+def sensitivity(
+    model: str | Path, *, data: str | Path, out: str | Path, **settings: "Unpack[SensitivityOptions]"
+) -> "Sensitivities":
     """Measure the predicted cost of every width of every sub-block (`tracenas sensitivity`)."""
     return call("sensitivity", {"model": model, "data": data, "out": out, **settings})
 
 
 def prune(
-    model: str | Path, *, out: str | Path, arch: str | Path | None = None, method: str | None = None, **settings: Any
+    model: str | Path,
+    *,
+    out: str | Path,
+    arch: str | Path | None = None,
+    method: str | None = None,
+    **settings: "Unpack[PruneOptions]",
 ) -> "Pruned":
     """Write the smaller checkpoint of an architecture, or of a one-shot method (`tracenas prune`).
 
@@ -119,26 +158,40 @@ def prune(
 
 
 def select_calibration(
-    model: str | Path, *, data: str | Path, params: str, out: str | Path, **settings: Any
+    model: str | Path,
+    *,
+    data: str | Path,
+    params: str,
+    out: str | Path,
+    **settings: "Unpack[SelectCalibrationOptions]",
 ) -> "Selected":
     """Choose the calibration set that prunes best (`tracenas select-calibration`)."""
     return call("select-calibration", {"model": model, "data": data, "params": params, "out": out, **settings})
 
 
-def evaluate(models: Sequence[str | Path], **settings: Any) -> "Evaluation":
+def evaluate(models: Sequence[str | Path], **settings: "Unpack[EvaluateOptions]") -> "Evaluation":
     """Measure one or more models on the same data (`tracenas eval`)."""
     return call("eval", {"models": models, **settings})
 
 
-def run(model: str | Path, *, data: str | Path, params: str, out: str | Path, **settings: Any) -> "RunOutcome":
+def run(
+    model: str | Path,
+    *,
+    data: str | Path,
+    params: str,
+    out: str | Path,
+    on_generation: "Callable[[Progress], None] | None" = None,
+    **settings: "Unpack[RunOptions]",
+) -> "RunOutcome":
     """Search, prune, compare on the held-out `text="…"` and report, resumable.
 
     `recover={…}`, `eval={…}` and `bench={…}` add these stages.
     """
-    return call("run", {"model": model, "data": data, "params": params, "out": out, **settings})
+    values = {"model": model, "data": data, "params": params, "out": out, **settings}
+    return call("run", values, on_generation=on_generation)
 
 
-def report(run: str | Path, **settings: Any) -> "Reported":
+def report(run: str | Path, **settings: "Unpack[ReportOptions]") -> "Reported":
     """Draw a run's report.html again (`tracenas report`)."""
     return call("report", {"run": run, **settings})
 
@@ -153,32 +206,48 @@ def runs(directory: str | Path = ".") -> "Runs":
     return call("runs", {"directory": directory})
 
 
-def recover(model: str | Path, *, method: str, data: str | Path, out: str | Path, **settings: Any) -> "Recovered":
-    """Train a pruned checkpoint until it is useful again (`tracenas recover`): pretrain, lora or distill."""
-    return call("recover", {"model": model, "method": method, "data": data, "out": out, **settings})
+def recover(
+    model: str | Path,
+    *,
+    method: str,
+    data: str | Path,
+    out: str | Path,
+    on_step: Callable[[int, int], None] | None = None,
+    **settings: "Unpack[RecoverOptions]",
+) -> "Recovered":
+    """Train a pruned checkpoint until it is useful again (`tracenas recover`): pretrain, lora or distill.
+
+    `on_step` is told the number of every optimizer step that is done, and how many there will be.
+    """
+    values = {"model": model, "method": method, "data": data, "out": out, **settings}
+    return call("recover", values, on_step=on_step)
 
 
-def bench(models: Sequence[str | Path], **settings: Any) -> "Bench":
+def bench(models: Sequence[str | Path], **settings: "Unpack[BenchOptions]") -> "Bench":
     """Latency, throughput and memory of models, interleaved in one run (`tracenas bench`)."""
     return call("bench", {"models": models, **settings})
 
 
-def export(model: str | Path, *, out: str | Path, **settings: Any) -> "ExportOutcome":
+def export(model: str | Path, *, out: str | Path, **settings: "Unpack[ExportOptions]") -> "ExportOutcome":
     """Write a checkpoint in the form that a serving program reads (`tracenas export`)."""
     return call("export", {"model": model, "out": out, **settings})
 
 
-def push(directory: str | Path, repo: str, **settings: Any) -> "Pushed":
+def push(directory: str | Path, repo: str, **settings: "Unpack[PushOptions]") -> "Pushed":
     """Put a checkpoint on the Hugging Face hub, after a check (`tracenas push`)."""
     return call("push", {"directory": directory, "repo": repo, **settings})
 
 
-def sparsify(model: str | Path, *, sparsity: str, out: str | Path, **settings: Any) -> "Sparsified":
+def sparsify(
+    model: str | Path, *, sparsity: str, out: str | Path, **settings: "Unpack[SparsifyOptions]"
+) -> "Sparsified":
     """Set weights to zero, unstructured or N:M (`tracenas sparsify`)."""
     return call("sparsify", {"model": model, "sparsity": sparsity, "out": out, **settings})
 
 
-def metric_search(model: str | Path, *, data: str | Path, out: str | Path, **settings: Any) -> "MetricSearched":
+def metric_search(
+    model: str | Path, *, data: str | Path, out: str | Path, **settings: "Unpack[MetricSearchOptions]"
+) -> "MetricSearched":
     """Discover symbolic pruning metrics by genetic programming, resumable (`tracenas metric search`).
 
     Their fitness is measured on the held-out `text="…"`.
@@ -186,7 +255,9 @@ def metric_search(model: str | Path, *, data: str | Path, out: str | Path, **set
     return call("metric search", {"model": model, "data": data, "out": out, **settings})
 
 
-def study(model: str | Path, *, data: str | Path, out: str | Path, **settings: Any) -> "StudyOutcome":
+def study(
+    model: str | Path, *, data: str | Path, out: str | Path, **settings: "Unpack[StudyOptions]"
+) -> "StudyOutcome":
     """Do proxies order architectures as their recovered quality does? Resumable (`tracenas study`).
 
     Losses are measured on the held-out `text="…"`.
@@ -194,6 +265,8 @@ def study(model: str | Path, *, data: str | Path, out: str | Path, **settings: A
     return call("study", {"model": model, "data": data, "out": out, **settings})
 
 
-def ablation(model: str | Path, *, data: str | Path, out: str | Path, **settings: Any) -> "Ablated":
+def ablation(
+    model: str | Path, *, data: str | Path, out: str | Path, **settings: "Unpack[AblationOptions]"
+) -> "Ablated":
     """How stable a proxy's ranking is with less text or rank (`tracenas study ablation`)."""
     return call("study ablation", {"model": model, "data": data, "out": out, **settings})

@@ -8,6 +8,7 @@ import pytest
 import yaml
 from tiny import save_families
 
+import tracenas
 from tracenas.cli import invoke
 
 pytestmark = pytest.mark.integration
@@ -65,3 +66,21 @@ def test_an_interrupted_search_of_minutes_goes_on_with_what_is_left(home: Path, 
     (out / "journal.jsonl").write_text("\n".join(slow) + "\n")
     assert invoke(search(home, out, "--minutes", "0.1", "--resume")) == 0
     assert len(timeless(out)) == 4 == yaml.safe_load((out / "config.yaml").read_text())["evaluations"]
+
+
+def test_a_function_is_told_of_every_generation(home: Path, tmp_path: Path) -> None:
+    told: list[Any] = []
+    small: Any = {"seq_len": 32, "samples": 2, "threads": 1, "channel_quantum": 8, "start": "none"}
+    found = tracenas.search(
+        home / "llama",
+        data=home / "text.txt",
+        params="60%",
+        out=tmp_path / "run",
+        on_generation=told.append,
+        population=4,
+        elites=2,
+        iterations=3,
+        **small,
+    )
+    assert [(event.generation, event.record) for event in told] == [(0, None), (1, None), (2, None)]
+    assert told[-1].best == found.score and told[-1].done == len(timeless(tmp_path / "run"))

@@ -161,7 +161,11 @@ def test_tokens_in_place_of_steps(toys: Toys, tmp_path: Path, caplog: pytest.Log
     """Batches of a fiftieth, steps that make up the tokens; what they come to is told and kept."""
     given = {"max_steps": None, "global_batch": None, "tokens": "6.4k", "batch": None, "save_every": 25}
     caplog.set_level("INFO", "tracenas")
-    found = recover(settings(toys.pruned, toys.text, tmp_path / "out", **given))
+    told: list[tuple[int, int]] = []
+    found = recover(
+        settings(toys.pruned, toys.text, tmp_path / "out", **given), on_step=lambda *step: told.append(step)
+    )
+    assert told == [(step, 50) for step in range(1, 51)]
     assert found.steps == 50 and found.tokens == 6400
     assert "recover: 50 steps of 128 tokens (4 × 32), 6,400 in all; estimate: " in caplog.text
     assert "recover (pretrain): 50/50, loss " in caplog.text and " tokens/s, learning rate " in caplog.text

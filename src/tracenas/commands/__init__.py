@@ -1,6 +1,6 @@
 """The commands: a file or a folder of each, and their table; what a command needs is imported when it is called."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -29,8 +29,12 @@ class Command:
     parallel: bool = False
     file: bool = False
 
-    def __call__(self, settings: Any) -> Any:
-        """What the command's function returns."""
+    def __call__(self, settings: Any, **callbacks: Callable[..., None]) -> Any:
+        """What the command's function returns.
+
+        Args:
+            callbacks: what it tells while it works, by the names of its parameters.
+        """
         from tracenas.pipeline.resume import recorded_commits
         from tracenas.reporting.progress import START, phase  # rich is not needed for --help
 
@@ -39,7 +43,7 @@ class Command:
         with phase(START):
             stage = getattr(import_module(f"tracenas.commands.{module}"), function)
         with pinning(known):
-            return stage(settings)
+            return stage(settings, **callbacks)
 
 
 def _runs(settings: Any) -> list[Path]:
@@ -101,8 +105,11 @@ COMMANDS: dict[str, Command] = {
 }
 
 
-def call(name: str, values: Mapping[str, Any]) -> Any:
+def call(name: str, values: Mapping[str, Any], **callbacks: Callable[..., None] | None) -> Any:
     """What a command returns for these settings.
+
+    Args:
+        callbacks: of its function; None: none.
 
     Raises:
         UserError: for settings that it does not have, lacks or would not use.
@@ -110,4 +117,5 @@ def call(name: str, values: Mapping[str, Any]) -> Any:
     from tracenas import config as configs
 
     command = COMMANDS[name]
-    return command(configs.build(getattr(configs, command.config), dict(values)))
+    settings = configs.build(getattr(configs, command.config), dict(values))
+    return command(settings, **{key: one for key, one in callbacks.items() if one is not None})

@@ -1,5 +1,6 @@
 """`tracenas recover`: continued pretraining, LoRA instruction tuning or distillation, resumable."""
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -17,10 +18,13 @@ from tracenas.world import World, without_leftovers
 __all__ = ["SETTINGS", "Recovered", "recover"]
 
 
-def recover(config: RecoverConfig) -> Recovered:
+def recover(config: RecoverConfig, *, on_step: Callable[[int, int], None] | None = None) -> Recovered:
     """Train the checkpoint `config.model` and write the result into `config.out`.
 
     Under torchrun or `accelerate launch` every process calls it.
+
+    Args:
+        on_step: told the number of every optimizer step that is done, and how many there will be.
 
     Raises:
         UserError: for wrong input, before any work is done; for a loss that is not finite; for a full disk.
@@ -34,7 +38,7 @@ def recover(config: RecoverConfig) -> Recovered:
         with phase(START):
             from tracenas.commands.recover.running import run  # torch and transformers take seconds to import
 
-        return run(config, source, world)
+        return run(config, source, world, on_step)
 
 
 def _stored(path: Path) -> Recovered:

@@ -1,6 +1,7 @@
 """A recovery from its settings to the written checkpoint."""
 
 import logging
+from collections.abc import Callable
 
 from tracenas.commands.recover.checks import SETTINGS, check_out
 from tracenas.commands.recover.data import recovery_data
@@ -21,7 +22,9 @@ __all__ = ["run"]
 _log = logging.getLogger("tracenas")
 
 
-def run(config: RecoverConfig, source: ModelSource, world: World) -> Recovered:
+def run(
+    config: RecoverConfig, source: ModelSource, world: World, on_step: Callable[[int, int], None] | None = None
+) -> Recovered:
     """Start or resume the training in `config.out` and write its result.
 
     Raises:
@@ -49,7 +52,7 @@ def run(config: RecoverConfig, source: ModelSource, world: World) -> Recovered:
     with phase(START):
         from tracenas.commands.recover.training import finish, train  # transformers' Trainer takes seconds to import
 
-    train(config, settings, loaded, data, teacher)
+    train(config, settings, loaded, data, teacher, on_step)
     return finish(config, source, world, data)
 
 

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,7 @@ def train(
     loaded: LoadedModel,
     data: RecoveryData,
     teacher: LoadedModel | None,
+    on_step: Callable[[int, int], None] | None = None,
 ) -> None:
     """Train to the last step, from the newest checkpoint if there is one."""
     directory, is_lora = config.out / CHECKPOINTS, config.method == "lora"
@@ -58,7 +59,13 @@ def train(
     if teacher is not None:
         options["distillation"] = Distillation(teacher.model, config.temperature, config.top_k, config.ce_weight)
     with phase(f"recover ({config.method})", config.max_steps, done=done) as shown, tensorboard(config.out):
-        log = RunLog(config.out / LOG, report=shown.report, on_record=shown_records(shown))
+
+        def report(done: int, steps: int) -> None:
+            shown.report(done, steps)
+            if on_step is not None:
+                on_step(done, steps)
+
+        log = RunLog(config.out / LOG, report=report, on_record=shown_records(shown))
         trainer = (RecoveryTrainer if teacher is None else DistillTrainer)(
             model,
             settings,

@@ -1,6 +1,7 @@
 """`tracenas run`: search → prune → compare → recover → eval → bench → report, each stage skipped where it is done."""
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from tracenas.commands.prune.result import Pruned
@@ -29,14 +30,18 @@ from tracenas.pipeline.resume import KIND
 from tracenas.pipeline.run_directory import SUMMARY, in_use
 from tracenas.reporting.progress import START, phase
 from tracenas.rundir import read_json, write_json
+from tracenas.strategies import Progress
 
 __all__ = ["run"]
 
 _log = logging.getLogger("tracenas")
 
 
-def run(config: RunConfig) -> RunOutcome:
+def run(config: RunConfig, *, on_generation: Callable[[Progress], None] | None = None) -> RunOutcome:
     """Every stage that the settings ask for, in `config.out`; `--resume` goes on where an interrupted run stopped.
+
+    Args:
+        on_generation: told the state of the search after every generation.
 
     Raises:
         UserError: for wrong input, that of later stages included, before any work is done.
@@ -46,17 +51,17 @@ def run(config: RunConfig) -> RunOutcome:
     config = resolve_search(config, source)
     check_used(config)
     with in_use(config.out):
-        return _stages(config, source)
+        return _stages(config, source, on_generation)
 
 
-def _stages(config: RunConfig, source: ModelSource) -> RunOutcome:
+def _stages(config: RunConfig, source: ModelSource, on_generation: Callable[[Progress], None] | None) -> RunOutcome:
     check_run(config, source)
     with phase(START):
         from tracenas.commands.run.recovery import prune_once, recover_all
 
     settings = SearchConfig(**{key: getattr(config, key) for key in SearchConfig.model_fields})
     further = {key: value for key, value in config.model_dump().items() if key not in SearchConfig.model_fields}
-    searched = search(settings, source, {KIND: "run", **further})
+    searched = search(settings, source, {KIND: "run", **further}, on_generation=on_generation)
     if config.compensate == "best" and prune_config(config, searched.best, config.out).compensate == "auto":
         _log.warning("no %s: nothing to compare refits on, checkpoints are written as scored", HELD_OUT)
     begin(config, "prune")

@@ -1,6 +1,6 @@
 """`tracenas search`: find the architecture with the highest proxy score under the budget."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from tracenas.commands.search.clock import SearchClock
@@ -16,7 +16,7 @@ from tracenas.pipeline.target import resolve_target
 from tracenas.reporting.progress import START, phase
 from tracenas.reporting.terminal import to_plain
 from tracenas.saliency import SALIENCIES
-from tracenas.strategies import STRATEGIES
+from tracenas.strategies import STRATEGIES, Progress
 
 __all__ = ["search"]
 
@@ -24,13 +24,18 @@ _NOT_RESULTS = ("resume", "out")
 
 
 def search(
-    config: SearchConfig, source: ModelSource | None = None, run: Mapping[str, Any] | None = None
+    config: SearchConfig,
+    source: ModelSource | None = None,
+    run: Mapping[str, Any] | None = None,
+    *,
+    on_generation: Callable[[Progress], None] | None = None,
 ) -> SearchOutcome:
     """Run or resume a search (TraceNAS Algorithm 1) into the run directory `config.out`.
 
     Args:
         source: the model, where it is open.
         run: settings of the `run` that the search is part of, its command (`kind`) among them: kept with the search's.
+        on_generation: told the state of the search after every generation.
 
     Raises:
         UserError: for wrong input, before any work is done.
@@ -62,4 +67,4 @@ def search(
         else:
             resolved = sized(resolved) if resolved.minutes is None else within_minutes(resolved, target)
             whole[LEFT_OPEN] = left_open(config.model_dump(), resolved.model_dump())
-        return search_target(target, resolved, whole, begun, clock)
+        return search_target(target, resolved, whole, begun, clock, on_generation)

@@ -29,7 +29,12 @@ _log = logging.getLogger("tracenas")
 
 
 def search_target(
-    target: PruningTarget, config: SearchConfig, run: Mapping[str, Any], begun: bool, clock: SearchClock
+    target: PruningTarget,
+    config: SearchConfig,
+    run: Mapping[str, Any],
+    begun: bool,
+    clock: SearchClock,
+    on_generation: Callable[[Progress], None] | None = None,
 ) -> SearchOutcome:
     """Search in the run directory `config.out`, which this process has.
 
@@ -38,6 +43,7 @@ def search_target(
         run: the command that the directory is of, and what it keeps beside the search's settings.
         begun: whether a run is gone on with.
         clock: of `minutes`.
+        on_generation: told the state of the search after every generation.
     """
     space = target.space
     if begun and (outcome := concluded(target, config)) is not None:
@@ -60,7 +66,7 @@ def search_target(
     journal = Journal(config.out / JOURNAL)
     clock.go_on(journal.read())
     _log.info("%s", _announced(config, strategy.planned, session))
-    with _display(space, config.proxy, strategy.generations, clock) as on_event:
+    with _display(space, config.proxy, strategy.generations, clock, on_generation) as on_event:
         result = run_search(
             strategy,
             racing or evaluator,
@@ -86,7 +92,11 @@ def _announced(config: SearchConfig, planned: int, session: Session) -> str:
 
 @contextmanager
 def _display(
-    space: SearchSpace, proxy: str, generations: int, clock: SearchClock
+    space: SearchSpace,
+    proxy: str,
+    generations: int,
+    clock: SearchClock,
+    on_generation: Callable[[Progress], None] | None,
 ) -> Iterator[Callable[[Progress], None]]:
     """The live progress display; yields the search's event handler."""
     params: list[int | None] = [None]
@@ -101,5 +111,8 @@ def _display(
                 clock.count()
             total = clock.expected(event.done) or event.planned - event.duplicates
             display.update(event.generation, event.done, total, event.best, params[0], event.duplicates)
+
+            if event.record is None and on_generation is not None:
+                on_generation(event)
 
         yield on_event

@@ -1,0 +1,1 @@
+"""Keywords of the functions of `tracenas`: the settings of their commands."""

@@ -1,0 +1,150 @@
+"""Keywords of functions that search and prune. Written by scripts/keywords.py."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypedDict
+
+from tracenas.keywords.shared import (
+    CalibrationKeywords,
+    EffortKeywords,
+    SpaceKeywords,
+    TracedKeywords,
+    WindowsKeywords,
+)
+
+__all__ = [
+    "PlanOptions",
+    "PruneOptions",
+    "RunOptions",
+    "ScoreOptions",
+    "SearchOptions",
+    "SelectCalibrationOptions",
+    "SensitivityOptions",
+]
+
+
+class PlanOptions(TypedDict, total=False):
+    """Of `tracenas.plan`: `tracenas plan`."""
+
+    device: str
+    dtype: str
+    threads: int | None
+    rank: str | float
+    depth_granularity: Literal["block", "sublayer"]
+    min_depth: int | None
+    keep_layers: str | Sequence[str]
+    exclude: str | Sequence[str] | None
+    channel_quantum: int
+    head_quantum: int
+    deploy: str
+    kv_groups: bool
+    effort: Literal["quick", "normal", "thorough"] | None
+    minutes: float | None
+    evaluations: int | None
+    population: int | None
+    elites: int | None
+    iterations: int | None
+    samples: int | None
+    seq_len: int | None
+    params: str | float | None
+    tolerance: float
+    proxy: str
+    sensitivity: str | Path | None
+    recover: Mapping[str, Any] | None
+    no_timing: bool
+
+
+class SearchOptions(TracedKeywords, EffortKeywords, CalibrationKeywords, total=False):
+    """Of `tracenas.search`: `tracenas search`."""
+
+    tolerance: float
+    proxy: str
+    strategy: str
+    start: str | Sequence[str]
+    sensitivity: str | Path | None
+    init: Literal["auto", "start", "importance", "uniform", "random", "nirvana"]
+    include_uniform: bool | None
+    crossover: float
+    mutation_depth: float
+    mutation_width: float
+    sigma: float
+    race: Literal["auto", "on", "off"] | bool
+    resume: bool
+
+
+class RunOptions(SearchOptions, total=False):
+    """Of `tracenas.run`: `tracenas run`."""
+
+    text: str | Path
+    windows: int | None
+    random_architectures: int
+    compensate: Literal["best", "auto", "none", "ridge", "sequential"]
+    recover_rivals: bool
+    prune: Mapping[str, Any] | None
+    recover: Mapping[str, Any] | None
+    eval: Mapping[str, Any] | None
+    bench: Mapping[str, Any] | None
+
+
+class ScoreOptions(WindowsKeywords, TracedKeywords, total=False):
+    """Of `tracenas.score`: `tracenas score`."""
+
+    channel_quantum: int
+    head_quantum: int
+    deploy: str
+    kv_groups: bool
+    samples: int | None
+    seq_len: int | None
+    text_field: str | None
+    batch: int | None
+    saliency: str
+    compensate_samples: int | None
+    ridge: float | None
+    proxy: str
+
+
+class SensitivityOptions(WindowsKeywords, total=False):
+    """Of `tracenas.sensitivity`: `tracenas sensitivity`."""
+
+    channel_quantum: int
+    head_quantum: int
+    deploy: str
+    kv_groups: bool
+    samples: int | None
+    seq_len: int | None
+    text_field: str | None
+    batch: int | None
+
+
+class PruneOptions(CalibrationKeywords, total=False):
+    """Of `tracenas.prune`: `tracenas prune`."""
+
+    data: str | Path | None
+    params: str | float | None
+    tolerance: float
+    allocation: str | None
+    gamma: float | None
+    compensate: Literal["best", "auto", "none", "ridge", "sequential"]
+    sensitivity: str | Path | None
+    ridge_scale: Literal["auto", "mean", "channel"]
+    shard_size: str | float
+    save_dtype: str
+    stub_removed_attention: bool
+
+
+class SelectCalibrationOptions(SpaceKeywords, WindowsKeywords, total=False):
+    """Of `tracenas.select_calibration`: `tracenas select-calibration`."""
+
+    samples: int | None
+    seq_len: int | None
+    text_field: str | None
+    batch: int | None
+    saliency: str
+    method: str | None
+    tolerance: float
+    allocation: str | None
+    gamma: float | None
+    candidates: int
+    held_out: str | Path | None
+    second: str | Path | None
+    held_out_samples: int
