@@ -85,6 +85,12 @@ def make_comparison(found_wins: bool) -> list[Object]:
     ]
 
 
+def keep_starts(run: Path, **places: int) -> None:
+    """Say in start.json that the journal's records at these places are the search's starts, by name."""
+    records = [json.loads(line) for line in (run / "journal.jsonl").read_text().splitlines()]
+    (run / "start.json").write_text(json.dumps({name: records[place]["arch"] for name, place in places.items()}))
+
+
 def make_run(
     path: Path,
     *,

@@ -14,7 +14,6 @@ from tracenas.errors import UserError
 from tracenas.formats import decimal
 from tracenas.reporting import RunData, write_report
 from tracenas.reporting.charts.dynamics import generations
-from tracenas.reporting.verdict import run_verdict
 
 
 class Page(HTMLParser):
@@ -128,37 +127,6 @@ def test_a_rival_that_wins_is_said_to_win(tmp_path: Path) -> None:
     assert "lowest perplexity" not in page.text
 
 
-@pytest.mark.parametrize(
-    ("found", "uniform", "chance", "outcome", "winner"),
-    [
-        (10.0, 12.0, 11.0, "won", "found"),
-        (10.0, 9.0, 11.0, "lost", "uniform"),
-        (10.0, 12.0, 9.5, "lost", "random 1"),
-        (10.0, 10.0, 11.0, "tied", "found"),
-        (10.0, None, None, "unknown", None),
-        (None, 9.0, 9.0, "unknown", None),
-    ],
-)
-def test_verdicts(
-    tmp_path: Path,
-    found: float | None,
-    uniform: float | None,
-    chance: float | None,
-    outcome: str,
-    winner: str | None,
-) -> None:
-    rows = [
-        {"name": "uniform", "perplexity": uniform, "params": 980},
-        {"name": "random 1", "perplexity": chance, "params": 1000},
-        {"name": "found", "perplexity": found, "params": 1000},
-    ]
-    run = RunData.read(make_run(tmp_path / "run", layers=3, iterations=1, comparison=rows))
-    verdict = run_verdict(run)
-    assert (verdict.outcome, verdict.winner and verdict.winner.name) == (outcome, winner)
-    unequal = any("−2.0" in remark and "uniform" in remark for remark in verdict.remarks)
-    assert unequal == (outcome != "unknown")
-
-
 def test_a_rival_with_a_higher_score_is_mentioned(tmp_path: Path) -> None:
     rows = [
         {"name": "random 1", "perplexity": 20.0, "score": 2.5},
@@ -228,6 +196,7 @@ def test_a_last_line_cut_off_is_tolerated(tmp_path: Path) -> None:
         ("journal.jsonl", '{"generation": 0, "arch": {"layers": [{"heads": 1}]}, "score": "x"}\n', "score"),
         ("best.json", '{"architecture": ', "best.json"),
         ("best.json", '{"architecture": {"layers": [{"legs": 4}]}, "score": 1}', "legs"),
+        ("start.json", '{"mlp": {"layers": [{"legs": 4}]}}', "start.json: mlp"),
         ("summary.json", "[]", "summary.json"),
         ("summary.json", '{"comparison": [{"perplexity": 3}]}', "name"),
         ("summary.json", '{"base": {"units": {"heads": [4]}}}', "3 layers"),

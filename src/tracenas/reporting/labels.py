@@ -1,6 +1,6 @@
 """What sub-blocks, units, scores and models are called on pages."""
 
-__all__ = ["NAMES", "UNIT_NAMES", "model_kind", "proxy_label"]
+__all__ = ["NAMES", "UNIT_NAMES", "model_kind", "proxy_label", "start_label"]
 
 NAMES = {"heads": "Attention", "kv_heads": "KV groups", "cross_heads": "Cross-attention", "channels": "MLP"}
 """Sub-blocks by the unit that is cut in them, in the order of a block."""
@@ -15,6 +15,11 @@ UNIT_NAMES = {
 def proxy_label(proxy: str | None) -> str:
     """How a proxy's score is called on axes and in tables: Φ, or the proxy's name."""
     return "Φ" if proxy in (None, "phi") else f"score ({proxy})"
+
+
+def start_label(start: str) -> str:
+    """What a search's start is called in sentences, by its name."""
+    return {"fisher": "the closed form", "mlp": "MLPs alone"}.get(start, start)
 
 
 def model_kind(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Who won: the found architecture against uniform and random ones of the same budget, whoever it is."""
+"""Who won: the found architecture against uniform, random and one-shot ones of the same budget, whoever it is."""
 
 import math
 import statistics
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tracenas.formats import decimal, percent, plural, signed_percent
 from tracenas.reporting.data.run import Compared, RunData
-from tracenas.reporting.labels import model_kind, proxy_label
+from tracenas.reporting.labels import model_kind, proxy_label, start_label
 
 __all__ = ["Spread", "Verdict", "random_label", "random_rows", "run_verdict", "spread"]
 
@@ -59,26 +59,34 @@ def random_label(rows: Sequence[Compared]) -> str:
 
 
 def run_verdict(run: RunData) -> Verdict:
-    """Compare perplexities (all measured the same way) of found, uniform and random; say who is best."""
+    """Compare found with uniform and random by perplexity, with the starts by the calibration's loss; say who is best.
+
+    Perplexities, all measured in the same way, decide where found has one; else the loss on the calibration does.
+    """
     best = run.compared("found")
     uniform = run.compared("uniform")
     rivals = [r for r in ([uniform] if uniform else []) + random_rows(run.comparison) if r.perplexity is not None]
+    begun = _start_verdict(run)
     if best is None or best.perplexity is None:
-        return Verdict("unknown", "No perplexity was measured for the found architecture.")
+        return begun or Verdict("unknown", "No perplexity was measured for the found architecture.")
     if not rivals:
-        return Verdict("unknown", "Nothing to compare with: neither uniform nor random architectures were measured.")
+        nothing = Verdict("unknown", "Nothing to compare with: neither uniform nor random architectures were measured.")
+        return begun or nothing
     rival = min(rivals, key=lambda r: r.perplexity or math.inf)
     reached, bar = best.perplexity, rival.perplexity or math.inf
     remarks = [*_later_remarks(run, best), _base_remark(run, best), _score_remark(run, best, rivals)]
     remarks = [remark for remark in (*remarks, _size_remark(best, rivals)) if remark]
     change = reached / bar - 1
+    further = f" {begun.sentence}" if begun else ""
     if abs(change) < TIE:
         sentence = f"The found architecture is as good as {_named(rival)}: perplexity {decimal(reached)} for both."
-        return Verdict("tied", sentence, tuple(remarks), best if change <= 0 else rival)
+        return Verdict("tied", sentence + further, tuple(remarks), best if change <= 0 else rival)
     if change < 0:
         lowest = f"The found architecture has the lowest perplexity of the {len(rivals) + 1} pruned models"
-        sentence = f"{lowest}: {decimal(reached)}, against {_field(reached, uniform, rivals)}."
-        return Verdict("won", sentence, tuple(remarks), best)
+        measure = uniform if uniform in rivals and uniform is not None else rival
+        bar = measure.perplexity or math.inf
+        against = f"{decimal(bar)} for {measure.name} ({signed_percent(reached / bar - 1)})"
+        return Verdict("won", f"{lowest}: {decimal(reached)}, against {against}.{further}", tuple(remarks), best)
     sentence = (
         f"{_named(rival, 'The')} beats the found architecture: perplexity {decimal(bar)} against "
         f"{decimal(reached)} (found is {percent(change)} worse)."
@@ -86,23 +94,35 @@ def run_verdict(run: RunData) -> Verdict:
     better = sum((r.perplexity or math.inf) < reached for r in rivals)
     if better > 1:
         remarks.insert(0, f"{better} of the {plural(len(rivals), 'rival')} of the same budget are better than it.")
-    return Verdict("lost", sentence, tuple(remarks), rival)
+    return Verdict("lost", sentence + further, tuple(remarks), rival)
 
 
 def _named(row: Compared, article: str = "the") -> str:
     return f"{article} uniform architecture" if row.name == "uniform" else f"{article} architecture “{row.name}”"
 
 
-def _field(reached: float, uniform: Compared | None, rivals: Sequence[Compared]) -> str:
-    """What the rivals reach, and how much lower a perplexity is."""
-    parts = []
-    if uniform is not None and uniform.perplexity is not None:
-        parts.append(f"{decimal(uniform.perplexity)} for uniform ({signed_percent(reached / uniform.perplexity - 1)})")
-    chance = spread(random_rows(rivals), lambda r: r.perplexity)
-    if chance is not None:
-        noun = "one random architecture" if chance.n == 1 else f"{chance.n} random ones"
-        parts.append(f"{chance} for {noun} ({signed_percent(reached / chance.mean - 1)})")
-    return " and ".join(parts)
+def _start_verdict(run: RunData) -> Verdict | None:
+    """Found against the one-shot architectures that the search began with; None where one has no loss.
+
+    All have the loss of the calibration text, on which the search chose.
+    """
+    starts = {name: c.loss for name, c in run.starts.items() if c.loss is not None}
+    if run.best is None or run.best.loss is None or not starts:
+        return None
+    found, best = run.best.loss, min(starts, key=starts.__getitem__)
+    if run.best is run.starts[best]:
+        sentence = f"The search found nothing better than {start_label(best)}, its best one-shot start"
+        return Verdict("tied", f"{sentence}: calibration loss {decimal(found)}.")
+    names = [best] + ["uniform"] * ("uniform" in starts and best != "uniform")
+    parts = [f"{decimal(starts[n])} for {start_label(n)} ({_difference(found - starts[n])})" for n in names]
+    parts[0] = parts[0].replace(" (", ", the best one-shot start (")
+    sentence = f"Found has a calibration loss of {decimal(found)}, against {' and '.join(parts)}."
+    equal = math.isclose(math.exp(found - starts[best]), 1, abs_tol=TIE)
+    return Verdict("tied" if equal else "won" if found < starts[best] else "lost", sentence)
+
+
+def _difference(nats: float) -> str:
+    return f"{'+' if nats > 0 else ''}{decimal(nats, 2)} nats"
 
 
 def _base_remark(run: RunData, best: Compared) -> str:

@@ -60,7 +60,8 @@ class RunData:
 
     `base_units` maps a unit (`heads`, `channels`, …) to the base model's count per layer, 0 where a layer has
     none; where the summary does not say, the largest count that any candidate kept stands in
-    (`base_units_recorded` is then False). `costs` are those of the sensitivity table, empty without one.
+    (`base_units_recorded` is then False). `costs` are those of the sensitivity table, empty without one; `starts`
+    the architectures that the search scored first (start.json), by name, where the journal has them.
     """
 
     path: Path
@@ -75,10 +76,11 @@ class RunData:
     comparison: tuple[Compared, ...]
     kept: Mapping[str, tuple[tuple[int, ...] | None, ...]]
     costs: Mapping[Key, WidthCosts]
+    starts: Mapping[str, JournalCandidate]
 
     @classmethod
     def read(cls, run_dir: Path | str) -> "RunData":
-        """Read RUN/config.yaml, journal.jsonl, best.json, summary.json and the sensitivity table, whichever exist.
+        """Read RUN/config.yaml, journal.jsonl, {best,start,summary}.json and the sensitivity table, whichever exist.
 
         Raises:
             UserError: if the directory holds no run, or a file in it is corrupt; the file and line are named.
@@ -111,6 +113,7 @@ class RunData:
             comparison=tuple(_compared(summary, number) for number in range(len(summary.items("comparison")))),
             kept={key: _kept(kept, key) for key in kept.values},
             costs=SensitivityTable.read(table).costs if table.is_file() else {},
+            starts=_starts(run_dir / "start.json", candidates),
         )
 
     @property
@@ -226,6 +229,12 @@ def _best(path: Path, candidates: Sequence[JournalCandidate]) -> tuple[JournalCa
         if candidate.architecture == architecture and candidate.score is not None:
             return candidate, provenance
     return JournalCandidate(architecture.id, 0, architecture, data.integer("params"), data.number("score")), provenance
+
+
+def _starts(path: Path, candidates: Sequence[JournalCandidate]) -> dict[str, JournalCandidate]:
+    measured = {candidate.architecture: candidate for candidate in candidates if candidate.score is not None}
+    starts = {name: Architecture.from_json(arch, where=f"{path}: {name}") for name, arch in read_object(path).items()}
+    return {name: measured[architecture] for name, architecture in starts.items() if architecture in measured}
 
 
 def _compared(summary: Fields, number: int) -> Compared:

@@ -14,7 +14,7 @@ from tracenas.reporting.charts.heat import heat_scale
 from tracenas.reporting.charts.stages import progress_chart, training_charts
 from tracenas.reporting.data.run import Compared, RunData
 from tracenas.reporting.data.stages import Stages
-from tracenas.reporting.labels import NAMES, UNIT_NAMES, model_kind, proxy_label
+from tracenas.reporting.labels import NAMES, UNIT_NAMES, model_kind, proxy_label, start_label
 from tracenas.reporting.pages.page import render
 from tracenas.reporting.stage_tables import bench_table, evaluation_table, recovery_table
 from tracenas.reporting.verdict import Verdict, random_label, random_rows, run_verdict, spread
@@ -77,20 +77,35 @@ def _measured_on(run: RunData) -> str:
     if len(texts) > 1:
         return "Attention: the models were not measured on the same text"
     if not texts:
-        return "Base, uniform, random and found side by side"
+        return "By the loss on the calibration text" if run.starts else "Base, uniform, random and found side by side"
     ((text, tokens),) = texts
     return f"Perplexity on {text}" + (f" ({tokens:,} tokens)" if tokens else "")
 
 
+def _compared(run: RunData) -> list[Compared]:
+    """The comparison's rows, with the starts that are not in it before found; nothing where neither was measured."""
+    rows, best = list(run.comparison), run.best
+    if run.starts and best is not None and not any(row.name == "found" for row in rows):
+        rows.append(Compared("found", best.params, loss=best.loss, score=best.score))
+    known = {row.architecture for row in rows if row.name == "uniform"}
+    starts = [
+        Compared(f"start: {start_label(name)}", start.params, loss=start.loss, score=start.score)
+        for name, start in run.starts.items()
+        if start.architecture not in known
+    ]
+    return [*(r for r in rows if r.name != "found"), *starts, *(r for r in rows if r.name == "found")]
+
+
 def _comparison_table(run: RunData, verdict: Verdict) -> dict[str, Any]:
-    """Base, uniform, random (each, and mean ± sd) and found side by side; empty columns are left out."""
+    """Base, uniform, random (each, and mean ± sd), starts and found side by side; empty columns are left out."""
+    compared = _compared(run)
     columns: list[tuple[str, Callable[[Compared], float | None]]] = [
         ("Perplexity", lambda r: r.perplexity),
         ("NLL, nats/token", lambda r: r.nll),
         ("Calibration loss", lambda r: r.loss),
         (proxy_label(run.proxy), lambda r: r.score),
     ]
-    columns = [(name, get) for name, get in columns if any(get(row) is not None for row in run.comparison)]
+    columns = [(name, get) for name, get in columns if any(get(row) is not None for row in compared)]
     base = run.compared("base")
     base_params = base.params if base and base.params else run.base_params
     chance = random_rows(run.comparison)
@@ -101,7 +116,7 @@ def _comparison_table(run: RunData, verdict: Verdict) -> dict[str, Any]:
         cells = [*figures[:1], grouped(params), share, *figures[1:]]
         rows.append({"kind": kind, "name": name, "cells": cells, "best": best})
 
-    for row in run.comparison:
+    for row in compared:
         add(
             model_kind(row.name), row.name, row.params, [decimal(get(row)) for _, get in columns], row is verdict.winner
         )
