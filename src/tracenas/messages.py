@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from tracenas.error_log import TRACEBACKS
 from tracenas.errors import UserError
 
-__all__ = ["LEVEL", "LEVELS", "chosen_level", "on_stderr"]
+__all__ = ["LEVEL", "LEVELS", "chosen_level", "inherited", "on_stderr"]
 
 LEVEL = "TRACENAS_LOG"
 """The environment variable that names a level."""
@@ -46,6 +46,12 @@ def chosen_level(*, verbose: bool, quiet: bool) -> int:
     if name.lower() not in LEVELS:
         raise UserError(f"{LEVEL} '{name}': no such level; accepted: {', '.join(LEVELS)}")
     return int(LEVELS[name.lower()])
+
+
+def inherited() -> dict[str, str]:
+    """The environment of another process of ours, which shows what this one shows."""
+    level = _log.getEffectiveLevel()
+    return {**os.environ, LEVEL: next((name for name, at in LEVELS.items() if at >= level), "error")}
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from tracenas.cli import invoke
 from tracenas.demo import model_path
 from tracenas.error_log import error_log, log_trace
 from tracenas.errors import UserError
-from tracenas.messages import LEVEL, chosen_level, on_stderr
+from tracenas.messages import LEVEL, chosen_level, inherited, on_stderr
 
 LOG = logging.getLogger("tracenas")
 
@@ -74,3 +74,9 @@ def test_a_wrong_level_is_refused_in_one_line(
     assert invoke(["plan", str(model_path())]) == 2
     expected = "tracenas: TRACENAS_LOG 'loud': no such level; accepted: debug, info, warning, error\n"
     assert capsys.readouterr().err == expected
+
+
+@pytest.mark.parametrize(("level", "name"), [(10, "debug"), (15, "info"), (30, "warning"), (50, "error")])
+def test_other_processes_show_what_this_one_shows(level: int, name: str) -> None:
+    with on_stderr(level):
+        assert inherited()[LEVEL] == name

@@ -2,6 +2,8 @@
 
 import io
 import re
+import sys
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -200,3 +202,27 @@ def test_a_narrow_terminal_shows_steps_and_what_it_can_of_the_status() -> None:
         steps.tell(status)
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out.getvalue())
     assert "600/1,200" in text and "  loss 3.2143, validation perplexity 37.42, 12,345" in text and "0.0001" not in text
+
+
+def test_a_notebook_shows_bars(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What rich displays there, through IPython and ipywidgets, which need not be installed here."""
+    shown: list[str] = []
+
+    class Output:
+        def __enter__(self) -> None:
+            shown.append("output")
+
+        def __exit__(self, *_: object) -> None: ...
+
+        def clear_output(self, **_: object) -> None: ...
+
+        def close(self) -> None: ...
+
+    display = SimpleNamespace(display=lambda *what: shown.extend(map(str, what)))
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(display=display))
+    monkeypatch.setitem(sys.modules, "IPython.display", display)
+    monkeypatch.setitem(sys.modules, "ipywidgets", SimpleNamespace(Output=Output))
+    console = Console(file=io.StringIO(), force_jupyter=True)
+    with phase("load", 2, console=console) as steps:
+        steps.advance()
+    assert "output" in shown and console.is_jupyter

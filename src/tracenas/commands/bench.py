@@ -90,6 +90,10 @@ class Bench(Outcome):
         """For `--json`."""
         return {"setting": self.setting, "models": [m.to_json() for m in self.models]}
 
+    def records(self) -> list[dict[str, Any]]:
+        """What was measured of every model."""
+        return [m.to_json() for m in self.models]
+
     def tables(self) -> list[Table]:
         """A row per model."""
         names = tuple(Path(m.model).name for m in self.models)

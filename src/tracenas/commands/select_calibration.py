@@ -91,13 +91,17 @@ class Selected(Outcome):
             for name, values in columns.items()
         }
 
+    def records(self) -> list[dict[str, Any]]:
+        """Every set that was tried."""
+        return [{**vars(c), "score": c.score} for c in self.candidates]
+
     def to_json(self) -> Any:
         """For `--json`."""
         return to_plain(
             {
                 "path": self.path,
                 "best": self.best.number,
-                "candidates": [{**vars(c), "score": c.score} for c in self.candidates],
+                "candidates": self.records(),
                 **self.spread(),
                 **self.settings,
             }

@@ -34,6 +34,14 @@ class Sensitivities(Outcome):
     tokens: int
     sub_blocks: list[dict[str, Any]]
 
+    def records(self) -> list[dict[str, Any]]:
+        """Every width of every sub-block."""
+        return [
+            {**{name: one[name] for name in ("block", "sub_block", "unit")}, "width": w, "rise": r, "parameters": p}
+            for one in self.sub_blocks
+            for w, r, p in zip(one["widths"], one["rise"], one["parameters"], strict=True)
+        ]
+
     def tables(self) -> list[Table]:
         """The predicted rise at some widths."""
         rows = []

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tracenas.errors import UserError
 from tracenas.tables import Table
 
 __all__ = ["Outcome", "Table", "print_table", "to_plain"]
@@ -19,6 +20,27 @@ class Outcome:
     def tables(self) -> Sequence[Table]:
         """For people."""
         raise NotImplementedError
+
+    def records(self) -> list[dict[str, Any]]:
+        """What it consists of, a mapping each."""
+        plain = self.to_json()
+        return plain if isinstance(plain, list) else [plain]
+
+    def to_frame(self) -> Any:
+        """The records as a pandas DataFrame; columns of nested ones are called `outer.inner`.
+
+        Raises:
+            UserError: if pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise UserError("to_frame needs pandas: pip install pandas") from error
+        return pandas.json_normalize(to_plain(self.records()))
+
+    def _repr_html_(self) -> str:
+        """The tables in a notebook."""
+        return "".join(table.html() for table in self.tables())
 
     def show(self) -> None:
         """The tables on stdout."""

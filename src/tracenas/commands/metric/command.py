@@ -11,13 +11,13 @@ from tracenas.data.sources import probe
 from tracenas.models.checkpoints.source import open_source
 from tracenas.pipeline.run_directory import BEST
 from tracenas.reporting.progress import START, phase
-from tracenas.reporting.terminal import Table, print_table
+from tracenas.reporting.terminal import Outcome, Table
 
 __all__ = ["MetricSearched", "search"]
 
 
 @dataclass(frozen=True)
-class MetricSearched:
+class MetricSearched(Outcome):
     """Where a finished search is and what it found.
 
     Args:
@@ -41,12 +41,12 @@ class MetricSearched:
             **{k: self.summary[k] for k in shown},
         }
 
-    def show(self) -> None:
-        """The found metric beside the known ones, on stdout."""
+    def tables(self) -> list[Table]:
+        """The found metric beside the known ones."""
         rows = [(f"found: {self.metric}", f"{self.summary['perplexity']:,.3f}")]
         rows += [(k["name"], _perplexity(k["loss"])) for k in self.summary["known"]]
-        print_table(Table(f"perplexity at sparsity {self.summary['sparsity']}", ("metric", "perplexity"), rows))
-        print(f"best    {self.best}\nreport  {self.path / 'report.html'}")
+        notes = [f"best    {self.best}", f"report  {self.path / 'report.html'}"]
+        return [Table(f"perplexity at sparsity {self.summary['sparsity']}", ("metric", "perplexity"), rows, notes)]
 
 
 def _perplexity(loss: float | None) -> str:

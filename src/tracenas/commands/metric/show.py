@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tracenas.config import MetricShowConfig
-from tracenas.reporting.terminal import Table, print_table
+from tracenas.reporting.terminal import Outcome, Table
 from tracenas.symbolic import KNOWN, VARIABLES, Expression, locate
 from tracenas.symbolic.reading import located_expression
 
@@ -12,7 +12,7 @@ __all__ = ["MetricShown", "show"]
 
 
 @dataclass(frozen=True)
-class MetricShown:
+class MetricShown(Outcome):
     """An expression in all its forms."""
 
     expression: Expression
@@ -32,12 +32,12 @@ class MetricShown:
             "tree": e.to_json(),
         }
 
-    def show(self) -> None:
-        """The forms on stdout."""
+    def tables(self) -> list[Table]:
+        """The forms."""
         facts = self.to_json()
         reads = ", ".join(f"{v} ({VARIABLES[v]})" for v in facts.pop("reads"))
         facts.pop("tree")
-        print_table(Table("", ("", "value"), [(k, str(v)) for k, v in facts.items()] + [("reads", reads)]))
+        return [Table("", ("", "value"), [(k, str(v)) for k, v in facts.items()] + [("reads", reads)])]
 
 
 def show(config: MetricShowConfig) -> MetricShown:

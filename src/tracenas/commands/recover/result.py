@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tracenas.reporting.terminal import Table, print_table, to_plain
+from tracenas.reporting.terminal import Outcome, Table, to_plain
 
 __all__ = ["LOG", "RESULT", "Recovered"]
 
@@ -12,7 +12,7 @@ LOG, RESULT = "log.jsonl", "recovery.json"
 
 
 @dataclass(frozen=True)
-class Recovered:
+class Recovered(Outcome):
     """A recovered checkpoint.
 
     Args:
@@ -47,8 +47,8 @@ class Recovered:
         """For `--json`."""
         return to_plain(vars(self))
 
-    def show(self) -> None:
-        """A summary on stdout."""
+    def tables(self) -> list[Table]:
+        """A summary."""
         rows = [("checkpoint", str(self.path)), ("steps", f"{self.steps:,}"), ("tokens", f"{self.tokens:,}")]
         rows.append(("training loss at the end", f"{self.loss:.4f}"))
         rows.append((f"step {self.step:,} chosen on", self.selected_on))
@@ -56,4 +56,4 @@ class Recovered:
         if self.perplexity is not None and self.perplexity_before is not None:
             rows.append((f"perplexity of {self.reported_on}, before", f"{self.perplexity_before:.4f}"))
             rows.append((f"perplexity of {self.reported_on}, step {self.step:,}", f"{self.perplexity:.4f}"))
-        print_table(Table(f"recovered by {self.method}", ("", "value"), rows))
+        return [Table(f"recovered by {self.method}", ("", "value"), rows)]

@@ -27,6 +27,7 @@ from tracenas.commands.run.sections import (
 )
 from tracenas.config import RecoverConfig, RunConfig
 from tracenas.errors import UserError
+from tracenas.messages import inherited
 from tracenas.models.checkpoints.source import ModelSource, open_source
 from tracenas.pipeline.resume import write_settings
 from tracenas.reporting.terminal import to_plain
@@ -125,7 +126,7 @@ def _recover(config: RecoverConfig, processes: int, home: Path) -> Recovered:
     write_settings(settings, explicit)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     command += ["-m", "tracenas.cli", "recover", "--config", str(settings)]
-    launcher = subprocess.Popen(command, stdout=2)
+    launcher = subprocess.Popen(command, stdout=2, env=inherited())
     try:
         status = launcher.wait()
     except BaseException:

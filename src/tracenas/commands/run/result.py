@@ -10,7 +10,7 @@ from tracenas.commands.search.result import SearchOutcome
 from tracenas.reporting.data.run import RunData
 from tracenas.reporting.data.stages import Stages
 from tracenas.reporting.stage_tables import stage_tables
-from tracenas.reporting.terminal import Table, print_table
+from tracenas.reporting.terminal import Outcome, Table, print_table
 from tracenas.reporting.verdict import run_verdict
 from tracenas.rundir import read_json
 
@@ -18,7 +18,7 @@ __all__ = ["RunOutcome"]
 
 
 @dataclass(frozen=True)
-class RunOutcome:
+class RunOutcome(Outcome):
     """Everything a run produced.
 
     Args:
@@ -47,6 +47,14 @@ class RunOutcome:
             if (out / name).is_file():
                 result[key] = read_json(out / name)
         return result
+
+    def records(self) -> list[dict[str, Any]]:
+        """The comparison."""
+        return self.comparison
+
+    def tables(self) -> list[Table]:
+        """The search, the comparison and what the further stages measured."""
+        return [*self.search.tables(), self._comparison(), *stage_tables(Stages.read(self.search.path))]
 
     def show(self) -> None:
         """The comparison and where everything is, on stdout."""

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tracenas.journal import Journal
+from tracenas.pipeline.run_directory import JOURNAL
 from tracenas.reporting.terminal import Outcome, Table
 from tracenas.space.architecture import Architecture
 
@@ -36,6 +38,10 @@ class SearchOutcome(Outcome):
             "architecture": self.architecture.to_json(),
             **self.summary,
         }
+
+    def records(self) -> list[dict[str, Any]]:
+        """The journal: a record per candidate."""
+        return list(Journal(self.path / JOURNAL).read())
 
     def tables(self) -> list[Table]:
         """A summary."""

@@ -9,13 +9,13 @@ from tracenas.config.local_paths import with_absolute_paths
 from tracenas.data.sources import probe
 from tracenas.models.checkpoints.source import open_source
 from tracenas.reporting.progress import START, phase
-from tracenas.reporting.terminal import Table, print_table, to_plain
+from tracenas.reporting.terminal import Outcome, Table, to_plain
 
 __all__ = ["Sparsified", "sparsify"]
 
 
 @dataclass(frozen=True)
-class Sparsified:
+class Sparsified(Outcome):
     """A written checkpoint.
 
     Args:
@@ -43,8 +43,8 @@ class Sparsified:
         """For `--json`."""
         return to_plain(asdict(self))
 
-    def show(self) -> None:
-        """A summary on stdout."""
+    def tables(self) -> list[Table]:
+        """A summary."""
         rows = [
             ("checkpoint", str(self.path)),
             ("metric", f"{self.metric} (compared by {self.compare}, ratios {self.ratios})"),
@@ -53,7 +53,7 @@ class Sparsified:
         ]
         if self.loss is not None and self.base_loss is not None:
             rows.append(("calibration loss", f"{self.loss:.4f} (base {self.base_loss:.4f})"))
-        print_table(Table(f"sparsified to {self.target}", ("", "value"), rows))
+        return [Table(f"sparsified to {self.target}", ("", "value"), rows)]
 
 
 def sparsify(config: SparsifyConfig) -> Sparsified:

@@ -19,7 +19,7 @@ from tracenas.pipeline.run_directory import JOURNAL, run_directory, starting
 from tracenas.pipeline.target import PruningTarget, resolve_target
 from tracenas.proxies import PROXIES
 from tracenas.reporting.progress import START, phase
-from tracenas.reporting.terminal import print_table, to_plain
+from tracenas.reporting.terminal import Outcome, Table, to_plain
 from tracenas.rundir import atomic_path, provenance, read_json, write_json
 from tracenas.space.architecture import Architecture
 from tracenas.studies.ablation import ablation_tables, compare
@@ -32,7 +32,7 @@ _NOT_RESULTS = ("resume", "out")
 
 
 @dataclass(frozen=True)
-class Ablated:
+class Ablated(Outcome):
     """Where a finished ablation is and what it found."""
 
     path: Path
@@ -42,11 +42,14 @@ class Ablated:
         """For `--json`."""
         return {"ablation": str(self.path), **self.results}
 
+    def tables(self) -> list[Table]:
+        """Every one of the ablation."""
+        return list(ablation_tables(self.results))
+
     def show(self) -> None:
         """The tables on stdout."""
         print(self.results["protocol"])
-        for table in ablation_tables(self.results):
-            print_table(table)
+        super().show()
         print(f"results {self.path / ABLATION}\ntables  {self.path / MARKDOWN}")
 
 

@@ -10,7 +10,7 @@ from tracenas.commands.study.plan import StudyPlan
 from tracenas.config import StudyConfig
 from tracenas.proxies.combination import Choice
 from tracenas.reporting.pages.study import write_study_report
-from tracenas.reporting.terminal import print_table, to_plain
+from tracenas.reporting.terminal import Outcome, Table, to_plain
 from tracenas.rundir import atomic_path, write_json
 from tracenas.space.search_space import SearchSpace
 from tracenas.studies.tables import all_tables, analyse, markdown, undefined
@@ -43,7 +43,7 @@ _PROTOCOL_KEYS = (
 
 
 @dataclass(frozen=True)
-class StudyOutcome:
+class StudyOutcome(Outcome):
     """Where a finished study is and what it found.
 
     Args:
@@ -58,11 +58,18 @@ class StudyOutcome:
         """For `--json`."""
         return {"study": str(self.path), "report": str(self.path / REPORT), **self.results}
 
+    def records(self) -> list[dict[str, Any]]:
+        """What was found of every proxy."""
+        return list(self.results["proxies"])
+
+    def tables(self) -> list[Table]:
+        """Every one of the study."""
+        return list(all_tables(self.results))
+
     def show(self) -> None:
         """The tables on stdout."""
         print(f"{self.results['title']}. {self.results['protocol']}")
-        for table in all_tables(self.results):
-            print_table(table)
+        super().show()
         for note in (*undefined(self.results), *_failures(self.results)):
             print(note)
         print(f"results {self.path / STUDY}\ntables  {self.path / MARKDOWN}\nreport  {self.path / REPORT}")
