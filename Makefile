@@ -3,6 +3,7 @@
 # make test      set up .venv and run every check of `make check`
 # make test-all  the same, and the slow tests
 # make wheel     a wheel in dist/, to be installed anywhere
+# make docs      the documentation site in site/, links and anchors checked
 # make check     formatting, linting, types, layers, tests
 # make test-lowest   the tests with the lowest versions that pyproject.toml accepts, in .venv-lowest
 
@@ -21,7 +22,7 @@ export TOKENIZERS_PARALLELISM ?= false
 # At most 4 workers: each imports torch.
 PYTEST ?= $(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal
 
-.PHONY: demo demo-llm setup test test-all test-slow test-lowest wheel check format clean
+.PHONY: demo demo-llm setup test test-all test-slow test-lowest wheel docs check format clean
 
 demo: $(PACKAGE)
 	$(BIN)/tracenas demo --out demo-out --resume
@@ -33,7 +34,7 @@ demo-llm: $(STAMP)
 
 test: check
 
-test-all: check test-slow
+test-all: check test-slow docs
 
 setup: $(STAMP)
 
@@ -54,6 +55,13 @@ test-lowest:
 	$(LOWEST)/bin/pip install --quiet uv
 	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct -e ".[dev]"
 	PATH="$(CURDIR)/$(LOWEST)/bin:$$PATH" $(LOWEST)/bin/pytest -n auto --maxprocesses 4 --dist worksteal
+
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+$(VENV)/.installed-docs: pyproject.toml constraints.txt | $(STAMP)
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[docs]"
+	@touch $@
 
 format: $(STAMP)
 	$(BIN)/ruff format $(SOURCES)
@@ -81,5 +89,5 @@ wheel: $(BIN)/pip
 	@ls dist/*.whl
 
 clean:
-	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) build dist site src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
