@@ -147,6 +147,11 @@ class RunData:
         return budget.integer("lower"), budget.integer("limit")
 
     @property
+    def base_loss(self) -> float | None:
+        """The base model's loss on the calibration text, where the search measured it."""
+        return self._summary.fields("base").number("loss")
+
+    @property
     def elites(self) -> int:
         """How many candidates survive a generation; 10, as in TraceNAS Table 5, where nothing says it."""
         value = self.setting("elites")

@@ -11,8 +11,9 @@ from tracenas.reporting.charts import sensitivity as costs
 from tracenas.reporting.charts.drawing import architecture_drawing, sparks
 from tracenas.reporting.charts.dynamics import GenerationFigures, generations
 from tracenas.reporting.charts.heat import heat_scale
+from tracenas.reporting.charts.quality import quality_chart
 from tracenas.reporting.charts.stages import progress_chart, training_charts
-from tracenas.reporting.data.run import Compared, RunData
+from tracenas.reporting.data.run import Compared, JournalCandidate, RunData
 from tracenas.reporting.data.stages import Stages
 from tracenas.reporting.labels import NAMES, UNIT_NAMES, model_kind, proxy_label, start_label
 from tracenas.reporting.pages.page import render
@@ -28,7 +29,7 @@ TOP = 10
 def run_page(run: RunData) -> str:
     """The page as text."""
     history = generations(run)
-    verdict = run_verdict(run)
+    verdict, compared = run_verdict(run), _compared(run)
     stages = Stages.read(run.path)
     best = heapq.nlargest(TOP, run.scored, key=lambda c: c.score or 0.0)
     return render(
@@ -39,13 +40,14 @@ def run_page(run: RunData) -> str:
         base_score=_base_score(run),
         kept_shares=_kept_shares(run),
         measured_on=_measured_on(run),
-        compared=_comparison_table(run, verdict),
+        compared=_comparison_table(run, compared, verdict),
         perplexity_chart=_perplexity_chart(run, verdict),
         progress=_progress(run),
         drawing=architecture_drawing(run, run.best) if run.best else None,
         sensitivity=_sensitivity(run),
         generations=len(history),
         charts=_search_charts(run, history),
+        quality=quality_chart(run, history, compared) if history else None,
         best_candidates=[(candidate, sparks(candidate, run)) for candidate in best],
         training=training_charts(stages.recoveries),
         recovery_table=recovery_table(stages.recoveries) if stages.recoveries else None,
@@ -83,22 +85,25 @@ def _measured_on(run: RunData) -> str:
 
 
 def _compared(run: RunData) -> list[Compared]:
-    """The comparison's rows, with the starts that are not in it before found; nothing where neither was measured."""
+    """The comparison's rows, with the starts that are not in it before found; of a search, what it measured of them."""
     rows, best = list(run.comparison), run.best
-    if run.starts and best is not None and not any(row.name == "found" for row in rows):
-        rows.append(Compared("found", best.params, loss=best.loss, score=best.score))
-    known = {row.architecture for row in rows if row.name == "uniform"}
-    starts = [
-        Compared(f"start: {start_label(name)}", start.params, loss=start.loss, score=start.score)
-        for name, start in run.starts.items()
-        if start.architecture not in known
-    ]
-    return [*(r for r in rows if r.name != "found"), *starts, *(r for r in rows if r.name == "found")]
+    if not rows and run.starts and best is not None:
+        loss = run.base_loss
+        rows = [Compared("base", run.base_params, loss=loss)] * (loss is not None) + [_scored("found", best)]
+    known = {row.name: row.architecture for row in rows}
+    for name, start in run.starts.items():
+        if start.architecture != known.get("uniform"):
+            title = name if name == "uniform" and name not in known else f"start: {start_label(name)}"
+            rows.append(_scored(title, start))
+    return sorted(rows, key=lambda row: row.name == "found")
 
 
-def _comparison_table(run: RunData, verdict: Verdict) -> dict[str, Any]:
+def _scored(name: str, one: JournalCandidate) -> Compared:
+    return Compared(name, one.params, loss=one.loss, score=one.score, architecture=one.architecture)
+
+
+def _comparison_table(run: RunData, compared: Sequence[Compared], verdict: Verdict) -> dict[str, Any]:
     """Base, uniform, random (each, and mean ± sd), starts and found side by side; empty columns are left out."""
-    compared = _compared(run)
     columns: list[tuple[str, Callable[[Compared], float | None]]] = [
         ("Perplexity", lambda r: r.perplexity),
         ("NLL, nats/token", lambda r: r.nll),
