@@ -67,3 +67,8 @@ def entry_point_groups() -> set[str]:
     """`tracenas.KIND` of every registry: a group of plug-ins, no module."""
     sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "src" / "tracenas").rglob("*.py"))
     return {f"tracenas.{kind}" for kind in re.findall(r"Registry(?:\[[^=]*\])?\(\s*\"(\w+)\"", sources)}
+
+
+def test_readme_is_one_page() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 120 and len(text.split()) <= 900

@@ -93,7 +93,7 @@ def test_the_groups_hold_every_setting_once(command: str) -> None:
     members = [name for names in groups(kind).values() for name in names]
     assert sorted(members) == sorted(set(configs.setting_names(kind)) - set(kind.sections))
     needed, positional = groups(kind)[NEEDED], configs.positional_setting(kind)[0]
-    assert needed[:1] == [positional] * bool(positional)
+    assert needed[:1] == [positional] * (bool(positional) and positional != kind.optional_positional)
     required = [kind.model_fields[name].is_required() for name in members]
     assert required == sorted(required, reverse=True) and all(required[: len(needed) - len(kind.needed)])
 

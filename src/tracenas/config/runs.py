@@ -16,7 +16,7 @@ class ResumeConfig(StageConfig):
     without = ("seed", "device", "dtype", "trust_remote_code")
     wanted = ("threads",)
 
-    run: Path = Field(description="Run directory.")
+    run: Path = Field(description="The run directory to go on with.")
     threads: int | None = Field(
         None, ge=1, description="CPU threads of torch, where the run's results do not depend on them: on a GPU."
     )
