@@ -234,12 +234,14 @@ def current_names(kind: type[StageConfig], values: Mapping[str, Any]) -> dict[st
         UserError: for a setting that is given under both names.
     """
     out: dict[str, Any] = {}
+    keys: dict[str, object] = {}
     for key, value in values.items():
         given = str(key).replace("-", "_")
         name = kind.former.get(given, given)
         name = name if name in kind.model_fields else given
         if name in out:
-            raise UserError(f"{key} is a former name of {name}, which is given, too; leave one of them out")
+            raise UserError(f"{name} is given twice, as {keys[name]} and as {key}; leave one of them out")
+        keys[name] = key
         nested = name in kind.sections and isinstance(value, Mapping)
         out[name] = current_names(kind.sections[name], value) if nested else value
     return out
