@@ -102,12 +102,12 @@ def test_license_of_the_base(tmp_path: Path) -> None:
         ({"arch": "run/best.json"}, True, "--arch best.json"),
         ({"arch": "a.json", "bos": "on", "saliency": "obs", "kv_groups": True, "data": "/d/t.txt", "ridge": 0.01},
          False,
-         "--arch a.json saliency=obs kv_groups=True bos=on --data t.txt --ridge 0.01"),
+         "--arch a.json --data t.txt --saliency obs --kv-groups --bos on --ridge 0.01"),
         ({"arch": "a.json", "seed": 3, "saliency": "obs", "save_dtype": "fp16", "compensate": "auto"}, True,
          "--arch a.json --compensate auto --save-dtype fp16"),
         ({"method": "fisher", "params": "60%", "data": "/d/t.txt", "gamma": None, "stub_removed_attention": True,
           "compensate_samples": 12, "ridge_scale": "mean", "sensitivity": "/d/table.safetensors"}, False,
-         "method=fisher params=60% --data t.txt --compensate-samples 12 --ridge-scale mean --sensitivity "
+         "--data t.txt --method fisher --params 60% --compensate-samples 12 --ridge-scale mean --sensitivity "
          "table.safetensors --stub-removed-attention"),
     ],
 )  # fmt: skip

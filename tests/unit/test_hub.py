@@ -98,6 +98,8 @@ def test_a_name_stands_for_one_commit_while_a_command_runs(hub: FakeHub) -> None
         assert commits() == {"org/tiny": first}
         assert pinned("org/tiny") == published("org/tiny") == f"org/tiny@{first}"
         assert provenance()["hub"] == {"org/tiny": first}
+        open_source(f"org/tiny@{first}")
+        assert commits() == {"org/tiny": first}
     assert open_source("org/tiny").commit != first
     assert commits() == {} and "hub" not in provenance()
     with pinning({"org/tiny": first}):

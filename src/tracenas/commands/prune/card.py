@@ -72,12 +72,15 @@ def _command(config: PruneConfig, searched: bool) -> list[str]:
     command = ["tracenas", "prune", published(config.model), "--out", config.out.name]
     if config.arch is not None:
         command += ["--arch", published(str(config.arch))]
-    if not searched:
-        command += [f"{name}={value}" for name, value in _explicit(config, _UNITS)]
     if config.data is not None:
         command += ["--data", published(config.data)]
-    for name, value in _explicit(config, _REALISATION):
-        command += [f"--{name.replace('_', '-')}", published(str(value))]
+    for name, value in _explicit(config, _REALISATION if searched else (*_UNITS, *_REALISATION)):
+        option = name.replace("_", "-")
+        command += (
+            [f"--{option}" if value else f"--no-{option}"]
+            if isinstance(value, bool)
+            else [f"--{option}", published(str(value))]
+        )
     return [*command, "--stub-removed-attention"] if config.stub_removed_attention else command
 
 

@@ -151,7 +151,8 @@ def _open(name: str) -> ModelSource:
     else:
         local = _snapshot(name, named)
         config = read_json(local / "config.json")
-        remember(name, local.name)
+        if named.revision != local.name:
+            remember(name, local.name)
     if not isinstance(config, dict):
         raise UserError(f"model {name}: config.json holds no object")
     return _source(name, local, config, commit="" if path.is_dir() else local.name)
