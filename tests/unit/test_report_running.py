@@ -107,14 +107,16 @@ def test_a_metric_searchs_texts_are_escaped(tmp_path: Path) -> None:
     text = page(
         directory(tmp_path, {**METRIC, "model": EVIL, "sparsity": EVIL, EVIL: EVIL}, [failed, scored], known=known)
     )
-    assert "<script" not in text and "<b>" not in text.replace("<b>tracenas</b>", "").replace("<figcaption><b>", "")
+    assert text.count("<script") == 1 and "<b>" not in text.replace("<b>tracenas</b>", "").replace(
+        "<figcaption><b>", ""
+    )
     assert text.count("&lt;script&gt;alert(&#39;1&#39;)&lt;/script&gt;&amp;&#34;&lt;b&gt;") > 8
 
 
 def test_a_studys_texts_are_escaped(tmp_path: Path) -> None:
     records = [{**study_record(i), "kind": EVIL, "scores": {EVIL: float(i)}} for i in range(4)]
     text = page(directory(tmp_path, {**STUDY, "model": EVIL, "seed": EVIL, EVIL: EVIL}, records))
-    assert "<script" not in text and "<b>" not in text.replace("<b>tracenas</b>", "")
+    assert text.count("<script") == 1 and "<b>" not in text.replace("<b>tracenas</b>", "")
     assert text.count("&lt;script&gt;") > 8
 
 
