@@ -304,7 +304,11 @@ def test_aims_are_refitted_side_by_side(setting: Setting) -> None:
     """Every aim is as it is alone, and the first blocks are those of a refit of all."""
     arch, aims = setting.arch(0.5), [Aim(RIDGE), Aim(RIDGE, 0.5), Aim(0.1, 0.0)]
     together = sequential_outputs(setting.net, arch, setting.tokens, 3, aims)
-    first = sequential_outputs(setting.net, arch, setting.tokens, 3, aims, until=2)
+    told: list[tuple[int, int]] = []
+    first = sequential_outputs(
+        setting.net, arch, setting.tokens, 3, aims, until=2, report=lambda *steps: told.append(steps)
+    )
+    assert told == [(0, 2), (1, 2), (2, 2)]
     for aim in aims:
         alone = sequential(setting.net, arch, setting.tokens, 3, aim)
         assert alone.keys() == together[aim].keys() and all(torch.equal(alone[k], together[aim][k]) for k in alone)

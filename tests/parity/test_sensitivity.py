@@ -310,6 +310,16 @@ def test_saved_tables_are_checked(tmp_path: Path) -> None:
         SensitivityTable.load(tmp_path / "c.safetensors", blocks, origin)
 
 
+def test_a_table_is_told_of_sub_block_by_sub_block() -> None:
+    model, blocks, tokens = setting("llama")
+    told: list[tuple[int, int]] = []
+    measure_sensitivity(
+        model, blocks, tokens, 4, torch.Generator().manual_seed(2), report=lambda *steps: told.append(steps)
+    )
+    total = 2 * sum(len(block.sub_blocks) for block in blocks)
+    assert told == [(done, total) for done in range(1, total + 1)]
+
+
 def test_too_few_tokens_are_refused() -> None:
     model, blocks, tokens = setting("llama")
     with pytest.raises(UserError, match=r"69 tokens are too few for the second moments .*: 5 sequences of 24"):
