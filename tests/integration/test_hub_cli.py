@@ -51,6 +51,15 @@ def test_a_run_keeps_to_its_commit(
     assert invoke([*search, "--resume"]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["architecture"] == first["architecture"]
 
+    journal = run / "journal.jsonl"
+    lines = journal.read_text().splitlines(keepends=True)
+    journal.write_text("".join(lines[:2]))  # as if it had been killed
+    (run / "best.json").unlink()
+    (run / "summary.json").unlink()
+    assert invoke(["resume", str(run), "--json"]) == 0, capsys.readouterr().err
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["architecture"] == first["architecture"]
+    assert len(journal.read_text().splitlines()) == len(lines)
+
     out = tmp_path / "pruned"
     prune = ["prune", "org/tiny@dev", "--arch", str(run / "best.json"), "--out", str(out), "--threads", "1"]
     assert invoke(prune) == 0, capsys.readouterr().err
