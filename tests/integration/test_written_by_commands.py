@@ -296,7 +296,7 @@ def test_only_refitted_matrices_come_from_memory(
 def test_the_base_is_not_in_memory_when_the_checkpoint_is_read_again(
     tmp_path: Path, tokenizer: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tracenas.pipeline import opening, verification
+    from tracenas.pipeline import loading, verification
 
     models: list[Any] = []
 
@@ -306,7 +306,7 @@ def test_the_base_is_not_in_memory_when_the_checkpoint_is_read_again(
         models.append(found.model)
         return found
 
-    for module in (opening, verification):
+    for module in (loading, verification):
         monkeypatch.setattr(module, "load", recorded)
     pruned(capsys, tmp_path, save_tiny(tmp_path / "m", "llama", tokenizer), "--compensate", "ridge")
     assert len(models) == 2

@@ -51,7 +51,7 @@ def test_commands_of_a_card_can_be_copied(name: str) -> None:
     commands = [block.split("\n```")[0] for block in section.split("```sh\n")[1:]]
     assert [shlex.split(c) for c in commands] == [
         ["vllm", "serve", name],
-        ["tracenas", "export", name, "--format", "gguf", "--out", f"{name}.gguf"],
+        ["tracenas", "export", name, "--format", "gguf", "--out", f"{Path(name).name}.gguf"],
     ]
     code = section.split("```python\n")[1].split("\n```")[0]
     seen: list[str] = []

@@ -190,7 +190,7 @@ def test_an_interrupted_start_is_gone_on_with(tmp_path: Path) -> None:
         assert begun
         assert (config.out / "base.json").is_file()
         assert as_started(config.out, config, ("out", "resume")).samples is None
-        resolve_settings(config.out, {"samples": 16, "device": "cpu"})
+        resolve_settings(config, config.out, {"samples": 16, "device": "cpu"})
     stored = read_settings(config.out / CONFIG)
     assert (stored["samples"], stored["device"], stored["params"]) == (16, "cpu", "60%")
     words = "is of `tracenas search`, not of `tracenas study`"
