@@ -13,6 +13,7 @@ from tracenas.commands.demo import published as stage
 from tracenas.commands.demo.estimate import Amounts, Pieces, amounts_within, estimate
 from tracenas.commands.demo.published import LlmDemo, demo_llm
 from tracenas.config import DemoConfig
+from tracenas.demo import fetch
 from tracenas.errors import UserError
 
 pytest.importorskip("gguf")
@@ -89,6 +90,22 @@ def test_other_settings_than_the_demos_are_refused(made: Any) -> None:
     model, out, _, _ = made
     with pytest.raises(UserError, match="--resume with another params"):
         demo_llm(DemoConfig(model="smollm2", out=out, params="70%", resume=True), model)
+
+
+def test_a_demo_is_gone_on_with_by_its_directory(
+    made: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, out, _, _ = made
+    monkeypatch.setattr(fetch, "fetch", lambda: model)
+    monkeypatch.setenv("TRACENAS_LOG", "info")
+    page = (out / "report.html").read_text(encoding="utf-8")
+    (out / "report.html").unlink()
+    assert invoke(["resume", str(out)]) == 0
+    assert f"{out} is finished; made again: report.html" in capsys.readouterr().err
+    assert (out / "report.html").read_text(encoding="utf-8") == page
+    assert invoke(["runs", str(out), "--json"]) == 0
+    states = [(run["command"], run["state"]) for run in json.loads(capsys.readouterr().out)["runs"]]
+    assert sorted(states) == [("demo", "finished"), ("run", "finished")]
 
 
 def test_the_plan_fits_into_the_time_and_does_less_where_it_must() -> None:

@@ -21,7 +21,7 @@ MODEL = ["model", "--data", "text.txt", "--threads", "1"]
 SMALL = ["--samples", "4", "--seq-len", "32", "--population", "4", "--elites", "2", "--iterations", "3"]
 SEARCH = [*MODEL, *SMALL, "--params", "60%", "--start", "none"]
 HELD_OUT = ["--eval-text", "held-out.txt", "--eval-windows", "4"]
-TRAIN = ["--method", "distill", "--teacher", "model", "--max-steps", "4", "--global-batch", "2", "--log-every", "1"]
+TRAIN = ["--method", "distill", "--teacher", "model", "--tokens", "128", "--global-batch", "2", "--log-every", "1"]
 POOL = ["--params", "80%", "--architectures", "4", "--samples", "4", "--seq-len", "32", "--resamples", "50"]
 SECTION = [f"recover.{key}" for key in ("method=distill", "max_steps=3", "global_batch=2", "seq_len=16", "log_every=1")]
 KINDS = {
@@ -84,7 +84,7 @@ def results(out: Path) -> dict[str, Any]:
         elif path.suffix == ".safetensors":
             found[name] = {key: tensor.tolist() for key, tensor in load_file(path).items()}
         else:
-            found[name] = None
+            found[name] = path.read_text().replace(str(out.parent), "HOME") if path.name == "README.md" else None
     return found
 
 

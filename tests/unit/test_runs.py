@@ -119,7 +119,7 @@ def test_the_lock_of_a_dead_process_is_taken_over_and_said(tmp_path: Path, capsy
     assert invoke(["resume", str(run)]) == 2
     told = capsys.readouterr().err.splitlines()
     assert told[0].startswith(f"warning: run directory {run}: taken over from pid {child} on ")
-    assert "model /no/model: no such directory" in told[1] and len(told) == 2
+    assert "model /no/model is not there any more" in told[1] and len(told) == 2
     assert not (run / ".lock").exists()
 
 
@@ -143,7 +143,7 @@ def test_what_cannot_be_gone_on_with_is_told_in_a_line(tmp_path: Path, capsys: p
         ([before], "'text' is required: Held-out text"),
         ([cpu, "--threads", "3"], "threads 3: sums on a CPU depend on it; the run goes on with 2 threads"),
         ([cpu, "seed=1"], "unknown setting 'seed'"),
-        ([cpu], "model /no/model: no such directory"),
+        ([cpu], f"{cpu / 'config.yaml'}: model /no/model is not there any more"),
     ):
         assert invoke(["resume", *map(str, argv)]) == 2
         told = capsys.readouterr().err.strip()

@@ -47,6 +47,7 @@ def resume(config: ResumeConfig) -> Any:
     if world.size > 1:
         return command(settings)
     with in_use(run.path):
+        _check_model(run)
         before = _state(run.path)
         outcome = command(settings)
         after = _state(run.path)
@@ -58,6 +59,17 @@ def resume(config: ResumeConfig) -> Any:
             again = f"; made again: {', '.join(sorted(made))}" if made else ""
             _log.info("%s is finished%s", config.run, again)
     return outcome
+
+
+def _check_model(run: StoredRun) -> None:
+    """Refuse to go on without the model.
+
+    Raises:
+        UserError: if it is not where it was.
+    """
+    model = str(run.settings.get("model", ""))
+    if Path(model).is_absolute() and not Path(model).exists():
+        raise UserError(f"{run.file}: model {model} is not there any more: move it back, or write its new place there")
 
 
 def _threads(config: ResumeConfig, run: StoredRun) -> dict[str, int]:

@@ -65,7 +65,7 @@ class StoredRun:
         Raises:
             UserError: if they are not whole, as those of earlier versions may be.
         """
-        values = given_settings(self.settings)
+        values = {key: value for key, value in given_settings(self.settings).items() if key not in kind.without}
         try:
             config = construct(kind, {**values, "resume": True, **changes})
         except UserError as error:

@@ -122,7 +122,7 @@ class RecoverConfig(WindowsConfig):
     top_k: int = Field(0, ge=0, description="Number of the teacher's logits per token that distill keeps; 0: all.")
     ce_weight: float = Field(0.0, ge=0, le=1, description="Share of the plain cross-entropy in the loss of distill.")
     lora_rank: int = Field(8, ge=1, description="Rank of the adapters of lora.")
-    lora_alpha: float = Field(16, gt=0, description="Scale of the adapters of lora, which count alpha / rank.")
+    lora_alpha: float = Field(16.0, gt=0, description="Scale of the adapters of lora, which count alpha / rank.")
     lora_dropout: float = Field(
         0.0, ge=0, lt=1, description="Dropout of what the adapters of lora read, a probability."
     )

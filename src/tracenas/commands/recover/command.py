@@ -45,6 +45,6 @@ def _stored(path: Path) -> Recovered:
     """The result of a run that has ended already."""
     stored = read_json(path)
     try:
-        return Recovered(**{**stored, "path": Path(stored["path"])})
+        return Recovered(**{**stored, "path": path.parent})
     except (TypeError, KeyError) as error:
         raise UserError(f"{path}: another version's ({error}); choose another output") from error

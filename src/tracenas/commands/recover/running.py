@@ -31,6 +31,7 @@ def run(
         UserError: as `recover`.
     """
     begun = check_out(config) if world.is_main else (config.out / SETTINGS).is_file()
+    given = config
     config = resolved(with_stored(config) if begun else config, source, world)
     set_threads(config.threads)
     if begun:
@@ -44,7 +45,7 @@ def run(
     if world.is_main:
         config.out.mkdir(parents=True, exist_ok=True)
         if not begun:
-            keep_settings(config)
+            keep_settings(config, given)
     settings = train_settings(config, world, loaded, teacher)
     if world.is_main:
         _log.info("%s", expectation(settings, config, world.size))

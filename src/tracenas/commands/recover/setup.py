@@ -13,7 +13,7 @@ from tracenas.dtypes import short_name
 from tracenas.errors import UserError
 from tracenas.models.checkpoints.loading import LoadedModel, pick_device, pick_dtype
 from tracenas.models.checkpoints.source import ModelSource
-from tracenas.pipeline.resume import KIND, check_same, on_gpu, stored_settings, write_settings
+from tracenas.pipeline.resume import KIND, LEFT_OPEN, check_same, left_open, on_gpu, stored_settings, write_settings
 from tracenas.recovery.settings import LORA_BATCH, TrainSettings, accumulation, default_batch, largest_micro_batch
 from tracenas.recovery.throughput import flops_per_token, matrix_parameters, peak_flops
 from tracenas.reporting.terminal import to_plain
@@ -72,10 +72,11 @@ def with_stored(config: RecoverConfig) -> RecoverConfig:
     )
 
 
-def keep_settings(config: RecoverConfig) -> None:
-    """Keep what the run is, for `as_started`."""
-    stored = {KIND: "recover", **config.model_dump(), "threads": torch.get_num_threads()}
-    write_settings(config.out / SETTINGS, stored)
+def keep_settings(config: RecoverConfig, given: RecoverConfig) -> None:
+    """Keep what the run is, for `as_started`, and what was left open in the settings as they were given."""
+    stored = {**config.model_dump(), "threads": torch.get_num_threads()}
+    unsaid = left_open(given.model_dump(), stored)
+    write_settings(config.out / SETTINGS, {KIND: "recover", **stored, LEFT_OPEN: unsaid})
 
 
 def as_started(config: RecoverConfig) -> RecoverConfig:

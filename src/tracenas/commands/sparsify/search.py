@@ -9,7 +9,7 @@ from tracenas.config.local_paths import names_same
 from tracenas.errors import UserError
 from tracenas.journal import Journal
 from tracenas.pipeline.calibration import window_start
-from tracenas.pipeline.resume import CONFIG, recorded_base_loss, same_model, same_settings
+from tracenas.pipeline.resume import CONFIG, LEFT_OPEN, left_open, recorded_base_loss, same_model, same_settings
 from tracenas.pipeline.run_directory import BEST, JOURNAL, SUMMARY, holds_result, run_directory, starting
 from tracenas.proxies import PROXIES
 from tracenas.reporting.progress import SearchProgress, phase
@@ -36,7 +36,8 @@ def search_shares(job: Job, space: SparsitySpace) -> Shares:
     with run_directory(run, "sparsify", config.resume) as begun:
         if begun:
             same_settings(run, config, _NOT_RESULTS)
-        with starting(run, "sparsify", {**config.model_dump(), **resolved}, begun):
+        given = config.model_dump()
+        with starting(run, "sparsify", {**given, **resolved, LEFT_OPEN: left_open(given, resolved)}, begun):
             with phase("base pass"):
                 evaluator = _evaluator(job, space)
             same_model(run, evaluator.base_loss)
