@@ -39,6 +39,7 @@ def refusal(what: str, repo: str, error: BaseException, *, kind: Kind = "model",
         type(one).__name__ in _UNREACHABLE or isinstance(one, ConnectionError) or _CLOSED in str(one) for one in chain
     )
 
+    offline = constants.HF_HUB_OFFLINE and is_any(errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError)
     if any(system_error(one) in (errno.ENOSPC, errno.EDQUOT) for one in chain):
         return _no_room(what, None)
     why = reason(error)
@@ -48,9 +49,9 @@ def refusal(what: str, repo: str, error: BaseException, *, kind: Kind = "model",
         message = f"no revision '{revision}'{_revisions(repo, kind, revision)}"
     elif is_any(errors.RepositoryNotFoundError) or "doesn't exist on the Hub" in str(error):
         message = f"not on the hub, or private (then `hf auth login`){_similar(repo, kind)}"
-    elif unreachable or constants.HF_HUB_OFFLINE:
+    elif unreachable or offline:
         state = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"{constants.ENDPOINT} cannot be reached"
-        message, why = f"{state}, and {_cached(repo, kind, revision)}", "" if constants.HF_HUB_OFFLINE else why
+        message, why = f"{state}, and {_cached(repo, kind, revision)}", "" if offline else why
     elif missing := next((one for one in chain if isinstance(one, errors.RemoteEntryNotFoundError)), None):
         message = f"the hub has no file {str(missing.response.url).rpartition('/')[2]} in it"
     elif any(isinstance(one, errors.HfHubHTTPError) and one.response.status_code == 401 for one in chain):
