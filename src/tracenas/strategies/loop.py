@@ -92,12 +92,17 @@ class _Unscored(Exception):
     """Ends a replay where the journal does."""
 
 
-def replayed(strategy: Strategy[C], journal: Journal, facts: Mapping[str, Any] | None = None) -> SearchResult[C] | None:
+def replayed(
+    strategy: Strategy[C],
+    journal: Journal,
+    facts: Mapping[str, Any] | None = None,
+    enough: Callable[[], bool] | None = None,
+) -> SearchResult[C] | None:
     """What a search has found, from its journal alone; None while candidates are left to evaluate.
 
     Args:
         strategy: at its beginning, and of no further use where there is no result.
-        journal, facts: as of `run_search`.
+        journal, facts, enough: as of `run_search`.
 
     Raises:
         UserError: as `run_search`.
@@ -107,7 +112,7 @@ def replayed(strategy: Strategy[C], journal: Journal, facts: Mapping[str, Any] |
         raise _Unscored
 
     try:
-        return run_search(strategy, evaluate, journal, facts=facts)
+        return run_search(strategy, evaluate, journal, facts=facts, enough=enough)
     except _Unscored:
         return None
 

@@ -141,7 +141,9 @@ def concluded(target: PruningTarget, config: SearchConfig) -> SearchOutcome | No
     searched = Searched.stored(target, config)
     if searched is None:
         return None
-    result = replayed(searched.strategy(config), Journal(config.out / JOURNAL), {"bos": searched.bos})
+    timed = config.minutes is not None and config.evaluations is not None  # ended by the clock, in any generation
+    strategy = searched.strategy(config.model_copy(update={"evaluations": None}) if timed else config)
+    result = replayed(strategy, Journal(config.out / JOURNAL), {"bos": searched.bos}, enough=lambda: timed)
     return None if result is None else searched.conclude(config, result)
 
 
