@@ -123,7 +123,7 @@ def test_prune_says_so_in_its_card(home: Path, run: Path) -> None:
         home / "model", method="wanda", params="60%", data=str(other), out=home / "one", bos="off", **SMALL
     )
     card = (one_shot.path / "README.md").read_text()
-    assert "4 of 16 tokens, without BOS" in card and "bos=off" in card
+    assert "4 of 16 tokens, without BOS" in card and "--bos off" in card
 
 
 def test_token_files_are_as_they_are(home: Path, run: Path, tmp_path: Path) -> None:

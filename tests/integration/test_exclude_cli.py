@@ -43,7 +43,7 @@ def test_a_one_shot_method_keeps_them_whole(tmp_path: Path) -> None:
     assert invoke([*argv, *EXCLUDE]) == 0
     assert_whole(json.loads((out / "architecture.json").read_text())["architecture"]["layers"])
     card = (out / "README.md").read_text()
-    assert "exclude=0.attention,-1.mlp" in card and "| sub-blocks kept at full width | 0.attention,-1.mlp |" in card
+    assert "--exclude 0.attention,-1.mlp" in card and "| sub-blocks kept at full width | 0.attention,-1.mlp |" in card
 
 
 def test_a_run_keeps_them_whole_and_prune_rebuilds_its_space(

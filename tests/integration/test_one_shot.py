@@ -63,7 +63,7 @@ def test_every_method_writes_a_checkpoint_of_the_budget(
     assert (facts["method"], facts["saliency"]) == (method, METHODS[method].saliency)
     card = (tmp_path / "out" / "README.md").read_text()
     assert str(tmp_path) not in card + (tmp_path / "out" / "config.json").read_text()
-    assert f"| one-shot method | {method} |" in card and f"method={method}" in card
+    assert f"| one-shot method | {method} |" in card and f"--method {method}" in card
     stored = json.loads((tmp_path / "out" / "architecture.json").read_text())
     unit = "kv_heads" if METHODS[method].kv_groups else "heads"
     assert all(unit in layer or layer.get("skip") for layer in stored["architecture"]["layers"])

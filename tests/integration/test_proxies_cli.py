@@ -87,6 +87,8 @@ def test_a_pool_of_another_run_is_refused(run: Path, tmp_path: Path, capsys: pyt
     assert invoke([*SEARCH, *RANK, "--out", str(out), "--proxy", BOTH]) == 0
     pool = lines(out / "reference.jsonl")
     (out / "reference.jsonl").write_text("".join(json.dumps(r) + "\n" for r in reversed(pool)))
+    journal = (out / "journal.jsonl").read_text().splitlines(keepends=True)
+    (out / "journal.jsonl").write_text("".join(journal[:-1]))  # a candidate is left to be scored
     assert invoke([*SEARCH, *RANK, "--out", str(out), "--proxy", BOTH, "--resume"]) == 2
     assert "line 1: not of this run's pool" in capsys.readouterr().err
 
