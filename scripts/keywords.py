@@ -8,10 +8,9 @@
 import inspect
 import re
 import sys
-import types
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Literal, get_args, get_origin
 
 from pydantic import BeforeValidator
 from pydantic.fields import FieldInfo
@@ -19,7 +18,7 @@ from pydantic.fields import FieldInfo
 import tracenas.api
 from tracenas import config
 from tracenas.commands import COMMANDS
-from tracenas.config.accepted import Accepts
+from tracenas.config.accepted import Accepts, type_parts
 from tracenas.config.effort import EffortConfig
 from tracenas.config.shared import CalibrationConfig, SpaceConfig, StageConfig, TracedConfig, WindowsConfig
 
@@ -51,21 +50,9 @@ NUMBERS = ("N|full", "SIZE", "SHARE|N:M", "COUNT")
 """What stands for values in help texts that may be numbers, too."""
 
 
-def kinds(annotation: Any) -> tuple[list[Any], list[Any]]:
-    """The types of a union, and what is annotated to them."""
-    if get_origin(annotation) is Annotated:
-        inner, *marks = get_args(annotation)
-        found, more = kinds(inner)
-        return found, [*more, *marks]
-    if get_origin(annotation) in (Union, types.UnionType):
-        parts = [kinds(part) for part in get_args(annotation)]
-        return [kind for found, _ in parts for kind in found], [mark for _, marks in parts for mark in marks]
-    return [annotation], []
-
-
 def typed(field: FieldInfo) -> str:
     """The type of a keyword: all that its setting accepts."""
-    found, marks = kinds(field.annotation)
+    found, marks = type_parts(field.annotation)
     marks = [*field.metadata, *marks]
     accepts = next((mark for mark in marks if isinstance(mark, Accepts)), Accepts())
     converted = any(isinstance(mark, BeforeValidator) for mark in marks)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-__all__ = ["Accepts", "accepted"]
+__all__ = ["Accepts", "accepted", "type_parts"]
 
 _METAVARS = {int: "N", float: "NUMBER", Path: "PATH"}
 
@@ -45,7 +45,7 @@ class Accepts:
 
 def accepted(field: FieldInfo) -> Accepts:
     """What a setting accepts; of a `Literal` all its values are in the metavar."""
-    types_, marks = _parts(field.annotation)
+    types_, marks = type_parts(field.annotation)
     if found := [mark for mark in (*field.metadata, *marks) if isinstance(mark, Accepts)]:
         return found[0]
     if values := [value for kind in types_ if get_origin(kind) is Literal for value in get_args(kind)]:
@@ -53,13 +53,13 @@ def accepted(field: FieldInfo) -> Accepts:
     return Accepts(file=Path in types_, metavar=next((_METAVARS[kind] for kind in types_ if kind in _METAVARS), ""))
 
 
-def _parts(annotation: Any) -> tuple[list[Any], list[Any]]:
+def type_parts(annotation: Any) -> tuple[list[Any], list[Any]]:
     """The types of a union, and what is annotated to them."""
     if get_origin(annotation) is Annotated:
         inner, *marks = get_args(annotation)
-        kinds, further = _parts(inner)
+        kinds, further = type_parts(inner)
         return kinds, [*marks, *further]
     if get_origin(annotation) in (Union, types.UnionType):
-        parts = [_parts(kind) for kind in get_args(annotation)]
+        parts = [type_parts(kind) for kind in get_args(annotation)]
         return [k for kinds, _ in parts for k in kinds], [m for _, marks in parts for m in marks]
     return [annotation], []
