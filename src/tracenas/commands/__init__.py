@@ -100,6 +100,7 @@ COMMANDS: dict[str, Command] = {
         "resume:resume", "ResumeConfig", "Go on with an interrupted run, or complete a finished one.", parallel=True
     ),
     "runs": Command("runs:runs", "RunsConfig", "The runs in a directory, and their state."),
+    "watch": Command("watch:watch", "WatchConfig", "A run's page in a browser, current while the run goes on."),
     "study": Command("study.command:study", "StudyConfig", "Which proxies order architectures as recovery does."),
     "study ablation": Command("study.ablation:ablation", "AblationConfig", "A proxy's ranking from less text or rank."),
 }

@@ -16,7 +16,7 @@ from tracenas.config.pruning import (
 from tracenas.config.pushing import PushConfig
 from tracenas.config.recovery import RecoverConfig
 from tracenas.config.run import RunConfig
-from tracenas.config.runs import ResumeConfig, RunsConfig
+from tracenas.config.runs import ResumeConfig, RunsConfig, WatchConfig
 from tracenas.config.sensitivity import SensitivityConfig
 from tracenas.config.shared import (
     CalibrationConfig,
@@ -62,6 +62,7 @@ __all__ = [
     "SparsifyConfig",
     "StageConfig",
     "StudyConfig",
+    "WatchConfig",
     "build",
     "check_used",
     "construct",

@@ -1,4 +1,4 @@
-"""Settings of resume and runs."""
+"""Settings of resume, runs and watch."""
 
 from pathlib import Path
 from typing import ClassVar
@@ -7,7 +7,7 @@ from pydantic import Field
 
 from tracenas.config.shared import StageConfig
 
-__all__ = ["ResumeConfig", "RunsConfig"]
+__all__ = ["ResumeConfig", "RunsConfig", "WatchConfig"]
 
 
 class ResumeConfig(StageConfig):
@@ -30,3 +30,14 @@ class RunsConfig(StageConfig):
     wanted = ("directory",)
 
     directory: Path = Field(Path("."), description="Directory whose runs are listed: itself and what is right in it.")
+
+
+class WatchConfig(StageConfig):
+    """A run's page in a browser, current while the run goes on."""
+
+    without = ("seed", "device", "dtype", "threads", "trust_remote_code")
+    wanted = ("port", "open")
+
+    run: Path = Field(description="The run: its directory.")
+    port: int = Field(8765, ge=0, le=65535, description="Port of 127.0.0.1 that serves the page; 0: any free one.")
+    open: bool = Field(False, description="Open the page in a browser.")
