@@ -114,7 +114,7 @@ def function_blocks(functions: Sequence[str]) -> list[str]:
     out = []
     for function in functions:
         command = COMMAND_OF[function]
-        kind = getattr(config, COMMANDS[command].config)
+        kind = COMMANDS[command].kind
         left_out = set(inspect.signature(getattr(tracenas.api, function)).parameters) | set(kind.without)
         bases = [title(base) for base in shared(kind, left_out)]
         have = {name for base in shared(kind, left_out) for name in base.model_fields} | left_out

@@ -47,7 +47,7 @@ def commands() -> str:
     """Every command with all of its settings, from the settings themselves."""
     parts = ["# Commands", "`tracenas COMMAND --help` shows what is usually wanted, `--help-all` everything below."]
     for name, command in COMMANDS.items():
-        kind = getattr(configs, command.config)
+        kind = command.kind
         parts += [f"## tracenas {name}", command.help]
         for title, names in groups(kind).items():
             if not names:

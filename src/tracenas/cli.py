@@ -77,7 +77,7 @@ def _command(name: str, command: Command) -> click.Command:
     from tracenas import config as configs
     from tracenas.options import TAKES_RECIPES, help_all, recipe_option, recipe_path, setting_parameters
 
-    kind = getattr(configs, command.config)
+    kind = command.kind
     params: list[click.Parameter] = [
         *setting_parameters(kind),
         click.Option(
@@ -187,11 +187,11 @@ def _yaml(path: Path, command: str) -> dict[str, Any]:
     data = read_settings(path, what="config")
     kind = data.pop("kind", command)  # of a run directory's config.yaml
     data.pop("left_open", None)
-    reads = _config(command).reads
+    reads = COMMANDS[command].kind.reads
     if kind not in (command, *reads) and not {kind, command} <= {"run", "search"}:
         raise UserError(f"config {path}: settings of `tracenas {kind}`, not of `tracenas {command}`")
     reads_part = reads or (kind, command) == ("run", "search")
-    return _as_read(current_names(_config("run"), data), command) if reads_part else data
+    return _as_read(current_names(COMMANDS["run"].kind, data), command) if reads_part else data
 
 
 def _as_read(settings: dict[str, Any], command: str) -> dict[str, Any]:
@@ -201,15 +201,8 @@ def _as_read(settings: dict[str, Any], command: str) -> dict[str, Any]:
     if "method" in settings and "params" not in settings:
         model = {"model": settings.pop("model")} if "model" in settings else {}
         return {**model, "recover": {k: v for k, v in settings.items() if k not in ("out", "resume")}}
-    own, of_run = (set(setting_names(_config(name))) for name in (command, "run"))
+    own, of_run = (set(setting_names(COMMANDS[name].kind)) for name in (command, "run"))
     return {k: v for k, v in settings.items() if k in own or k not in of_run}
-
-
-def _config(command: str) -> Any:
-    """The settings of a command."""
-    from tracenas import config as configs
-
-    return getattr(configs, COMMANDS[command].config)
 
 
 @click.group(

@@ -14,7 +14,7 @@ from tracenas.config import PlanConfig, SearchConfig
 from tracenas.demo import model_path
 from tracenas.errors import UserError
 from tracenas.models.checkpoints.source import open_source
-from tracenas.pipeline.estimate import in_passes, search_shape, search_time
+from tracenas.pipeline.estimate import SearchEstimate, in_passes, search_shape
 from tracenas.pipeline.minutes import spend
 from tracenas.pipeline.target import resolve_target
 from tracenas.proxies.combination import choose
@@ -78,18 +78,10 @@ def spent(minutes: float, rates: Rates = RATES, **given: Any) -> Any:
     assert arch is not None
     shape = in_passes(search_shape(source, 1, 512, None, device="cpu", dtype="fp32"), target)
     choice = choose("loss_compensated")
-    options = {"samples": None, "statistics": None, "table": True, **given}
-    spending = spend(minutes, target, arch, choice, 64, shape, rates, **options)
-    time = search_time(
-        target,
-        arch,
-        choice,
-        64,
-        in_passes(replace(shape, samples=spending.samples), target),
-        rates,
-        table=options["table"],
-        statistics=spending.statistics,
-    )
+    options = {"samples": None, "statistics": None, **given}
+    estimate = SearchEstimate(target, arch, choice, 64, rates, table=True)
+    spending = spend(minutes, estimate, shape, **options)
+    time = estimate.search(in_passes(replace(shape, samples=spending.samples), target), spending.statistics)
     return SimpleNamespace(**vars(spending), seconds=time.once + 0.7 * spending.evaluations * time.each, each=time.each)
 
 

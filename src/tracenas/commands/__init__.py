@@ -29,6 +29,13 @@ class Command:
     parallel: bool = False
     file: bool = False
 
+    @property
+    def kind(self) -> Any:
+        """The class of its settings."""
+        from tracenas import config as configs
+
+        return getattr(configs, self.config)
+
     def __call__(self, settings: Any, **callbacks: Callable[..., None]) -> Any:
         """What the command's function returns.
 
@@ -118,5 +125,5 @@ def call(name: str, values: Mapping[str, Any], **callbacks: Callable[..., None] 
     from tracenas import config as configs
 
     command = COMMANDS[name]
-    settings = configs.build(getattr(configs, command.config), dict(values))
+    settings = configs.build(command.kind, dict(values))
     return command(settings, **{key: one for key, one in callbacks.items() if one is not None})

@@ -4,7 +4,6 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from tracenas import config as configs
 from tracenas.commands import COMMANDS
 from tracenas.commands.report import PAGES
 from tracenas.commands.stored import StoredRun
@@ -33,10 +32,7 @@ def resume(config: ResumeConfig) -> Any:
             and as the run's own command.
     """
     run = StoredRun.read(config.run)
-    if (
-        run.command not in COMMANDS
-        or "resume" not in (kind := getattr(configs, COMMANDS[run.command].config)).model_fields
-    ):
+    if run.command not in COMMANDS or "resume" not in (kind := COMMANDS[run.command].kind).model_fields:
         raise UserError(f"{run.file}: of `tracenas {run.command}`, which this version does not go on with")
     command = COMMANDS[run.command]
     world = World.from_environment()

@@ -1,7 +1,7 @@
 """What a search takes on this machine: seconds before the first candidate, and of every candidate.
 
-Counted work at rates that were measured (`measured_rates`); no torch before that. Proxies and combinations of them add
-passes, refits and statistics; the sensitivity table that searches start from has passes and sweeps of its own.
+Counted work at rates that were measured (`measured_estimate`); no torch before that. Proxies and combinations of them
+add passes, refits and statistics; the sensitivity table that searches start from has passes and sweeps of its own.
 """
 
 from collections.abc import Callable
@@ -24,14 +24,13 @@ if TYPE_CHECKING:
     from tracenas.benchmark.machine import Rates
 
 __all__ = [
+    "SearchEstimate",
     "SearchTime",
     "compensation_memory",
     "in_passes",
-    "measured_rates",
+    "measured_estimate",
     "pool_size",
-    "prune_seconds",
     "search_shape",
-    "search_time",
     "trace_rank",
     "workload_seconds",
 ]
@@ -81,84 +80,96 @@ def in_passes(shape: Shape, target: PruningTarget) -> Shape:
     return replace(shape, micro_batch=min(shape.samples, default))
 
 
-def measured_rates(
-    source: ModelSource, shape: Shape, *, device: str, dtype: str, threads: int | None
-) -> "tuple[Rates, Shape]":
-    """This machine's rates, and the shape with the device and dtype that `auto` comes to."""
-    from tracenas.benchmark.machine import measure_rates
-    from tracenas.models.checkpoints.loading import pick_device, pick_dtype
-    from tracenas.threads import set_threads
+@dataclass(frozen=True)
+class SearchEstimate:
+    """What a search and what follows it take on this machine.
 
-    set_threads(threads)
-    where = pick_device(device)
-    number = pick_dtype(dtype, where)
-    hidden, heads = int(source.config["hidden_size"]), int(source.config["num_attention_heads"])
-    rates = measure_rates(
-        where,
-        number,
-        tokens=shape.micro_batch * shape.seq_len,
-        hidden=hidden,
-        width=int(source.config["intermediate_size"]),
-        head_dim=int(source.config.get("head_dim") or hidden // heads),
-        rank=shape.rank or 64,
-    )
-    return rates, replace(shape, device=where.type, element=number.itemsize)
+    Args:
+        target: what is searched.
+        arch: what candidates are like.
+        choice: what scores them.
+        rank: of the traces, where a proxy takes any.
+        rates: of this machine.
+        table: whether a sensitivity table is measured.
+    """
+
+    target: PruningTarget
+    arch: Architecture
+    choice: Choice
+    rank: int
+    rates: "Rates"
+    table: bool
+
+    def _timed(self, of: Architecture, part: Shape) -> float:
+        """Seconds of one pass."""
+        source = self.target.source
+        head = source.family.head_weights(source.config)
+        work = workload(self.target.blocks, of, head, self.target.hidden, part)
+        return workload_seconds(work, self.rates, part)
+
+    def search(self, shape: Shape, statistics: int | None = None) -> SearchTime:
+        """The search's parts.
+
+        Args:
+            shape: of the calibration.
+            statistics: sequences of refits, and of the table beside them; None: the default.
+        """
+        blocks, base, rates = self.target.blocks, self.target.space.base, self.rates
+        each = _per_candidate(self.choice, self.rank, shape, lambda part: self._timed(self.arch, part))
+        # The base's anchor and the pass for the saliency come before the candidates.
+        once = 1.5 * self._timed(base, shape)
+        tokens = (statistics or DEFAULT_SAMPLES) * shape.seq_len
+        if self.choice.compensated:
+            costs = refit_costs(blocks, self.arch, tokens)
+            each += costs.candidate / rates.flops
+            once += costs.forward / rates.flops + costs.gram / rates.single_flops + costs.factor / rates.double_flops
+        if self.table:
+            text = tokens if self.choice.compensated else shape.tokens
+            once += _table_seconds(blocks, base, text, shape, rates, self._timed)
+        return SearchTime(once + pool_size(self.choice) * each, each)
+
+    def prune(self, shape: Shape, statistics: int | None = None) -> float:
+        """Seconds of `prune --compensate best`: both refits, their losses on held-out text, the checkpoint's check."""
+        rates = self.rates
+        costs = refit_costs(self.target.blocks, self.arch, (statistics or DEFAULT_SAMPLES) * shape.seq_len)
+        passes = (costs.forward + costs.sequential * (1 + _SHARES / _PREFIX)) / rates.flops
+        runs = (self.target.space.base, shape.samples), (self.arch, 3 * shape.samples + 3 * HELD_OUT_SAMPLES)
+        losses = sum(self._timed(of, replace(shape, samples=samples, rank=None)) for of, samples in runs)
+        return passes + costs.gram / rates.single_flops + costs.candidate / rates.double_flops + losses
 
 
-def search_time(
+def measured_estimate(
     target: PruningTarget,
     arch: Architecture,
     choice: Choice,
     rank: int,
     shape: Shape,
-    rates: "Rates",
     *,
     table: bool,
-    statistics: int | None = None,
-) -> SearchTime:
-    """What a search takes whose candidates are like `arch`.
+    device: str,
+    dtype: str,
+    threads: int | None,
+) -> tuple[SearchEstimate, Shape]:
+    """The estimate with this machine's rates, and the shape with the device and dtype that `auto` comes to."""
+    from tracenas.benchmark.machine import measure_rates
+    from tracenas.models.checkpoints.loading import pick_device, pick_dtype
+    from tracenas.threads import set_threads
 
-    Args:
-        rank: of the traces, where a proxy takes any.
-        table: whether a sensitivity table is measured.
-        statistics: sequences of refits, and of the table beside them; None: the default.
-    """
-    blocks, base = target.blocks, target.space.base
-    head = target.source.family.head_weights(target.source.config)
-
-    def timed(of: Architecture, part: Shape) -> float:
-        return workload_seconds(workload(blocks, of, head, target.hidden, part), rates, part)
-
-    each = _per_candidate(choice, rank, shape, lambda part: timed(arch, part))
-    # The base's anchor and the pass for the saliency come before the candidates.
-    once = 1.5 * timed(base, shape)
-    tokens = (statistics or DEFAULT_SAMPLES) * shape.seq_len
-    if choice.compensated:
-        costs = refit_costs(blocks, arch, tokens)
-        each += costs.candidate / rates.flops
-        once += costs.forward / rates.flops + costs.gram / rates.single_flops + costs.factor / rates.double_flops
-    if table:
-        once += _table_seconds(blocks, base, tokens if choice.compensated else shape.tokens, shape, rates, timed)
-    return SearchTime(once + pool_size(choice) * each, each)
-
-
-def prune_seconds(
-    target: PruningTarget, arch: Architecture, shape: Shape, rates: "Rates", statistics: int | None = None
-) -> float:
-    """What `prune --compensate best` takes: both refits, their losses on held-out text, the checkpoint's check.
-
-    Args:
-        statistics: sequences of refits; None: the default.
-    """
-    blocks, base = target.blocks, target.space.base
-    head = target.source.family.head_weights(target.source.config)
-    costs = refit_costs(blocks, arch, (statistics or DEFAULT_SAMPLES) * shape.seq_len)
-    passes = (costs.forward + costs.sequential * (1 + _SHARES / _PREFIX)) / rates.flops
-    losses = 0.0
-    for of, samples in ((base, shape.samples), (arch, 3 * shape.samples + 3 * HELD_OUT_SAMPLES)):
-        part = replace(shape, samples=samples, rank=None)
-        losses += workload_seconds(workload(blocks, of, head, target.hidden, part), rates, part)
-    return passes + costs.gram / rates.single_flops + costs.candidate / rates.double_flops + losses
+    set_threads(threads)
+    where, config, shape = pick_device(device), target.source.config, in_passes(shape, target)
+    number = pick_dtype(dtype, where)
+    hidden, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
+    rates = measure_rates(
+        where,
+        number,
+        tokens=shape.micro_batch * shape.seq_len,
+        hidden=hidden,
+        width=int(config["intermediate_size"]),
+        head_dim=int(config.get("head_dim") or hidden // heads),
+        rank=shape.rank or 64,
+    )
+    shape = replace(shape, device=where.type, element=number.itemsize)
+    return SearchEstimate(target, arch, choice, rank, rates, table), in_passes(shape, target)
 
 
 def workload_seconds(work: Workload, rates: "Rates", shape: Shape) -> float:

@@ -1,18 +1,12 @@
 """What the minutes of a search are spent on: text per candidate, text of the statistics, and candidates."""
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
+from tracenas.config import Effort
 from tracenas.errors import UserError
-from tracenas.pipeline.estimate import in_passes, search_time
+from tracenas.pipeline.estimate import SearchEstimate, in_passes
 from tracenas.pipeline.refit import DEFAULT_SAMPLES
-from tracenas.pipeline.target import PruningTarget
-from tracenas.proxies.combination import Choice
 from tracenas.scoring.workload import Shape
-from tracenas.space.architecture import Architecture
-
-if TYPE_CHECKING:
-    from tracenas.benchmark.machine import Rates
 
 __all__ = ["Spending", "spend"]
 
@@ -42,28 +36,19 @@ class Spending:
     evaluations: int
     once: float
 
+    def size(self, seq_len: int) -> Effort:
+        """The search's size, on sequences of so many tokens."""
+        return Effort(max(2, self.evaluations), self.samples, seq_len)
+
 
 def spend(
-    minutes: float,
-    target: PruningTarget,
-    arch: Architecture,
-    choice: Choice,
-    rank: int,
-    shape: Shape,
-    rates: "Rates",
-    *,
-    samples: int | None,
-    statistics: int | None,
-    table: bool,
+    minutes: float, estimate: SearchEstimate, shape: Shape, *, samples: int | None, statistics: int | None
 ) -> Spending:
     """The most text that leaves time for enough candidates; the statistics take half of the time at most.
 
     Args:
-        arch: what candidates are like.
-        rank: of the traces.
         shape: of the calibration; its samples count where they are given.
         samples, statistics: where they are given.
-        table: whether a sensitivity table is measured.
 
     Raises:
         UserError: if the time is over before the first candidate, even with the least text.
@@ -72,8 +57,7 @@ def spend(
     each_of = (samples,) if samples is not None else _SAMPLES
     for count in (statistics,) if statistics is not None else _STATISTICS:
         for number in each_of:
-            part = in_passes(replace(shape, samples=number), target)
-            time = search_time(target, arch, choice, rank, part, rates, table=table, statistics=count)
+            time = estimate.search(in_passes(replace(shape, samples=number), estimate.target), count)
             left = seconds - time.once
             spending = Spending(number, count, max(0, int(left / (_RACED * time.each))), time.once)
             if spending.evaluations >= _EVALUATIONS:

@@ -9,7 +9,7 @@ from tracenas.registry import did_you_mean
 
 __all__ = ["Recipe", "recipe", "recipes"]
 
-_KIND = re.compile(r"# (Recommended|Reproduction)\. Hardware: (.*)\.", re.DOTALL)
+_KIND = re.compile(r"(Recommended|Reproduction)\. Hardware: (.*)\.", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def _read(path: Path) -> Recipe:
     head = path.read_text(encoding="utf-8").partition("\n\n")[0]
     paragraphs = [re.sub(r"\n# ?", " ", part).removeprefix("# ").strip() for part in head.split("\n#\n")]
     title, command, *_ = paragraphs
-    kind = _KIND.fullmatch("# " + paragraphs[-1])
+    kind = _KIND.fullmatch(paragraphs[-1])
     if kind is None:
         raise ValueError(f"{path}: its head does not say what kind of recipe it is")
     return Recipe(path.stem, path, title, kind[1].lower(), kind[2], command)

@@ -11,6 +11,7 @@ __all__ = [
     "SUSTAINED",
     "TrainSettings",
     "accumulation",
+    "batch_and_steps",
     "default_batch",
     "largest_micro_batch",
     "learning_rate_factor",
@@ -69,6 +70,33 @@ class TrainSettings:
     peak_flops: float | None = None
     report_to: tuple[str, ...] = ()
     run_name: str | None = None
+
+
+def batch_and_steps(
+    length: int,
+    processes: int,
+    *,
+    tokens: int | None,
+    max_steps: int | None,
+    batch: int | None,
+    at_once: int | None,
+    lora: bool,
+) -> tuple[int, int]:
+    """Sequences per optimizer step and steps: those that were asked for, else what follows from the others.
+
+    Args:
+        length: tokens per sequence.
+        tokens, max_steps: how long to train, one of them.
+        batch: sequences per step, if it was asked for.
+        at_once: sequences per forward pass and process, if they were asked for.
+        lora: whether adapters are trained.
+    """
+    if batch is None:
+        batch = LORA_BATCH if lora else default_batch(length, processes, tokens, at_once)
+    if max_steps is None:
+        assert tokens is not None  # one of the two is required
+        max_steps = math.ceil(tokens / (batch * length))
+    return batch, max_steps
 
 
 def default_batch(seq_len: int, world: int, tokens: int | None, at_once: int | None) -> int:

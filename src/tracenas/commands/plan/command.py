@@ -13,10 +13,8 @@ from tracenas.models.checkpoints.source import open_source
 from tracenas.pipeline.estimate import (
     compensation_memory,
     in_passes,
-    measured_rates,
-    prune_seconds,
+    measured_estimate,
     search_shape,
-    search_time,
     trace_rank,
 )
 from tracenas.pipeline.minutes import spend
@@ -113,19 +111,17 @@ def _sized(config: PlanConfig, target: PruningTarget, arch: Architecture, choice
     shape = in_passes(search_shape(source, config.samples or size.samples, length, traced, **where), target)
     if config.no_timing:
         return _Sized(shape, _planned(config, size))
-    rates, shape = measured_rates(source, shape, threads=config.threads, **where)
-    shape, statistics = in_passes(shape, target), None
+    estimate, shape = measured_estimate(target, arch, choice, rank, shape, table=table, threads=config.threads, **where)
+    statistics = None
     if config.minutes is not None:
-        given = {"samples": config.samples, "statistics": None}
-        spending = spend(config.minutes, target, arch, choice, rank, shape, rates, table=table, **given)
-        size, statistics = Effort(max(2, spending.evaluations), spending.samples, length), spending.statistics
+        spending = spend(config.minutes, estimate, shape, samples=config.samples, statistics=None)
+        size, statistics = spending.size(length), spending.statistics
         shape = in_passes(replace(shape, samples=spending.samples), target)
-    time = search_time(target, arch, choice, rank, shape, rates, table=table, statistics=statistics)
-    planned = _planned(config, size)
+    time, planned = estimate.search(shape, statistics), _planned(config, size)
     stages = {"search": 60 * config.minutes if config.minutes else time.once + planned * time.each}
     if config.params is not None and not source.is_encoder_decoder:
-        stages["prune"] = prune_seconds(target, arch, shape, rates, statistics)
-    return _Sized(shape, planned, rates, time.each, stages)
+        stages["prune"] = estimate.prune(shape, statistics)
+    return _Sized(shape, planned, estimate.rates, time.each, stages)
 
 
 def _planned(config: PlanConfig, size: Effort) -> int:

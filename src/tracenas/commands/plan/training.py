@@ -1,12 +1,11 @@
 """What a recovery with given settings comes to, before there is a checkpoint."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from tracenas.commands.recover.checks import parse_tokens
-from tracenas.recovery.settings import LORA_BATCH, SUSTAINED, default_batch
+from tracenas.recovery.settings import SUSTAINED, batch_and_steps
 
 __all__ = ["Training", "training"]
 
@@ -49,12 +48,16 @@ def training(section: Mapping[str, Any], positions: int) -> Training:
         section: settings of recover, checked.
         positions: of the model.
     """
-    lora = section["method"] == "lora"
+    method, tokens = section["method"], section.get("tokens")
     processes, length = int(section.get("processes", 1)), section.get("seq_len") or min(4096, positions)
-    tokens = None if section.get("tokens") is None else parse_tokens(section["tokens"])
-    batch = section.get("global_batch") or (
-        LORA_BATCH if lora else default_batch(length, processes, tokens, section.get("batch"))
+    batch, steps = batch_and_steps(
+        length,
+        processes,
+        tokens=None if tokens is None else parse_tokens(tokens),
+        max_steps=section.get("max_steps"),
+        batch=section.get("global_batch"),
+        at_once=section.get("batch"),
+        lora=method == "lora",
     )
-    steps = section["max_steps"] if tokens is None else math.ceil(tokens / (batch * length))
-    taught, sharded = section["method"] == "distill", bool(section.get("fsdp"))
-    return Training(steps * batch * length, length, processes, lora, taught, sharded)
+    sharded = bool(section.get("fsdp"))
+    return Training(steps * batch * length, length, processes, method == "lora", method == "distill", sharded)

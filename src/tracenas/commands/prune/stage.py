@@ -64,11 +64,11 @@ def prune_by_method(target: PruningTarget, config: PruneConfig) -> Pruned:
 
 def _prune_session(session: Session, config: PruneConfig) -> Pruned:
     outcome = one_shot(session, config)
-    predicts = "predicted_rise" in outcome.facts
-    dense = candidate_loss(session, session.space.base) if predicts else 0.0
     realised = _realise(config, session, outcome.architecture, ScoredRealisation(), None)
-    if predicts:
-        outcome = replace(outcome, facts={**outcome.facts, "measured_rise": realised.loss - dense})
+    if "predicted_rise" in outcome.facts:
+        assert realised.base_loss is not None  # there is no run, which would know it
+        rise = realised.loss - realised.base_loss
+        outcome = replace(outcome, facts={**outcome.facts, "measured_rise": rise})
     return _write(config, session, outcome.architecture, realised, outcome)
 
 

@@ -14,7 +14,7 @@ from tracenas.errors import UserError
 from tracenas.models.checkpoints.loading import LoadedModel, pick_device, pick_dtype
 from tracenas.models.checkpoints.source import ModelSource
 from tracenas.pipeline.resume import KIND, LEFT_OPEN, check_same, left_open, on_gpu, stored_settings, write_settings
-from tracenas.recovery.settings import LORA_BATCH, TrainSettings, accumulation, default_batch, largest_micro_batch
+from tracenas.recovery.settings import TrainSettings, accumulation, batch_and_steps, largest_micro_batch
 from tracenas.recovery.throughput import flops_per_token, matrix_parameters, peak_flops
 from tracenas.reporting.terminal import to_plain
 from tracenas.threads import set_threads
@@ -40,15 +40,15 @@ def resolved(config: RecoverConfig, source: ModelSource, world: World) -> Recove
         length = load_tokens(config.data).shape[1]
     if length > source.positions:
         raise UserError(f"data {config.data}: sequences of {length} tokens, the model has {source.positions} positions")
-    tokens = None if config.tokens is None else parse_tokens(config.tokens)
-    batch = config.global_batch
-    if batch is None:
-        lora = config.method == "lora"
-        batch = LORA_BATCH if lora else default_batch(length, world.size, tokens, config.batch)
-    max_steps = config.max_steps
-    if max_steps is None:
-        assert tokens is not None  # one of the two is required
-        max_steps = math.ceil(tokens / (batch * length))
+    batch, max_steps = batch_and_steps(
+        length,
+        world.size,
+        tokens=None if config.tokens is None else parse_tokens(config.tokens),
+        max_steps=config.max_steps,
+        batch=config.global_batch,
+        at_once=config.batch,
+        lora=config.method == "lora",
+    )
     resolved_settings = {
         "max_steps": max_steps,
         "global_batch": batch,

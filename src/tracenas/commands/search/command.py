@@ -50,8 +50,9 @@ def search(
     check_used(resolved)
     STRATEGIES.check(resolved.strategy)
     SALIENCIES.check(config.saliency)
-    strategy_settings(sized(resolved))
-    check_starts(sized(resolved))
+    planned = sized(resolved)
+    strategy_settings(planned)
+    check_starts(planned)
     whole = {KIND: "search", **(run or {})}
     with run_directory(config.out, whole[KIND], config.resume) as begun:
         with phase(START):
@@ -65,6 +66,6 @@ def search(
             target = resolve_target(source, resolved, params=resolved.params, tolerance=resolved.tolerance)
             clock = SearchClock(resolved.minutes, clock.started)
         else:
-            resolved = sized(resolved) if resolved.minutes is None else within_minutes(resolved, target)
+            resolved = planned if resolved.minutes is None else within_minutes(resolved, target)
             whole[LEFT_OPEN] = left_open(config.model_dump(), resolved.model_dump())
         return search_target(target, resolved, whole, begun, clock, on_generation)

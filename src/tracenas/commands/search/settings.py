@@ -6,7 +6,7 @@ from tracenas.config import Effort, SearchConfig, parse_rank
 from tracenas.data.sources import is_tokens
 from tracenas.errors import UserError
 from tracenas.models.checkpoints.source import ModelSource
-from tracenas.pipeline.estimate import in_passes, measured_rates, search_shape, trace_rank
+from tracenas.pipeline.estimate import measured_estimate, search_shape, trace_rank
 from tracenas.pipeline.minutes import spend
 from tracenas.pipeline.target import PruningTarget, resolve_proxy
 from tracenas.proxies.combination import choose
@@ -63,32 +63,15 @@ def within_minutes(config: C, target: PruningTarget) -> C:
     assert config.minutes is not None
     choice, rank = choose(config.proxy), parse_rank(config.rank)
     length = config.seq_len or min(config.longest, target.source.positions)
-    shape = search_shape(
-        target.source,
-        config.samples or 1,
-        length,
-        trace_rank(choice.needs, rank),
-        device=config.device,
-        dtype=config.dtype,
-    )
-    rates, shape = measured_rates(
-        target.source, in_passes(shape, target), device=config.device, dtype=config.dtype, threads=config.threads
-    )
+    where = {"device": config.device, "dtype": config.dtype}
+    shape = search_shape(target.source, config.samples or 1, length, trace_rank(choice.needs, rank), **where)
     arch = target.space.uniform()
     assert arch is not None  # `resolve_target` has refused such a budget
-    spending = spend(
-        config.minutes,
-        target,
-        arch,
-        choice,
-        rank,
-        shape,
-        rates,
-        samples=config.samples,
-        statistics=config.compensate_samples,
-        table=bool(SOLVED & set(config.starts)),
-    )
-    settings = sized(config, Effort(max(2, spending.evaluations), spending.samples, length))
+    table = bool(SOLVED & set(config.starts))
+    estimate, shape = measured_estimate(target, arch, choice, rank, shape, table=table, threads=config.threads, **where)
+    given = {"samples": config.samples, "statistics": config.compensate_samples}
+    spending = spend(config.minutes, estimate, shape, **given)
+    settings = sized(config, spending.size(length))
     assert settings.iterations is not None
     update: dict[str, Any] = {"iterations": config.iterations or _SPARE * settings.iterations}
     if choice.compensated and config.compensate_samples is None:
