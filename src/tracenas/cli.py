@@ -182,11 +182,11 @@ def _scalar(text: str) -> Any:
 
 def _yaml(path: Path, command: str) -> dict[str, Any]:
     from tracenas.config import current_names
+    from tracenas.pipeline.resume import KIND, given_settings
     from tracenas.settings import read_settings
 
-    data = read_settings(path, what="config")
-    kind = data.pop("kind", command)  # of a run directory's config.yaml
-    data.pop("left_open", None)
+    stored = read_settings(path, what="config")
+    kind, data = stored.get(KIND, command), given_settings(stored)  # of a run directory's config.yaml
     reads = COMMANDS[command].kind.reads
     if kind not in (command, *reads) and not {kind, command} <= {"run", "search"}:
         raise UserError(f"config {path}: settings of `tracenas {kind}`, not of `tracenas {command}`")

@@ -58,6 +58,19 @@ def test_a_run_directory_can_be_planned(tmp_path: Path, capsys: pytest.CaptureFi
     assert "unknown setting 'paras'" in capsys.readouterr().err
 
 
+def test_settings_of_a_run_are_read_as_they_were_given(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Not beside what they came to: tokens with their steps, minutes with their evaluations."""
+    file = tmp_path / "config.yaml"
+    recovery = {"kind": "recover", "method": "pretrain", "data": "t", "tokens": "2M", "max_steps": 7, "seq_len": 256}
+    search = {"kind": "search", "data": "t", "params": "60%", "out": "o", "minutes": 2.0, "evaluations": 9}
+    for settings, left in ((recovery, {"max_steps": None}), (search, {"evaluations": None})):
+        file.write_text(yaml.safe_dump({"model": str(model_path()), **settings, "left_open": left}))
+        argv = ["plan", "--config", str(file), "--json", *(["--no-timing"] if settings is recovery else [])]
+        assert invoke(argv) == 0, capsys.readouterr().err
+        found = json.loads(capsys.readouterr().out)
+    assert found["time"]["seconds"] == 120
+
+
 def test_the_time_of_a_recovery(capsys: pytest.CaptureFixture[str]) -> None:
     argv = ["plan", str(model_path()), "--params", "60%", "recover.method=pretrain", "recover.data=d", "--json"]
     assert invoke([*argv, "recover.tokens=1M", "recover.seq_len=512"]) == 0
