@@ -61,6 +61,15 @@ def rewrite(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps(data | changes))
 
 
+def test_a_text_on_this_machine_is_called_by_its_name(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", layers=3, iterations=1)
+    summary = json.loads((run / "summary.json").read_text())
+    rows = [{**row, "text": "/data/texts/held-out.txt"} for row in summary["comparison"]]
+    rewrite(run / "summary.json", comparison=rows)
+    page = report(run)
+    assert "Perplexity on held-out.txt (65,408 tokens)" in page.text and "/data/texts" not in page.text
+
+
 def test_a_full_run_shows_its_numbers(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", layers=6, iterations=4)
     page = report(run)

@@ -1,6 +1,8 @@
 """What sub-blocks, units, scores and models are called on pages."""
 
-__all__ = ["NAMES", "UNIT_NAMES", "model_kind", "proxy_label", "start_label"]
+from pathlib import Path
+
+__all__ = ["NAMES", "UNIT_NAMES", "model_kind", "proxy_label", "source_label", "start_label"]
 
 NAMES = {"heads": "Attention", "kv_heads": "KV groups", "cross_heads": "Cross-attention", "channels": "MLP"}
 """Sub-blocks by the unit that is cut in them, in the order of a block."""
@@ -15,6 +17,12 @@ UNIT_NAMES = {
 def proxy_label(proxy: str | None) -> str:
     """How a proxy's score is called on axes and in tables: Φ, or the proxy's name."""
     return "Φ" if proxy in (None, "phi") else f"score ({proxy})"
+
+
+def source_label(source: object) -> str:
+    """A text in tables: a path's last part; a data set's name or a mixture as it stands."""
+    text = str(source)
+    return Path(text).name if text.startswith(("/", ".")) and "=" not in text else text
 
 
 def start_label(start: str) -> str:

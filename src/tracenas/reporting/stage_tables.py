@@ -1,11 +1,11 @@
 """Tables of the stages after the search, for the page and for a terminal alike."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from tracenas.formats import MISSING, decimal, fixed, plural
 from tracenas.reporting.data.stages import Measured, Recovery, Stages
+from tracenas.reporting.labels import source_label
 from tracenas.tables import Table
 
 __all__ = ["bench_table", "evaluation_table", "recovery_table", "stage_tables"]
@@ -51,12 +51,12 @@ def _recovery_notes(recoveries: Sequence[Recovery]) -> list[str]:
     if settings.get("data"):
         batches = f", batches of {batch:,}" if isinstance(batch, int) else ""
         batches += f" × {length:,} tokens" if batches and isinstance(length, int) else ""
-        notes.append(f"trained on {_file(settings['data'])}{batches}")
+        notes.append(f"trained on {source_label(settings['data'])}{batches}")
     if result.get("selected_on"):
         notes.append(f"the checkpoint of step {result.get('step')} was chosen on {result['selected_on']}")
     if text := settings.get("text") or settings.get("eval_text"):  # its former name
         windows = f" (windows of {length:,} tokens)" if isinstance(length, int) else ""
-        notes.append(f"perplexities of this table: {_file(text)}{windows}, by which nothing was chosen")
+        notes.append(f"perplexities of this table: {source_label(text)}{windows}, by which nothing was chosen")
     if len(recoveries) > 1:
         keys = {key for recovery in recoveries for key in recovery.settings} - {"model", "out"}
         if all(len({str(recovery.settings.get(key)) for recovery in recoveries}) == 1 for key in keys):
@@ -66,12 +66,6 @@ def _recovery_notes(recoveries: Sequence[Recovery]) -> list[str]:
 
 def _count(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) else MISSING
-
-
-def _file(source: object) -> str:
-    """A path's last part; a data set's name or a mixture as it stands."""
-    text = str(source)
-    return Path(text).name if text.startswith(("/", ".")) and "=" not in text else text
 
 
 def evaluation_table(measured: Measured) -> Table:
@@ -91,7 +85,7 @@ def evaluation_table(measured: Measured) -> Table:
         cells = (_plus_minus(a["value"], a.get("stderr")) if a else MISSING for a in averages)
         rows.append(["the paper's average", "", "8 tasks", *cells])
     notes = list(dict.fromkeys(str(m["protocol"]) for m in models if m.get("protocol")))
-    notes = [note.replace(text, _file(text)) for note in notes for text in [note.split(":")[0]]]
+    notes = [note.replace(text, source_label(text)) for note in notes for text in [note.split(":")[0]]]
     if any(tasks):
         limit = next((m["limit"] for m in models if m.get("limit")), None)
         notes.append("tasks by lm-evaluation-harness, in percent, ± standard error")

@@ -15,7 +15,7 @@ from tracenas.reporting.charts.quality import quality_chart
 from tracenas.reporting.charts.stages import progress_chart, training_charts
 from tracenas.reporting.data.run import Compared, JournalCandidate, RunData
 from tracenas.reporting.data.stages import Stages
-from tracenas.reporting.labels import NAMES, UNIT_NAMES, model_kind, proxy_label, start_label
+from tracenas.reporting.labels import NAMES, UNIT_NAMES, model_kind, proxy_label, source_label, start_label
 from tracenas.reporting.pages.page import render
 from tracenas.reporting.stage_tables import bench_table, evaluation_table, recovery_table
 from tracenas.reporting.verdict import Verdict, random_label, random_rows, run_verdict, spread
@@ -81,7 +81,7 @@ def _measured_on(run: RunData) -> str:
     if not texts:
         return "By the loss on the calibration text" if run.starts else "Base, uniform, random and found side by side"
     ((text, tokens),) = texts
-    return f"Perplexity on {text}" + (f" ({tokens:,} tokens)" if tokens else "")
+    return f"Perplexity on {source_label(text)}" + (f" ({tokens:,} tokens)" if tokens else "")
 
 
 def _compared(run: RunData) -> list[Compared]:
