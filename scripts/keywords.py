@@ -21,6 +21,7 @@ from tracenas.commands import COMMANDS
 from tracenas.config.accepted import Accepts, type_parts
 from tracenas.config.effort import EffortConfig
 from tracenas.config.shared import CalibrationConfig, SpaceConfig, StageConfig, TracedConfig, WindowsConfig
+from tracenas.config.tracking import TrackedConfig
 
 TARGET = Path(__file__).parents[1] / "src" / "tracenas" / "keywords"
 COMMAND_OF = {
@@ -45,7 +46,7 @@ COMMAND_OF = {
 """Functions of `tracenas.api` and the commands whose settings they take."""
 
 PRUNING = ("plan", "search", "run", "score", "sensitivity", "prune", "select_calibration")
-SHARED = (StageConfig, SpaceConfig, WindowsConfig, TracedConfig, EffortConfig, CalibrationConfig)
+SHARED = (StageConfig, SpaceConfig, WindowsConfig, TracedConfig, TrackedConfig, EffortConfig, CalibrationConfig)
 NUMBERS = ("N|full", "SIZE", "SHARE|N:M", "COUNT")
 """What stands for values in help texts that may be numbers, too."""
 

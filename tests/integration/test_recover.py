@@ -387,7 +387,7 @@ def test_wrong_input_is_told_before_anything_is_written(toys: Toys, tmp_path: Pa
         ("bert", {"model": str(other)}),
         ("missing", {"model": str(broken)}),
         ("does not exist", {"data": "no-such.txt"}),
-        ("report-to 'mlflow'", {"report_to": "mlflow"}),
+        ("report-to 'paper': accepted: tensorboard", {"report_to": "tensorboard,paper"}),
         ("'teacher' is required", {"method": "distill", "model": str(toys.dense)}),
         ("vocabulary has 300", {"method": "distill", "teacher": str(big)}),
         ("top-k 257", {"method": "distill", "teacher": str(toys.dense), "top_k": 257}),

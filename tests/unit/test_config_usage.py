@@ -38,6 +38,7 @@ IGNORED: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("SearchConfig", {**SEARCH, "proxy": "phi"}, {"sensitivity": "s"}, "a start, a saliency or a proxy"),
     ("SearchConfig", {**SEARCH, "proxy": "kl", "start": "mlp"}, {"sensitivity": "s"}, "a start, a saliency or a proxy"),
     ("SearchConfig", {**SEARCH, "proxy": "phi"}, {"ridge": 0.1}, "a refit"),
+    ("SearchConfig", SEARCH, {"run_name": "n"}, "report-to"),
     ("ScoreConfig", {"model": "m", "arch": "a", "data": "d", "proxy": "kl"}, {"rank": "8"}, "traces"),
     ("ScoreConfig", {"model": "m", "arch": "a", "data": "d"}, {"ridge": 0.1}, "a refit"),
     ("PlanConfig", {"model": "m"}, {"tolerance": 0.1}, "params"),

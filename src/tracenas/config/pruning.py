@@ -10,6 +10,7 @@ from tracenas.config.accepted import Accepts
 from tracenas.config.effort import SIZES, EffortConfig
 from tracenas.config.one_shot import OneShotSettings
 from tracenas.config.shared import CalibrationConfig, StageConfig, TracedConfig
+from tracenas.config.tracking import TrackedConfig
 from tracenas.config.usage import TRACED, Use, reads_widths, refits
 from tracenas.saliency import PREDICTED_RISES
 from tracenas.saliency.methods import METHODS
@@ -31,7 +32,7 @@ def _evolves(config: Any) -> bool:
     return bool(_strategies(config) & {"evolution", "guided"})
 
 
-class SearchConfig(EffortConfig, CalibrationConfig, TracedConfig):
+class SearchConfig(EffortConfig, CalibrationConfig, TracedConfig, TrackedConfig):
     """Find an architecture."""
 
     wanted: ClassVar[tuple[str, ...]] = ("effort", "minutes", "saliency", "deploy", "resume")

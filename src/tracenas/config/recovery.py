@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from tracenas.config import fields
 from tracenas.config.accepted import Accepts
 from tracenas.config.shared import WindowsConfig
+from tracenas.config.tracking import TrackedConfig
 from tracenas.config.usage import Use
 from tracenas.errors import UserError
 
@@ -18,7 +19,7 @@ def _reads_text(config: Any) -> bool:
     return bool(config.method != "lora" or config.text is not None)
 
 
-class RecoverConfig(WindowsConfig):
+class RecoverConfig(WindowsConfig, TrackedConfig):
     """Train a pruned model until it is useful again."""
 
     needed = ("tokens", "max_steps")
@@ -27,7 +28,6 @@ class RecoverConfig(WindowsConfig):
         Use(("teacher", "temperature", "top_k", "ce_weight"), "method distill", lambda c: c.method == "distill"),
         Use(("lora_rank", "lora_alpha", "lora_dropout"), "method lora", lambda c: c.method == "lora"),
         Use(("text_field",), "text: data of another method than lora, or text", _reads_text),
-        Use(("run_name",), "report-to", lambda c: bool(c.report_to)),
         Use(("decay_form",), "a decay of more than 0", lambda c: c.decay > 0),
     )
 
@@ -108,10 +108,6 @@ class RecoverConfig(WindowsConfig):
     keep_checkpoints: bool = Field(
         False, description="Keep checkpoints and the optimizer's state when the training has ended."
     )
-    report_to: Annotated[str, Accepts(("tensorboard", "wandb", "trackio"), several=True)] = Field(
-        "", description="Where to log, too; what is named has to be installed."
-    )
-    run_name: str | None = Field(None, description="Name of the training there.")
     peak_tflops: float | None = Field(
         None, gt=0, description="Peak TFLOP/s of one device, for the utilisation in the log; default: known GPUs' own."
     )

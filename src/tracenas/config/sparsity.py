@@ -8,6 +8,7 @@ from pydantic import Field
 from tracenas.config import fields
 from tracenas.config.accepted import Accepts
 from tracenas.config.shared import StageConfig, WindowsConfig
+from tracenas.config.tracking import TrackedConfig
 from tracenas.config.usage import TRACED, Use
 from tracenas.proxies import PROXIES
 from tracenas.saliency.unstructured import METRICS
@@ -87,7 +88,7 @@ class SparsifyConfig(WindowsConfig):
     resume: bool = Field(False, description="Go on with an interrupted search for ratios.")
 
 
-class MetricSearchConfig(WindowsConfig):
+class MetricSearchConfig(WindowsConfig, TrackedConfig):
     """Discover pruning metrics by genetic programming."""
 
     wanted = ("sparsity", "population", "iterations", "workers", "resume")

@@ -8,6 +8,7 @@ from pydantic import Field
 from tracenas.config import fields
 from tracenas.config.accepted import Accepts
 from tracenas.config.shared import CalibrationConfig, TracedConfig
+from tracenas.config.tracking import TrackedConfig
 from tracenas.config.usage import Use, needs
 from tracenas.errors import UserError
 from tracenas.proxies import PROXIES
@@ -69,7 +70,7 @@ def _any_needs(config: Any, need: str) -> bool:
     return config.proxies == "all" or any(needs(name, need) for name in names(config.proxies))
 
 
-class StudyConfig(PoolConfig):
+class StudyConfig(PoolConfig, TrackedConfig):
     """Do proxies order architectures as their recovered quality does?"""
 
     needed = ("params", "across_sizes")

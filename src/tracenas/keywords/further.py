@@ -4,7 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, TypedDict
 
-from tracenas.keywords.shared import CalibrationKeywords, StageKeywords, TracedKeywords, WindowsKeywords
+from tracenas.keywords.shared import (
+    CalibrationKeywords,
+    StageKeywords,
+    TracedKeywords,
+    TrackedKeywords,
+    WindowsKeywords,
+)
 
 __all__ = [
     "AblationOptions",
@@ -48,7 +54,7 @@ class ReportOptions(TypedDict, total=False):
     out: str | Path | None
 
 
-class RecoverOptions(WindowsKeywords, total=False):
+class RecoverOptions(WindowsKeywords, TrackedKeywords, total=False):
     """Of `tracenas.recover`: `tracenas recover`."""
 
     tokens: str | float | None
@@ -76,8 +82,6 @@ class RecoverOptions(WindowsKeywords, total=False):
     log_every: int
     keep_last: int
     keep_checkpoints: bool
-    report_to: str
-    run_name: str | None
     peak_tflops: float | None
     teacher: str | Path | None
     temperature: float
@@ -150,7 +154,7 @@ class SparsifyOptions(WindowsKeywords, total=False):
     resume: bool
 
 
-class MetricSearchOptions(WindowsKeywords, total=False):
+class MetricSearchOptions(WindowsKeywords, TrackedKeywords, total=False):
     """Of `tracenas.metric_search`: `tracenas metric search`."""
 
     text: str | Path
@@ -176,7 +180,7 @@ class MetricSearchOptions(WindowsKeywords, total=False):
     resume: bool
 
 
-class StudyOptions(TracedKeywords, CalibrationKeywords, total=False):
+class StudyOptions(TracedKeywords, TrackedKeywords, CalibrationKeywords, total=False):
     """Of `tracenas.study`: `tracenas study`."""
 
     params: str | float | None

@@ -9,6 +9,7 @@ from tracenas.keywords.shared import (
     EffortKeywords,
     SpaceKeywords,
     TracedKeywords,
+    TrackedKeywords,
     WindowsKeywords,
 )
 
@@ -54,7 +55,7 @@ class PlanOptions(TypedDict, total=False):
     no_timing: bool
 
 
-class SearchOptions(TracedKeywords, EffortKeywords, CalibrationKeywords, total=False):
+class SearchOptions(TracedKeywords, TrackedKeywords, EffortKeywords, CalibrationKeywords, total=False):
     """Of `tracenas.search`: `tracenas search`."""
 
     tolerance: float

@@ -9,6 +9,7 @@ __all__ = [
     "SpaceKeywords",
     "StageKeywords",
     "TracedKeywords",
+    "TrackedKeywords",
     "WindowsKeywords",
 ]
 
@@ -46,6 +47,13 @@ class TracedKeywords(StageKeywords, total=False):
     """Gradient traces."""
 
     rank: str | float
+
+
+class TrackedKeywords(StageKeywords, total=False):
+    """Experiment trackers."""
+
+    report_to: str | Sequence[str]
+    run_name: str | None
 
 
 class EffortKeywords(StageKeywords, total=False):

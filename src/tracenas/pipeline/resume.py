@@ -28,6 +28,7 @@ __all__ = [
     "recorded_base_loss",
     "recorded_commits",
     "resolve_settings",
+    "resolved_settings",
     "same_model",
     "same_settings",
     "settings_file",
@@ -77,6 +78,11 @@ def recorded_commits(run: Path) -> dict[str, str]:
 def stored_settings(path: Path, kind: type[StageConfig]) -> dict[str, Any]:
     """The settings that a run directory keeps, under the names that they have now."""
     return current_names(kind, read_settings(path))
+
+
+def resolved_settings(run: Path, kind: type[StageConfig]) -> dict[str, Any]:
+    """The settings of a run directory with what they came to, and its command."""
+    return {key: value for key, value in stored_settings(run / CONFIG, kind).items() if key != LEFT_OPEN}
 
 
 def resolve_settings(config: StageConfig, out: Path, settings: Mapping[str, Any]) -> None:

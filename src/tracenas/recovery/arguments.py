@@ -24,6 +24,8 @@ def training_arguments(settings: TrainSettings, directory: Path) -> Any:
         extra |= {"fsdp": True, "fsdp_config": sharding}
     if settings.cpu and World.from_environment().size > 1:
         extra["ddp_backend"] = "gloo"
+    if settings.project is not None:
+        extra["project"] = settings.project
     arguments = TrainingArguments(
         output_dir=str(directory),
         max_steps=settings.max_steps,

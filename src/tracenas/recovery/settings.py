@@ -41,7 +41,8 @@ class TrainSettings:
         keep_last: newest checkpoints kept beside the best one.
         eval_every: 0: only when a checkpoint is saved.
         flops_per_token: of training, for the MFU; `peak_flops` per device, None where it is not known.
-        report_to: names of transformers' integrations (`tensorboard`, `wandb`, `trackio`).
+        report_to: names of transformers' integrations (`tensorboard`, `wandb`, `trackio`, `mlflow`), which call it
+            `run_name`; `project`: trackio's, None for its own.
     """
 
     max_steps: int
@@ -70,6 +71,7 @@ class TrainSettings:
     peak_flops: float | None = None
     report_to: tuple[str, ...] = ()
     run_name: str | None = None
+    project: str | None = None
 
 
 def batch_and_steps(

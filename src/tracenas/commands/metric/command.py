@@ -63,6 +63,7 @@ def search(config: MetricSearchConfig) -> MetricSearched:
     source = open_source(config.model, decoder_only="metric")
     if not config.resume:
         probe(config.text_field, config.data, config.text)
+    _ = config.trackers  # those that are unknown or not installed are refused
     with phase(START):
         from tracenas.commands.metric.running import run  # torch takes seconds to import
 

@@ -20,15 +20,17 @@ from tracenas.models.checkpoints.source import ModelSource
 from tracenas.models.functionals.memory import attempt
 from tracenas.pipeline.calibration import stored_evaluation_windows, window_start
 from tracenas.pipeline.loading import load_model
-from tracenas.pipeline.resume import as_started, resolve_settings
+from tracenas.pipeline.resume import as_started, resolve_settings, resolved_settings
 from tracenas.pipeline.run_directory import BEST, CALIBRATION, JOURNAL, SUMMARY, holds_result, run_directory, starting
 from tracenas.reporting.pages.metric import write_metric_report
 from tracenas.reporting.progress import SearchProgress, phase
+from tracenas.reporting.tracking.generations import generation_points
+from tracenas.reporting.tracking.trackers import Trackers, tracked
 from tracenas.rundir import provenance, read_json, write_json
 from tracenas.saliency.gradients import write_gradients
 from tracenas.saliency.linear import projections
 from tracenas.saliency.masks import Sparsity
-from tracenas.strategies import Score, SearchResult, SearchSettings, replayed, run_search
+from tracenas.strategies import Progress, Score, SearchResult, SearchSettings, replayed, run_search
 from tracenas.symbolic import KNOWN, locate
 from tracenas.symbolic.analysis import findings
 from tracenas.symbolic.evolve import GeneticProgramming, Programming
@@ -40,7 +42,7 @@ __all__ = ["run"]
 
 KNOWN_METRICS = ("magnitude", "wanda", "gblm", "pruner_zero", "sparsegpt", "random")
 KNOWN_FILE = "known.json"
-_NOT_RESULTS = ("out", "resume", "workers")
+_NOT_RESULTS = ("out", "resume", "workers", "report_to", "run_name")
 _NEEDS_GRADIENTS = ("gblm", "pruner_zero")
 
 Evaluate = Callable[[Sequence[dict[str, Any]]], Iterator[dict[str, Any]]]
@@ -57,15 +59,36 @@ def run(config: MetricSearchConfig, source: ModelSource) -> dict[str, Any]:
     with run_directory(config.out, "metric search", config.resume) as begun:
         if begun:
             config = as_started(config.out, config, _NOT_RESULTS)
-            if (summary := _concluded(config)) is not None:
-                return summary
-        with starting(config.out, "metric search", config.model_dump(), begun):
-            spec = _prepare(config, source, gradients="G" in strategy.space.variables)
-        with ExitStack() as stack:
-            evaluate = _evaluator(spec, config.workers, stack)
-            published = _published_metrics(config.out / KNOWN_FILE, evaluate, gradients=bool(spec["gradients"]))
-            result = _run(config, strategy, evaluate, stack)
-        return _conclude(config, result, published)
+        with tracked(config.out, config.trackers, config.run_name, begun=begun) as trackers:
+            summary = _concluded(config) if begun else None
+            if summary is None:
+                summary = _search(config, source, strategy, begun, trackers)
+            else:
+                trackers.begin(resolved_settings(config.out, MetricSearchConfig))
+            _report(trackers, config, summary)
+            return summary
+
+
+def _search(
+    config: MetricSearchConfig, source: ModelSource, strategy: GeneticProgramming, begun: bool, trackers: Trackers
+) -> dict[str, Any]:
+    """The search from where it is; its generations are reported, its result is not."""
+    with starting(config.out, "metric search", config.model_dump(), begun):
+        spec = _prepare(config, source, gradients="G" in strategy.space.variables)
+    trackers.begin(resolved_settings(config.out, MetricSearchConfig))
+    with ExitStack() as stack:
+        evaluate = _evaluator(spec, config.workers, stack)
+        published = _published_metrics(config.out / KNOWN_FILE, evaluate, gradients=bool(spec["gradients"]))
+        result = _run(config, strategy, evaluate, stack, trackers)
+    return _conclude(config, result, published)
+
+
+def _report(trackers: Trackers, config: MetricSearchConfig, summary: dict[str, Any]) -> None:
+    """Report the generations that were not, and what was found."""
+    if trackers:
+        trackers.report(generation_points(Journal(config.out / JOURNAL).read(), config.population, config.elites))
+        values = {f"result/{key}": summary[key] for key in ("perplexity", "loss", "complexity", "evaluations")}
+        trackers.conclude(values, {"result/metric": summary["metric"]}, config.out / BEST)
 
 
 def _strategy(config: MetricSearchConfig) -> GeneticProgramming:
@@ -186,7 +209,9 @@ def _published_metrics(path: Path, evaluate: Evaluate, *, gradients: bool) -> li
     return rows
 
 
-def _run(config: MetricSearchConfig, strategy: Any, evaluate: Evaluate, stack: ExitStack) -> SearchResult[Program]:
+def _run(
+    config: MetricSearchConfig, strategy: Any, evaluate: Evaluate, stack: ExitStack, trackers: Trackers
+) -> SearchResult[Program]:
     def score(programs: list[Program]) -> Iterator[Score]:
         for answer in evaluate([{"metric": p.expression.infix} for p in programs]):
             if "failed" in answer:
@@ -195,11 +220,20 @@ def _run(config: MetricSearchConfig, strategy: Any, evaluate: Evaluate, stack: E
                 yield Score(-answer["loss"], loss=answer["loss"], extra={"lost": answer["lost"]})
 
     display = stack.enter_context(SearchProgress(config.iterations, label="−nll"))
+
+    def on_event(event: Progress) -> None:
+        display.update(
+            event.generation, event.done, event.planned - event.duplicates, event.best, None, event.duplicates
+        )
+        if event.record is None and trackers:
+            records = [r for r in Journal(config.out / JOURNAL).read() if r["generation"] <= event.generation]
+            trackers.report(generation_points(records, config.population, config.elites))
+
     return run_search(
         strategy,
         score,
         Journal(config.out / JOURNAL),
-        on_event=lambda e: display.update(e.generation, e.done, e.planned - e.duplicates, e.best, None, e.duplicates),
+        on_event=on_event,
         facts=_facts(config),
     )
 

@@ -23,14 +23,12 @@ __all__ = [
     "check_out",
     "keeps_zeros",
     "parse_tokens",
-    "reporters",
     "split_name",
     "teacher_name",
 ]
 
 SETTINGS = RECOVERY_CONFIG
 SPARSITY = "sparsity.json"
-_REPORTERS = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",), "trackio": ("trackio",)}
 
 
 def check_input(config: RecoverConfig, source: ModelSource, world: World) -> None:
@@ -50,11 +48,7 @@ def check_input(config: RecoverConfig, source: ModelSource, world: World) -> Non
         accumulation(config.global_batch, config.batch or 1, world.size)
     if config.tokens is not None:
         parse_tokens(config.tokens)
-    for name in reporters(config):
-        if name not in _REPORTERS:
-            raise UserError(f"report-to '{name}': accepted: {', '.join(_REPORTERS)}")
-        if not any(importlib.util.find_spec(module) for module in _REPORTERS[name]):
-            raise UserError(f"report-to '{name}': not installed: pip install {_REPORTERS[name][0]}")
+    _ = config.trackers  # those that are unknown or not installed are refused
     if config.method == "lora" and importlib.util.find_spec("peft") is None:
         raise UserError("--method lora needs peft: pip install peft")
     if config.method == "distill":
@@ -77,11 +71,6 @@ def _check_fsdp(config: RecoverConfig, world: World) -> None:
         )
     if "RANK" not in os.environ and world.size < 2:
         raise UserError("fsdp needs several processes: torchrun --nproc-per-node N -m tracenas.cli recover …")
-
-
-def reporters(config: RecoverConfig) -> tuple[str, ...]:
-    """The integrations of transformers that the run reports to."""
-    return tuple(name.strip() for name in config.report_to.split(",") if name.strip() and name.strip() != "none")
 
 
 def teacher_name(config: RecoverConfig, source: ModelSource) -> str:

@@ -1,14 +1,11 @@
-"""What `tracenas recover` shows while it trains, and where TensorBoard's files go."""
+"""What `tracenas recover` shows while it trains."""
 
-import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from tracenas.reporting.progress import Phase
 
-__all__ = ["shown_records", "tensorboard"]
+__all__ = ["shown_records"]
 
 _SHOWN = {
     "loss": "loss {:.4f}",
@@ -19,19 +16,6 @@ _SHOWN = {
     "lr": "learning rate {:.2g}",
 }
 """Of the log's records, in this order."""
-
-
-@contextmanager
-def tensorboard(out: Path) -> Iterator[None]:
-    """Where transformers' integration writes, unless the environment says otherwise."""
-    if "TENSORBOARD_LOGGING_DIR" in os.environ:
-        yield
-        return
-    os.environ["TENSORBOARD_LOGGING_DIR"] = str(out / "tensorboard")
-    try:
-        yield
-    finally:
-        del os.environ["TENSORBOARD_LOGGING_DIR"]
 
 
 def shown_records(steps: Phase) -> Callable[[Mapping[str, Any]], None]:

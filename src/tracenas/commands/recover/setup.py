@@ -5,7 +5,7 @@ from dataclasses import fields
 
 import torch
 
-from tracenas.commands.recover.checks import SETTINGS, keeps_zeros, parse_tokens, reporters, teacher_name
+from tracenas.commands.recover.checks import SETTINGS, keeps_zeros, parse_tokens, teacher_name
 from tracenas.config import RecoverConfig
 from tracenas.data.sources import is_tokens
 from tracenas.data.tokens import load_tokens
@@ -17,6 +17,7 @@ from tracenas.pipeline.resume import KIND, LEFT_OPEN, check_same, left_open, on_
 from tracenas.recovery.settings import TrainSettings, accumulation, batch_and_steps, largest_micro_batch
 from tracenas.recovery.throughput import flops_per_token, matrix_parameters, peak_flops
 from tracenas.reporting.terminal import to_plain
+from tracenas.reporting.tracking.destinations import PROJECT
 from tracenas.threads import set_threads
 from tracenas.world import World
 
@@ -112,7 +113,9 @@ def train_settings(
         "keep_zeros": keeps_zeros(config, loaded.source) and config.method != "lora",
         "flops_per_token": operations,
         "peak_flops": peak,
-        "report_to": reporters(config),
+        "report_to": config.trackers,
+        "run_name": config.run_name or config.out.name,
+        "project": PROJECT,
     }
     return TrainSettings(**settings)
 

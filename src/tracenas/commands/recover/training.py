@@ -10,7 +10,7 @@ from torch import distributed
 
 from tracenas.commands.recover.checks import keeps_zeros, split_name
 from tracenas.commands.recover.data import RecoveryData
-from tracenas.commands.recover.progress import shown_records, tensorboard
+from tracenas.commands.recover.progress import shown_records
 from tracenas.commands.recover.result import LOG, RESULT, Recovered
 from tracenas.config import RecoverConfig
 from tracenas.journal import Journal
@@ -33,6 +33,7 @@ from tracenas.recovery.state import load_weights
 from tracenas.recovery.trainer import RecoveryTrainer
 from tracenas.reporting.progress import phase
 from tracenas.reporting.terminal import to_plain
+from tracenas.reporting.tracking.destinations import destinations
 from tracenas.rundir import provenance, read_json, write_json
 from tracenas.world import World
 
@@ -58,7 +59,7 @@ def train(
     options: dict[str, Any] = {"windows": data.windows}
     if teacher is not None:
         options["distillation"] = Distillation(teacher.model, config.temperature, config.top_k, config.ce_weight)
-    with phase(f"recover ({config.method})", config.max_steps, done=done) as shown, tensorboard(config.out):
+    with phase(f"recover ({config.method})", config.max_steps, done=done) as shown, destinations(config.out):
 
         def report(done: int, steps: int) -> None:
             shown.report(done, steps)

@@ -198,6 +198,9 @@ def recover_config(config: RunConfig, model: str | Path, out: Path) -> RecoverCo
     shared = {key: getattr(config, key) for key in ("data", "text", "seed", "bos")}
     if "data" not in section:
         shared["text_field"] = config.text_field
+    if "report_to" not in section and config.report_to:
+        name = f"{config.run_name or config.out.name}/{out.relative_to(config.out).as_posix()}"
+        shared |= {"report_to": config.report_to, "run_name": name}
     if section.get("method") == "distill":
         shared["teacher"] = pinned(config.model)
     place = {"model": str(model), "out": out, "resume": True}

@@ -20,7 +20,7 @@ from tracenas.strategies import STRATEGIES, Progress
 
 __all__ = ["search"]
 
-_NOT_RESULTS = ("resume", "out")
+_NOT_RESULTS = ("resume", "out", "report_to", "run_name")
 
 
 def search(
@@ -53,6 +53,7 @@ def search(
     planned = sized(resolved)
     strategy_settings(planned)
     check_starts(planned)
+    _ = config.trackers  # those that are unknown or not installed are refused
     whole = {KIND: "search", **(run or {})}
     with run_directory(config.out, whole[KIND], config.resume) as begun:
         with phase(START):

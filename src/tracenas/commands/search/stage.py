@@ -1,7 +1,7 @@
 """The search itself: candidates of a session are scored until the strategy has no more, and the best is kept."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -9,17 +9,19 @@ from tracenas.commands.search.clock import SearchClock
 from tracenas.commands.search.conclusion import Searched, concluded
 from tracenas.commands.search.result import SearchOutcome
 from tracenas.commands.search.settings import strategy_settings
+from tracenas.commands.search.tracking import report_generations, report_result
 from tracenas.config import SearchConfig
 from tracenas.journal import Journal
 from tracenas.pipeline.one_shot import run_anchor
 from tracenas.pipeline.opening import open_session
-from tracenas.pipeline.resume import KIND, resolve_settings, same_model
+from tracenas.pipeline.resume import KIND, resolve_settings, resolved_settings, same_model
 from tracenas.pipeline.run_directory import JOURNAL, starting
 from tracenas.pipeline.scoring import make_evaluator, make_racing
 from tracenas.pipeline.session import Session
 from tracenas.pipeline.starts import run_starts
 from tracenas.pipeline.target import PruningTarget
 from tracenas.reporting.progress import SearchProgress
+from tracenas.reporting.tracking.trackers import Trackers, tracked
 from tracenas.space.search_space import SearchSpace
 from tracenas.strategies import Progress, run_search
 
@@ -45,9 +47,26 @@ def search_target(
         clock: of `minutes`.
         on_generation: told the state of the search after every generation.
     """
-    space = target.space
-    if begun and (outcome := concluded(target, config)) is not None:
+    with tracked(config.out, config.trackers, config.run_name, begun=begun) as trackers:
+        outcome = concluded(target, config) if begun else None
+        if outcome is None:
+            outcome = _search(target, config, run, begun, clock, trackers, on_generation)
+        else:
+            trackers.begin(resolved_settings(config.out, SearchConfig))
+        report_result(trackers, config, outcome)
         return outcome
+
+
+def _search(
+    target: PruningTarget,
+    config: SearchConfig,
+    run: Mapping[str, Any],
+    begun: bool,
+    clock: SearchClock,
+    trackers: Trackers,
+    on_generation: Callable[[Progress], None] | None,
+) -> SearchOutcome:
+    """The search from where it is; its generations are reported, its result is not."""
     with starting(config.out, run[KIND], {**config.model_dump(), **run}, begun):
         hold_out = not target.source.is_encoder_decoder
         session = open_session(
@@ -66,7 +85,9 @@ def search_target(
     journal = Journal(config.out / JOURNAL)
     clock.go_on(journal.read())
     _log.info("%s", _announced(config, strategy.planned, session))
-    with _display(space, config.proxy, strategy.generations, clock, on_generation) as on_event:
+    trackers.begin(resolved_settings(config.out, SearchConfig))
+    told = [report_generations(trackers, config, target.space.window[1]), on_generation]
+    with _display(target.space, config.proxy, strategy.generations, clock, told) as on_event:
         result = run_search(
             strategy,
             racing or evaluator,
@@ -96,9 +117,13 @@ def _display(
     proxy: str,
     generations: int,
     clock: SearchClock,
-    on_generation: Callable[[Progress], None] | None,
+    told: Sequence[Callable[[Progress], None] | None],
 ) -> Iterator[Callable[[Progress], None]]:
-    """The live progress display; yields the search's event handler."""
+    """The live progress display; yields the search's event handler.
+
+    Args:
+        told: what is called after every generation.
+    """
     params: list[int | None] = [None]
     label = "Φ" if proxy == "phi" else proxy
     base = space.parameters(space.base)
@@ -111,8 +136,8 @@ def _display(
                 clock.count()
             total = clock.expected(event.done) or event.planned - event.duplicates
             display.update(event.generation, event.done, total, event.best, params[0], event.duplicates)
-
-            if event.record is None and on_generation is not None:
-                on_generation(event)
+            for tell in told if event.record is None else ():
+                if tell is not None:
+                    tell(event)
 
         yield on_event

@@ -21,6 +21,7 @@ def study(config: StudyConfig) -> StudyOutcome:
     source = open_source(config.model, decoder_only="study")
     if not config.resume:
         probe(config.text_field, config.data, config.text)
+    _ = config.trackers  # those that are unknown or not installed are refused
     design = make_design(config, source)
     with phase(START):
         from tracenas.commands.study.running import run  # torch and transformers take seconds to import

@@ -14,6 +14,7 @@ from tracenas.commands.study.plan import StudyPlan
 from tracenas.commands.study.pool import Drawn
 from tracenas.commands.study.results import MARKDOWN, REPORT, STUDY, StudyOutcome, summarise, write_results
 from tracenas.commands.study.targets import StudyMeasurer
+from tracenas.commands.study.tracking import architecture_points, report_study
 from tracenas.config import StudyConfig
 from tracenas.data.sources import is_tokens
 from tracenas.data.tokens import default_micro_batch
@@ -31,6 +32,7 @@ from tracenas.pipeline.resume import (
     CONFIG,
     as_started,
     resolve_settings,
+    resolved_settings,
     same_model,
     stored_settings,
     write_settings,
@@ -43,6 +45,7 @@ from tracenas.proxies import PROXIES
 from tracenas.recovery.short import ShortSettings
 from tracenas.reporting.progress import phase
 from tracenas.reporting.terminal import to_plain
+from tracenas.reporting.tracking.trackers import Trackers, tracked
 from tracenas.rundir import provenance, read_json, write_json
 from tracenas.scoring.panel import PanelScore
 from tracenas.space.architecture import Architecture
@@ -52,7 +55,7 @@ __all__ = ["run"]
 
 _ANALYSIS = ("combinations", "resamples", "target")
 """What may change when a study goes on: nothing that is measured depends on it."""
-_NOT_RESULTS = ("resume", "out", *_ANALYSIS)
+_NOT_RESULTS = ("resume", "out", "report_to", "run_name", *_ANALYSIS)
 COSTS = "costs.json"
 
 
@@ -71,36 +74,48 @@ def run(config: StudyConfig, source: ModelSource, design: StudyDesign) -> StudyO
     Raises:
         UserError: for wrong input, before any work is done.
     """
-    started = time.perf_counter()
     with run_directory(config.out, "study", config.resume) as begun:
         if begun:
             config = as_started(config.out, config, _NOT_RESULTS)
             design = make_design(config, source)
-            if (outcome := _concluded(config)) is not None:
-                return outcome
-        with starting(config.out, "study", config.model_dump(), begun):
-            session = open_session(design.target, config, data=config.data, run=config.out)
-            samples, seq_len = session.tokens.shape
-            machine = {**session.machine(), "samples": samples, "seq_len": seq_len}
-            if is_tokens(config.text):  # its own note says how its windows begin
-                machine["bos"] = config.bos
-            resolve_settings(config, config.out, machine)
-            prepared = _prepare(config, session, design.plan, design.proxies, design.pool[0])
-        setup = time.perf_counter() - started
-        records = _measure(config, design.target.space, design.pool, prepared, {"bos": session.start.carried})
-        results = summarise(
-            config,
-            design.target.space,
-            design.plan,
-            prepared.costs,
-            records,
-            setup_seconds=setup,
-            settings=stored_settings(config.out / CONFIG, type(config)),
-            combinations=design.combinations,
-        )
-        results["provenance"] = provenance(model=config.model, seed=config.seed, bos=session.start.carried)
-        write_results(config.out, results)
-        return StudyOutcome(config.out, results)
+        with tracked(config.out, config.trackers, config.run_name, begun=begun) as trackers:
+            outcome = _concluded(config) if begun else None
+            if outcome is None:
+                outcome = _study(config, design, begun, trackers)
+            else:
+                trackers.begin(resolved_settings(config.out, StudyConfig))
+            report_study(trackers, outcome, Journal(config.out / JOURNAL).read())
+            return outcome
+
+
+def _study(config: StudyConfig, design: StudyDesign, begun: bool, trackers: Trackers) -> StudyOutcome:
+    """The study from where it is; what is measured is reported, the result is not."""
+    started = time.perf_counter()
+    with starting(config.out, "study", config.model_dump(), begun):
+        session = open_session(design.target, config, data=config.data, run=config.out)
+        samples, seq_len = session.tokens.shape
+        machine = {**session.machine(), "samples": samples, "seq_len": seq_len}
+        if is_tokens(config.text):  # its own note says how its windows begin
+            machine["bos"] = config.bos
+        resolve_settings(config, config.out, machine)
+        prepared = _prepare(config, session, design.plan, design.proxies, design.pool[0])
+    setup = time.perf_counter() - started
+    trackers.begin(resolved_settings(config.out, StudyConfig))
+    facts = {"bos": session.start.carried}
+    records = _measure(config, design.target.space, design.pool, prepared, facts, trackers)
+    results = summarise(
+        config,
+        design.target.space,
+        design.plan,
+        prepared.costs,
+        records,
+        setup_seconds=setup,
+        settings=stored_settings(config.out / CONFIG, type(config)),
+        combinations=design.combinations,
+    )
+    results["provenance"] = provenance(model=config.model, seed=config.seed, bos=session.start.carried)
+    write_results(config.out, results)
+    return StudyOutcome(config.out, results)
 
 
 def _concluded(config: StudyConfig) -> StudyOutcome | None:
@@ -196,7 +211,12 @@ def _accuracy(config: StudyConfig, session: Session) -> Callable[[Any], Mapping[
 
 
 def _measure(
-    config: StudyConfig, space: SearchSpace, pool: list[Drawn], prepared: _Prepared, facts: Mapping[str, Any]
+    config: StudyConfig,
+    space: SearchSpace,
+    pool: list[Drawn],
+    prepared: _Prepared,
+    facts: Mapping[str, Any],
+    trackers: Trackers,
 ) -> list[dict[str, Any]]:
     """Score and measure what the journal does not hold yet, one line per architecture, with `facts` in each.
 
@@ -232,6 +252,7 @@ def _measure(
             journal.append(record)
             records.append(record)
             steps.advance()
+            trackers.report(architecture_points(records))
     return records
 
 

@@ -1,0 +1,1 @@
+"""Reporting to experiment trackers by name: TensorBoard, Weights & Biases, trackio, MLflow."""
