@@ -1,55 +1,16 @@
 """Every `tracenas` command line in README, docs and recipes is accepted: its options exist, its values are valid."""
 
-import itertools
 import re
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from documented import PAGES, command_name, documented, variants
 
 from tracenas import cli, commands
 from tracenas import config as configs
-
-ROOT = Path(__file__).parents[2]
-PAGES = [
-    ROOT / "README.md",
-    *sorted(p for p in (ROOT / "docs").glob("*.md") if p.name != "log.md"),
-    *sorted((ROOT / "src/tracenas/recipes").glob("*.yaml")),
-]
-COMMAND = re.compile(r"^(?: {4,}|# *)(?:\$ )?(?:[A-Z_]+=\S+ )*(?:\S*/)?tracenas +([a-z].*)$", re.MULTILINE)
-
-
-def documented() -> list[tuple[str, str]]:
-    """(page, command line without `tracenas`): indented blocks of the pages, comments of the recipes.
-
-    A line with ` … ` in place of its own settings (the command above, resumed) is left out.
-    """
-    lines = []
-    for page in PAGES:
-        text = re.sub(r"\\\n[ #]*", " ", page.read_text(encoding="utf-8"))
-        lines += [(page.name, line) for line in COMMAND.findall(text) if not re.search(r"(?<!--data) … ", line)]
-    return lines
-
-
-def variants(line: str) -> list[list[str]]:
-    """The words of every command that a line stands for: `[optional]` parts left out and put in, each `a|b`."""
-    line = re.sub(r"\s+#\s.*", "", line)
-    line = re.sub(r"(?<=\S) {3,}[a-z].*", "", re.sub(r"^(\S+) +", r"\1 ", line))  # words of explanation behind it
-    line = line.replace(" …", " ").replace("…", "").replace("--data  --", "--data TEXT --")
-    both = [re.sub(r"\[[^\]]*\]", "", line), re.sub(r"[\[\]]", "", line)]
-    out = []
-    for text in dict.fromkeys(both):
-        text = (
-            re.sub(r"SECTION\.KEY=VALUE", "", text)
-            .replace("max_steps=N", "max_steps=1")
-            .replace("--limit N", "--limit 1")
-        )
-        words = [word.split("|") if "|" in word else [word] for word in shlex.split(text)]
-        out += [list(choice) for choice in itertools.product(*words)]
-    return out
 
 
 @pytest.mark.parametrize(("page", "line"), documented())
@@ -74,8 +35,7 @@ def test_the_command_is_accepted(page: str, line: str, tmp_path: Path, monkeypat
 
 def strays(words: Sequence[str]) -> list[str]:
     """Words of a command line that give a setting as `key=value`, or under a former name."""
-    name = " ".join(words[:2]) if " ".join(words[:2]) in commands.COMMANDS else words[0]
-    kind = getattr(configs, commands.COMMANDS[name].config)
+    kind = commands.COMMANDS[command_name(words)].kind
     former = {*kind.former, *(old for section in kind.sections.values() for old in section.former)}
     out = []
     for word in words:

@@ -70,7 +70,7 @@ def _check_fsdp(config: RecoverConfig, world: World) -> None:
             "fsdp shards over GPUs, and none is used here: leave it out (several CPU processes train as DDP)"
         )
     if "RANK" not in os.environ and world.size < 2:
-        raise UserError("fsdp needs several processes: torchrun --nproc-per-node N -m tracenas.cli recover …")
+        raise UserError("fsdp needs several processes: torchrun --nproc-per-node N -m tracenas recover …")
 
 
 def teacher_name(config: RecoverConfig, source: ModelSource) -> str:
