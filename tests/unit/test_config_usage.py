@@ -45,6 +45,8 @@ IGNORED: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("PlanConfig", {"model": "m"}, {"sensitivity": "s"}, "params"),
     ("PlanConfig", {"model": "m", "no_timing": True}, {"threads": 2}, "estimate of time"),
     ("PlanConfig", {"model": "m", "proxy": "loss"}, {"rank": "8"}, "traces"),
+    ("PlanConfig", {"model": "m"}, {"windows": 8}, "text"),
+    ("PlanConfig", {"model": "m"}, {"recover_rivals": True}, "section recover"),
     ("PruneConfig", ARCH, {"tolerance": 0.1}, "method"),
     ("PruneConfig", ARCH, {"min_depth": 2}, "method"),
     ("PruneConfig", {**ONE_SHOT, "compensate": "none"}, {"ridge": 0.1}, "need --compensate best, ridge or sequential"),

@@ -21,12 +21,14 @@ class PlanConfig(EffortConfig, SpaceConfig, TracedConfig):
     needed = ("params",)
     wanted = ("effort", "minutes", "deploy", "sensitivity", "no_timing", "device")
     without = ("seed", "trust_remote_code")
-    sections: ClassVar[Mapping[str, type[StageConfig]]] = {"recover": RunConfig.sections["recover"]}
+    sections: ClassVar[Mapping[str, type[StageConfig]]] = {n: RunConfig.sections[n] for n in ("recover", "eval")}
     reads = ("run", "search", "recover")
     uses = (
         TRACED,
         Use(("tolerance", "sensitivity"), "params", lambda c: c.params is not None),
         Use(("threads", "minutes"), "the estimate of time", lambda c: not c.no_timing),
+        Use(("windows", "text_field", "random_architectures"), "text", lambda c: c.text is not None),
+        Use(("recover_rivals",), "the section recover", lambda c: c.recover is not None),
     )
 
     model: fields.ModelName
@@ -43,14 +45,26 @@ class PlanConfig(EffortConfig, SpaceConfig, TracedConfig):
     recover: dict[str, Any] | None = Field(
         None, description="Settings of recover, whose time and memory are told, too: tokens or max_steps and others."
     )
+    text: fields.Text | None = Field(
+        None, description="Held-out text of a run, whose comparison and evaluation are timed, too."
+    )
+    windows: int | None = Field(None, ge=1, description="Number of held-out windows at most; default: all.")
+    text_field: fields.TextField = None
+    random_architectures: int = Field(
+        3, ge=0, description="Number of random architectures of the same budget that a run compares with."
+    )
+    recover_rivals: bool = Field(
+        False, description="Whether the run recovers the uniform and a random architecture, too."
+    )
+    eval: dict[str, Any] | None = Field(
+        None, description="Settings of eval, whose time is told, too, such as tasks or suite."
+    )
     no_timing: bool = Field(
         False, description="Leave out the estimate of time, for which the speed of this machine is measured."
     )
 
     @model_validator(mode="before")
     @classmethod
-    def _check_recover(cls, values: Any) -> Any:
-        given = values.get("recover")
-        if given is None:
-            return values
-        return {**values, "recover": checked_section("recover", given, "best")}
+    def _check_sections(cls, values: Any) -> Any:
+        given = {name: values[name] for name in cls.sections if values.get(name) is not None}
+        return {**values, **{name: checked_section(name, section, "best") for name, section in given.items()}}

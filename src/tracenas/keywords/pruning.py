@@ -52,6 +52,12 @@ class PlanOptions(TypedDict, total=False):
     proxy: str
     sensitivity: str | Path | None
     recover: Mapping[str, Any] | None
+    text: str | Path | None
+    windows: int | None
+    text_field: str | None
+    random_architectures: int
+    recover_rivals: bool
+    eval: Mapping[str, Any] | None
     no_timing: bool
 
 

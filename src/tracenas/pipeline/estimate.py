@@ -100,11 +100,15 @@ class SearchEstimate:
     rates: "Rates"
     table: bool
 
-    def _timed(self, of: Architecture, part: Shape) -> float:
-        """Seconds of one pass."""
+    def forward(self, of: Architecture, part: Shape, *, head: bool = True) -> float:
+        """Seconds of passes over all sequences, backward with traces, too.
+
+        Args:
+            head: whether every token has logits.
+        """
         source = self.target.source
-        head = source.family.head_weights(source.config)
-        work = workload(self.target.blocks, of, head, self.target.hidden, part)
+        weights = source.family.head_weights(source.config) if head else 0
+        work = workload(self.target.blocks, of, weights, self.target.hidden, part)
         return workload_seconds(work, self.rates, part)
 
     def search(self, shape: Shape, statistics: int | None = None) -> SearchTime:
@@ -115,9 +119,9 @@ class SearchEstimate:
             statistics: sequences of refits, and of the table beside them; None: the default.
         """
         blocks, base, rates = self.target.blocks, self.target.space.base, self.rates
-        each = _per_candidate(self.choice, self.rank, shape, lambda part: self._timed(self.arch, part))
+        each = _per_candidate(self.choice, self.rank, shape, lambda part: self.forward(self.arch, part))
         # The base's anchor and the pass for the saliency come before the candidates.
-        once = 1.5 * self._timed(base, shape)
+        once = 1.5 * self.forward(base, shape)
         tokens = (statistics or DEFAULT_SAMPLES) * shape.seq_len
         if self.choice.compensated:
             costs = refit_costs(blocks, self.arch, tokens)
@@ -125,7 +129,7 @@ class SearchEstimate:
             once += costs.forward / rates.flops + costs.gram / rates.single_flops + costs.factor / rates.double_flops
         if self.table:
             text = tokens if self.choice.compensated else shape.tokens
-            once += _table_seconds(blocks, base, text, shape, rates, self._timed)
+            once += _table_seconds(blocks, base, text, shape, rates, self.forward)
         return SearchTime(once + pool_size(self.choice) * each, each)
 
     def prune(self, shape: Shape, statistics: int | None = None) -> float:
@@ -134,7 +138,7 @@ class SearchEstimate:
         costs = refit_costs(self.target.blocks, self.arch, (statistics or DEFAULT_SAMPLES) * shape.seq_len)
         passes = (costs.forward + costs.sequential * (1 + _SHARES / _PREFIX)) / rates.flops
         runs = (self.target.space.base, shape.samples), (self.arch, 3 * shape.samples + 3 * HELD_OUT_SAMPLES)
-        losses = sum(self._timed(of, replace(shape, samples=samples, rank=None)) for of, samples in runs)
+        losses = sum(self.forward(of, replace(shape, samples=samples, rank=None)) for of, samples in runs)
         return passes + costs.gram / rates.single_flops + costs.candidate / rates.double_flops + losses
 
 

@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from tracenas.commands.plan.evaluation import recovered_models, stage_seconds
 from tracenas.commands.plan.needs import needs
 from tracenas.commands.plan.predicted import predicted_rises
 from tracenas.commands.plan.result import SearchPlan
-from tracenas.commands.plan.training import training
+from tracenas.commands.plan.training import Training, training
 from tracenas.config import Effort, PlanConfig, check_used, parse_rank
 from tracenas.models.checkpoints.source import open_source
 from tracenas.pipeline.estimate import (
@@ -52,10 +53,6 @@ def plan(config: PlanConfig) -> SearchPlan:
     shape, rates, base = sized.shape, sized.rates, space.parameters(space.base)
     figures = _figures(space, arch, source.family.head_weights(source.config), per_stack(blocks, shape).seq_len)
     trained = None if config.recover is None else training(config.recover, source.positions)
-    stages = dict(sized.seconds)
-    if trained is not None and rates is not None:
-        flops = figures["flops_per_token"], figures["base_flops_per_token"]
-        stages["recover"] = trained.seconds(*flops, rates.flops)
     used = replace(
         memory(blocks, space.base, arch, base, int(source.config["vocab_size"]), target.hidden, shape),
         compensation=compensation_memory(choice, blocks, shape),
@@ -73,7 +70,7 @@ def plan(config: PlanConfig) -> SearchPlan:
         used,
         rates,
         sized.each,
-        stages,
+        _stages(config, sized, trained, figures),
         needs(
             used,
             figures["params"],
@@ -87,18 +84,23 @@ def plan(config: PlanConfig) -> SearchPlan:
         ),
         source.origin,
         None if config.sensitivity is None else predicted_rises(config.sensitivity, target),
+        sized.unknown,
     )
 
 
 @dataclass(frozen=True)
 class _Sized:
-    """A search's calibration and candidates; seconds of one and of the stages, empty where nothing is timed."""
+    """A search's calibration and candidates; seconds of one and of the stages, empty where nothing is timed.
+
+    `unknown` names texts and tasks whose size is not known, so that no time of theirs is in the stages.
+    """
 
     shape: Shape
     planned: int
     rates: "Rates | None" = None
     each: float | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
+    unknown: tuple[str, ...] = ()
 
 
 def _sized(config: PlanConfig, target: PruningTarget, arch: Architecture, choice: Choice) -> _Sized:
@@ -121,7 +123,19 @@ def _sized(config: PlanConfig, target: PruningTarget, arch: Architecture, choice
     stages = {"search": 60 * config.minutes if config.minutes else time.once + planned * time.each}
     if config.params is not None and not source.is_encoder_decoder:
         stages["prune"] = estimate.prune(shape, statistics)
-    return _Sized(shape, planned, estimate.rates, time.each, stages)
+    further, unknown = stage_seconds(config, estimate, arch, shape, time, stages.get("prune"))
+    return _Sized(shape, planned, estimate.rates, time.each, {**stages, **further}, unknown)
+
+
+def _stages(
+    config: PlanConfig, sized: _Sized, trained: Training | None, figures: Mapping[str, Any]
+) -> dict[str, float]:
+    """Seconds of every stage, in the order of a run."""
+    stages = dict(sized.seconds)
+    if trained is not None and sized.rates is not None:
+        flops = figures["flops_per_token"], figures["base_flops_per_token"]
+        stages["recover"] = recovered_models(config) * trained.seconds(*flops, sized.rates.flops)
+    return {name: stages[name] for name in ("search", "prune", "comparison", "recover", "eval") if name in stages}
 
 
 def _planned(config: PlanConfig, size: Effort) -> int:

@@ -35,6 +35,7 @@ class SearchPlan(Outcome):
         needs: what has to be there, and how much is.
         origin: where the weights come from, where that needs to be said (GGUF).
         predicted: what a sensitivity table says of the budget (`predicted_rises`); None without one.
+        unknown: texts and tasks whose size is not known before they are fetched: their time is in no stage.
     """
 
     model: str
@@ -53,6 +54,7 @@ class SearchPlan(Outcome):
     needs: tuple[Need, ...]
     origin: str | None = None
     predicted: dict[str, Any] | None = None
+    unknown: tuple[str, ...] = ()
 
     def to_json(self) -> Any:
         """For `--json`."""
@@ -64,6 +66,7 @@ class SearchPlan(Outcome):
                 "seconds_per_evaluation": self.seconds_per_evaluation,
                 "seconds": self.seconds["search"],
                 "stages": dict(self.seconds),
+                "without": list(self.unknown),
                 "measured": vars(self.rates),
             }
         return to_plain(
@@ -98,6 +101,8 @@ class SearchPlan(Outcome):
                 "time: an estimate, from a second of measuring what this machine does when left alone "
                 f"({self.rates.flops / 1e9:.1f} GFLOP/s in matrix products, {self.rates.bytes / 1e9:.1f} GB/s)"
             )
+        if self.unknown:
+            notes.append(f"time: without {', '.join(self.unknown)}, whose size is not known before it is fetched")
         return [Table(f"plan for {self.model} ({self.family})", ("", "value"), self._rows(), notes)]
 
     def _rows(self) -> list[tuple[str, str]]:
