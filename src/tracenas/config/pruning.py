@@ -44,7 +44,7 @@ class SearchConfig(EffortConfig, CalibrationConfig, TracedConfig, TrackedConfig)
         Use(("crossover", "mutation_depth", "sigma"), "strategy evolution or guided", _evolves),
         Use(("init",), "strategy evolution or guided", lambda c: _evolves(c) or c.init == "nirvana"),
         Use(
-            (*SIZES, "race", "start", "include_uniform"),
+            (*SIZES, "race", "start", "include_uniform", "patience"),
             "a strategy that has more than one candidate, not uniform",
             lambda c: c.strategy != "uniform",
         ),
@@ -78,8 +78,9 @@ class SearchConfig(EffortConfig, CalibrationConfig, TracedConfig, TrackedConfig)
     proxy: fields.Proxy = "auto"
     strategy: Annotated[str, Accepts(("auto",), STRATEGIES.names)] = Field(
         "auto",
-        description="How candidates are proposed: evolution (as published), guided (small moves, chosen by a "
-        "regression on the scores so far), …; auto: evolution for phi, guided for every other proxy.",
+        description="How candidates are proposed: evolution (as published), guided (small moves, chosen by the "
+        "sensitivity table as the scores so far correct it, or by a regression on them), …; auto: evolution for phi, "
+        "guided for every other proxy.",
     )
     start: Annotated[fields.CommaList, Accepts(("auto", "none"), STARTS.names, several=True)] = Field(
         "auto",
@@ -104,6 +105,12 @@ class SearchConfig(EffortConfig, CalibrationConfig, TracedConfig, TrackedConfig)
     mutation_depth: float = Field(0.2, ge=0, le=1, description="Probability that a child loses or regains a block.")
     mutation_width: float = Field(0.2, ge=0, le=1, description="Probability that a child's widths are jittered.")
     sigma: float = Field(0.3, ge=0, description="Standard deviation of the factor that widths are jittered by.")
+    patience: int | None = Field(
+        None,
+        ge=0,
+        description="Generations in a row that find nothing better, beyond the noise, after which the search ends; 0: "
+        "it never does before its size is reached. Default: 3 for guided with a start, 0 for everything else.",
+    )
     race: fields.Switch = Field(
         "auto",
         description="Stop measuring a candidate once it is clearly worse than the elites; auto: where the proxy is a "

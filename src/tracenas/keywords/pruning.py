@@ -75,6 +75,7 @@ class SearchOptions(TracedKeywords, TrackedKeywords, EffortKeywords, Calibration
     mutation_depth: float
     mutation_width: float
     sigma: float
+    patience: int | None
     race: Literal["auto", "on", "off"] | bool
     resume: bool
 

@@ -197,6 +197,16 @@ class FeasibleSet:
         named = [f"{n} blocks in its {s}" if s else f"{n} blocks in one list, 'layers'" for s, n in depths.items()]
         return " and ".join(named)
 
+    def mean_ratio(self, counts: Sequence[Sequence[int]], name: str) -> float:
+        """Mean retention ratio of the active sub-blocks called `name`; 1 if there is none."""
+        active = [
+            k / s.units
+            for layer, row in zip(self.layers, counts, strict=True)
+            for s, k in zip(layer.sub_blocks, row, strict=True)
+            if k and s.name == name
+        ]
+        return sum(active) / len(active) if active else 1.0
+
     def flippable(self, counts: Sequence[Sequence[int]]) -> list[tuple[int, int | None]]:
         """`(layer, None)` of blocks, `(layer, sub-block)` under sublayer granularity, whose bit may flip."""
         in_stack = self.active(counts)

@@ -11,6 +11,7 @@ from tracenas.space.feasible import FeasibleSet
 from tracenas.space.neighbour import neighbour
 from tracenas.space.repair import fill, repair, settle, spread
 from tracenas.space.sub_block import SubBlockSpec
+from tracenas.space.trade import exchange, trade
 
 __all__ = ["SearchSpace"]
 
@@ -179,6 +180,16 @@ class SearchSpace(FeasibleSet):
         """A small move within the budget, which is filled; None if that is impossible."""
         return neighbour(self, arch, rng, sigma=sigma)
 
+    def trade(
+        self, arch: Architecture, rng: np.random.Generator, *, sigma: float = 0.3, depth: float = 0.0
+    ) -> Architecture | None:
+        """A move of two to four sub-blocks within the budget, all others as they are; None if none was drawn."""
+        return trade(self, arch, rng, sigma=sigma, depth=depth)
+
+    def exchange(self, a: Architecture, b: Architecture, rng: np.random.Generator) -> Architecture | None:
+        """`a` with a range of blocks from `b`, made to fit by a few sub-blocks; None if that is impossible."""
+        return exchange(self, a, b, rng)
+
     def _flip(self, counts: list[list[int]], rng: np.random.Generator) -> None:
         """Flip one bit of the depth mask in place, respecting `min_depth`, `keep_layers` and `excluded`."""
         flippable = self.flippable(counts)
@@ -189,17 +200,7 @@ class SearchSpace(FeasibleSet):
         alive = any(counts[i][q] for q in slots)
         for q in slots:
             s = self.layers[i].sub_blocks[q]
-            counts[i][q] = 0 if alive else s.round(self._mean_ratio(counts, s.name) * s.units)
-
-    def _mean_ratio(self, counts: Sequence[Sequence[int]], name: str) -> float:
-        """Mean retention ratio of the active sub-blocks called `name`; 1 if there is none."""
-        active = [
-            k / s.units
-            for layer, row in zip(self.layers, counts, strict=True)
-            for s, k in zip(layer.sub_blocks, row, strict=True)
-            if k and s.name == name
-        ]
-        return sum(active) / len(active) if active else 1.0
+            counts[i][q] = 0 if alive else s.round(self.mean_ratio(counts, s.name) * s.units)
 
 
 def _pick(spec: SubBlockSpec, rng: np.random.Generator) -> int:

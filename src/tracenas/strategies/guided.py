@@ -1,15 +1,18 @@
-"""Evolution by small moves within the budget, of which a regression on the scores so far picks those to measure."""
+"""Evolution by small moves within the budget, of which a model of the scores so far picks those to measure."""
 
+import itertools
 import math
-from collections.abc import Sequence
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 
 from tracenas.strategies.evolution import Evolution
 from tracenas.strategies.protocol import Candidate, Proposal, Space
 from tracenas.strategies.settings import Prior, SearchSettings
+from tracenas.strategies.strategy import feasible
 from tracenas.strategies.surrogate import Surrogate, features, fit
+from tracenas.strategies.tabled import Tabled
 
 __all__ = ["Guided", "LocalSpace"]
 
@@ -18,6 +21,8 @@ DRAWS = 64
 """Children drawn for one that is measured."""
 FEWEST = 6
 """Candidates that the regression is fitted to at least, where so many have a score."""
+ANSWERS = 8
+"""Solver's answers among them, where there is a table."""
 
 
 class LocalSpace(Space[C], Protocol[C]):
@@ -27,18 +32,35 @@ class LocalSpace(Space[C], Protocol[C]):
         """A candidate of the budget near `arch`, as large as the budget allows; None if that is impossible."""
         ...
 
+    def trade(self, arch: C, rng: np.random.Generator, *, sigma: float = ..., depth: float = ...) -> C | None:
+        """A candidate of the budget that differs from `arch` in two to four sub-blocks; None if none was drawn."""
+        ...
+
+    def exchange(self, a: C, b: C, rng: np.random.Generator) -> C | None:
+        """`a` with a range of blocks from `b`, within the budget; None if that is impossible."""
+        ...
+
 
 class Guided(Evolution[C]):
     """`Evolution` with other variations and a choice among them (ours, not the paper's).
 
-    A child is an elite, or a crossover of two, in which with probability `depth_mutation` one bit of the depth mask is
-    flipped, and then a neighbour of that: as large as the budget allows, so that candidates differ in shape and not in
-    size. The jitter of §3.5 changes all widths at once, by N(1, 0.3): from a good start nearly every child is worse.
-    Of `DRAWS` such children the one that is measured is the one for which a regression expects the highest score
-    (`surrogate.py`), fitted to the better half of what was measured: it is to be right near the elites.
+    With a sensitivity table (`prior.rises`) the model of the score is the table's sum, corrected by what was measured
+    (`tabled.py`). A child is the candidate of which that model expects most improvement on the best so far, among
+    `ANSWERS` of the solver's under sampled corrections and `DRAWS` local moves: an elite, or with probability
+    `crossover` one with a range of blocks from another, of which two to four sub-blocks trade quanta or, with
+    probability `depth_mutation`, make good for one bit of the depth mask. Generation 0 has answers and moves of the
+    anchor, half and half.
 
-    Generation 0 also holds the architecture of the importance prior (A.1), where one is given and there is room: on
-    some models it is far better than the uniform one, on others far worse, and it costs one evaluation to know.
+    Without one, a child is an elite, or a crossover of two, in which with probability `depth_mutation` one bit of the
+    depth mask is flipped, and then a neighbour of that: as large as the budget allows, so that candidates differ in
+    shape and not in size. The jitter of §3.5 changes all widths at once, by N(1, 0.3): from a good start nearly every
+    child is worse. Of `DRAWS` such children the one that is measured is the one for which a regression expects the
+    highest score (`surrogate.py`). Generation 0 also holds the architecture of the importance prior (A.1), where one is
+    given and there is room: on some models it is far better than the uniform one, on others far worse, and it costs one
+    evaluation to know.
+
+    Both models are to be right near the elites: the regression is fitted to the better half of what was measured, the
+    table to all of it (a bypass that cost dearly is to be known), the more loosely the worse.
 
     Args, Raises: as `Evolution`; `width_mutation` is not used.
     """
@@ -54,39 +76,74 @@ class Guided(Evolution[C]):
         starts: Sequence[C] = (),
         seeds: Sequence[C] = (),
     ) -> None:
-        by_importance = _by_importance(space, settings, prior, len(starts) + len(seeds))
-        super().__init__(space, settings, prior=prior, starts=starts, seeds=[*seeds, *by_importance])
-        self._measured: list[tuple[float, np.ndarray]] = []
+        self._tabled: Tabled | None = None
+        if prior is not None and prior.rises is not None:
+            self._tabled = Tabled(cast(Any, space), prior.rises)
+        else:
+            seeds = [*seeds, *_by_importance(space, settings, prior, len(starts) + len(seeds))]
+        super().__init__(space, settings, prior=prior, starts=starts, seeds=seeds)
+        self._measured: list[tuple[float, C]] = []
         self._surrogate: Surrogate | None = None
 
     def _learn(self, scored: list[tuple[float, C]]) -> None:
-        """As `Evolution`; fits the regression again."""
+        """As `Evolution`; fits the model again."""
         super()._learn(scored)
-        self._measured += [(score, features(self.space.ratios(c))) for score, c in scored if math.isfinite(score)]
+        self._measured += [(score, c) for score, c in scored if math.isfinite(score)]
         self._measured.sort(key=lambda pair: -pair[0])
         better = self._measured[: max(FEWEST, len(self._measured) // 2)]
-        if better:
-            self._surrogate = fit(np.stack([x for _, x in better]), np.array([score for score, _ in better]))
+        if better and self._tabled is not None:
+            self._tabled.learn(cast(Any, self._measured))
+        elif better:
+            ratios = [self.space.ratios(c) for _, c in better]
+            self._surrogate = fit(np.stack([features(r) for r in ratios]), np.array([score for score, _ in better]))
 
     def _child(self, rng: np.random.Generator) -> Proposal[C] | None:
-        """The most promising of `DRAWS` children that were not measured yet."""
-        if self._surrogate is None:  # nothing has a score yet
+        """The most promising of `DRAWS` children that were not measured yet, or the solver's answer."""
+        if not self._elites:  # nothing has a score yet
             return super()._child(rng)
-        best: tuple[float, Proposal[C]] | None = None
-        for _ in range(DRAWS):
-            proposal = super()._child(rng)
-            if proposal is None or not proposal.feasible or proposal.candidate.id in self._seen:
-                continue
-            expected = self._surrogate(features(self.space.ratios(proposal.candidate)))
-            if best is None or expected > best[0]:
-                best = expected, proposal
-        return None if best is None else best[1]
+        if self._tabled is not None:
+            tabled = self._tabled
+            pool = itertools.chain(
+                (self._answer(rng) for _ in range(ANSWERS)), (self._local(rng) for _ in range(DRAWS))
+            )
+            return self._best_of(pool, cast(Any, tabled.improvement))
+        assert self._surrogate is not None
+        surrogate = self._surrogate
+        drawn = (Evolution._child(self, rng) for _ in range(DRAWS))
+        return self._best_of(drawn, lambda c: surrogate(features(self.space.ratios(c))))
 
     def _mutant(self, candidate: C, rng: np.random.Generator) -> Proposal[C]:
+        if self._tabled is not None:
+            moves = (self._traded(candidate, rng) for _ in range(DRAWS))
+            expected = cast(Any, self._tabled.expected)
+            found = (self._answer(rng) if rng.random() < 0.5 else None) or self._best_of(moves, expected)
+            return Proposal(candidate, feasible=False) if found is None else found
         if rng.random() < self.settings.depth_mutation:
             candidate = self.space.mutate(candidate, rng, depth=1.0, width=0.0)
         near = self.space.neighbour(candidate, rng, sigma=self.settings.sigma)
         return Proposal(candidate, feasible=False) if near is None else Proposal(near)
+
+    def _answer(self, rng: np.random.Generator) -> Proposal[C] | None:
+        """The solver's answer under sampled corrections."""
+        assert self._tabled is not None
+        return feasible(cast(C | None, self._tabled.answer(rng)))
+
+    def _local(self, rng: np.random.Generator) -> Proposal[C] | None:
+        """A local move of an elite, or of an elite with a range of blocks from another."""
+        a, b = rng.choice(len(self._elites), size=2, replace=len(self._elites) < 2).tolist()
+        child = self._elites[a][1]
+        if rng.random() < self.settings.crossover:
+            child = self.space.exchange(child, self._elites[b][1], rng) or child
+        return self._traded(child, rng)
+
+    def _traded(self, candidate: C, rng: np.random.Generator) -> Proposal[C] | None:
+        settings = self.settings
+        return feasible(self.space.trade(candidate, rng, sigma=settings.sigma, depth=settings.depth_mutation))
+
+    def _best_of(self, proposals: Iterable[Proposal[C] | None], worth: Callable[[C], float]) -> Proposal[C] | None:
+        """Of the feasible candidates that were not seen yet, the one that is worth most; the first on a tie."""
+        new = (p for p in proposals if p is not None and p.feasible and p.candidate.id not in self._seen)
+        return max(new, key=lambda p: worth(p.candidate), default=None)
 
 
 def _by_importance(space: Space[C], settings: SearchSettings, prior: Prior | None, taken: int) -> list[C]:

@@ -17,7 +17,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Item", "Problem", "Start", "lagrangian_start", "repaired"]
+__all__ = ["Item", "Problem", "Start", "by_price", "lagrangian_start", "repaired"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -111,6 +111,36 @@ def lagrangian_start(problem: Problem, multipliers: Floats) -> Start:
     Args:
         multipliers: μ, float64 [budgets], not negative.
     """
+    levels, value = _relaxed(problem, multipliers)
+    feasible = repaired(problem, levels)
+    return Start(None if feasible is None else tuple(feasible), float(value - multipliers @ problem.upper))
+
+
+def by_price(problem: Problem, halvings: int = 30) -> tuple[int, ...] | None:
+    """A good choice in milliseconds: the lowest price of all budgets alike whose best levels meet them, filled up.
+
+    For one budget this is the Lagrangian start at the dual of the relaxation. None where no price leads to a choice.
+
+    Args:
+        halvings: of the interval in which the price is looked for.
+    """
+    scale = 1.0 / np.maximum(np.abs(problem.upper), 1.0)
+
+    def fits(price: float) -> bool:
+        return bool((problem.weight(_relaxed(problem, price * scale)[0]) <= problem.upper).all())
+
+    spread = sum(float(np.ptp(item.costs)) for item in problem.items)
+    low, high = 0.0, spread or 1.0
+    while not fits(high) and high < 1e6 * (spread or 1.0):
+        low, high = high, 4 * high
+    for _ in range(halvings):
+        middle = (low + high) / 2
+        low, high = (low, middle) if fits(middle) else (middle, high)
+    return lagrangian_start(problem, high * scale).levels
+
+
+def _relaxed(problem: Problem, multipliers: Floats) -> tuple[list[int], float]:
+    """The best levels under a price of every budget, whatever they weigh, and what they come to, priced."""
     priced = [item.costs + item.weights @ multipliers for item in problem.items]
     levels = [0] * len(problem.items)
     total, regrets = 0.0, {}
@@ -126,8 +156,7 @@ def lagrangian_start(problem: Problem, multipliers: Floats) -> Start:
                 levels[i] = level
         total += value
     _restore_depth(problem, regrets, levels)
-    feasible = repaired(problem, levels)
-    return Start(None if feasible is None else tuple(feasible), float(total - multipliers @ problem.upper))
+    return levels, float(total)
 
 
 def _active(problem: Problem, priced: Sequence[Floats], members: Sequence[int]) -> list[int]:

@@ -12,6 +12,7 @@ from tracenas.journal import Journal
 from tracenas.strategies.protocol import Batch, Candidate, Proposal
 from tracenas.strategies.result import Generation, Record, SearchResult, generations
 from tracenas.strategies.score import Score, is_number, jsonable
+from tracenas.strategies.settled import Settled, settled
 from tracenas.strategies.strategy import Strategy
 
 __all__ = ["Evaluate", "Progress", "replayed", "run_search"]
@@ -133,13 +134,14 @@ class _Run(Generic[C]):
     top: list[Record] = field(default_factory=list)
     duplicates: list[int] = field(default_factory=list)
     """Per generation."""
+    settled: Settled | None = None
     waited: float = 0.0
     fresh: int = 0
 
     def run(self) -> SearchResult[C]:
         started = time.perf_counter()
         self.journalled = self.journal.read()
-        while not self._over() and (batch := self.strategy.ask()) is not None:
+        while not self._settle() and not self._over() and (batch := self.strategy.ask()) is not None:
             self.duplicates.append(batch.duplicates)
             first = len(self.records)
             if self.on_generation is not None:
@@ -164,16 +166,25 @@ class _Run(Generic[C]):
             duplicates=sum(self.duplicates),
             seconds=time.perf_counter() - started,
             evaluation_seconds=self.waited,
+            settled=self.settled,
         )
 
     def _over(self) -> bool:
         """Whether there are as many candidates as there may be, or enough of them."""
+        if self._full or self.enough is None:
+            return self._full
+        return bool(self.top) and len(self.records) >= len(self.journalled) and self.enough()
+
+    @property
+    def _full(self) -> bool:
         limit = self.strategy.settings.evaluations
-        if limit is not None and len(self.records) >= limit:
-            return True
-        return (
-            bool(self.top) and len(self.records) >= len(self.journalled) and self.enough is not None and self.enough()
-        )
+        return limit is not None and len(self.records) >= limit
+
+    def _settle(self) -> bool:
+        """Whether the last generations found nothing better, though more could follow."""
+        if not self.strategy.over and not self._full:
+            self.settled = settled(self.records, len(self.duplicates), self.strategy.settings.patience)
+        return self.settled is not None
 
     def _generations(self) -> tuple[Generation, ...]:
         settings = self.strategy.settings

@@ -7,6 +7,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from tracenas.strategies.protocol import Candidate
+from tracenas.strategies.settled import Settled
 
 __all__ = ["Generation", "Record", "SearchResult", "generations"]
 
@@ -63,6 +64,7 @@ class SearchResult(Generic[C]):
         duplicates: places that stayed empty in all generations.
         seconds: wall time of this process's part of the search.
         evaluation_seconds: of that, the time spent waiting for evaluations.
+        settled: why it ended before its evaluations did; None where it did not.
     """
 
     best: C
@@ -72,6 +74,7 @@ class SearchResult(Generic[C]):
     duplicates: int
     seconds: float
     evaluation_seconds: float
+    settled: Settled | None = None
 
     @property
     def score(self) -> float:

@@ -1,6 +1,6 @@
 """Sizes and rates of a search (TraceNAS Table 5), as plain data."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tracenas.errors import UserError
@@ -19,10 +19,13 @@ class Prior:
         ratios: per layer and sub-block, I_l over its mean within attention and within MLP; any scale.
         drop_order: layers in the order in which they go where the minimum widths exceed the budget
             (least important first); None for an evenly spread order.
+        rises: what a sensitivity table predicts, per (block, sub-block): the rise of the loss at 0 units and at each
+            feasible width, in nats per token; None where there is no table.
     """
 
     ratios: Sequence[Sequence[float]]
     drop_order: Sequence[int] | None = None
+    rises: Mapping[tuple[int, str], Sequence[float]] | None = None
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class SearchSettings:
         redraws: how often a child that was seen before is drawn again.
         seed: of the run; a generation's randomness derives from (seed, generation).
         evaluations: candidates at most, where that is fewer than the populations have.
+        patience: generations in a row without a gain beyond the noise after which the search ends; None or 0: never.
     """
 
     population: int = 30
@@ -53,6 +57,7 @@ class SearchSettings:
     redraws: int = 20
     seed: int = 0
     evaluations: int | None = None
+    patience: int | None = None
 
     def __post_init__(self) -> None:
         if self.population < 2:
@@ -72,6 +77,8 @@ class SearchSettings:
             raise UserError(f"sigma {self.sigma}: accepted: 0 or more")
         if self.redraws < 0:
             raise UserError(f"redraws {self.redraws}: accepted: 0 or more")
+        if self.patience is not None and self.patience < 0:
+            raise UserError(f"patience {self.patience}: accepted: 0 or more")
         if self.seed < 0:
             raise UserError(f"seed {self.seed}: accepted: 0 or more")
         if self.init not in INITS:

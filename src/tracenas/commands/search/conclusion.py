@@ -24,6 +24,7 @@ from tracenas.pipeline.target import PruningTarget
 from tracenas.resident import peak_memory
 from tracenas.rundir import provenance, read_json, write_json
 from tracenas.saliency.allocation import Ranked
+from tracenas.saliency.allocation.solver import predicted_rises
 from tracenas.space.architecture import Architecture
 from tracenas.strategies import STRATEGIES, SearchResult, Strategy, replayed
 
@@ -95,11 +96,13 @@ class Searched(RankedTarget):
         )
 
     def strategy(self, config: SearchConfig) -> Strategy[Architecture]:
-        """The run's strategy at its beginning."""
+        """The run's strategy at its beginning; without a start it proposes as it did before there was a table."""
         settings = strategy_settings(config)
         if settings.init == "given" and not self.first:
             settings = replace(settings, init="uniform")
-        return STRATEGIES.get(config.strategy)(self.space, settings, prior=self.prior(), starts=self.first)
+        rises = predicted_rises(self.ranked) if self.ranked is not None and config.starts else None
+        prior = replace(self.prior(), rises=rises)
+        return STRATEGIES.get(config.strategy)(self.space, settings, prior=prior, starts=self.first)
 
     def conclude(self, config: SearchConfig, result: SearchResult[Architecture]) -> SearchOutcome:
         """Write best.json, and into summary.json what the search says, beside what a run's later stages say."""
@@ -112,6 +115,7 @@ class Searched(RankedTarget):
                 "score": result.score,
                 "loss": result.record["loss"],
                 "id": result.best.id,
+                **_ended(result),
                 "provenance": provenance(
                     model=config.model,
                     seed=config.seed,
@@ -183,6 +187,7 @@ def _summary(config: SearchConfig, searched: Searched, result: SearchResult[Arch
         "population": config.population,
         "elites": config.elites,
         "evaluations": result.evaluated,
+        **_ended(result),
         "duplicates": result.duplicates,
         "seconds": sum(float(r["seconds"]) for r in result.records),
         "calibration_tokens": count * length,
@@ -192,6 +197,11 @@ def _summary(config: SearchConfig, searched: Searched, result: SearchResult[Arch
         "kept": searched.kept_units(result.best),
         "generations": [g.to_json() for g in result.generations],
     }
+
+
+def _ended(result: SearchResult[Architecture]) -> dict[str, Any]:
+    """That the search ended before its evaluations did, if so."""
+    return {} if result.settled is None else {"settled": result.settled.to_json()}
 
 
 def _rises(ranked: Ranked | None, base_loss: float, result: SearchResult[Architecture]) -> dict[str, float]:

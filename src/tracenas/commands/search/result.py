@@ -54,6 +54,7 @@ class SearchOutcome(Outcome):
             ("blocks kept", f"{sum(not layer.skip for layer in layers)} of {len(layers)}"),
             ("calibration loss", f"{loss} (base {base['loss']:.4f})"),
             ("evaluations", f"{s['evaluations']:,} in {s['seconds']:.1f} s"),
+            *([("ended", s["settled"]["said"])] if "settled" in s else []),
             ("best architecture", str(self.best)),
             *([("weights", s["weights"])] if "weights" in s else []),
         ]

@@ -16,6 +16,8 @@ from tracenas.strategies import SearchSettings
 __all__ = ["check_starts", "resolve_search", "sized", "strategy_settings", "within_minutes"]
 
 C = TypeVar("C", bound=SearchConfig)
+_PATIENCE = 3
+"""Generations without a gain after which a guided search with starts ends."""
 _SPARE = 4
 """How many times as many generations as expected a search with a time limit has: candidates may be faster."""
 
@@ -23,7 +25,8 @@ _SPARE = 4
 def resolve_search(config: C, source: ModelSource) -> C:
     """The settings with what `auto` stands for: Φ is searched as published, everything else by small guided moves.
 
-    `start` stays, so that a default one may be left out where it cannot be had.
+    `start` stays, so that a default one may be left out where it cannot be had. A guided search that has starts ends
+    once it finds nothing better; what is as published goes on.
 
     Raises:
         UserError: for an unknown proxy or start.
@@ -32,10 +35,13 @@ def resolve_search(config: C, source: ModelSource) -> C:
     strategy, init = config.strategy, config.init
     if strategy == "auto":
         strategy = "evolution" if proxy == "phi" else "guided"
-    update = {"proxy": proxy, "strategy": strategy}
+    update: dict[str, Any] = {"proxy": proxy, "strategy": strategy}
     if init == "auto":
         guided = strategy == "guided" and config.model_copy(update={**update, "init": "start"}).starts
         init = "importance" if strategy == "evolution" else "start" if guided else "uniform"
+    if config.patience is None:
+        goes_on = strategy != "guided" or not config.starts
+        update["patience"] = 0 if goes_on else _PATIENCE
     return config.model_copy(update={**update, "init": init})
 
 
@@ -95,6 +101,7 @@ def strategy_settings(config: SearchConfig) -> SearchSettings:
         depth_mutation=config.mutation_depth,
         width_mutation=config.mutation_width,
         sigma=config.sigma,
+        patience=config.patience,
         init="given" if config.init in ("nirvana", "start") else config.init,
         seed=config.seed,
     )

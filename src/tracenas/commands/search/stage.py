@@ -97,6 +97,10 @@ def _search(
             facts={"bos": searched.bos},
             enough=clock.enough,
         )
+    if result.settled is not None:
+        _log.info(
+            "search: ended after %d of at most %d candidates: %s", len(result.records), strategy.planned, result.settled
+        )
     if config.minutes is not None:  # what the time came to is the run's size, should it be replayed
         resolve_settings(config, config.out, {"evaluations": len(result.records)})
     return searched.conclude(config, result)

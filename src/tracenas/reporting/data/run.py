@@ -182,6 +182,11 @@ class RunData:
         return len(self.candidates) - len(self.scored)
 
     @property
+    def settled(self) -> str | None:
+        """Why the search ended before its size was reached, if it did."""
+        return self._summary.fields("settled").text("said")
+
+    @property
     def failures(self) -> list[tuple[str, int]]:
         """Reasons of failed candidates and how often each occurred, the most frequent first."""
         return Counter(c.reason or "no reason recorded" for c in self.candidates if c.score is None).most_common()

@@ -1,0 +1,106 @@
+"""The score as a sensitivity table says it, corrected by what candidates scored: what is worth measuring next.
+
+    score ≈ a - Σ_s θ_s r_s(width) - Σ_j θ_j z_j
+
+r_s is the table's predicted rise of the loss of sub-block s at its width, θ_s near one common factor for all of them
+(about 1 where the score is minus a loss), and z_j, expected to be worth nothing, are rises that may add up otherwise
+than the table can see: those of bypassed sub-blocks, kind by kind, of sub-blocks of one block that both lose units, and
+of neighbouring blocks that both do (the geometric mean of the two). All are in nats per token. No torch.
+"""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from tracenas.space.architecture import Architecture
+from tracenas.space.search_space import SearchSpace
+from tracenas.strategies.knapsack import Floats, Item, by_price
+from tracenas.strategies.posterior import Posterior, fit
+from tracenas.strategies.solver import problem_in_space
+
+__all__ = ["Tabled"]
+
+_LEAST = 0.05
+"""A sub-block's sampled multiplier at least, in the common factor: units are worth something everywhere."""
+
+
+class Tabled:
+    """What is thought of the candidates of a space that has a table, before and after some have scores.
+
+    Args:
+        space: with its budget.
+        rises: per (block, sub-block): the predicted rise at 0 units and at each of `choices()`.
+    """
+
+    def __init__(self, space: SearchSpace, rises: Mapping[tuple[int, str], Sequence[float]]) -> None:
+        self.space = space
+        self.problem = problem_in_space(space, rises)
+        slots = [(i, j, s) for i, layer in enumerate(space.layers) for j, s in enumerate(layer.sub_blocks) if s.units]
+        self._slots = [(i, j, {width: level for level, width in enumerate((0, *s.choices()))}) for i, j, s in slots]
+        kinds = sorted({s.name for _, _, s in slots})
+        self._kind = np.array([kinds.index(s.name) for _, _, s in slots])
+        count, further = len(slots), len(kinds) + 2
+        self._expected = np.concatenate([np.ones(count), np.zeros(further)])
+        self._best: Floats = np.zeros(count + further)
+        self.posterior: Posterior = fit(self._best[None], np.zeros(1), self._expected)
+
+    def features(self, arch: Architecture) -> Floats:
+        """Minus the rises: of every sub-block, of those bypassed per kind, within blocks, between neighbours."""
+        counts = self.space.counts(arch)
+        levels = [places[counts[i][j]] for i, j, places in self._slots]
+        rises = np.array([item.costs[level] for item, level in zip(self.problem.items, levels, strict=True)])
+        rises = np.maximum(rises, 0.0)
+        gone = np.bincount(self._kind, rises * (np.array(levels) == 0), minlength=self._kind.max() + 1)
+        of_block = [rises[members] for members in self.problem.members.values()]
+        within = sum(_both(a, b) for row in of_block for place, a in enumerate(row) for b in row[:place])
+        sums = [float(row.sum()) for row in of_block]
+        beside = sum(_both(a, b) for a, b in itertools.pairwise(sums))
+        return -np.concatenate([rises, gone, [within, beside]])
+
+    def learn(self, scored: Sequence[tuple[float, Architecture]]) -> None:
+        """Take these scores for all that is known.
+
+        The further a score is from the best, the more loosely it is fitted: v = 1 + (gap / median gap)².
+        """
+        x, scores = np.stack([self.features(arch) for _, arch in scored]), np.array([score for score, _ in scored])
+        gaps = scores.max() - scores
+        self._best = x[int(scores.argmax())]
+        self.posterior = fit(x, scores, self._expected, 1 + (gaps / (np.median(gaps) or 1.0)) ** 2)
+
+    def expected(self, arch: Architecture) -> float:
+        """The expected score."""
+        return self.posterior(self.features(arch))
+
+    def improvement(self, arch: Architecture) -> float:
+        """What it is expected to gain on the best that has a score."""
+        return self.posterior.improvement(self.features(arch), self._best)
+
+    def answer(self, rng: np.random.Generator) -> Architecture | None:
+        """The best architecture of one plausible table: the solver's answer under sampled multipliers (Thompson).
+
+        What adds up over sub-blocks is solved, bypasses included; None where the solver finds nothing.
+        """
+        theta = self.posterior.sample(rng) / self.posterior.unit
+        items = [
+            _scaled(item, max(multiplier, _LEAST), theta[len(self._slots) + kind])
+            for item, multiplier, kind in zip(self.problem.items, theta, self._kind, strict=False)
+        ]
+        levels = by_price(replace(self.problem, items=tuple(items)))
+        if levels is None:
+            return None
+        counts = [[0] * len(layer.sub_blocks) for layer in self.space.layers]
+        for (i, j, places), level in zip(self._slots, levels, strict=True):
+            counts[i][j] = list(places)[level]
+        return self.space.build(counts)
+
+
+def _both(a: float, b: float) -> float:
+    return float(np.sqrt(a * b))
+
+
+def _scaled(item: Item, multiplier: float, gone: float) -> Item:
+    costs = multiplier * item.costs
+    costs[0] = max(costs[0] + gone * item.costs[0], costs[1])
+    return replace(item, costs=costs)
