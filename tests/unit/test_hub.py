@@ -6,10 +6,12 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fake_hub import FakeHub, Repo, fake_hub, use_hub
 
+from tracenas.cli import invoke
 from tracenas.data import hub as hub_data
 from tracenas.demo import model_path
 from tracenas.errors import UserError
@@ -202,6 +204,41 @@ def test_a_full_disk_is_told_before_and_during_a_download(hub: FakeHub, monkeypa
         assert "no room in" in str(refusal("model org/tiny", "org/tiny", error))
 
 
+def test_a_disk_that_fills_up_during_a_download_is_told_and_the_download_goes_on(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from huggingface_hub import file_download
+
+    hub.add("org/tiny", model_path())
+    original = file_download.http_get
+
+    class Full:
+        """A file on a disk with room for ten thousand bytes."""
+
+        def __init__(self, file: Any) -> None:
+            self.file, self.room = file, 10_000
+
+        def write(self, data: bytes) -> int:
+            self.room -= len(data)
+            if self.room < 0:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return int(self.file.write(data))
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.file, name)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(file_download, "http_get", lambda url, file, **options: original(url, Full(file), **options))
+        assert invoke(["export", "org/tiny", "--out", "tiny.gguf"]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("tracenas: ")]
+    assert re.fullmatch(r"tracenas: model org/tiny: no room in .*: .* are free; make room, or set HF_HOME .*", line)
+    assert not Path("tiny.gguf").exists()
+    source = open_source("org/tiny")
+    assert not (source.path / "model.safetensors").exists()
+    fetch(source)
+    assert (source.path / "model.safetensors").read_bytes() == (model_path() / "model.safetensors").read_bytes()
+
+
 def test_data_sets_say_the_same(hub: FakeHub) -> None:
     for name, facts in {"org/gated": {"gated": True}, "org/text": {}}.items():
         hub.datasets[name] = Repo(**facts)
@@ -214,8 +251,11 @@ def test_data_sets_say_the_same(hub: FakeHub) -> None:
             list(hub_data.rows(hub_data.parse(name)))
 
 
-def test_data_sets_without_a_network(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    use_hub("http://127.0.0.1:9", cache, monkeypatch, offline=True)
-    told = "data set 'org/text@train' .*: HF_HUB_OFFLINE is set, and nothing .*--repo-type dataset"
+@pytest.mark.usefixtures("unhurried")
+@pytest.mark.parametrize("offline", [True, False])
+def test_data_sets_without_a_network(offline: bool, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_hub("http://127.0.0.1:9", cache, monkeypatch, offline=offline)
+    trouble = "HF_HUB_OFFLINE is set" if offline else "http://127.0.0.1:9 cannot be reached"
+    told = f"data set 'org/text@train' .*: {trouble}, and nothing .*--repo-type dataset"
     with pytest.raises(UserError, match=told):
         list(hub_data.rows(hub_data.parse("org/text")))
