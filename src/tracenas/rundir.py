@@ -225,7 +225,7 @@ def cache_directory() -> Path:
 
 
 def provenance(**facts: Any) -> dict[str, Any]:
-    """Versions of what numbers depend on, commits of models on the hub, and what else the caller knows (its seed)."""
+    """Versions of what numbers depend on, commits on the hub, and what else the caller knows (its seed)."""
     versions = {}
     for package in ("tracenas", "torch", "transformers", "numpy"):
         try:

@@ -1,12 +1,15 @@
 """Models of a hub on loopback on the command line: a run keeps to the commit that it began with."""
 
 import json
+import random
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fake_hub import FakeHub, fake_hub, use_hub
+from fake_hub import FakeHub, Repo, fake_hub, use_hub
 from gguf import GGUFReader
+from recovery_toys import log_of
+from test_resume import interrupted
 from tiny import save_tiny, save_words
 
 from tracenas.cli import invoke
@@ -72,6 +75,54 @@ def test_a_run_keeps_to_its_commit(
     assert str(tmp_path) not in card
     check_names([out / "README.md", out / "config.json"])
     assert invoke(["plan", "org/tiny@dev"]) == 0  # the branch as it is now
+
+
+def sentences(seed: int, count: int) -> dict[str, bytes]:
+    """Files of a data set."""
+    rng = random.Random(seed)
+    rows = [" ".join(rng.choices(("small", "model", "prunes", "layers", "of", "text"), k=12)) for _ in range(count)]
+    return {"README.md": b"", "data.jsonl": "".join(json.dumps({"text": row}) + "\n" for row in rows).encode()}
+
+
+def test_a_recovery_keeps_to_the_commit_of_its_data(
+    hub: FakeHub, tmp_path: Path, tokenizer: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = save_tiny(tmp_path / "model", "llama", tokenizer)
+    repo = hub.datasets["org/text"] = Repo()
+    first = repo.commit(sentences(0, 60))
+    train = ["recover", str(model), "--method", "pretrain", "--data", "org/text", "--max-steps", "4", "--windows", "2"]
+    train += ["--global-batch", "2", "--seq-len", "16", "--save-every", "1", "--log-every", "1", "--threads", "1"]
+    assert invoke([*train, "--out", str(tmp_path / "calm")]) == 0
+    assert interrupted(monkeypatch, [*train, "--out", str(tmp_path / "stopped")], 4) == 130
+    assert read_json(tmp_path / "stopped" / "hub.json") == {"datasets/org/text": first}
+    repo.commit(sentences(1, 60))
+    assert invoke(["resume", str(tmp_path / "stopped")]) == 0
+    assert log_of(tmp_path / "stopped") == log_of(tmp_path / "calm")
+    assert invoke([*train, "--out", str(tmp_path / "later")]) == 0
+    assert log_of(tmp_path / "later") != log_of(tmp_path / "calm")
+
+
+def test_later_stages_of_a_run_keep_to_the_commit_of_its_text(
+    hub: FakeHub, tmp_path: Path, tokenizer: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The text is read first after the search; what was found out then is known when the run goes on."""
+    model, run = save_tiny(tmp_path / "model", "llama", tokenizer), tmp_path / "run"
+    hub.datasets |= {name: Repo() for name in ("org/text", "org/held-out")}
+    expected = {f"datasets/{name}": repo.commit(sentences(len(name), 60)) for name, repo in hub.datasets.items()}
+    argv = ["run", str(model), "--data", "org/text", "--text", "org/held-out", "--out", str(run), *SETTINGS]
+    argv += ["--windows", "8", "--random-architectures", "0", "--compensate", "none", "eval.windows=8"]
+
+    def evaluate(_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("tracenas.commands.evaluate.evaluate", evaluate)
+        assert invoke(argv) == 130
+    assert read_json(run / "hub.json") == expected
+    hub.datasets["org/held-out"].commit(sentences(9, 60))
+    assert invoke(["resume", str(run)]) == 0
+    base = read_json(run / "evaluation.json")["results"][0]
+    assert base["perplexity"] == pytest.approx(read_json(run / "comparison.json")[0]["perplexity"], rel=1e-6)
 
 
 def test_export_takes_a_model_on_the_hub(hub: FakeHub, tmp_path: Path, tokenizer: object) -> None:

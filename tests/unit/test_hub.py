@@ -20,6 +20,8 @@ from tracenas.hub.failures import refusal
 from tracenas.models.checkpoints.fetching import _fetch, fetch
 from tracenas.models.checkpoints.published import published
 from tracenas.models.checkpoints.source import open_source
+from tracenas.pipeline.resume import recorded_commits
+from tracenas.pipeline.run_directory import in_use
 from tracenas.rundir import provenance
 
 
@@ -237,6 +239,33 @@ def test_a_disk_that_fills_up_during_a_download_is_told_and_the_download_goes_on
     assert not (source.path / "model.safetensors").exists()
     fetch(source)
     assert (source.path / "model.safetensors").read_bytes() == (model_path() / "model.safetensors").read_bytes()
+
+
+def texts(*words: str) -> dict[str, bytes]:
+    """Files of a data set."""
+    return {"README.md": b"", "data.jsonl": "".join(f'{{"text": "{word}"}}\n' for word in words).encode()}
+
+
+def test_a_data_set_stands_for_one_commit_while_a_command_runs(hub: FakeHub, tmp_path: Path) -> None:
+    repo = hub.datasets["org/text"] = Repo()
+    first, data = repo.commit(texts("first")), hub_data.parse("org/text")
+    with pinning({}):
+        assert list(hub_data.rows(data)) == ["first"]
+        second = repo.commit(texts("second"))
+        assert list(hub_data.rows(data)) == ["first"]
+        assert commits() == provenance()["hub"] == {"datasets/org/text": first}
+    assert list(hub_data.rows(data)) == ["second"]
+    with pinning({"datasets/org/text": first}):
+        hub.asked.clear()
+        assert list(hub_data.rows(data)) == ["first"]
+        assert not any(second in asked for asked in hub.asked)
+    with pinning({}), in_use(tmp_path):
+        list(hub_data.rows(data))
+        assert not (tmp_path / "hub.json").exists()  # there is no run yet
+    with pinning({}), in_use(tmp_path):
+        (tmp_path / "config.yaml").touch()
+        list(hub_data.rows(data))
+        assert recorded_commits(tmp_path) == {"datasets/org/text": second}  # at once, for whoever is killed later
 
 
 def test_data_sets_say_the_same(hub: FakeHub) -> None:

@@ -2,11 +2,13 @@
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from tracenas.data.files import document
 from tracenas.errors import UserError
+from tracenas.hub.commits import commits, is_pinning, remember
 from tracenas.hub.failures import refusal
 from tracenas.registry import did_you_mean
 
@@ -110,17 +112,39 @@ def articles(data: HubData, *, text_field: str | None = None) -> Iterator[str]:
 def streamed(data: HubData, *, seed: int | None, buffer: int = 10_000) -> Iterator[dict[str, Any]]:
     """The rows of a data set, in order or, with a seed, shuffled through a buffer (shards shuffled, too).
 
+    While a command runs they are of one commit, the one that a run began with where it goes on.
+
     Raises:
         UserError: the data set cannot be had. What goes wrong here (no network, no such data set, configuration or
             split, a broken shard) has dozens of exception types, across three libraries, and one meaning.
     """
     import datasets
 
+    commit = _commit(data.path)
+    at = {} if commit is None else {"revision": commit}
     try:
-        stream = datasets.load_dataset(data.path, name=data.config, split=data.split, streaming=True)
+        stream = datasets.load_dataset(data.path, name=data.config, split=data.split, streaming=True, **at)
         if seed is not None:
             stream = stream.shuffle(seed=seed, buffer_size=buffer)
         yield from stream
     except Exception as error:
         what = f"data set '{data}' cannot be read from the hub, and is no file here"
         raise refusal(what, data.path, error, kind="dataset") from error
+
+
+def _commit(repo: str) -> str | None:
+    """The commit that a data set stands for while a command runs, found out once.
+
+    None outside of a command, and where the hub does not tell: without a network `datasets` may have a copy, and if it
+    has none, it says why.
+    """
+    name = f"datasets/{repo}"
+    if (known := commits().get(name)) is not None or not is_pinning():
+        return known
+    from huggingface_hub import HfApi
+
+    with suppress(Exception):  # the hub's client raises many unrelated types
+        commit = HfApi().dataset_info(repo).sha
+        if commit:
+            remember(name, commit)
+    return commits().get(name)

@@ -1,18 +1,22 @@
-"""`ORGANISATION/NAME@REVISION`: models on the hub, and the commit that each name stands for while a command runs."""
+"""`ORGANISATION/NAME@REVISION`: models on the hub, and the commit that each name stands for while a command runs.
+
+Data sets go by `datasets/ORGANISATION/NAME` here, as the hub's own addresses have it.
+"""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
-__all__ = ["COMMITS", "HubName", "commits", "hub_name", "pinned", "pinning", "remember"]
+__all__ = ["COMMITS", "HubName", "commits", "hub_name", "is_pinning", "pinned", "pinning", "recording", "remember"]
 
 COMMITS = "hub.json"
-"""In a run directory: `{name: commit}` of the models on the hub that the run began with."""
+"""In a run directory: `{name: commit}` of the models and data sets on the hub that the run began with."""
 
 _NAME = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w.-]+)(@(?P<revision>[^\s@][^\s]*))?")
 _commits: ContextVar[dict[str, str] | None] = ContextVar("commits", default=None)
+_records: ContextVar[tuple[Callable[[], None], ...]] = ContextVar("records", default=())
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,21 @@ def pinning(known: Mapping[str, str]) -> Iterator[None]:
         _commits.reset(token)
 
 
+@contextmanager
+def recording(record: Callable[[], None]) -> Iterator[None]:
+    """Call `record` whenever a name is remembered while the block runs, and those of the blocks around it."""
+    token = _records.set((*_records.get(), record))
+    try:
+        yield
+    finally:
+        _records.reset(token)
+
+
+def is_pinning() -> bool:
+    """Whether names stand for one commit now."""
+    return _commits.get() is not None
+
+
 def commits() -> dict[str, str]:
     """The commits of the names that were opened while this command runs."""
     return dict(_commits.get() or {})
@@ -56,8 +75,10 @@ def commits() -> dict[str, str]:
 def remember(name: str, commit: str) -> None:
     """Have a name stand for a commit until the command ends."""
     known = _commits.get()
-    if known is not None:
+    if known is not None and known.get(name) != commit:
         known[name] = commit
+        for record in _records.get():
+            record()
 
 
 def pinned(name: str) -> str:

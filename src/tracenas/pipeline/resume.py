@@ -33,6 +33,7 @@ __all__ = [
     "same_settings",
     "settings_file",
     "stored_settings",
+    "write_commits",
     "write_settings",
 ]
 
@@ -55,15 +56,20 @@ def settings_file(run: Path) -> Path | None:
 
 
 def write_settings(path: Path, settings: Mapping[str, Any]) -> None:
-    """Write a YAML file of settings, and beside it the commits that names of models on the hub stand for."""
-    if known := commits():
-        write_json(path.parent / COMMITS, known)
+    """Write a YAML file of settings, and beside it the commits that names on the hub stand for."""
+    write_commits(path.parent)
     with atomic_path(path) as temporary:
         temporary.write_text(yaml.safe_dump(to_plain(dict(settings)), sort_keys=False), encoding="utf-8")
 
 
+def write_commits(run: Path) -> None:
+    """Keep the commits that names on the hub stand for, where there are any."""
+    if known := commits():
+        write_json(run / COMMITS, known)
+
+
 def recorded_commits(run: Path) -> dict[str, str]:
-    """The commits that names of models on the hub stand for in a run; none where there is no such run.
+    """The commits that names on the hub stand for in a run; none where there is no such run.
 
     Raises:
         UserError: if the file holds something else.
@@ -71,7 +77,7 @@ def recorded_commits(run: Path) -> dict[str, str]:
     path = run / COMMITS
     known = read_json(path) if path.is_file() else {}
     if not isinstance(known, dict) or not all(isinstance(commit, str) for commit in known.values()):
-        raise UserError(f"{path}: expected an object of commits by model")
+        raise UserError(f"{path}: expected an object of commits by name")
     return known
 
 

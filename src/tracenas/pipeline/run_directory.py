@@ -7,9 +7,10 @@ from typing import Any
 
 from tracenas.error_log import ERROR_LOG, error_log
 from tracenas.errors import UserError
+from tracenas.hub.commits import recording
 from tracenas.journal import Journal
 from tracenas.locks import locked
-from tracenas.pipeline.resume import CONFIG, KIND, settings_file, write_settings
+from tracenas.pipeline.resume import CONFIG, KIND, settings_file, write_commits, write_settings
 from tracenas.rundir import free_of_ours, read_json, require_free, sweep, undone_on_error
 from tracenas.settings import read_settings
 
@@ -44,8 +45,14 @@ _INTERRUPTED = "interrupted run: "
 
 @contextmanager
 def in_use(out: Path) -> Iterator[None]:
-    """Have `out` for this process alone; unexpected errors are kept in OUT/error.log."""
-    with locked(out), error_log(out / ERROR_LOG):
+    """Have `out` for this process alone: unexpected errors are kept in OUT/error.log, and what names on the hub stand
+    for in a run's OUT/hub.json as soon as it is known."""
+
+    def record() -> None:
+        if settings_file(out) is not None:  # else they are written with the settings
+            write_commits(out)
+
+    with locked(out), error_log(out / ERROR_LOG), recording(record):
         try:
             yield
         except KeyboardInterrupt as error:
