@@ -241,7 +241,7 @@ def test_tables_serve_other_quanta(kind: str) -> None:
         assert (np.diff(found) < 0).all()
         inner = slice(widths.index(one.widths[1]), -1)  # below it the units of a third go in one step
         ratio = np.array(found[inner]) / exact.costs[index, name].rise[inner]
-        assert (ratio > 0.9).all() and (ratio < 1.5).all()
+        assert (ratio > 0.8).all() and (ratio < 1.5).all()
         between += len(set(widths) - set(one.widths.tolist()))
     assert between >= 12
     with pytest.raises(ValueError, match="no width"):

@@ -16,7 +16,7 @@ from tracenas.pipeline.refit import DEFAULT_SAMPLES, HELD_OUT_SAMPLES
 from tracenas.pipeline.target import PruningTarget
 from tracenas.proxies.combination import Choice
 from tracenas.refits.costs import refit_costs, refit_memory
-from tracenas.saliency.sensitivity import FISHER_TOKENS
+from tracenas.saliency.sensitivity import FISHER_TOKENS, trial_operations
 from tracenas.scoring.workload import Shape, Workload, default_micro_batch, workload
 from tracenas.space.architecture import Architecture
 
@@ -219,18 +219,19 @@ def _table_seconds(
     rates: "Rates",
     timed: Callable[[Architecture, Shape], float],
 ) -> float:
-    """A forward pass over all tokens, one of the gradients with the blocks run twice, products and sweeps."""
+    """A forward pass over all tokens, one of the gradients with the blocks run twice, products, sweeps, trials."""
     windows = -(-FISHER_TOKENS // shape.seq_len)
     passes = timed(base, replace(shape, samples=max(1, tokens // shape.seq_len), rank=None))
     gradients = replace(shape, samples=windows)
     passes += timed(base, replace(gradients, rank=None)) + timed(base, replace(gradients, rank=1))
-    moments = swept = 0.0
+    moments = swept = tried = 0.0
     for _, sub in present(blocks):
         n, rows = sub.output_projection.columns, sub.output_projection.rows
         parts = sub.output_projection.stack or 1
         moments += tokens * float(n * n) + windows * shape.seq_len * float(rows * rows)
         swept += parts * (1.6 * n**3 + 1.4 * n * n * rows)
-    return passes + moments / rates.single_flops + swept / rates.double_flops
+        tried += parts * trial_operations(n)
+    return passes + (moments + tried) / rates.single_flops + swept / rates.double_flops
 
 
 def compensation_memory(choice: Choice, blocks: tuple[Block, ...], shape: Shape) -> int:

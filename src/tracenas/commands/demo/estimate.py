@@ -24,6 +24,8 @@ from tracenas.models.surgery.supernet import Supernet
 from tracenas.refits.gram import gram_matrices
 from tracenas.refits.realisation import CompensatedRealisation
 from tracenas.saliency.sensitivity import FISHER_TOKENS
+from tracenas.saliency.sensitivity.held_out import held_out_rises
+from tracenas.saliency.sensitivity.moments import Moments
 from tracenas.saliency.sensitivity.rises import predicted_rises
 from tracenas.space.constraints import Budget, parse_size
 from tracenas.threads import set_threads
@@ -182,7 +184,9 @@ def _sweep(block: Block) -> None:
         gram, metric = (torch.eye(n, dtype=torch.float64) for n in (projection.columns, projection.rows))
         owner = torch.from_numpy(projection.matrix_unit_ids(1, spec.units))
         weight = torch.ones(projection.rows, projection.columns)
-        predicted_rises(gram, weight, metric, owner, spec.choices(), groups=sub.groups)
+        swept = predicted_rises(gram, weight, metric, owner, spec.choices(), groups=sub.groups)
+        moments = Moments(gram, gram.diagonal(), 1, (gram.float(), gram.float()))
+        held_out_rises(swept, moments, weight, metric, owner, spec.choices())
 
 
 def _timed(work: Callable[[], Any]) -> tuple[float, Any]:

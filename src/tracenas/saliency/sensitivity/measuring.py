@@ -19,6 +19,7 @@ from tracenas.saliency.backwards import Shelf
 from tracenas.saliency.elimination import Sweep
 from tracenas.saliency.sensitivity import FISHER_TOKENS
 from tracenas.saliency.sensitivity.fisher import fisher_matrices
+from tracenas.saliency.sensitivity.held_out import held_out_rises
 from tracenas.saliency.sensitivity.moments import Moments, input_moments
 from tracenas.saliency.sensitivity.rises import RIDGE, predicted_rises
 from tracenas.saliency.sensitivity.table import SensitivityTable, WidthCosts
@@ -78,7 +79,7 @@ def measure_sensitivity(
 
 
 def _check_tokens(model: Any, blocks: Sequence[Block], tokens: Tensor, windows: int) -> None:
-    """Refuse text on which the matrices would be of too low a rank to say anything."""
+    """Refuse text on which the matrices would be of too low a rank to say anything, or that has no two halves."""
     projections = [s.output_projection for b in blocks for s in b.sub_blocks if s.spec.units]
     length = tokens.shape[1]
     predicted = predicted_tokens(model, length)
@@ -90,8 +91,10 @@ def _check_tokens(model: Any, blocks: Sequence[Block], tokens: Tensor, windows: 
         if count < least:
             raise UserError(
                 f"{count:,} tokens are too few for the {what}, {least:,} × {least:,}: "
-                f"{-(-least // each):,} sequences of {length} are the least"
+                f"{max(2, -(-least // each)):,} sequences of {length} are the least"
             )
+    if len(tokens) < 2:
+        raise UserError("one sequence has no halves, of which one tries what is fitted on the other: 2 are the least")
 
 
 def _costs(
@@ -105,18 +108,11 @@ def _costs(
     units, widths = sub.spec.units // parts, [w // parts for w in sub.spec.choices()]
     owner = torch.from_numpy(projection.matrix_unit_ids(1, units))
     groups = 1 if sub.stacked else sub.groups
-    sweeps = [
-        predicted_rises(
-            one.second,
-            weight[place] if sub.stacked else weight,
-            metric[place] if sub.stacked else metric,
-            owner,
-            widths,
-            groups=groups,
-            ridge=ridge,
-        )
-        for place, one in enumerate(moments)
-    ]
+    sweeps = []
+    for place, one in enumerate(moments):
+        own = (weight[place], metric[place]) if sub.stacked else (weight, metric)
+        swept = predicted_rises(one.second, *own, owner, widths, groups=groups, ridge=ridge)
+        sweeps.append(held_out_rises(swept, one, *own, owner, widths, ridge=ridge))
     bypass = sum(s.bypass for s in sweeps)
     if projection.bias:
         bypass += _constant(weight, module.get_parameter("bias").detach(), moments[0], metric)

@@ -2,10 +2,11 @@
 
 G = E[x xᵀ] over the tokens that reach the projection: all of a stack's, of an expert those that are routed to it.
 A decoder goes forward block by block, with the matrices of one block in memory; an encoder–decoder, whose blocks are
-no single chain, with those of all blocks.
+no single chain, with those of all blocks. The two halves of the text are kept apart, so that what is fitted on one can
+be tried on the other.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -32,32 +33,38 @@ class Moments:
         second: E[x xᵀ], float64 [n, n].
         mean: E[x], float64 [n].
         tokens: how many it is the mean over; 0: both are 0.
+        halves: E[x xᵀ] over the first and over the second half of the sequences, float32 [n, n] each.
     """
 
     second: Tensor
     mean: Tensor
     tokens: int
+    halves: tuple[Tensor, Tensor]
 
 
 class _Sums:
     """Sums that become `Moments`."""
 
     def __init__(self, columns: int, device: torch.device) -> None:
-        self.gram = GramSum(columns, device)
+        self.grams = [GramSum(columns, device) for _ in range(2)]
         self.total = torch.zeros(columns, dtype=torch.float64, device=device)
-        self.tokens = 0
+        self.tokens = [0, 0]
+        self.half = 0
+        """Which one comes in."""
 
     def add(self, rows: Tensor) -> None:
         """Add inputs [tokens, n]."""
         wide = rows.to(torch.promote_types(rows.dtype, torch.float32))
-        self.gram.add(wide)
+        self.grams[self.half].add(wide)
         self.total += wide.sum(0, dtype=torch.float64)
-        self.tokens += len(rows)
+        self.tokens[self.half] += len(rows)
 
     def moments(self) -> Moments:
         """The means."""
-        count = max(1, self.tokens)
-        return Moments(self.gram.total().div_(count), self.total / count, self.tokens)
+        count = max(1, sum(self.tokens))
+        first, second = (gram.total() for gram in self.grams)
+        halves = tuple((half / max(1, n)).float() for half, n in zip((first, second), self.tokens, strict=True))
+        return Moments(first.add_(second).div_(count), self.total / count, sum(self.tokens), (halves[0], halves[1]))
 
 
 def input_moments(
@@ -69,26 +76,39 @@ def input_moments(
         model: the dense model, its units in the base's order.
         blocks: where its units live.
         tokens: int64 [N, L] on the model's device.
-        micro_batch: sequences per forward pass.
+        micro_batch: sequences per forward pass, of one half.
 
     Raises:
         UserError: if an activation is not finite.
     """
+    halves = tokens.tensor_split(2)
     if blocks[0].stack:
         with ExitStack() as undo:
             sums = [_watched(model, blocks, index, undo) for index in range(len(blocks))]
-            run_hooked(model, tokens, micro_batch, ())
+            for half, rows in enumerate(halves):
+                _begin((one for of_block in sums for one in _all(of_block)), half)
+                run_hooked(model, rows, micro_batch, ())
         for of_block in sums:
             yield from _means(of_block)
         return
     runner = BlockRunner(model, blocks)
-    hidden = runner.embed(tokens, micro_batch)
+    hidden = [runner.embed(rows, micro_batch) if len(rows) else [] for rows in halves]
     for index in range(len(blocks)):
         with ExitStack() as undo:
             of_block = _watched(model, blocks, index, undo)
-            for place, states in enumerate(hidden):
-                hidden[place] = runner(index, states)
+            for half, states in enumerate(hidden):
+                _begin(_all(of_block), half)
+                runner.advance(index, states)
         yield from _means(of_block)
+
+
+def _all(sums: dict[Key, list[_Sums]]) -> Iterator[_Sums]:
+    return (one for totals in sums.values() for one in totals)
+
+
+def _begin(sums: Iterable[_Sums], half: int) -> None:
+    for one in sums:
+        one.half = half
 
 
 def _watched(model: Any, blocks: Sequence[Block], index: int, undo: ExitStack) -> dict[Key, list[_Sums]]:
