@@ -221,6 +221,7 @@ def test_tables_of_every_family(kind: str, kv_groups: bool) -> None:
 def test_tables_serve_other_quanta(kind: str) -> None:
     """Between a coarse table's widths costs fall, near those of smaller steps, and the solver reads the same."""
     model, fine, tokens = setting(kind)
+    tokens = torch.randint(1, 257, (96, 24), generator=torch.Generator().manual_seed(1))  # little noise to be fitted
     config = model.config.to_dict()
     source = config_family(config)
     coarse = source.blocks(config, Options(channel_quantum=32))
@@ -241,7 +242,7 @@ def test_tables_serve_other_quanta(kind: str) -> None:
         assert (np.diff(found) < 0).all()
         inner = slice(widths.index(one.widths[1]), -1)  # below it the units of a third go in one step
         ratio = np.array(found[inner]) / exact.costs[index, name].rise[inner]
-        assert (ratio > 0.8).all() and (ratio < 1.5).all()
+        assert (ratio > 0.9).all() and (ratio < 1.5).all()
         between += len(set(widths) - set(one.widths.tolist()))
     assert between >= 12
     with pytest.raises(ValueError, match="no width"):
