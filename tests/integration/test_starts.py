@@ -12,6 +12,7 @@ from tiny import save_families
 
 from tracenas.cli import invoke
 from tracenas.pipeline import sensitivity
+from tracenas.pipeline.refit import fitting
 
 pytestmark = pytest.mark.integration
 
@@ -131,6 +132,25 @@ def test_the_table_is_measured_on_text_of_the_run(
     argv = ["sensitivity", str(home / "llama"), "--data", str(run / f"{text}.safetensors"), *SETTINGS[2:]]
     assert invoke([*argv, "--out", str(tmp_path / "again.safetensors")]) == 0
     assert same_costs(run / "sensitivity.safetensors", tmp_path / "again.safetensors")
+
+
+def test_one_pass_serves_the_table_and_the_refits(
+    home: Path, searched: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A search that measures its table makes no second moments for its refits; without a table it makes them once."""
+    passes = []
+    counted = fitting.input_moments
+
+    def count(*args: Any) -> Any:
+        passes.append(args)
+        return counted(*args)
+
+    monkeypatch.setattr(fitting, "input_moments", count)
+    monkeypatch.setattr(fitting, "gram_matrices", None)
+    assert invoke(search(home, tmp_path / "table")) == 0
+    assert not passes and journal(tmp_path / "table") == journal(searched)
+    assert invoke(search(home, tmp_path / "none", "--start", "none")) == 0
+    assert len(passes) == 1
 
 
 @pytest.mark.parametrize("lost", [(), ("start.json",), ("start.json", "sensitivity.safetensors")])

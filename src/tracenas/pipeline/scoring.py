@@ -39,8 +39,8 @@ def make_evaluator(
     """
     choice = choose(proxy)
     table = session_table(session) if "sensitivity" in choice.needs else None
-    net = session.supernet()
     how = compensated_realisation(session) if choice.compensated else None
+    net = session.supernet()
     if choice.single:
         with phase("base pass"):
             return Evaluator(
@@ -78,9 +78,9 @@ def make_panel(session: Session, names: Sequence[str], rank: int, compensated: R
     """
     proxies = [PROXIES.get(name) for name in names]
     table = session_table(session) if any("sensitivity" in p.needs for p in proxies) else None
-    net = session.supernet()
     if compensated is None and any("compensated" in p.needs for p in proxies):
         compensated = compensated_realisation(session)
+    net = session.supernet()
     with phase("base pass"):
         return Panel(net, session.space, session.tokens, proxies, _measuring(session, rank), compensated, table)
 

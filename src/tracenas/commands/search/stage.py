@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 from tracenas.commands.search.clock import SearchClock
@@ -11,9 +11,11 @@ from tracenas.commands.search.result import SearchOutcome
 from tracenas.commands.search.settings import strategy_settings
 from tracenas.commands.search.tracking import report_generations, report_result
 from tracenas.config import SearchConfig
+from tracenas.config.usage import refits
 from tracenas.journal import Journal
 from tracenas.pipeline.one_shot import run_anchor
 from tracenas.pipeline.opening import open_session
+from tracenas.pipeline.refit.statistics import StoredGrams
 from tracenas.pipeline.resume import KIND, resolve_settings, resolved_settings, same_model
 from tracenas.pipeline.run_directory import JOURNAL, starting
 from tracenas.pipeline.scoring import make_evaluator, make_racing
@@ -67,10 +69,17 @@ def _search(
     on_generation: Callable[[Progress], None] | None,
 ) -> SearchOutcome:
     """The search from where it is; its generations are reported, its result is not."""
-    with starting(config.out, run[KIND], {**config.model_dump(), **run}, begun):
+    record = {**config.model_dump(), **run}
+    with starting(config.out, run[KIND], record, begun), closing(StoredGrams(target.blocks)) as grams:
         hold_out = not target.source.is_encoder_decoder
         session = open_session(
-            target, config, data=config.data, run=config.out, hold_out=hold_out, sensitivity=config.sensitivity
+            target,
+            config,
+            data=config.data,
+            run=config.out,
+            hold_out=hold_out,
+            sensitivity=config.sensitivity,
+            grams=grams if refits(config) else None,
         )
         anchor = [run_anchor(session, config.init)] if config.init == "nirvana" else []
         starts = run_starts(session, config)

@@ -141,10 +141,10 @@ def _prepare(
         used.append(compensation_text(session, required=True, keep=True).tokens)
     if "sensitivity" in needs:
         session_table(session)
-    net = session.supernet()
     realisations: dict[str, Realisation] = {"plain": Realisation()}
     if "compensated" in {*plan.starts, *needs}:
         realisations["compensated"] = compensated_realisation(session)
+    net = session.supernet()
     windows = stored_evaluation_windows(config.out / HELD_OUT, session.loaded, config, session.tokens.shape[1])
     tuned = config.lora_steps * plan.batch if plan.lora else 0
     needed = max(plan.sequences, tuned)

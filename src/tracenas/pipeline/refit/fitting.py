@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -14,6 +15,7 @@ from tracenas.models.functionals.perplexity import perplexity
 from tracenas.models.surgery.ordering import Key
 from tracenas.models.surgery.supernet import Realisation, Supernet
 from tracenas.pipeline.refit.record import DEFAULT_RIDGE, ScoredRealisation
+from tracenas.pipeline.refit.statistics import StoredGrams
 from tracenas.pipeline.refit.text import Text, compensation_text, scored_text
 from tracenas.pipeline.session import Session
 from tracenas.refits.aim import DRIFTS, Aim
@@ -23,6 +25,7 @@ from tracenas.refits.realisation import CompensatedRealisation
 from tracenas.refits.ridge import FittedRealisation, ridge_outputs
 from tracenas.refits.sequential import sequential_outputs
 from tracenas.reporting.progress import phase
+from tracenas.saliency.sensitivity.moments import input_moments
 from tracenas.space.architecture import Architecture
 
 __all__ = [
@@ -118,14 +121,31 @@ class Compensation:
 def compensated_realisation(session: Session) -> CompensatedRealisation:
     """The realisation of proxies that need `compensated`: one pass of statistics over separate text.
 
+    The pass is the sensitivity table's, where that was measured on this text and has put its matrices aside. So the
+    base's units are in their own order in it, unless the super-network is there already.
+
     Raises:
         UserError: if the data holds no text beside the calibration.
     """
-    net = session.supernet()
     tokens = compensation_text(session, required=True, keep=True).tokens
-    with phase("statistics for refits", _refittable(net)) as steps:
-        grams = steps.over(gram_matrices(net.model, net.blocks, tokens, session.micro_batch))
-        return CompensatedRealisation(net, grams, session.refit.ridge or DEFAULT_RIDGE)
+    with closing(StoredGrams(session.blocks)) as own:
+        grams = session.grams or own
+        permuted = session.net is not None and not session.net.restored
+        if grams.kept and not grams.has(tokens) and not permuted:
+            _put_aside(session, grams, tokens)
+        net = session.supernet()
+        with phase("factors of refits" if grams.has(tokens) else "statistics for refits", _refittable(net)) as steps:
+            found = grams.of(tokens, net.ordering) or gram_matrices(net.model, net.blocks, tokens, session.micro_batch)
+            return CompensatedRealisation(net, steps.over(found), session.refit.ridge or DEFAULT_RIDGE)
+
+
+def _put_aside(session: Session, grams: StoredGrams, tokens: torch.Tensor) -> None:
+    """Make the matrices as a sensitivity table's pass does, so that a search gone on with has the same ones."""
+    model, rows = session.loaded.model, tokens.to(session.loaded.device)
+    grams.begin(tokens)
+    with phase("statistics for refits", sum(bool(s.spec.units) for b in session.blocks for s in b.sub_blocks)) as steps:
+        for key, moments in steps.over(input_moments(model, session.blocks, rows, session.micro_batch)):
+            grams.put(key, moments[0].second)
 
 
 def _refittable(net: Supernet) -> int:

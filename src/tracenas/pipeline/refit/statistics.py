@@ -24,7 +24,10 @@ class StoredGrams:
 
     def __init__(self, blocks: Sequence[Block]) -> None:
         self._subs = [(key, sub.output_projection) for key, sub in present(blocks) if not sub.stacked]
-        self._fits = 4 * sum(p.columns**2 for _, p in self._subs) <= _LARGEST
+        one_stack = not blocks[0].stack
+        self.kept = one_stack and 4 * sum(p.columns**2 for _, p in self._subs) <= _LARGEST
+        """Whether anything is put aside: not what is too large, nor of encoder–decoders, which are not refitted so."""
+        self._wanted = {key for key, _ in self._subs}
         self._shelf: Shelf | None = None
         self._places: dict[Key, int] = {}
         self._tokens: Tensor | None = None
@@ -40,7 +43,7 @@ class StoredGrams:
         Raises:
             UserError: if the disk is full.
         """
-        if self._fits:
+        if self.kept and key in self._wanted:
             self._shelf = self._shelf or Shelf(moment.device)
             self._places[key] = self._shelf.put(moment.float())
 
@@ -50,10 +53,12 @@ class StoredGrams:
         Args:
             ordering: of the units, which columns are put into.
         """
+        return self._ordered(ordering) if self.has(tokens) else None
+
+    def has(self, tokens: Tensor) -> bool:
+        """Whether the matrices of a pass over these tokens are all here."""
         here = self._tokens is not None and torch.equal(self._tokens, tokens)
-        if not here or not all(key in self._places for key, _ in self._subs):
-            return None
-        return self._ordered(ordering)
+        return here and self._wanted <= self._places.keys()
 
     def _ordered(self, ordering: Ordering) -> Iterator[tuple[Key, Tensor]]:
         for key, projection in self._subs:
