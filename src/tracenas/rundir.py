@@ -21,6 +21,7 @@ from tracenas.hub.commits import commits
 
 __all__ = [
     "LOCK",
+    "REPORT",
     "UNFINISHED",
     "atomic_path",
     "cache_directory",
@@ -52,6 +53,8 @@ def temporary_prefix(path: Path) -> str:
 
 LOCK = ".lock"
 """In a directory that a process has for itself (`locks.locked`)."""
+REPORT = "report.html"
+"""The page of a run, in its directory."""
 
 _new_files: ContextVar[tuple[dict[Path, tuple[int, int]], ...]] = ContextVar("new_files", default=())
 

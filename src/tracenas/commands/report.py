@@ -12,6 +12,7 @@ from tracenas.pipeline.resume import CONFIG
 from tracenas.reporting import write_report
 from tracenas.reporting.pages.metric import write_metric_report
 from tracenas.reporting.pages.study import write_study_report
+from tracenas.rundir import REPORT
 from tracenas.settings import read_settings
 
 __all__ = ["PAGES", "Reported", "report"]
@@ -19,7 +20,7 @@ __all__ = ["PAGES", "Reported", "report"]
 PAGES: dict[str, Callable[[Path, Path | None], Path]] = {
     "search": write_report,
     "run": write_report,
-    "demo": lambda out, page: write_report(out / "run", page or out / "report.html"),
+    "demo": lambda out, page: write_report(out / "run", page or out / REPORT),
     "metric search": write_metric_report,
     "study": write_study_report,
 }

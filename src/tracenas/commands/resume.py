@@ -11,13 +11,13 @@ from tracenas.config import ResumeConfig
 from tracenas.errors import UserError
 from tracenas.pipeline.resume import on_gpu
 from tracenas.pipeline.run_directory import BEST, JOURNAL, SUMMARY, in_use
+from tracenas.rundir import REPORT
 from tracenas.world import World
 
 __all__ = ["resume"]
 
 _log = logging.getLogger("tracenas")
-_REPORT = "report.html"
-_REMADE = {BEST, SUMMARY, _REPORT, "study.md", "ablation.md"}
+_REMADE = {BEST, SUMMARY, REPORT, "study.md", "ablation.md"}
 """What a finished run is given again where it is missing."""
 
 
@@ -49,9 +49,9 @@ def resume(config: ResumeConfig) -> Any:
         after = _state(run.path)
         made = after.keys() - before.keys()
         if made <= _REMADE and after.get(JOURNAL) == before.get(JOURNAL):
-            if run.command in PAGES and _REPORT not in after:
+            if run.command in PAGES and REPORT not in after:
                 PAGES[run.command](run.path, None)
-                made |= {_REPORT}
+                made |= {REPORT}
             again = f"; made again: {', '.join(sorted(made))}" if made else ""
             _log.info("%s is finished%s", config.run, again)
     return outcome

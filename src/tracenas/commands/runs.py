@@ -22,6 +22,7 @@ from tracenas.locks import holder
 from tracenas.pipeline.resume import settings_file
 from tracenas.pipeline.run_directory import BEST, JOURNAL, SUMMARY, holds_result
 from tracenas.reporting.terminal import Outcome, Table
+from tracenas.rundir import REPORT
 
 __all__ = ["RunState", "Runs", "runs"]
 
@@ -175,7 +176,7 @@ def _demonstrated(run: StoredRun) -> tuple[bool, str]:
     if settings_file(inner) is None:
         return False, "planned"
     done, progress = _piped(StoredRun.read(inner))
-    return done and (run.path / "report.html").is_file(), progress
+    return done and (run.path / REPORT).is_file(), progress
 
 
 def _recovered(run: StoredRun) -> tuple[bool, str]:

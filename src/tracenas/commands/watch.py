@@ -11,6 +11,7 @@ from typing import Any
 from tracenas.commands.report import report
 from tracenas.config import ReportConfig, WatchConfig
 from tracenas.errors import UserError
+from tracenas.rundir import REPORT
 
 __all__ = ["ReportServer", "Watched", "watch"]
 
@@ -64,7 +65,7 @@ class ReportServer(ThreadingHTTPServer):
     def _draw(self) -> None:
         state = self.state()
         with tempfile.TemporaryDirectory() as folder:
-            page = report(ReportConfig(run=self._run, out=Path(folder) / "report.html")).path.read_text("utf-8")
+            page = report(ReportConfig(run=self._run, out=Path(folder) / REPORT)).path.read_text("utf-8")
         page = page.replace("default-src 'none';", "default-src 'none'; connect-src 'self';", 1)
         head, _, tail = page.rpartition("</body>")
         self._page, self._state = head + _RELOAD % {"state": state} + tail, state

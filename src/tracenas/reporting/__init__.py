@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from tracenas.reporting.data.run import RunData
+from tracenas.rundir import REPORT
 
 __all__ = ["RunData", "write_report"]
 
@@ -18,4 +19,4 @@ def write_report(run_dir: Path | str, out: Path | str | None = None) -> Path:
     from tracenas.reporting.pages.page import write_page
     from tracenas.reporting.pages.run import run_page
 
-    return write_page(Path(out or Path(run_dir) / "report.html"), run_page(RunData.read(run_dir)))
+    return write_page(Path(out or Path(run_dir) / REPORT), run_page(RunData.read(run_dir)))

@@ -25,7 +25,7 @@ from tracenas.pipeline.run_directory import SUMMARY, in_use
 from tracenas.reporting.data.stages import PUBLISHED_MODEL
 from tracenas.reporting.progress import phase
 from tracenas.reporting.terminal import Table, print_table, to_plain
-from tracenas.rundir import read_json, require_free, sweep, write_json
+from tracenas.rundir import REPORT, read_json, require_free, sweep, write_json
 
 __all__ = ["LlmDemo", "demo_llm"]
 
@@ -101,7 +101,7 @@ def _demo(config: DemoConfig, model: Path, out: Path) -> LlmDemo:
     rows = _rows(outcome.comparison)
     write_json(out / RUN / PUBLISHED_MODEL, to_plain({"answers": answers, "perplexity": rows, "plan": plan}))
     write_json(out / RUN / SUMMARY, {**read_json(out / RUN / SUMMARY), "demo": plan})
-    page = report(ReportConfig(run=out / RUN, out=out / "report.html")).path
+    page = report(ReportConfig(run=out / RUN, out=out / REPORT)).path
     return LlmDemo(outcome, rows, answers, plan, page)
 
 

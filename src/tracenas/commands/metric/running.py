@@ -26,7 +26,7 @@ from tracenas.reporting.pages.metric import write_metric_report
 from tracenas.reporting.progress import SearchProgress, phase
 from tracenas.reporting.tracking.generations import generation_points
 from tracenas.reporting.tracking.trackers import Trackers, tracked
-from tracenas.rundir import provenance, read_json, write_json
+from tracenas.rundir import REPORT, provenance, read_json, write_json
 from tracenas.saliency.gradients import write_gradients
 from tracenas.saliency.linear import projections
 from tracenas.saliency.masks import Sparsity
@@ -107,7 +107,7 @@ def _strategy(config: MetricSearchConfig) -> GeneticProgramming:
 def _concluded(config: MetricSearchConfig) -> dict[str, Any] | None:
     """What a search has come to whose journal is whole, without the model; None while metrics are left to evaluate."""
     out = config.out
-    if holds_result(out) and (out / "report.html").is_file():
+    if holds_result(out) and (out / REPORT).is_file():
         summary: dict[str, Any] = read_json(out / SUMMARY)
         return summary
     if not all((out / name).is_file() for name in (CALIBRATION, KNOWN_FILE)):

@@ -11,13 +11,13 @@ from tracenas.config import StudyConfig
 from tracenas.proxies.combination import Choice
 from tracenas.reporting.pages.study import write_study_report
 from tracenas.reporting.terminal import Outcome, Table, to_plain
-from tracenas.rundir import atomic_path, write_json
+from tracenas.rundir import REPORT, atomic_path, write_json
 from tracenas.space.search_space import SearchSpace
 from tracenas.studies.tables import all_tables, analyse, markdown, undefined
 
-__all__ = ["MARKDOWN", "REPORT", "STUDY", "StudyOutcome", "summarise", "write_results"]
+__all__ = ["MARKDOWN", "STUDY", "StudyOutcome", "summarise", "write_results"]
 
-STUDY, MARKDOWN, REPORT = "study.json", "study.md", "report.html"
+STUDY, MARKDOWN = "study.json", "study.md"
 _PROTOCOL_KEYS = (
     "seed",
     "data",

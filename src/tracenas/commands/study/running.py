@@ -12,7 +12,7 @@ from tracenas.commands.study.design import StudyDesign, make_design
 from tracenas.commands.study.lora import shared_lora
 from tracenas.commands.study.plan import StudyPlan
 from tracenas.commands.study.pool import Drawn
-from tracenas.commands.study.results import MARKDOWN, REPORT, STUDY, StudyOutcome, summarise, write_results
+from tracenas.commands.study.results import MARKDOWN, STUDY, StudyOutcome, summarise, write_results
 from tracenas.commands.study.targets import StudyMeasurer
 from tracenas.commands.study.tracking import architecture_points, report_study
 from tracenas.config import StudyConfig
@@ -46,7 +46,7 @@ from tracenas.recovery.short import ShortSettings
 from tracenas.reporting.progress import phase
 from tracenas.reporting.terminal import to_plain
 from tracenas.reporting.tracking.trackers import Trackers, tracked
-from tracenas.rundir import provenance, read_json, write_json
+from tracenas.rundir import REPORT, provenance, read_json, write_json
 from tracenas.scoring.panel import PanelScore
 from tracenas.space.architecture import Architecture
 from tracenas.space.search_space import SearchSpace

@@ -9,7 +9,7 @@ from tracenas.journal import Journal
 from tracenas.reporting.charts.metric import front_chart, generations_chart, usage_chart
 from tracenas.reporting.data.reading import read_object
 from tracenas.reporting.pages.page import render, write_page
-from tracenas.rundir import read_json
+from tracenas.rundir import REPORT, read_json
 from tracenas.settings import read_settings
 from tracenas.strategies.result import generations
 from tracenas.symbolic.analysis import findings, front
@@ -42,7 +42,7 @@ def write_metric_report(run: Path, out: Path | None = None) -> Path:
         front=[r["id"] for r in front(scored)],
         charts=_charts(summary, scored) if scored else None,
     )
-    return write_page(out or run / "report.html", page)
+    return write_page(out or run / REPORT, page)
 
 
 def _running_summary(run: Path, settings: Row, records: Sequence[Row]) -> dict[str, Any]:

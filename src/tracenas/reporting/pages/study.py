@@ -11,6 +11,7 @@ from tracenas.reporting.charts.study import interval_chart, kind_legend, rank_ch
 from tracenas.reporting.data.reading import read_object
 from tracenas.reporting.pages.page import render, write_page
 from tracenas.reporting.pages.study_running import kept_units, running_study_page
+from tracenas.rundir import REPORT
 from tracenas.settings import read_settings
 from tracenas.studies.tables import (
     agreement_table,
@@ -39,7 +40,7 @@ def write_study_report(run: Path, out: Path | None = None) -> Path:
     study = read_object(run / "study.json", required="model" not in settings)
     records = [_with_combined(study, r) for r in Journal(run / "journal.jsonl").read()]
     page = _study_page(study, records) if study else running_study_page(settings, records)
-    return write_page(out or run / "report.html", page)
+    return write_page(out or run / REPORT, page)
 
 
 def _with_combined(study: Row, record: Row) -> Row:
