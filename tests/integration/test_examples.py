@@ -1,6 +1,8 @@
 """The examples are what the package understands, and run as they stand."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ import yaml
 
 from tracenas.cli import invoke
 from tracenas.config import RunConfig, build
+from tracenas.demo import calibration_path, heldout_path, model_path
 
 pytestmark = pytest.mark.integration
 
@@ -29,3 +32,13 @@ def test_the_pipeline_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     rows = {row["name"]: row for row in json.loads((out / "summary.json").read_text())["comparison"]}
     assert all(row["recovered"]["nll"] < row["checkpoint"]["nll"] for name, row in rows.items() if name != "base")
     assert len(json.loads((out / "bench.json").read_text())["models"]) == 4
+
+
+@pytest.mark.slow
+def test_the_quickstart_runs(tmp_path: Path) -> None:
+    words = [model_path(), calibration_path(), heldout_path(), tmp_path]
+    done = subprocess.run(
+        [sys.executable, ROOT / "examples" / "quickstart.py", *words], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "perplexity" in done.stdout and str(tmp_path / "pruned") in done.stdout

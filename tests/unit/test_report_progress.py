@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from tracenas.reporting import progress
+from tracenas.reporting.notebook import CellOutput
 from tracenas.reporting.progress import Rate, SearchProgress, phase
 
 
@@ -205,24 +206,31 @@ def test_a_narrow_terminal_shows_steps_and_what_it_can_of_the_status() -> None:
 
 
 def test_a_notebook_shows_bars(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What rich displays there, through IPython and ipywidgets, which need not be installed here."""
-    shown: list[str] = []
+    """All phases of a cell in one output: what goes on, and what took a second; IPython need not be installed here."""
+    outputs: list[list[str]] = []
 
-    class Output:
-        def __enter__(self) -> None:
-            shown.append("output")
+    class Handle:
+        update = staticmethod(lambda html: outputs[-1].append(html))
 
-        def __exit__(self, *_: object) -> None: ...
+    def displayed(html: str, *, display_id: bool) -> Handle:
+        outputs.append([html])
+        return Handle()
 
-        def clear_output(self, **_: object) -> None: ...
-
-        def close(self) -> None: ...
-
-    display = SimpleNamespace(display=lambda *what: shown.extend(map(str, what)))
-    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(display=display))
+    shell, display = SimpleNamespace(execution_count=1), SimpleNamespace(HTML=str, display=displayed)
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(display=display, get_ipython=lambda: shell))
     monkeypatch.setitem(sys.modules, "IPython.display", display)
-    monkeypatch.setitem(sys.modules, "ipywidgets", SimpleNamespace(Output=Output))
-    console = Console(file=io.StringIO(), force_jupyter=True)
+    monkeypatch.setattr(progress, "_CELL", CellOutput())
+    console = Console(file=(printed := io.StringIO()), force_jupyter=True)
     with phase("load", 2, console=console) as steps:
         steps.advance()
-    assert "output" in shown and console.is_jupyter
+        with phase("read text", console=console):
+            assert "load" in outputs[0][-1] and "1/2" in outputs[0][-1] and "read text" in outputs[0][-1]
+        assert "load" in outputs[0][-1] and "read text" not in outputs[0][-1]
+    assert len(outputs) == 1 and outputs[0][-1] == ""
+    shell.execution_count = 2
+    monkeypatch.setattr(progress, "BRIEF_SECONDS", 0)
+    for name in ("long", "another"):
+        with phase(name, console=console):
+            pass
+    assert len(outputs) == 2 and "long" in outputs[1][-1] and "another" in outputs[1][-1]
+    assert not printed.getvalue()

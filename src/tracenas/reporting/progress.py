@@ -11,13 +11,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
 from rich.text import Text
 
 from tracenas.formats import decimal, duration, percent, plural, short_count
+from tracenas.reporting.notebook import CellOutput
 
 __all__ = ["START", "Phase", "Rate", "SearchProgress", "phase"]
 
@@ -33,6 +34,7 @@ BRIEF_SECONDS = 1.0  # what a shorter phase took is told at level `debug` alone
 
 _log = logging.getLogger("tracenas")
 _STDERR = Console(stderr=True)  # one, so that a phase inside another one is shown below it
+_CELL = CellOutput()
 
 
 class Rate:
@@ -67,7 +69,28 @@ def _live(console: Console) -> bool:
 
 
 class _Bars(Progress):
-    """Bars, each with its status on a line of its own, which a narrow terminal cuts off."""
+    """Bars, each with its status on a line of its own, which a narrow terminal cuts off.
+
+    In a notebook they are part of the cell's output; rich's own display there leaves an empty one behind each phase.
+    """
+
+    def start(self) -> None:
+        if self.console.is_jupyter:
+            _CELL.begin(self.get_renderable)
+        else:
+            super().start()
+
+    def stop(self) -> None:
+        if self.console.is_jupyter:
+            _CELL.end(self.get_renderable, keep=not self.live.transient)
+        else:
+            super().stop()
+
+    def show(self, task: TaskID, **facts: Any) -> None:
+        """Show new facts of a bar."""
+        self.update(task, **facts)
+        if self.console.is_jupyter:
+            _CELL.draw()
 
     def get_renderables(self) -> Iterable[RenderableType]:
         yield self.make_tasks_table(self.tasks)
@@ -148,7 +171,7 @@ class SearchProgress:
         name = f"Generation {min(generation + 1, self._generations)}/{self._generations}"
         status = self._status(total, best, params, duplicates)
         if self._task is not None:
-            self._progress.update(self._task, description=name, completed=evaluated, total=total, status=status)
+            self._progress.show(self._task, description=name, completed=evaluated, total=total, status=status)
             return
         if self._state is not None and self._state[0] != generation:
             self._tell()
@@ -267,7 +290,7 @@ class _Bar:
 
     def _show(self, line: bool) -> None:
         p = self._phase
-        self._progress.update(self._task, completed=p.done, total=p.total, count=p.count, status=p.status)
+        self._progress.show(self._task, completed=p.done, total=p.total, count=p.count, status=p.status)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         brief = (self._progress.tasks[0].elapsed or 0) < BRIEF_SECONDS
