@@ -1,5 +1,8 @@
 """What effort, evaluations and minutes come to, and the clock of a search that ends by the time."""
 
+import os
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from types import SimpleNamespace
@@ -7,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tracenas.benchmark.machine import Rates
+from tracenas.benchmark.machine import _SCHEDULED, Rates, _load, _scheduled
 from tracenas.commands.search.clock import SearchClock
 from tracenas.commands.search.settings import resolve_search, sized
 from tracenas.config import PlanConfig, SearchConfig
@@ -100,6 +103,41 @@ def test_little_time_is_not_spent_on_statistics() -> None:
     assert spent(once / 60 * 1.5, slow).statistics < 48 == spent(1000, slow).statistics
     with pytest.raises(UserError, match=r"minutes 0.01: on this machine the statistics before the first candidate"):
         spent(0.01)
+
+
+def test_beside_other_work_text_is_saved_and_candidates_are_left_to_the_clock() -> None:
+    alone, busy, busier = (spent(1, replace(RATES, load=load)) for load in (1.0, 4.0, 50.0))
+    assert (alone.samples, alone.statistics) == (8, 48)
+    assert (busy.samples, busy.statistics) == (2, 24) and 4 * busy.once <= 60 / 2
+    assert (busier.samples, busier.statistics) == (2, 12)  # not refused: the other work may end
+    for f in (alone, busy, busier):
+        assert f.seconds == pytest.approx(60, rel=0.05)
+
+
+@pytest.mark.skipif(not _SCHEDULED.exists(), reason="the system does not say how long a thread has waited")
+def test_waiting_for_a_processor_is_measured() -> None:
+    """Two threads on one processor wait for each other half of the time."""
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    code = f"import os; os.sched_setaffinity(0, {{{min(allowed)}}})\nwhile True: pass"
+    process = subprocess.Popen([sys.executable, "-c", code])
+    try:
+        end = time.monotonic() + 120
+        load = 0.0
+        while load < 1.3 and time.monotonic() < end:
+            before, until = _scheduled(), time.monotonic() + 0.5
+            while time.monotonic() < until:
+                pass
+            load = _load(before, _scheduled())
+    finally:
+        process.kill()
+        process.wait()
+        os.sched_setaffinity(0, allowed)
+    assert load >= 1.3
+
+
+def test_load_without_a_system_that_tells_it() -> None:
+    assert _load((0, 0), (0, 0)) == 1.0 and _load((5, 7), (15, 17)) == 2.0 and _load((5, 7), (15, 7)) == 1.0
 
 
 def test_the_clock_ends_half_a_candidate_early(monkeypatch: pytest.MonkeyPatch) -> None:

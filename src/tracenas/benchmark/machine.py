@@ -7,6 +7,7 @@ counts.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch.nn import functional
@@ -17,6 +18,7 @@ _PRODUCT_FLOPS = {"cpu": 2e8, "cuda": 5e11}
 _TRAFFIC_ELEMENTS = {"cpu": 1 << 22, "cuda": 1 << 27}
 _ATTENTION_LENGTH = 256
 _SQUARE = {"cpu": 512, "cuda": 8192}
+_SCHEDULED = Path("/proc/thread-self/schedstat")
 
 
 @dataclass(frozen=True)
@@ -27,10 +29,11 @@ class Rates:
         flops: of a matrix product [tokens, hidden] × [hidden, width], per second.
         thin_flops: of a product with a rank-64 side, per second.
         single_flops, double_flops: of products in float32 and float64.
-        device_memory: bytes of a GPU; None of a CPU.
         bytes: moved by elementwise work, reads and writes, per second.
         score_seconds: forward and backward of causal attention, per head and pair of tokens.
         score_seconds_forward: forward alone.
+        device_memory: bytes of a GPU; None of a CPU.
+        load: how many times as long all of this took on the CPU, beside what else ran there just then.
     """
 
     flops: float
@@ -41,6 +44,7 @@ class Rates:
     score_seconds: float
     score_seconds_forward: float
     device_memory: int | None = None
+    load: float = 1.0
 
 
 def measure_rates(
@@ -54,6 +58,7 @@ def measure_rates(
         head_dim: of the attention heads.
         rank: of the thin product.
     """
+    before = _scheduled()
     fits = int(_PRODUCT_FLOPS[device.type] / (2.0 * hidden * width))
     rows = max(16, min(tokens, fits))
     x = torch.randn(rows, hidden, device=device, dtype=dtype)
@@ -78,7 +83,22 @@ def measure_rates(
         score_seconds=both,
         score_seconds_forward=forward,
         device_memory=torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None,
+        load=1.0 if device.type == "cuda" else _load(before, _scheduled()),
     )
+
+
+def _scheduled() -> tuple[int, int]:
+    """Nanoseconds that this thread has run, and that it has waited for a processor; nothing where no system tells."""
+    try:
+        ran, waited, *_ = _SCHEDULED.read_text().split()
+    except (OSError, ValueError):
+        return 0, 0
+    return int(ran), int(waited)
+
+
+def _load(before: tuple[int, int], after: tuple[int, int]) -> float:
+    ran, waited = (end - begin for begin, end in zip(before, after, strict=True))
+    return (ran + waited) / ran if ran > 0 else 1.0
 
 
 def product_flops(device: torch.device, dtype: torch.dtype) -> float:

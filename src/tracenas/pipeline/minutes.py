@@ -46,6 +46,9 @@ def spend(
 ) -> Spending:
     """The most text that leaves time for enough candidates; the statistics take half of the time at most.
 
+    Beside other work on the machine there is less time for that; candidates are then still counted as if it were left
+    alone, for they end by the clock.
+
     Args:
         shape: of the calibration; its samples count where they are given.
         samples, statistics: where they are given.
@@ -53,14 +56,14 @@ def spend(
     Raises:
         UserError: if the time is over before the first candidate, even with the least text.
     """
-    seconds = 60.0 * minutes
+    whole, seconds = 60.0 * minutes, 60.0 * minutes / estimate.rates.load
     each_of = (samples,) if samples is not None else _SAMPLES
     for count in (statistics,) if statistics is not None else _STATISTICS:
         for number in each_of:
             time = estimate.search(in_passes(replace(shape, samples=number), estimate.target), count)
-            left = seconds - time.once
-            spending = Spending(number, count, max(0, int(left / (_RACED * time.each))), time.once)
-            if spending.evaluations >= _EVALUATIONS:
+            each = _RACED * time.each
+            spending = Spending(number, count, max(0, int((whole - time.once) / each)), time.once)
+            if seconds - time.once >= _EVALUATIONS * each:
                 break
         if time.once <= seconds / 2:
             break

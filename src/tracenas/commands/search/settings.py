@@ -1,5 +1,6 @@
 """What a search's settings come to, before torch is imported."""
 
+import logging
 from typing import Any, TypeVar
 
 from tracenas.config import Effort, SearchConfig, parse_rank
@@ -16,8 +17,11 @@ from tracenas.strategies import SearchSettings
 __all__ = ["check_starts", "resolve_search", "sized", "strategy_settings", "within_minutes"]
 
 C = TypeVar("C", bound=SearchConfig)
+_log = logging.getLogger("tracenas")
 _PATIENCE = 3
 """Generations without a gain after which a guided search with starts ends."""
+_BUSY = 1.3
+"""From this load on it is said that a search takes less text because of it."""
 _SPARE = 4
 """How many times as many generations as expected a search with a time limit has: candidates may be faster."""
 
@@ -75,6 +79,8 @@ def within_minutes(config: C, target: PruningTarget) -> C:
     assert arch is not None  # `resolve_target` has refused such a budget
     table = bool(SOLVED & set(config.starts))
     estimate, shape = measured_estimate(target, arch, choice, rank, shape, table=table, threads=config.threads, **where)
+    if (load := estimate.rates.load) > _BUSY:
+        _log.info("other work on this machine: everything takes about %.1f times as long, so less text is taken", load)
     given = {"samples": config.samples, "statistics": config.compensate_samples}
     spending = spend(config.minutes, estimate, shape, **given)
     settings = sized(config, spending.size(length))
