@@ -10,7 +10,7 @@ from markupsafe import Markup
 from test_report import Page
 
 from tracenas.errors import UserError
-from tracenas.reporting.charts.svg import el
+from tracenas.reporting.charts.svg import el, ticks
 from tracenas.reporting.pages.metric import write_metric_report
 from tracenas.reporting.pages.page import render
 from tracenas.reporting.pages.study import write_study_report
@@ -85,3 +85,19 @@ def test_a_studys_files_are_named(tmp_path: Path, content: str | None, words: st
     with pytest.raises(UserError, match=words) as told:
         write_study_report(tmp_path)
     assert "study.json" in str(told.value)
+
+
+def test_a_local_models_heading_is_its_name() -> None:
+    """Its path is in the tooltip, also without the script; a name on the hub stands as it is."""
+    path = "/home/me/models/llama"
+    shown = render("page.html", **{**VALUES, "model": path})
+    assert f'<h1><span data-tip="{path}" title="{path}" tabindex="0">llama</span></h1>' in shown
+    shown = render("page.html", **{**VALUES, "model": "org/llama"})
+    assert '<h1><span class="folder">org/</span><span>llama</span></h1>' in shown
+
+
+@pytest.mark.parametrize(("low", "high"), [(3.1, 3.9), (-4.9, -3.1), (-0.1, 1.4), (0.4, 0.49)])
+def test_an_axis_has_two_ticks_at_least(low: float, high: float) -> None:
+    for about in (1, 2, 3):
+        found = ticks(low, high, about)
+        assert len(found) >= 2 and low <= found[0] and found[-1] <= high + 1e-9

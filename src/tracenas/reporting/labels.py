@@ -20,7 +20,7 @@ def proxy_label(proxy: str | None) -> str:
 
 
 def source_label(source: object) -> str:
-    """A text in tables: a path's last part; a data set's name or a mixture as it stands."""
+    """A text or a model: a local path's last part; a name on the hub or a mixture as it stands."""
     text = str(source)
     return Path(text).name if text.startswith(("/", ".")) and "=" not in text else text
 

@@ -19,10 +19,10 @@ _NAMES = {"uniform": "uniform", "mutation": "mutation of uniform", "random": "ra
 
 
 def interval_chart(rows: Sequence[Row], target: str) -> Markup:
-    """ρ of every proxy with a target and its 95 % interval, one row each."""
+    """ρ of every proxy with a target and its 95 % interval, one row each; narrow enough to be read on a telephone."""
     step = 23.0
     left = 30 + 7.4 * max(len(r["name"]) for r in rows)
-    frame = Frame((-1, 1), (0, 1), width=1060, height=62 + step * len(rows), left=left, right=24)
+    frame = Frame((-1, 1), (0, 1), width=600, height=62 + step * len(rows), left=left, right=24)
     parts = [frame.x_axis("Spearman ρ, 95 % interval", [-1, -0.5, 0, 0.5, 1])]
     parts += [line(frame.x(v), frame.top, frame.x(v), frame.base, "grid") for v in (-1, -0.5, 0, 0.5, 1)]
     for place, row in enumerate(rows):

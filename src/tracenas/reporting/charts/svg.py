@@ -113,7 +113,7 @@ def padded(low: float, high: float, share: float = 0.06, least: float = 1.0) -> 
 
 
 def ticks(low: float, high: float, about: int = 5, *, integer: bool = False) -> list[float]:
-    """Round numbers (1, 2, 2.5 or 5 times a power of ten; integers on request) within [low, high]."""
+    """Round numbers (1, 2, 2.5 or 5 times a power of ten; integers on request) within [low, high]; two at least."""
     if high <= low:
         return [low]
     rough = (high - low) / max(about, 1)
@@ -124,6 +124,8 @@ def ticks(low: float, high: float, about: int = 5, *, integer: bool = False) -> 
         step = max(1.0, round(step))
     first = math.ceil(low / step - 1e-9)
     last = math.floor(high / step + 1e-9)
+    if last <= first and not integer:  # one would not say how long anything is
+        return ticks(low, high, about + 1)
     return [i * step for i in range(first, last + 1)]
 
 

@@ -11,6 +11,7 @@
     owner.closest("svg.chart, .layers, .scroll")?.setAttribute("tabindex", "0");
     title.remove();
   }
+  for (const owner of document.querySelectorAll("[data-tip][title]")) owner.removeAttribute("title");
   const middle = (mark) => {
     const box = mark.getBoundingClientRect();
     return [box.x + box.width / 2, box.y + box.height / 2];
@@ -58,7 +59,8 @@
   document.addEventListener("pointerleave", hide);
   addEventListener("scroll", () => (marked ? place(...middle(marked)) : hide()), { passive: true });
   document.addEventListener("focusin", ({ target }) => {
-    const first = target.matches("[tabindex]:focus-visible") && target.querySelector("[data-tip]");
+    if (!target.matches("[tabindex]:focus-visible")) return;
+    const first = target.matches("[data-tip]") ? target : target.querySelector("[data-tip]");
     if (first) mark(first);
   });
   document.addEventListener("focusout", hide);
