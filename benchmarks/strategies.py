@@ -13,6 +13,7 @@ tokens, refitted as in the search; differences are paired over windows. Seconds 
 """
 
 import argparse
+import itertools
 import json
 import tempfile
 import time
@@ -24,17 +25,19 @@ import numpy as np
 import torch
 from machine import facts, publish
 
-from tracenas.commands.search.conclusion import Searched
 from tracenas.commands.search.settings import resolve_search, sized, strategy_settings
 from tracenas.config import SearchConfig
 from tracenas.journal import Journal
 from tracenas.models.checkpoints.source import open_source
 from tracenas.models.functionals.loss import next_token_nll
 from tracenas.pipeline.opening import open_session
+from tracenas.pipeline.rises import ranked_by_table
 from tracenas.pipeline.scoring import make_evaluator, make_racing
-from tracenas.pipeline.starts import run_starts
-from tracenas.pipeline.target import resolve_target
+from tracenas.pipeline.sensitivity import run_table
+from tracenas.pipeline.session import RankedTarget
+from tracenas.pipeline.target import PruningTarget, resolve_target
 from tracenas.saliency.allocation.solver import predicted_rises
+from tracenas.saliency.starts import STARTS
 from tracenas.space.architecture import Architecture
 from tracenas.space.search_space import SearchSpace
 from tracenas.strategies import STRATEGIES, SearchResult, run_search
@@ -77,41 +80,49 @@ def locality(space: SearchSpace, records: list[dict[str, Any]], first: int) -> d
 
 
 class Contest:
-    """One budget of one choice of text: a session, its starts and its evaluator."""
+    """One choice of text: a session and its refits, for all budgets."""
 
-    def __init__(self, args: argparse.Namespace, params: str, run: Path) -> None:
-        source = open_source(args.model)
-        self.args = args
+    def __init__(self, args: argparse.Namespace, run: Path) -> None:
+        self.source = open_source(args.model)
         asked = SearchConfig(
-            model=args.model, data=args.data, params=params, out=run, seed=args.seed, dtype=args.dtype,
+            model=args.model, data=args.data, params=args.params[0], out=run, seed=args.seed, dtype=args.dtype,
             threads=args.threads, evaluations=args.evaluations, samples=args.samples, seq_len=args.seq_len,
-            saliency=args.saliency, sensitivity=args.sensitivity, start=args.start,
+            saliency=args.saliency, sensitivity=args.sensitivity,
         )  # fmt: skip
-        self.config = sized(resolve_search(asked, source))
-        target = resolve_target(source, self.config, params=params, tolerance=self.config.tolerance)
+        self.config = sized(resolve_search(asked, self.source)).model_copy(update={"patience": 0})
         self.session = open_session(
-            target, self.config, data=args.data, run=run, hold_out=True, sensitivity=args.sensitivity
+            self.target(args.params[0]),
+            self.config,
+            data=args.data,
+            run=run,
+            hold_out=True,
+            sensitivity=args.sensitivity,
         )
-        self.starts = run_starts(self.session, self.config)
+        self.table = run_table(self.session, self.session.micro_batch, compensated=True, file=args.sensitivity)
         self.evaluator = make_evaluator(self.session, self.config.proxy, 0)
-        self.searched = Searched.of(self.session, self.starts, [], self.evaluator.base_loss)
         self.texts = texts(self.session.loaded.tokenizer, args.eval, args.windows, args.seq_len)
         self.run = run
 
-    def search(self, variant: str, seed: int) -> tuple[SearchResult[Architecture], float]:
+    def target(self, params: str) -> PruningTarget:
+        """The model under a budget."""
+        return resolve_target(self.source, self.config, params=params, tolerance=self.config.tolerance)
+
+    def starts(self, target: PruningTarget) -> list[Architecture]:
+        """What every search begins with."""
+        ranked = ranked_by_table(target, self.table)
+        return [STARTS.get(name)(ranked, None).architecture for name in self.config.starts]
+
+    def search(self, target: PruningTarget, variant: str, seed: int) -> tuple[SearchResult[Architecture], float]:
         """A whole search, and its seconds."""
-        settings = replace(strategy_settings(self.config), seed=seed)
-        ranked = self.starts.ranked
-        rises = None if ranked is None or variant != "table" else predicted_rises(ranked)
-        prior = replace(self.searched.prior(), rises=rises)
-        strategy = STRATEGIES.get(VARIANTS[variant])(
-            self.session.space, settings, prior=prior, starts=tuple(self.starts.architectures.values())
-        )
+        session, settings = self.session, replace(strategy_settings(self.config), seed=seed)
+        rises = predicted_rises(ranked_by_table(target, self.table)) if variant == "table" else None
+        prior = replace(RankedTarget(target, session.ordering, session.importance).prior(), rises=rises)
+        strategy = STRATEGIES.get(VARIANTS[variant])(target.space, settings, prior=prior, starts=self.starts(target))
         memo: Any = self.evaluator.realisation
         memo._memo.clear()
         memo.memo_used = 0
         racing = make_racing(self.evaluator, "auto", settings.elites)
-        journal = Journal(self.run / f"{variant}-{seed}.jsonl")
+        journal = Journal(self.run / f"{target.space.window[1]}-{variant}-{seed}.jsonl")
         started = time.process_time()
         result = run_search(
             strategy, racing or self.evaluator, journal, on_generation=None if racing is None else racing.on_generation
@@ -126,6 +137,11 @@ class Contest:
                 name: [float(next_token_nll(model, row[None]).mean()) for row in windows]
                 for name, windows in rows.items()
             }
+
+
+def means(losses: Losses) -> dict[str, float]:
+    """Mean loss per text."""
+    return {name: round(float(np.mean(values)), 4) for name, values in losses.items()}
 
 
 def paired(one: Losses, other: Losses) -> dict[str, list[float]]:
@@ -151,7 +167,6 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the text")
     parser.add_argument("--draws", nargs="+", type=int, default=[0], help="seeds of the strategies")
     parser.add_argument("--saliency", default="wanda")
-    parser.add_argument("--start", default="auto")
     parser.add_argument("--sensitivity", type=Path)
     parser.add_argument("--dtype", default="bf16")
     parser.add_argument("--threads", type=int, default=1)
@@ -160,32 +175,21 @@ def main() -> None:
     parser.add_argument("--out", required=True)
     args = parser.parse_args()
     lines: list[dict[str, Any]] = []
-    for params in args.params:
-        with tempfile.TemporaryDirectory() as temporary:
-            run = (args.keep or Path(temporary)) / params.strip("%")
-            run.mkdir(parents=True, exist_ok=True)
-            contest = Contest(args, params, run)
-            first = next(iter(contest.starts.architectures.values()))
-            start = contest.losses(first)
-            for draw in args.draws:
-                for variant in args.variants:
-                    result, seconds = contest.search(variant, draw)
-                    best = contest.losses(result.best)
-                    lines.append(
-                        {
-                            "params": params,
-                            "variant": variant,
-                            "draw": draw,
-                            "start": {k: round(float(np.mean(v)), 4) for k, v in start.items()},
-                            "best": {k: round(float(np.mean(v)), 4) for k, v in best.items()},
-                            "gain": paired(start, best),
-                            "cpu_seconds": round(seconds),
-                            "candidates": len(result.records),
-                            "found at": [r["id"] for r in result.records].index(result.best.id),
-                            **locality(contest.session.space, list(result.records), contest.config.population or 12),
-                        }
-                    )
-                    print(json.dumps(lines[-1]), flush=True)
+    with tempfile.TemporaryDirectory() as temporary:
+        run = args.keep or Path(temporary)
+        run.mkdir(parents=True, exist_ok=True)
+        contest = Contest(args, run)
+        for params in args.params:
+            target = contest.target(params)
+            start = contest.losses(contest.starts(target)[0])
+            for draw, variant in itertools.product(args.draws, args.variants):
+                result, seconds = contest.search(target, variant, draw)
+                best = contest.losses(result.best)
+                line = {"params": params, "variant": variant, "draw": draw, "start": means(start), "best": means(best)}
+                line |= {"gain": paired(start, best), "cpu_seconds": round(seconds), "candidates": len(result.records)}
+                line["found at"] = [r["id"] for r in result.records].index(result.best.id)
+                lines.append(line | locality(target.space, list(result.records), contest.config.population or 12))
+                print(json.dumps(lines[-1]), flush=True)
     settings = {k: v for k, v in vars(args).items() if k not in ("model", "data", "eval", "out", "keep", "sensitivity")}
     record = {"benchmark": "strategies", "model": Path(args.model).name, "machine": facts(), "settings": settings}
     publish({**record, "lines": lines}, args.out)

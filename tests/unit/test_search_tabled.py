@@ -13,7 +13,7 @@ from tracenas.space import Architecture, SearchSpace
 from tracenas.strategies import Prior, SearchSettings
 from tracenas.strategies.guided import Guided
 from tracenas.strategies.knapsack import by_price
-from tracenas.strategies.posterior import NOISES, SPREADS, fit
+from tracenas.strategies.posterior import NOISES, SPREAD, fit
 from tracenas.strategies.solver import problem_in_space, solve
 from tracenas.strategies.tabled import Tabled
 
@@ -50,9 +50,9 @@ def test_the_posterior_is_that_of_the_joint_distribution(loose: bool) -> None:
     looseness = rng.uniform(1.0, 5.0, size=n) if loose else np.ones(n)
     found = fit(features, scores, prior_mean, looseness if loose else None)
 
-    def joint(unit: float, spread: float, noise: float) -> tuple[float, np.ndarray, np.ndarray]:
+    def joint(unit: float, noise: float) -> tuple[float, np.ndarray, np.ndarray]:
         """Log density with the level integrated out, mean and covariance of θ, by generalised least squares."""
-        prior = unit**2 * spread**2 * np.eye(d)
+        prior = unit**2 * SPREAD**2 * np.eye(d)
         inverse = np.linalg.inv(features @ prior @ features.T + unit**2 * noise**2 * np.diag(looseness))
         weight = inverse.sum()
         free = inverse - np.outer(inverse.sum(1), inverse.sum(0)) / weight
@@ -61,12 +61,12 @@ def test_the_posterior_is_that_of_the_joint_distribution(loose: bool) -> None:
         gain = prior @ features.T @ free
         return float(density), unit * prior_mean + gain @ rest, prior - gain @ features @ prior
 
-    _, mean, covariance = joint(found.unit, found.spread, found.noise)
+    _, mean, covariance = joint(found.unit, found.noise)
     np.testing.assert_allclose(found.mean, mean, atol=1e-5)
     np.testing.assert_allclose(found.covariance, covariance, atol=1e-5)
     units = found.unit * np.logspace(-1, 1, 81)
-    best = max(itertools.product(units, SPREADS, NOISES), key=lambda at: joint(*at)[0])
-    assert best == pytest.approx((found.unit, found.spread, found.noise), rel=1e-9)
+    best = max(itertools.product(units, NOISES), key=lambda at: joint(*at)[0])
+    assert best == pytest.approx((found.unit, found.noise), rel=1e-9)
     draws = np.stack([found.sample(np.random.default_rng(seed)) for seed in range(4000)])
     scale = np.sqrt(np.diag(found.covariance))
     np.testing.assert_allclose(draws.mean(axis=0), found.mean, atol=0.08 * scale.max())
@@ -91,9 +91,9 @@ def test_the_unit_is_that_of_the_score() -> None:
     for factor in (1e-3, 1.0, 50.0):
         model = Tabled(space, rises)
         model.learn([(7.0 - factor * total(space, rises, arch), arch) for arch in pool])
-        assert model.posterior.unit == pytest.approx(factor, rel=0.1)
-        order = np.argsort([model.expected(arch) for arch in pool])
-        assert order.tolist() == np.argsort([-total(space, rises, arch) for arch in pool]).tolist()
+        assert model.posterior.unit == pytest.approx(factor, rel=0.3)  # as rises near a nat count for less
+        expected = [model.expected(arch) for arch in pool]
+        assert np.corrcoef(expected, [-total(space, rises, arch) for arch in pool])[0, 1] > 0.99
 
 
 def test_a_sub_block_that_the_table_underrates_is_learnt() -> None:
@@ -121,10 +121,24 @@ def test_bypasses_and_neighbours_have_features_of_their_own() -> None:
     narrow = space.build([[0, 128], [4, 256], [8, 128]])
     found = -model.features(narrow)
     single = [rises[0, "attention"][0], rises[0, "mlp"][4], rises[1, "attention"][4], 0.0, 0.0, rises[2, "mlp"][4]]
+    single = (1 - np.exp(-np.array(single))).tolist()
     np.testing.assert_allclose(found[:6], single)
     sums = [single[0] + single[1], single[2], single[5]]
     within, beside = np.sqrt(single[0] * single[1]), np.sqrt(sums[0] * sums[1]) + np.sqrt(sums[1] * sums[2])
     np.testing.assert_allclose(found[6:], [single[0], 0.0, within, beside])
+
+
+def test_what_is_awaited_is_as_good_as_known() -> None:
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(6, 4))
+    before = fit(features, features @ np.array([1.0, 2.0, 0.5, 0.0]) + 0.3 * rng.normal(size=6), np.ones(4))
+    one, best = rng.normal(size=4), features[0]
+    after = before.awaiting(one, best)
+    row, noise = (one - best)[None], (before.unit * before.noise) ** 2
+    expected = np.linalg.inv(np.linalg.inv(before.covariance) + row.T @ row / noise)
+    np.testing.assert_allclose(after.covariance, expected, atol=1e-9)
+    np.testing.assert_array_equal(after.mean, before.mean)
+    assert after.improvement(one, best) <= before.improvement(one, best)
 
 
 def test_the_expected_improvement_is_that_of_the_draws() -> None:
@@ -134,7 +148,7 @@ def test_the_expected_improvement_is_that_of_the_draws() -> None:
     draws = np.stack([found.sample(rng) for _ in range(40_000)])
     for one, other in ((features[0], features[1]), (features[2], features[3]), (features[1], features[0])):
         gains = np.maximum(0.0, draws @ (one - other))
-        assert found.improvement(one, other) == pytest.approx(gains.mean(), abs=5 * gains.std() / 200 + 1e-12)
+        assert found.improvement(one, other) == pytest.approx(gains.mean(), abs=5 * gains.std() / 200 + 1e-5)
     assert found.improvement(features[0], features[0]) == 0.0
 
 

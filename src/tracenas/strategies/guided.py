@@ -106,7 +106,10 @@ class Guided(Evolution[C]):
             pool = itertools.chain(
                 (self._answer(rng) for _ in range(ANSWERS)), (self._local(rng) for _ in range(DRAWS))
             )
-            return self._best_of(pool, cast(Any, tabled.improvement))
+            best = self._best_of(pool, cast(Any, tabled.improvement))
+            if best is not None:
+                tabled.proposed(cast(Any, best.candidate))
+            return best
         assert self._surrogate is not None
         surrogate = self._surrogate
         drawn = (Evolution._child(self, rng) for _ in range(DRAWS))

@@ -5,7 +5,9 @@
 r_s is the table's predicted rise of the loss of sub-block s at its width, θ_s near one common factor for all of them
 (about 1 where the score is minus a loss), and z_j, expected to be worth nothing, are rises that may add up otherwise
 than the table can see: those of bypassed sub-blocks, kind by kind, of sub-blocks of one block that both lose units, and
-of neighbouring blocks that both do (the geometric mean of the two). All are in nats per token. No torch.
+of neighbouring blocks that both do (the geometric mean of the two). All are in nats per token. A second-order term says
+nothing of what rises by more than about a nat (the bypass of a block may be predicted to cost 30): r enters as 1 - e⁻ʳ.
+No torch.
 """
 
 import itertools
@@ -51,7 +53,7 @@ class Tabled:
         counts = self.space.counts(arch)
         levels = [places[counts[i][j]] for i, j, places in self._slots]
         rises = np.array([item.costs[level] for item, level in zip(self.problem.items, levels, strict=True)])
-        rises = np.maximum(rises, 0.0)
+        rises = -np.expm1(-np.maximum(rises, 0.0))
         gone = np.bincount(self._kind, rises * (np.array(levels) == 0), minlength=self._kind.max() + 1)
         of_block = [rises[members] for members in self.problem.members.values()]
         within = sum(_both(a, b) for row in of_block for place, a in enumerate(row) for b in row[:place])
@@ -66,16 +68,20 @@ class Tabled:
         """
         x, scores = np.stack([self.features(arch) for _, arch in scored]), np.array([score for score, _ in scored])
         gaps = scores.max() - scores
-        self._best = x[int(scores.argmax())]
         self.posterior = fit(x, scores, self._expected, 1 + (gaps / (np.median(gaps) or 1.0)) ** 2)
+        self._best = x[int(np.argmax(x @ self.posterior.mean))]  # the best score alone is partly luck
 
     def expected(self, arch: Architecture) -> float:
         """The expected score."""
         return self.posterior(self.features(arch))
 
     def improvement(self, arch: Architecture) -> float:
-        """What it is expected to gain on the best that has a score."""
+        """What it is expected to gain on the most promising that has a score."""
         return self.posterior.improvement(self.features(arch), self._best)
+
+    def proposed(self, arch: Architecture) -> None:
+        """It is to be measured: what it will tell is not worth asking again until then."""
+        self.posterior = self.posterior.awaiting(self.features(arch), self._best)
 
     def answer(self, rng: np.random.Generator) -> Architecture | None:
         """The best architecture of one plausible table: the solver's answer under sampled multipliers (Thompson).
