@@ -35,6 +35,9 @@ def spread(median: float, width: float = 0.0) -> dict[str, float]:
     return {"median": median, "q1": median - width / 2, "q3": median + width / 2}
 
 
+DATA = "/some/where/else/train.jsonl"
+
+
 def write_recovery(directory: Path, scale: float, steps: int = 40, result: bool = True) -> None:
     directory.mkdir(parents=True)
     lines: list[dict[str, Any]] = [{"step": 0, "perplexity": 80 * scale, "nll": 1.0, "validation_nll": 4.0}]
@@ -44,11 +47,15 @@ def write_recovery(directory: Path, scale: float, steps: int = 40, result: bool 
     (directory / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (directory / "recover.yaml").write_text(
         f"model: {directory.parent}/pruned\nout: {directory}\nmethod: distill\nglobal_batch: 8\nseq_len: 64\n"
-        f"data: fineweb-edu\neval_text: /some/where/held-out.txt\nmax_steps: {steps}\n"
+        f"data: {DATA}\neval_text: /some/where/held-out.txt\nmax_steps: {steps}\n"
     )
     if result:
         told = {"method": "distill", "steps": steps, "step": steps, "tokens": steps * 512, "loss": 3.0}
-        told |= {"perplexity_before": 80 * scale, "perplexity": 40 * scale, "selected_on": "64 sequences split off x"}
+        told |= {
+            "perplexity_before": 80 * scale,
+            "perplexity": 40 * scale,
+            "selected_on": f"64 sequences split off {DATA}",
+        }
         (directory / "recovery.json").write_text(json.dumps(told))
 
 
@@ -110,7 +117,8 @@ def test_every_stage_is_on_the_page(run: Path) -> None:
         "4.332",
         "The checkpoint is this model, another one than was scored. Its calibration loss is lower than without",
         "found: perplexity 80.00 to 40.00 (−50.0 %) with 20.5K tokens.",
-        "fineweb-edu, batches of 8 × 64 tokens",
+        "trained on train.jsonl, batches of 8 × 64 tokens",
+        "chosen on 64 sequences split off train.jsonl",
         "held-out.txt (windows of 64 tokens)",
         "all with exactly the same settings",
         "40 so far",

@@ -52,8 +52,10 @@ def _recovery_notes(recoveries: Sequence[Recovery]) -> list[str]:
         batches = f", batches of {batch:,}" if isinstance(batch, int) else ""
         batches += f" × {length:,} tokens" if batches and isinstance(length, int) else ""
         notes.append(f"trained on {source_label(settings['data'])}{batches}")
-    if result.get("selected_on"):
-        notes.append(f"the checkpoint of step {result.get('step')} was chosen on {result['selected_on']}")
+    if chosen := result.get("selected_on"):
+        for source in filter(None, (settings.get("data"), settings.get("validation"))):
+            chosen = chosen.replace(str(source), source_label(source))
+        notes.append(f"the checkpoint of step {result.get('step')} was chosen on {chosen}")
     if text := settings.get("text") or settings.get("eval_text"):  # its former name
         windows = f" (windows of {length:,} tokens)" if isinstance(length, int) else ""
         notes.append(f"perplexities of this table: {source_label(text)}{windows}, by which nothing was chosen")
