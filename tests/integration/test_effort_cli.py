@@ -1,6 +1,7 @@
 """Searches of a given number of evaluations and of given minutes, by the command line, on a tiny model."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from tiny import save_families
 
 import tracenas
 from tracenas.cli import invoke
+from tracenas.commands.search.clock import SearchClock
 
 pytestmark = pytest.mark.integration
 
@@ -38,12 +40,20 @@ def test_evaluations_are_the_total(home: Path, tmp_path: Path, capsys: pytest.Ca
     assert "effort and evaluations are two answers to one question" in capsys.readouterr().err
 
 
-def test_minutes_end_a_search_that_can_be_replayed(home: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def candidates(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """So many candidates are enough, however long they take; and whether the time is really over, without that."""
+    real = SearchClock.enough
+    monkeypatch.setattr(SearchClock, "enough", lambda self: self._count >= 35)
+    yield lambda: monkeypatch.setattr(SearchClock, "enough", real)
+
+
+def test_minutes_end_a_search_that_can_be_replayed(candidates: Any, home: Path, tmp_path: Path) -> None:
     """A resumed one ends where it ended, and a search of as many evaluations is the same."""
     out = tmp_path / "run"
     assert invoke(search(home, out, "--minutes", "0.04")) == 0
     first, settings = timeless(out), yaml.safe_load((out / "config.yaml").read_text())
-    assert settings["evaluations"] == len(first) >= 1
+    assert settings["evaluations"] == len(first) == 35 > settings["population"]
     best = (out / "best.json").read_bytes()
     (out / "best.json").unlink()
     assert invoke(search(home, out, "--minutes", "0.04", "--resume")) == 0
@@ -56,9 +66,18 @@ def test_minutes_end_a_search_that_can_be_replayed(home: Path, tmp_path: Path) -
     assert timeless(tmp_path / "same") == first
 
 
-def test_an_interrupted_search_of_minutes_goes_on_with_what_is_left(home: Path, tmp_path: Path) -> None:
+def test_minutes_end_a_search_by_the_clock(home: Path, tmp_path: Path) -> None:
+    assert invoke(search(home, tmp_path / "run", "--minutes", "0.04")) == 0
+    settings = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert 1 <= settings["evaluations"] == len(timeless(tmp_path / "run")) < settings["population"] * 40
+
+
+def test_an_interrupted_search_of_minutes_goes_on_with_what_is_left(
+    candidates: Any, home: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "run"
     assert invoke(search(home, out, "--minutes", "0.04")) == 0
+    candidates()
     lines = (out / "journal.jsonl").read_text().splitlines()
     settings = yaml.safe_load((out / "config.yaml").read_text())
     (out / "config.yaml").write_text(yaml.safe_dump({**settings, "evaluations": None}, sort_keys=False))
