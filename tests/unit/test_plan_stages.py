@@ -78,7 +78,9 @@ def test_the_time_of_a_recovery(capsys: pytest.CaptureFixture[str]) -> None:
     assert list(found["time"]["stages"]) == ["search", "prune", "recover"]
     tokens = training({"method": "pretrain", "tokens": "1M", "seq_len": 512}, 512).tokens
     assert 1_000_000 <= tokens < 1_020_000
-    expected = tokens * 3 * found["uniform"]["flops_per_token"] / (SUSTAINED * found["time"]["measured"]["flops"])
+    expected = (
+        tokens * 3 * found["uniform"]["flops_per_token"] / (SUSTAINED["fp32"] * found["time"]["measured"]["flops"])
+    )
     assert found["time"]["stages"]["recover"] == pytest.approx(expected)
     assert invoke([*argv]) == 2
     assert "'tokens' or 'max-steps' is required" in capsys.readouterr().err
@@ -96,7 +98,8 @@ def test_the_time_of_a_recovery(capsys: pytest.CaptureFixture[str]) -> None:
 def test_operations_of_a_recovery(section: dict[str, Any], tokens: int, per_token: float) -> None:
     found = training({"seq_len": 128, **section}, 4096)
     assert found.tokens == tokens
-    assert found.seconds(5.0, 7.0, 2.0) == pytest.approx(tokens * per_token / (SUSTAINED * 2.0))
+    for half, share in ((False, SUSTAINED["fp32"]), (True, SUSTAINED["bf16"])):
+        assert found.seconds(5.0, 7.0, 2.0, half=half) == pytest.approx(tokens * per_token / (share * 2.0))
 
 
 def test_what_is_needed_where(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -134,7 +134,9 @@ def _stages(
     stages = dict(sized.seconds)
     if trained is not None and sized.rates is not None:
         flops = figures["flops_per_token"], figures["base_flops_per_token"]
-        stages["recover"] = recovered_models(config) * trained.seconds(*flops, sized.rates.flops)
+        stages["recover"] = recovered_models(config) * trained.seconds(
+            *flops, sized.rates.flops, half=sized.shape.element == 2
+        )
     return {name: stages[name] for name in ("search", "prune", "comparison", "recover", "eval") if name in stages}
 
 

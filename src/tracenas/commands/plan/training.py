@@ -30,15 +30,17 @@ class Training:
     taught: bool
     sharded: bool
 
-    def seconds(self, forward: float, of_base: float, flops: float) -> float:
+    def seconds(self, forward: float, of_base: float, flops: float, *, half: bool) -> float:
         """An estimate: three forward passes' operations (adapters: two), and the base's where it teaches.
 
         Args:
             forward, of_base: operations per token, of the pruned model and of the base.
             flops: of this machine's matrix products, per second and device.
+            half: whether these are of two bytes per number.
         """
         per_token = (2 if self.adapters else 3) * forward + self.taught * of_base
-        return self.tokens * per_token / (SUSTAINED * flops * self.processes)
+        share = SUSTAINED["bf16" if half else "fp32"]
+        return self.tokens * per_token / (share * flops * self.processes)
 
 
 def training(section: Mapping[str, Any], positions: int) -> Training:

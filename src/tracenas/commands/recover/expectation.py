@@ -16,7 +16,8 @@ def expectation(settings: TrainSettings, config: RecoverConfig, processes: int) 
     assert config.global_batch and config.seq_len
     per_step = config.global_batch * config.seq_len
     dtype = torch.bfloat16 if settings.bf16 else torch.float32
-    rate = SUSTAINED * product_flops(pick_device(config.device), dtype) * processes
+    share = SUSTAINED["bf16" if settings.bf16 else "fp32"]
+    rate = share * product_flops(pick_device(config.device), dtype) * processes
     step = settings.flops_per_token * per_step / rate
     return (
         f"recover: {plural(settings.max_steps, 'step')} of {per_step:,} tokens "
