@@ -17,6 +17,7 @@ import itertools
 import json
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from machine import facts, publish
 
 from tracenas.commands.search.settings import resolve_search, sized, strategy_settings
 from tracenas.config import SearchConfig
+from tracenas.errors import UserError
 from tracenas.journal import Journal
 from tracenas.models.checkpoints.source import open_source
 from tracenas.models.functionals.loss import next_token_nll
@@ -110,7 +112,11 @@ class Contest:
     def starts(self, target: PruningTarget) -> list[Architecture]:
         """What every search begins with."""
         ranked = ranked_by_table(target, self.table)
-        return [STARTS.get(name)(ranked, None).architecture for name in self.config.starts]
+        found = []
+        for name in self.config.starts:
+            with suppress(UserError):  # MLPs alone may leave too much
+                found.append(STARTS.get(name)(ranked, None).architecture)
+        return found
 
     def search(self, target: PruningTarget, variant: str, seed: int) -> tuple[SearchResult[Architecture], float]:
         """A whole search, and its seconds."""
