@@ -35,7 +35,7 @@ class Settled:
         last = f"the last {self.generations} generations" if self.generations > 1 else "the last generation"
         if self.gain == 0:
             return f"{last} found nothing better"
-        return f"{last} found nothing better beyond the noise ({self.gain:.4g} ± {self.error or 0.0:.2g})"
+        return f"{last} found nothing better beyond the noise ({self.gain:.2g} ± {self.error or 0.0:.2g})"
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON, with the sentence as `said`."""
