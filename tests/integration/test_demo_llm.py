@@ -51,6 +51,7 @@ def _never_measured(planned: Any) -> Any:
     return resumed
 
 
+@pytest.mark.slow
 def test_all_models_are_measured_before_and_after_the_same_recovery(made: Any) -> None:
     _, _, result, sessions = made
     assert [r["name"] for r in result.perplexity] == ["base", "uniform", "random 1", "found"]
@@ -62,6 +63,7 @@ def test_all_models_are_measured_before_and_after_the_same_recovery(made: Any) -
     assert result.plan["sessions"] == sessions
 
 
+@pytest.mark.slow
 def test_the_card_says_that_the_weights_are_dequantised(made: Any) -> None:
     _, out, _, _ = made
     for path in (out / "run" / "pruned", out / "run" / "recovered"):
@@ -74,6 +76,7 @@ def test_the_card_says_that_the_weights_are_dequantised(made: Any) -> None:
     assert "dequantised" in json.loads((out / "run" / "summary.json").read_text())["weights"]
 
 
+@pytest.mark.slow
 def test_estimate_and_time_taken_are_in_the_summary_and_the_report(made: Any) -> None:
     _, out, result, _ = made
     told = json.loads((out / "run" / "summary.json").read_text())["demo"]
@@ -86,12 +89,14 @@ def test_estimate_and_time_taken_are_in_the_summary_and_the_report(made: Any) ->
     assert not re.search(r"https?://(?!www\.w3\.org)", page)
 
 
+@pytest.mark.slow
 def test_other_settings_than_the_demos_are_refused(made: Any) -> None:
     model, out, _, _ = made
     with pytest.raises(UserError, match="--resume with another params"):
         demo_llm(DemoConfig(model="smollm2", out=out, params="70%", resume=True), model)
 
 
+@pytest.mark.slow
 def test_a_demo_is_gone_on_with_by_its_directory(
     made: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -247,6 +247,7 @@ def live_bytes() -> int:
     return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
 
 
+@pytest.mark.slow
 def test_memory_beside_the_model_does_not_grow_with_its_depth(tmp_path: Path) -> None:
     beside = []
     for depth in (2, 8):

@@ -97,6 +97,7 @@ def test_a_regression_on_equal_scores_expects_that_score() -> None:
     assert fit(x, np.full(5, -2.0))(x[0]) == pytest.approx(-2.0)
 
 
+@pytest.mark.slow
 def test_guided_search_gains_more_than_evolution_from_a_good_start() -> None:
     space = toys.space(0.6, layers=12)
     start = space.uniform()

@@ -184,6 +184,7 @@ def search(space: SearchSpace, rises: Rises | None, truth: Rises, seed: int) -> 
     return float(best), seen
 
 
+@pytest.mark.slow
 def test_with_a_table_that_is_half_right_a_search_finds_more_than_without() -> None:
     space = toys.space(0.6, layers=12)
     rises = table(space)
