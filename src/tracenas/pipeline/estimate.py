@@ -35,8 +35,10 @@ __all__ = [
     "workload_seconds",
 ]
 
-_SHARES, _PREFIX = 4, 5
-"""Shares of the drift that a sequential refit compares, on a fifth of the blocks."""
+_STRENGTHS, _SHARES = 4, 4
+"""Strengths of a refit that are compared on held-out text, and shares of the drift, one strength among these."""
+_PREFIX, _WINDOWS = 5, 8
+"""Sequential refits are compared with a fifth of the blocks refitted, on so many windows."""
 _FEW_STEPS = 6 * 4
 """Sequences that `few_steps` trains on."""
 
@@ -133,13 +135,15 @@ class SearchEstimate:
         return SearchTime(once + pool_size(self.choice) * each, each)
 
     def prune(self, shape: Shape, statistics: int | None = None) -> float:
-        """Seconds of `prune --compensate best`: both refits, their losses on held-out text, the checkpoint's check."""
+        """Seconds of `prune --compensate best`: both refits chosen and written, losses, the checkpoint's check."""
         rates = self.rates
         costs = refit_costs(self.target.blocks, self.arch, (statistics or DEFAULT_SAMPLES) * shape.seq_len)
-        passes = (costs.forward + costs.sequential * (1 + _SHARES / _PREFIX)) / rates.flops
-        runs = (self.target.space.base, shape.samples), (self.arch, 3 * shape.samples + 3 * HELD_OUT_SAMPLES)
+        aims = _STRENGTHS + _SHARES - 1
+        passes = (2 * costs.forward + costs.sequential * (1 + aims / _PREFIX)) / rates.flops
+        held_out = (_STRENGTHS + 3) * HELD_OUT_SAMPLES + aims * _WINDOWS
+        runs = (self.target.space.base, shape.samples), (self.arch, 3 * shape.samples + held_out)
         losses = sum(self.forward(of, replace(shape, samples=samples, rank=None)) for of, samples in runs)
-        return passes + costs.gram / rates.single_flops + costs.candidate / rates.double_flops + losses
+        return passes + 2 * (costs.gram / rates.single_flops + costs.candidate / rates.double_flops) + losses
 
 
 def measured_estimate(
