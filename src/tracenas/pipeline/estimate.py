@@ -12,9 +12,10 @@ from tracenas.errors import UserError
 from tracenas.families import Block, present
 from tracenas.models.checkpoints.source import ModelSource
 from tracenas.pipeline.reference import POOL
-from tracenas.pipeline.refit import DEFAULT_SAMPLES, HELD_OUT_SAMPLES
+from tracenas.pipeline.refit import COMPARED_SHARE, COMPARED_WINDOWS, DEFAULT_SAMPLES, HELD_OUT_SAMPLES, RIDGES
 from tracenas.pipeline.target import PruningTarget
 from tracenas.proxies.combination import Choice
+from tracenas.refits.aim import DRIFTS
 from tracenas.refits.costs import refit_costs, refit_memory
 from tracenas.saliency.sensitivity import FISHER_TOKENS, trial_operations
 from tracenas.scoring.workload import Shape, Workload, default_micro_batch, workload
@@ -35,10 +36,6 @@ __all__ = [
     "workload_seconds",
 ]
 
-_STRENGTHS, _SHARES = 4, 4
-"""Strengths of a refit that are compared on held-out text, and shares of the drift, one strength among these."""
-_PREFIX, _WINDOWS = 5, 8
-"""Sequential refits are compared with a fifth of the blocks refitted, on so many windows."""
 _FEW_STEPS = 6 * 4
 """Sequences that `few_steps` trains on."""
 
@@ -138,9 +135,10 @@ class SearchEstimate:
         """Seconds of `prune --compensate best`: both refits chosen and written, losses, the checkpoint's check."""
         rates = self.rates
         costs = refit_costs(self.target.blocks, self.arch, (statistics or DEFAULT_SAMPLES) * shape.seq_len)
-        aims = _STRENGTHS + _SHARES - 1
-        passes = (2 * costs.forward + costs.sequential * (1 + aims / _PREFIX)) / rates.flops
-        held_out = (_STRENGTHS + 3) * HELD_OUT_SAMPLES + aims * _WINDOWS
+        strengths = len(RIDGES["mean"])
+        aims = strengths + len(DRIFTS) - 1  # one pair is in both comparisons
+        passes = (2 * costs.forward + costs.sequential * (1 + aims / COMPARED_SHARE)) / rates.flops
+        held_out = (strengths + 3) * HELD_OUT_SAMPLES + aims * COMPARED_WINDOWS
         runs = (self.target.space.base, shape.samples), (self.arch, 3 * shape.samples + held_out)
         losses = sum(self.forward(of, replace(shape, samples=samples, rank=None)) for of, samples in runs)
         return passes + 2 * (costs.gram / rates.single_flops + costs.candidate / rates.double_flops) + losses

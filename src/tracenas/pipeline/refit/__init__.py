@@ -1,6 +1,17 @@
 """Refits of output projections as commands ask for them: their text, their strength, and which of them is written."""
 
-__all__ = ["COMPENSATION", "DEFAULT_SAMPLES", "HELD_OUT", "HELD_OUT_SAMPLES", "STATISTICS_TOKENS"]
+from collections.abc import Mapping
+
+__all__ = [
+    "COMPARED_SHARE",
+    "COMPARED_WINDOWS",
+    "COMPENSATION",
+    "DEFAULT_SAMPLES",
+    "HELD_OUT",
+    "HELD_OUT_SAMPLES",
+    "RIDGES",
+    "STATISTICS_TOKENS",
+]
 
 COMPENSATION, HELD_OUT = "compensation.safetensors", "held_out.safetensors"
 """In a run directory: the text that refits are fitted on, and the text that they are compared on."""
@@ -10,3 +21,9 @@ DEFAULT_SAMPLES, HELD_OUT_SAMPLES = 48, 16
 
 STATISTICS_TOKENS = 24_576
 """What sensitivities, and the refits that go with them, are measured on by default."""
+
+RIDGES: Mapping[str, tuple[float, ...]] = {"mean": (1e-4, 1e-3, 1e-2, 1e-1), "channel": (1e-1,)}
+"""Strengths that are compared, by what they are relative to."""
+
+COMPARED_SHARE, COMPARED_WINDOWS = 5, 8
+"""Aims of sequential refits are compared on a fifth of the blocks, and on so many windows at most."""

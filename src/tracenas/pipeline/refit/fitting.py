@@ -14,6 +14,7 @@ from tracenas.families import present
 from tracenas.models.functionals.perplexity import perplexity
 from tracenas.models.surgery.ordering import Key
 from tracenas.models.surgery.supernet import Realisation, Supernet
+from tracenas.pipeline.refit import COMPARED_SHARE, COMPARED_WINDOWS, RIDGES
 from tracenas.pipeline.refit.record import DEFAULT_RIDGE, ScoredRealisation
 from tracenas.pipeline.refit.statistics import StoredGrams
 from tracenas.pipeline.refit.text import Text, compensation_text, scored_text
@@ -29,7 +30,6 @@ from tracenas.saliency.sensitivity.moments import input_moments
 from tracenas.space.architecture import Architecture
 
 __all__ = [
-    "RIDGES",
     "Compensation",
     "Fit",
     "candidate_loss",
@@ -46,14 +46,11 @@ __all__ = [
 Outputs = Mapping[Key, torch.Tensor]
 """Output projections [rows, kept columns] by (block, sub-block)."""
 
-RIDGES: Mapping[str, tuple[float, ...]] = {"mean": (1e-4, 1e-3, 1e-2, 1e-1), "channel": (1e-1,)}
-"""Strengths that are compared, by what they are relative to."""
-
 _SCALES = {"mean": "the mean diagonal", "channel": "every channel's own diagonal"}
 _HELD_OUT = 6
 """Every sixth sequence (at least one) is held out when the aim is chosen."""
-_BLOCKS, _LEAST_BLOCKS, _WINDOWS = 5, 4, 8
-"""Aims of sequential refits are compared on a fifth of the blocks, at least 4, and on so many windows at most."""
+_LEAST_BLOCKS = 4
+"""Blocks that aims of sequential refits are compared on at least."""
 
 
 @dataclass(frozen=True)
@@ -227,7 +224,7 @@ def choose_aim(
         return Aim(ridge or (DEFAULT_RIDGE if fit.scale == "mean" else ridges[0])), {}
     until = None
     if fit.method == "sequential":
-        until, held_out = max(_LEAST_BLOCKS, -(-len(fit.arch.layers) // _BLOCKS)), held_out[:_WINDOWS]
+        until, held_out = max(_LEAST_BLOCKS, -(-len(fit.arch.layers) // COMPARED_SHARE)), held_out[:COMPARED_WINDOWS]
     losses: dict[Aim, float] = {}
     best = Aim(ridges[0])
     if len(ridges) > 1:

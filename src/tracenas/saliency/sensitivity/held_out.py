@@ -56,10 +56,10 @@ def held_out_rises(
     columns = [int((owner < 0).sum()) + w * (int((owner >= 0).sum()) // units) for w in tried]
     gram, first, second = (one[places][:, places] for one in (moments.second, *moments.halves))
     inputs = inputs[places]
-    penalised = gram + torch.diag(per_channel(gram, ridge))
-    fitted = _costs(_changes(gram, inputs, columns, ridge), penalised)
-    excess = _costs(_changes(first.double(), inputs, columns, ridge), second - first)
-    excess += _costs(_changes(second.double(), inputs, columns, ridge), first - second)
+    whole, one, other = (g + torch.diag(per_channel(g, ridge)) for g in (gram, first.double(), second.double()))
+    fitted = _costs(_changes(whole, inputs, columns), whole)
+    excess = _costs(_changes(one, inputs, columns), second - first)
+    excess += _costs(_changes(other, inputs, columns), first - second)
     factors = 1 + 0.25 * excess / fitted.clamp(min=_TINY)
     expected = [
         (cost := float(swept.cost[units - width - 1]), float(factor) * cost)
@@ -99,12 +99,11 @@ def _as_they_stay(order: Tensor, owner: Tensor) -> Tensor:
     return rank[owner.cpu()].argsort(stable=True)
 
 
-def _changes(gram: Tensor, inputs: Tensor, counts: Sequence[int], ridge: float) -> list[Tensor]:
-    """E [n, k]: what the refit on `gram` changes where the first s columns stay, for every s of `counts`.
+def _changes(penalised: Tensor, inputs: Tensor, counts: Sequence[int]) -> list[Tensor]:
+    """E [n, k]: what the refit on A = `penalised` changes where the first s columns stay, for every s of `counts`.
 
     W'_S = A_SS⁻¹ A_S: W, with A brought to a diagonal of ones, in float32: λ bounds its condition by n/λ.
     """
-    penalised = gram + torch.diag(per_channel(gram, ridge))
     widest = max(counts, default=0)
     scale = penalised.diagonal()[:widest, None].sqrt()
     targets = (penalised[:widest] @ inputs / scale).float()
