@@ -1,0 +1,107 @@
+"""The rows of the table: what each of them selects under a budget, and in which forms it is measured."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from candidates import Candidate, KeptUnits, Selection
+from setting import SAMPLES, SEQ_LEN, Clock, Setting
+
+import tracenas
+from tracenas.models.checkpoints.source import ModelSource
+from tracenas.models.surgery.ordering import Ordering
+from tracenas.pipeline.one_shot import allocate_budget, rank_units
+from tracenas.pipeline.opening import stored_ordering
+from tracenas.pipeline.run_directory import ORDERING
+from tracenas.pipeline.target import PruningTarget
+from tracenas.rundir import read_json
+from tracenas.saliency.methods import METHODS
+from tracenas.space.architecture import Architecture
+
+__all__ = ["CONTESTANTS", "OURS", "Contestant"]
+
+OURS = "ours"
+"""The row that the others are compared with."""
+
+UNITS = ("refitted", "plain")
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A row of the table.
+
+    Args:
+        make: (setting, budget, place of its files) → what it makes of the budget.
+        paper: where the method is described.
+        forms: of `FORMS`, in the order in which they are measured.
+        check: refuses a model that the method cannot treat (UserError), before anything is measured.
+    """
+
+    make: Callable[[Setting, str, Path], Candidate]
+    paper: str
+    forms: tuple[str, ...] = UNITS
+    check: Callable[[ModelSource], None] = lambda source: None
+
+
+def stored(
+    setting: Setting, target: PruningTarget, path: Path, select: Callable[[Setting, PruningTarget], Selection]
+) -> KeptUnits:
+    """A candidate of kept units, selected once."""
+    if not path.is_file():
+        select(setting, target).save(path)
+    return KeptUnits(setting, target, Selection.load(path, target), path)
+
+
+def one_shot(method: str, saliency: str | None = None) -> Callable[[Setting, str, Path], Candidate]:
+    """A one-shot method of the package, ranked on the statistics' text by its own saliency or another one."""
+
+    def select(setting: Setting, target: PruningTarget) -> Selection:
+        clock, known = Clock(), METHODS[method]
+        rank = saliency or known.saliency
+        ordering, importance = rank_units(target, setting.loaded, rank, setting.statistics, setting.batch)
+        allocated = allocate_budget(target, ordering, importance, known.allocation, None)
+        return Selection(ordering, allocated.architecture, clock.seconds, facts=allocated.facts)
+
+    return lambda setting, budget, path: stored(setting, setting.target(method, budget), path, select)
+
+
+def searched(**how: str) -> Callable[[Setting, str, Path], Candidate]:
+    """What a search finds; its run directory is beside the selection, and an interrupted search goes on."""
+
+    def make(setting: Setting, budget: str, path: Path) -> Candidate:
+        def select(setting: Setting, target: PruningTarget) -> Selection:
+            clock, run = Clock(), path.with_suffix("")
+            tracenas.search(
+                setting.model,
+                data=setting.data,
+                params=budget,
+                out=run,
+                samples=SAMPLES,
+                seq_len=SEQ_LEN,
+                seed=setting.seed,
+                dtype=setting.dtype,
+                threads=setting.threads,
+                resume=True,
+                **how,
+            )
+            found = read_json(run / "best.json")
+            ordering: Ordering = stored_ordering(run / ORDERING, target.blocks)[0]
+            arch = Architecture.from_json(found, where=str(run / "best.json"))
+            return Selection(ordering, target.space.validate(arch), clock.seconds, facts={"search": how})
+
+        return stored(setting, setting.target("uniform", budget), path, select)
+
+    return make
+
+
+CONTESTANTS: dict[str, Contestant] = {
+    "uniform": Contestant(one_shot("uniform"), "units by Wanda, arXiv:2306.11695"),
+    "uniform, obs": Contestant(one_shot("uniform", "obs"), "units by structured OBS, arXiv:2302.04089"),
+    "mlp": Contestant(one_shot("mlp"), "attention untouched, equal MLPs"),
+    "fisher": Contestant(one_shot("fisher"), "closed form, docs/closed-form.md"),
+    "flap": Contestant(one_shot("flap"), "FLAP, arXiv:2312.11983"),
+    "nirvana": Contestant(one_shot("nirvana"), "NIRVANA, arXiv:2509.14230"),
+    "shortgpt": Contestant(one_shot("shortgpt"), "ShortGPT, arXiv:2403.03853"),
+    OURS: Contestant(searched(saliency="fisher"), "guided search over the closed form, docs/search.md"),
+    "phi": Contestant(searched(proxy="phi"), "TraceNAS as published: evolution of Φ"),
+}
