@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from candidates import Candidate, KeptUnits, Selection
+from rival_rows import by_sleb
 from setting import SAMPLES, SEQ_LEN, Clock, Setting
 
 import tracenas
@@ -65,6 +66,13 @@ def one_shot(method: str, saliency: str | None = None) -> Callable[[Setting, str
     return lambda setting, budget, path: stored(setting, setting.target(method, budget), path, select)
 
 
+def selected(
+    select: Callable[[Setting, PruningTarget], Selection], method: str = "uniform"
+) -> Callable[[Setting, str, Path], Candidate]:
+    """What a rival selects, in the units of a method of the package."""
+    return lambda setting, budget, path: stored(setting, setting.target(method, budget), path, select)
+
+
 def searched(**how: str) -> Callable[[Setting, str, Path], Candidate]:
     """What a search finds; its run directory is beside the selection, and an interrupted search goes on."""
 
@@ -102,6 +110,7 @@ CONTESTANTS: dict[str, Contestant] = {
     "flap": Contestant(one_shot("flap"), "FLAP, arXiv:2312.11983"),
     "nirvana": Contestant(one_shot("nirvana"), "NIRVANA, arXiv:2509.14230"),
     "shortgpt": Contestant(one_shot("shortgpt"), "ShortGPT, arXiv:2403.03853"),
+    "sleb": Contestant(selected(by_sleb, "shortgpt"), "SLEB, arXiv:2402.09025"),
     OURS: Contestant(searched(saliency="fisher"), "guided search over the closed form, docs/search.md"),
     "phi": Contestant(searched(proxy="phi"), "TraceNAS as published: evolution of Φ"),
 }

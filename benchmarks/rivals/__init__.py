@@ -1,0 +1,1 @@
+"""Methods of others, implemented from their papers on this package's statistics and surgery, to be measured against."""
