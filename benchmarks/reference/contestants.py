@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from candidates import Candidate, KeptUnits, Selection
-from rival_rows import by_sleb
+from rival_rows import by_evopress, by_sleb
 from setting import SAMPLES, SEQ_LEN, Clock, Setting
 
 import tracenas
@@ -111,6 +111,7 @@ CONTESTANTS: dict[str, Contestant] = {
     "nirvana": Contestant(one_shot("nirvana"), "NIRVANA, arXiv:2509.14230"),
     "shortgpt": Contestant(one_shot("shortgpt"), "ShortGPT, arXiv:2403.03853"),
     "sleb": Contestant(selected(by_sleb, "shortgpt"), "SLEB, arXiv:2402.09025"),
+    "evopress depth": Contestant(selected(by_evopress), "EvoPress, arXiv:2410.14649"),
     OURS: Contestant(searched(saliency="fisher"), "guided search over the closed form, docs/search.md"),
     "phi": Contestant(searched(proxy="phi"), "TraceNAS as published: evolution of Φ"),
 }

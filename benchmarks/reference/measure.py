@@ -11,6 +11,7 @@ not there is selected again. `benchmarks/reference/compare.py` writes the table.
 """
 
 import argparse
+import itertools
 import math
 import sys
 from collections.abc import Iterator
@@ -65,15 +66,17 @@ class Measurement:
                 CONTESTANTS[name].check(source)
 
     def wanted(self) -> Iterator[dict[str, Any]]:
-        """The cells that were asked for, row by row."""
-        for seed in self.args.seeds:
-            for text in self.texts if DENSE in self.args.rows else ():
-                yield self._cell("100%", self.args.seeds[0], DENSE, "own", text)
-            for budget in self.args.budgets:
-                for method in self.args.rows:
-                    for form in CONTESTANTS[method].forms if method != DENSE else ():
-                        for text in self.texts:
-                            yield self._cell(budget, seed, method, form, text)
+        """The cells that were asked for: refitted ones of all rows, then plain ones, row by row."""
+        for text in self.texts if DENSE in self.args.rows else ():
+            yield self._cell("100%", self.args.seeds[0], DENSE, "own", text)
+        rows = [name for name in self.args.rows if name != DENSE]
+        for seed, budget, forms in itertools.product(
+            self.args.seeds, self.args.budgets, (("refitted", "own"), ("plain",))
+        ):
+            for method in rows:
+                for form, text in itertools.product(CONTESTANTS[method].forms, self.texts):
+                    if form in forms:
+                        yield self._cell(budget, seed, method, form, text)
 
     def _cell(self, budget: str, seed: int, method: str, form: str, text: str) -> dict[str, Any]:
         return {"model": self.name, **dict(zip(FIELDS[1:], (budget, seed, method, form, text), strict=True))}

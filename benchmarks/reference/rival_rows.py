@@ -2,15 +2,19 @@
 
 from collections.abc import Collection, Sequence
 
+import numpy as np
+import torch
 from candidates import Selection
-from rivals import sleb
+from rivals import evopress, sleb
 from setting import Clock, Setting
 
 from tracenas.errors import UserError
+from tracenas.families import present
+from tracenas.models.surgery.ordering import Ordering
 from tracenas.pipeline.one_shot import allocate_budget, rank_units
 from tracenas.pipeline.target import PruningTarget
 
-__all__ = ["by_sleb"]
+__all__ = ["by_evopress", "by_sleb"]
 
 
 def _enough(target: PruningTarget, gone: Collection[int]) -> bool:
@@ -41,3 +45,41 @@ def by_sleb(setting: Setting, target: PruningTarget) -> Selection:
 
     order = sleb.removal_order(setting.loaded.model, target.blocks, setting.search, setting.batch, enough)
     return _depth(setting, target, order, clock)
+
+
+EVOPRESS = {"generations": 30, "offspring": 16, "initial": 16}
+"""Published: hundreds of generations of 32 offspring."""
+
+
+def by_evopress(setting: Setting, target: PruningTarget) -> Selection:
+    """EvoPress' sub-blocks; 4 of the offspring survive a window of 512 tokens and are compared on 8."""
+    clock, space = Clock(), target.space
+    keys = [key for key, _ in present(target.blocks)]
+    stages = [evopress.Stage(4, 1), evopress.Stage(1, len(setting.search))]
+    fitness = evopress.Divergence(setting.loaded.model, target.blocks, setting.search, setting.batch)
+    counts, rng = _drops(target), np.random.default_rng(setting.seed)
+    values: list[float] = []
+    dropped = evopress.evolve(
+        keys, counts, fitness, stages, rng, **EVOPRESS, report=lambda _, value: values.append(round(value, 4))
+    )
+    rows = [
+        [0 if (i, s.name) in dropped else s.units for s in layer.sub_blocks] for i, layer in enumerate(space.layers)
+    ]
+    same = {key: torch.zeros(sub.spec.units) for key, sub in present(target.blocks)}
+    facts = {"dropped": sorted(dropped), "divergence": values, **EVOPRESS}
+    return Selection(Ordering.from_saliency(target.blocks, same), space.build(rows), clock.seconds, facts=facts)
+
+
+def _drops(target: PruningTarget) -> dict[str, int]:
+    """As many pairs of attention and MLP as the budget asks for, less the attentions that may stay then."""
+    space, counts = target.space, {}
+    base = space.counts(space.base)
+    removed = next((n for n in range(len(base)) if _enough(target, range(n))), None)
+    if removed is None:
+        raise UserError(f"evopress: the budget cannot be met by dropping all but one of {len(base)} blocks")
+    for count in range(removed + 1):
+        rows = [[0 if i < count else row[0], 0 if i < removed else row[1]] for i, row in enumerate(base)]
+        if space.cost(space.build(rows)) <= space.window[1]:
+            counts = {"attention": count, "mlp": removed}
+            break
+    return counts
