@@ -11,7 +11,7 @@ from tracenas.config.effort import SIZES, EffortConfig
 from tracenas.config.one_shot import OneShotSettings
 from tracenas.config.shared import CalibrationConfig, StageConfig, TracedConfig
 from tracenas.config.tracking import TrackedConfig
-from tracenas.config.usage import TRACED, Use, reads_widths, refits
+from tracenas.config.usage import TRACED, Use, additive, reads_widths, refits
 from tracenas.saliency import PREDICTED_RISES
 from tracenas.saliency.methods import METHODS
 from tracenas.saliency.starts import DEFAULT_STARTS, PUBLISHED_STARTS, SOLVED, STARTS, start_names
@@ -47,6 +47,9 @@ class SearchConfig(EffortConfig, CalibrationConfig, TracedConfig, TrackedConfig)
             (*SIZES, "race", "start", "include_uniform", "patience"),
             "a strategy that has more than one candidate, not uniform",
             lambda c: c.strategy != "uniform",
+        ),
+        Use(
+            ("prefer",), "a proxy that is a mean over sequences, such as loss_compensated", lambda c: additive(c.proxy)
         ),
         Use(
             ("include_uniform",),
@@ -110,6 +113,11 @@ class SearchConfig(EffortConfig, CalibrationConfig, TracedConfig, TrackedConfig)
         ge=0,
         description="Generations in a row that find nothing better, beyond the noise, after which the search ends; 0: "
         "it never does before its size is reached. Default: 3 for guided with a start, 0 for everything else.",
+    )
+    prefer: Literal["loss", "stock"] = Field(
+        "loss",
+        description="What of the best candidates is taken: the lowest loss on held-out text, or with stock one that "
+        "transformers builds without remote code, if it is no worse there beyond the noise.",
     )
     race: fields.Switch = Field(
         "auto",

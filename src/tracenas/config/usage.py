@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["ROWS", "TRACED", "Use", "applies", "needs", "reads_widths", "refits"]
+__all__ = ["ROWS", "TRACED", "Use", "additive", "applies", "needs", "reads_widths", "refits"]
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,17 @@ def needs(proxy: str, need: str) -> bool:
     from tracenas.proxies.combination import choose
 
     return proxy == "auto" or need in choose(proxy).needs
+
+
+def additive(proxy: str) -> bool:
+    """Whether a proxy is a single mean over sequences; so may `auto` be.
+
+    Raises:
+        UserError: for an unknown proxy.
+    """
+    from tracenas.proxies.combination import choose
+
+    return proxy == "auto" or choose(proxy).additive
 
 
 def refits(config: Any) -> bool:

@@ -76,6 +76,7 @@ class SearchOptions(TracedKeywords, TrackedKeywords, EffortKeywords, Calibration
     mutation_width: float
     sigma: float
     patience: int | None
+    prefer: Literal["loss", "stock"]
     race: Literal["auto", "on", "off"] | bool
     resume: bool
 

@@ -20,6 +20,7 @@ from tracenas.refits.costs import refit_costs, refit_memory
 from tracenas.saliency.sensitivity import FISHER_TOKENS, trial_operations
 from tracenas.scoring.workload import Shape, Workload, default_micro_batch, workload
 from tracenas.space.architecture import Architecture
+from tracenas.strategies.selection import CONTENDERS, WINDOWS
 
 if TYPE_CHECKING:
     from tracenas.benchmark.machine import Rates
@@ -45,8 +46,8 @@ class SearchTime:
     """Estimated seconds.
 
     Args:
-        once: before the first candidate: the base's passes, statistics and factors, the sensitivity table, the pool
-            of a combination.
+        once: beside the candidates: the base's passes, statistics and factors, the sensitivity table, the pool of a
+            combination, the best ones on held-out text.
         each: of a candidate, none of whose refits is remembered, on all of the calibration.
     """
 
@@ -129,6 +130,8 @@ class SearchEstimate:
         if self.table:
             text = tokens if self.choice.compensated else shape.tokens
             once += _table_seconds(blocks, base, text, shape, rates, self.forward)
+        if self.choice.additive and not self.target.source.is_encoder_decoder:  # the best ones on held-out text
+            once += (1 + CONTENDERS) * WINDOWS / shape.samples * each
         return SearchTime(once + pool_size(self.choice) * each, each)
 
     def prune(self, shape: Shape, statistics: int | None = None) -> float:

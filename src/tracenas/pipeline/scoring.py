@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from tracenas.errors import UserError
 from tracenas.journal import Journal
 from tracenas.models.surgery.supernet import Realisation
@@ -22,7 +24,7 @@ from tracenas.scoring.panel import Panel
 from tracenas.scoring.raced import RacingEvaluator
 from tracenas.space.architecture import Architecture
 
-__all__ = ["make_evaluator", "make_panel", "make_racing"]
+__all__ = ["make_evaluator", "make_panel", "make_racing", "on_other_text"]
 
 
 def make_evaluator(
@@ -68,6 +70,12 @@ def make_racing(evaluator: Evaluator | CombinedEvaluator, race: str, elites: int
         names = ", ".join(name for name in PROXIES if PROXIES.get(name).additive)
         raise UserError(f"race 'on': only a single proxy that is a mean over sequences can race: {names}")
     return None
+
+
+def on_other_text(session: Session, evaluator: Evaluator, tokens: Tensor) -> Evaluator:
+    """Scores the same candidates, realised alike, on other text, int64 [N, L]."""
+    settings, table = evaluator.settings, evaluator.measurer.table
+    return Evaluator(evaluator.net, session.space, tokens, evaluator.proxy, settings, evaluator.realisation, table)
 
 
 def make_panel(session: Session, names: Sequence[str], rank: int, compensated: Realisation | None = None) -> Panel:

@@ -46,6 +46,11 @@ class Choice:
         return frozenset[str]().union(*(p.needs for p in self.proxies))
 
     @property
+    def additive(self) -> bool:
+        """Whether the score is minus a mean over sequences."""
+        return self.single and self.proxies[0].additive
+
+    @property
     def compensated(self) -> bool:
         """Whether the result is compensated, as it is once one of the proxies sees compensated candidates."""
         return "compensated" in self.needs

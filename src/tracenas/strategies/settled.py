@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Settled", "Z", "settled"]
+__all__ = ["Settled", "Z", "paired_error", "settled"]
 
 Z = 2.0
 """Standard errors of the paired difference that a gain must be more than."""
@@ -58,13 +58,12 @@ def settled(records: Sequence[Mapping[str, Any]], generations: int, patience: in
         return None
     best, before = (max(some, key=lambda r: float(r["score"])) for some in (scored, earlier))
     gain = float(best["score"]) - float(before["score"])
-    error = _paired_error(best, before)
+    error = paired_error(best.get("terms"), before.get("terms"))
     return Settled(patience, gain, error) if gain <= Z * (error or 0.0) else None
 
 
-def _paired_error(one: Mapping[str, Any], other: Mapping[str, Any]) -> float | None:
-    """Of the mean difference of two candidates' terms; None where they have none, or a single one."""
-    terms, others = one.get("terms"), other.get("terms")
+def paired_error(terms: Sequence[float] | None, others: Sequence[float] | None) -> float | None:
+    """Standard error of the mean difference of two candidates' terms; None where they have none, or a single one."""
     if not terms or not others or len(terms) != len(others) or len(terms) < 2:
         return None
     difference = np.asarray(terms, dtype=np.float64) - np.asarray(others, dtype=np.float64)

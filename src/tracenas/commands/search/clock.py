@@ -21,11 +21,17 @@ class SearchClock:
         self.minutes = minutes
         self.started = time.monotonic() if started is None else started
         self._before = 0.0
+        self._reserved = 0.0
         self._first = 0.0
         self._count = 0
 
-    def go_on(self, records: Sequence[dict[str, Any]]) -> None:
-        """Candidates begin now; those of a run's journal count."""
+    def go_on(self, records: Sequence[dict[str, Any]], reserved: float = 0.0) -> None:
+        """Candidates begin now; those of a run's journal count.
+
+        Args:
+            reserved: what follows the last one takes as long as so many.
+        """
+        self._reserved = reserved
         self._before = sum(float(r["seconds"]) for r in records if is_number(r.get("seconds")))
         self._first = time.monotonic()
 
@@ -34,8 +40,8 @@ class SearchClock:
         self._count += 1
 
     def enough(self) -> bool:
-        """Whether half of another candidate would be beyond the time."""
-        return self.minutes is not None and self.left < self._each / 2
+        """Whether half of another candidate would be beyond the time, or would leave none for what follows."""
+        return self.minutes is not None and self.left < self._each * (0.5 + self._reserved)
 
     @property
     def left(self) -> float:
@@ -52,4 +58,4 @@ class SearchClock:
         """Candidates in all that the time is enough for, once some were measured here."""
         if self.minutes is None or not self._each:
             return None
-        return done + max(0, round(self.left / self._each))
+        return done + max(0, round(self.left / self._each - self._reserved))

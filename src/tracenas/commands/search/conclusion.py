@@ -14,6 +14,7 @@ from tracenas.dtypes import TORCH_NAMES
 from tracenas.journal import Journal
 from tracenas.pipeline.one_shot import ANCHOR, stored_anchor
 from tracenas.pipeline.opening import stored_ordering
+from tracenas.pipeline.refit import HELD_OUT
 from tracenas.pipeline.refit.record import realisation_facts
 from tracenas.pipeline.resume import recorded_base_loss
 from tracenas.pipeline.rises import rises
@@ -21,14 +22,19 @@ from tracenas.pipeline.run_directory import BEST, CALIBRATION, JOURNAL, ORDERING
 from tracenas.pipeline.session import RankedTarget, Session
 from tracenas.pipeline.starts import START, Starts, stored_starts
 from tracenas.pipeline.target import PruningTarget
+from tracenas.proxies.combination import choose
 from tracenas.resident import peak_memory
 from tracenas.rundir import provenance, read_json, write_json
 from tracenas.saliency.allocation import Ranked
 from tracenas.saliency.allocation.solver import predicted_rises
 from tracenas.space.architecture import Architecture
 from tracenas.strategies import STRATEGIES, SearchResult, Strategy, replayed
+from tracenas.strategies.selection import Contender, contenders, selected, trials_from_json
 
-__all__ = ["Searched", "concluded"]
+__all__ = ["SELECTION", "Searched", "concluded", "undecided"]
+
+SELECTION = "selection.json"
+"""In a run directory: what its best candidates come to on held-out text."""
 
 RESOURCES = "resources.json"
 """In a run directory: time and memory of the process that ended the search; no journal could say them again."""
@@ -107,7 +113,14 @@ class Searched(RankedTarget):
     def conclude(self, config: SearchConfig, result: SearchResult[Architecture]) -> SearchOutcome:
         """Write best.json, and into summary.json what the search says, beside what a run's later stages say."""
         path = config.out / SUMMARY
-        summary = {**_summary(config, self, result), **_rises(self.ranked, self.base_loss, result)}
+        trials = _trials(config)
+        selection = None if trials is None else selected(trials, config.prefer)
+        if selection is not None:
+            record = next(r for r in result.records if r["id"] == selection.chosen.id)
+            best = Architecture.from_json(record["arch"], where=f"{config.out / JOURNAL}: {record['id']}")
+            result = replace(result, best=self.space.validate(best), record=record)
+        chosen = {} if selection is None else {"selection": selection.to_json()}
+        summary = {**_summary(config, self, result), **chosen, **_rises(self.ranked, self.base_loss, result)}
         write_json(
             config.out / BEST,
             {
@@ -116,6 +129,7 @@ class Searched(RankedTarget):
                 "loss": result.record["loss"],
                 "id": result.best.id,
                 **_ended(result),
+                **chosen,
                 "provenance": provenance(
                     model=config.model,
                     seed=config.seed,
@@ -148,7 +162,24 @@ def concluded(target: PruningTarget, config: SearchConfig) -> SearchOutcome | No
     timed = config.minutes is not None and config.evaluations is not None  # ended by the clock, in any generation
     strategy = searched.strategy(config.model_copy(update={"evaluations": None}) if timed else config)
     result = replayed(strategy, Journal(config.out / JOURNAL), {"bos": searched.bos}, enough=lambda: timed)
-    return None if result is None else searched.conclude(config, result)
+    return None if result is None or undecided(config, result) else searched.conclude(config, result)
+
+
+def undecided(config: SearchConfig, result: SearchResult[Architecture]) -> bool:
+    """Whether held-out text is to decide between the best candidates, and was not asked yet about these."""
+    if not (config.out / HELD_OUT).is_file() or not choose(config.proxy).additive:
+        return False
+    wanted = [r["id"] for r in contenders(result.records, config.elites or 1)]
+    if (trials := _trials(config)) is not None:
+        known = {r["id"] for r in result.records}
+        return [t.id for t in trials][: len(wanted)] != wanted or not all(t.id in known for t in trials)
+    return config.prefer == "stock" or len(wanted) > 1
+
+
+def _trials(config: SearchConfig) -> list[Contender] | None:
+    """What held-out text says; None where it was not asked."""
+    path = config.out / SELECTION
+    return trials_from_json(read_json(path), where=str(path)) if path.is_file() else None
 
 
 def _resources(path: Path, result: SearchResult[Architecture]) -> dict[str, Any]:

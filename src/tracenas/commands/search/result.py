@@ -55,6 +55,7 @@ class SearchOutcome(Outcome):
             ("calibration loss", f"{loss} (base {base['loss']:.4f})"),
             ("evaluations", f"{s['evaluations']:,} in {s['seconds']:.1f} s"),
             *([("ended", s["settled"]["said"])] if "settled" in s else []),
+            *([("taken", s["selection"]["said"])] if "selection" in s else []),
             ("best architecture", str(self.best)),
             *([("weights", s["weights"])] if "weights" in s else []),
         ]

@@ -8,6 +8,7 @@ from typing import Any
 from tracenas.commands.search.clock import SearchClock
 from tracenas.commands.search.conclusion import Searched, concluded
 from tracenas.commands.search.result import SearchOutcome
+from tracenas.commands.search.selection import decide, require_held_out, reserved
 from tracenas.commands.search.settings import strategy_settings
 from tracenas.commands.search.tracking import report_generations, report_result
 from tracenas.config import SearchConfig
@@ -89,10 +90,11 @@ def _search(
         evaluator = make_evaluator(session, config.proxy, config.trace_rank)
         racing = make_racing(evaluator, config.race, strategy_settings(config).elites)
         same_model(config.out, evaluator.base_loss)
+        require_held_out(session, config)
     searched = Searched.of(session, starts, anchor, evaluator.base_loss)
     strategy = searched.strategy(config)
     journal = Journal(config.out / JOURNAL)
-    clock.go_on(journal.read())
+    clock.go_on(journal.read(), reserved(session, config))
     _log.info("%s", _announced(config, strategy.planned, session))
     trackers.begin(resolved_settings(config.out, SearchConfig))
     told = [report_generations(trackers, config, target.space.window[1]), on_generation]
@@ -112,6 +114,7 @@ def _search(
         )
     if config.minutes is not None:  # what the time came to is the run's size, should it be replayed
         resolve_settings(config, config.out, {"evaluations": len(result.records)})
+    decide(session, config, evaluator, result)
     return searched.conclude(config, result)
 
 

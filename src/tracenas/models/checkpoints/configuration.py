@@ -16,7 +16,16 @@ from tracenas.models.shipped.checkpoint_code import language_model
 from tracenas.models.shipped.heterogeneous import build
 from tracenas.space.architecture import Layer
 
-__all__ = ["ATTENTION", "PrunedConfig", "built_shapes", "empty_model", "named_tensors", "new_places", "pruned_config"]
+__all__ = [
+    "ATTENTION",
+    "PrunedConfig",
+    "built_shapes",
+    "empty_model",
+    "named_tensors",
+    "new_places",
+    "pruned_config",
+    "says_stock",
+]
 
 ATTENTION = "attention"
 """The sub-block in whose place a stub can be written."""
@@ -76,11 +85,7 @@ def pruned_config(
     if stub_attention and family.stub_overrides(base, remaining[0]) is None:
         raise UserError(f"stub-removed-attention: family '{family.model_type}' has no stub for removed attention")
     stubs = _stubs(blocks, layers) if stub_attention else {}
-    common = {key: value for key, value in base.items() if key not in _OURS}
-    if family.stacks:
-        stock, ours = stacked_candidates(base, common, family, blocks, layers, kept)
-    else:
-        stock, ours = _candidates(base, common, family, blocks, layers, stubs)
+    stock, ours = _both(base, family, blocks, layers, kept, stubs)
     if stock is not None and (zeros := _beside(built_shapes(stock), shapes, stubs)) is not None:
         return PrunedConfig(stock, True, zeros)
     built = built_shapes(ours)
@@ -88,6 +93,34 @@ def pruned_config(
         difference = sorted(set((built or {}).items()) ^ set(shapes.items()))[:2]
         raise RuntimeError(f"{ours['architectures'][0]} does not build what was cut: {difference}")
     return PrunedConfig(ours, False, zeros)
+
+
+def says_stock(
+    base: Mapping[str, Any],
+    family: Family,
+    blocks: Sequence[Block],
+    layers: Sequence[Layer],
+    shapes: Shapes,
+    kept: Mapping[tuple[int, str], IntArray | None],
+) -> bool:
+    """Whether `pruned_config` would say all of it in the family's own keys; its arguments."""
+    stock, _ = _both(base, family, blocks, layers, kept, {})
+    return stock is not None and _beside(built_shapes(stock), shapes, {}) is not None
+
+
+def _both(
+    base: Mapping[str, Any],
+    family: Family,
+    blocks: Sequence[Block],
+    layers: Sequence[Layer],
+    kept: Mapping[tuple[int, str], IntArray | None],
+    stubs: Mapping[int, tuple[str, ...]],
+) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+    """`(stock configuration or None, heterogeneous one)`."""
+    common = {key: value for key, value in base.items() if key not in _OURS}
+    if family.stacks:
+        return stacked_candidates(base, common, family, blocks, layers, kept)
+    return _candidates(base, common, family, blocks, layers, stubs)
 
 
 def _candidates(

@@ -12,7 +12,7 @@ import torch
 from tracenas.families import Block, Family, Projection, SubBlock
 from tracenas.families.description import IntArray
 from tracenas.models.checkpoints.base_files import BaseFiles
-from tracenas.models.checkpoints.configuration import PrunedConfig, new_places, pruned_config
+from tracenas.models.checkpoints.configuration import PrunedConfig, new_places, pruned_config, says_stock
 from tracenas.models.checkpoints.headers import prevailing
 from tracenas.models.checkpoints.shards import DTYPES, NAMES, Entry, atomic_directory, write_shards
 from tracenas.models.checkpoints.stacked_configuration import with_untied_head
@@ -22,7 +22,7 @@ from tracenas.models.shipped.checkpoint_code import CODE_FILE, shipped_code
 from tracenas.models.surgery.ordering import take
 from tracenas.space.architecture import Layer
 
-__all__ = ["Draft", "Kept", "save_pruned"]
+__all__ = ["Draft", "Kept", "save_pruned", "stock_shaped"]
 
 Kept = Mapping[tuple[int, str], IntArray | None]
 """(block, sub-block name) → kept unit ids in the model, ascending, int64; None where it is bypassed."""
@@ -86,11 +86,11 @@ def save_pruned(
     Raises:
         UserError: if `out` is not free or cannot be written; ValueError: for kept ids that do not fit the blocks.
     """
-    layers = tuple(_layer(block, index, kept) for index, block in enumerate(blocks))
+    layers = _layers(blocks, kept)
     dense = {name: (tensors or {}).get(name, entry) for name, entry in in_memory(model).items()}
     entries = list(_entries(dense, blocks, layers, kept, outputs or {}, dtype))
-    shapes = {entry.name: entry.shape for entry in entries}
     base = with_untied_head(model)
+    shapes = {entry.name: entry.shape for entry in entries}
     pruned = pruned_config(base, family, blocks, layers, shapes, kept=kept, stub_attention=stub_attention)
     config, entries = _as_written(pruned, entries, family, files.config if files is not None else {}, base)
     with atomic_directory(out) as directory:
@@ -101,6 +101,21 @@ def save_pruned(
         if readme := card if isinstance(card, str) else card(draft):
             (directory / "README.md").write_text(readme, encoding="utf-8")
     return replace(draft, path=out)
+
+
+def stock_shaped(model: Any, family: Family, blocks: Sequence[Block], kept: Kept) -> bool:
+    """Whether `save_pruned` would write these units as a stock checkpoint; no weight is read.
+
+    Args:
+        model, family, blocks, kept: as `save_pruned` takes them.
+    """
+    layers = _layers(blocks, kept)
+    shapes = {e.name: e.shape for e in _entries(in_memory(model), blocks, layers, kept, {}, None)}
+    return says_stock(with_untied_head(model), family, blocks, layers, shapes, kept)
+
+
+def _layers(blocks: Sequence[Block], kept: Kept) -> tuple[Layer, ...]:
+    return tuple(_layer(block, index, kept) for index, block in enumerate(blocks))
 
 
 def _as_written(

@@ -187,6 +187,11 @@ class RunData:
         return self._summary.fields("settled").text("said")
 
     @property
+    def taken(self) -> str | None:
+        """What held-out text said of the best candidates, if it was asked."""
+        return self._summary.fields("selection").text("said")
+
+    @property
     def failures(self) -> list[tuple[str, int]]:
         """Reasons of failed candidates and how often each occurred, the most frequent first."""
         return Counter(c.reason or "no reason recorded" for c in self.candidates if c.score is None).most_common()
