@@ -4,8 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from candidates import Candidate, KeptUnits, Selection
-from rival_rows import by_evopress, by_sleb
+from candidates import Candidate, KeptUnits, OwnForm, Selection
+from rival_rows import by_evopress, by_minitron, by_sleb
+from rivals.plain_decoders import check_plain
 from setting import SAMPLES, SEQ_LEN, Clock, Setting
 
 import tracenas
@@ -73,6 +74,16 @@ def selected(
     return lambda setting, budget, path: stored(setting, setting.target(method, budget), path, select)
 
 
+def own(make: Callable[[Setting, PruningTarget], OwnForm]) -> Callable[[Setting, str, Path], Candidate]:
+    """A rival whose result is no set of kept units."""
+    return lambda setting, budget, path: make(setting, setting.target("uniform", budget))
+
+
+def plain_decoder(rival: str) -> Callable[[ModelSource], None]:
+    """Refuses models whose residual stream a rival cannot cut."""
+    return lambda source: check_plain(rival, source.name, source.config)
+
+
 def searched(**how: str) -> Callable[[Setting, str, Path], Candidate]:
     """What a search finds; its run directory is beside the selection, and an interrupted search goes on."""
 
@@ -112,6 +123,9 @@ CONTESTANTS: dict[str, Contestant] = {
     "shortgpt": Contestant(one_shot("shortgpt"), "ShortGPT, arXiv:2403.03853"),
     "sleb": Contestant(selected(by_sleb, "shortgpt"), "SLEB, arXiv:2402.09025"),
     "evopress depth": Contestant(selected(by_evopress), "EvoPress, arXiv:2410.14649"),
+    "minitron width": Contestant(
+        own(by_minitron), "Minitron, arXiv:2407.14679", ("own",), plain_decoder("minitron width")
+    ),
     OURS: Contestant(searched(saliency="fisher"), "guided search over the closed form, docs/search.md"),
     "phi": Contestant(searched(proxy="phi"), "TraceNAS as published: evolution of Φ"),
 }

@@ -4,8 +4,8 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 import torch
-from candidates import Selection
-from rivals import evopress, sleb
+from candidates import OwnForm, Selection
+from rivals import evopress, minitron, sleb
 from setting import Clock, Setting
 
 from tracenas.errors import UserError
@@ -14,7 +14,7 @@ from tracenas.models.surgery.ordering import Ordering
 from tracenas.pipeline.one_shot import allocate_budget, rank_units
 from tracenas.pipeline.target import PruningTarget
 
-__all__ = ["by_evopress", "by_sleb"]
+__all__ = ["by_evopress", "by_minitron", "by_sleb"]
 
 
 def _enough(target: PruningTarget, gone: Collection[int]) -> bool:
@@ -83,3 +83,11 @@ def _drops(target: PruningTarget) -> dict[str, int]:
             counts = {"attention": count, "mlp": removed}
             break
     return counts
+
+
+def by_minitron(setting: Setting, target: PruningTarget) -> OwnForm:
+    """Minitron's widths, of the activations on the text of all statistics."""
+    clock, model = Clock(), setting.loaded.model
+    widths = minitron.widths_within(model, target.space.window[1])
+    narrow = minitron.cut(model, minitron.activations(model, setting.statistics, setting.batch), widths)
+    return OwnForm(narrow, sum(p.numel() for p in narrow.parameters()), clock.seconds)
