@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from candidates import Candidate, KeptUnits, OwnForm, Selection
-from rival_rows import by_evopress, by_minitron, by_sleb
+from rival_rows import by_evopress, by_minitron, by_osscar, by_sleb
 from rivals.plain_decoders import check_plain
 from setting import SAMPLES, SEQ_LEN, Clock, Setting
 
@@ -126,6 +126,7 @@ CONTESTANTS: dict[str, Contestant] = {
     "minitron width": Contestant(
         own(by_minitron), "Minitron, arXiv:2407.14679", ("own",), plain_decoder("minitron width")
     ),
+    "osscar": Contestant(selected(by_osscar), "OSSCAR, arXiv:2403.12983", ("own", *UNITS)),
     OURS: Contestant(searched(saliency="fisher"), "guided search over the closed form, docs/search.md"),
     "phi": Contestant(searched(proxy="phi"), "TraceNAS as published: evolution of Φ"),
 }

@@ -5,16 +5,18 @@ from collections.abc import Collection, Sequence
 import numpy as np
 import torch
 from candidates import OwnForm, Selection
-from rivals import evopress, minitron, sleb
-from setting import Clock, Setting
+from rivals import evopress, minitron, osscar, sleb
+from setting import AIM, Clock, Setting
 
 from tracenas.errors import UserError
 from tracenas.families import present
 from tracenas.models.surgery.ordering import Ordering
 from tracenas.pipeline.one_shot import allocate_budget, rank_units
 from tracenas.pipeline.target import PruningTarget
+from tracenas.refits.penalty import per_channel
+from tracenas.refits.ridge import fit_removed
 
-__all__ = ["by_evopress", "by_minitron", "by_sleb"]
+__all__ = ["by_evopress", "by_minitron", "by_osscar", "by_sleb"]
 
 
 def _enough(target: PruningTarget, gone: Collection[int]) -> bool:
@@ -91,3 +93,28 @@ def by_minitron(setting: Setting, target: PruningTarget) -> OwnForm:
     widths = minitron.widths_within(model, target.space.window[1])
     narrow = minitron.cut(model, minitron.activations(model, setting.statistics, setting.batch), widths)
     return OwnForm(narrow, sum(p.numel() for p in narrow.parameters()), clock.seconds)
+
+
+def by_osscar(setting: Setting, target: PruningTarget) -> Selection:
+    """OSSCAR at equal ratios: the layer-wise optimum of units and weights, on the dense model's statistics."""
+    clock, space = Clock(), target.space
+    arch = allocate_budget(target, Ordering({}, {}), {}, "uniform", None).architecture
+    subs, kept = dict(present(target.blocks)), space.counts(arch)
+    scores, own = {}, {}
+    layers = osscar.layers(
+        setting.loaded.model,
+        target.blocks,
+        setting.statistics,
+        setting.batch,
+        lambda gram: per_channel(gram, AIM.ridge),
+    )
+    for key, layer in layers:
+        place = [sub.spec.name for sub in target.blocks[key[0]].sub_blocks].index(key[1])
+        gone = layer.units - kept[key[0]][place]
+        removed = osscar.exchanged(layer, osscar.greedy(layer, subs[key].spec.choices())[:gone])
+        scores[key] = torch.ones(layer.units)
+        scores[key][removed] = 0
+        if removed:
+            stays = layer.columns[scores[key] > 0].flatten()
+            own[key] = fit_removed(layer.moment, layer.weight, stays, 0.0).to(setting.loaded.dtype)
+    return Selection(Ordering.from_saliency(target.blocks, scores), arch, clock.seconds, own)
