@@ -1,10 +1,11 @@
-"""The table of rivals from the cells that are measured: perplexities, and paired differences to ours.
+"""The table of rivals from the cells that are measured: perplexities, and paired differences.
 
-    python benchmarks/reference/compare.py JOURNAL.jsonl [--into DOC.md …]
+    python benchmarks/reference/compare.py JOURNAL.jsonl [--against ours] [--into DOC.md …]
 
-A difference is the row's loss minus that of `ours` on the same windows, nats per token, mean over windows and over the
-seeds that both have, ± the standard error over windows of the mean over seeds: above 0, ours is ahead. A row as the
-method itself leaves it is compared with ours refitted. `--into` puts the tables between the markers of documents.
+A difference is the row's loss minus that of the row `--against` on the same windows, nats per token, mean over windows
+and over the seeds that both have, ± the standard error over windows of the mean over seeds: above 0, that one is
+ahead. A row as the method itself leaves it is compared with that one refitted. `--into` puts the tables between the
+markers of documents.
 """
 
 import argparse
@@ -33,7 +34,7 @@ TABLES = {"Refitted, or as the method itself leaves it": ("refitted", "own"), "C
 Records = Sequence[dict[str, Any]]
 
 
-def tables(records: Records) -> list[str]:
+def tables(records: Records, against: str) -> list[str]:
     """Two tables for every model and budget, and where their cells were measured."""
     parts = []
     for model in dict.fromkeys(r["model"] for r in records):
@@ -43,16 +44,16 @@ def tables(records: Records) -> list[str]:
         for budget in dict.fromkeys(r["budget"] for r in of_model if r["budget"] != "100%"):
             rows = [r for r in of_model if r["budget"] == budget]
             for title, forms in TABLES.items():
-                if lines := _lines(rows, forms, texts):
-                    first = _lines(dense, ("own",), texts) if "own" in forms else []
-                    head = ("row", "form", "parameters", "CPU s", *(c for t in texts for c in (t, "minus ours")))
+                if lines := _lines(rows, forms, texts, against):
+                    first = _lines(dense, ("own",), texts, against) if "own" in forms else []
+                    head = ("row", "form", "parameters", "CPU s", *(c for t in texts for c in (t, f"minus {against}")))
                     parts += [f"{model}, {budget} of the parameters. {title}:"]
                     parts += [Table("", head, tuple([*first, *lines])).markdown()]
         parts.append(_notes(of_model))
     return parts
 
 
-def _lines(records: Records, forms: Sequence[str], texts: Sequence[str]) -> list[tuple[str, ...]]:
+def _lines(records: Records, forms: Sequence[str], texts: Sequence[str], against: str) -> list[tuple[str, ...]]:
     """A line per method and form, best mean loss over texts first, those with missing texts last."""
     found: dict[tuple[str, str], Records] = {}
     for record in records:
@@ -63,7 +64,8 @@ def _lines(records: Records, forms: Sequence[str], texts: Sequence[str]) -> list
         by_text = {r["text"] for r in of}
         return -len(by_text), statistics.mean(r["nll"] for r in of)
 
-    ours = [r for r in records if r["method"] == OURS and r["form"] == ("refitted" if "own" in forms else "plain")]
+    compared = "refitted" if "own" in forms else "plain"
+    others = [r for r in records if r["method"] == against and r["form"] == compared]
     lines = []
     for (method, form), of in sorted(found.items(), key=lambda item: mean(item[1])):
         sizes = sorted({r["parameters"] for r in of})
@@ -71,14 +73,15 @@ def _lines(records: Records, forms: Sequence[str], texts: Sequence[str]) -> list
         for text in texts:
             cells = [r for r in of if r["text"] == text]
             line.append(", ".join(_perplexity(r["perplexity"]) for r in cells) or fixed(None))
-            line.append(fixed(None) if method == OURS else difference(cells, [r for r in ours if r["text"] == text]))
+            same = [r for r in others if r["text"] == text and method != against]
+            line.append(difference(cells, same))
         lines.append(tuple(line))
     return lines
 
 
-def difference(row: Records, ours: Records) -> str:
+def difference(row: Records, other: Records) -> str:
     """The paired difference in words, over the seeds that both have; a dash where there is none."""
-    losses = {r["seed"]: r["losses"] for r in ours}
+    losses = {r["seed"]: r["losses"] for r in other}
     pairs = [(r["losses"], losses[r["seed"]]) for r in row if r["seed"] in losses]
     if not pairs:
         return fixed(None)
@@ -88,9 +91,9 @@ def difference(row: Records, ours: Records) -> str:
 
 
 def _columns(pairs: Sequence[tuple[Sequence[float], Sequence[float]]]) -> list[tuple[list[float], list[float]]]:
-    """Per window: the losses of the row and of ours by seed."""
-    rows, ours = zip(*pairs, strict=True)
-    return [(list(a), list(b)) for a, b in zip(zip(*rows, strict=True), zip(*ours, strict=True), strict=True)]
+    """Per window: the losses of the row and of the other one by seed."""
+    rows, others = zip(*pairs, strict=True)
+    return [(list(a), list(b)) for a, b in zip(zip(*rows, strict=True), zip(*others, strict=True), strict=True)]
 
 
 def _seconds(records: Records) -> str:
@@ -136,13 +139,16 @@ def main() -> None:
     """Print the tables, and put them into documents."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("journal", type=Path)
+    parser.add_argument("--against", default=OURS, metavar="ROW", help="the row that the others are compared with")
     parser.add_argument("--into", type=Path, nargs="+", default=[], metavar="DOC.md")
     args = parser.parse_args()
     try:
         records = Journal(args.journal).read()
         if not records:
             raise UserError(f"{args.journal}: no cells in it")
-        text = "\n\n".join(tables(records))
+        if args.against not in (known := {r["method"] for r in records}):
+            raise UserError(f"--against '{args.against}': not measured yet; accepted: {', '.join(sorted(known))}")
+        text = "\n\n".join(tables(records, args.against))
         for document in args.into:
             put(document, text)
     except UserError as error:

@@ -8,6 +8,7 @@ from candidates import Candidate, KeptUnits, OwnForm, Selection
 from rival_rows import by_evopress, by_minitron, by_osscar, by_sleb
 from rivals.plain_decoders import check_plain
 from setting import SAMPLES, SEQ_LEN, Clock, Setting
+from tyr_row import by_tyr
 
 import tracenas
 from tracenas.models.checkpoints.source import ModelSource
@@ -127,6 +128,7 @@ CONTESTANTS: dict[str, Contestant] = {
         own(by_minitron), "Minitron, arXiv:2407.14679", ("own",), plain_decoder("minitron width")
     ),
     "osscar": Contestant(selected(by_osscar), "OSSCAR, arXiv:2403.12983", ("own", *UNITS)),
+    "tyr": Contestant(selected(by_tyr), "Týr-the-Pruner, arXiv:2503.09657", ("own", *UNITS)),
     OURS: Contestant(searched(saliency="fisher"), "guided search over the closed form, docs/search.md"),
     "phi": Contestant(searched(proxy="phi"), "TraceNAS as published: evolution of Φ"),
 }

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from candidates import OwnForm, Selection
 from rivals import evopress, minitron, osscar, sleb
+from rivals.evolution import Stage
 from setting import AIM, Clock, Setting
 
 from tracenas.errors import UserError
@@ -57,11 +58,11 @@ def by_evopress(setting: Setting, target: PruningTarget) -> Selection:
     """EvoPress' sub-blocks; 4 of the offspring survive a window of 512 tokens and are compared on 8."""
     clock, space = Clock(), target.space
     keys = [key for key, _ in present(target.blocks)]
-    stages = [evopress.Stage(4, 1), evopress.Stage(1, len(setting.search))]
-    fitness = evopress.Divergence(setting.loaded.model, target.blocks, setting.search, setting.batch)
+    stages = [Stage(4, 1), Stage(1, len(setting.search))]
+    fitness = evopress.DropDivergence(setting.loaded.model, target.blocks, setting.search, setting.batch)
     counts, rng = _drops(target), np.random.default_rng(setting.seed)
     values: list[float] = []
-    dropped = evopress.evolve(
+    dropped = evopress.find_dropped(
         keys, counts, fitness, stages, rng, **EVOPRESS, report=lambda _, value: values.append(round(value, 4))
     )
     rows = [

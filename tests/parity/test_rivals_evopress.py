@@ -39,7 +39,7 @@ def divergence(model: Any, tokens: torch.Tensor, dropped: set[tuple[int, str]]) 
 @pytest.mark.parametrize("family", ["mistral", "gemma2"])
 def test_the_fitness_is_the_divergence_of_whole_logits(family: str) -> None:
     model, blocks, tokens = setting(family)
-    measured = load_benchmark("rivals.evopress").Divergence(model, blocks, tokens, 3)
+    measured = load_benchmark("rivals.evopress").DropDivergence(model, blocks, tokens, 3)
     assert measured(frozenset(), 4) == pytest.approx(0, abs=1e-6)
     dropped = {(0, "mlp"), (1, "attention"), (3, "attention")}
     assert measured(frozenset(dropped), 4) == pytest.approx(divergence(model, tokens, dropped), rel=1e-3)
@@ -48,18 +48,18 @@ def test_the_fitness_is_the_divergence_of_whole_logits(family: str) -> None:
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_evolution_finds_what_an_exhaustive_search_finds(seed: int) -> None:
-    evopress = load_benchmark("rivals.evopress")
+    evopress, stage = load_benchmark("rivals.evopress"), load_benchmark("rivals.evolution").Stage
     model, blocks, tokens = setting("mistral")
-    measured = evopress.Divergence(model, blocks, tokens, 4)
+    measured = evopress.DropDivergence(model, blocks, tokens, 4)
     keys = [(i, s.spec.name) for i, b in enumerate(blocks) for s in b.sub_blocks]
     pairs = itertools.combinations(range(4), 2)
     every = [frozenset({(i, "attention"), (j, "attention"), (k, "mlp")}) for (i, j) in pairs for k in range(4)]
     values: list[float] = []
-    found = evopress.evolve(
+    found = evopress.find_dropped(
         keys,
         {"attention": 2, "mlp": 1},
         measured,
-        [evopress.Stage(3, 1), evopress.Stage(1, 4)],
+        [stage(3, 1), stage(1, 4)],
         np.random.default_rng(seed),
         generations=12,
         offspring=6,
