@@ -12,7 +12,7 @@ from toys import assert_meets, space, spaces
 
 from tracenas.errors import UserError
 from tracenas.space import Budget, SearchSpace
-from tracenas.space.costs import sub_blocks
+from tracenas.space.costs import Cost, sub_blocks
 from tracenas.space.exclusion import kept_whole
 from tracenas.strategies.solver import GAP, problem_in_space, solve_space
 
@@ -87,9 +87,10 @@ def test_two_budgets_at_once() -> None:
         for key, costs in convex(whole).items()
     }
     alone = solve_space(whole, rises, gap=0.0)
-    heads = Budget(whole.outside + 30, sub_block_cost=lambda s, k: k if s.name == "attention" else 0, unit="heads")
+    heads = Budget(30, cost=Cost("heads", "heads", 0, lambda s, k: k if s.name == "attention" else 0))
+    both = replace(whole, further=(heads,))
     costly = {key: [c * (1 if key[1] == "mlp" else 50) for c in costs] for key, costs in convex(whole).items()}
-    free, tight = solve_space(whole, costly, gap=0.0), solve_space(whole, costly, [heads], gap=0.0)
+    free, tight = solve_space(whole, costly, gap=0.0), solve_space(both, costly, gap=0.0)
     count = lambda found: sum(layer["heads"] for layer in found.architecture.layers)  # noqa: E731
     assert count(free) > 30 >= count(tight) and tight.rise > free.rise
     assert alone.rise <= free.rise

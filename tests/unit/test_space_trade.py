@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tracenas.space import Architecture, SearchSpace
-from tracenas.space.trade import MOST, Trade
+from tracenas.space.trade import MOST
+from tracenas.space.widths import Widths
 
 
 def differing(space: SearchSpace, one: Architecture, other: Architecture) -> list[tuple[int, int]]:
@@ -106,7 +107,7 @@ def test_every_budget_holds_when_there_are_several() -> None:
         weights = [np.cumsum(rng.integers(1, 9, size=(6, 2)), axis=0).astype(float) for _ in range(4)]
         at = rng.integers(0, 6, size=4).tolist()
         room = np.sum([w[rng.integers(2, 6)] for w in weights], axis=0)
-        few = Trade(weights, at, room)
+        few = Widths(weights, at, room)
         few.step(0, 3)
         few.shrink([1, 2, 3])
         few.shrink([0])

@@ -1,11 +1,10 @@
 """What a candidate may cost. Constraints add up over sub-blocks, so repair can move one unit at a time."""
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from tracenas.errors import UserError
-from tracenas.space.sub_block import SubBlockSpec
+from tracenas.space.costs import Cost
 
 __all__ = ["Budget", "parse_count", "parse_size"]
 
@@ -18,16 +17,14 @@ class Budget:
     """C of TraceNAS §3.1 and the window below it: a candidate costs between `lower` and `limit`.
 
     Args:
-        limit: the largest cost allowed, in `unit`.
+        limit: the largest cost allowed.
         tolerance: relative depth of the window; it is widened to the smallest single move by the space.
-        sub_block_cost: additive cost of a sub-block at a width.
-        unit: what is counted, for messages.
+        cost: what is counted; None: all parameters.
     """
 
     limit: int
     tolerance: float = 0.01
-    sub_block_cost: Callable[[SubBlockSpec, int], int] = SubBlockSpec.parameters
-    unit: str = "parameters"
+    cost: Cost | None = None
 
 
 def parse_count(text: str) -> int | None:

@@ -1,11 +1,41 @@
 """Exact counts of an architecture: parameters, FLOPs and KV-cache, equal to the materialised model's."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 from tracenas.space.architecture import Architecture
 from tracenas.space.sub_block import LayerSpec, SubBlockSpec
 
-__all__ = ["flops_per_token", "kv_cache_per_token", "parameters", "sub_blocks"]
+__all__ = ["Cost", "all_parameters", "flops_per_token", "kv_cache_per_token", "parameters", "sub_blocks"]
+
+SubBlockCost = Callable[[SubBlockSpec, int], int]
+"""(sub-block, kept units) → what it costs; 0 where it is bypassed."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Something that an architecture costs and that adds up over its sub-blocks.
+
+    Args:
+        name: as budgets call it.
+        unit: what is counted, for messages.
+        outside: what no architecture removes.
+        of: what a sub-block adds at a width, never less at a larger one.
+    """
+
+    name: str
+    unit: str
+    outside: int
+    of: SubBlockCost
+
+    def total(self, layers: Sequence[LayerSpec], arch: Architecture) -> int:
+        """Of an architecture."""
+        return self.outside + sum(self.of(spec, kept) for _, spec, kept in sub_blocks(layers, arch))
+
+
+def all_parameters(outside: int) -> Cost:
+    """The parameters: `outside` and every sub-block's."""
+    return Cost("params", "parameters", outside, SubBlockSpec.parameters)
 
 
 def sub_blocks(layers: Sequence[LayerSpec], arch: Architecture) -> Iterator[tuple[int, SubBlockSpec, int]]:

@@ -1,32 +1,40 @@
-"""The architectures of one base model that meet a budget (TraceNAS §3.2): counts, costs, window and validation."""
+"""The architectures of one base model that meet budgets (TraceNAS §3.2): counts, costs, window and validation."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
 
 from tracenas.errors import UserError
 from tracenas.space import costs
 from tracenas.space.architecture import Architecture, Layer
 from tracenas.space.constraints import Budget
+from tracenas.space.costs import Cost
 from tracenas.space.sub_block import LayerSpec, SubBlockSpec
+from tracenas.space.window import Priced, Table
 
 __all__ = ["FeasibleSet"]
+
+Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class FeasibleSet:
-    """All architectures of one base model that meet a budget.
+    """All architectures of one base model that meet its budgets.
 
     Args:
         layers: the base's blocks.
         outside: parameters that no architecture removes.
-        budget: the window candidates are repaired into; None for no constraint.
+        budget: what candidates are repaired into; None for no constraint.
         granularity: `block` (both sub-blocks go together) or `sublayer`.
         min_depth: blocks that must stay (L_min); of every stack at least one, whatever it is.
         keep_layers: blocks that may not be skipped.
         keeps: sub-blocks that are only bypassed together with their block.
         excluded: (block, sub-block) of those that keep all units; in `layers` they have no other width (`kept_whole`).
+        further: budgets beside it, which are met, too.
     """
 
     layers: tuple[LayerSpec, ...]
@@ -37,6 +45,7 @@ class FeasibleSet:
     keep_layers: frozenset[int] = field(default_factory=frozenset)
     keeps: frozenset[str] = field(default_factory=frozenset)
     excluded: frozenset[tuple[int, str]] = field(default_factory=frozenset)
+    further: tuple[Budget, ...] = ()
 
     def __post_init__(self) -> None:
         depth = len(self.layers)
@@ -66,13 +75,21 @@ class FeasibleSet:
     def smallest(self) -> Architecture:
         """The cheapest architecture: `min_depth` blocks (the protected ones among them) at minimum width."""
         cheapest = [[s.choices()[0] if s.units else 0 for s in layer.sub_blocks] for layer in self.layers]
-        cost = [sum(table[0] for table in row if table) for row in self.tables]
+        cost = self._least_costs
         order = sorted(range(len(cheapest)), key=lambda i: (i not in self.protected, cost[i], i))
         first = [next(i for i in order if self.layers[i].stack == stack) for stack in self.stacks]
         order.sort(key=lambda i: i not in self.protected and i not in first)
         unprotected = sum(i not in self.protected for i in first)
         stay = set(order[: max(self.min_depth, len(self.protected) + unprotected)])
         return self.build([c if i in stay else [0] * len(c) for i, c in enumerate(cheapest)])
+
+    @cached_property
+    def _least_costs(self) -> list[float]:
+        """Of every block at its smallest widths; under several budgets by its shares of them."""
+        if not self.further:
+            return [sum(table[0] for table in row if table) for row in self.tables]
+        limits = np.array([max(budget.limit, 1) for budget in self.budgets])
+        return [float(sum((w[0] / limits).sum() for w in row if len(w))) for row in self.weights]
 
     @cached_property
     def stacks(self) -> tuple[str, ...]:
@@ -104,17 +121,31 @@ class FeasibleSet:
         return costs.parameters(self.layers, self.outside, arch)
 
     def cost(self, arch: Architecture) -> int:
-        """What the budget counts."""
-        measure = SubBlockSpec.parameters if self.budget is None else self.budget.sub_block_cost
-        return self.outside + sum(measure(spec, kept) for _, spec, kept in costs.sub_blocks(self.layers, arch))
+        """What the first budget counts."""
+        return self.measures[0].total(self.layers, arch)
+
+    def costs(self, arch: Architecture) -> dict[str, int]:
+        """What every budget counts, by name."""
+        return {measure.name: measure.total(self.layers, arch) for measure in self.measures}
 
     @cached_property
-    def tables(self) -> tuple[tuple[tuple[int, ...], ...], ...]:
-        """Per layer and sub-block: what each of `choices()` costs in the budget's unit."""
-        measure = SubBlockSpec.parameters if self.budget is None else self.budget.sub_block_cost
-        return tuple(
-            tuple(tuple(measure(s, k) for k in s.choices()) for s in layer.sub_blocks) for layer in self.layers
-        )
+    def budgets(self) -> tuple[Budget, ...]:
+        """All of them."""
+        return () if self.budget is None else (self.budget, *self.further)
+
+    @cached_property
+    def measures(self) -> tuple[Cost, ...]:
+        """What the budgets count; parameters where there is none."""
+        parameters = costs.all_parameters(self.outside)
+        return tuple(budget.cost or parameters for budget in self.budgets) or (parameters,)
+
+    @cached_property
+    def tables(self) -> tuple[tuple[Table, ...], ...]:
+        """Per layer and sub-block: what each of `choices()` costs in the first budget."""
+        return self._tables(self.measures[0])
+
+    def _tables(self, measure: Cost) -> tuple[tuple[Table, ...], ...]:
+        return tuple(tuple(tuple(measure.of(s, k) for k in s.choices()) for s in la.sub_blocks) for la in self.layers)
 
     def ratios(self, arch: Architecture) -> list[list[float]]:
         """Retention ratios κ (TraceNAS §3.2): kept units / units per layer and sub-block, 0 = bypassed."""
@@ -124,46 +155,89 @@ class FeasibleSet:
         ]
 
     @cached_property
-    def window(self) -> tuple[int, int]:
-        """`[lower, limit]`; the tolerance is widened to the smallest whole-quantum move (decision 7).
-
-        Where the small moves cannot bridge a large one, it reaches down to what coarse moves and then fine ones fill.
-        """
-        if self.budget is None:
-            return 0, self.cost(self.base)
-        limit = self.budget.limit
-        moves = [
-            max(b - a for a, b in itertools.pairwise(table)) for row in self.tables for table in row if len(table) > 1
+    def windows(self) -> tuple[tuple[int, int], ...]:
+        """`[lower, limit]` of every budget."""
+        smallest = self.counts(self.smallest)
+        blockwise = self.granularity == "block"
+        together = [
+            blockwise or any(self.remains(i, s) for s in layer.sub_blocks) for i, layer in enumerate(self.layers)
         ]
-        if not moves:  # no sub-block has a choice of widths: the single moves are those in depth
-            parts = [[table[-1] for table in row if table] for row in self.tables]
-            moves = [sum(p) for p in parts] if self.granularity == "block" else [c for p in parts for c in p]
-        return min(self._filled(limit), limit - max(int(limit * self.budget.tolerance), min(moves, default=0))), limit
+        return tuple(
+            Priced(self._tables(measure), measure.outside, smallest, together, blockwise).window(
+                budget.limit, budget.tolerance
+            )
+            for budget, measure in zip(self.budgets, self.measures, strict=False)
+        )
 
-    def _filled(self, limit: int) -> int:
-        """What `smallest` costs once all that fits has come back, blocks, then units, the largest steps first.
+    @cached_property
+    def window(self) -> tuple[int, int]:
+        """`[lower, limit]` of the first budget."""
+        return self.windows[0] if self.budgets else (0, self.cost(self.base))
 
-        `limit` where it does not even fit itself.
+    @cached_property
+    def plain(self) -> bool:
+        """Whether there is one budget at most, and every unit counts in it: a candidate's one cost says all."""
+        grows = (all(a < b for a, b in itertools.pairwise((0, *table))) for row in self.tables for table in row)
+        return not self.further and all(grows)
+
+    @cached_property
+    def weights(self) -> tuple[tuple[Floats, ...], ...]:
+        """Per layer and sub-block: what each of `choices()` costs in every budget, [choices, budgets]."""
+        tables = [self._tables(measure) for measure in self.measures]
+        return tuple(
+            tuple(np.array([table[i][j] for table in tables], dtype=np.float64).T for j in range(len(layer.sub_blocks)))
+            for i, layer in enumerate(self.layers)
+        )
+
+    @cached_property
+    def room(self) -> Floats:
+        """What sub-blocks may cost together, [budgets]."""
+        limits = [limit for _, limit in self.windows or (self.window,)]
+        return np.array(limits, dtype=np.float64) - [measure.outside for measure in self.measures]
+
+    def spent(self, counts: Sequence[Sequence[int]]) -> Floats:
+        """What sub-blocks cost together, [budgets]."""
+        total = np.zeros(len(self.measures))
+        for i, row in enumerate(counts):
+            for j, kept in enumerate(row):
+                if kept:
+                    total += self.weights[i][j][self.layers[i].sub_blocks[j].position(kept)]
+        return total
+
+    def fits(self, arch: Architecture) -> bool:
+        """Whether no budget is exceeded."""
+        ends = zip(self.measures, self.windows or (self.window,), strict=True)
+        return all(measure.total(self.layers, arch) <= limit for measure, (_, limit) in ends)
+
+    def place(self, counts: Sequence[Sequence[int]]) -> int:
+        """Where an architecture lies: 1 above a budget, -1 below the window, 0 in it.
+
+        The window is taken on what binds: in it, what could still grow counts in a budget whose own window is
+        reached, or does not fit. Of a plain space: cost ≥ lower.
         """
-        cost = self.cost(self.smallest)
-        if cost > limit:
-            return limit
-        widened: list[tuple[int, ...]] = []
-        away: list[list[tuple[int, ...]]] = []
-        for index, (layer, counts) in enumerate(zip(self.layers, self.counts(self.smallest), strict=True)):
-            row = [table for table in self.tables[index] if table]
-            together = self.granularity == "block" or any(self.remains(index, spec) for spec in layer.sub_blocks)
-            if any(counts):
-                widened += row
-            else:
-                away += [row] if together else [[table] for table in row]
-        for parts in sorted(away, key=lambda parts: -sum(table[0] for table in parts)):
-            if cost + sum(table[0] for table in parts) <= limit:
-                cost += sum(table[0] for table in parts)
-                widened += parts
-        for table in sorted(widened, key=lambda table: table[0] - table[min(1, len(table) - 1)]):
-            cost += max(wider - table[0] for wider in table if cost + wider - table[0] <= limit)
-        return cost
+        if self.plain:
+            lower, limit = self.window
+            cost = self.cost(self.build(counts))
+            return (cost > limit) - (cost < lower)
+        left = self.room - self.spent(counts)
+        if (left < 0).any():
+            return 1
+        reached = left <= [limit - lower for lower, limit in self.windows]
+        more = self._enlargements(counts)
+        return -1 if any((step <= left).all() and not step[reached].any() for step in more) else 0
+
+    def _enlargements(self, counts: Sequence[Sequence[int]]) -> Iterator[Floats]:
+        """What the next width of everything costs, and the narrowest of what is skipped and may come back."""
+        for i, row in enumerate(counts):
+            for j, kept in enumerate(row):
+                widths = self.weights[i][j]
+                at = self.layers[i].sub_blocks[j].position(kept)
+                if kept and at + 1 < len(widths):
+                    yield widths[at + 1] - widths[at]
+        for i, place in self.flippable(counts):
+            slots = range(len(counts[i])) if place is None else (place,)
+            if not any(counts[i][j] for j in slots):
+                yield sum((self.weights[i][j][0] for j in slots if len(self.weights[i][j])), np.zeros(len(self.room)))
 
     def validate(self, arch: Architecture, *, where: str = "architecture") -> Architecture:
         """The architecture in this space's own form (keys in order, derived counts dropped).

@@ -6,11 +6,10 @@ import numpy as np
 
 from tracenas.space.architecture import Architecture
 from tracenas.space.feasible import FeasibleSet
+from tracenas.space.several import settle_several
+from tracenas.space.widths import Slot, Widths
 
 __all__ = ["fill", "repair", "settle", "spread"]
-
-Slot = tuple[int, int]
-"""(layer, sub-block)."""
 
 
 def repair(space: FeasibleSet, arch: Architecture, rng: np.random.Generator) -> Architecture | None:
@@ -22,22 +21,25 @@ def repair(space: FeasibleSet, arch: Architecture, rng: np.random.Generator) -> 
     """
     counts = space.counts(arch)
     _respect_depth(space, counts, rng)
-    lower, limit = space.window
     for _ in range(2 * sum(len(row) for row in counts) + 1):
-        cost = settle(space, counts, rng)
-        if lower <= cost <= limit:
+        settle(space, counts, rng)
+        place = space.place(counts)
+        if not place:
             return space.build(counts)
-        if not _move_depth(space, counts, rng, shrink=cost > limit):
+        if not _move_depth(space, counts, rng, shrink=place > 0):
             return None
     return None
 
 
-def settle(space: FeasibleSet, counts: list[list[int]], rng: np.random.Generator) -> int:
-    """Move widths towards the window, in place; returns the cost that was reached.
+def settle(space: FeasibleSet, counts: list[list[int]], rng: np.random.Generator) -> None:
+    """Move widths towards the window, in place.
 
     Where only quanta larger than the window are left to move, one of them jumps over it and smaller ones
     come back from the other side.
     """
+    if not space.plain:
+        settle_several(space, counts, rng)
+        return
     lower, limit = space.window
     walk = _Walk(space, counts, rng)
     if not lower <= walk.cost <= limit:
@@ -50,27 +52,30 @@ def settle(space: FeasibleSet, counts: list[list[int]], rng: np.random.Generator
             if not lower <= walk.cost <= limit:
                 walk.at, walk.cost = before, cost
         walk.write(counts)
-    return walk.cost
 
 
 def fill(space: FeasibleSet, arch: Architecture, order: Sequence[int] | None = None) -> Architecture:
     """Grow active sub-blocks, the layers in this order (None: evenly spread), until not one more quantum fits."""
     counts = space.counts(arch)
-    limit, cost = space.window[1], space.cost(arch)
     order = spread(len(counts)) if order is None else order
+    most = max(len(row) for row in counts)
+    slots = [(i, j) for j in range(most) for i in order if j < len(counts[i]) and counts[i][j]]
+    if not space.plain:
+        some = Widths.within(space, counts, slots)
+        some.grow(range(len(slots)))
+        some.write(space, counts, slots)
+        return space.build(counts)
+    limit, cost = space.window[1], space.cost(arch)
     grown = True
     while grown:
         grown = False
-        for j in range(max(len(row) for row in counts)):
-            for i in order:
-                if j >= len(counts[i]) or not counts[i][j]:
-                    continue
-                spec, costs = space.layers[i].sub_blocks[j], space.tables[i][j]
-                at = spec.position(counts[i][j])
-                if at + 1 < len(costs) and cost + costs[at + 1] - costs[at] <= limit:
-                    counts[i][j] = spec.choices()[at + 1]
-                    cost += costs[at + 1] - costs[at]
-                    grown = True
+        for i, j in slots:
+            spec, costs = space.layers[i].sub_blocks[j], space.tables[i][j]
+            at = spec.position(counts[i][j])
+            if at + 1 < len(costs) and cost + costs[at + 1] - costs[at] <= limit:
+                counts[i][j] = spec.choices()[at + 1]
+                cost += costs[at + 1] - costs[at]
+                grown = True
     return space.build(counts)
 
 
@@ -95,7 +100,7 @@ class _Walk:
         self._costs = [space.tables[i][j] for i, j in self._slots]
         self._weights = np.array([len(costs) - 1 for costs in self._costs], dtype=np.float64)
         self.at = [space.layers[i].sub_blocks[j].position(counts[i][j]) for i, j in self._slots]
-        self.cost = space.outside + sum(costs[at] for costs, at in zip(self._costs, self.at, strict=True))
+        self.cost = space.measures[0].outside + sum(costs[at] for costs, at in zip(self._costs, self.at, strict=True))
 
     def towards(self, *, up: bool) -> None:
         """Move into the window from below or above; stops outside where every move left jumps over it."""

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -20,24 +21,35 @@ class SearchSpace(FeasibleSet):
     """The feasible architectures, and where candidates among them come from."""
 
     def check_budget(self) -> None:
-        """Refuse an infeasible budget, with the range that is feasible.
+        """Refuse budgets that nothing meets, with the range of each that is feasible.
 
         Raises:
-            UserError: if no architecture of this space lies in the window.
+            UserError: if no architecture of this space meets them all, or no uniform one lies in the window.
         """
-        if self.budget is None:
-            return
-        low, high, base = self.cost(self.smallest), self.window[1], self.cost(self.base)
-        if high < low:
+        ranges = self.feasible()
+        for measure, (_, limit) in zip(self.measures, self.windows, strict=False):
+            low, base = ranges[measure.name]
+            if limit < low:
+                raise UserError(
+                    f"budget of {limit:,} {measure.unit} is below the smallest architecture of this space; "
+                    f"feasible: {low:,} to {base:,} ({100 * low / base:.1f}% to 100%)"
+                )
+        if self.budgets and self.uniform() is None:
+            if self.further:
+                each = "; ".join(f"{name} {low:,} to {base:,}" for name, (low, base) in ranges.items())
+                raise UserError(f"no uniform architecture meets all budgets; feasible, each for itself: {each}")
+            lower, limit = self.window
             raise UserError(
-                f"budget of {high:,} {self.budget.unit} is below the smallest architecture of this space; "
-                f"feasible: {low:,} to {base:,} ({100 * low / base:.1f}% to 100%)"
+                f"no uniform architecture lies in [{lower:,}, {limit:,}] {self.measures[0].unit}; widen the tolerance"
             )
-        if self.uniform() is None:
-            raise UserError(
-                f"no uniform architecture lies in [{self.window[0]:,}, {high:,}] {self.budget.unit}; "
-                "widen the tolerance"
-            )
+
+    def feasible(self) -> dict[str, tuple[int, int]]:
+        """What the cheapest architecture and the base cost, by the names of the budgets."""
+        ranges = {}
+        for measure, budget in zip(self.measures, self.budgets, strict=False):
+            alone = replace(self, budget=budget, further=())
+            ranges[measure.name] = (alone.cost(alone.smallest), alone.cost(alone.base))
+        return ranges
 
     def uniform(self) -> Architecture | None:
         """Equal retention ratios rounded down, the rest of the budget spread evenly (decision 7).
@@ -82,7 +94,6 @@ class SearchSpace(FeasibleSet):
             raise ValueError("a profile needs a ratio for every sub-block of every layer")
         if not all(math.isfinite(r) and r >= 0 for row in ratios for r in row):
             raise ValueError("the ratios of a profile must be finite and at least 0")
-        lower, limit = self.window
         slots = [
             (i, j, s, ratios[i][j])
             for i, layer in enumerate(self.layers)
@@ -92,8 +103,11 @@ class SearchSpace(FeasibleSet):
 
         def fits(scale: float) -> bool:
             positions = (s.position(min(scale * r, 1.0) * s.units) for _, _, s, r in slots)
-            used = sum(self.tables[i][j][p] for (i, j, _, _), p in zip(slots, positions, strict=True))
-            return self.outside + used <= limit
+            if self.plain:
+                used = sum(self.tables[i][j][p] for (i, j, _, _), p in zip(slots, positions, strict=True))
+                return self.measures[0].outside + used <= self.window[1]
+            spent = np.sum([self.weights[i][j][p] for (i, j, _, _), p in zip(slots, positions, strict=True)], axis=0)
+            return bool((spent <= self.room).all())
 
         low, high = 0.0, 1.0 / max(min((r for *_, r in slots), default=1.0), 1e-9)
         if fits(high):
@@ -105,13 +119,13 @@ class SearchSpace(FeasibleSet):
         for i, j, s, r in slots:
             rows[i][j] = s.floor(min(low * r, 1.0) * s.units)
         filled = fill(self, self.build(rows))
-        cost = self.cost(filled)
-        if cost < lower:  # only quanta larger than the window are left to grow
+        place = self.place(self.counts(filled))
+        if place < 0:  # only quanta larger than the window are left to grow
             rows = self.counts(filled)
             settle(self, rows, np.random.default_rng(0))
             filled = fill(self, self.build(rows))
-            cost = self.cost(filled)
-        return filled if lower <= cost <= limit else None
+            place = self.place(self.counts(filled))
+        return None if place else filled
 
     def sample(self, rng: np.random.Generator) -> Architecture | None:
         """A random architecture of the budget: random depth, independent uniform widths, repaired."""

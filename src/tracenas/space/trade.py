@@ -1,71 +1,24 @@
 """Local moves: two to four sub-blocks trade quanta, or make good for a flip in depth; all others stay as they are.
 
 What differs from the parent is what was moved, so a refit that is remembered per width is found again, and two
-candidates are the same model up to the first sub-block that was moved. Budgets are vectors here: any number of them.
+candidates are the same model up to the first sub-block that was moved.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from tracenas.space.architecture import Architecture
 from tracenas.space.feasible import FeasibleSet
+from tracenas.space.widths import Slot, Widths
 
-__all__ = ["MOST", "Trade", "exchange", "trade"]
+__all__ = ["MOST", "exchange", "trade"]
 
 MOST = 4
 """Sub-blocks that differ between parent and child, at most."""
 
 _TRIES = 12
 """Moves that are drawn before there is said to be none."""
-
-Slot = tuple[int, int]
-"""(layer, sub-block)."""
-Floats = npt.NDArray[np.float64]
-
-
-class Trade:
-    """Widths of a few sub-blocks, moved by single quanta within what the others leave of the budgets.
-
-    Args:
-        weights: per sub-block, what each of its widths costs, [widths, budgets], increasing.
-        at: index of the width that each has.
-        room: what they may cost together, [budgets].
-    """
-
-    def __init__(self, weights: Sequence[Floats], at: Sequence[int], room: Floats) -> None:
-        self.weights, self.at, self.room = weights, list(at), room
-        self.total: Floats = np.sum([w[place] for w, place in zip(weights, at, strict=True)], axis=0)
-
-    @property
-    def fits(self) -> bool:
-        """Whether no budget is exceeded."""
-        return bool((self.total <= self.room).all())
-
-    def step(self, member: int, by: int) -> None:
-        """Move one sub-block by some widths, no further than it goes."""
-        to = min(max(self.at[member] + by, 0), len(self.weights[member]) - 1)
-        self.total = self.total + self.weights[member][to] - self.weights[member][self.at[member]]
-        self.at[member] = to
-
-    def shrink(self, members: Sequence[int]) -> None:
-        """Take quanta from these in turn until the budgets are met or nothing is left to take."""
-        while not self.fits and any(self.at[m] for m in members):
-            for member in members:
-                if not self.fits:
-                    self.step(member, -1)
-
-    def grow(self, members: Sequence[int]) -> None:
-        """Give quanta to these in turn until not one more fits."""
-        grown = True
-        while grown:
-            grown = False
-            for member in members:
-                steps, place = self.weights[member], self.at[member]
-                if place + 1 < len(steps) and (self.total + steps[place + 1] - steps[place] <= self.room).all():
-                    self.step(member, 1)
-                    grown = True
 
 
 def trade(
@@ -153,15 +106,10 @@ def _traded(
     Args:
         steps: widths that receivers get before anyone pays.
     """
-    lower, limit = space.window
     slots = [*receivers, *givers]
     if not slots:
-        return lower <= space.cost(space.build(counts)) <= limit
-    weights = [np.array(space.tables[i][j], dtype=np.float64)[:, None] for i, j in slots]
-    at = [space.layers[i].sub_blocks[j].position(counts[i][j]) for i, j in slots]
-    few = Trade(weights, at, np.zeros(1))
-    rest = space.cost(space.build(counts)) - few.total
-    few.room = limit - rest
+        return not space.place(counts)
+    few = Widths.within(space, counts, slots)
     first, last = list(range(len(receivers))), list(range(len(receivers), len(slots)))
     for member, slot in zip(first, receivers, strict=True):
         few.step(member, steps.get(slot, 0))
@@ -169,6 +117,5 @@ def _traded(
         few.shrink(members)
     for members in (first, last):
         few.grow(members)
-    for (i, j), place in zip(slots, few.at, strict=True):
-        counts[i][j] = space.layers[i].sub_blocks[j].choices()[place]
-    return bool(few.fits and (few.total + rest >= lower).all())
+    few.write(space, counts, slots)
+    return few.fits and not space.place(counts)

@@ -16,7 +16,7 @@ from scipy.sparse import csr_array, vstack
 
 from tracenas.errors import UserError
 from tracenas.space.architecture import Architecture
-from tracenas.space.constraints import Budget
+from tracenas.space.repair import fill
 from tracenas.space.search_space import SearchSpace
 from tracenas.strategies.knapsack import Floats, Item, Problem, Start, lagrangian_start, repaired
 
@@ -212,34 +212,28 @@ class _Programme:
 # --- architectures ---------------------------------------------------------------------------------
 
 
-def problem_in_space(
-    space: SearchSpace, rises: Mapping[tuple[int, str], Sequence[float]], budgets: Sequence[Budget] = ()
-) -> Problem:
-    """The levels of a space's sub-blocks under its budget, and further ones.
+def problem_in_space(space: SearchSpace, rises: Mapping[tuple[int, str], Sequence[float]]) -> Problem:
+    """The levels of a space's sub-blocks under its budgets.
 
     Args:
         rises: per (block, sub-block): the cost of 0 units and of each of `choices()`.
-        budgets: beside the space's own.
     """
-    measures = [space.budget, *budgets] if space.budget is not None else list(budgets)
     items = []
     for index, layer in enumerate(space.layers):
-        for spec in layer.sub_blocks:
+        for place, spec in enumerate(layer.sub_blocks):
             if spec.units:
-                widths = (0, *spec.choices())
-                weights = [[m.sub_block_cost(spec, width) for m in measures] for width in widths]
+                weights = np.concatenate([np.zeros((1, len(space.room))), space.weights[index][place]])
                 costs = np.asarray(rises[index, spec.name], dtype=np.float64)
-                if costs.shape != (len(widths),):
-                    raise ValueError(f"block {index}, {spec.name}: {len(widths)} levels, {costs.shape} costs")
-                table = np.array(weights, dtype=np.float64).reshape(len(widths), len(measures))
-                items.append(Item(index, costs, table, space.remains(index, spec)))
-    lower = np.zeros(len(measures))
-    if space.budget is not None:
-        lower[0] = max(0, space.window[0] - space.outside)
+                if costs.shape != (len(weights),):
+                    raise ValueError(f"block {index}, {spec.name}: {len(weights)} levels, {costs.shape} costs")
+                items.append(Item(index, costs, weights, space.remains(index, spec)))
+    lower = np.zeros(len(space.room))
+    if space.budgets and space.plain:  # of several budgets, one is reached, whichever it is
+        lower[0] = max(0, space.window[0] - space.measures[0].outside)
     return Problem(
         tuple(items),
         lower,
-        np.array([m.limit - space.outside for m in measures], dtype=np.float64),
+        space.room,
         tuple(layer.stack for layer in space.layers),
         space.protected,
         space.min_depth,
@@ -250,7 +244,6 @@ def problem_in_space(
 def solve_space(
     space: SearchSpace,
     rises: Mapping[tuple[int, str], Sequence[float]],
-    budgets: Sequence[Budget] = (),
     *,
     gap: float = GAP,
     time_limit: float = TIME_LIMIT,
@@ -262,14 +255,19 @@ def solve_space(
     Raises:
         UserError: if no combination of widths meets the budgets, or none was met within the time limit.
     """
-    problem = problem_in_space(space, rises, budgets)
+    problem = problem_in_space(space, rises)
     answer = solve(problem, gap=gap, time_limit=time_limit)
     if answer is None:
-        limits = " and ".join(f"{b.limit:,} {b.unit}" for b in (space.budget, *budgets) if b is not None)
+        limits = " and ".join(
+            f"{limit:,} {measure.unit}" for measure, (_, limit) in zip(space.measures, space.windows, strict=True)
+        )
         raise UserError(
             f"no combination of widths within {limits} was found in {time_limit:g} s; choose a larger budget, a wider "
             "tolerance or smaller quanta"
         )
     levels = iter(answer.levels)
     rows = [[(0, *s.choices())[next(levels)] if s.units else 0 for s in layer.sub_blocks] for layer in space.layers]
-    return Solved(space.build(rows), answer.cost, answer.bound, answer.gap, answer.finished)
+    found = space.build(rows)
+    if not space.plain:  # what is free of charge is kept, whether it is worth anything or not
+        found = fill(space, found)
+    return Solved(found, answer.cost, answer.bound, answer.gap, answer.finished)

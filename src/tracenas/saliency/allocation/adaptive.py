@@ -68,7 +68,7 @@ def allocate(ranked: Ranked, gamma: float | None) -> Allocated:
             which = "the MLPs" if gamma > high else "attention"
             raise UserError(
                 f"gamma {gamma:g}: {which} would have to lose more than all that may go for {space.window[1]:,} "
-                f"parameters; accepted for this budget: {low:.2f} {upper}"
+                f"{space.measures[0].unit}; accepted for this budget: {low:.2f} {upper}"
             )
         chosen = math.sqrt(_centre(pools) * (high if default > high else low))
     shares = _shares(pools, chosen)
@@ -77,15 +77,16 @@ def allocate(ranked: Ranked, gamma: float | None) -> Allocated:
     architecture = within_budget(
         space, pools, shares(level), lambda s, gained: float(gained.mean()) / s.parameters_per_unit
     )
-    kept = [_kept(pool, space.counts(architecture)) for pool in pools]
+    shares_kept = [_kept(pool, space.counts(architecture)) for pool in pools]
     attention, mlp = (sum(s.units * s.parameters_per_unit for *_, s in pool.slots) for pool in pools)
-    sparsity = (space.cost(space.base) - space.window[1]) / (attention + mlp)
+    kept = space.window[1] if space.measures[0].name == "params" else space.parameters(architecture)
+    sparsity = (space.parameters(space.base) - kept) / (attention + mlp)
     facts = {
         "gamma": chosen,
         "gamma_default": default,
         "attention_sparsity_by_formula": attention_sparsity(sparsity, attention, mlp, chosen),
-        "attention_sparsity": 1 - kept[0],
-        "mlp_sparsity": 1 - kept[1],
+        "attention_sparsity": 1 - shares_kept[0],
+        "mlp_sparsity": 1 - shares_kept[1],
     }
     return Allocated(architecture, facts)
 
@@ -102,7 +103,7 @@ def feasible_gammas(ranked: Ranked, pools: Sequence[UnitPool]) -> tuple[float, f
     space = ranked.space
 
     def feasible(gamma: float) -> bool:
-        return space.cost(at_shares(space, pools, _shares(pools, gamma)(1.0))) <= space.window[1]
+        return space.fits(at_shares(space, pools, _shares(pools, gamma)(1.0)))
 
     centre = _centre(pools)
     if not feasible(centre):

@@ -27,12 +27,11 @@ def allocate(ranked: Ranked, gamma: float | None) -> Allocated:
     last = {space.layers[i].stack: i for i in order}  # the most important block of every stack stays
     free = [i for i in order if i not in space.protected and i not in last.values()]
     free = free[: len(space.layers) - space.min_depth]
-    lower, limit = space.window
     full = space.counts(space.base)
     for removed_count in range(len(free) + 1):
         dropped = set(free[:removed_count])
         rows = [[0] * len(row) if i in dropped else row for i, row in enumerate(full)]
-        if space.cost(space.build(rows)) > limit:
+        if not space.fits(space.build(rows)):
             continue
         marginal = free[removed_count - 1] if removed_count else None
         for narrow in (marginal, None):
@@ -43,7 +42,9 @@ def allocate(ranked: Ranked, gamma: float | None) -> Allocated:
                 removed = [i for i in free[:removed_count] if i != narrow]
                 return Allocated(architecture, {"removed_blocks": removed, "narrowed_block": narrow})
         break
+    lower, limit = space.window
     raise UserError(
-        f"budget of [{lower:,}, {limit:,}] parameters cannot be met by removing whole blocks: {len(free)} of "
-        f"{len(space.layers)} may go (min-depth {space.min_depth}); lower min-depth or choose another allocation"
+        f"budget of [{lower:,}, {limit:,}] {space.measures[0].unit} cannot be met by removing whole blocks: "
+        f"{len(free)} of {len(space.layers)} may go (min-depth {space.min_depth}); lower min-depth or choose another "
+        "allocation"
     )

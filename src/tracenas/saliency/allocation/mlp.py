@@ -23,9 +23,11 @@ def allocate(ranked: Ranked, gamma: float | None) -> Allocated:
         rows = space.counts(space.base)
         for i, j, spec, parts in slots:
             rows[i][j] = spec.floor(width * parts)
-        if space.cost(built := space.build(rows)) <= space.window[1]:
+        if space.fits(built := space.build(rows)):
             return Allocated(built, {"mlp_width": width})
-    least = f"{space.cost(built):,}" if widths else "all of them"
-    raise UserError(
-        f"budget of {space.window[1]:,} parameters: with attention untouched, MLPs of the smallest width leave {least}"
+    limit, unit, least = next(
+        (limit, measure.unit, f"{cost:,}" if widths else "all of them")
+        for measure, (_, limit) in zip(space.measures, space.windows, strict=True)
+        if (cost := measure.total(space.layers, built if widths else space.base)) > limit
     )
+    raise UserError(f"budget of {limit:,} {unit}: with attention untouched, MLPs of the smallest width leave {least}")

@@ -30,11 +30,10 @@ def at_shares(space: SearchSpace, pools: Sequence[UnitPool], shares: Sequence[fl
 
 
 def lowest_level(space: SearchSpace, pools: Sequence[UnitPool], shares: PoolShares) -> float | None:
-    """The lowest level at which the architecture costs no more than the budget; None if the highest costs more."""
-    limit = space.window[1]
+    """The lowest level at which the architecture exceeds no budget; None if the highest does."""
 
     def fits(level: float) -> bool:
-        return space.cost(at_shares(space, pools, shares(level))) <= limit
+        return space.fits(at_shares(space, pools, shares(level)))
 
     if not fits(1.0):
         return None
@@ -46,7 +45,7 @@ def lowest_level(space: SearchSpace, pools: Sequence[UnitPool], shares: PoolShar
 
 
 def within_budget(space: SearchSpace, pools: Sequence[UnitPool], shares: Sequence[float], worth: Worth) -> Architecture:
-    """The architecture at these shares, whose cost is within the limit, grown until it lies in the window.
+    """The architecture at these shares, which exceeds no budget, grown until it lies in the window.
 
     Quanta come back in the order of their worth as long as they fit; where that ends below the
     window (only large quanta are left), `SearchSpace.repair` makes the last moves.
@@ -55,8 +54,7 @@ def within_budget(space: SearchSpace, pools: Sequence[UnitPool], shares: Sequenc
         UserError: if the window cannot be met.
     """
     rows = space.counts(at_shares(space, pools, shares))
-    lower, limit = space.window
-    cost = space.cost(space.build(rows))
+    left = space.room - space.spent(rows)
     heap: list[tuple[float, int, int, int]] = []
     specs = {(i, j): s for pool in pools for i, j, s in pool.slots}
     values = {slot: v for pool in pools for slot, v in pool.values.items()}
@@ -72,15 +70,17 @@ def within_budget(space: SearchSpace, pools: Sequence[UnitPool], shares: Sequenc
         push(i, j)
     while heap:
         _, i, j, at = heapq.heappop(heap)
-        table = space.tables[i][j]
-        if cost + table[at] - table[at - 1] <= limit:
-            cost += table[at] - table[at - 1]
+        more = space.weights[i][j][at] - space.weights[i][j][at - 1]
+        if (more <= left).all():
+            left = left - more
             rows[i][j] = specs[i, j].choices()[at]
             push(i, j)
     architecture = space.build(rows)
-    if cost < lower:
+    if space.place(rows):
         repaired = space.repair(architecture, np.random.default_rng(0))
         if repaired is None:
-            raise UserError(f"no such architecture lies in [{lower:,}, {limit:,}] parameters; widen the tolerance")
+            lower, limit = space.window
+            where = f"[{lower:,}, {limit:,}] {space.measures[0].unit}"
+            raise UserError(f"no such architecture lies in {where}; widen the tolerance")
         architecture = repaired
     return architecture
