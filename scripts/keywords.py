@@ -69,7 +69,7 @@ def typed(field: FieldInfo) -> str:
         elif kind is Path:
             names += ["str", "Path"]
         elif get_origin(kind) is tuple:
-            names.append("Sequence[str | Path]")
+            names += ["Sequence[str | Path]"] if accepts.file else ["str", "Sequence[str]", "Mapping[str, str]"]
         elif get_origin(kind) is dict:
             names.append("Mapping[str, Any]")
         else:

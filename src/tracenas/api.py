@@ -106,7 +106,7 @@ def search(
     model: str | Path,
     *,
     data: str | Path,
-    params: str,
+    params: str | None = None,
     out: str | Path,
     on_generation: "Callable[[Progress], None] | None" = None,
     **settings: "Unpack[SearchOptions]",
@@ -116,7 +116,7 @@ def search(
     Args:
         model: directory or hub id.
         data: calibration text or tokens.
-        params: budget for all parameters, `"60%"` or `"2.7B"`.
+        params: budget for all parameters, `"60%"` or `"2.7B"`; this or `budget={"kv_cache": "70%", …}`, or both.
         out: run directory.
         on_generation: told the state of the search (`tracenas.strategies.Progress`) after every generation.
         settings: as the options of the command, with underscores.
@@ -151,7 +151,7 @@ def prune(
         model: directory or hub id.
         out: checkpoint directory.
         arch: architecture JSON or a run's best.json; this or `method`.
-        method: `"nirvana"`, `"wanda"`, …, with `params="50%"` and `data`.
+        method: `"nirvana"`, `"wanda"`, …, with `params="50%"` (or `budget={…}`) and `data`.
         settings: as the options of the command, with underscores.
     """
     return call("prune", {"model": model, "out": out, "arch": arch, "method": method, **settings})
@@ -161,7 +161,7 @@ def select_calibration(
     model: str | Path,
     *,
     data: str | Path,
-    params: str,
+    params: str | None = None,
     out: str | Path,
     **settings: "Unpack[SelectCalibrationOptions]",
 ) -> "Selected":
@@ -178,7 +178,7 @@ def run(
     model: str | Path,
     *,
     data: str | Path,
-    params: str,
+    params: str | None = None,
     out: str | Path,
     on_generation: "Callable[[Progress], None] | None" = None,
     **settings: "Unpack[RunOptions]",

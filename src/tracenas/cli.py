@@ -171,7 +171,7 @@ def _values(kind: Any, arguments: Sequence[str], options: dict[str, Any]) -> dic
         raise UserError(
             f"unexpected argument '{plain[0]}'; settings are options, such as --out PATH; --help lists them"
         )
-    values.update({k: v for k, v in options.items() if v is not None})
+    values.update({k: v for k, v in options.items() if v not in (None, ())})
     return values
 
 

@@ -126,10 +126,15 @@ def _option(kind: type[StageConfig], name: str) -> click.Option:
     what = accepted(field)
     if field.is_required():
         words.append("[required]")
-    elif field.default not in (None, ""):
+    elif field.default not in (None, "", ()):
         words.append(f"[default: {field.default}]")
     return click.Option(
-        [flag, name], default=None, metavar=what.placeholder, help=" ".join(words), shell_complete=_completion(what)
+        [flag, name],
+        default=None,
+        multiple=field.annotation == tuple[str, ...],
+        metavar=what.placeholder,
+        help=" ".join(words),
+        shell_complete=_completion(what),
     )
 
 

@@ -23,11 +23,12 @@ from tracenas.models.checkpoints.source import open_source
 from tracenas.models.functionals.divergence import token_kl
 from tracenas.models.functionals.loss import hidden_states, predicting
 from tracenas.models.surgery.supernet import Supernet
+from tracenas.pipeline.budgets import resolve_budgets
 from tracenas.pipeline.calibration import calibration_tokens, held_out, window_start
 from tracenas.pipeline.loading import load_model
 from tracenas.pipeline.method import resolve_method
 from tracenas.pipeline.one_shot import allocate_budget, rank_units
-from tracenas.pipeline.target import PruningTarget, resolve_target
+from tracenas.pipeline.target import PruningTarget
 from tracenas.reporting.progress import phase
 from tracenas.reporting.terminal import Outcome, Table, to_plain
 from tracenas.threads import set_threads
@@ -137,7 +138,7 @@ def select_calibration(config: SelectCalibrationConfig) -> Selected:
     _check_out(config.out)
     what, name = f"out {config.out.name} in", f".{config.out.name}.lock"
     with locked(config.out.parent, what=what, name=name), error_log(log_beside(config.out)):
-        target = resolve_target(source, config, params=config.params, tolerance=config.tolerance)
+        target = resolve_budgets(source, config)
         return _select(config, target)
 
 

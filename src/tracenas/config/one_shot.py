@@ -7,6 +7,7 @@ from pydantic import Field
 
 from tracenas.config import fields
 from tracenas.config.accepted import Accepts
+from tracenas.config.budgets import BudgetConfig
 from tracenas.config.shared import CalibrationConfig
 from tracenas.saliency.allocation import ALLOCATIONS
 from tracenas.saliency.methods import METHODS
@@ -14,13 +15,14 @@ from tracenas.saliency.methods import METHODS
 __all__ = ["OneShotSettings", "SelectCalibrationConfig"]
 
 
-class OneShotSettings(CalibrationConfig):
+class OneShotSettings(BudgetConfig, CalibrationConfig):
     """Pruning to a budget without a search."""
 
     model: fields.ModelName
     data: fields.Text | None = Field(None, description="Calibration text, as for `tracenas search`, or a token file.")
     method: Annotated[str | None, Accepts(registered=METHODS.keys)] = Field(
-        None, description="One-shot method that prunes to a budget without a search; with --params and --data."
+        None,
+        description="One-shot method that prunes to a budget without a search; with --params or --budget, and --data.",
     )
     seq_len: int | None = Field(
         None,
@@ -31,9 +33,8 @@ class OneShotSettings(CalibrationConfig):
     params: fields.Size | None = Field(
         None,
         description="Budget of a one-shot method: a share of the model's parameters such as 50%, or a number such "
-        "as 2.7B.",
+        "as 2.7B; of bytes, FLOPs and more: --budget.",
     )
-    tolerance: fields.Tolerance = 0.01
     allocation: Annotated[str | None, Accepts(registered=ALLOCATIONS.names)] = Field(
         None, description="How a one-shot method shares out its budget over the layers; default: the method's own."
     )

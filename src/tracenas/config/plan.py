@@ -7,25 +7,26 @@ from typing import Any, ClassVar
 from pydantic import Field, model_validator
 
 from tracenas.config import fields
+from tracenas.config.budgets import BudgetConfig
 from tracenas.config.effort import EffortConfig
 from tracenas.config.run import RunConfig, checked_section
-from tracenas.config.shared import SpaceConfig, StageConfig, TracedConfig
+from tracenas.config.shared import StageConfig, TracedConfig
 from tracenas.config.usage import TRACED, Use
 
 __all__ = ["PlanConfig"]
 
 
-class PlanConfig(EffortConfig, SpaceConfig, TracedConfig):
+class PlanConfig(EffortConfig, BudgetConfig, TracedConfig):
     """Feasible budgets, memory and time, before any work."""
 
-    needed = ("params",)
+    needed = ("params", "budget")
     wanted = ("effort", "minutes", "deploy", "sensitivity", "no_timing", "device")
     without = ("seed", "trust_remote_code")
     sections: ClassVar[Mapping[str, type[StageConfig]]] = {n: RunConfig.sections[n] for n in ("recover", "eval")}
     reads = ("run", "search", "recover")
     uses = (
         TRACED,
-        Use(("tolerance", "sensitivity"), "params", lambda c: c.params is not None),
+        Use(("tolerance", "sensitivity"), "params or budget", lambda c: bool(c.budgets)),
         Use(("threads", "minutes"), "the estimate of time", lambda c: not c.no_timing),
         Use(("windows", "text_field", "random_architectures"), "text", lambda c: c.text is not None),
         Use(("recover_rivals",), "the section recover", lambda c: c.recover is not None),
@@ -37,7 +38,6 @@ class PlanConfig(EffortConfig, SpaceConfig, TracedConfig):
         description="Budget for all parameters: a share such as 60%, or a number such as 2.7B; default: "
         "what is feasible.",
     )
-    tolerance: fields.Tolerance = 0.01
     proxy: fields.Proxy = "auto"
     sensitivity: Path | None = Field(
         None, description="Table that `tracenas sensitivity` wrote: says what the budget is predicted to cost."

@@ -1,17 +1,19 @@
 """Settings of search, score, prune, run, report and demo."""
 
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from tracenas.config import fields
 from tracenas.config.accepted import Accepts
+from tracenas.config.budgets import BudgetConfig
 from tracenas.config.effort import SIZES, EffortConfig
 from tracenas.config.one_shot import OneShotSettings
 from tracenas.config.shared import CalibrationConfig, StageConfig, TracedConfig
 from tracenas.config.tracking import TrackedConfig
 from tracenas.config.usage import TRACED, Use, additive, reads_widths, refits
+from tracenas.errors import UserError
 from tracenas.saliency import PREDICTED_RISES
 from tracenas.saliency.methods import METHODS
 from tracenas.saliency.starts import DEFAULT_STARTS, PUBLISHED_STARTS, SOLVED, STARTS, start_names
@@ -32,10 +34,11 @@ def _evolves(config: Any) -> bool:
     return bool(_strategies(config) & {"evolution", "guided"})
 
 
-class SearchConfig(EffortConfig, CalibrationConfig, TracedConfig, TrackedConfig):
+class SearchConfig(EffortConfig, BudgetConfig, CalibrationConfig, TracedConfig, TrackedConfig):
     """Find an architecture."""
 
-    wanted: ClassVar[tuple[str, ...]] = ("effort", "minutes", "saliency", "deploy", "resume")
+    needed: ClassVar[tuple[str, ...]] = ("params", "budget")
+    wanted: ClassVar[tuple[str, ...]] = ("effort", "minutes", "deploy", "resume")
     holds_out = True
 
     uses = (
@@ -73,11 +76,7 @@ class SearchConfig(EffortConfig, CalibrationConfig, TracedConfig, TrackedConfig)
         description="Calibration text: a text, JSONL, CSV, Parquet or token file, the name of a data set on the hub, "
         "or a mixture a=0.7,b=0.3."
     )
-    params: fields.Size = Field(
-        description="Budget for all parameters: a share of the model's such as 60%, or a number such as 2.7B."
-    )
     out: Path = Field(description="Directory of the run, which is made.")
-    tolerance: fields.Tolerance = 0.01
     proxy: fields.Proxy = "auto"
     strategy: Annotated[str, Accepts(("auto",), STRATEGIES.names)] = Field(
         "auto",
@@ -125,6 +124,12 @@ class SearchConfig(EffortConfig, CalibrationConfig, TracedConfig, TrackedConfig)
         "mean over sequences (loss, kl, and both compensated).",
     )
     resume: bool = Field(False, description="Go on with an interrupted run in the directory.")
+
+    @model_validator(mode="after")
+    def _check_budgets(self) -> Self:
+        if not self.budgets:
+            raise UserError(f"'params' is required, or budget: {type(self).model_fields['params'].description}")
+        return self
 
     @property
     def longest(self) -> int:
@@ -182,7 +187,7 @@ class PruneConfig(OneShotSettings):
     wanted = ("compensate",)
     uses = (
         Use(
-            ("tolerance", "depth_granularity", "min_depth", "keep_layers", "exclude"),
+            ("budget", "tolerance", "depth_granularity", "min_depth", "keep_layers", "exclude"),
             "--method: an architecture has decided them",
             lambda c: c.method is not None,
         ),

@@ -43,7 +43,7 @@ _STAND_INS: dict[str, dict[str, Any]] = {
 class RunConfig(SearchConfig):
     """Search, prune, compare and report, then recover, evaluate and time where a section asks for it."""
 
-    wanted = ("effort", "minutes", "saliency", "deploy", "compensate", "windows", "resume")
+    wanted = ("effort", "minutes", "deploy", "compensate", "windows", "resume")
     sections: ClassVar[Mapping[str, type[StageConfig]]] = _KINDS
 
     text: fields.Text = Field(description="Held-out text that perplexities are measured on.")

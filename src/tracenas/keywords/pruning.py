@@ -39,6 +39,12 @@ class PlanOptions(TypedDict, total=False):
     head_quantum: int
     deploy: str
     kv_groups: bool
+    params: str | float | None
+    budget: str | Sequence[str] | Mapping[str, str]
+    tolerance: float
+    context: int | None
+    serve_batch: int
+    outtype: str
     effort: Literal["quick", "normal", "thorough"] | None
     minutes: float | None
     evaluations: int | None
@@ -47,8 +53,6 @@ class PlanOptions(TypedDict, total=False):
     iterations: int | None
     samples: int | None
     seq_len: int | None
-    params: str | float | None
-    tolerance: float
     proxy: str
     sensitivity: str | Path | None
     recover: Mapping[str, Any] | None
@@ -64,7 +68,11 @@ class PlanOptions(TypedDict, total=False):
 class SearchOptions(TracedKeywords, TrackedKeywords, EffortKeywords, CalibrationKeywords, total=False):
     """Of `tracenas.search`: `tracenas search`."""
 
+    budget: str | Sequence[str] | Mapping[str, str]
     tolerance: float
+    context: int | None
+    serve_batch: int
+    outtype: str
     proxy: str
     strategy: str
     start: str | Sequence[str]
@@ -128,9 +136,13 @@ class SensitivityOptions(WindowsKeywords, total=False):
 class PruneOptions(CalibrationKeywords, total=False):
     """Of `tracenas.prune`: `tracenas prune`."""
 
-    data: str | Path | None
     params: str | float | None
+    budget: str | Sequence[str] | Mapping[str, str]
     tolerance: float
+    context: int | None
+    serve_batch: int
+    outtype: str
+    data: str | Path | None
     allocation: str | None
     gamma: float | None
     compensate: Literal["best", "auto", "none", "ridge", "sequential"]
@@ -149,8 +161,12 @@ class SelectCalibrationOptions(SpaceKeywords, WindowsKeywords, total=False):
     text_field: str | None
     batch: int | None
     saliency: str
-    method: str | None
+    budget: str | Sequence[str] | Mapping[str, str]
     tolerance: float
+    context: int | None
+    serve_batch: int
+    outtype: str
+    method: str | None
     allocation: str | None
     gamma: float | None
     candidates: int

@@ -33,8 +33,8 @@ def resolve_method(config: C) -> C:
     """
     assert config.method is not None
     method, explicit = find_method(config.method), config.model_fields_set
-    if config.params is None:
-        raise UserError("'params' is required with method: a share such as 50%, or a size such as 2.7B")
+    if not config.budgets:
+        raise UserError("'params' is required with method, or budget: a share such as 50%, or a size such as 2.7B")
     if config.data is None:
         raise UserError("'data' is required with method: calibration text or tokens")
     saliency = config.saliency if "saliency" in explicit else method.saliency

@@ -174,6 +174,12 @@ class FeasibleSet:
         """`[lower, limit]` of the first budget."""
         return self.windows[0] if self.budgets else (0, self.cost(self.base))
 
+    @property
+    def parameter_window(self) -> tuple[int, int] | None:
+        """`[lower, limit]` of the budget for parameters; None where there is none."""
+        ends = zip(self.measures, self.windows, strict=False)
+        return next((window for measure, window in ends if measure.name == "params"), None)
+
     @cached_property
     def plain(self) -> bool:
         """Whether there is one budget at most, and every unit counts in it: a candidate's one cost says all."""

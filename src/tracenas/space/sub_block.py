@@ -90,6 +90,13 @@ class SubBlockSpec:
         products = 2.0 * (self.fixed_weights + kept * self.weights_per_unit)
         return products + 2.0 * (2 * context if self.bidirectional else context + 1) * kept * self.score_width
 
+    def flops_at(self, kept: int, context: int) -> float:
+        """Forward FLOPs of a token that attends to `context` tokens, itself among them."""
+        if kept == 0:
+            return 0.0
+        products = 2.0 * (self.fixed_weights + kept * self.weights_per_unit)
+        return products + 4.0 * context * kept * self.score_width
+
     def cache(self, kept: int) -> int:
         """KV-cache elements per token."""
         return 0 if kept == 0 else self.fixed_cache + kept * self.cache_per_unit

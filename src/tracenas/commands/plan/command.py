@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 from tracenas.commands.plan.evaluation import recovered_models, stage_seconds
 from tracenas.commands.plan.needs import needs
 from tracenas.commands.plan.predicted import predicted_rises
-from tracenas.commands.plan.result import SearchPlan
+from tracenas.commands.plan.result import PlannedBudget, SearchPlan
 from tracenas.commands.plan.training import Training, training
 from tracenas.config import Effort, PlanConfig, check_used, parse_rank
 from tracenas.models.checkpoints.source import open_source
+from tracenas.pipeline.budgets import Costs, resolve_budgets, serving_of
 from tracenas.pipeline.estimate import (
     compensation_memory,
     in_passes,
@@ -19,7 +20,7 @@ from tracenas.pipeline.estimate import (
     trace_rank,
 )
 from tracenas.pipeline.minutes import spend
-from tracenas.pipeline.target import PruningTarget, resolve_proxy, resolve_target
+from tracenas.pipeline.target import PruningTarget, resolve_proxy
 from tracenas.proxies.combination import Choice, choose
 from tracenas.scoring.workload import Shape, memory, per_stack
 from tracenas.space import costs
@@ -42,16 +43,17 @@ def plan(config: PlanConfig) -> SearchPlan:
         UserError: for a model, budget or settings that a search would refuse.
     """
     source = open_source(config.model)
-    target = resolve_target(source, config, params=config.params, tolerance=config.tolerance)
+    target = resolve_budgets(source, config)
     space, blocks = target.space, target.blocks
     proxy = resolve_proxy(config.proxy, source)
     check_used(config.model_copy(update={"proxy": proxy}))
     choice = choose(proxy)
-    arch = space.base if config.params is None else space.uniform()
-    assert arch is not None  # `resolve_target` has refused such a budget
+    arch = space.uniform() if config.budgets else space.base
+    assert arch is not None  # `resolve_budgets` has refused such a budget
     sized = _sized(config, target, arch, choice)
     shape, rates, base = sized.shape, sized.rates, space.parameters(space.base)
     figures = _figures(space, arch, source.family.head_weights(source.config), per_stack(blocks, shape).seq_len)
+    lower, limit = space.parameter_window or (None, None)
     trained = None if config.recover is None else training(config.recover, source.positions)
     used = replace(
         memory(blocks, space.base, arch, base, int(source.config["vocab_size"]), target.hidden, shape),
@@ -61,9 +63,10 @@ def plan(config: PlanConfig) -> SearchPlan:
         config.model,
         source.family.model_type,
         base,
-        space.parameters(space.smallest),
-        None if config.params is None else space.window[1],
-        None if config.params is None else space.window[0],
+        space.parameters(replace(space, budget=None, further=()).smallest),
+        limit,
+        lower,
+        _budgets(config, target, arch),
         figures,
         sized.planned,
         shape,
@@ -121,7 +124,7 @@ def _sized(config: PlanConfig, target: PruningTarget, arch: Architecture, choice
         shape = in_passes(replace(shape, samples=spending.samples), target)
     time, planned = estimate.search(shape, statistics), _planned(config, size)
     stages = {"search": 60 * config.minutes if config.minutes else time.once + planned * time.each}
-    if config.params is not None and not source.is_encoder_decoder:
+    if config.budgets and not source.is_encoder_decoder:
         stages["prune"] = estimate.prune(shape, statistics)
     further, unknown = stage_seconds(config, estimate, arch, shape, time, stages.get("prune"))
     return _Sized(shape, planned, estimate.rates, time.each, {**stages, **further}, unknown)
@@ -138,6 +141,14 @@ def _stages(
             *flops, sized.rates.flops, half=sized.shape.element == 2
         )
     return {name: stages[name] for name in ("search", "prune", "comparison", "recover", "eval") if name in stages}
+
+
+def _budgets(config: PlanConfig, target: PruningTarget, uniform: Architecture) -> dict[str, PlannedBudget]:
+    """Every budget's limit, what is feasible of it, and what the uniform architecture costs."""
+    space, costs = target.space, Costs.of(target, serving_of(target.source, config))
+    ranges = space.feasible()
+    limits = {measure.name: limit for measure, (_, limit) in zip(space.measures, space.windows, strict=False)}
+    return {n: PlannedBudget(limits[n], ranges[n], costs.exactly(n, uniform)) for n in config.budgets}
 
 
 def _planned(config: PlanConfig, size: Effort) -> int:

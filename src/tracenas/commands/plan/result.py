@@ -13,7 +13,32 @@ from tracenas.scoring.workload import Memory, Shape
 if TYPE_CHECKING:
     from tracenas.benchmark.machine import Rates
 
-__all__ = ["SearchPlan"]
+__all__ = ["PlannedBudget", "SearchPlan"]
+
+
+@dataclass(frozen=True)
+class PlannedBudget:
+    """A budget in what it counts: bytes, FLOPs or parameters.
+
+    Args:
+        limit: of every candidate.
+        feasible: what the smallest architecture and the base cost.
+        uniform: what the uniform architecture costs, exactly.
+    """
+
+    limit: int
+    feasible: tuple[int, int]
+    uniform: int
+
+    def to_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {"limit": self.limit, "feasible": list(self.feasible), "uniform": self.uniform}
+
+    def describe(self) -> str:
+        """The limit, what of it equal ratios use, and what is feasible."""
+        low, base = self.feasible
+        share = 100 * self.uniform / base
+        return f"{self.limit:,}; uniform {self.uniform:,} ({share:.1f}% of the base); feasible {low:,} to {base:,}"
 
 
 @dataclass(frozen=True)
@@ -24,7 +49,8 @@ class SearchPlan(Outcome):
         model: as it was named.
         family: its model_type.
         base, smallest: parameters of the largest and smallest architecture of the space.
-        limit, lower: the budget's window, None without a budget.
+        limit, lower: the window of the budget for parameters, None without one.
+        budgets: by name.
         uniform: the uniform architecture at the budget, in figures (the base without a budget).
         evaluations: at most; what has been seen before is not evaluated again.
         shape: calibration and micro-batch.
@@ -44,6 +70,7 @@ class SearchPlan(Outcome):
     smallest: int
     limit: int | None
     lower: int | None
+    budgets: Mapping[str, PlannedBudget]
     uniform: dict[str, Any]
     evaluations: int
     shape: Shape
@@ -80,6 +107,7 @@ class SearchPlan(Outcome):
                     "smallest_percent": 100 * self.smallest / self.base,
                 },
                 "budget": budget,
+                "budgets": {name: budget.to_json() for name, budget in self.budgets.items()},
                 "uniform": self.uniform,
                 **({"predicted": self.predicted} if self.predicted else {}),
                 "evaluations": self.evaluations,
@@ -113,16 +141,17 @@ class SearchPlan(Outcome):
             ("feasible budgets", f"{self.smallest:,} to {self.base:,} ({share:.1f}% to 100%)"),
         ]
         if self.limit is not None:
-            rows += [
-                ("budget", f"{self.lower:,} to {self.limit:,} parameters"),
-                ("uniform architecture", f"{u['params']:,} parameters ({100 * u['params'] / self.base:.2f}%)"),
-            ]
+            rows.append(("budget", f"{self.lower:,} to {self.limit:,} parameters"))
+        if self.budgets:
+            uniform = f"{u['params']:,} parameters ({100 * u['params'] / self.base:.2f}%)"
+            rows.append(("uniform architecture", uniform))
+        rows += [(f"budget {name}", budget.describe()) for name, budget in self.budgets.items() if name != "params"]
         if self.predicted is not None:
             names = {"": "closed form", "_mlp": "MLPs alone", "_uniform": "equal ratios"}
             figures = {name: self.predicted.get(f"predicted_rise{suffix}") for suffix, name in names.items()}
             rises = ", ".join(f"{name} {rise:.4g}" for name, rise in figures.items() if rise is not None)
             rows.append(("predicted rise of the loss, nats per token", rises))
-        of_base = f" ({100 * u['flops_ratio']:.1f}% of the base)" if self.limit is not None else ""
+        of_base = f" ({100 * u['flops_ratio']:.1f}% of the base)" if self.budgets else ""
         rows += [
             ("forward FLOPs per token", f"{u['flops_per_token']:.4g}{of_base}"),
             (

@@ -19,7 +19,21 @@ from tracenas.rundir import provenance
 __all__ = ["pruned_card"]
 
 _UNITS = (
-    *("method", "params", "tolerance", "saliency", "allocation", "gamma", "kv_groups", "min_depth", "keep_layers"),
+    *(
+        "method",
+        "params",
+        "budget",
+        "tolerance",
+        "context",
+        "serve_batch",
+        "outtype",
+        "saliency",
+        "allocation",
+        "gamma",
+        "kv_groups",
+        "min_depth",
+        "keep_layers",
+    ),
     *("exclude", "channel_quantum", "head_quantum", "deploy", "samples", "seq_len", "text_field", "seed", "dtype"),
     *("bos", "depth_granularity"),
 )
@@ -76,11 +90,11 @@ def _command(config: PruneConfig, searched: bool) -> list[str]:
         command += ["--data", published(config.data)]
     for name, value in _explicit(config, _REALISATION if searched else (*_UNITS, *_REALISATION)):
         option = name.replace("_", "-")
-        command += (
-            [f"--{option}" if value else f"--no-{option}"]
-            if isinstance(value, bool)
-            else [f"--{option}", published(str(value))]
-        )
+        if isinstance(value, bool):
+            command.append(f"--{option}" if value else f"--no-{option}")
+            continue
+        for one in value if isinstance(value, tuple) else (value,):
+            command += [f"--{option}", published(str(one))]
     return [*command, "--stub-removed-attention"] if config.stub_removed_attention else command
 
 

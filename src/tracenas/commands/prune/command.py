@@ -7,6 +7,7 @@ from tracenas.commands.prune.settings import as_refittable, as_searched, decoder
 from tracenas.config import PruneConfig
 from tracenas.errors import UserError
 from tracenas.models.checkpoints.source import ModelSource, open_source
+from tracenas.pipeline.budgets import resolve_budgets
 from tracenas.pipeline.method import resolve_method
 from tracenas.pipeline.refit import HELD_OUT
 from tracenas.pipeline.refit.record import recorded_loss, recorded_realisation
@@ -34,10 +35,12 @@ def prune(config: PruneConfig, source: ModelSource | None = None) -> Pruned:
     if config.compensate in ("auto", "none") and (config.ridge or config.compensate_samples):
         raise UserError("ridge and compensate-samples need --compensate best, ridge or sequential (auto: as scored)")
     if (config.arch is None) == (config.method is None):
-        raise UserError("give --arch (an architecture) or --method (a one-shot method with --params), one of the two")
+        raise UserError(
+            "give --arch (an architecture) or --method (a one-shot method with --params or --budget), one of the two"
+        )
     if config.arch is None:
         config = resolve_method(config)
-    elif others := [name for name in ("params", "allocation", "gamma") if getattr(config, name) is not None]:
+    elif others := [name for name in ("params", "budget", "allocation", "gamma") if getattr(config, name)]:
         raise UserError(f"{others[0]} goes with --method; the architecture decides it here")
     source = source or open_source(config.model)
     if feature := decoder_only(config):
@@ -45,7 +48,7 @@ def prune(config: PruneConfig, source: ModelSource | None = None) -> Pruned:
     if config.arch is not None:
         return _prune_architecture(config.arch, as_refittable(config, source), source)
     config = as_refittable(config, source)
-    target = resolve_target(source, config, params=config.params, tolerance=config.tolerance)
+    target = resolve_budgets(source, config)
     require_free(config.out, what="checkpoint directory")
     with phase(START):
         from tracenas.commands.prune.stage import prune_by_method

@@ -16,6 +16,7 @@ from tracenas.models.checkpoints.loading import load
 from tracenas.models.checkpoints.source import ModelSource
 from tracenas.models.functionals.perplexity import Perplexity, perplexity
 from tracenas.models.surgery.supernet import Realisation
+from tracenas.pipeline.budgets import resolve_budgets
 from tracenas.pipeline.calibration import evaluation_windows
 from tracenas.pipeline.opening import open_session, refit_settings
 from tracenas.pipeline.refit.fitting import candidate_loss
@@ -23,7 +24,6 @@ from tracenas.pipeline.refit.record import ScoredRealisation, realisation_facts
 from tracenas.pipeline.resume import CONFIG
 from tracenas.pipeline.scoring import make_evaluator
 from tracenas.pipeline.session import Session
-from tracenas.pipeline.target import resolve_target
 from tracenas.refits.ridge import FittedRealisation
 from tracenas.reporting.progress import phase
 from tracenas.reporting.terminal import to_plain
@@ -61,7 +61,7 @@ def compare(config: RunConfig, source: ModelSource, best: Architecture, pruned: 
     """
     stored = read_settings(config.out / CONFIG)
     searched = config.model_copy(update={key: stored.get(key) for key in ("min_depth", "exclude")})
-    target = resolve_target(source, searched, params=config.params, tolerance=config.tolerance)
+    target = resolve_budgets(source, searched)
     session = open_session(target, config, data=config.data, run=config.out)
     windows = evaluation_windows(session.loaded, config, min(session.tokens.shape[1], source.positions))
     evaluator = make_evaluator(session, config.proxy, config.trace_rank)

@@ -10,9 +10,9 @@ from tracenas.config import RunConfig, SearchConfig, check_used
 from tracenas.config.local_paths import with_absolute_paths
 from tracenas.data.sources import probe
 from tracenas.models.checkpoints.source import ModelSource, open_source
+from tracenas.pipeline.budgets import resolve_budgets
 from tracenas.pipeline.resume import CONFIG, KIND, LEFT_OPEN, as_started, left_open, stored_settings, write_settings
 from tracenas.pipeline.run_directory import run_directory
-from tracenas.pipeline.target import resolve_target
 from tracenas.reporting.progress import START, phase
 from tracenas.reporting.terminal import to_plain
 from tracenas.saliency import SALIENCIES
@@ -45,7 +45,7 @@ def search(
     source = source or open_source(config.model)
     if not config.resume:
         probe(config.text_field, config.data)
-    target = resolve_target(source, config, params=config.params, tolerance=config.tolerance)
+    target = resolve_budgets(source, config)
     resolved = resolve_search(config, source)
     check_used(resolved)
     STRATEGIES.check(resolved.strategy)
@@ -64,7 +64,7 @@ def search(
             stored = stored_settings(config.out / CONFIG, RunConfig)
             if (settings := {**stored, **to_plain(dict(run or {}))}) != stored:  # sections were added
                 write_settings(config.out / CONFIG, settings)
-            target = resolve_target(source, resolved, params=resolved.params, tolerance=resolved.tolerance)
+            target = resolve_budgets(source, resolved)
             clock = SearchClock(resolved.minutes, clock.started)
         else:
             resolved = planned if resolved.minutes is None else within_minutes(resolved, target)

@@ -28,6 +28,7 @@ from tracenas.rundir import provenance, read_json, write_json
 from tracenas.saliency.allocation import Ranked
 from tracenas.saliency.allocation.solver import predicted_rises
 from tracenas.space.architecture import Architecture
+from tracenas.space.search_space import SearchSpace
 from tracenas.strategies import STRATEGIES, SearchResult, Strategy, replayed
 from tracenas.strategies.selection import Contender, contenders, selected, trials_from_json
 
@@ -209,7 +210,7 @@ def _summary(config: SearchConfig, searched: Searched, result: SearchResult[Arch
             "loss": searched.base_loss,
         },
         "params": space.parameters(result.best),
-        "budget": {"limit": space.window[1], "lower": space.window[0]},
+        **_budgets(space, result.best),
         "score": result.score,
         "loss": result.record["loss"],
         "proxy": config.proxy,
@@ -228,6 +229,17 @@ def _summary(config: SearchConfig, searched: Searched, result: SearchResult[Arch
         "kept": searched.kept_units(result.best),
         "generations": [g.to_json() for g in result.generations],
     }
+
+
+def _budgets(space: SearchSpace, best: Architecture) -> dict[str, Any]:
+    """The window in parameters, empty where there is none; limit and cost of every budget where there are others."""
+    lower, limit = space.parameter_window or (None, None)
+    window = {"budget": {} if limit is None else {"limit": limit, "lower": lower}}
+    if [measure.name for measure in space.measures] == ["params"]:
+        return window
+    spent = space.costs(best)
+    ends = zip(space.measures, space.windows, strict=True)
+    return {**window, "budgets": {m.name: {"limit": end, "cost": spent[m.name]} for m, (_, end) in ends}}
 
 
 def _ended(result: SearchResult[Architecture]) -> dict[str, Any]:

@@ -76,7 +76,7 @@ def within_minutes(config: C, target: PruningTarget) -> C:
     where = {"device": config.device, "dtype": config.dtype}
     shape = search_shape(target.source, config.samples or 1, length, trace_rank(choice.needs, rank), **where)
     arch = target.space.uniform()
-    assert arch is not None  # `resolve_target` has refused such a budget
+    assert arch is not None  # `resolve_budgets` has refused such a budget
     table = bool(SOLVED & set(config.starts))
     estimate, shape = measured_estimate(target, arch, choice, rank, shape, table=table, threads=config.threads, **where)
     if (load := estimate.rates.load) > _BUSY:

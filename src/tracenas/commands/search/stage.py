@@ -97,7 +97,7 @@ def _search(
     clock.go_on(journal.read(), reserved(session, config))
     _log.info("%s", _announced(config, strategy.planned, session))
     trackers.begin(resolved_settings(config.out, SearchConfig))
-    told = [report_generations(trackers, config, target.space.window[1]), on_generation]
+    told = [report_generations(trackers, config, _limit(target.space)), on_generation]
     with _display(target.space, config.proxy, strategy.generations, clock, told) as on_event:
         result = run_search(
             strategy,
@@ -127,6 +127,11 @@ def _announced(config: SearchConfig, planned: int, session: Session) -> str:
     return f"search: at most {planned:,} {text}, {min(planned, config.population or 1)} per generation"
 
 
+def _limit(space: SearchSpace) -> int | None:
+    """The budget in parameters; None where there are only others."""
+    return None if space.parameter_window is None else space.parameter_window[1]
+
+
 @contextmanager
 def _display(
     space: SearchSpace,
@@ -143,7 +148,7 @@ def _display(
     params: list[int | None] = [None]
     label = "Φ" if proxy == "phi" else proxy
     base = space.parameters(space.base)
-    with SearchProgress(generations, budget=space.window[1], base_params=base, label=label) as display:
+    with SearchProgress(generations, budget=_limit(space), base_params=base, label=label) as display:
 
         def on_event(event: Progress) -> None:
             if event.record is not None and event.record["id"] == event.best_id:

@@ -17,11 +17,13 @@ _RESULT = ("score", "loss", "params", "evaluations", "seconds")
 _RISES = ("predicted_rise", "measured_rise")
 
 
-def report_generations(trackers: Trackers, config: SearchConfig, limit: int) -> Callable[[Progress], None] | None:
+def report_generations(
+    trackers: Trackers, config: SearchConfig, limit: int | None
+) -> Callable[[Progress], None] | None:
     """What is to be called after every generation of a search with settings that are `sized`; None without trackers.
 
     Args:
-        limit: the budget, in parameters.
+        limit: the budget, in parameters; None: there is none of these.
     """
     if not trackers:
         return None
@@ -41,9 +43,11 @@ def report_result(trackers: Trackers, config: SearchConfig, outcome: SearchOutco
         return
     summary = outcome.summary
     assert config.population is not None and config.elites is not None
-    records, limit = Journal(config.out / JOURNAL).read(), summary["budget"]["limit"]
+    records, limit = Journal(config.out / JOURNAL).read(), summary["budget"].get("limit")
     trackers.report(generation_points(records, config.population, config.elites, limit))
     rises = {key: value for key, value in summary.items() if key.startswith(_RISES)}
-    values = {**{key: summary[key] for key in _RESULT}, **rises, "budget_used": summary["params"] / limit}
+    values = {**{key: summary[key] for key in _RESULT}, **rises}
+    if limit is not None:
+        values["budget_used"] = summary["params"] / limit
     texts = {"result/architecture": json.dumps(outcome.architecture.to_json())}
     trackers.conclude({f"result/{key}": value for key, value in values.items()}, texts, outcome.best)

@@ -153,7 +153,7 @@ class _Job:
             if checker is not None:
                 agreement = self._agreement(temporary, checker)
         tensors = self.draft.tensors
-        odd = [t.name for t in tensors if len(t.shape) > 1 and stored_type(t, self.outtype) != self.outtype]
+        odd = [t.name for t in tensors if len(t.shape) > 1 and stored_type(t.shape, self.outtype) != self.outtype]
         remarks = () if agreement is None else _remarks(agreement, self.outtype)
         return Exported(
             path=out,

@@ -9,7 +9,7 @@ from tracenas.exporters.gguf.rope import Rope, rotary_embeddings
 from tracenas.families import Family
 from tracenas.families.decoder import LlamaLike
 
-__all__ = ["FAMILIES", "BlockShape", "Decoder", "gguf_decoder"]
+__all__ = ["FAMILIES", "BlockShape", "Decoder", "decoder_of", "gguf_decoder"]
 
 FAMILIES = ("gemma", "gemma2", "gemma3_text", "llama", "mistral", "qwen2", "qwen3")
 """Decoders of separate q, k, v, o and a gated MLP, whose tensors the layouts know."""
@@ -92,13 +92,27 @@ def gguf_decoder(family: Family, config: Mapping[str, Any], shapes: Mapping[str,
     Raises:
         UserError: for a family or a setting that no layout knows.
     """
+    _check_family(family)
+    return decoder_of(family, _configuration(family.model_type, config), shapes)
+
+
+def _check_family(family: Family) -> LlamaLike:
     name = family.model_type
     if name not in FAMILIES or not isinstance(family, LlamaLike):
         raise UserError(
             f"--format gguf knows no layout for the family '{name}'; accepted: {', '.join(FAMILIES)} "
             "(a stock checkpoint of another family: use llama.cpp's own convert_hf_to_gguf.py)"
         )
-    full = _configuration(name, config)
+    return family
+
+
+def decoder_of(family: Family, full: Any, shapes: Mapping[str, tuple[int, ...]]) -> Decoder:
+    """The same from a configuration that has its defaults.
+
+    Args:
+        full: transformers' configuration object, or what has the same attributes.
+    """
+    like, name = _check_family(family), family.model_type
     head_dim = int(getattr(full, "head_dim", None) or full.hidden_size // full.num_attention_heads)
     depth = int(full.num_hidden_layers)
     return Decoder(
@@ -107,7 +121,7 @@ def gguf_decoder(family: Family, config: Mapping[str, Any], shapes: Mapping[str,
         head_dim=head_dim,
         vocab=int(shapes["model.embed_tokens.weight"][0]),
         blocks=tuple(_block(shapes, i, head_dim) for i in range(depth)),
-        norms=(family.attention_norms, family.mlp_norms),
+        norms=(like.attention_norms, like.mlp_norms),
         windows=_windows(full, depth),
         tied=bool(full.tie_word_embeddings) or "lm_head.weight" not in shapes,
         qk_norm=any(n.endswith(".self_attn.q_norm.weight") for n in shapes),

@@ -1,7 +1,7 @@
 """Writing a GGUF file tensor by tensor."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,11 @@ _FILE_TYPE = {"f32": 0, "f16": 1, "q8_0": 7, "bf16": 32}
 _BLOCK = 32
 
 
-def stored_type(tensor: Tensor, outtype: str) -> str:
+def stored_type(shape: Sequence[int], outtype: str) -> str:
     """What a tensor is stored in: vectors in f32, and where rows are no multiple of 32 wide f16 instead of q8_0."""
-    if len(tensor.shape) < 2:
+    if len(shape) < 2:
         return "f32"
-    if outtype == "q8_0" and tensor.shape[-1] % _BLOCK:
+    if outtype == "q8_0" and shape[-1] % _BLOCK:
         return "f16"
     return outtype
 
@@ -48,7 +48,7 @@ def write(path: Path, draft: FileDraft, metadata: Mapping[str, Any], outtype: st
         scalars.get(type(value), writer.add_array)(key, value)
     kinds = {name: getattr(gguf.GGMLQuantizationType, name.upper()) for name in _FILE_TYPE}
     for tensor in draft.tensors:
-        kind = kinds[stored_type(tensor, outtype)]
+        kind = kinds[stored_type(tensor.shape, outtype)]
         size = prod(gguf.quants.quant_shape_to_byte_shape(tensor.shape, kind))
         writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), size, raw_dtype=kind)
     try:
@@ -56,7 +56,7 @@ def write(path: Path, draft: FileDraft, metadata: Mapping[str, Any], outtype: st
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
         for tensor in draft.tensors:
-            writer.write_tensor_data(_data(tensor, stored_type(tensor, outtype), kinds))
+            writer.write_tensor_data(_data(tensor, stored_type(tensor.shape, outtype), kinds))
     finally:
         writer.close()
 

@@ -1,0 +1,64 @@
+"""Memory to serve with: weights + KV cache of all sequences + logits.
+
+    bytes = weights as stored + sequences · context · KV cache per token + sequences · vocabulary · 4
+
+Sequences are `--serve-batch`. The last term is the logits of the next tokens in float32, the largest that a step of
+decoding computes. A long prompt that is read in one pass needs more for its activations; serving programs read it in
+pieces.
+"""
+
+from math import prod
+
+from tracenas.budgets.kind import ELEMENT, Counted, Kind, matrices, sub_block_of
+from tracenas.exporters.gguf.size import tensor_bytes
+from tracenas.families import SubBlock
+from tracenas.space.costs import Cost
+from tracenas.space.sub_block import SubBlockSpec
+
+__all__ = ["MEMORY"]
+
+
+def _memory(model: Counted) -> Cost:
+    serving, config = model.serving, model.source.config
+    cached = serving.batch * serving.context * serving.cache_element
+    logits = 4 * serving.batch * int(config["vocab_size"])
+    if serving.stored in ELEMENT:
+        element = ELEMENT[serving.stored]
+
+        def weights(spec: SubBlockSpec, kept: int) -> int:
+            return element * spec.parameters(kept)
+
+        outside = element * model.outside
+    else:
+        found = sub_block_of(model.blocks)
+
+        def weights(spec: SubBlockSpec, kept: int) -> int:
+            return _quantised(found(spec), kept, serving.stored) if kept else 0
+
+        outside = _quantised_outside(model)
+
+    def of(spec: SubBlockSpec, kept: int) -> int:
+        return weights(spec, kept) + cached * spec.cache(kept)
+
+    return Cost("memory", "bytes of memory", outside + logits, of)
+
+
+def _quantised(sub: SubBlock, kept: int, stored: str) -> int:
+    """Matrices as they are quantised, vectors in float32."""
+    size, vectors = 0, sub.spec.parameters(kept)
+    for matrix, *shape in matrices(sub, kept):
+        count = matrix.stack or 1
+        size += count * tensor_bytes(shape, stored)
+        vectors -= count * prod(shape)
+    return size + 4 * vectors
+
+
+def _quantised_outside(model: Counted) -> int:
+    """Embeddings and head as they are quantised, the rest in float32."""
+    config, family = model.source.config, model.source.family
+    hidden, entries, count = int(config["hidden_size"]), family.head_weights(config), 2 - family.tied(config)
+    each = tensor_bytes((entries // hidden, hidden), model.serving.stored)
+    return count * each + 4 * (model.outside - count * entries)
+
+
+MEMORY = Kind(_memory, "memory to serve with", bytes=True, reads=("context", "serve_batch", "outtype"), caches=True)

@@ -1,0 +1,107 @@
+"""Budgets of a search space: what settings ask for, as limits of what architectures cost."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from tracenas.budgets import BUDGETS, Counted, Serving, stored_as
+from tracenas.budgets.sizes import parse_limit
+from tracenas.config.budgets import BudgetConfig
+from tracenas.errors import UserError
+from tracenas.models.checkpoints.source import ModelSource
+from tracenas.pipeline.target import PruningTarget, resolve_target
+from tracenas.space.architecture import Architecture
+from tracenas.space.constraints import Budget
+from tracenas.space.costs import Cost
+from tracenas.space.search_space import SearchSpace
+
+__all__ = ["Costs", "resolve_budgets", "serving_of"]
+
+_CONTEXT = 4096
+"""Tokens of a sequence where nothing else is said and the model has as many positions."""
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What architectures of a space cost.
+
+    Args:
+        space: whose blocks `model` has.
+        model: what is counted, and how it is served.
+    """
+
+    space: SearchSpace
+    model: Counted
+
+    @classmethod
+    def of(cls, target: PruningTarget, serving: Serving) -> "Costs":
+        """Of a target's architectures."""
+        return cls(target.space, Counted(target.source, target.blocks, serving))
+
+    def measure(self, name: str) -> Cost:
+        """A cost that adds up.
+
+        Raises:
+            UserError: for an unknown one, or one that this space cannot have.
+        """
+        kind = BUDGETS.get(name)
+        if kind.blockwise and self.space.granularity != "block":
+            raise UserError(
+                f"budget {name} goes with --depth-granularity block: a file holds zeros where a part is gone"
+            )
+        return kind.cost(self.model)
+
+    def exactly(self, name: str, arch: Architecture) -> int:
+        """What one architecture costs."""
+        exact = BUDGETS.get(name).exact
+        return self.measure(name).total(self.space.layers, arch) if exact is None else exact(self.model, arch)
+
+    def limited(self, limits: Mapping[str, str], tolerance: float) -> SearchSpace:
+        """The space under these budgets, the one that binds in the uniform architecture first.
+
+        Raises:
+            UserError: for values that are none, and budgets that nothing meets.
+        """
+        measures = [self.measure(name) for name in limits]
+        budgets = []
+        for measure, text in zip(measures, limits.values(), strict=True):
+            base = measure.total(self.space.layers, self.space.base)
+            limit = parse_limit(measure.name, BUDGETS.get(measure.name), text, base)
+            budgets.append(Budget(limit, tolerance, None if measure.name == "params" else measure))
+        space = replace(self.space, budget=budgets[0], further=tuple(budgets[1:]))
+        space.check_budget()
+        uniform = space.uniform() if space.further else None
+        if uniform is None:
+            return space
+        spent = space.costs(uniform)
+        budgets.sort(key=lambda budget: -spent[budget.cost.name if budget.cost else "params"] / budget.limit)
+        return replace(space, budget=budgets[0], further=tuple(budgets[1:]))
+
+    def all(self, arch: Architecture, names: Iterable[str] | None = None) -> dict[str, int]:
+        """Every cost of an architecture that there is for this model."""
+        found = {}
+        for name in BUDGETS if names is None else names:
+            try:
+                found[name] = self.exactly(name, arch)
+            except UserError:
+                if names is not None:
+                    raise
+        return found
+
+
+def serving_of(source: ModelSource, config: BudgetConfig) -> Serving:
+    """How the settings say that the model is served."""
+    context = config.context or min(_CONTEXT, source.positions)
+    return Serving(context, config.serve_batch, stored_as(source) if config.outtype == "auto" else config.outtype)
+
+
+def resolve_budgets(source: ModelSource, config: BudgetConfig) -> PruningTarget:
+    """The model's units and the search space under the settings' budgets; without any, every architecture.
+
+    Raises:
+        UserError: as `resolve_target`, and for budgets that nothing meets.
+    """
+    target = resolve_target(source, config)
+    if not config.budgets:
+        return target
+    costs = Costs.of(target, serving_of(source, config))
+    return replace(target, space=costs.limited(config.budgets, config.tolerance))
