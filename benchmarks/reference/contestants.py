@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from candidates import Candidate, KeptUnits, OwnForm, Selection
-from rival_rows import by_evopress, by_minitron, by_osscar, by_sleb
+from rival_rows import by_evopress, by_minitron, by_osscar, by_sleb, by_slicegpt
 from rivals.plain_decoders import check_plain
 from setting import SAMPLES, SEQ_LEN, Clock, Setting
 from tyr_row import by_tyr
@@ -129,6 +129,7 @@ CONTESTANTS: dict[str, Contestant] = {
     ),
     "osscar": Contestant(selected(by_osscar), "OSSCAR, arXiv:2403.12983", ("own", *UNITS)),
     "tyr": Contestant(selected(by_tyr), "Týr-the-Pruner, arXiv:2503.09657", ("own", *UNITS)),
+    "slicegpt": Contestant(own(by_slicegpt), "SliceGPT, arXiv:2401.15024", ("own",), plain_decoder("slicegpt")),
     OURS: Contestant(searched(saliency="fisher"), "guided search over the closed form, docs/search.md"),
     "phi": Contestant(searched(proxy="phi"), "TraceNAS as published: evolution of Φ"),
 }

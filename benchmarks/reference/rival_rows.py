@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 import torch
 from candidates import OwnForm, Selection
-from rivals import evopress, minitron, osscar, sleb
+from rivals import evopress, minitron, osscar, sleb, slicegpt
 from rivals.evolution import Stage
 from setting import AIM, Clock, Setting
 
@@ -17,7 +17,7 @@ from tracenas.pipeline.target import PruningTarget
 from tracenas.refits.penalty import per_channel
 from tracenas.refits.ridge import fit_removed
 
-__all__ = ["by_evopress", "by_minitron", "by_osscar", "by_sleb"]
+__all__ = ["by_evopress", "by_minitron", "by_osscar", "by_sleb", "by_slicegpt"]
 
 
 def _enough(target: PruningTarget, gone: Collection[int]) -> bool:
@@ -119,3 +119,11 @@ def by_osscar(setting: Setting, target: PruningTarget) -> Selection:
             stays = layer.columns[scores[key] > 0].flatten()
             own[key] = fit_removed(layer.moment, layer.weight, stays, 0.0).to(setting.loaded.dtype)
     return Selection(Ordering.from_saliency(target.blocks, scores), arch, clock.seconds, own)
+
+
+def by_slicegpt(setting: Setting, target: PruningTarget) -> OwnForm:
+    """SliceGPT's slice, components of the text of all statistics."""
+    clock, model = Clock(), setting.loaded.model
+    width = slicegpt.width_within(model, target.space.window[1])
+    narrow = slicegpt.sliced(model, target.blocks, setting.statistics, setting.batch, width)
+    return OwnForm(narrow, sum(p.numel() for p in narrow.parameters()), clock.seconds)
