@@ -28,6 +28,7 @@ COMMAND_OF = {
     "plan": "plan",
     "search": "search",
     "run": "run",
+    "best": "best",
     "score": "score",
     "sensitivity": "sensitivity",
     "prune": "prune",
@@ -45,7 +46,7 @@ COMMAND_OF = {
 }
 """Functions of `tracenas.api` and the commands whose settings they take."""
 
-PRUNING = ("plan", "search", "run", "score", "sensitivity", "prune", "select_calibration")
+PRUNING = ("plan", "search", "run", "best", "score", "sensitivity", "prune", "select_calibration")
 SHARED = (StageConfig, SpaceConfig, WindowsConfig, TracedConfig, TrackedConfig, EffortConfig, CalibrationConfig)
 NUMBERS = ("N|full", "SIZE", "SHARE|N:M", "COUNT")
 """What stands for values in help texts that may be numbers, too."""

@@ -10,6 +10,7 @@ from tracenas.errors import UserError
 
 if TYPE_CHECKING:
     from tracenas.commands.bench import Bench
+    from tracenas.commands.best.result import BestFound
     from tracenas.commands.evaluate import Evaluation
     from tracenas.commands.export import ExportOutcome
     from tracenas.commands.metric.command import MetricSearched
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
         StudyOptions,
     )
     from tracenas.keywords.pruning import (
+        BestOptions,
         PlanOptions,
         PruneOptions,
         RunOptions,
@@ -56,6 +58,7 @@ __all__ = [
     "__version__",
     "ablation",
     "bench",
+    "best",
     "evaluate",
     "export",
     "load",
@@ -123,6 +126,11 @@ def search(
     """
     values = {"model": model, "data": data, "params": params, "out": out, **settings}
     return call("search", values, on_generation=on_generation)
+
+
+def best(run: str | Path, **settings: "Unpack[BestOptions]") -> "BestFound":
+    """The best measured candidate of a run under any budgets (`tracenas best`)."""
+    return call("best", {"run": run, **settings})
 
 
 def score(model: str | Path, *, arch: str | Path, data: str | Path, **settings: "Unpack[ScoreOptions]") -> "Scored":

@@ -55,12 +55,14 @@ class Command:
 
 def _runs(settings: Any) -> list[Path]:
     """The run directories that a command goes on with: one that it resumes, one whose architecture it takes."""
+    from tracenas.pipeline.run_directory import named_run
+
     runs = []
     if getattr(settings, "resume", False):
         out: Path = settings.out
         runs += [out, getattr(settings, "run", None) or out.with_name(f"{out.name}.search")]  # the latter of sparsify
     if (arch := getattr(settings, "arch", None)) is not None:
-        runs.append(Path(arch).parent)
+        runs += [Path(arch).parent, *filter(None, [named_run(Path(arch))])]
     return runs
 
 
@@ -73,6 +75,9 @@ COMMANDS: dict[str, Command] = {
         "plan.command:plan", "PlanConfig", "Feasible budgets, evaluations, memory and time, before any work."
     ),
     "search": Command("search.command:search", "SearchConfig", "Find a sub-network under a budget."),
+    "best": Command(
+        "best.command:best", "BestConfig", "The best measured candidate of a search under any budgets.", file=True
+    ),
     "score": Command("score:score", "ScoreConfig", "Score one architecture."),
     "select-calibration": Command(
         "select_calibration:select_calibration",

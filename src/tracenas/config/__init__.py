@@ -1,5 +1,6 @@
 """Settings of the stages: one frozen model per command; YAML, options and `section.key=value` all end here."""
 
+from tracenas.config.best import BestConfig
 from tracenas.config.effort import Effort, EffortConfig
 from tracenas.config.exporting import ExportConfig
 from tracenas.config.measuring import BenchConfig, EvalConfig
@@ -36,6 +37,7 @@ from tracenas.config.study import AblationConfig, StudyConfig
 __all__ = [
     "AblationConfig",
     "BenchConfig",
+    "BestConfig",
     "CalibrationConfig",
     "DemoConfig",
     "Effort",

@@ -14,6 +14,7 @@ from tracenas.keywords.shared import (
 )
 
 __all__ = [
+    "BestOptions",
     "PlanOptions",
     "PruneOptions",
     "RunOptions",
@@ -101,6 +102,17 @@ class RunOptions(SearchOptions, total=False):
     recover: Mapping[str, Any] | None
     eval: Mapping[str, Any] | None
     bench: Mapping[str, Any] | None
+
+
+class BestOptions(TypedDict, total=False):
+    """Of `tracenas.best`: `tracenas best`."""
+
+    params: str | None
+    budget: str | Sequence[str] | Mapping[str, str]
+    context: int | None
+    serve_batch: int
+    outtype: str
+    out: str | Path | None
 
 
 class ScoreOptions(WindowsKeywords, TracedKeywords, total=False):

@@ -24,7 +24,9 @@ __all__ = [
     "holds_result",
     "in_use",
     "interrupted_run",
+    "named_run",
     "run_directory",
+    "run_of",
     "starting",
 ]
 
@@ -103,6 +105,39 @@ def holds_result(out: Path) -> bool:
         return False
     evaluated = sum(record.get("status") != "infeasible" for record in Journal(out / JOURNAL).read())
     return bool(read_json(out / SUMMARY).get("evaluations") == evaluated)
+
+
+def run_of(arch: Path, record: object) -> Path | None:
+    """The run directory that an architecture's file belongs to: beside it, or named in it; None for one from elsewhere.
+
+    Raises:
+        UserError: if the run that it names is gone.
+    """
+    if not isinstance(record, dict) or "architecture" not in record:
+        return None
+    named = _named(record)
+    if named is not None and not _is_run(named):
+        raise UserError(f"{arch}: of the run {named}, which is gone: its text and order of units are needed")
+    return named or (arch.parent if _is_run(arch.parent) else None)
+
+
+def named_run(arch: Path) -> Path | None:
+    """The run directory that an architecture's file names; None where there is no such file, or it names none."""
+    try:
+        record = read_json(arch)
+    except UserError:  # whoever reads the architecture says so
+        return None
+    return _named(record) if isinstance(record, dict) else None
+
+
+def _named(record: Mapping[str, Any]) -> Path | None:
+    facts = record.get("provenance")
+    named = facts.get("run") if isinstance(facts, dict) else None
+    return Path(named) if isinstance(named, str) else None
+
+
+def _is_run(directory: Path) -> bool:
+    return (directory / CALIBRATION).is_file() and (directory / ORDERING).is_file()
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from tracenas.pipeline.budgets import resolve_budgets
 from tracenas.pipeline.method import resolve_method
 from tracenas.pipeline.refit import HELD_OUT
 from tracenas.pipeline.refit.record import recorded_loss, recorded_realisation
-from tracenas.pipeline.run_directory import CALIBRATION, ORDERING
+from tracenas.pipeline.run_directory import run_of
 from tracenas.pipeline.target import resolve_target
 from tracenas.reporting.progress import START, phase
 from tracenas.rundir import read_json, require_free
@@ -58,7 +58,7 @@ def prune(config: PruneConfig, source: ModelSource | None = None) -> Pruned:
 
 def _prune_architecture(path: Path, config: PruneConfig, source: ModelSource) -> Pruned:
     record, data = read_json(path), config.data
-    run = _run_directory(path, record)
+    run = run_of(path, record)
     if run is not None:
         if config.compensate == "best" and data is None and not (run / HELD_OUT).is_file():
             raise UserError(
@@ -75,12 +75,3 @@ def _prune_architecture(path: Path, config: PruneConfig, source: ModelSource) ->
         from tracenas.commands.prune.stage import prune_to
 
     return prune_to(target, arch, config, data=data, run=run, scored=scored, expected=expected)
-
-
-def _run_directory(arch: Path, record: object) -> Path | None:
-    """The run directory that `arch` is the best.json of, None for an architecture from elsewhere."""
-    directory = arch.parent
-    is_best = isinstance(record, dict) and "architecture" in record
-    if is_best and (directory / CALIBRATION).is_file() and (directory / ORDERING).is_file():
-        return directory
-    return None

@@ -1,0 +1,1 @@
+"""`tracenas best`: from one run to the architectures of many budgets."""

@@ -1,0 +1,145 @@
+"""`tracenas best`: the best candidate that a run has measured, under budgets that it need not have been made for."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tracenas.budgets import BUDGETS, Serving, stored_as
+from tracenas.budgets.sizes import parse_limit
+from tracenas.commands.best.result import BestFound
+from tracenas.commands.stored import StoredRun
+from tracenas.config import BestConfig, SearchConfig
+from tracenas.config.local_paths import absolute_path
+from tracenas.dtypes import TORCH_NAMES
+from tracenas.errors import UserError
+from tracenas.journal import Journal
+from tracenas.models.checkpoints.source import open_source
+from tracenas.pipeline.budgets import Costs
+from tracenas.pipeline.refit.record import realisation_facts
+from tracenas.pipeline.run_directory import JOURNAL
+from tracenas.pipeline.target import resolve_target
+from tracenas.rundir import make_directory, provenance, read_json, write_json
+from tracenas.space.architecture import Architecture
+from tracenas.strategies.score import is_number
+
+__all__ = ["best"]
+
+
+def best(config: BestConfig) -> BestFound:
+    """The candidate with the best score among those that the run has measured to the end and that meet the budgets.
+
+    Reads the run's journal and the headers of its model; torch is not imported.
+
+    Raises:
+        UserError: for a directory that is of no search, budgets that are none, and where no candidate meets them.
+    """
+    run = StoredRun.read(config.run)
+    if config.out is not None:
+        _check_out(config.out)
+    journal = _Journal.of(run, config)
+    record, arch = journal.best(config.budgets)
+    found = BestFound(run.path, arch, float(record["score"]), record.get("loss"), journal.costs.all(arch), config.out)
+    if config.out is not None:
+        make_directory(absolute_path(config.out).parent)
+        write_json(config.out, {**found.facts(), "provenance": journal.provenance(record)})
+    return found
+
+
+def _check_out(out: Path) -> None:
+    """Refuse to overwrite what this command has not written.
+
+    Raises:
+        UserError: naming what is there.
+    """
+    if not out.exists():
+        return
+    stored = read_json(out) if out.is_file() else None
+    facts = stored.get("provenance") if isinstance(stored, dict) else None
+    if not isinstance(facts, dict) or "run" not in facts:
+        raise UserError(f"out {out}: exists, and is not of `tracenas best`; choose another name or remove it")
+
+
+@dataclass(frozen=True)
+class _Journal:
+    """What a search has measured.
+
+    Args:
+        search: its settings.
+        costs: of its architectures.
+    """
+
+    run: StoredRun
+    search: SearchConfig
+    costs: Costs
+
+    @classmethod
+    def of(cls, run: StoredRun, config: BestConfig) -> "_Journal":
+        """A run's; what its model is served as by the run's settings, unless others are asked for."""
+        from tracenas.commands import COMMANDS
+
+        if run.command not in ("search", "run"):
+            raise UserError(f"run {config.run}: of `tracenas {run.command}`; accepted: runs of search and run")
+        search = run.build(COMMANDS[run.command].kind)
+        source = open_source(search.model)
+        target = resolve_target(source, search)
+        asked = {n: getattr(config if config.asks_for(n) else search, n) for n in ("context", "serve_batch", "outtype")}
+        context = asked["context"] or min(4096, source.positions)
+        stored = stored_as(source) if asked["outtype"] == "auto" else asked["outtype"]
+        return cls(run, search, Costs.of(target, Serving(context, asked["serve_batch"], stored)))
+
+    def best(self, budgets: Mapping[str, str]) -> tuple[Mapping[str, Any], Architecture]:
+        """The record and the architecture of the best candidate under these budgets.
+
+        Raises:
+            UserError: if none meets them.
+        """
+        layers, base = self.costs.space.layers, self.costs.space.base
+        measures = [self.costs.measure(name) for name in budgets]
+        limits = [
+            parse_limit(m.name, BUDGETS.get(m.name), text, m.total(layers, base))
+            for m, text in zip(measures, budgets.values(), strict=True)
+        ]
+        lowest: list[int | None] = [None] * len(measures)
+        for record in sorted(self._measured(), key=lambda r: -float(r["score"])):
+            arch = self._architecture(record)
+            spent = [measure.total(layers, arch) for measure in measures]
+            if all(cost <= limit for cost, limit in zip(spent, limits, strict=True)):
+                return record, arch
+            lowest = [cost if low is None else min(low, cost) for low, cost in zip(lowest, spent, strict=True)]
+        raise UserError(self._nothing(dict(zip(budgets, zip(limits, lowest, strict=True), strict=True))))
+
+    def _measured(self) -> Iterator[Mapping[str, Any]]:
+        """Candidates with a score on all of the run's text: what racing stopped has an estimate of a part only."""
+        for number, record in enumerate(Journal(self.run.path / JOURNAL).read(), start=1):
+            if "arch" not in record or not (record.get("score") is None or is_number(record["score"])):
+                raise UserError(f"{self.run.path / JOURNAL}: line {number}: no candidate with its score")
+            if record.get("score") is not None and "stopped" not in record:
+                yield record
+
+    def _architecture(self, record: Mapping[str, Any]) -> Architecture:
+        where = f"{self.run.path / JOURNAL}: {record.get('id')}"
+        return self.costs.space.validate(Architecture.from_json(record["arch"], where=where), where=where)
+
+    def _nothing(self, ends: Mapping[str, tuple[int, int | None]]) -> str:
+        if any(low is None for _, low in ends.values()) or not ends:
+            return f"run {self.run.path}: no candidate is measured yet"
+        each = ", ".join(f"{n} {limit:,} (the lowest there: {low:,})" for n, (limit, low) in ends.items())
+        return (
+            f"run {self.run.path}: no candidate that it has measured meets {each}; search with these budgets, or ask "
+            "for others"
+        )
+
+    def provenance(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        """What the run's own best.json says of itself, and where the run is."""
+        settings = self.run.settings  # with what `auto` came to
+        dtype, proxy = str(settings.get("dtype")), str(settings.get("proxy"))
+        return provenance(
+            model=self.search.model,
+            seed=self.search.seed,
+            proxy=proxy,
+            dtype=TORCH_NAMES.get(dtype, dtype),
+            bos=record.get("bos"),
+            **realisation_facts(proxy, self.search.ridge),
+            run=str(self.run.path),
+        )

@@ -1,0 +1,27 @@
+"""Settings of best."""
+
+from pathlib import Path
+from typing import ClassVar
+
+from pydantic import Field
+
+from tracenas.config.budgets import BudgetConfig
+from tracenas.config.shared import SpaceConfig, StageConfig
+
+__all__ = ["BestConfig"]
+
+
+class BestConfig(BudgetConfig):
+    """The best measured candidate of a run under any budgets."""
+
+    needed = ("params", "budget")
+    wanted = ("out",)
+    without: ClassVar[tuple[str, ...]] = (*SpaceConfig.model_fields, *StageConfig.model_fields, "tolerance")
+
+    run: Path = Field(description="The run of a search: its directory.")
+    params: str | None = Field(
+        None, description="Budget for all parameters: a share of the model's such as 62%, or a number such as 2.7B."
+    )
+    out: Path | None = Field(
+        None, description="File to write the architecture to, as `tracenas prune --arch` takes it, wherever it lies."
+    )
