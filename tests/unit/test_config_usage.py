@@ -56,6 +56,9 @@ IGNORED: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("PruneConfig", ARCH, {"min_depth": 2}, "method"),
     ("PruneConfig", {**ONE_SHOT, "compensate": "none"}, {"ridge": 0.1}, "need --compensate best, ridge or sequential"),
     ("PruneConfig", ONE_SHOT, {"sensitivity": "s"}, "a method whose saliency is fisher"),
+    ("PruneConfig", ONE_SHOT, {"reconstruct_steps": 9}, "--reconstruct blocks"),
+    ("PruneConfig", ARCH, {"reconstruct_rate": 1e-3}, "--reconstruct blocks"),
+    ("PruneConfig", ARCH, {"resume": True}, "--reconstruct blocks"),
     (
         "PruneConfig",
         {**ONE_SHOT, "compensate": "none"},
@@ -226,6 +229,7 @@ def test_conditions_are_inherited() -> None:
         ({"compensate": "sequential"}, "--compensate sequential"),
         ({"ridge": 0.1}, "ridge, compensate-samples"),
         ({"compensate_samples": 8}, "ridge, compensate-samples"),
+        ({"reconstruct": "blocks"}, "--reconstruct blocks"),
         ({"stub_removed_attention": True}, "--stub-removed-attention"),
     ],
 )

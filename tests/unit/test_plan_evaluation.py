@@ -10,7 +10,7 @@ import torch
 
 from tracenas.cli import invoke
 from tracenas.commands.plan.evaluation import reading
-from tracenas.config import PlanConfig, build
+from tracenas.config import PlanConfig, PruneConfig, build
 from tracenas.data.tokens import save_tokens
 from tracenas.demo import heldout_path, model_path
 from tracenas.errors import UserError
@@ -87,6 +87,28 @@ def test_every_model_of_a_run_is_evaluated(capsys: pytest.CaptureFixture[str]) -
     cut = recovered["eval"] - evaluated
     assert 0 < cut < evaluated - cut  # a cut model is faster than the base
     assert rivals["eval"] - recovered["eval"] == pytest.approx(2 * cut)
+
+
+def test_blocks_that_are_trained_take_time(capsys: pytest.CaptureFixture[str]) -> None:
+    text = ["--text", str(heldout_path()), "--windows", "8"]
+    blocks = "prune.reconstruct=blocks"
+    plain, few, many, default = (
+        stages(capsys, *text, *more)["stages"]
+        for more in (
+            [],
+            [blocks, "prune.reconstruct_steps=10"],
+            [blocks, "prune.reconstruct_steps=30"],
+            [blocks],
+        )
+    )
+    assert plain["prune"] < few["prune"] < many["prune"] < default["prune"]
+    steps = PruneConfig.model_fields["reconstruct_steps"].default
+    each = (many["prune"] - few["prune"]) / 20
+    assert default["prune"] - few["prune"] == pytest.approx((steps - 10) * each)
+    assert many["comparison"] - few["comparison"] == pytest.approx(20 * each)  # of uniform, which is trained, too
+    assert stages(capsys, *text, "prune.ridge=0.1")["stages"]["prune"] == plain["prune"]
+    assert invoke(["plan", str(model_path()), "prune.reconstruct=all", "--no-timing"]) == 2
+    assert "prune: reconstruct 'all'" in capsys.readouterr().err
 
 
 def test_tasks_take_time_and_unknown_ones_are_said(capsys: pytest.CaptureFixture[str]) -> None:

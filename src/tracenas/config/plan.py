@@ -22,7 +22,9 @@ class PlanConfig(EffortConfig, BudgetConfig, TracedConfig):
     needed = ("params", "budget")
     wanted = ("effort", "minutes", "deploy", "sensitivity", "no_timing", "device")
     without = ("seed", "trust_remote_code")
-    sections: ClassVar[Mapping[str, type[StageConfig]]] = {n: RunConfig.sections[n] for n in ("recover", "eval")}
+    sections: ClassVar[Mapping[str, type[StageConfig]]] = {
+        n: RunConfig.sections[n] for n in ("prune", "recover", "eval")
+    }
     reads = ("run", "search", "recover")
     uses = (
         TRACED,
@@ -41,6 +43,9 @@ class PlanConfig(EffortConfig, BudgetConfig, TracedConfig):
     proxy: fields.Proxy = "auto"
     sensitivity: Path | None = Field(
         None, description="Table that `tracenas sensitivity` wrote: says what the budget is predicted to cost."
+    )
+    prune: dict[str, Any] | None = Field(
+        None, description="Settings of prune, of which reconstruct and its steps take time that is told."
     )
     recover: dict[str, Any] | None = Field(
         None, description="Settings of recover, whose time and memory are told, too: tokens or max_steps and others."

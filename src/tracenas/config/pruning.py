@@ -193,6 +193,11 @@ class PruneConfig(OneShotSettings):
         ),
         Use(("ridge", "compensate_samples"), "--compensate best, ridge or sequential (auto: as scored)", refits),
         Use(("sensitivity",), "a method whose saliency is fisher", _reads_sensitivity),
+        Use(
+            ("reconstruct_steps", "reconstruct_rate", "resume"),
+            "--reconstruct blocks",
+            lambda c: c.reconstruct == "blocks",
+        ),
         Use(("ridge_scale",), "--compensate best, ridge or sequential", lambda c: c.compensate not in ("auto", "none")),
     )
 
@@ -213,6 +218,14 @@ class PruneConfig(OneShotSettings):
         "or layer by layer (sequential); best: whichever of these and the plain cut is best on held-out text; auto: as "
         "the architecture was scored.",
     )
+    reconstruct: Literal["none", "blocks"] = Field(
+        "none",
+        description="What is trained after the refit: nothing, or the blocks, one after the other, to give what the "
+        "dense ones give; kept where held-out text says so.",
+    )
+    reconstruct_steps: int = Field(200, ge=1, description="Number of optimizer steps that each block is trained for.")
+    reconstruct_rate: float = Field(3e-4, gt=0, description="Highest learning rate of blocks that are trained.")
+    resume: bool = Field(False, description="Go on with an interrupted training of blocks, in OUT.reconstruction.")
     sensitivity: Path | None = Field(
         None, description="Table that `tracenas sensitivity` wrote, with unit order and costs; default: it is measured."
     )

@@ -31,7 +31,10 @@ _KINDS: dict[str, type[StageConfig]] = {
     "bench": BenchConfig,
 }
 _FROM_RUN = ("model", "models", "arch", "out", "resume", "trust_remote_code")
-_OF_PRUNE = ("data", "compensate_samples", "ridge", "shard_size", "save_dtype", "stub_removed_attention")
+_OF_PRUNE = (
+    *("data", "compensate_samples", "ridge", "reconstruct", "reconstruct_steps", "reconstruct_rate"),
+    *("shard_size", "save_dtype", "stub_removed_attention"),
+)
 _STAND_INS: dict[str, dict[str, Any]] = {
     "prune": {"model": "-", "arch": "-", "out": "-", "data": "-"},
     "recover": {"model": "-", "data": "-", "out": "-", "text": "-"},

@@ -5,7 +5,7 @@ from typing import Any
 
 from tracenas.errors import UserError
 from tracenas.families.description import Block, Family, Options, Projection, Segment, SubBlock, kept_in_order
-from tracenas.families.iteration import Key, active, placed, present, within
+from tracenas.families.iteration import Key, active, parameter_parts, placed, present, within
 from tracenas.registry import Registry, did_you_mean
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "active",
     "config_family",
     "kept_in_order",
+    "parameter_parts",
     "placed",
     "present",
     "within",

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 
-from tracenas.families.description import Block, SubBlock
+from tracenas.families.description import Block, Projection, SubBlock
 from tracenas.space.architecture import Architecture, Layer
 
-__all__ = ["Key", "active", "placed", "present", "within"]
+__all__ = ["Key", "active", "parameter_parts", "placed", "present", "within"]
 
 Key = tuple[int, str]
 """(block index, sub-block name)."""
@@ -31,3 +31,13 @@ def placed(blocks: Sequence[Block], arch: Architecture) -> Iterator[tuple[int, S
 def active(blocks: Sequence[Block], arch: Architecture) -> Iterator[tuple[int, SubBlock, int]]:
     """Those of `placed` that are not bypassed."""
     return ((index, sub, kept) for index, sub, kept in placed(blocks, arch) if kept)
+
+
+def parameter_parts(block: Block) -> dict[str, tuple[SubBlock, Projection]]:
+    """The parameters of one block that units lie in, by name: what they are part of, biases with their matrices."""
+    parts: dict[str, tuple[SubBlock, Projection]] = {}
+    for sub in block.sub_blocks:
+        for projection in (*sub.projections, *sub.width_norms):
+            module, name = projection.parameter
+            parts[f"{module}.{name}"] = parts[f"{module}.bias"] = sub, projection
+    return parts

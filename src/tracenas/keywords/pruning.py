@@ -56,6 +56,7 @@ class PlanOptions(TypedDict, total=False):
     seq_len: int | None
     proxy: str
     sensitivity: str | Path | None
+    prune: Mapping[str, Any] | None
     recover: Mapping[str, Any] | None
     text: str | Path | None
     windows: int | None
@@ -158,6 +159,10 @@ class PruneOptions(CalibrationKeywords, total=False):
     allocation: str | None
     gamma: float | None
     compensate: Literal["best", "auto", "none", "ridge", "sequential"]
+    reconstruct: Literal["none", "blocks"]
+    reconstruct_steps: int
+    reconstruct_rate: float
+    resume: bool
     sensitivity: str | Path | None
     ridge_scale: Literal["auto", "mean", "channel"]
     shard_size: str | float

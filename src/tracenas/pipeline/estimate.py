@@ -12,11 +12,19 @@ from tracenas.errors import UserError
 from tracenas.families import Block, present
 from tracenas.models.checkpoints.source import ModelSource
 from tracenas.pipeline.reference import POOL
-from tracenas.pipeline.refit import COMPARED_SHARE, COMPARED_WINDOWS, DEFAULT_SAMPLES, HELD_OUT_SAMPLES, RIDGES
+from tracenas.pipeline.refit import (
+    COMPARED_SHARE,
+    COMPARED_WINDOWS,
+    DEFAULT_SAMPLES,
+    HELD_OUT_SAMPLES,
+    RIDGES,
+    STEP_TOKENS,
+)
 from tracenas.pipeline.target import PruningTarget
 from tracenas.proxies.combination import Choice
+from tracenas.recovery.settings import SUSTAINED
 from tracenas.refits.aim import DRIFTS
-from tracenas.refits.costs import refit_costs, refit_memory
+from tracenas.refits.costs import reconstruction_costs, refit_costs, refit_memory
 from tracenas.saliency.sensitivity import FISHER_TOKENS, trial_operations
 from tracenas.scoring.workload import Shape, Workload, default_micro_batch, workload
 from tracenas.space.architecture import Architecture
@@ -134,8 +142,14 @@ class SearchEstimate:
             once += (1 + CONTENDERS) * WINDOWS / shape.samples * each
         return SearchTime(once + pool_size(self.choice) * each, each)
 
-    def prune(self, shape: Shape, statistics: int | None = None) -> float:
-        """Seconds of `prune --compensate best`: both refits chosen and written, losses, the checkpoint's check."""
+    def prune(self, shape: Shape, statistics: int | None = None, steps: int = 0) -> float:
+        """Seconds of `prune --compensate best`: both refits chosen and written, losses, the checkpoint's check.
+
+        Args:
+            statistics: sequences of refits; None: the default.
+            steps: that every block is trained for.
+        """
+        trained = self._trained(shape, statistics or DEFAULT_SAMPLES, steps) if steps else 0.0
         rates = self.rates
         costs = refit_costs(self.target.blocks, self.arch, (statistics or DEFAULT_SAMPLES) * shape.seq_len)
         strengths = len(RIDGES["mean"])
@@ -144,7 +158,17 @@ class SearchEstimate:
         held_out = (strengths + 3) * HELD_OUT_SAMPLES + aims * COMPARED_WINDOWS
         runs = (self.target.space.base, shape.samples), (self.arch, 3 * shape.samples + held_out)
         losses = sum(self.forward(of, replace(shape, samples=samples, rank=None)) for of, samples in runs)
-        return passes + 2 * (costs.gram / rates.single_flops + costs.candidate / rates.double_flops) + losses
+        return passes + 2 * (costs.gram / rates.single_flops + costs.candidate / rates.double_flops) + losses + trained
+
+    def _trained(self, shape: Shape, statistics: int, steps: int) -> float:
+        """Seconds of training the blocks, and of the losses that decide on them."""
+        length, share = shape.seq_len, SUSTAINED["bf16" if shape.element == 2 else "fp32"]
+        held_out, each = HELD_OUT_SAMPLES * length, max(1, STEP_TOKENS // length) * length
+        passes, training = reconstruction_costs(
+            self.target.blocks, self.arch, tokens=statistics * length, held_out=held_out, trained=steps * each
+        )
+        runs = replace(shape, samples=2 * HELD_OUT_SAMPLES + shape.samples, rank=None)
+        return (passes + training / share) / self.rates.flops + self.forward(self.arch, runs)
 
 
 def measured_estimate(

@@ -9,30 +9,26 @@ from tracenas.models.checkpoints.loading import dtypes_to_save, load
 from tracenas.models.checkpoints.writing import Draft
 from tracenas.models.checkpoints.written import check_written
 from tracenas.models.functionals.perplexity import perplexity
-from tracenas.models.surgery.ordering import Key
+from tracenas.models.surgery.supernet import Realisation
 from tracenas.pipeline.session import Session
-from tracenas.refits.ridge import FittedRealisation
 from tracenas.reporting.progress import phase
 from tracenas.space.architecture import Architecture
 
-__all__ = ["compare_losses", "output_dtypes", "verified_loss"]
+__all__ = ["compare_losses", "stored_dtypes", "verified_loss"]
 
 _TOLERANCE = {"float32": 1e-4, "float16": 1e-3, "bfloat16": 6e-3}
 """Of losses, in nats per token: ten times the noise of two measurements, of which bfloat16 has up to 6e-4."""
 
 
-def output_dtypes(session: Session, save_dtype: str) -> dict[Key, torch.dtype]:
-    """What the checkpoint stores output projections in."""
-    stored = dtypes_to_save(save_dtype, session.loaded.source, session.loaded.model)
-    blocks = enumerate(session.blocks)
-    names = {(i, s.spec.name): f"{b.path}.{s.output}.weight" for i, b in blocks for s in b.sub_blocks}
-    return {key: stored[name] for key, name in names.items() if name in stored}
+def stored_dtypes(session: Session, save_dtype: str) -> Mapping[str, torch.dtype]:
+    """What the checkpoint stores the model's tensors in, by name."""
+    return dtypes_to_save(save_dtype, session.loaded.source, session.loaded.model)
 
 
 def verified_loss(
     session: Session,
     arch: Architecture,
-    refits: Mapping[Key, torch.Tensor] | None,
+    how: Realisation | None,
     draft: Draft,
     expected: float,
     dtype: torch.dtype | None,
@@ -43,7 +39,7 @@ def verified_loss(
     model is of no use afterwards.
 
     Args:
-        refits: output projections of the candidate, in the super-network's order; None if it is plain.
+        how: the candidate's realisation; None if it is plain.
         expected: the candidate's loss.
         dtype: what the weights were asked to be written in.
 
@@ -53,11 +49,11 @@ def verified_loss(
     loaded, device = session.loaded, str(session.loaded.device)
     net = session.supernet()
     with phase("verify the checkpoint") as steps:
-        check_written(net, arch, None if refits is None else FittedRealisation(refits), draft, dtype)
+        check_written(net, arch, how, draft, dtype)
         loaded.release()
         again = load(str(draft.path), device=device, dtype=loaded.dtype_name)
         loss = perplexity(again.model, session.tokens, session.micro_batch, report=steps.report).nll
-    candidate = "the scored candidate's" if refits is None else "the compensated candidate's"
+    candidate = "the scored candidate's" if how is None else "the compensated candidate's"
     compare_losses("the checkpoint's calibration loss", loss, candidate, expected, session.dtype)
     return loss
 

@@ -10,7 +10,7 @@ from typing import Any
 from tracenas.families import Block, present, within
 from tracenas.space.architecture import Architecture
 
-__all__ = ["MEMO_BYTES", "RefitCosts", "gram_blocks", "refit_costs", "refit_memory"]
+__all__ = ["MEMO_BYTES", "RefitCosts", "gram_blocks", "reconstruction_costs", "refit_costs", "refit_memory"]
 
 MEMO_BYTES = 1 << 29
 """What the remembered output projections may take, by default."""
@@ -96,6 +96,31 @@ def refit_costs(blocks: Sequence[Block], arch: Architecture, tokens: int) -> Ref
     return RefitCosts(
         forward, gram, factor, candidate, sequential, 4 * entries, 8 * largest + 2 * tokens * rows, 2 * outputs
     )
+
+
+def reconstruction_costs(
+    blocks: Sequence[Block], arch: Architecture, *, tokens: int, held_out: int, trained: int
+) -> tuple[float, float]:
+    """Operations of passes, and of training, where all blocks of `arch` are trained; without attention scores.
+
+    Both texts go through the dense and the trained block once, the held-out one twice more through the latter; a
+    trained token costs three forward passes.
+
+    Args:
+        tokens, held_out: of the two texts.
+        trained: tokens that each block is trained on, all steps together.
+    """
+    passes = training = 0.0
+    for block, layer in zip(blocks, arch.layers, strict=True):
+        dense = pruned = 0.0
+        for sub, kept in within(block, layer):
+            dense += 2.0 * (sub.spec.units * sub.spec.weights_per_unit + sub.spec.fixed_weights)
+            pruned += 2.0 * (kept * sub.spec.weights_per_unit + sub.spec.fixed_weights) if kept else 0.0
+        passes += (tokens + held_out) * dense
+        if not layer.skip:
+            passes += (tokens + 3 * held_out) * pruned
+            training += 3 * trained * pruned
+    return passes, training
 
 
 def refit_memory(blocks: Sequence[Block], tokens: int, element: int) -> int:

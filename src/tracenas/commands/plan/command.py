@@ -9,7 +9,7 @@ from tracenas.commands.plan.needs import needs
 from tracenas.commands.plan.predicted import predicted_rises
 from tracenas.commands.plan.result import PlannedBudget, SearchPlan
 from tracenas.commands.plan.training import Training, training
-from tracenas.config import Effort, PlanConfig, check_used, parse_rank
+from tracenas.config import Effort, PlanConfig, PruneConfig, check_used, parse_rank
 from tracenas.models.checkpoints.source import open_source
 from tracenas.pipeline.budgets import Costs, resolve_budgets, serving_of
 from tracenas.pipeline.estimate import (
@@ -125,9 +125,16 @@ def _sized(config: PlanConfig, target: PruningTarget, arch: Architecture, choice
     time, planned = estimate.search(shape, statistics), _planned(config, size)
     stages = {"search": 60 * config.minutes if config.minutes else time.once + planned * time.each}
     if config.budgets and not source.is_encoder_decoder:
-        stages["prune"] = estimate.prune(shape, statistics)
+        stages["prune"] = estimate.prune(shape, statistics, _trained_steps(config))
     further, unknown = stage_seconds(config, estimate, arch, shape, time, stages.get("prune"))
     return _Sized(shape, planned, estimate.rates, time.each, {**stages, **further}, unknown)
+
+
+def _trained_steps(config: PlanConfig) -> int:
+    """Steps that every block is trained for when the checkpoint is written."""
+    section = config.prune or {}
+    steps: int = section.get("reconstruct_steps", PruneConfig.model_fields["reconstruct_steps"].default)
+    return steps if section.get("reconstruct") == "blocks" else 0
 
 
 def _stages(

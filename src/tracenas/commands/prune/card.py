@@ -39,7 +39,10 @@ _UNITS = (
 )
 """Settings that decide which units are kept, where no run has decided it."""
 
-_REALISATION = ("compensate", "compensate_samples", "ridge", "ridge_scale", "sensitivity", "save_dtype", "shard_size")
+_REALISATION = (
+    *("compensate", "compensate_samples", "ridge", "ridge_scale", "reconstruct", "reconstruct_steps"),
+    *("reconstruct_rate", "sensitivity", "save_dtype", "shard_size"),
+)
 """Settings that decide what is written of them."""
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from tracenas.commands.prune.result import Pruned
-from tracenas.commands.prune.settings import as_refittable, as_searched, decoder_only
+from tracenas.commands.prune.settings import as_refittable, as_searched, decoder_only, reconstruction_work
 from tracenas.config import PruneConfig
 from tracenas.errors import UserError
 from tracenas.models.checkpoints.source import ModelSource, open_source
@@ -45,6 +45,11 @@ def prune(config: PruneConfig, source: ModelSource | None = None) -> Pruned:
     source = source or open_source(config.model)
     if feature := decoder_only(config):
         source.require_decoder(feature)
+    with reconstruction_work(config):
+        return _prune(config, source)
+
+
+def _prune(config: PruneConfig, source: ModelSource) -> Pruned:
     if config.arch is not None:
         return _prune_architecture(config.arch, as_refittable(config, source), source)
     config = as_refittable(config, source)

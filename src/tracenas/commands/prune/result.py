@@ -23,6 +23,7 @@ class Pruned(Outcome):
         choice: which realisation was written, and the held-out losses of those that were compared.
         stub_params: those of `params` that are zeros in place of removed attention.
         one_shot: method, saliency, allocation and γ, where the architecture is a one-shot method's.
+        reconstruction: how its blocks were trained, and what became of each; None if that was not asked for.
     """
 
     path: Path
@@ -35,6 +36,7 @@ class Pruned(Outcome):
     choice: dict[str, Any] | None = None
     stub_params: int = 0
     one_shot: dict[str, Any] | None = None
+    reconstruction: dict[str, Any] | None = None
 
     @property
     def written(self) -> str:
@@ -67,6 +69,15 @@ class Pruned(Outcome):
                 rows.append(("not refitted (fused experts)", ", ".join(refit["not_refitted"])))
         if self.held_out_losses:
             rows.append(("held-out loss", f"{self.held_out_losses}; written: {self.written}"))
+        if (trained := self.reconstruction) is not None:
+            before, after = (_decimal(trained["losses"][name]) for name in ("before", "after"))
+            used = sum(block["kept"] for block in trained["blocks"])
+            outcome = (
+                f"written, {used} of {len(trained['blocks'])} blocks as trained"
+                if trained["written"]
+                else "not written"
+            )
+            rows.append(("held-out loss, blocks trained", f"{before} before, {after} after; {outcome}"))
         return [Table("pruned", ("", "value"), rows)]
 
     @property

@@ -1,35 +1,32 @@
 """The pruning itself: realise the candidate as it was scored, write the checkpoint, and check it."""
 
-from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
 from tracenas.commands.prune.card import pruned_card
+from tracenas.commands.prune.realising import WrittenCandidate, written_candidate
 from tracenas.commands.prune.result import Pruned
 from tracenas.config import PruneConfig
 from tracenas.models.checkpoints.loading import dtype_to_save
 from tracenas.models.checkpoints.writing import Draft, save_pruned
-from tracenas.models.surgery.ordering import Key
 from tracenas.pipeline.calibration import warn_of_tokenizer
 from tracenas.pipeline.one_shot import ARCHITECTURE, OneShot, one_shot
 from tracenas.pipeline.opening import open_session
-from tracenas.pipeline.refit.choice import WrittenRealisation, choose
+from tracenas.pipeline.refit.choice import WrittenRealisation
 from tracenas.pipeline.refit.fitting import candidate_loss, scored_loss
 from tracenas.pipeline.refit.record import ScoredRealisation
 from tracenas.pipeline.refit.statistics import StoredGrams
 from tracenas.pipeline.resume import recorded_base_loss
 from tracenas.pipeline.session import Session
 from tracenas.pipeline.target import PruningTarget
-from tracenas.pipeline.verification import compare_losses, output_dtypes, verified_loss
+from tracenas.pipeline.verification import compare_losses, verified_loss
 from tracenas.refits.ridge import in_base_order
 from tracenas.reporting.progress import phase
 from tracenas.rundir import write_json
 from tracenas.space.architecture import Architecture
 
-__all__ = ["prune_by_method", "prune_to", "written_realisation"]
+__all__ = ["prune_by_method", "prune_to"]
 
 
 def prune_to(
@@ -74,72 +71,60 @@ def _prune_session(session: Session, config: PruneConfig) -> Pruned:
 
 @dataclass(frozen=True)
 class _Realised:
-    """What is to be written, beside the cut: its loss in memory, the candidate's as scored, the base's, refits."""
+    """What is to be written: its loss in memory, the candidate's as scored, the base's, and how it is realised."""
 
     loss: float
     scored_loss: float
     base_loss: float | None
-    choice: WrittenRealisation
-    outputs: Mapping[Key, torch.Tensor] | None = None
+    candidate: WrittenCandidate
 
 
 def _realise(
     config: PruneConfig, session: Session, arch: Architecture, scored: ScoredRealisation, expected: float | None
 ) -> _Realised:
-    """Check that the candidate's loss as scored is the journal's, then realise it as the settings say.
-
-    Afterwards the loaded model's units are in the base's order again.
-    """
+    """Check that the candidate's loss as scored is the journal's, then realise it as the settings say."""
     method = config.compensate if config.compensate != "auto" else scored.method
     base_loss = None if session.run is None else recorded_base_loss(session.run)
-    if expected is not None and method in ("none", "plain") and scored.method == "plain":
+    untouched = method in ("none", "plain") and scored.method == "plain" and config.reconstruct == "none"
+    if expected is not None and untouched:
         # The reloaded checkpoint is compared with the journal.
-        return _Realised(expected, expected, base_loss, WrittenRealisation("plain"))
-    net = session.supernet()
+        return _Realised(expected, expected, base_loss, WrittenCandidate(arch, WrittenRealisation("plain")))
     if base_loss is None:
         base_loss = candidate_loss(session, session.space.base)
     loss = again = scored_loss(session, arch, scored)
     if expected is not None:
         compare_losses("the candidate's calibration loss", again, "the journal's", expected, session.dtype)
-    choice = written_realisation(config, session, arch, scored)
-    outputs = None
-    if choice.compensation is not None:
-        outputs, loss = in_base_order(net, arch, choice.compensation.outputs), choice.compensation.loss
+    candidate = written_candidate(config, session, arch, scored)
+    if candidate.loss is not None:
+        loss = candidate.loss
     elif scored.method != "plain":
         loss = candidate_loss(session, arch)
-    net.restore()
-    return _Realised(loss, again if expected is None else expected, base_loss, choice, outputs)
-
-
-def written_realisation(
-    config: PruneConfig, session: Session, arch: Architecture, scored: ScoredRealisation
-) -> WrittenRealisation:
-    """The candidate as the settings realise it in a checkpoint of its dtypes."""
-    stored = output_dtypes(session, config.save_dtype)
-    return choose(session, arch, config.compensate, scored, stored, data=config.data is not None)
+    return _Realised(loss, again if expected is None else expected, base_loss, candidate)
 
 
 def _write(
     config: PruneConfig, session: Session, arch: Architecture, realised: _Realised, outcome: OneShot | None = None
 ) -> Pruned:
     """Write the checkpoint of a realised candidate, checked before its directory appears."""
-    loaded, space = session.loaded, session.space
-    dtype, refit = dtype_to_save(config.save_dtype), realised.choice.compensation
-    reloaded = []
+    loaded, space, candidate = session.loaded, session.space, realised.candidate
+    dtype, refit, reloaded = dtype_to_save(config.save_dtype), candidate.choice.compensation, list[float]()
 
     def card(draft: Draft) -> str:
-        refits = None if refit is None else refit.outputs
-        reloaded.append(verified_loss(session, arch, refits, draft, realised.loss, dtype))
+        reloaded.append(verified_loss(session, arch, candidate.how, draft, realised.loss, dtype))
         if outcome is not None:
             write_json(draft.path / ARCHITECTURE, {"architecture": arch.to_json()})
         losses = {
             **({} if realised.base_loss is None else {"calibration loss of the base": f"{realised.base_loss:.6f}"}),
             "calibration loss as scored, nats per token": f"{realised.scored_loss:.6f}",
             "calibration loss of this checkpoint, reloaded": f"{reloaded[0]:.6f}",
-            **realised.choice.facts(),
+            **candidate.facts(),
         }
         return pruned_card(config, session, draft, losses, outcome)
 
+    net = session.supernet()
+    outputs = None if refit is None else in_base_order(net, arch, refit.outputs)
+    trained = candidate.trained(session)
+    net.restore()  # what is cut is in the base's order
     warn_of_tokenizer(loaded)
     with phase("write the checkpoint"):
         draft = save_pruned(
@@ -150,7 +135,8 @@ def _write(
             session.ordering.kept(session.blocks, arch),
             config.out,
             tensors=loaded.tensors(),
-            outputs=realised.outputs,
+            outputs=outputs,
+            trained=trained,
             dtype=dtype,
             max_shard_size=config.shard_size,
             stub_attention=config.stub_removed_attention,
@@ -159,6 +145,7 @@ def _write(
     predicted = space.parameters(arch) + draft.stub_parameters
     if draft.parameters != predicted:
         raise RuntimeError(f"the checkpoint has {draft.parameters:,} parameters, {predicted:,} were predicted")
+    candidate.finish(config)
     return Pruned(
         config.out,
         draft.parameters,
@@ -166,8 +153,7 @@ def _write(
         draft.stock,
         reloaded[0],
         realised.scored_loss,
-        None if refit is None else refit.to_json(),
-        realised.choice.to_json(),
-        draft.stub_parameters,
-        None if outcome is None else dict(outcome.facts),
+        stub_params=draft.stub_parameters,
+        one_shot=None if outcome is None else dict(outcome.facts),
+        **candidate.to_json(),
     )

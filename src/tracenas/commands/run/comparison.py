@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from tracenas.commands.prune.realising import written_candidate
 from tracenas.commands.prune.result import Pruned
-from tracenas.commands.prune.settings import as_searched
-from tracenas.commands.prune.stage import written_realisation
+from tracenas.commands.prune.settings import as_searched, reconstruction_work
 from tracenas.commands.run.sections import COMPARISON, prune_config
 from tracenas.config import PruneConfig, RunConfig
 from tracenas.models.checkpoints.loading import load
@@ -24,7 +24,6 @@ from tracenas.pipeline.refit.record import ScoredRealisation, realisation_facts
 from tracenas.pipeline.resume import CONFIG
 from tracenas.pipeline.scoring import make_evaluator
 from tracenas.pipeline.session import Session
-from tracenas.refits.ridge import FittedRealisation
 from tracenas.reporting.progress import phase
 from tracenas.reporting.terminal import to_plain
 from tracenas.rundir import write_json
@@ -67,8 +66,8 @@ def compare(config: RunConfig, source: ModelSource, best: Architecture, pruned: 
     evaluator = make_evaluator(session, config.proxy, config.trace_rank)
     space = target.space
     named = {"base": space.base, **rivals(space, config.random_architectures, config.seed), "found": best}
-    pruning = prune_config(config, config.out, config.out)
-    other = _other_realisation(config, pruning.compensate)
+    pruning = prune_config(config, config.out, config.out / "uniform")
+    other = _other_realisation(config, pruning)
     rows = []
     with phase("comparison", len(named)) as steps:
         for name, arch in named.items():
@@ -115,25 +114,33 @@ def _figures(measured: Perplexity) -> dict[str, Any]:
     return {"perplexity": measured.perplexity if finite else None, "nll": measured.nll}
 
 
-def _other_realisation(config: RunConfig, compensate: str) -> str:
+def _other_realisation(config: RunConfig, pruning: PruneConfig) -> str:
     """How the checkpoint is realised if not as candidates were scored; empty if it is."""
-    if compensate == "auto":
+    scored = realisation_facts(config.proxy, config.ridge)["realisation"]
+    realisation = {"none": "plain", "auto": scored}.get(pruning.compensate, pruning.compensate)
+    if pruning.reconstruct != "none":
+        return f"{realisation}, blocks trained"
+    if pruning.compensate == "auto":
         return ""
-    realisation = "plain" if compensate == "none" else compensate
-    plain = realisation_facts(config.proxy, config.ridge)["realisation"] == "plain"
+    plain = scored == "plain"
     return "" if realisation == "plain" and plain else realisation  # a ridge of its own is another than the scores'
 
 
 def _as_checkpoint(
     config: RunConfig, pruning: PruneConfig, session: Session, arch: Architecture, windows: torch.Tensor
 ) -> dict[str, Any]:
-    """Perplexity and calibration loss of an architecture, realised with the same settings as the run's checkpoint."""
+    """Perplexity and calibration loss of an architecture, realised with the same settings as the run's checkpoint.
+
+    Args:
+        pruning: of a checkpoint of this architecture, which is not written.
+    """
     settings, data = as_searched(pruning, config.out)
     session = replace(session, seed=settings.seed, refit=refit_settings(settings, data))
     facts = realisation_facts(config.proxy, config.ridge)
     scored = ScoredRealisation(facts["realisation"], facts.get("ridge", 0.0))
-    choice = written_realisation(settings, session, arch, scored)
-    refit = choice.compensation
-    loss = candidate_loss(session, arch) if refit is None else refit.loss
-    how = None if refit is None else FittedRealisation(refit.outputs)
-    return {**_figures(_candidate_perplexity(session, arch, windows, how)), "loss": loss, "written": choice.written}
+    with reconstruction_work(settings):
+        candidate = written_candidate(settings, session, arch, scored)
+        loss = candidate_loss(session, arch) if candidate.loss is None else candidate.loss
+        figures = _figures(_candidate_perplexity(session, arch, windows, candidate.how))
+        candidate.finish(settings)
+    return {**figures, "loss": loss, "written": candidate.choice.written}

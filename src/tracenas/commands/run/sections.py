@@ -129,6 +129,8 @@ def _decoder_only(config: RunConfig) -> str:
     """What of the stages only decoder-only models can have; empty if nothing."""
     if config.compensate in ("ridge", "sequential"):
         return f"compensate {config.compensate} (auto, none: all models)"
+    if (config.prune or {}).get("reconstruct") == "blocks":
+        return "prune.reconstruct blocks"
     return next((name for name in ("recover", "bench") if getattr(config, name) is not None), "")
 
 
@@ -182,7 +184,7 @@ def prune_config(config: RunConfig, arch: Path, out: Path) -> PruneConfig:
     if config.compensate == "best" and not (config.out / HELD_OUT).is_file() and "data" not in section:
         settings = {key: value for key, value in section.items() if key not in _FIT} | {"compensate": "auto"}
     machine = {**_machine(config), "batch": config.batch}
-    return PruneConfig(**{"model": config.model, "arch": arch, "out": out, **machine, **settings})
+    return PruneConfig(**{"model": config.model, "arch": arch, "out": out, "resume": True, **machine, **settings})
 
 
 def _fit(config: RunConfig) -> dict[str, Any]:

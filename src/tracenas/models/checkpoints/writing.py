@@ -55,6 +55,7 @@ def save_pruned(
     *,
     tensors: Mapping[str, Entry] | None = None,
     outputs: Mapping[tuple[int, str], torch.Tensor] | None = None,
+    trained: Mapping[str, Entry] | None = None,
     dtype: torch.dtype | None = None,
     max_shard_size: int | str = "5GB",
     stub_attention: bool = False,
@@ -73,6 +74,7 @@ def save_pruned(
         blocks: the family's description of `model`.
         tensors: what is cut, by the model's names (`LoadedModel.tensors`: the base's files); the model's own if None.
         outputs: output projections that replace the cut ones, [rows, kept columns] (compensation).
+        trained: tensors that replace the cut ones, and such output projections, by the model's names.
         dtype: of the written floating-point tensors; if None each has that of the tensor it was cut from, and
             config.json names the one that most weights have.
         max_shard_size: bytes, or text such as `5GB`.
@@ -88,7 +90,8 @@ def save_pruned(
     """
     layers = _layers(blocks, kept)
     dense = {name: (tensors or {}).get(name, entry) for name, entry in in_memory(model).items()}
-    entries = list(_entries(dense, blocks, layers, kept, outputs or {}, dtype))
+    replaced = {**_replaced(blocks, outputs or {}), **(trained or {})}
+    entries = list(_entries(dense, blocks, layers, kept, replaced, dtype))
     base = with_untied_head(model)
     shapes = {entry.name: entry.shape for entry in entries}
     pruned = pruned_config(base, family, blocks, layers, shapes, kept=kept, stub_attention=stub_attention)
@@ -167,12 +170,23 @@ def _main_dtype(entries: Sequence[Entry]) -> torch.dtype:
     return DTYPES[main] if main is not None else torch.float32
 
 
+def _replaced(blocks: Sequence[Block], outputs: Mapping[tuple[int, str], torch.Tensor]) -> dict[str, Entry]:
+    """Output projections by the model's names."""
+    names = {
+        f"{block.path}.{sub.output}.weight": outputs[index, sub.spec.name]
+        for index, block in enumerate(blocks)
+        for sub in block.sub_blocks
+        if (index, sub.spec.name) in outputs
+    }
+    return {name: Entry(name, tuple(weight.shape), weight.dtype, weight.detach) for name, weight in names.items()}
+
+
 def _entries(
     dense: Mapping[str, Entry],
     blocks: Sequence[Block],
     layers: Sequence[Layer],
     kept: Kept,
-    outputs: Mapping[tuple[int, str], torch.Tensor],
+    replaced: Mapping[str, Entry],
     dtype: torch.dtype | None,
 ) -> Iterator[Entry]:
     """What is to be written, in the model's order; tied tensors once, under the first of their names."""
@@ -197,10 +211,9 @@ def _entries(
             if projection is not None:
                 rows = _selected(projection, 0, sub.spec.units, ids)
                 columns = _selected(projection, 1, sub.spec.units, ids) if kind != "bias" else None
-            replacement = outputs.get((index, sub.spec.name))
-            if replacement is not None and inner == f"{sub.output}.weight":
-                entry = replace(entry, shape=tuple(replacement.shape), make=replacement.detach)
-                rows = columns = None
+        if (given := replaced.get(name)) is not None:
+            entry = replace(entry, shape=given.shape, make=given.make)
+            rows = columns = None
         yield _cut(entry, f"{place}.{inner}", rows, columns, dtype)
 
 

@@ -6,12 +6,11 @@ import torch
 from torch import Tensor
 
 from tracenas.errors import CheckFailed
-from tracenas.families import Projection, SubBlock
+from tracenas.families import Projection, SubBlock, parameter_parts, within
 from tracenas.models.checkpoints.configuration import empty_model, named_tensors, new_places
 from tracenas.models.checkpoints.headers import stored_tensors
 from tracenas.models.checkpoints.stored import as_loaded
 from tracenas.models.checkpoints.writing import Draft
-from tracenas.models.surgery.ordering import Key, take
 from tracenas.models.surgery.supernet import Realisation, Supernet
 from tracenas.space.architecture import Architecture
 
@@ -51,12 +50,11 @@ def check_written(
 
 def _realised(net: Supernet, arch: Architecture, how: Realisation | None) -> Iterator[tuple[str, Tensor]]:
     """The candidate's tensors, by their names in the pruned model."""
-    parts = {}
-    for index, block in enumerate(net.blocks):
-        for sub in block.sub_blocks:
-            for projection in (*sub.projections, *sub.width_norms):
-                module, name = projection.parameter
-                parts[f"{block.path}.{module}.{name}"] = parts[f"{block.path}.{module}.bias"] = (index, sub, projection)
+    parts = {
+        f"{block.path}.{name}": (index, *part)
+        for index, block in enumerate(net.blocks)
+        for name, part in parameter_parts(block).items()
+    }
     places = {
         f"{block.path}.": place
         for block, place in zip(net.blocks, new_places(net.blocks, arch.layers), strict=True)
@@ -77,14 +75,8 @@ def _realised(net: Supernet, arch: Architecture, how: Realisation | None) -> Ite
 def _in_base_order(
     net: Supernet, arch: Architecture, tensor: Tensor, index: int, sub: SubBlock, projection: Projection
 ) -> Tensor:
-    key: Key = (index, sub.spec.name)
-    counts = zip(net.blocks[index].sub_blocks, arch.layers[index].kept, strict=True)
-    kept = next(kept for other, (_, kept) in counts if other is sub)
-    for axis in range(1 if tensor.dim() == 1 else 2):
-        order = net.base_order(key, sub, projection, axis, kept) if sub.spec.units else None
-        if order is not None:
-            tensor = take(tensor, axis, order.to(tensor.device))
-    return tensor
+    kept = next(kept for other, kept in within(net.blocks[index], arch.layers[index]) if other is sub)
+    return net.in_base_order((index, sub.spec.name), sub, projection, kept, tensor)
 
 
 def _same(written: Tensor, expected: Tensor, dtype: torch.dtype | None) -> bool:

@@ -1,13 +1,13 @@
 """Parts of a model replaced until a context ends: modules, parameters, and numbers that modules keep."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["Given", "StandIn", "replace_module", "replace_parameter", "set_attribute"]
+__all__ = ["Given", "StandIn", "replace_module", "replace_parameter", "replace_parameters", "set_attribute"]
 
 
 class StandIn(nn.Module):
@@ -52,10 +52,20 @@ def replace_module(model: nn.Module, path: str, module: nn.Module, undo: ExitSta
 
 
 def replace_parameter(module: nn.Module, name: str, value: Tensor, undo: ExitStack) -> None:
-    """Put `value`, frozen, in a parameter's place."""
+    """Put `value`, frozen, in a parameter's place; what is a trainable parameter already stays one."""
     parameters: dict[str, nn.Parameter | None] = module._parameters
     undo.callback(parameters.__setitem__, name, parameters[name])
-    parameters[name] = nn.Parameter(value, requires_grad=False)
+    if isinstance(value, nn.Parameter) and value.requires_grad:
+        parameters[name] = value
+    else:
+        parameters[name] = nn.Parameter(value, requires_grad=False)
+
+
+def replace_parameters(module: nn.Module, values: Mapping[str, Tensor], undo: ExitStack) -> None:
+    """Put values in the place of a module's parameters of these names, `mlp.down_proj.weight` among them."""
+    for path, value in values.items():
+        holder, _, name = path.rpartition(".")
+        replace_parameter(module.get_submodule(holder), name, value, undo)
 
 
 def set_attribute(holder: Any, path: str, value: Any, undo: ExitStack) -> None:

@@ -4,7 +4,7 @@ No mask, no copy, nothing to restore but module attributes: the base's tensors a
 """
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -15,8 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from tracenas.families import Block, Projection, SubBlock, present, within
-from tracenas.models.surgery.ordering import Key, Ordering, permutation, weight_holder
-from tracenas.models.surgery.replacing import Given, StandIn, replace_module, replace_parameter, set_attribute
+from tracenas.models.surgery.ordering import Key, Ordering, permutation, take, weight_holder
+from tracenas.models.surgery.replacing import (
+    Given,
+    StandIn,
+    replace_module,
+    replace_parameter,
+    replace_parameters,
+    set_attribute,
+)
 from tracenas.space.architecture import Architecture, Layer
 
 __all__ = ["Cut", "Realisation", "Supernet", "bypass"]
@@ -43,6 +50,10 @@ class Realisation:
         """`W[rows, columns]` of the kept units."""
         weight = net.weight(key, projection)
         return net.cut(sub, projection, 1, kept).take(net.cut(sub, projection, 0, kept).take(weight, -2), -1)
+
+    def given(self, index: int) -> Mapping[str, Tensor]:
+        """Tensors that take the place of whatever a block is cut to, by their names in the block: none."""
+        return {}
 
 
 _PERMUTED: WeakSet[Any] = WeakSet()
@@ -121,6 +132,14 @@ class Supernet:
             return None
         return self.cut(sub, projection, axis, kept).take(torch.from_numpy(order).to(self.device), -1).argsort(-1)
 
+    def in_base_order(self, key: Key, sub: SubBlock, projection: Projection, kept: int, tensor: Tensor) -> Tensor:
+        """The kept part of a projection's weight, or of its bias, with its units in the base's order."""
+        for axis in range(1 if tensor.dim() == 1 else 2):
+            order = self.base_order(key, sub, projection, axis, kept) if sub.spec.units else None
+            if order is not None:
+                tensor = take(tensor, axis, order.to(tensor.device))
+        return tensor
+
     def _make_cut(self, sub: SubBlock, projection: Projection, axis: int, kept: int) -> Cut:
         if not projection.segments(axis) or kept == sub.spec.units:
             return Cut(projection.length(axis))
@@ -163,6 +182,8 @@ class Supernet:
                 bypass(self.model, block, sub, undo)
             else:
                 self._slice((index, sub.spec.name), sub, kept, how, undo)
+        given = {name: tensor.to(self.device) for name, tensor in how.given(index).items()}
+        replace_parameters(self.model.get_submodule(block.path), given, undo)
 
     def _slice(self, key: Key, sub: SubBlock, kept: int, how: Realisation, undo: ExitStack) -> None:
         if not sub.spec.feasible(kept):

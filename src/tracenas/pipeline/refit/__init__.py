@@ -11,6 +11,7 @@ __all__ = [
     "HELD_OUT_SAMPLES",
     "RIDGES",
     "STATISTICS_TOKENS",
+    "STEP_TOKENS",
 ]
 
 COMPENSATION, HELD_OUT = "compensation.safetensors", "held_out.safetensors"
@@ -27,3 +28,6 @@ RIDGES: Mapping[str, tuple[float, ...]] = {"mean": (1e-4, 1e-3, 1e-2, 1e-1), "ch
 
 COMPARED_SHARE, COMPARED_WINDOWS = 5, 8
 """Aims of sequential refits are compared on a fifth of the blocks, and on so many windows at most."""
+
+STEP_TOKENS = 1024
+"""What blocks are trained on in a step, at least one sequence."""

@@ -1,0 +1,100 @@
+"""The candidate as a checkpoint's settings realise it: its refit, and the blocks that are trained after it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tracenas.config import PruneConfig
+from tracenas.models.checkpoints.shards import Entry
+from tracenas.models.surgery.supernet import Realisation
+from tracenas.pipeline.refit.block_files import BlockFiles
+from tracenas.pipeline.refit.choice import WrittenRealisation, choose
+from tracenas.pipeline.refit.reconstruction import Reconstruction, reconstruct, trained_entries
+from tracenas.pipeline.refit.record import ScoredRealisation
+from tracenas.pipeline.refit.work import work_directory
+from tracenas.pipeline.session import Session
+from tracenas.pipeline.verification import stored_dtypes
+from tracenas.refits.reconstruction import BlockTraining
+from tracenas.refits.ridge import FittedRealisation
+from tracenas.space.architecture import Architecture
+
+__all__ = ["WrittenCandidate", "written_candidate"]
+
+
+@dataclass(frozen=True)
+class WrittenCandidate:
+    """A candidate as it is written.
+
+    Args:
+        arch: the candidate.
+        choice: its refit, or the plain cut.
+        reconstruction: of its blocks; None: not asked for.
+    """
+
+    arch: Architecture
+    choice: WrittenRealisation
+    reconstruction: Reconstruction | None = None
+
+    @property
+    def how(self) -> Realisation | None:
+        """Its realisation in the super-network; None: the plain cut."""
+        refit, trained = self.choice.compensation, self.reconstruction
+        start = None if refit is None else FittedRealisation(refit.outputs)
+        if trained is None or not trained.kept:
+            return start
+        return trained.realisation(start or Realisation())
+
+    @property
+    def loss(self) -> float | None:
+        """On the calibration, nats per token; None: it is the plain cut's."""
+        if self.reconstruction is not None:
+            return self.reconstruction.loss
+        return None if self.choice.compensation is None else self.choice.compensation.loss
+
+    def trained(self, session: Session) -> Mapping[str, Entry]:
+        """The trained tensors, as `save_pruned` takes them."""
+        if self.reconstruction is None or not self.reconstruction.kept:
+            return {}
+        return trained_entries(session.supernet(), self.arch, self.reconstruction.blocks)
+
+    def finish(self, config: PruneConfig) -> None:
+        """Give up what was kept of the work, once the candidate is written."""
+        if self.reconstruction is not None:
+            BlockFiles(work_directory(config.out)).remove()
+
+    def facts(self) -> dict[str, str]:
+        """Lines of the model card."""
+        trained = {} if self.reconstruction is None else self.reconstruction.facts()
+        return {**self.choice.facts(), **trained}
+
+    def to_json(self) -> dict[str, Any]:
+        """What `--json` says of refit, choice and reconstruction."""
+        refit, trained = self.choice.compensation, self.reconstruction
+        return {
+            "compensation": None if refit is None else refit.to_json(),
+            "choice": self.choice.to_json(),
+            "reconstruction": None if trained is None else trained.to_json(),
+        }
+
+
+def written_candidate(
+    config: PruneConfig, session: Session, arch: Architecture, scored: ScoredRealisation
+) -> WrittenCandidate:
+    """The candidate as the settings realise it in a checkpoint of its dtypes.
+
+    Raises:
+        UserError: see `choose` and `reconstruct`.
+    """
+    stored, data = stored_dtypes(session, config.save_dtype), config.data is not None
+    names = {
+        (index, sub.spec.name): f"{block.path}.{sub.output}.weight"
+        for index, block in enumerate(session.blocks)
+        for sub in block.sub_blocks
+    }
+    outputs = {key: stored[name] for key, name in names.items() if name in stored}
+    choice = choose(session, arch, config.compensate, scored, outputs, data=data)
+    if config.reconstruct == "none":
+        return WrittenCandidate(arch, choice)
+    training = BlockTraining(config.reconstruct_steps, config.reconstruct_rate, session.seed)
+    work = BlockFiles(work_directory(config.out))
+    return WrittenCandidate(arch, choice, reconstruct(session, arch, choice, training, stored, work, data=data))
