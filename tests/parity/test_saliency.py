@@ -13,6 +13,7 @@ from tracenas.models.functionals.max_logit import max_logit
 from tracenas.saliency import SALIENCIES
 from tracenas.saliency.nirvana import sequence_loss
 from tracenas.saliency.products import unit_products
+from tracenas.saliency.statistics import column_norms
 
 pytestmark = pytest.mark.parity
 
@@ -206,3 +207,60 @@ def test_block_influence_equals_its_formula() -> None:
     for i in range(len(blocks)):
         expected = 1 - float(torch.cosine_similarity(states[i], states[i + 1], dim=-1).mean())
         assert importance[i, "attention"] == importance[i, "mlp"] == pytest.approx(expected, abs=1e-6)
+
+
+def peak_to_peak_by_hand(model: Any, index: int) -> Tensor:
+    """Σ of ranges, each over the block's largest, channel by channel: experts one after the other."""
+    c = model.config
+    if c.model_type == "gpt_neox":
+        mlp = model.gpt_neox.layers[index].mlp
+        matrices = [mlp.dense_h_to_4h.weight, mlp.dense_4h_to_h.weight.T]
+    elif c.model_type == "phi3":
+        mlp = model.model.layers[index].mlp
+        matrices = [*mlp.gate_up_proj.weight.chunk(2), mlp.down_proj.weight.T]
+    elif hasattr(mlp := model.model.layers[index].mlp, "experts"):
+        gate, up = mlp.experts.gate_up_proj.chunk(2, dim=1)
+        matrices = [gate.flatten(0, 1), up.flatten(0, 1), mlp.experts.down_proj.transpose(1, 2).flatten(0, 1)]
+    else:
+        matrices = [mlp.gate_proj.weight, mlp.up_proj.weight, mlp.down_proj.weight.T]
+    total = torch.zeros(len(matrices[0]), dtype=torch.float64)
+    for matrix in matrices:
+        ranges = torch.tensor([float(max(row) - min(row)) for row in matrix.tolist()], dtype=torch.float64)
+        total += ranges / ranges.max()
+    return total
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mha",
+        "gemma2_softcap",
+        "olmo2_kv_groups",
+        "gpt_neox_fused",
+        "phi3_fused",
+        "mixtral_experts",
+        "qwen3_moe_experts",
+    ],
+)
+def test_peak_to_peak_of_channels(name: str) -> None:
+    """Rows of gate and up, columns of down; the inputs of the last as a hook sees them. Heads are Wanda's."""
+    model, blocks, tokens = prepared(name)
+    found, importance = SALIENCIES.get("peak_to_peak")(model, blocks, tokens, 4)
+    wanda, same = SALIENCIES.get("wanda")(model, blocks, tokens, 4)
+    assert importance == same
+    norms = column_norms(model, blocks, tokens, 4).norms
+    for index, block in enumerate(blocks):
+        attention, mlp = block.sub_blocks
+        assert torch.equal(found[index, attention.spec.name], wanda[index, attention.spec.name])
+        key = index, mlp.spec.name
+        if not mlp.stacked:
+            seen: list[Tensor] = []
+            down = model.get_submodule(f"{block.path}.{mlp.output}")
+            handle = down.register_forward_pre_hook(lambda _, args, seen=seen: seen.append(args[0].flatten(0, -2)))
+            with torch.no_grad():
+                model(input_ids=tokens)
+            handle.remove()
+            torch.testing.assert_close(seen[0].double().square().sum(0).sqrt(), norms[key], rtol=1e-5, atol=0)
+        expected = peak_to_peak_by_hand(model, index) * norms[key].reshape(-1)
+        torch.testing.assert_close(found[key], expected, rtol=1e-6, atol=0)
+        assert not torch.equal(found[key].argsort(), wanda[key].argsort())

@@ -28,6 +28,7 @@ SALIENCIES: Registry[Saliency] = Registry(
         "nirvana": "tracenas.saliency.nirvana:saliency",
         "nirvana_loss": "tracenas.saliency.nirvana:loss_saliency",
         "obs": "tracenas.saliency.obs:saliency",
+        "peak_to_peak": "tracenas.saliency.peak_to_peak:saliency",
         "taylor": "tracenas.saliency.taylor:saliency",
         "wanda": "tracenas.saliency.wanda:saliency",
     },

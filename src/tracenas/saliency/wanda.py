@@ -10,7 +10,7 @@ from tracenas.families import Block, SubBlock, present
 from tracenas.models.surgery.ordering import Key, Saliencies, dense_weight
 from tracenas.saliency.statistics import ColumnNorms, column_norms
 
-__all__ = ["importance", "per_unit", "saliency"]
+__all__ = ["importance", "per_unit", "saliency", "unit_saliency"]
 
 
 def per_unit(sub: SubBlock, columns: Tensor) -> Tensor:
@@ -29,11 +29,13 @@ def saliency(model: Any, blocks: Sequence[Block], tokens: Tensor, micro_batch: i
         `(per unit, per sub-block)`: float64 [units] and a float per (block, sub-block).
     """
     statistics = column_norms(model, blocks, tokens, micro_batch)
-    units = {
-        key: per_unit(sub, _column_scores(model, blocks[key[0]], sub, statistics.norms[key]))
-        for key, sub in present(blocks)
-    }
+    units = {key: unit_saliency(model, blocks[key[0]], sub, statistics.norms[key]) for key, sub in present(blocks)}
     return units, importance(model, blocks, statistics)
+
+
+def unit_saliency(model: Any, block: Block, sub: SubBlock, norms: Tensor) -> Tensor:
+    """I_{l,j} of one sub-block, float64 [units], from ‖X_j‖₂ of its output projection's columns."""
+    return per_unit(sub, _column_scores(model, block, sub, norms))
 
 
 def _column_scores(model: Any, block: Block, sub: SubBlock, norms: Tensor) -> Tensor:
