@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from setting import Clock, Setting
 from torch import Tensor
 
@@ -51,20 +52,20 @@ class Selection:
     Args:
         own: output projections [rows, kept columns] as the method refits them, columns in the order of the units;
             empty where it does not.
-        seconds: of the processor, from the loaded model on.
+        seconds: of the processor, from the loaded model on; None where a part of them was spent by a run before.
         facts: what the method says of itself.
     """
 
     ordering: Ordering
     architecture: Architecture
-    seconds: float
+    seconds: float | None
     own: Mapping[Key, Tensor] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         """Write it, so that it is not made again."""
         if self.own:
-            save_outputs(path.with_name(path.stem + "-own.safetensors"), self.own)
+            save_outputs(path.with_name(path.stem + "-own.safetensors"), self.own, self.seconds)
         about = {"architecture": self.architecture.to_json(), "seconds": self.seconds, "facts": dict(self.facts)}
         self.ordering.save(path, {key: json.dumps(value) for key, value in about.items()})
 
@@ -78,20 +79,23 @@ class Selection:
         ordering, about = Ordering.load(path, target.blocks)
         given = Architecture.from_json(json.loads(about["architecture"]), where=str(path))
         own = path.with_name(path.stem + "-own.safetensors")
-        outputs, facts = load_outputs(own) if own.is_file() else {}, json.loads(about["facts"])
+        outputs, facts = load_outputs(own)[0] if own.is_file() else {}, json.loads(about["facts"])
         return cls(ordering, target.space.validate(given), json.loads(about["seconds"]), outputs, facts)
 
 
-def save_outputs(path: Path, outputs: Mapping[Key, Tensor]) -> None:
-    """Write refitted output projections."""
+def save_outputs(path: Path, outputs: Mapping[Key, Tensor], seconds: float | None) -> None:
+    """Write refitted output projections, and what they have cost."""
+    named = {f"{i}.{name}": weight.contiguous() for (i, name), weight in outputs.items()}
     with atomic_path(path) as temporary:
-        save_file({f"{i}.{name}": weight.contiguous() for (i, name), weight in outputs.items()}, temporary)
+        save_file(named, temporary, {"seconds": json.dumps(seconds)})
 
 
-def load_outputs(path: Path) -> dict[Key, Tensor]:
+def load_outputs(path: Path) -> tuple[dict[Key, Tensor], float | None]:
     """Read what `save_outputs` wrote."""
-    named = ((key.partition("."), weight) for key, weight in load_file(path).items())
-    return {(int(index), name): weight for (index, _, name), weight in named}
+    with safe_open(str(path), "pt") as file:
+        named = ((key.partition("."), file.get_tensor(key)) for key in file.keys())  # noqa: SIM118
+        outputs = {(int(index), name): weight for (index, _, name), weight in named}
+        return outputs, json.loads((file.metadata() or {}).get("seconds", "null"))
 
 
 class KeptUnits:
@@ -120,9 +124,9 @@ class KeptUnits:
             yield model
 
     def seconds(self, form: str) -> dict[str, float]:
-        """CPU seconds of the selection, and of the refit if it was made now."""
-        found = {"select": self.selection.seconds}
-        return found | ({"refit": self._seconds} if form == "refitted" and self._seconds is not None else {})
+        """CPU seconds of the selection and of the refit, those that are known."""
+        steps = {"select": self.selection.seconds, "refit": self._seconds if form == "refitted" else None}
+        return {name: seconds for name, seconds in steps.items() if seconds is not None}
 
     def close(self) -> None:
         """Put the loaded model's units back into their order."""
@@ -132,9 +136,9 @@ class KeptUnits:
         if not self._refit.is_file():
             clock = Clock()
             outputs = self.setting.refitted(self._net, self.selection.architecture)
-            self._seconds = clock.seconds
-            save_outputs(self._refit, outputs)
-        return load_outputs(self._refit)
+            save_outputs(self._refit, outputs, clock.seconds)
+        outputs, self._seconds = load_outputs(self._refit)
+        return outputs
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from candidates import Candidate, KeptUnits, OwnForm, Selection
 from rival_rows import by_evopress, by_minitron, by_osscar, by_sleb, by_slicegpt
@@ -11,6 +12,8 @@ from setting import SAMPLES, SEQ_LEN, Clock, Setting
 from tyr_row import by_tyr
 
 import tracenas
+from tracenas.errors import UserError
+from tracenas.families import Options
 from tracenas.models.checkpoints.source import ModelSource
 from tracenas.models.surgery.ordering import Ordering
 from tracenas.pipeline.one_shot import allocate_budget, rank_units
@@ -85,12 +88,23 @@ def plain_decoder(rival: str) -> Callable[[ModelSource], None]:
     return lambda source: check_plain(rival, source.name, source.config)
 
 
-def searched(**how: str) -> Callable[[Setting, str, Path], Candidate]:
+def without_experts(rival: str) -> Callable[[ModelSource], None]:
+    """Refuses models of fused experts, whose output projections have no Gram matrix."""
+
+    def check(source: ModelSource) -> None:
+        if any(sub.stacked for block in source.blocks(Options()) for sub in block.sub_blocks):
+            raise UserError(f"rival {rival}: {source.name} has fused experts, whose output projections it cannot refit")
+
+    return check
+
+
+def searched(**how: Any) -> Callable[[Setting, str, Path], Candidate]:
     """What a search finds; its run directory is beside the selection, and an interrupted search goes on."""
 
     def make(setting: Setting, budget: str, path: Path) -> Candidate:
         def select(setting: Setting, target: PruningTarget) -> Selection:
             clock, run = Clock(), path.with_suffix("")
+            resumed = run.is_dir()
             tracenas.search(
                 setting.model,
                 data=setting.data,
@@ -107,7 +121,8 @@ def searched(**how: str) -> Callable[[Setting, str, Path], Candidate]:
             found = read_json(run / "best.json")
             ordering: Ordering = stored_ordering(run / ORDERING, target.blocks)[0]
             arch = Architecture.from_json(found, where=str(run / "best.json"))
-            return Selection(ordering, target.space.validate(arch), clock.seconds, facts={"search": how})
+            seconds = None if resumed else clock.seconds
+            return Selection(ordering, target.space.validate(arch), seconds, facts={"search": how})
 
         return stored(setting, setting.target("uniform", budget), path, select)
 
@@ -127,9 +142,9 @@ CONTESTANTS: dict[str, Contestant] = {
     "minitron width": Contestant(
         own(by_minitron), "Minitron, arXiv:2407.14679", ("own",), plain_decoder("minitron width")
     ),
-    "osscar": Contestant(selected(by_osscar), "OSSCAR, arXiv:2403.12983", ("own", *UNITS)),
-    "tyr": Contestant(selected(by_tyr), "Týr-the-Pruner, arXiv:2503.09657", ("own", *UNITS)),
+    "osscar": Contestant(selected(by_osscar), "OSSCAR, arXiv:2403.12983", ("own", *UNITS), without_experts("osscar")),
+    "tyr": Contestant(selected(by_tyr), "Týr-the-Pruner, arXiv:2503.09657", ("own", *UNITS), without_experts("tyr")),
     "slicegpt": Contestant(own(by_slicegpt), "SliceGPT, arXiv:2401.15024", ("own",), plain_decoder("slicegpt")),
     OURS: Contestant(searched(saliency="fisher"), "guided search over the closed form, docs/search.md"),
-    "phi": Contestant(searched(proxy="phi"), "TraceNAS as published: evolution of Φ"),
+    "phi": Contestant(searched(proxy="phi", evaluations=174), "TraceNAS as published: evolution of Φ"),
 }

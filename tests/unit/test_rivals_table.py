@@ -60,7 +60,12 @@ def table(tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> Ta
 
 @pytest.mark.parametrize(
     ("family", "row", "said"),
-    [("llama", "sled", "no such row; accepted: dense, uniform,"), ("t5", "sleb", "rival sleb takes decoder-only")],
+    [
+        ("llama", "sled", "no such row; accepted: dense, uniform,"),
+        ("t5", "sleb", "rival sleb takes decoder-only"),
+        ("gemma2", "slicegpt", "rival slicegpt: gemma2 is a 'gemma2', whose residual stream it cannot cut: llama,"),
+        ("mixtral", "tyr", "rival tyr: mixtral has fused experts, whose output projections it cannot refit"),
+    ],
 )
 def test_what_cannot_be_measured_is_one_line(
     family: str, row: str, said: str, table: Table, capsys: pytest.CaptureFixture[str]
