@@ -63,8 +63,8 @@ def table(tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> Ta
     [
         ("llama", "sled", "no such row; accepted: dense, uniform,"),
         ("t5", "sleb", "rival sleb takes decoder-only"),
-        ("gemma2", "slicegpt", "rival slicegpt: gemma2 is a 'gemma2', whose residual stream it cannot cut: llama,"),
-        ("mixtral", "tyr", "rival tyr: mixtral has fused experts, whose output projections it cannot refit"),
+        ("gemma2", "slicegpt", "gemma2 is a 'gemma2', whose residual stream it cannot cut: llama,"),
+        ("mixtral", "tyr", "mixtral has fused experts, whose output projections it cannot refit"),
     ],
 )
 def test_what_cannot_be_measured_is_one_line(
