@@ -164,20 +164,23 @@ def correlation_sums(
         cache: the base's own sums, filled on first use.
     """
     cache = {} if cache is None else cache
-    out: dict[Key, SubBlockSums] = {}
+    found: dict[Key, tuple[Tensor, float]] = {}
     for index, sub, kept in active(net.blocks, arch):
         key = (index, sub.spec.name)
         if key not in cache:
             cache[key] = _base_sums(sub, index, base)
-        g = gg = gb = 0.0
+        total = torch.zeros(3, dtype=torch.float64, device=net.device)
         for projection in sub.projections:
             part = trace.parts[index, projection.path].double()
             anchor = net.cut(sub, projection, 0, kept).take(base.parts[index, projection.path], -2)
             if anchor.shape[-1] != part.shape[-1]:
                 anchor = net.cut(sub, projection, 1, kept).take(anchor, -1)
-            g += float(part.sum())
-            gg += float(part.square().sum())
-            gb += float((part * anchor).sum())
+            total += torch.stack([part.sum(), part.square().sum(), (part * anchor).sum()])
+        found[key] = total, kept / sub.spec.units
+    # From a device everything comes at once: hundreds of single numbers would be waited for one by one.
+    sums = torch.stack([total for total, _ in found.values()]).tolist() if found else []
+    out: dict[Key, SubBlockSums] = {}
+    for (key, (_, retention)), (g, gg, gb) in zip(found.items(), sums, strict=True):
         anchored = cache[key]
-        out[key] = SubBlockSums(anchored.count, g, gg, anchored.b, anchored.bb, gb, kept / sub.spec.units)
+        out[key] = SubBlockSums(anchored.count, g, gg, anchored.b, anchored.bb, gb, retention)
     return out
