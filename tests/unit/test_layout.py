@@ -15,7 +15,7 @@ import tracenas
 
 SOURCES = Path(tracenas.__file__).parent
 LONGEST_FILE, LONGEST_FUNCTION = 350, 60
-BY_NAME = {"registry.py", "commands/__init__.py", "symbolic/pool.py"}
+BY_NAME = {"registry.py", "commands/__init__.py", "worker_pool.py"}
 """Files that import what they are told: the registries, the table of commands, and workers of a process pool."""
 
 

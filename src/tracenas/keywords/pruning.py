@@ -88,6 +88,7 @@ class SearchOptions(TracedKeywords, TrackedKeywords, EffortKeywords, Calibration
     patience: int | None
     prefer: Literal["loss", "stock"]
     race: Literal["auto", "on", "off"] | bool
+    workers: int | Literal["auto"]
     resume: bool
 
 

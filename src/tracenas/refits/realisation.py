@@ -117,6 +117,11 @@ class CompensatedRealisation(Realisation):
         self._remember(name, fitted)
         return fitted
 
+    def forget(self, memo_bytes: int) -> None:
+        """Drop the projections that are remembered, and remember so many bytes from now on."""
+        self._memo.clear()
+        self.memo_used, self.memo_bytes = 0, memo_bytes
+
     def _remember(self, name: tuple[Key, int], weight: Tensor) -> None:
         size = weight.numel() * weight.element_size()
         if size > self.memo_bytes:

@@ -37,8 +37,10 @@ class RacingEvaluator(Scorer[Architecture]):
         self.evaluator, self.elites = evaluator, elites
         self.base_loss = evaluator.base_loss
         self.realisation = evaluator.realisation
+        self.space = evaluator.space
         self.pieces = tuple(looks(evaluator.tokens.shape[0]))
-        self._bar: Bar | None = None
+        self.bar: Bar | None = None
+        """Of the generation that is scored; None: nobody is stopped."""
 
     def on_generation(self, elites: Sequence[Mapping[str, Any]], records: Sequence[Mapping[str, Any]]) -> None:
         """Set the bar for the generation that begins: the worst of a full set of elites.
@@ -48,7 +50,7 @@ class RacingEvaluator(Scorer[Architecture]):
             records: of all candidates so far.
         """
         measured = [r["terms"] for r in records if r["score"] is not None and "stopped" not in r]
-        self._bar = generation_bar([r["terms"] for r in elites], measured) if len(elites) >= self.elites else None
+        self.bar = generation_bar([r["terms"] for r in elites], measured) if len(elites) >= self.elites else None
 
     def _score(self, candidate: Architecture) -> Score:
         """On as many sequences as it takes."""
@@ -59,8 +61,8 @@ class RacingEvaluator(Scorer[Architecture]):
         if not all(math.isfinite(v) for v in (*losses, *terms)):
             return Score.failed("loss or score is not finite")
         if len(terms) < self.evaluator.tokens.shape[0]:
-            assert self._bar is not None
-            return Score(-self._bar.estimate(terms), extra={"terms": terms, "stopped": len(terms)})
+            assert self.bar is not None
+            return Score(-self.bar.estimate(terms), extra={"terms": terms, "stopped": len(terms)})
         loss = math.fsum(losses) / len(losses)
         return Score(-math.fsum(terms) / len(terms), loss=loss, extra={"terms": terms})
 
@@ -76,6 +78,6 @@ class RacingEvaluator(Scorer[Architecture]):
             for part in parts:
                 losses += part.losses
                 terms += evaluator.proxy.terms(part)
-                if self._bar is not None and len(terms) in ends and self._bar.beats(terms):
+                if self.bar is not None and len(terms) in ends and self.bar.beats(terms):
                     break
         return losses, terms

@@ -35,8 +35,8 @@ from tracenas.symbolic import KNOWN, locate
 from tracenas.symbolic.analysis import findings
 from tracenas.symbolic.evolve import GeneticProgramming, Programming
 from tracenas.symbolic.grammar import ExpressionSpace, Program
-from tracenas.symbolic.pool import WorkerPool
 from tracenas.threads import set_threads
+from tracenas.worker_pool import WorkerPool
 
 __all__ = ["run"]
 

@@ -5,7 +5,15 @@ from typing import Any
 
 from tracenas.commands.search.clock import SearchClock
 from tracenas.commands.search.result import SearchOutcome
-from tracenas.commands.search.settings import check_starts, resolve_search, sized, strategy_settings, within_minutes
+from tracenas.commands.search.settings import (
+    check_starts,
+    resolve_search,
+    sized,
+    strategy_settings,
+    with_threads,
+    with_workers,
+    within_minutes,
+)
 from tracenas.config import RunConfig, SearchConfig, check_used
 from tracenas.config.local_paths import with_absolute_paths
 from tracenas.data.sources import probe
@@ -20,7 +28,7 @@ from tracenas.strategies import STRATEGIES, Progress
 
 __all__ = ["search"]
 
-_NOT_RESULTS = ("resume", "out", "report_to", "run_name")
+_NOT_RESULTS = ("resume", "out", "report_to", "run_name", "workers")
 
 
 def search(
@@ -41,7 +49,7 @@ def search(
         UserError: for wrong input, before any work is done.
     """
     clock = SearchClock(config.minutes)
-    config = with_absolute_paths(config)
+    config = with_workers(with_absolute_paths(config))
     source = source or open_source(config.model)
     if not config.resume:
         probe(config.text_field, config.data)
@@ -50,7 +58,7 @@ def search(
     check_used(resolved)
     STRATEGIES.check(resolved.strategy)
     SALIENCIES.check(config.saliency)
-    planned = sized(resolved)
+    planned = with_threads(sized(resolved))
     strategy_settings(planned)
     check_starts(planned)
     _ = config.trackers  # those that are unknown or not installed are refused

@@ -13,8 +13,17 @@ from tracenas.pipeline.target import PruningTarget, resolve_proxy
 from tracenas.proxies.combination import choose
 from tracenas.saliency.starts import SOLVED
 from tracenas.strategies import SearchSettings
+from tracenas.worker_pool import available_cores
 
-__all__ = ["check_starts", "resolve_search", "sized", "strategy_settings", "within_minutes"]
+__all__ = [
+    "check_starts",
+    "resolve_search",
+    "sized",
+    "strategy_settings",
+    "with_threads",
+    "with_workers",
+    "within_minutes",
+]
 
 C = TypeVar("C", bound=SearchConfig)
 _log = logging.getLogger("tracenas")
@@ -89,6 +98,25 @@ def within_minutes(config: C, target: PruningTarget) -> C:
     if choice.compensated and config.compensate_samples is None:
         update["compensate_samples"] = spending.statistics
     return settings.model_copy(update=update)
+
+
+def with_workers(config: C) -> C:
+    """The settings with a number of workers, no more than there are cores."""
+    cores, workers = available_cores(), config.workers
+    if workers == "auto":
+        workers = max(1, cores // (config.threads or 1))
+    elif workers > cores:
+        _log.warning("workers %d: this machine has cores for %d, so as many", workers, cores)
+        workers = cores
+    return config.model_copy(update={"workers": workers})
+
+
+def with_threads(config: C) -> C:
+    """The settings with the threads of each of several workers: the cores are shared out where none were given."""
+    if config.workers == 1 or config.threads is not None:
+        return config
+    assert config.workers != "auto"
+    return config.model_copy(update={"threads": available_cores() // config.workers})
 
 
 def strategy_settings(config: SearchConfig) -> SearchSettings:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import Any
 
 from tracenas.commands.search.clock import SearchClock
@@ -13,7 +13,9 @@ from tracenas.commands.search.settings import strategy_settings
 from tracenas.commands.search.tracking import report_generations, report_result
 from tracenas.config import SearchConfig
 from tracenas.config.usage import refits
+from tracenas.errors import UserError
 from tracenas.journal import Journal
+from tracenas.models.checkpoints.loading import pick_device
 from tracenas.pipeline.one_shot import run_anchor
 from tracenas.pipeline.opening import open_session
 from tracenas.pipeline.refit.statistics import StoredGrams
@@ -23,8 +25,10 @@ from tracenas.pipeline.scoring import make_evaluator, make_racing
 from tracenas.pipeline.session import Session
 from tracenas.pipeline.starts import run_starts
 from tracenas.pipeline.target import PruningTarget
-from tracenas.reporting.progress import SearchProgress
+from tracenas.reporting.progress import SearchProgress, phase
 from tracenas.reporting.tracking.trackers import Trackers, tracked
+from tracenas.scoring.pooled import CandidateScorer, PooledScorer
+from tracenas.scoring.raced import RacingEvaluator
 from tracenas.space.search_space import SearchSpace
 from tracenas.strategies import Progress, run_search
 
@@ -70,6 +74,7 @@ def _search(
     on_generation: Callable[[Progress], None] | None,
 ) -> SearchOutcome:
     """The search from where it is; its generations are reported, its result is not."""
+    _require_cpu(config)
     record = {**config.model_dump(), **run}
     with starting(config.out, run[KIND], record, begun), closing(StoredGrams(target.blocks)) as grams:
         hold_out = not target.source.is_encoder_decoder
@@ -98,13 +103,16 @@ def _search(
     _log.info("%s", _announced(config, strategy.planned, session))
     trackers.begin(resolved_settings(config.out, SearchConfig))
     told = [report_generations(trackers, config, _limit(target.space)), on_generation]
-    with _display(target.space, config.proxy, strategy.generations, clock, told) as on_event:
+    with (
+        _scored_by(racing or evaluator, config, session.threads) as scorer,
+        _display(target.space, config.proxy, strategy.generations, clock, told) as on_event,
+    ):
         result = run_search(
             strategy,
-            racing or evaluator,
+            scorer,
             journal,
             on_event=on_event,
-            on_generation=None if racing is None else racing.on_generation,
+            on_generation=scorer.on_generation if isinstance(scorer, RacingEvaluator | PooledScorer) else None,
             facts={"bos": searched.bos},
             enough=clock.enough,
         )
@@ -116,6 +124,29 @@ def _search(
         resolve_settings(config, config.out, {"evaluations": len(result.records)})
     decide(session, config, evaluator, result)
     return searched.conclude(config, result)
+
+
+@contextmanager
+def _scored_by(scorer: CandidateScorer, config: SearchConfig, threads: int) -> Iterator[CandidateScorer | PooledScorer]:
+    """The scorer, or the workers that have it."""
+    assert config.workers != "auto"
+    if config.workers == 1:
+        yield scorer
+        return
+    with ExitStack() as stack:
+        with phase("start workers"):
+            pooled = stack.enter_context(PooledScorer(scorer, config.workers, threads))
+        yield pooled
+
+
+def _require_cpu(config: SearchConfig) -> None:
+    """Refuse workers on a GPU.
+
+    Raises:
+        UserError: as said.
+    """
+    if config.workers != 1 and (device := pick_device(config.device)).type != "cpu":
+        raise UserError(f"workers {config.workers}: several processes score on a CPU, not on {device}: --workers 1")
 
 
 def _announced(config: SearchConfig, planned: int, session: Session) -> str:

@@ -1,0 +1,131 @@
+"""Searches with several workers: the same journal as with one, whatever becomes of the workers."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import save_families
+
+from tracenas.cli import invoke
+from tracenas.commands.search import settings
+
+pytestmark = pytest.mark.integration
+
+SIZES = ["--population", "6", "--elites", "2", "--iterations", "3", "--samples", "4", "--seq-len", "32"]
+SETTINGS = [*SIZES, "--channel-quantum", "8", "--params", "60%", "--threads", "1"]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
+    """Tiny models and a text."""
+    return save_families(tmp_path_factory.mktemp("workers"), ("llama", "mixtral"), tokenizer)
+
+
+@pytest.fixture(autouse=True)
+def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many there are."""
+    monkeypatch.setattr(settings, "available_cores", lambda: 2)
+
+
+def search(home: Path, out: Path, *options: str, model: str = "llama") -> list[str]:
+    return ["search", str(home / model), "--data", str(home / "text.txt"), "--out", str(out), *SETTINGS, *options]
+
+
+def journal(run: Path) -> list[dict[str, Any]]:
+    """But for times."""
+    records = [json.loads(line) for line in (run / "journal.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in record.items() if key != "seconds"} for record in records]
+
+
+@pytest.mark.parametrize(
+    ("model", "options"),
+    [
+        ("llama", ()),
+        pytest.param("mixtral", (), marks=pytest.mark.slow),
+        pytest.param("llama", ("--proxy", "phi"), marks=pytest.mark.slow),
+        pytest.param("llama", ("--proxy", "kl", "--race", "off"), marks=pytest.mark.slow),
+        pytest.param("llama", ("--proxy", "loss=0.5,phi=0.5"), marks=pytest.mark.slow),
+    ],
+)
+def test_two_workers_write_the_same_journal(home: Path, tmp_path: Path, model: str, options: tuple[str, ...]) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert invoke(search(home, one, *options, model=model)) == 0
+    assert invoke(search(home, two, *options, "--workers", "2", model=model)) == 0
+    assert journal(two) == journal(one)
+    best = [json.loads((run / "best.json").read_text()) for run in (one, two)]
+    assert best[0] == best[1]
+
+
+def test_a_run_goes_on_with_another_number_of_workers(home: Path, tmp_path: Path) -> None:
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    assert invoke(search(home, whole)) == 0
+    assert invoke(search(home, run, "--workers", "2")) == 0
+    lines = (run / "journal.jsonl").read_text().splitlines(keepends=True)
+    (run / "journal.jsonl").write_text("".join(lines[:8]))
+    for name in ("best.json", "summary.json", "selection.json"):
+        (run / name).unlink(missing_ok=True)
+    assert invoke([*search(home, run), "--resume"]) == 0
+    assert journal(run) == journal(whole)
+
+
+@pytest.mark.slow
+def test_workers_that_are_killed_cost_nothing(home: Path, tmp_path: Path) -> None:
+    """Every process that appears below the search is killed once, while it lives."""
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    assert invoke(search(home, whole, "--samples", "32")) == 0
+    argv = [sys.executable, "-m", "tracenas", *search(home, run, "--samples", "32", "--workers", "2")]
+    process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    killed: set[int] = set()
+    while process.poll() is None:
+        if (run / "journal.jsonl").is_file() and len(killed) < 3:
+            for worker in _workers(process.pid) - killed:
+                os.kill(worker, signal.SIGKILL)
+                killed.add(worker)
+                break
+        time.sleep(0.05)
+    assert process.returncode == 0
+    assert killed and journal(run) == journal(whole)
+
+
+def _workers(parent: int) -> set[int]:
+    """Processes below `parent` that serve a pool: those below its fork server."""
+    children = _children(parent)
+    return {grandchild for child in children for grandchild in _children(child)}
+
+
+def _children(parent: int) -> set[int]:
+    try:
+        return {int(pid) for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()}
+    except OSError:
+        return set()
+
+
+def test_more_workers_than_cores_are_bounded_and_it_is_said(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings, "available_cores", lambda: 1)
+    assert invoke(search(home, tmp_path / "run", "--workers", "64")) == 0
+    assert "workers 64: this machine has cores for 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "many"])
+def test_other_numbers_are_refused(home: Path, tmp_path: Path, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert invoke(search(home, tmp_path / "run", "--workers", value)) == 2
+    assert "workers" in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
+def test_too_little_shared_memory_is_refused(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tracenas.scoring import pooled
+
+    monkeypatch.setattr(pooled.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000})())
+    assert invoke(search(home, tmp_path / "run", "--workers", "2")) == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "of shared memory" in line and "--shm-size" in line
