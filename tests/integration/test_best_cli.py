@@ -152,3 +152,48 @@ def test_what_cannot_be_answered_is_refused(
     assert "holds no run" in refused(capsys, ["best", str(home / "model"), "--params", "85%"])
     (run / "journal.jsonl").write_text("")
     assert "no candidate is measured yet" in refused(capsys, [*argv, "--params", "85%"])
+
+
+def proposals(run: Path) -> list[dict[str, Any]]:
+    return Journal(run / "proposals.jsonl").read()
+
+
+def test_further_candidates_are_proposed_under_the_budgets_and_remembered(
+    home: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = {name: (run / name).read_bytes() for name in ("journal.jsonl", "best.json", "summary.json", "start.json")}
+    argv = ["best", str(run), "--params", "75%", "--budget", "kv_cache=75%", "--out", str(tmp_path / "best.json")]
+    found = printed(capsys, [*argv, "--evaluations", "4"])
+    first = proposals(run)
+    known = {record["id"] for record in Journal(run / "journal.jsonl").read()}
+    assert len(first) == 4 and not known & {record["id"] for record in first}
+    limit = int(0.75 * json.loads((run / "summary.json").read_text())["base"]["params"])
+    assert all(r["params"] <= limit and cached(r) <= 0.75 * 512 and r["status"] == "ok" for r in first)
+    assert found["costs"]["params"] <= limit
+    assert found["score"] == max(record["score"] for record in first)
+    twin = Path(shutil.copytree(home / "run", tmp_path / "twin"))
+    printed(capsys, ["best", str(twin), *argv[2:6], "--evaluations", "4"])
+    assert [r["id"] for r in proposals(twin)] == [r["id"] for r in first]  # the journal decides
+    again = printed(capsys, [*argv, "--evaluations", "2"])
+    assert len({record["id"] for record in proposals(run)}) == 6 and again["score"] >= found["score"]
+    assert printed(capsys, argv)["id"] == again["id"]  # those that were measured go on counting
+    assert {name: (run / name).read_bytes() for name in kept} == kept
+    pruning = ["prune", str(home / "model"), "--arch", str(tmp_path / "best.json"), "--compensate", "auto"]
+    pruned = printed(capsys, [*pruning, "--out", str(tmp_path / "pruned")])
+    assert pruned["scored_loss"] == pytest.approx(again["loss"], abs=1e-4)
+
+
+def test_a_search_without_a_table_is_gone_on_with_by_a_regression(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = ["--data", str(home / "text.txt"), "--out", str(tmp_path / "phi"), "--proxy", "phi"]
+    printed(capsys, ["search", str(home / "model"), *data, *SETTINGS, *SMALL])
+    found = printed(capsys, ["best", str(tmp_path / "phi"), "--params", "75%", "--evaluations", "3"])
+    assert len(proposals(tmp_path / "phi")) == 3
+    assert found["score"] == max(record["score"] for record in proposals(tmp_path / "phi"))
+
+
+def test_evaluations_without_a_budget_are_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "evaluations needs a budget" in refused(capsys, ["best", str(run), "--evaluations", "3"])
+    assert "feasible" in refused(capsys, ["best", str(run), "--params", "1%", "--evaluations", "3"])
+    assert not (run / "proposals.jsonl").exists()

@@ -114,6 +114,7 @@ class BestOptions(TypedDict, total=False):
     context: int | None
     serve_batch: int
     outtype: str
+    evaluations: int
     out: str | Path | None
 
 

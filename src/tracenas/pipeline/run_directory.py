@@ -19,6 +19,7 @@ __all__ = [
     "CALIBRATION",
     "JOURNAL",
     "ORDERING",
+    "PROPOSALS",
     "SENSITIVITY",
     "SUMMARY",
     "holds_result",
@@ -29,6 +30,9 @@ __all__ = [
     "run_of",
     "starting",
 ]
+
+PROPOSALS = "proposals.jsonl"
+"""In a run directory: candidates that `tracenas best` has measured beside the search's, records as in the journal."""
 
 JOURNAL, BEST, SUMMARY = "journal.jsonl", "best.json", "summary.json"
 """What a search leaves: every candidate, the best one, and the figures of the whole."""

@@ -222,8 +222,10 @@ class FeasibleSet:
         reached, or does not fit. Of a plain space: cost ≥ lower.
         """
         if self.plain:
-            lower, limit = self.window
-            cost = self.cost(self.build(counts))
+            (lower, limit), measure = self.window, self.measures[0]
+            rows = zip(self.layers, counts, strict=True)
+            kept = (measure.of(spec, k) for la, row in rows for spec, k in zip(la.sub_blocks, row, strict=True))
+            cost = measure.outside + sum(kept)
             return (cost > limit) - (cost < lower)
         left = self.room - self.spent(counts)
         if (left < 0).any():

@@ -85,9 +85,34 @@ class Guided(Evolution[C]):
         self._measured: list[tuple[float, C]] = []
         self._surrogate: Surrogate | None = None
 
+    def know(self, scored: Sequence[tuple[float, C]], within: Callable[[C], bool]) -> None:
+        """Take scores of candidates under any budget: the model learns from all, those within this one have children.
+
+        Args:
+            within: whether a candidate meets the budget.
+        """
+        self._seen |= {candidate.id for _, candidate in scored}
+        super()._learn([(score, candidate) for score, candidate in scored if within(candidate)])
+        self._fit(scored)
+
+    def is_new(self, candidate: C) -> bool:
+        """Whether a candidate is not known yet."""
+        return candidate.id not in self._seen
+
+    def propose(self, rng: np.random.Generator) -> C | None:
+        """The most promising candidate that is not known yet; None if every draw is, or cannot meet the budget."""
+        for _ in range(self.settings.redraws + 1):
+            proposal = self._child(rng)
+            if proposal is not None and proposal.feasible and self.is_new(proposal.candidate):
+                return proposal.candidate
+        return None
+
     def _learn(self, scored: list[tuple[float, C]]) -> None:
         """As `Evolution`; fits the model again."""
         super()._learn(scored)
+        self._fit(scored)
+
+    def _fit(self, scored: Sequence[tuple[float, C]]) -> None:
         self._measured += [(score, c) for score, c in scored if math.isfinite(score)]
         self._measured.sort(key=lambda pair: -pair[0])
         better = self._measured[: max(FEWEST, len(self._measured) // 2)]

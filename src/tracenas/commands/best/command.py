@@ -17,8 +17,9 @@ from tracenas.journal import Journal
 from tracenas.models.checkpoints.source import open_source
 from tracenas.pipeline.budgets import Costs
 from tracenas.pipeline.refit.record import realisation_facts
-from tracenas.pipeline.run_directory import JOURNAL
-from tracenas.pipeline.target import resolve_target
+from tracenas.pipeline.run_directory import JOURNAL, PROPOSALS
+from tracenas.pipeline.target import PruningTarget, resolve_target
+from tracenas.reporting.progress import START, phase
 from tracenas.rundir import make_directory, provenance, read_json, write_json
 from tracenas.space.architecture import Architecture
 from tracenas.strategies.score import is_number
@@ -29,7 +30,7 @@ __all__ = ["best"]
 def best(config: BestConfig) -> BestFound:
     """The candidate with the best score among those that the run has measured to the end and that meet the budgets.
 
-    Reads the run's journal and the headers of its model; torch is not imported.
+    Reads the run's journal and the headers of its model; without `evaluations` torch is not imported.
 
     Raises:
         UserError: for a directory that is of no search, budgets that are none, and where no candidate meets them.
@@ -38,6 +39,8 @@ def best(config: BestConfig) -> BestFound:
     if config.out is not None:
         _check_out(config.out)
     journal = _Journal.of(run, config)
+    if config.evaluations:
+        journal.extend(config.budgets, config.evaluations)
     record, arch = journal.best(config.budgets)
     found = BestFound(run.path, arch, float(record["score"]), record.get("loss"), journal.costs.all(arch), config.out)
     if config.out is not None:
@@ -111,14 +114,36 @@ class _Journal:
 
     def _measured(self) -> Iterator[Mapping[str, Any]]:
         """Candidates with a score on all of the run's text: what racing stopped has an estimate of a part only."""
-        for number, record in enumerate(Journal(self.run.path / JOURNAL).read(), start=1):
-            if "arch" not in record or not (record.get("score") is None or is_number(record["score"])):
-                raise UserError(f"{self.run.path / JOURNAL}: line {number}: no candidate with its score")
-            if record.get("score") is not None and "stopped" not in record:
-                yield record
+        for file in (self.run.path / JOURNAL, self.run.path / PROPOSALS):
+            for number, record in enumerate(Journal(file).read(), start=1):
+                if "arch" not in record or not (record.get("score") is None or is_number(record["score"])):
+                    raise UserError(f"{file}: line {number}: no candidate with its score")
+                if record.get("score") is not None and "stopped" not in record:
+                    yield record
+
+    def extend(self, budgets: Mapping[str, str], count: int) -> None:
+        """Measure further candidates under these budgets.
+
+        Raises:
+            UserError: if nothing meets the budgets, and as `measure`.
+        """
+        if not budgets:
+            raise UserError("evaluations needs a budget that candidates are proposed under: --params or --budget")
+        space = self.costs.limited(budgets, self.search.tolerance)
+        came_to = {
+            name: value
+            for name, value in self.run.settings.items()
+            if name in type(self.search).model_fields and getattr(self.search, name) in (None, "auto")
+        }
+        config = self.search.model_copy(update={**came_to, "out": self.run.path})
+        known = [(float(record["score"]), self._architecture(record)) for record in self._measured()]
+        with phase(START):
+            from tracenas.commands.best.measuring import measure
+
+        measure(PruningTarget(self.costs.model.source, self.costs.model.blocks, space), config, known, count)
 
     def _architecture(self, record: Mapping[str, Any]) -> Architecture:
-        where = f"{self.run.path / JOURNAL}: {record.get('id')}"
+        where = f"{self.run.path}: candidate {record.get('id')}"
         return self.costs.space.validate(Architecture.from_json(record["arch"], where=where), where=where)
 
     def _nothing(self, ends: Mapping[str, tuple[int, int | None]]) -> str:
