@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from tracenas.families import Block
-from tracenas.models.functionals.loss import hidden_states, next_token_nll
+from tracenas.models.functionals.loss import next_token_nll
 from tracenas.models.surgery.supernet import bypass
 
-__all__ = ["final_states", "loss_behind"]
+__all__ = ["loss_behind"]
 
 
 def loss_behind(model: Any, blocks: Sequence[Block], tokens: Tensor, leaving: Sequence[Tensor]) -> float:
@@ -23,13 +23,6 @@ def loss_behind(model: Any, blocks: Sequence[Block], tokens: Tensor, leaving: Se
             current[0] = states
             total += float(next_token_nll(model, ids).sum(dtype=torch.float64))
     return total / (tokens.shape[0] * (tokens.shape[1] - 1))
-
-
-def final_states(model: Any, blocks: Sequence[Block], tokens: Tensor, leaving: Tensor) -> Tensor:
-    """What enters the head, [B, T, D], of hidden states behind the last block."""
-    with torch.no_grad(), ExitStack() as undo:
-        _handed_on(model, blocks, undo)[0] = leaving
-        return hidden_states(model, tokens)
 
 
 def _handed_on(model: Any, blocks: Sequence[Block], undo: ExitStack) -> list[Tensor]:

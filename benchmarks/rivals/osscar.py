@@ -20,12 +20,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from tracenas.families import Block, Key, present
+from tracenas.families import Block, Key, SubBlock, present
 from tracenas.models.surgery.ordering import dense_weight
 from tracenas.refits.gram import gram_matrices
 from tracenas.saliency.elimination import sweep
 
-__all__ = ["Layer", "error", "exchanged", "greedy", "layers"]
+__all__ = ["Layer", "error", "exchanged", "greedy", "layer_of", "layers"]
 
 SHARES = (8, 32)
 """What of the removed units is exchanged at a time: an eighth, then a thirty-second, then one."""
@@ -66,12 +66,22 @@ def layers(
     """Every output projection with the dense model's statistics, in forward order."""
     subs = dict(present(blocks))
     for key, gram in gram_matrices(model, blocks, tokens, micro_batch):
-        sub = subs[key]
-        gram.diagonal().add_(penalty(gram))
-        owner = torch.from_numpy(sub.output_projection.unit_ids(1, sub.spec.units))
-        columns = owner.argsort(stable=True)[(owner < 0).sum() :].view(sub.spec.units, -1)
-        weight = dense_weight(model, blocks[key[0]], sub.output_projection).double()
-        yield key, Layer(gram, weight, columns, sub.groups)
+        weight = dense_weight(model, blocks[key[0]], subs[key].output_projection)
+        yield key, layer_of(subs[key], gram, weight, penalty)
+
+
+def layer_of(sub: SubBlock, gram: Tensor, weight: Tensor, penalty: Callable[[Tensor], float | Tensor]) -> Layer:
+    """A sub-block's output projection.
+
+    Args:
+        gram: float64 [n, n]; the caller's to lose.
+        weight: W, [D, n].
+        penalty: what is added to the diagonal of the Gram matrix.
+    """
+    gram.diagonal().add_(penalty(gram))
+    owner = torch.from_numpy(sub.output_projection.unit_ids(1, sub.spec.units))
+    columns = owner.argsort(stable=True)[int((owner < 0).sum()) :].view(sub.spec.units, -1)
+    return Layer(gram, weight.double(), columns, sub.groups)
 
 
 def error(layer: Layer, inverse: Tensor, removed: Sequence[int]) -> float:
@@ -85,7 +95,7 @@ def greedy(layer: Layer, widths: Sequence[int]) -> list[int]:
     """Units in the order in which elimination takes them, step by step from one of `widths` to the next."""
     owner = torch.full((len(layer.moment),), -1)
     owner[layer.columns] = torch.arange(layer.units)[:, None]
-    swept = sweep(layer.moment, layer.weight.T.contiguous(), owner, widths, groups=layer.groups)
+    swept = sweep(layer.moment, layer.weight.T.to(torch.float64, copy=True), owner, widths, groups=layer.groups)
     return [int(u) for u in swept.order]
 
 

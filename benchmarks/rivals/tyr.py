@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rivals.osscar import Layer, greedy
+from rivals.osscar import Layer, greedy, layer_of
 from tracenas.families import Block, Key, SubBlock
 from tracenas.models.surgery.replacing import replace_parameter
 from tracenas.models.surgery.stepping import BlockRunner, Stop, watch
@@ -58,7 +58,6 @@ def local_stage(
     micro_batch: int,
     widths: Mapping[Key, Sequence[int]],
     penalty: Callable[[Tensor], float | Tensor],
-    report: Callable[[Key, Layer, Tensor], None] = lambda key, layer, mean: None,
 ) -> dict[Key, Levels]:
     """Every sub-block at its levels, the model as it was afterwards.
 
@@ -67,22 +66,19 @@ def local_stage(
         tokens: int64 [N, L] of the statistics.
         widths: levels of every sub-block, ascending.
         penalty: what is added to the diagonal of a Gram matrix.
-        report: told the problem of every sub-block, and W̄ in its place.
     """
     runner = BlockRunner(model, blocks)
     stream = runner.embed(tokens, micro_batch)
     found: dict[Key, Levels] = {}
     with ExitStack() as undo:
         for index, block in enumerate(blocks):
-            for sub in block.sub_blocks:
+            for sub in (s for s in block.sub_blocks if s.spec.units):
                 key = index, sub.spec.name
                 module = model.get_submodule(f"{block.path}.{sub.output}")
                 gram = _gram(runner, index, module, stream)
-                gram.diagonal().add_(penalty(gram))
-                layer = _layer(sub, gram, module.weight.detach())
+                layer = layer_of(sub, gram, module.weight.detach(), penalty)
                 found[key], mean = _levels(layer, sub, widths[key], module.weight.dtype)
                 replace_parameter(module, "weight", mean, undo)
-                report(key, layer, mean)
             runner.advance(index, stream)
     return found
 
@@ -100,12 +96,6 @@ def _gram(runner: BlockRunner, index: int, module: torch.nn.Module, stream: Sequ
             with suppress(Stop):
                 runner(index, hidden)
     return total.total()
-
-
-def _layer(sub: SubBlock, moment: Tensor, weight: Tensor) -> Layer:
-    owner = torch.from_numpy(sub.output_projection.unit_ids(1, sub.spec.units))
-    columns = owner.argsort(stable=True)[int((owner < 0).sum()) :].view(sub.spec.units, -1)
-    return Layer(moment, weight.double(), columns, sub.groups)
 
 
 def _levels(layer: Layer, sub: SubBlock, widths: Sequence[int], dtype: torch.dtype) -> tuple[Levels, Tensor]:
