@@ -37,6 +37,7 @@ __all__ = [
     "SearchEstimate",
     "SearchTime",
     "compensation_memory",
+    "forward_only",
     "in_passes",
     "measured_estimate",
     "pool_size",
@@ -186,10 +187,14 @@ def measured_estimate(
     """The estimate with this machine's rates, and the shape with the device and dtype that `auto` comes to."""
     from tracenas.benchmark.machine import measure_rates
     from tracenas.models.checkpoints.loading import pick_device, pick_dtype
+    from tracenas.pipeline.precision import may_halve
     from tracenas.threads import set_threads
 
     set_threads(threads)
     where, config, shape = pick_device(device), target.source.config, in_passes(shape, target)
+    parameters = target.space.parameters(target.space.base)
+    if forward_only(choice.needs) and may_halve(dtype, where, config, parameters, shape.tokens):
+        dtype = "bf16"
     number = pick_dtype(dtype, where)
     hidden, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
     rates = measure_rates(
@@ -225,6 +230,11 @@ def trace_rank(needs: frozenset[str], rank: int) -> int | None:
     if needs & {"weight_gradients", "steps"}:
         return 0
     return rank if "trace" in needs else None
+
+
+def forward_only(needs: frozenset[str]) -> bool:
+    """Whether proxies with these needs take no gradients, which bf16 would change more than losses."""
+    return trace_rank(needs, 1) is None
 
 
 def _per_candidate(choice: Choice, rank: int, shape: Shape, timed: Callable[[Shape], float]) -> float:

@@ -16,6 +16,7 @@ from tracenas.models.functionals.memory import within_memory
 from tracenas.models.surgery.ordering import Ordering
 from tracenas.pipeline.calibration import calibration_tokens, window_start
 from tracenas.pipeline.loading import load_model
+from tracenas.pipeline.precision import in_half_precision
 from tracenas.pipeline.refit import STATISTICS_TOKENS
 from tracenas.pipeline.refit.statistics import StoredGrams
 from tracenas.pipeline.refit.text import compensation_text, reserve_held_out
@@ -41,6 +42,7 @@ def open_session(
     hold_out: bool = False,
     sensitivity: Path | None = None,
     grams: StoredGrams | None = None,
+    half: bool = False,
 ) -> Session:
     """Load the model and its calibration; read `run`'s tokens and unit order where they are there, else make them.
 
@@ -50,6 +52,7 @@ def open_session(
         hold_out: store text there that refits can be compared on.
         sensitivity: table that saliencies which are predicted rises are read from, in place of measuring one.
         grams: where the pass that measures one puts its Gram matrices aside for refits.
+        half: whether dtype `auto` may come to bf16 on a CPU (`precision`).
     """
     threads = set_threads(config.threads)
     if data is None and (run is None or not (run / CALIBRATION).is_file()):
@@ -57,6 +60,9 @@ def open_session(
     loaded = load_model(target.source, config)
     with phase("read text"):
         tokens, start = _tokens(loaded, config, data, run)
+    if half:
+        parameters = target.space.parameters(target.space.base)
+        loaded = in_half_precision(target.source, config, loaded, parameters, tokens)
     micro_batch = config.batch or default_micro_batch(
         target.blocks,
         target.space.base,

@@ -12,6 +12,7 @@ from tracenas.models.functionals.perplexity import perplexity
 from tracenas.models.surgery.supernet import Realisation
 from tracenas.pipeline.session import Session
 from tracenas.reporting.progress import phase
+from tracenas.resident import give_back
 from tracenas.space.architecture import Architecture
 
 __all__ = ["compare_losses", "stored_dtypes", "verified_loss"]
@@ -51,6 +52,7 @@ def verified_loss(
     with phase("verify the checkpoint") as steps:
         check_written(net, arch, how, draft, dtype)
         loaded.release()
+        give_back()
         again = load(str(draft.path), device=device, dtype=loaded.dtype_name)
         loss = perplexity(again.model, session.tokens, session.micro_batch, report=steps.report).nll
     candidate = "the scored candidate's" if how is None else "the compensated candidate's"

@@ -23,7 +23,9 @@ from tracenas.pipeline.target import PruningTarget
 from tracenas.pipeline.verification import compare_losses, verified_loss
 from tracenas.refits.ridge import in_base_order
 from tracenas.reporting.progress import phase
+from tracenas.resident import give_back
 from tracenas.rundir import write_json
+from tracenas.saliency import PREDICTED_RISES
 from tracenas.space.architecture import Architecture
 
 __all__ = ["prune_by_method", "prune_to"]
@@ -55,7 +57,8 @@ def prune_by_method(target: PruningTarget, config: PruneConfig) -> Pruned:
     """The checkpoint of what a one-shot method makes of the budget."""
     with closing(StoredGrams(target.blocks)) as grams:
         kept = grams if config.compensate == "best" else None
-        session = open_session(target, config, data=config.data, sensitivity=config.sensitivity, grams=kept)
+        half = config.saliency in PREDICTED_RISES
+        session = open_session(target, config, data=config.data, sensitivity=config.sensitivity, grams=kept, half=half)
         return _prune_session(session, config)
 
 
@@ -126,6 +129,7 @@ def _write(
     trained = candidate.trained(session)
     net.restore()  # what is cut is in the base's order
     warn_of_tokenizer(loaded)
+    give_back()
     with phase("write the checkpoint"):
         draft = save_pruned(
             loaded.model,

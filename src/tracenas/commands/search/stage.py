@@ -16,6 +16,7 @@ from tracenas.config.usage import refits
 from tracenas.errors import UserError
 from tracenas.journal import Journal
 from tracenas.models.checkpoints.loading import pick_device
+from tracenas.pipeline.estimate import forward_only
 from tracenas.pipeline.one_shot import run_anchor
 from tracenas.pipeline.opening import open_session
 from tracenas.pipeline.refit.statistics import StoredGrams
@@ -25,6 +26,7 @@ from tracenas.pipeline.scoring import make_evaluator, make_racing
 from tracenas.pipeline.session import Session
 from tracenas.pipeline.starts import run_starts
 from tracenas.pipeline.target import PruningTarget
+from tracenas.proxies.combination import choose
 from tracenas.reporting.progress import SearchProgress, phase
 from tracenas.reporting.tracking.trackers import Trackers, tracked
 from tracenas.scoring.pooled import CandidateScorer, PooledScorer
@@ -86,6 +88,7 @@ def _search(
             hold_out=hold_out,
             sensitivity=config.sensitivity,
             grams=grams if refits(config) else None,
+            half=forward_only(choose(config.proxy).needs),
         )
         anchor = [run_anchor(session, config.init)] if config.init == "nirvana" else []
         starts = run_starts(session, config)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tracenas.models.functionals.loss import next_token_nll, predicted_tokens
 
-__all__ = ["Perplexity", "perplexity"]
+__all__ = ["Perplexity", "perplexity", "window_losses"]
 
 
 @dataclass(frozen=True)
@@ -68,3 +68,17 @@ def perplexity(
     count, length = windows.shape
     scored = count * predicted_tokens(model, length)
     return Perplexity(float(total) / scored, scored, (count, length))
+
+
+def window_losses(
+    model: Any, windows: Tensor, micro_batch: int = 1, *, report: Callable[[int, int], None] | None = None
+) -> Tensor:
+    """Mean loss of every window, nats per token, float64 [N] on the host; arguments as `perplexity`'s."""
+    device = next(iter(model.parameters())).device
+    losses: list[Tensor] = []
+    with torch.no_grad():
+        for batch in windows.split(micro_batch):
+            losses.append(next_token_nll(model, batch.to(device)).double().mean(dim=1).cpu())
+            if report is not None:
+                report(sum(map(len, losses)), len(windows))
+    return torch.cat(losses)

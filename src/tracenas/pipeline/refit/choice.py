@@ -154,6 +154,7 @@ def _best(
         tokens = refit.text.tokens
         aim, trials = choose_aim(refit.fit, refit.ridge, tokens, held_out.tokens)
         outputs = rounded(refit.fit(tokens, (aim,))[aim], stored)
+        refit.fit.forget()
         loss = held_out_loss(session, arch, held_out.tokens, FittedRealisation(outputs))
         if loss < min(losses.values()):
             best = refit, aim, trials, outputs

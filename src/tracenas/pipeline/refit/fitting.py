@@ -26,6 +26,7 @@ from tracenas.refits.realisation import CompensatedRealisation
 from tracenas.refits.ridge import FittedRealisation, ridge_outputs
 from tracenas.refits.sequential import sequential_outputs
 from tracenas.reporting.progress import phase
+from tracenas.resident import give_back
 from tracenas.saliency.sensitivity.moments import input_moments
 from tracenas.space.architecture import Architecture
 
@@ -170,6 +171,7 @@ def candidate_loss(
     if plain and arch in session.plain_losses:
         return session.plain_losses[arch]
     windows = session.tokens if tokens is None else tokens
+    give_back()
     with session.supernet().realise(arch, how) as model, phase("loss of the candidate") as steps:
         loss = perplexity(model, windows, session.micro_batch, report=steps.report).nll
     if plain:
@@ -292,6 +294,10 @@ class Fit:
         _LAST[net] = (request, tokens, fitted)
         return fitted
 
+    def forget(self) -> None:
+        """Drop what is kept of the last fit in this super-network."""
+        _LAST.pop(self.session.supernet(), None)
+
     def losses(
         self, aims: tuple[Aim, ...], tokens: torch.Tensor, held_out: torch.Tensor, until: int | None
     ) -> dict[Aim, float]:
@@ -307,6 +313,7 @@ class Fit:
 
     def _fitted(self, tokens: torch.Tensor, aims: tuple[Aim, ...], until: int | None) -> Mapping[Aim, Outputs]:
         net, batch, penalty = self.session.supernet(), self.session.micro_batch, PENALTIES[self.scale]
+        give_back()
         with phase(f"refit ({self.method})", _refittable(net)) as steps:
             if self.method == "sequential":
                 return sequential_outputs(
