@@ -31,8 +31,9 @@ from tracenas.reporting.progress import SearchProgress, phase
 from tracenas.reporting.tracking.trackers import Trackers, tracked
 from tracenas.scoring.pooled import CandidateScorer, PooledScorer
 from tracenas.scoring.raced import RacingEvaluator
+from tracenas.space.architecture import Architecture
 from tracenas.space.search_space import SearchSpace
-from tracenas.strategies import Progress, run_search
+from tracenas.strategies import Progress, SearchResult, Strategy, run_search
 
 __all__ = ["search_target"]
 
@@ -105,20 +106,8 @@ def _search(
     clock.go_on(journal.read(), reserved(session, config))
     _log.info("%s", _announced(config, strategy.planned, session))
     trackers.begin(resolved_settings(config.out, SearchConfig))
-    told = [report_generations(trackers, config, _limit(target.space)), on_generation]
-    with (
-        _scored_by(racing or evaluator, config, session.threads) as scorer,
-        _display(target.space, config.proxy, strategy.generations, clock, told) as on_event,
-    ):
-        result = run_search(
-            strategy,
-            scorer,
-            journal,
-            on_event=on_event,
-            on_generation=scorer.on_generation if isinstance(scorer, RacingEvaluator | PooledScorer) else None,
-            facts={"bos": searched.bos},
-            enough=clock.enough,
-        )
+    told = [report_generations(trackers, config, target.space.window[1]), on_generation]
+    result = _run(session, config, strategy, racing or evaluator, journal, clock, told, {"bos": searched.bos})
     if result.settled is not None:
         _log.info(
             "search: ended after %d of at most %d candidates: %s", len(result.records), strategy.planned, result.settled
@@ -127,6 +116,37 @@ def _search(
         resolve_settings(config, config.out, {"evaluations": len(result.records)})
     decide(session, config, evaluator, result)
     return searched.conclude(config, result)
+
+
+def _run(
+    session: Session,
+    config: SearchConfig,
+    strategy: Strategy[Architecture],
+    scores: CandidateScorer,
+    journal: Journal,
+    clock: SearchClock,
+    told: Sequence[Callable[[Progress], None] | None],
+    facts: Mapping[str, Any],
+) -> SearchResult[Architecture]:
+    """The strategy to its end, shown as it goes.
+
+    Args:
+        told: what is called after every generation.
+        facts: in every record of the journal.
+    """
+    with (
+        _scored_by(scores, config, session.threads) as scorer,
+        _display(session.space, config.proxy, strategy.generations, clock, told) as on_event,
+    ):
+        return run_search(
+            strategy,
+            scorer,
+            journal,
+            on_event=on_event,
+            on_generation=scorer.on_generation if isinstance(scorer, RacingEvaluator | PooledScorer) else None,
+            facts=facts,
+            enough=clock.enough,
+        )
 
 
 @contextmanager
