@@ -106,7 +106,7 @@ def _search(
     clock.go_on(journal.read(), reserved(session, config))
     _log.info("%s", _announced(config, strategy.planned, session))
     trackers.begin(resolved_settings(config.out, SearchConfig))
-    told = [report_generations(trackers, config, target.space.window[1]), on_generation]
+    told = [report_generations(trackers, config, _limit(target.space)), on_generation]
     result = _run(session, config, strategy, racing or evaluator, journal, clock, told, {"bos": searched.bos})
     if result.settled is not None:
         _log.info(
