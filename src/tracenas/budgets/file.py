@@ -15,7 +15,7 @@ from tracenas.budgets.kind import Counted, Kind, matrices, sub_block_of
 from tracenas.errors import UserError
 from tracenas.exporters.gguf.layouts import FileDraft, choose
 from tracenas.exporters.gguf.layouts.layout import ATTENTION_NAMES, MLP_NAMES
-from tracenas.exporters.gguf.model import Decoder, decoder_of
+from tracenas.exporters.gguf.model import FAMILIES, Decoder, decoder_of
 from tracenas.exporters.gguf.size import aligned, file_size, tensor_bytes, tensor_entry
 from tracenas.exporters.gguf.tokenizer import gguf_vocabulary
 from tracenas.exporters.gguf.weights import Array
@@ -91,6 +91,9 @@ def _family(model: Counted) -> LlamaLike:
         UserError: if llama.cpp has no such layout for it, or its own checkpoint has blocks that the file fills up.
     """
     family, name = model.source.family, model.source.name
+    if family.model_type not in FAMILIES:
+        accepted = ", ".join(FAMILIES)
+        raise UserError(f"budget file: no GGUF layout for the family '{family.model_type}'; accepted: {accepted}")
     if any(not sub.spec.units for block in model.blocks for sub in block.sub_blocks):
         raise UserError(f"budget file: {name} has blocks without attention or MLP, where the file may have zeros")
     _differing(model)
@@ -120,7 +123,8 @@ def _differing(model: Counted) -> FileDraft:
 def _metadata(model: Counted) -> dict[str, Any]:
     """The file's name and tokenizer, as `export` writes them."""
     source = model.source
-    if source.commit and not (source.path / "tokenizer.json").is_file():
+    elsewhere = source.commit or source.packed is not None
+    if elsewhere and not (source.path / "tokenizer.json").is_file():
         raise UserError(f"budget file: the tokenizer of {source.name}, which is part of the file, is not here yet")
     vocabulary = gguf_vocabulary(source.path, int(source.config["vocab_size"]), source.config)
     return {"general.name": Path(source.repo or source.name).resolve().name, **vocabulary.metadata}

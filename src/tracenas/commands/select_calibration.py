@@ -119,7 +119,8 @@ class Selected(Outcome):
         columns = ("calibration set", "held out", "second source")[: 1 + len(spread)]
         s = self.settings
         note = f"kept  {self.path} ({s['samples']} sequences of {s['seq_len']} tokens)"
-        return [Table(f"KL(dense ‖ {s['method']} at {s['params']}), nats per token", columns, rows, [note])]
+        size = s["params"] or ", ".join(f"{name} {limit}" for name, limit in s["budgets"].items())
+        return [Table(f"KL(dense ‖ {s['method']} at {size}), nats per token", columns, rows, [note])]
 
 
 def select_calibration(config: SelectCalibrationConfig) -> Selected:
@@ -152,6 +153,7 @@ def _select(config: SelectCalibrationConfig, target: PruningTarget) -> Selected:
     settings = {
         "method": config.method,
         "params": config.params,
+        "budgets": config.budgets,
         "samples": sets[0].shape[0],
         "seq_len": sets[0].shape[1],
         "held_out_sequences": [text.shape[0] for text in texts],
