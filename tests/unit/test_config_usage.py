@@ -40,6 +40,7 @@ IGNORED: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("SearchConfig", {**SEARCH, "proxy": "phi"}, {"ridge": 0.1}, "a refit"),
     ("SearchConfig", {**SEARCH, "proxy": "phi"}, {"prefer": "stock"}, "a mean over sequences"),
     ("SearchConfig", SEARCH, {"run_name": "n"}, "report-to"),
+    ("SearchConfig", SEARCH, {"smallest": "40%"}, "need front"),
     ("SearchConfig", SEARCH, {"context": 8}, "a budget of flops, memory"),
     ("SearchConfig", SEARCH, {"serve_batch": 2}, "a budget of memory"),
     ("PruneConfig", {**ONE_SHOT, "budget": "flops=80%"}, {"outtype": "f16"}, "a budget of file, kv_cache, memory"),

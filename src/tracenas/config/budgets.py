@@ -100,13 +100,19 @@ class BudgetConfig(SpaceConfig):
         """
         return named_budgets(self.budget, self.params)
 
+    @property
+    def leading(self) -> str | None:
+        """The budget that stands first whichever binds; None: the one that binds."""
+        return None
+
     @model_validator(mode="before")
     @classmethod
     def _units_of_the_cache(cls, values: Any) -> Any:
         """Where the KV cache counts, whole KV groups are attention's units, unless something else is asked for."""
         given = _listed(values.get("budget") or ()) if isinstance(values, dict) else ()
         if isinstance(given, tuple) and "kv_groups" not in values:
-            names = named_budgets(tuple(text for text in given if isinstance(text, str)))
+            names = [*named_budgets(tuple(text for text in given if isinstance(text, str)))]
+            names += [values["costs"]] if values.get("front") and values.get("costs") in BUDGETS else []
             if any(BUDGETS.get(name).caches for name in names):
                 return {**values, "kv_groups": True}
         return values

@@ -1,10 +1,12 @@
 """Settings of search, score, prune, run, report and demo."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from tracenas.budgets import BUDGETS
 from tracenas.config import fields
 from tracenas.config.accepted import Accepts
 from tracenas.config.budgets import BudgetConfig
@@ -39,10 +41,12 @@ class SearchConfig(EffortConfig, BudgetConfig, CalibrationConfig, TracedConfig, 
 
     needed: ClassVar[tuple[str, ...]] = ("params", "budget")
     wanted: ClassVar[tuple[str, ...]] = ("effort", "minutes", "deploy", "resume")
+    former: ClassVar[Mapping[str, str]] = {**StageConfig.former, "from": "smallest"}
     holds_out = True
 
     uses = (
         TRACED,
+        Use(("costs", "smallest"), "front", lambda c: c.front),
         Use(("mutation_width",), "strategy evolution", lambda c: "evolution" in _strategies(c)),
         Use(("crossover", "mutation_depth", "sigma"), "strategy evolution or guided", _evolves),
         Use(("init",), "strategy evolution or guided", lambda c: _evolves(c) or c.init == "nirvana"),
@@ -128,7 +132,27 @@ class SearchConfig(EffortConfig, BudgetConfig, CalibrationConfig, TracedConfig, 
         description="Number of processes that score candidates, each with --threads threads (default: the cores shared "
         "out); auto: as many as there are cores for; results do not depend on it. The model is in memory once.",
     )
+    front: bool = Field(
+        False,
+        description="Search all sizes at once, from smallest to the budget: every size's best is in the journal, and "
+        "`tracenas best` says which.",
+    )
+    costs: Annotated[str, Accepts(registered=BUDGETS.names)] = Field(
+        "params", description="What the front's sizes are counted in; its upper end is the budget of it, or 95%."
+    )
+    smallest: fields.Size = Field("50%", description="Lower end of the front, as a budget is given.")
     resume: bool = Field(False, description="Go on with an interrupted run in the directory.")
+
+    @property
+    def budgets(self) -> dict[str, str]:
+        """By name; with `front` what sizes are counted in comes first, and is 95% where nothing is said."""
+        found = super().budgets
+        return {self.costs: found.get(self.costs, "95%"), **found} if self.front else found
+
+    @property
+    def leading(self) -> str | None:
+        """What a front's sizes are counted in."""
+        return self.costs if self.front else None
 
     @model_validator(mode="after")
     def _check_budgets(self) -> Self:

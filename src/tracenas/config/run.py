@@ -1,7 +1,7 @@
 """Settings of run: those of a search, and a section for every further stage that is asked for."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
@@ -74,6 +74,12 @@ class RunConfig(SearchConfig):
     bench: dict[str, Any] | None = Field(
         None, description="Time base and checkpoints, with these settings of `tracenas bench`."
     )
+
+    @model_validator(mode="after")
+    def _check_front(self) -> Self:
+        if self.front:
+            raise UserError("front goes with `tracenas search`: a run prunes one architecture (then best, prune)")
+        return self
 
     @model_validator(mode="before")
     @classmethod

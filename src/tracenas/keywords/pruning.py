@@ -89,6 +89,9 @@ class SearchOptions(TracedKeywords, TrackedKeywords, EffortKeywords, Calibration
     prefer: Literal["loss", "stock"]
     race: Literal["auto", "on", "off"] | bool
     workers: int | Literal["auto"]
+    front: bool
+    costs: str
+    smallest: str | float
     resume: bool
 
 

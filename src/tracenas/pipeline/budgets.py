@@ -55,8 +55,11 @@ class Costs:
         exact = BUDGETS.get(name).exact
         return self.measure(name).total(self.space.layers, arch) if exact is None else exact(self.model, arch)
 
-    def limited(self, limits: Mapping[str, str], tolerance: float) -> SearchSpace:
+    def limited(self, limits: Mapping[str, str], tolerance: float, first: str | None = None) -> SearchSpace:
         """The space under these budgets, the one that binds in the uniform architecture first.
+
+        Args:
+            first: the one that comes first instead.
 
         Raises:
             UserError: for values that are none, and budgets that nothing meets.
@@ -73,7 +76,8 @@ class Costs:
         if uniform is None:
             return space
         spent = space.costs(uniform)
-        budgets.sort(key=lambda budget: -spent[budget.cost.name if budget.cost else "params"] / budget.limit)
+        names = {budget: budget.cost.name if budget.cost else "params" for budget in budgets}
+        budgets.sort(key=lambda budget: (names[budget] != first, -spent[names[budget]] / budget.limit))
         return replace(space, budget=budgets[0], further=tuple(budgets[1:]))
 
     def all(self, arch: Architecture, names: Iterable[str] | None = None) -> dict[str, int]:
@@ -104,4 +108,4 @@ def resolve_budgets(source: ModelSource, config: BudgetConfig) -> PruningTarget:
     if not config.budgets:
         return target
     costs = Costs.of(target, serving_of(source, config))
-    return replace(target, space=costs.limited(config.budgets, config.tolerance))
+    return replace(target, space=costs.limited(config.budgets, config.tolerance, config.leading))

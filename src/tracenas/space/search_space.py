@@ -51,6 +51,11 @@ class SearchSpace(FeasibleSet):
             ranges[measure.name] = (alone.cost(alone.smallest), alone.cost(alone.base))
         return ranges
 
+    def at(self, limit: int) -> "SearchSpace":
+        """The same space with another limit of its first budget."""
+        assert self.budget is not None
+        return replace(self, budget=replace(self.budget, limit=limit))
+
     def uniform(self) -> Architecture | None:
         """Equal retention ratios rounded down, the rest of the budget spread evenly (decision 7).
 

@@ -20,7 +20,7 @@ from tracenas.space.repair import fill
 from tracenas.space.search_space import SearchSpace
 from tracenas.strategies.knapsack import Floats, Item, Problem, Start, lagrangian_start, repaired
 
-__all__ = ["GAP", "TIME_LIMIT", "Solution", "Solved", "problem_in_space", "solve", "solve_space"]
+__all__ = ["GAP", "TIME_LIMIT", "Solution", "Solved", "bounds", "problem_in_space", "solve", "solve_space"]
 
 GAP = 3e-3
 """What may be left to be gained, relative to the cost: far less than predicted costs are wrong by. The start is within
@@ -227,18 +227,22 @@ def problem_in_space(space: SearchSpace, rises: Mapping[tuple[int, str], Sequenc
                 if costs.shape != (len(weights),):
                     raise ValueError(f"block {index}, {spec.name}: {len(weights)} levels, {costs.shape} costs")
                 items.append(Item(index, costs, weights, space.remains(index, spec)))
-    lower = np.zeros(len(space.room))
-    if space.budgets and space.plain:  # of several budgets, one is reached, whichever it is
-        lower[0] = max(0, space.window[0] - space.measures[0].outside)
     return Problem(
         tuple(items),
-        lower,
-        space.room,
+        *bounds(space),
         tuple(layer.stack for layer in space.layers),
         space.protected,
         space.min_depth,
         space.granularity == "block",
     )
+
+
+def bounds(space: SearchSpace) -> tuple[Floats, Floats]:
+    """`lower` and `upper` of a space's problem."""
+    lower = np.zeros(len(space.room))
+    if space.budgets and space.plain:  # of several budgets, one is reached, whichever it is
+        lower[0] = max(0, space.window[0] - space.measures[0].outside)
+    return lower, space.room
 
 
 def solve_space(

@@ -20,7 +20,7 @@ from tracenas.space.architecture import Architecture
 from tracenas.space.search_space import SearchSpace
 from tracenas.strategies.knapsack import Floats, Item, by_price
 from tracenas.strategies.posterior import Posterior, fit
-from tracenas.strategies.solver import problem_in_space
+from tracenas.strategies.solver import bounds, problem_in_space
 
 __all__ = ["Tabled"]
 
@@ -83,17 +83,27 @@ class Tabled:
         """It is to be measured: what it will tell is not worth asking again until then."""
         self.posterior = self.posterior.awaiting(self.features(arch), self._best)
 
-    def answer(self, rng: np.random.Generator) -> Architecture | None:
+    def gain(self, arch: Architecture, other: Architecture) -> float:
+        """What it is expected to gain on another."""
+        return self.posterior.improvement(self.features(arch), self.features(other))
+
+    def answer(self, rng: np.random.Generator | None, space: SearchSpace | None = None) -> Architecture | None:
         """The best architecture of one plausible table: the solver's answer under sampled multipliers (Thompson).
 
         What adds up over sub-blocks is solved, bypasses included; None where the solver finds nothing.
+
+        Args:
+            rng: None: of the expected table.
+            space: with other limits of the same budgets; None: those of this one.
         """
-        theta = self.posterior.sample(rng) / self.posterior.unit
+        drawn = self.posterior.mean if rng is None else self.posterior.sample(rng)
+        theta = drawn / self.posterior.unit
         items = [
             _scaled(item, max(multiplier, _LEAST), theta[len(self._slots) + kind])
             for item, multiplier, kind in zip(self.problem.items, theta, self._kind, strict=False)
         ]
-        levels = by_price(replace(self.problem, items=tuple(items)))
+        lower, upper = (self.problem.lower, self.problem.upper) if space is None else bounds(space)
+        levels = by_price(replace(self.problem, items=tuple(items), lower=lower, upper=upper))
         if levels is None:
             return None
         counts = [[0] * len(layer.sub_blocks) for layer in self.space.layers]

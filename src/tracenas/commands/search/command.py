@@ -7,6 +7,7 @@ from tracenas.commands.search.clock import SearchClock
 from tracenas.commands.search.result import SearchOutcome
 from tracenas.commands.search.settings import (
     check_starts,
+    front_end,
     resolve_search,
     sized,
     strategy_settings,
@@ -61,6 +62,8 @@ def search(
     planned = with_threads(sized(resolved))
     strategy_settings(planned)
     check_starts(planned)
+    if planned.front:
+        front_end(planned, target.space)
     _ = config.trackers  # those that are unknown or not installed are refused
     whole = {KIND: "search", **(run or {})}
     with run_directory(config.out, whole[KIND], config.resume) as begun:

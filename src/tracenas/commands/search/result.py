@@ -1,5 +1,6 @@
 """What `tracenas search` answers: the run directory and the best architecture."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,9 +55,17 @@ class SearchOutcome(Outcome):
             ("blocks kept", f"{sum(not layer.skip for layer in layers)} of {len(layers)}"),
             ("calibration loss", f"{loss} (base {base['loss']:.4f})"),
             ("evaluations", f"{s['evaluations']:,} in {s['seconds']:.1f} s"),
+            *([("front", _described(s["front"]))] if "front" in s else []),
             *([("ended", s["settled"]["said"])] if "settled" in s else []),
             *([("taken", s["selection"]["said"])] if "selection" in s else []),
             ("best architecture", str(self.best)),
             *([("weights", s["weights"])] if "weights" in s else []),
         ]
         return [Table(f"search of {s['model']}", ("", "value"), rows)]
+
+
+def _described(front: Mapping[str, Any]) -> str:
+    """How many architectures, and between what costs."""
+    members = front["members"]
+    ends = f"{members[0]['cost']:,} to {members[-1]['cost']:,} {front['cost']}"
+    return f"{len(members)} architectures, {ends}: tracenas best RUN --budget {front['cost']}=…"

@@ -3,6 +3,8 @@
 import logging
 from typing import Any, TypeVar
 
+from tracenas.budgets import BUDGETS
+from tracenas.budgets.sizes import parse_limit
 from tracenas.config import Effort, SearchConfig, parse_rank
 from tracenas.data.sources import is_tokens
 from tracenas.errors import UserError
@@ -12,11 +14,13 @@ from tracenas.pipeline.minutes import spend
 from tracenas.pipeline.target import PruningTarget, resolve_proxy
 from tracenas.proxies.combination import choose
 from tracenas.saliency.starts import SOLVED
+from tracenas.space.search_space import SearchSpace
 from tracenas.strategies import SearchSettings
 from tracenas.worker_pool import available_cores
 
 __all__ = [
     "check_starts",
+    "front_end",
     "resolve_search",
     "sized",
     "strategy_settings",
@@ -49,13 +53,43 @@ def resolve_search(config: C, source: ModelSource) -> C:
     if strategy == "auto":
         strategy = "evolution" if proxy == "phi" else "guided"
     update: dict[str, Any] = {"proxy": proxy, "strategy": strategy}
+    if config.front:
+        update |= _of_a_front(config)
+        strategy = update["strategy"]
     if init == "auto":
         guided = strategy == "guided" and config.model_copy(update={**update, "init": "start"}).starts
         init = "importance" if strategy == "evolution" else "start" if guided else "uniform"
     if config.patience is None:
-        goes_on = strategy != "guided" or not config.starts
+        goes_on = strategy != "guided" or not config.starts or config.front
         update["patience"] = 0 if goes_on else _PATIENCE
     return config.model_copy(update={**update, "init": init})
+
+
+def _of_a_front(config: SearchConfig) -> dict[str, Any]:
+    """What is not a front's to choose.
+
+    Raises:
+        UserError: for settings that go without one.
+    """
+    if config.strategy not in ("auto", "guided"):
+        raise UserError(f"front goes with strategy guided, not {config.strategy}")
+    if config.race == "on":
+        raise UserError("front goes without racing: candidates of other sizes are no bar; leave race out")
+    return {"strategy": "guided", "race": "off"}
+
+
+def front_end(config: SearchConfig, space: SearchSpace) -> int:
+    """The lower end of a front, in what its sizes are counted in.
+
+    Raises:
+        UserError: if it is none, nothing is so small, or it is not below the upper end.
+    """
+    smallest = parse_limit(config.costs, BUDGETS.get(config.costs), config.smallest, space.cost(space.base))
+    if smallest >= space.window[0]:
+        end = f"{smallest:,} is not below the front's upper end, {space.window[1]:,}"
+        raise UserError(f"smallest '{config.smallest}': {end}")
+    space.at(smallest).check_budget()
+    return smallest
 
 
 def sized(config: C, size: Effort | None = None) -> C:

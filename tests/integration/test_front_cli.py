@@ -1,0 +1,115 @@
+"""`tracenas search --front`, and `tracenas best` on its run, by the command line on a tiny model."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import save_tiny, save_words
+
+from tracenas.cli import invoke
+from tracenas.journal import Journal
+
+pytestmark = pytest.mark.integration
+
+SETTINGS = ["--samples", "4", "--seq-len", "32", "--threads", "1", "--channel-quantum", "8"]
+SMALL = ["--population", "8", "--elites", "2", "--iterations", "3", "--front", "--from", "60%"]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
+    """A tiny model of grouped queries, a text, and the run of a front."""
+    home = tmp_path_factory.mktemp("front")
+    save_tiny(home / "model", "llama", tokenizer)
+    save_words(home / "text.txt", 1500)
+    assert invoke([*search(home, home / "run"), *SMALL]) == 0
+    return home
+
+
+def search(home: Path, out: Path) -> list[str]:
+    return ["search", str(home / "model"), "--data", str(home / "text.txt"), "--out", str(out), *SETTINGS]
+
+
+def printed(capsys: pytest.CaptureFixture[str], argv: list[str]) -> dict[str, Any]:
+    capsys.readouterr()
+    assert invoke([*argv, "--json"]) == 0
+    result: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return result
+
+
+def refused(capsys: pytest.CaptureFixture[str], argv: list[str]) -> str:
+    capsys.readouterr()
+    assert invoke(argv) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert lines[-1].startswith("tracenas: ") and len(lines) == 1
+    return lines[0]
+
+
+def test_one_journal_holds_the_best_of_every_size(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    summary = json.loads((home / "run" / "summary.json").read_text())
+    base, front = summary["base"]["params"], summary["front"]
+    assert front["cost"] == "params" and summary["budget"]["limit"] == int(0.95 * base)
+    records = {r["id"]: r for r in Journal(home / "run" / "journal.jsonl").read()}
+    members = front["members"]
+    assert [m["cost"] for m in members] == sorted({m["cost"] for m in members})
+    assert [m["score"] for m in members] == sorted(m["score"] for m in members)
+    for member in members:
+        record = records[member["id"]]
+        assert (record["params"], record["score"]) == (member["cost"], member["score"])
+        better = [r for r in records.values() if r["params"] <= member["cost"] and r["score"] > member["score"]]
+        assert not better
+    assert front["hypervolume"] == sorted(front["hypervolume"]) and len(front["hypervolume"]) == 3
+    for share in (0.7, 0.85):
+        found = printed(capsys, ["best", str(home / "run"), "--params", f"{100 * share}%"])
+        fitting = [r for r in records.values() if r["params"] <= int(share * base)]
+        assert found["score"] == max(r["score"] for r in fitting)
+
+
+def test_any_point_of_it_is_pruned(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "point.json"
+    found = printed(capsys, ["best", str(home / "run"), "--params", "75%", "--out", str(out)])
+    argv = ["prune", str(home / "model"), "--arch", str(out), "--out", str(tmp_path / "m"), "--compensate", "auto"]
+    assert printed(capsys, argv)["scored_loss"] == pytest.approx(found["loss"], abs=1e-4)
+
+
+def test_a_front_is_gone_on_with(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = Path(shutil.copytree(home / "run", tmp_path / "run"))
+    whole = (run / "journal.jsonl").read_bytes().splitlines(keepends=True)
+    (run / "journal.jsonl").write_bytes(b"".join(whole[:11]))
+    for name in ("best.json", "summary.json"):
+        (run / name).unlink()
+    printed(capsys, ["resume", str(run)])
+
+    def timeless(lines: list[bytes]) -> list[dict[str, Any]]:
+        return [{**json.loads(line), "seconds": 0} for line in lines]
+
+    assert timeless((run / "journal.jsonl").read_bytes().splitlines()) == timeless(whole)
+    stored = [json.loads((at / "summary.json").read_text())["front"] for at in (home / "run", run)]
+    assert stored[0] == stored[1]
+
+
+def test_a_front_over_the_cache_beside_a_budget(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = [*search(home, tmp_path / "run"), *SMALL[:7], "--costs", "kv_cache", "--from", "40%", "--params", "90%"]
+    summary = printed(capsys, argv)
+    assert summary["front"]["cost"] == "kv_cache" and {"kv_cache", "params"} == summary["budgets"].keys()
+    costs = [member["cost"] for member in summary["front"]["members"]]
+    assert costs[0] < 0.7 * 512 and costs[-1] <= 0.95 * 512  # K and V of two groups, 8 wide, in 4 blocks of fp32
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--front", "--strategy", "evolution"], "front goes with strategy guided"),
+        (["--front", "--race", "on"], "front goes without racing"),
+        (["--front", "--from", "96%"], "is not below the front's upper end"),
+        (["--front", "--from", "1%"], "feasible"),
+        (["--front", "--costs", "parms"], "unknown budget 'parms': did you mean 'params'?"),
+        (["--params", "80%", "--from", "40%"], "need front"),
+    ],
+)
+def test_what_is_no_front_is_refused(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    assert message in refused(capsys, [*search(home, tmp_path / "out"), *options])
+    assert not (tmp_path / "out").exists() or not any((tmp_path / "out").iterdir())
