@@ -37,6 +37,7 @@ from tracenas.models.surgery.supernet import Supernet
 from tracenas.refits.aim import Aim
 from tracenas.refits.gram_sum import GramSum
 from tracenas.refits.ridge import FittedRealisation, Penalty, solve, strength
+from tracenas.resident import give_back
 from tracenas.space.architecture import Architecture, Layer
 
 __all__ = ["sequential_outputs"]
@@ -96,6 +97,7 @@ def sequential_outputs(
                 if sub.spec.units and kept and not sub.stacked:
                     fitted[aim][index, sub.spec.name] = block.fit(sub, aim, penalty)
             block.advance(pruned)
+        give_back()
     report(len(layers), len(layers))
     return fitted
 

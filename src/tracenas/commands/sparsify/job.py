@@ -17,15 +17,20 @@ from tracenas.models.checkpoints.source import ModelSource
 from tracenas.models.functionals.perplexity import perplexity
 from tracenas.pipeline.calibration import calibration_tokens
 from tracenas.pipeline.loading import load_model
+from tracenas.pipeline.precision import in_half_precision
 from tracenas.reporting.progress import phase
 from tracenas.saliency.gradients import KINDS, GradientStore, write_gradients
 from tracenas.saliency.masks import Sparsity
 from tracenas.saliency.unstructured import Metric
 from tracenas.threads import set_threads
 
-__all__ = ["Job", "open_job", "sparsity_calibration"]
+__all__ = ["LOSS_SEQUENCES", "Job", "open_job", "sparsity_calibration"]
 
 DEFAULT_SAMPLES = 128
+
+
+LOSS_SEQUENCES = 16
+"""Of the calibration, that the loss before and after is told of: all of it would take as long as the pruning."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +61,12 @@ class Job:
 
     @property
     def loss(self) -> float | None:
-        """On the calibration, nats per token; None without calibration."""
+        """On the first sequences of the calibration, nats per token; None without calibration."""
         if self.config.data is None:
             return None
         with phase("calibration loss") as steps:
-            return perplexity(self.loaded.model, self.tokens, self.micro_batch, report=steps.report).nll
+            tokens = self.tokens[:LOSS_SEQUENCES]
+            return perplexity(self.loaded.model, tokens, self.micro_batch, report=steps.report).nll
 
 
 @contextmanager
@@ -72,6 +78,9 @@ def open_job(config: SparsifyConfig, source: ModelSource, target: Sparsity, metr
     if config.data is not None:
         with phase("read text"):
             tokens = sparsity_calibration(loaded, config, config.data).to(loaded.device)
+        if not metric.needs & {"gradient", "gradient_rms"} and config.ratios != "search":
+            unpruned = source.space()
+            loaded = in_half_precision(source, config, loaded, unpruned.parameters(unpruned.base), tokens)
         micro_batch = config.batch or default_micro_batch(tokens.shape[1])
     gradients = None
     with ExitStack() as stack:
