@@ -86,7 +86,7 @@ class StageConfig(BaseModel):
     dtype: fields.Dtype = Field(
         "auto",
         description="Number format of the computation, torch's names included; auto: bf16 on a GPU, fp32 on a CPU "
-        "(search, sparsify, prune by fisher and mlp: bf16 where the processor multiplies it faster and the loss stays).",
+        "(search, sparsify, prune by fisher and mlp: bf16 where it is faster there and the loss stays).",
     )
     threads: int | None = Field(None, ge=1, description="CPU threads that torch uses; default: torch's own choice.")
     trust_remote_code: bool = Field(False, description="Run Python code that the model's repository ships.")

@@ -20,7 +20,7 @@ so that every token counts as it does in the stream, and a feature of next to no
 cannot fill.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
@@ -86,19 +86,37 @@ def sequential_outputs(
     layers = arch.layers[:until]
     for index, layer in enumerate(layers):
         report(index, len(layers))
-        before = list(dense)
-        outputs, contributions = _advance_dense(net, runner, index, dense)
-        if layer.skip:
-            continue
-        for aim, pruned in streams.items():
-            gaps = [(d - p).flatten(0, -2) for d, p in zip(before, pruned, strict=True)] if aim.drift else None
-            block = _BlockFit(net, runner, layer, _BlockTargets(index, list(pruned), gaps, outputs, contributions))
-            for sub, kept in within(net.blocks[index], layer):
-                if sub.spec.units and kept and not sub.stacked:
-                    fitted[aim][index, sub.spec.name] = block.fit(sub, aim, penalty)
-            block.advance(pruned)
+        for aim, weights in _fit_block(net, runner, index, layer, dense, streams, penalty).items():
+            fitted[aim] |= weights
         give_back()
     report(len(layers), len(layers))
+    return fitted
+
+
+def _fit_block(
+    net: Supernet,
+    runner: BlockRunner,
+    index: int,
+    layer: Layer,
+    dense: list[Tensor],
+    streams: Mapping[Aim, list[Tensor]],
+    penalty: Penalty,
+) -> dict[Aim, dict[Key, Tensor]]:
+    """Refit a block for every aim, and move the dense stream and those of the aims over it."""
+    before = list(dense)
+    outputs, contributions = _advance_dense(net, runner, index, dense)
+    fitted: dict[Aim, dict[Key, Tensor]] = {}
+    if layer.skip:
+        return fitted
+    for aim, pruned in streams.items():
+        ahead = before if aim.drift else None
+        block = _BlockFit(net, runner, layer, _BlockTargets(index, list(pruned), ahead, outputs, contributions))
+        fitted[aim] = {
+            (index, sub.spec.name): block.fit(sub, aim, penalty)
+            for sub, kept in within(net.blocks[index], layer)
+            if sub.spec.units and kept and not sub.stacked
+        }
+        block.advance(pruned)
     return fitted
 
 
@@ -109,14 +127,14 @@ class _BlockTargets:
     Args:
         index: of the block.
         inputs: the pruned stream in front of the block, [B, T, D].
-        gaps: dense minus pruned stream in front of the block, [B · T, D]; None if d is 0.
+        dense: the dense stream in front of the block, [B, T, D]; None if d is 0.
         outputs: of every sub-block's output projection in the dense model, [B · T, D].
         contributions: what these add to the dense stream: the same, or what the norm behind them makes of it.
     """
 
     index: int
     inputs: list[Tensor]
-    gaps: list[Tensor] | None
+    dense: list[Tensor] | None
     outputs: dict[str, list[Tensor]]
     contributions: dict[str, list[Tensor]]
 
@@ -260,9 +278,9 @@ class _BlockFit:
 
     def _lacking(self, earlier: list[SubBlock], seen: dict[str, Tensor], aim: Aim) -> Tensor | None:
         """d times what the pruned stream lacks in front of a sub-block, [B · T, D]; None if d is 0."""
-        if self.targets.gaps is None:
+        if self.targets.dense is None:
             return None
-        gap = self.targets.gaps[self._place]
+        gap = (self.targets.dense[self._place] - self.targets.inputs[self._place]).flatten(0, -2)
         gap = gap.to(torch.promote_types(gap.dtype, torch.float32))
         for sub in earlier:
             name = sub.spec.name
