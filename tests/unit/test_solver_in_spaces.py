@@ -14,6 +14,7 @@ from tracenas.errors import UserError
 from tracenas.space import Budget, SearchSpace
 from tracenas.space.costs import Cost, sub_blocks
 from tracenas.space.exclusion import kept_whole
+from tracenas.strategies.knapsack import by_price
 from tracenas.strategies.solver import GAP, problem_in_space, solve_space
 
 
@@ -94,6 +95,19 @@ def test_two_budgets_at_once() -> None:
     count = lambda found: sum(layer["heads"] for layer in found.architecture.layers)  # noqa: E731
     assert count(free) > 30 >= count(tight) and tight.rise > free.rise
     assert alone.rise <= free.rise
+
+
+def test_prices_of_several_budgets_are_near_the_solver_where_one_of_them_is_slack_in_mlps() -> None:
+    """Priced all alike, what the cache's budget does not count would be narrowed with it."""
+    whole = space(0.75, layers=12, channels=1024)
+    cache = Cost("heads", "heads", 0, lambda s, k: k if s.name == "attention" else 0)
+    for seed in range(4):
+        both = replace(whole, further=(Budget(60, cost=cache),))
+        problem = problem_in_space(both, convex(both, seed))
+        levels = by_price(problem)
+        assert levels is not None and problem.within(levels)
+        best = solve_space(both, convex(both, seed)).rise
+        assert problem.cost(levels) <= 1.1 * best
 
 
 def test_what_a_deployment_keeps_is_not_bypassed_alone() -> None:

@@ -10,7 +10,7 @@ With multipliers μ ≥ 0 of the upper limits the blocks fall apart:
 What attains the minimum, moved into the budgets by single levels and filled up, is the start. No torch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -20,6 +20,9 @@ import numpy.typing as npt
 __all__ = ["Item", "Problem", "Start", "by_price", "lagrangian_start", "repaired"]
 
 Floats = npt.NDArray[np.float64]
+
+_ROUNDS = 3
+"""Turns in which several budgets get their prices."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,11 @@ class Problem:
         limits = {stack: present.count(stack) - 1 for stack in set(present)}
         return {**limits, "*": len(present) - self.min_depth}
 
+    @cached_property
+    def spread(self) -> float:
+        """What all costs can differ by, together."""
+        return sum(float(np.ptp(item.costs)) for item in self.items)
+
     def cost(self, levels: Sequence[int]) -> float:
         """Of a choice."""
         return float(sum(item.costs[level] for item, level in zip(self.items, levels, strict=True)))
@@ -117,26 +125,55 @@ def lagrangian_start(problem: Problem, multipliers: Floats) -> Start:
 
 
 def by_price(problem: Problem, halvings: int = 30) -> tuple[int, ...] | None:
-    """A good choice in milliseconds: the lowest price of all budgets alike whose best levels meet them, filled up.
+    """A good choice in milliseconds: the lowest prices whose best levels meet the budgets, filled up.
 
-    For one budget this is the Lagrangian start at the dual of the relaxation. None where no price leads to a choice.
+    For one budget this is the Lagrangian start at the dual of the relaxation. Several get their prices in turns, each
+    the lowest at which its own is met under the prices of the others, so that what does not bind costs nothing. None
+    where no price leads to a choice.
 
     Args:
-        halvings: of the interval in which the price is looked for.
+        halvings: of the interval in which a price is looked for; a third of them for each of several.
     """
-    scale = 1.0 / np.maximum(np.abs(problem.upper), 1.0)
+    count = len(problem.upper)
+    prices = np.zeros(count)
+    for _ in range(1 if count == 1 else _ROUNDS):
+        for budget in range(count):
+            prices[budget] = _lowest(problem, prices, budget, halvings if count == 1 else halvings // 3)
+    if count > 1:  # the last prices are of the last budget: what they leave exceeded is met by raising all alike
+        prices *= _factor(problem, prices, halvings // 3)
+    return lagrangian_start(problem, prices).levels
+
+
+def _lowest(problem: Problem, prices: Floats, budget: int, halvings: int) -> float:
+    """The lowest price of one budget at which it is met, beside the prices of the others."""
+    scale = 1.0 / max(abs(float(problem.upper[budget])), 1.0)
 
     def fits(price: float) -> bool:
-        return bool((problem.weight(_relaxed(problem, price * scale)[0]) <= problem.upper).all())
+        tried = prices.copy()
+        tried[budget] = price * scale
+        return bool(problem.weight(_relaxed(problem, tried)[0])[budget] <= problem.upper[budget])
 
-    spread = sum(float(np.ptp(item.costs)) for item in problem.items)
-    low, high = 0.0, spread or 1.0
-    while not fits(high) and high < 1e6 * (spread or 1.0):
+    return _smallest(fits, problem.spread, halvings) * scale
+
+
+def _factor(problem: Problem, prices: Floats, halvings: int) -> float:
+    """By how much prices are to be raised for every budget to be met; 1 where they are."""
+
+    def fits(excess: float) -> bool:
+        return bool((problem.weight(_relaxed(problem, (1 + excess) * prices)[0]) <= problem.upper).all())
+
+    return 1.0 if fits(0.0) else 1 + _smallest(fits, 1.0, halvings)
+
+
+def _smallest(fits: Callable[[float], bool], guess: float, halvings: int) -> float:
+    """The smallest number at which something holds that goes on holding above it."""
+    low, high = 0.0, guess or 1.0
+    while not fits(high) and high < 1e6 * (guess or 1.0):
         low, high = high, 4 * high
     for _ in range(halvings):
         middle = (low + high) / 2
         low, high = (low, middle) if fits(middle) else (middle, high)
-    return lagrangian_start(problem, high * scale).levels
+    return high
 
 
 def _relaxed(problem: Problem, multipliers: Floats) -> tuple[list[int], float]:
