@@ -1,6 +1,9 @@
-"""Memory to serve with: weights + KV cache of all sequences + logits.
+"""Memory to serve with: weights + KV cache of all sequences + what the runtime holds beside them.
 
     bytes = weights as stored + sequences · context · KV cache per token + sequences · vocabulary · 4
+
+and for quantised weights, which llama.cpp serves, the buffer that it computes in: of 512 tokens of a prompt at a time
+the logits and the residual stream in float32, 512 · (vocabulary + hidden) · 4 (with flash attention, its default).
 
 Sequences are `--serve-batch`. The last term is the logits of the next tokens in float32, the largest that a step of
 decoding computes. A long prompt that is read in one pass needs more for its activations; serving programs read it in
@@ -17,11 +20,14 @@ from tracenas.space.sub_block import SubBlockSpec
 
 __all__ = ["MEMORY"]
 
+_PROMPT = 512
+"""Tokens of a prompt that llama.cpp computes at once (`--ubatch-size`)."""
+
 
 def _memory(model: Counted) -> Cost:
     serving, config = model.serving, model.source.config
     cached = serving.batch * serving.context * serving.cache_element
-    logits = 4 * serving.batch * int(config["vocab_size"])
+    runtime = 4 * serving.batch * int(config["vocab_size"])
     if serving.stored in ELEMENT:
         element = ELEMENT[serving.stored]
 
@@ -36,11 +42,13 @@ def _memory(model: Counted) -> Cost:
             return _quantised(found(spec), kept, serving.stored) if kept else 0
 
         outside = _quantised_outside(model)
+        at_once = min(_PROMPT, serving.batch * serving.context)
+        runtime += 4 * at_once * (int(config["vocab_size"]) + int(config["hidden_size"]))
 
     def of(spec: SubBlockSpec, kept: int) -> int:
         return weights(spec, kept) + cached * spec.cache(kept)
 
-    return Cost("memory", "bytes of memory", outside + logits, of)
+    return Cost("memory", "bytes of memory", outside + runtime, of)
 
 
 def _quantised(sub: SubBlock, kept: int, stored: str) -> int:
