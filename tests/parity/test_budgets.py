@@ -1,6 +1,7 @@
 """Costs that budgets count, against models and files of the same architecture."""
 
 import json
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from gguf_cases import checkpoint
 from tiny import OWN, tiny_model
 from torch.utils.flop_counter import FlopCounterMode
 
-from tracenas.budgets import Counted, Serving
+from tracenas.budgets import BUDGETS, Counted, Serving
 from tracenas.exporters.gguf import export_gguf
 from tracenas.families import FAMILIES, Options
 from tracenas.models.checkpoints.loading import load
@@ -58,6 +59,16 @@ def test_a_models_costs_are_what_torch_counts(family: str, tmp_path: Path) -> No
     weights = sum(p.numel() * p.element_size() for p in parameters.values())
     assert found["memory"] == weights + cached + logits
     assert model.exactly("params", base) == model.space.parameters(base)
+
+
+@pytest.mark.parametrize("stored", ["bf16", "q8_0"])
+def test_worker_processes_can_be_given_every_cost(stored: str, tmp_path: Path) -> None:
+    model = costs(checkpoint(tmp_path / "model", "llama", [(4, 96)] * 4), Serving(8, stored=stored))
+    for name in BUDGETS:
+        cost = model.measure(name)
+        sent = ForkingPickler.loads(bytes(ForkingPickler.dumps(cost)))
+        space, base = model.space, model.space.base
+        assert sent.total(space.layers, base) == cost.total(space.layers, base) > 0
 
 
 def test_experts_that_a_token_is_not_routed_to_are_not_active(tmp_path: Path) -> None:

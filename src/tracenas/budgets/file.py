@@ -11,7 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from tracenas.budgets.kind import Counted, Kind, matrices, sub_block_of
+from tracenas.budgets.kind import Counted, Kind, SubBlocks, found, matrices, sub_blocks
 from tracenas.errors import UserError
 from tracenas.exporters.gguf.layouts import FileDraft, choose
 from tracenas.exporters.gguf.layouts.layout import ATTENTION_NAMES, MLP_NAMES
@@ -52,31 +52,54 @@ class _Shapes:
         raise RuntimeError(f"{name}: only its shape is known")
 
 
-def _file(model: Counted) -> Cost:
-    family, hidden = _family(model), int(model.source.config["hidden_size"])
-    found, stored, depth = sub_block_of(model.blocks), model.serving.stored, len(model.blocks)
-    block = f"blk.{depth - 1}."
+@dataclass(frozen=True)
+class _Blocks:
+    """What the tensors of a block take in the file; its name is as long as the last block's.
 
-    def tensor(name: str, shape: tuple[int, ...]) -> int:
-        return tensor_entry(f"{block}{name}", len(shape)) + aligned(tensor_bytes(shape, stored))
+    Args:
+        norm: parameters of a norm.
+    """
 
-    def of(spec: SubBlockSpec, kept: int) -> int:
+    family: LlamaLike
+    depth: int
+    norm: int
+    head_dim: int
+    stored: str
+    known: SubBlocks
+
+    def of(self, spec: SubBlockSpec, kept: int) -> int:
+        """Of a sub-block at a width."""
         if not kept:
             return 0
         attention = spec.name == "attention"
-        norms = family.attention_norms if attention else family.mlp_norms
-        size = len(norms) * tensor(f"{_NORM}.weight", (hidden,))
-        if attention and family.qk_norm:
-            size += 2 * tensor("attn_q_norm.weight", (_head_dim(model.source.config),))
-        for matrix, rows, columns in matrices(found(spec), kept):
-            size += tensor(f"{_NAMES[matrix.path]}.weight", (rows, columns))
-            size += tensor(f"{_NAMES[matrix.path]}.bias", (rows,)) if matrix.bias else 0
+        norms = self.family.attention_norms if attention else self.family.mlp_norms
+        size = len(norms) * self._tensor(f"{_NORM}.weight", (self.norm,))
+        if attention and self.family.qk_norm:
+            size += 2 * self._tensor("attn_q_norm.weight", (self.head_dim,))
+        for matrix, rows, columns in matrices(found(spec, self.known), kept):
+            size += self._tensor(f"{_NAMES[matrix.path]}.weight", (rows, columns))
+            size += self._tensor(f"{_NAMES[matrix.path]}.bias", (rows,)) if matrix.bias else 0
         return size
 
+    def _tensor(self, name: str, shape: tuple[int, ...]) -> int:
+        entry = tensor_entry(f"blk.{self.depth - 1}.{name}", len(shape))
+        return entry + aligned(tensor_bytes(shape, self.stored))
+
+
+def _file(model: Counted) -> Cost:
+    config, stored = model.source.config, model.serving.stored
+    blocks = _Blocks(
+        _family(model),
+        len(model.blocks),
+        int(config["hidden_size"]),
+        _head_dim(config),
+        stored,
+        sub_blocks(model.blocks),
+    )
     draft = _differing(model)
     outer = tuple(tensor for tensor in draft.tensors if not tensor.name.startswith("blk."))
     outside = file_size(replace(draft, tensors=outer), _metadata(model), stored) + _SLACK
-    return Cost("file", "bytes of GGUF file", outside, of)
+    return Cost("file", "bytes of GGUF file", outside, blocks.of)
 
 
 def _exact(model: Counted, arch: Architecture) -> int:

@@ -5,6 +5,8 @@ norms, activations and the softmax are left out. A prefill of so many tokens cos
 which counts what the causal mask hides, too.
 """
 
+from functools import partial
+
 from tracenas.budgets.kind import Counted, Kind
 from tracenas.space.costs import Cost
 from tracenas.space.sub_block import SubBlockSpec
@@ -13,12 +15,12 @@ __all__ = ["FLOPS"]
 
 
 def _flops(model: Counted) -> Cost:
-    context = model.serving.context
+    head = 2 * model.source.family.head_weights(model.source.config)
+    return Cost("flops", "FLOPs per token", head, partial(_flops_of, context=model.serving.context))
 
-    def of(spec: SubBlockSpec, kept: int) -> int:
-        return round(spec.flops_at(kept, context))
 
-    return Cost("flops", "FLOPs per token", 2 * model.source.family.head_weights(model.source.config), of)
+def _flops_of(spec: SubBlockSpec, kept: int, *, context: int) -> int:
+    return round(spec.flops_at(kept, context))
 
 
 FLOPS = Kind(_flops, "FLOPs of a token", reads=("context",))

@@ -10,7 +10,18 @@ from tracenas.space.architecture import Architecture
 from tracenas.space.costs import Cost
 from tracenas.space.sub_block import SubBlockSpec
 
-__all__ = ["ELEMENT", "STORED", "Counted", "Kind", "Serving", "matrices", "stored_as", "sub_block_of"]
+__all__ = [
+    "ELEMENT",
+    "STORED",
+    "Counted",
+    "Kind",
+    "Serving",
+    "SubBlocks",
+    "found",
+    "matrices",
+    "stored_as",
+    "sub_blocks",
+]
 
 STORED = ("f32", "f16", "bf16", "q8_0")
 """What matrices may be stored in, in the words of `tracenas export`."""
@@ -93,12 +104,18 @@ def stored_as(source: ModelSource) -> str:
     return found or _OF_CONFIG.get(str(named).removeprefix("torch."), "f32" if local else "bf16")
 
 
-def sub_block_of(blocks: Sequence[Block]) -> Callable[[SubBlockSpec], SubBlock]:
-    """The matrices of a sub-block by what the search space knows of it."""
-    known: Mapping[SubBlockSpec, SubBlock] = {
-        replace(sub.spec, quantum=1): sub for block in blocks for sub in block.sub_blocks
-    }
-    return lambda spec: known[replace(spec, quantum=1)]
+SubBlocks = Mapping[SubBlockSpec, SubBlock]
+"""The matrices of sub-blocks by what a search space knows of them, whatever their quanta (`found`)."""
+
+
+def sub_blocks(blocks: Sequence[Block]) -> SubBlocks:
+    """Of a model."""
+    return {replace(sub.spec, quantum=1): sub for block in blocks for sub in block.sub_blocks}
+
+
+def found(spec: SubBlockSpec, known: SubBlocks) -> SubBlock:
+    """The matrices of a sub-block."""
+    return known[replace(spec, quantum=1)]
 
 
 def matrices(sub: SubBlock, kept: int) -> Iterator[tuple[Projection, int, int]]:

@@ -10,9 +10,10 @@ decoding computes. A long prompt that is read in one pass needs more for its act
 pieces.
 """
 
+from functools import partial
 from math import prod
 
-from tracenas.budgets.kind import ELEMENT, Counted, Kind, matrices, sub_block_of
+from tracenas.budgets.kind import ELEMENT, Counted, Kind, SubBlocks, found, matrices, sub_blocks
 from tracenas.exporters.gguf.size import tensor_bytes
 from tracenas.families import SubBlock
 from tracenas.space.costs import Cost
@@ -20,6 +21,7 @@ from tracenas.space.sub_block import SubBlockSpec
 
 __all__ = ["MEMORY"]
 
+_UNIT = "bytes of memory"
 _PROMPT = 512
 """Tokens of a prompt that llama.cpp computes at once (`--ubatch-size`)."""
 
@@ -30,25 +32,20 @@ def _memory(model: Counted) -> Cost:
     runtime = 4 * serving.batch * int(config["vocab_size"])
     if serving.stored in ELEMENT:
         element = ELEMENT[serving.stored]
+        outside, of = element * model.outside, partial(_of, element=element, cached=cached)
+        return Cost("memory", _UNIT, outside + runtime, of)
+    at_once = min(_PROMPT, serving.batch * serving.context)
+    runtime += 4 * at_once * (int(config["vocab_size"]) + int(config["hidden_size"]))
+    quantised = partial(_of_quantised, stored=serving.stored, cached=cached, known=sub_blocks(model.blocks))
+    return Cost("memory", _UNIT, _quantised_outside(model) + runtime, quantised)
 
-        def weights(spec: SubBlockSpec, kept: int) -> int:
-            return element * spec.parameters(kept)
 
-        outside = element * model.outside
-    else:
-        found = sub_block_of(model.blocks)
+def _of(spec: SubBlockSpec, kept: int, *, element: int, cached: int) -> int:
+    return element * spec.parameters(kept) + cached * spec.cache(kept)
 
-        def weights(spec: SubBlockSpec, kept: int) -> int:
-            return _quantised(found(spec), kept, serving.stored) if kept else 0
 
-        outside = _quantised_outside(model)
-        at_once = min(_PROMPT, serving.batch * serving.context)
-        runtime += 4 * at_once * (int(config["vocab_size"]) + int(config["hidden_size"]))
-
-    def of(spec: SubBlockSpec, kept: int) -> int:
-        return weights(spec, kept) + cached * spec.cache(kept)
-
-    return Cost("memory", "bytes of memory", outside + runtime, of)
+def _of_quantised(spec: SubBlockSpec, kept: int, *, stored: str, cached: int, known: SubBlocks) -> int:
+    return _quantised(found(spec, known), kept, stored) + cached * spec.cache(kept) if kept else 0
 
 
 def _quantised(sub: SubBlock, kept: int, stored: str) -> int:
