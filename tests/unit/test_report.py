@@ -70,6 +70,15 @@ def test_a_text_on_this_machine_is_called_by_its_name(tmp_path: Path) -> None:
     assert "Perplexity on held-out.txt (65,408 tokens)" in page.text and "/data/texts" not in page.text
 
 
+def test_every_budget_is_shown_with_what_the_best_costs(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", layers=3, iterations=1)
+    of_cache = {"limit": 15_436, "cost": 15_360}
+    rewrite(run / "summary.json", budget={}, budgets={"kv_cache": of_cache, "memory": {"limit": 10**9, "cost": 5}})
+    page = report(run)
+    assert "Budget kv_cache: 15,360 of 15,436" in page.text and "Budget memory: 5 of 1,000,000,000" in page.text
+    assert "Budget 8" not in page.text  # none of parameters
+
+
 def test_a_full_run_shows_its_numbers(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", layers=6, iterations=4)
     page = report(run)

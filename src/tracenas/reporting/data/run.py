@@ -147,6 +147,13 @@ class RunData:
         return budget.integer("lower"), budget.integer("limit")
 
     @property
+    def other_budgets(self) -> list[tuple[str, int | None, int | None]]:
+        """Budgets of anything but parameters: name, what the best candidate costs, and the limit."""
+        budgets = self._summary.fields("budgets")
+        named = {name: budgets.fields(name) for name in budgets.values if name != "params"}
+        return [(name, one.integer("cost"), one.integer("limit")) for name, one in named.items()]
+
+    @property
     def base_loss(self) -> float | None:
         """The base model's loss on the calibration text, where the search measured it."""
         return self._summary.fields("base").number("loss")
