@@ -214,7 +214,8 @@ def choose_aim(
     """The aim of the lowest loss on held-out text, and these losses, nats per token; none where nothing is compared.
 
     `ridge`: every strength, the whole candidate. `sequential`: every strength, then every share of the drift, with the
-    first blocks (a fifth, at least 4) as the candidate's and the others dense.
+    first blocks (a fifth, at least 4) as the candidate's and the others dense; fitted on half of the text where the
+    strength is given.
 
     Args:
         ridge: the strength that was asked for; None: those of `RIDGES`.
@@ -227,6 +228,8 @@ def choose_aim(
     until = None
     if fit.method == "sequential":
         until, held_out = max(_LEAST_BLOCKS, -(-len(fit.arch.layers) // COMPARED_SHARE)), held_out[:COMPARED_WINDOWS]
+        if len(ridges) == 1:  # shares of the drift are told apart on half of the text; how strong λ must be is not
+            tokens = tokens[: -(-len(tokens) // 2)]
     losses: dict[Aim, float] = {}
     best = Aim(ridges[0])
     if len(ridges) > 1:
