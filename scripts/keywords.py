@@ -30,6 +30,7 @@ COMMAND_OF = {
     "run": "run",
     "best": "best",
     "score": "score",
+    "measure": "measure",
     "sensitivity": "sensitivity",
     "prune": "prune",
     "select_calibration": "select-calibration",

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from tracenas.commands.best.result import BestFound
     from tracenas.commands.evaluate import Evaluation
     from tracenas.commands.export import ExportOutcome
+    from tracenas.commands.measure import LatencyMeasured
     from tracenas.commands.metric.command import MetricSearched
     from tracenas.commands.plan.command import SearchPlan
     from tracenas.commands.prune.result import Pruned
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
         BenchOptions,
         EvaluateOptions,
         ExportOptions,
+        MeasureOptions,
         MetricSearchOptions,
         PushOptions,
         RecoverOptions,
@@ -62,6 +64,7 @@ __all__ = [
     "evaluate",
     "export",
     "load",
+    "measure",
     "metric_search",
     "plan",
     "prune",
@@ -143,6 +146,11 @@ def sensitivity(
 ) -> "Sensitivities":
     """Measure the predicted cost of every width of every sub-block (`tracenas sensitivity`)."""
     return call("sensitivity", {"model": model, "data": data, "out": out, **settings})
+
+
+def measure(model: str | Path, *, out: str | Path, **settings: "Unpack[MeasureOptions]") -> "LatencyMeasured":
+    """Measure latencies of sub-blocks by width (`tracenas measure`)."""
+    return call("measure", {"model": model, "out": out, **settings})
 
 
 def prune(

@@ -10,12 +10,14 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
 __all__ = ["Quartiles", "Trial", "TrialSettings", "prompt_ids", "quartiles", "ratios", "run_trial", "take_turns"]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -106,14 +108,14 @@ def run_trial(model: Any, ids_BP: Tensor, settings: TrialSettings) -> Trial:
 
 
 def take_turns(
-    trials: Sequence[Callable[[], Trial]], count: int, warmup: int, advance: Callable[[int], None]
-) -> list[list[Trial]]:
+    trials: Sequence[Callable[[], T]], count: int, warmup: int, advance: Callable[[int], None]
+) -> list[list[T]]:
     """`count` trials of every model after `warmup` uncounted ones; who begins a turn changes from turn to turn.
 
     Returns:
         per model, its trials in the order of the turns.
     """
-    results: list[list[Trial]] = [[] for _ in trials]
+    results: list[list[T]] = [[] for _ in trials]
     for turn in range(warmup + count):
         for offset in range(len(trials)):
             index = (turn + offset) % len(trials)

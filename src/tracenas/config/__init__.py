@@ -3,6 +3,7 @@
 from tracenas.config.best import BestConfig
 from tracenas.config.effort import Effort, EffortConfig
 from tracenas.config.exporting import ExportConfig
+from tracenas.config.latency import MeasureConfig
 from tracenas.config.measuring import BenchConfig, EvalConfig
 from tracenas.config.one_shot import OneShotSettings, SelectCalibrationConfig
 from tracenas.config.plan import PlanConfig
@@ -44,6 +45,7 @@ __all__ = [
     "EffortConfig",
     "EvalConfig",
     "ExportConfig",
+    "MeasureConfig",
     "MetricSearchConfig",
     "MetricShowConfig",
     "OneShotSettings",

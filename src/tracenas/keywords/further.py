@@ -17,6 +17,7 @@ __all__ = [
     "BenchOptions",
     "EvaluateOptions",
     "ExportOptions",
+    "MeasureOptions",
     "MetricSearchOptions",
     "PushOptions",
     "RecoverOptions",
@@ -24,6 +25,20 @@ __all__ = [
     "SparsifyOptions",
     "StudyOptions",
 ]
+
+
+class MeasureOptions(StageKeywords, total=False):
+    """Of `tracenas.measure`: `tracenas measure`."""
+
+    channel_quantum: int
+    head_quantum: int
+    deploy: str
+    kv_groups: bool
+    backend: Literal["torch"]
+    points: str | Sequence[str]
+    turns: int
+    new_tokens: int
+    resume: bool
 
 
 class EvaluateOptions(TypedDict, total=False):

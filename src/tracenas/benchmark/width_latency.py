@@ -1,0 +1,189 @@
+"""Measuring a latency table: whole models whose sub-blocks of one kind are equally wide, in turns with the base.
+
+A single sub-block run again and again would find its weights in the cache, where a model's decoding waits for memory.
+So every width is a whole model, and a sub-block's latency the n-th part of the difference from the base; that of the
+full width is what n bypassed ones save. Widths between two that were measured are added where the line between these
+is off by more than `OFF` of the base's latency.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from tracenas.benchmark.latency import quartiles
+from tracenas.benchmark.latency_table import PHASES, KindLatency, Point, Slot, kinds
+from tracenas.space.architecture import Architecture
+from tracenas.space.search_space import SearchSpace
+
+__all__ = ["CHECKS", "Latencies", "TurnTimes", "WidthLatencies", "checked"]
+
+OFF = 0.02
+FIRST, MOST = 5, 17
+"""Widths of a kind that are measured at first, and in all."""
+CHECKS = 12
+"""Whole architectures that the sum is compared with."""
+
+Latencies = tuple[Mapping[str, float], ...]
+"""Per point and phase, milliseconds."""
+
+
+@dataclass(frozen=True)
+class TurnTimes:
+    """Latencies of the base and of others, which took turns.
+
+    Args:
+        base: of every turn.
+        others: of every turn, per architecture.
+    """
+
+    base: tuple[Latencies, ...]
+    others: tuple[tuple[Latencies, ...], ...]
+
+
+Turns = Callable[[Sequence[Architecture]], TurnTimes]
+"""Measures architectures in turns with the base."""
+
+
+class WidthLatencies:
+    """What `turns` says of the widths of a space's sub-blocks.
+
+    Args:
+        space: the base's; its budget does not matter.
+        points: how the model is served.
+        turns: measures.
+    """
+
+    def __init__(self, space: SearchSpace, points: Sequence[Point], turns: Turns) -> None:
+        self.space, self.points, self.turns = space, tuple(points), turns
+        self._base: list[Latencies] = []
+        self._shares: dict[Architecture, Latencies] = {}
+
+    def measure(self) -> tuple[Latencies, tuple[KindLatency, ...], Latencies]:
+        """`outside`, `kinds` and `spread` of a table."""
+        found = []
+        saved: list[dict[str, float]] = [dict.fromkeys(PHASES, 0.0) for _ in self.points]
+        for spec, slots in kinds(self.space.layers).items():
+            widths = self._widths(slots, spec.choices())
+            bypassed = self._bypassed(slots)
+            full = self._per_sub_block([(bypassed, len(self._every_second(slots)))])[0]
+            latency = []
+            for point in range(len(self.points)):
+                by_phase = {}
+                for phase in PHASES:
+                    gain = -full[point][phase]
+                    saved[point][phase] += len(slots) * gain
+                    deltas = [self._delta(slots, width, point, phase) for width in widths]
+                    by_phase[phase] = tuple(max(0.0, gain + delta) for delta in deltas)
+                latency.append(by_phase)
+            found.append(KindLatency(tuple(slots), spec.units, tuple(widths), tuple(latency)))
+        base = self.typical()
+        outside = tuple({p: max(0.0, base[i][p] - saved[i][p]) for p in PHASES} for i in range(len(self.points)))
+        return outside, tuple(found), self._spread()
+
+    def shares(self, archs: Sequence[Architecture]) -> list[Latencies]:
+        """Latencies over the base's, the median over the turns."""
+        new = [arch for arch in dict.fromkeys(archs) if arch not in self._shares and arch != self.space.base]
+        if new:
+            measured = self.turns(new)
+            self._base += measured.base
+            for arch, turns in zip(new, measured.others, strict=True):
+                self._shares[arch] = tuple(
+                    {p: median(t[i][p] / b[i][p] for t, b in zip(turns, measured.base, strict=True)) for p in PHASES}
+                    for i in range(len(self.points))
+                )
+        one: Latencies = tuple(dict.fromkeys(PHASES, 1.0) for _ in self.points)
+        return [one if arch == self.space.base else self._shares[arch] for arch in archs]
+
+    def _widths(self, slots: Sequence[Slot], choices: Sequence[int]) -> list[int]:
+        """Ascending: some at first, then between two where the line between them is off."""
+        places = sorted({round(x) for x in np.linspace(0, len(choices) - 1, min(FIRST, len(choices)))})
+        self.shares([self._at(slots, choices[place]) for place in places])
+        settled: set[tuple[int, int]] = set()
+        while len(places) < MOST:
+            gaps = [pair for pair in pairwise(places) if pair[1] - pair[0] > 1 and pair not in settled]
+            middles = {gap: (gap[0] + gap[1]) // 2 for gap in gaps[: MOST - len(places)]}
+            if not middles:
+                break
+            self.shares([self._at(slots, choices[place]) for place in middles.values()])
+            for gap, place in middles.items():
+                if not self._off(slots, [choices[p] for p in (gap[0], place, gap[1])]):
+                    settled |= {(gap[0], place), (place, gap[1])}
+            places = sorted({*places, *middles.values()})
+        return [choices[place] for place in places]
+
+    def _off(self, slots: Sequence[Slot], widths: Sequence[int]) -> bool:
+        """Whether the middle one of three widths is off the line between the others."""
+        low, middle, high = self.shares([self._at(slots, width) for width in widths])
+        way = (widths[1] - widths[0]) / (widths[2] - widths[0])
+        return any(
+            abs(middle[i][p] - low[i][p] - way * (high[i][p] - low[i][p])) > OFF
+            for i in range(len(self.points))
+            for p in PHASES
+        )
+
+    def _delta(self, slots: Sequence[Slot], width: int, point: int, phase: str) -> float:
+        """Milliseconds that a sub-block of this width takes more than one of full width."""
+        return self._per_sub_block([(self._at(slots, width), len(slots))])[0][point][phase]
+
+    def _per_sub_block(self, archs: Sequence[tuple[Architecture, int]]) -> list[list[dict[str, float]]]:
+        base = self.typical()
+        return [
+            [{p: (share[i][p] - 1.0) * base[i][p] / count for p in PHASES} for i in range(len(self.points))]
+            for share, (_, count) in zip(self.shares([arch for arch, _ in archs]), archs, strict=True)
+        ]
+
+    def typical(self) -> Latencies:
+        """The base's medians over all turns so far."""
+        return tuple({p: median(t[i][p] for t in self._base) for p in PHASES} for i in range(len(self.points)))
+
+    def _spread(self) -> Latencies:
+        """Half of the interquartile range over the median."""
+
+        def of(point: int, phase: str) -> float:
+            q = quartiles([turn[point][phase] for turn in self._base])
+            return (q.q3 - q.q1) / 2 / q.median
+
+        return tuple({p: of(i, p) for p in PHASES} for i in range(len(self.points)))
+
+    def _at(self, slots: Sequence[Slot], width: int) -> Architecture:
+        """The base with these sub-blocks at a width."""
+        chosen = set(slots)
+        counts = [
+            [width if (i, s.name) in chosen else s.units for s in layer.sub_blocks]
+            for i, layer in enumerate(self.space.layers)
+        ]
+        return self.space.build(counts)
+
+    def _every_second(self, slots: Sequence[Slot]) -> list[Slot]:
+        """Those that are bypassed together: half of them, so that a model is left; of a single one itself."""
+        return list(slots[1::2]) or list(slots)
+
+    def _bypassed(self, slots: Sequence[Slot]) -> Architecture:
+        return self._at(self._every_second(slots), 0)
+
+
+def checked(
+    latencies: WidthLatencies,
+    predict: Callable[[Architecture, int], Mapping[str, float]],
+    archs: Sequence[Architecture],
+) -> dict[str, Any]:
+    """How far the measured latencies of whole architectures are from the predicted ones, as shares of the former.
+
+    Args:
+        predict: what the sum says.
+    """
+    base = latencies.typical()
+    rows, errors = [], []
+    for arch, share in zip(archs, latencies.shares(archs), strict=True):
+        for i in range(len(latencies.points)):
+            expected = predict(arch, i)
+            for phase in PHASES:
+                measured = share[i][phase] * base[i][phase]
+                errors.append(abs(measured - expected[phase]) / measured)
+                where = {"id": arch.id, "point": i, "phase": phase}
+                rows.append({**where, "predicted": expected[phase], "measured": measured, "error": errors[-1]})
+    return {"median_error": median(errors), "architectures": rows}
