@@ -64,6 +64,7 @@ SMALLER = [
     ("metric search", "", {**TEXT, **WINDOWS, **GENERATIONS}),
     ("study", "", {**REFITTED, **WINDOWS, **TRAINED, "architectures": "3"}),
     ("study ablation", "", {"seq_len": "64", "resamples": "20", "sample_counts": "4,8"}),
+    ("measure", "", {"turns": "1", "new_tokens": "4"}),
     ("bench", "", {"prompt": "32", "new_tokens": "8", "trials": "1"}),
 ]
 """(command, a word of the line, settings that the line gets where it does not say them)."""
@@ -73,6 +74,7 @@ COUNTS = {
     "--candidates": "2",
     "--long-steps": "4",
     "--new-tokens": "8",
+    "--points": "1:32:32",
     "--prompt": "32",
     "--seeds": "2",
     "--tokens": "2K",
