@@ -84,6 +84,23 @@ def sentences(seed: int, count: int) -> dict[str, bytes]:
     return {"README.md": b"", "data.jsonl": "".join(json.dumps({"text": row}) + "\n" for row in rows).encode()}
 
 
+def test_other_budgets_of_a_run_keep_to_its_commit(
+    hub: FakeHub, moving: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, point = tmp_path / "run", tmp_path / "elsewhere" / "point.json"
+    search = ["search", "org/tiny@dev", "--data", str(tmp_path / "text.txt"), "--out", str(run), *SETTINGS]
+    assert invoke(search) == 0, capsys.readouterr().err
+    assert hub.add("org/tiny", tmp_path / "later", "dev") != moving
+    best = ["best", str(run), "--params", "60%", "--out", str(point), "--json"]
+    capsys.readouterr()
+    assert invoke(best) == 0, capsys.readouterr().err
+    found = json.loads(capsys.readouterr().out)
+    assert read_json(point)["provenance"]["hub"] == {"org/tiny@dev": moving}
+    prune = ["prune", "org/tiny@dev", "--arch", str(point), "--out", str(tmp_path / "pruned"), "--compensate", "auto"]
+    assert invoke([*prune, "--json"]) == 0, capsys.readouterr().err
+    assert json.loads(capsys.readouterr().out)["params"] == found["costs"]["params"]
+
+
 def test_a_recovery_keeps_to_the_commit_of_its_data(
     hub: FakeHub, tmp_path: Path, tokenizer: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:

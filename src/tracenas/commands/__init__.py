@@ -54,13 +54,15 @@ class Command:
 
 
 def _runs(settings: Any) -> list[Path]:
-    """The run directories that a command goes on with: one that it resumes, one whose architecture it takes."""
+    """The run directories that a command reads: one that it resumes or asks, one whose architecture it takes."""
     from tracenas.pipeline.run_directory import named_run
 
     runs = []
     if getattr(settings, "resume", False):
         out: Path = settings.out
         runs += [out, getattr(settings, "run", None) or out.with_name(f"{out.name}.search")]  # the latter of sparsify
+    elif isinstance(run := getattr(settings, "run", None), Path):
+        runs.append(run)
     if (arch := getattr(settings, "arch", None)) is not None:
         runs += [Path(arch).parent, *filter(None, [named_run(Path(arch))])]
     return runs
