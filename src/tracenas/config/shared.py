@@ -155,7 +155,9 @@ class CalibrationConfig(SpaceConfig, WindowsConfig):
     )
 
     samples: int | None = Field(
-        None, ge=1, description="Number of calibration sequences; default: 16, or all of a token file."
+        None,
+        ge=1,
+        description="Number of calibration sequences; default: 16 (prune by fisher, mlp: 8), or all of a token file.",
     )
     seq_len: int | None = Field(
         None, ge=2, description="Tokens per calibration sequence; default: 4096, or the model's positions if fewer."

@@ -3,6 +3,7 @@
 from typing import Any, TypeVar
 
 from tracenas.config import OneShotSettings
+from tracenas.data.sources import is_tokens
 from tracenas.errors import UserError
 from tracenas.registry import did_you_mean
 from tracenas.saliency import PREDICTED_RISES, SALIENCIES
@@ -12,6 +13,8 @@ from tracenas.saliency.methods import METHODS, Method
 __all__ = ["find_method", "resolve_method"]
 
 C = TypeVar("C", bound=OneShotSettings)
+MEASURED_SAMPLES = 8
+"""Sequences where the calibration only measures losses: widths are costed, and units ranked, on the text of refits."""
 
 
 def find_method(name: str) -> Method:
@@ -46,6 +49,8 @@ def resolve_method(config: C) -> C:
     if config.gamma is not None and allocation != "adaptive":
         raise UserError(f"gamma goes with allocation adaptive, not {allocation}")
     update: dict[str, Any] = {"saliency": saliency, "allocation": allocation}
+    if saliency in PREDICTED_RISES and config.samples is None and not is_tokens(config.data):
+        update["samples"] = MEASURED_SAMPLES
     if "kv_groups" not in explicit:
         update["kv_groups"] = method.kv_groups
     if "channel_quantum" not in explicit and method.channel_quantum is not None:
