@@ -96,7 +96,7 @@ class Kind:
 
 def stored_as(source: ModelSource) -> str:
     """What most of a model's weights are stored in, of `STORED`; what config.json says where no files are at hand."""
-    local = source.packed is None and not source.commit
+    local = source.packed is None and not source.commit and any(source.path.glob("*.safetensors"))
     found = None
     if local:
         found = _OF_FILES.get(prevailing((t.dtype, t.shape) for t in stored_tensors(source.path).values()) or "")
