@@ -93,6 +93,20 @@ def test_the_best_that_meets_all_budgets_is_the_journals(run: Path, capsys: pyte
         assert all(isinstance(cost, int) for cost in found["costs"].values())
 
 
+def test_held_out_text_decides_as_it_did_in_the_search(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    records = sorted(Journal(run / "journal.jsonl").read(), key=lambda r: -float(r["score"] or -99))
+    second = records[1]
+    for trials, expected in (
+        ([(records[0], 3.0), (second, 2.0)], second),
+        ([(second, 2.0), (records[2], 1.0)], records[0]),  # the best score was not asked about
+    ):
+        found = {"trials": [{"id": r["id"], "terms": [mean, mean]} for r, mean in trials]}
+        (run / "selection.json").write_text(json.dumps(found))
+        assert printed(capsys, ["best", str(run), "--params", "85%"])["id"] == expected["id"]
+    (run / "selection.json").write_text("[]")
+    assert "selection.json" in refused(capsys, ["best", str(run), "--params", "85%"])
+
+
 def test_a_journal_of_a_thousand_candidates_takes_two_seconds_and_no_torch(run: Path, tmp_path: Path) -> None:
     model = Path(json.loads((run / "summary.json").read_text())["model"])
     records = sorted(random_records(model, 1000), key=lambda r: -r["score"])

@@ -20,6 +20,7 @@ __all__ = [
     "JOURNAL",
     "ORDERING",
     "PROPOSALS",
+    "SELECTION",
     "SENSITIVITY",
     "SUMMARY",
     "holds_result",
@@ -39,6 +40,9 @@ JOURNAL, BEST, SUMMARY = "journal.jsonl", "best.json", "summary.json"
 
 CALIBRATION, ORDERING = "calibration.safetensors", "ordering.safetensors"
 """The tokens that everything is measured on, and the order and importance of the units."""
+
+SELECTION = "selection.json"
+"""What a search's best candidates come to on held-out text."""
 
 SENSITIVITY = "sensitivity.safetensors"
 """The predicted cost of every width of every sub-block."""

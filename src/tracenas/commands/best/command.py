@@ -17,18 +17,21 @@ from tracenas.journal import Journal
 from tracenas.models.checkpoints.source import open_source
 from tracenas.pipeline.budgets import Costs
 from tracenas.pipeline.refit.record import realisation_facts
-from tracenas.pipeline.run_directory import JOURNAL, PROPOSALS
+from tracenas.pipeline.run_directory import JOURNAL, PROPOSALS, SELECTION
 from tracenas.pipeline.target import PruningTarget, resolve_target
 from tracenas.reporting.progress import START, phase
 from tracenas.rundir import make_directory, provenance, read_json, write_json
 from tracenas.space.architecture import Architecture
 from tracenas.strategies.score import is_number
+from tracenas.strategies.selection import trials_from_json
 
 __all__ = ["best"]
 
 
 def best(config: BestConfig) -> BestFound:
     """The candidate with the best score among those that the run has measured to the end and that meet the budgets.
+
+    Where that is one of those that held-out text has decided between, the best of them there that meets the budgets.
 
     Reads the run's journal and the headers of its model; without `evaluations` torch is not imported.
 
@@ -104,13 +107,28 @@ class _Journal:
             for m, text in zip(measures, budgets.values(), strict=True)
         ]
         lowest: list[int | None] = [None] * len(measures)
+        held_out = self._held_out()
+        best: tuple[Mapping[str, Any], Architecture] | None = None
         for record in sorted(self._measured(), key=lambda r: -float(r["score"])):
+            if best is not None and record["id"] not in held_out:
+                continue
             arch = self._architecture(record)
             spent = [measure.total(layers, arch) for measure in measures]
             if all(cost <= limit for cost, limit in zip(spent, limits, strict=True)):
-                return record, arch
+                if best is None or held_out[record["id"]] < held_out[best[0]["id"]]:
+                    best = record, arch
+                if record["id"] not in held_out:  # the best score is of one that held-out text was not asked about
+                    break
             lowest = [cost if low is None else min(low, cost) for low, cost in zip(lowest, spent, strict=True)]
+        if best is not None:
+            return best
         raise UserError(self._nothing(dict(zip(budgets, zip(limits, lowest, strict=True), strict=True))))
+
+    def _held_out(self) -> Mapping[str, float]:
+        """What the search's best candidates came to on held-out text, where that has decided between them, by id."""
+        path = self.run.path / SELECTION
+        trials = trials_from_json(read_json(path), where=str(path)) if path.is_file() else []
+        return {trial.id: trial.mean for trial in trials}
 
     def _measured(self) -> Iterator[Mapping[str, Any]]:
         """Candidates with a score on all of the run's text: what racing stopped has an estimate of a part only."""

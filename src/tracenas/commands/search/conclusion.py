@@ -18,7 +18,7 @@ from tracenas.pipeline.refit import HELD_OUT
 from tracenas.pipeline.refit.record import realisation_facts
 from tracenas.pipeline.resume import recorded_base_loss
 from tracenas.pipeline.rises import rises
-from tracenas.pipeline.run_directory import BEST, CALIBRATION, JOURNAL, ORDERING, SUMMARY, holds_result
+from tracenas.pipeline.run_directory import BEST, CALIBRATION, JOURNAL, ORDERING, SELECTION, SUMMARY, holds_result
 from tracenas.pipeline.session import RankedTarget, Session
 from tracenas.pipeline.starts import START, Starts, stored_starts
 from tracenas.pipeline.target import PruningTarget
@@ -33,10 +33,8 @@ from tracenas.strategies import STRATEGIES, SearchResult, Strategy, replayed
 from tracenas.strategies.front import Front, non_dominated, volume
 from tracenas.strategies.selection import Contender, contenders, selected, trials_from_json
 
-__all__ = ["SELECTION", "Searched", "concluded", "undecided"]
+__all__ = ["Searched", "concluded", "undecided"]
 
-SELECTION = "selection.json"
-"""In a run directory: what its best candidates come to on held-out text."""
 
 RESOURCES = "resources.json"
 """In a run directory: time and memory of the process that ended the search; no journal could say them again."""

@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 
-from tracenas.commands.search.conclusion import SELECTION, undecided
+from tracenas.commands.search.conclusion import undecided
 from tracenas.config import SearchConfig
 from tracenas.errors import UserError
 from tracenas.models.checkpoints.writing import stock_shaped
 from tracenas.pipeline.refit.text import stored_held_out
+from tracenas.pipeline.run_directory import SELECTION
 from tracenas.pipeline.scoring import on_other_text
 from tracenas.pipeline.session import Session
 from tracenas.proxies.combination import choose
