@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from command_lines import printed, refused
 from tiny import save_tiny, save_words
 
 from tracenas.cli import invoke
@@ -38,21 +39,6 @@ def home(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
 def run(home: Path, tmp_path: Path) -> Path:
     """A copy of the run that a test may spoil."""
     return Path(shutil.copytree(home / "run", tmp_path / "run"))
-
-
-def printed(capsys: pytest.CaptureFixture[str], argv: list[str]) -> dict[str, Any]:
-    capsys.readouterr()
-    assert invoke([*argv, "--json"]) == 0
-    result: dict[str, Any] = json.loads(capsys.readouterr().out)
-    return result
-
-
-def refused(capsys: pytest.CaptureFixture[str], argv: list[str]) -> str:
-    capsys.readouterr()
-    assert invoke(argv) == 2
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert lines[-1].startswith("tracenas: ") and sum(line.startswith("tracenas: ") for line in lines) == 1
-    return lines[-1]
 
 
 def cached(record: dict[str, Any]) -> int:

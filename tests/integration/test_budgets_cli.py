@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from command_lines import printed, refused
 from tiny import save_tiny, save_words
 from transformers import AutoModelForCausalLM
 
@@ -39,21 +40,6 @@ def searched(home: Path) -> Path:
     data = ["--data", str(home / "text.txt"), "--out", str(home / "run")]
     assert invoke(["search", str(home / "model"), *data, *SETTINGS, *SMALL, *PAIR]) == 0
     return home / "run"
-
-
-def printed(capsys: pytest.CaptureFixture[str], argv: list[str]) -> dict[str, Any]:
-    capsys.readouterr()
-    assert invoke([*argv, "--json"]) == 0
-    result: dict[str, Any] = json.loads(capsys.readouterr().out)
-    return result
-
-
-def refused(capsys: pytest.CaptureFixture[str], argv: list[str]) -> str:
-    capsys.readouterr()
-    assert invoke(argv) == 2
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert lines[-1].startswith("tracenas: ") and len(lines) == 1
-    return lines[0]
 
 
 def planned(home: Path, *budgets: str, model: str = "model") -> list[str]:

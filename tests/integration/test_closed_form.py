@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from command_lines import printed, refused
 from safetensors.numpy import load_file
 from tiny import save_families
 
@@ -32,20 +33,6 @@ def prune(home: Path, out: Path, *options: str, model: str = "llama") -> list[st
 
 def measure(home: Path, out: Path, *options: str, model: str = "llama") -> list[str]:
     return ["sensitivity", str(home / model), "--data", str(home / "text.txt"), "--out", str(out), *SETTINGS, *options]
-
-
-def printed(capsys: pytest.CaptureFixture[str], argv: list[str]) -> dict[str, Any]:
-    capsys.readouterr()
-    assert invoke([*argv, "--json"]) == 0
-    result: dict[str, Any] = json.loads(capsys.readouterr().out)
-    return result
-
-
-def refused(capsys: pytest.CaptureFixture[str], argv: list[str]) -> str:
-    capsys.readouterr()
-    assert invoke(argv) == 2
-    (line,) = capsys.readouterr().err.strip().splitlines()
-    return line
 
 
 @pytest.mark.parametrize("family", FAMILIES)

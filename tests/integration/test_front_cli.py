@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_lines import printed, refused
 from tiny import save_tiny, save_words
 
 from tracenas.cli import invoke
@@ -29,21 +30,6 @@ def home(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
 
 def search(home: Path, out: Path) -> list[str]:
     return ["search", str(home / "model"), "--data", str(home / "text.txt"), "--out", str(out), *SETTINGS]
-
-
-def printed(capsys: pytest.CaptureFixture[str], argv: list[str]) -> dict[str, Any]:
-    capsys.readouterr()
-    assert invoke([*argv, "--json"]) == 0
-    result: dict[str, Any] = json.loads(capsys.readouterr().out)
-    return result
-
-
-def refused(capsys: pytest.CaptureFixture[str], argv: list[str]) -> str:
-    capsys.readouterr()
-    assert invoke(argv) == 2
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert lines[-1].startswith("tracenas: ") and len(lines) == 1
-    return lines[0]
 
 
 def test_one_journal_holds_the_best_of_every_size(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

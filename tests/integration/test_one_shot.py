@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+from command_lines import printed, refused
 from tiny import save_tiny, save_words
 
-from tracenas.cli import invoke
 from tracenas.data.encoding import TextEncoding
 from tracenas.data.tokens import load_tokens, save_tokens
 from tracenas.saliency.methods import METHODS
@@ -32,21 +32,6 @@ def home(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
 def prune(home: Path, out: Path, *options: str, model: str = "model") -> list[str]:
     data = ["--data", str(home / "text.txt")]
     return ["prune", str(home / model), *data, "--out", str(out), *SETTINGS, *options]
-
-
-def printed(capsys: pytest.CaptureFixture[str], argv: list[str]) -> dict[str, Any]:
-    capsys.readouterr()
-    assert invoke([*argv, "--json"]) == 0
-    result: dict[str, Any] = json.loads(capsys.readouterr().out)
-    return result
-
-
-def refused(capsys: pytest.CaptureFixture[str], argv: list[str]) -> str:
-    capsys.readouterr()
-    assert invoke(argv) == 2
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1 and lines[0].startswith("tracenas: ")
-    return lines[0]
 
 
 @pytest.mark.parametrize("method", METHODS)
