@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from command_lines import printed
 from safetensors.torch import load_file
 from tiny import save_tiny, save_words
 from trained import source_tokens, trained_model
@@ -41,13 +42,6 @@ def command(home: Path, out: Path, *options: str, data: str = "tokens.safetensor
     return ["prune", str(home / model), "--data", str(home / data), "--out", str(out), *SETTINGS, *options]
 
 
-def made(capsys: pytest.CaptureFixture[str], argv: list[str]) -> dict[str, Any]:
-    capsys.readouterr()
-    assert invoke([*argv, "--json"]) == 0
-    result: dict[str, Any] = json.loads(capsys.readouterr().out)
-    return result
-
-
 def refused(capsys: pytest.CaptureFixture[str], argv: list[str]) -> str:
     capsys.readouterr()
     assert invoke(argv) == 2
@@ -59,7 +53,7 @@ def refused(capsys: pytest.CaptureFixture[str], argv: list[str]) -> str:
 def test_blocks_are_trained_written_and_told(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    refitted = made(capsys, command(home, tmp_path / "refitted"))
+    refitted = printed(capsys, command(home, tmp_path / "refitted"))
     assert refitted["reconstruction"] is None
     out, kept = tmp_path / "out", {}
 
@@ -69,7 +63,7 @@ def test_blocks_are_trained_written_and_told(
 
     remove = BlockFiles.remove
     monkeypatch.setattr(BlockFiles, "remove", keep)
-    facts = (result := made(capsys, command(home, out, *BLOCKS_TOO)))["reconstruction"]
+    facts = (result := printed(capsys, command(home, out, *BLOCKS_TOO)))["reconstruction"]
     assert result["compensation"] == refitted["compensation"] and facts["start"] == refitted["choice"]["written"]
     assert facts["losses"]["before"] == pytest.approx(min(refitted["choice"]["losses"].values()), abs=1e-6)
     assert facts["written"] and facts["losses"]["after"] < facts["losses"]["before"] - 1e-3
@@ -92,9 +86,9 @@ def test_blocks_are_trained_written_and_told(
 
 
 def test_what_is_worse_is_not_written(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    made(capsys, command(home, tmp_path / "refitted"))
+    printed(capsys, command(home, tmp_path / "refitted"))
     wild = ["--reconstruct", "blocks", "--reconstruct-steps", "3", "--reconstruct-rate", "50"]
-    facts = made(capsys, command(home, tmp_path / "out", *wild))["reconstruction"]
+    facts = printed(capsys, command(home, tmp_path / "out", *wild))["reconstruction"]
     assert not facts["written"] and not any(block["kept"] for block in facts["blocks"])
     before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("refitted", "out"))
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
@@ -103,7 +97,7 @@ def test_what_is_worse_is_not_written(home: Path, tmp_path: Path, capsys: pytest
 def test_killed_and_resumed_equals_undisturbed(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     calm, killed = tmp_path / "calm", tmp_path / "killed"
     long = ["--reconstruct", "blocks", "--reconstruct-steps", "60", "--compensate", "sequential"]
-    expected = made(capsys, command(home, calm, *long))
+    expected = printed(capsys, command(home, calm, *long))
     killed_after_blocks(command(home, killed, *long), work_directory(killed), 2)
     assert not killed.exists() or not any(killed.iterdir())
     line = refused(capsys, command(home, killed, *long))
@@ -114,7 +108,7 @@ def test_killed_and_resumed_equals_undisturbed(home: Path, tmp_path: Path, capsy
     assert "--resume with another reconstruct-steps" in line
     files = {path.name: path.stat().st_mtime_ns for path in work_directory(killed).glob(BLOCKS)}
     assert 2 <= len(files) < 4
-    found = made(capsys, command(home, killed, *long, "--resume"))
+    found = printed(capsys, command(home, killed, *long, "--resume"))
     assert found["reconstruction"] == expected["reconstruction"]
     assert (killed / "model.safetensors").read_bytes() == (calm / "model.safetensors").read_bytes()
     assert not work_directory(killed).exists()
@@ -136,7 +130,7 @@ def test_an_unfinished_beginning_is_no_obstacle(home: Path, tmp_path: Path, caps
     work = work_directory(tmp_path / "out")
     work.mkdir()
     (work / STARTED).write_text("{}")
-    made(capsys, command(home, tmp_path / "out", "--reconstruct", "blocks", "--reconstruct-steps", "2"))
+    printed(capsys, command(home, tmp_path / "out", "--reconstruct", "blocks", "--reconstruct-steps", "2"))
     assert not work.exists()
 
 

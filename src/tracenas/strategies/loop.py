@@ -10,8 +10,8 @@ from typing import Any, Generic, TypeVar
 from tracenas.errors import UserError
 from tracenas.journal import Journal
 from tracenas.strategies.protocol import Batch, Candidate, Proposal
-from tracenas.strategies.result import Generation, Record, SearchResult, generations
-from tracenas.strategies.score import Score, is_number, jsonable
+from tracenas.strategies.result import Generation, Record, SearchResult, generations, journal_record
+from tracenas.strategies.score import Score, is_number
 from tracenas.strategies.settled import Settled, settled
 from tracenas.strategies.strategy import Strategy
 
@@ -243,21 +243,14 @@ class _Run(Generic[C]):
             status, score = "infeasible", Score.failed("cannot be repaired into the budget", seconds=0.0)
         else:
             status = "ok" if score.ok else "failed"
-        record = {
-            "id": candidate.id,
-            "generation": generation,
-            "arch": candidate.to_json(),
-            "params": self.strategy.space.parameters(candidate),
-            "score": score.score if score.ok else None,
-            "loss": score.loss,
-            "seconds": round(score.seconds or 0.0, 6),
-            "status": status,
-            **({"reason": score.reason} if score.reason else {}),
-            **score.extra,
-            **self.facts,
-        }
-        plain: Record = jsonable(record)
-        return plain
+        return journal_record(
+            candidate,
+            score,
+            generation=generation,
+            params=self.strategy.space.parameters(candidate),
+            status=status,
+            facts=self.facts,
+        )
 
     def _replayed(self, proposal: Proposal[C], generation: int) -> Record:
         """The journal's record of this proposal, which must be the next one."""

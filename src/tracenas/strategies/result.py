@@ -7,14 +7,41 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from tracenas.strategies.protocol import Candidate
+from tracenas.strategies.score import Score, jsonable
 from tracenas.strategies.settled import Settled
 
-__all__ = ["Generation", "Record", "SearchResult", "generations"]
+__all__ = ["Generation", "Record", "SearchResult", "generations", "journal_record"]
 
 C = TypeVar("C", bound=Candidate)
 Record = dict[str, Any]
 """One line of the journal: `id, generation, arch, params, score, loss, seconds, status, reason?` and what the
 evaluator adds. `status` is `ok`, `failed` or `infeasible`; `score` is null unless it is `ok`."""
+
+
+def journal_record(
+    candidate: Candidate, score: Score, *, generation: int, params: int, status: str, facts: Mapping[str, Any]
+) -> Record:
+    """One line of the journal.
+
+    Args:
+        facts: what all lines of a run say.
+    """
+    plain: Record = jsonable(
+        {
+            "id": candidate.id,
+            "generation": generation,
+            "arch": candidate.to_json(),
+            "params": params,
+            "score": score.score if score.ok else None,
+            "loss": score.loss,
+            "seconds": round(score.seconds or 0.0, 6),
+            "status": status,
+            **({"reason": score.reason} if score.reason else {}),
+            **score.extra,
+            **facts,
+        }
+    )
+    return plain
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tracenas.budgets import BUDGETS, Serving, stored_as
+from tracenas.budgets import BUDGETS
 from tracenas.budgets.sizes import parse_limit
 from tracenas.commands.best.result import BestFound
 from tracenas.commands.stored import StoredRun
@@ -15,7 +15,7 @@ from tracenas.dtypes import TORCH_NAMES
 from tracenas.errors import UserError
 from tracenas.journal import Journal
 from tracenas.models.checkpoints.source import open_source
-from tracenas.pipeline.budgets import Costs
+from tracenas.pipeline.budgets import Costs, serving_of
 from tracenas.pipeline.refit.record import realisation_facts
 from tracenas.pipeline.run_directory import JOURNAL, PROPOSALS, SELECTION
 from tracenas.pipeline.target import PruningTarget, resolve_target
@@ -89,10 +89,8 @@ class _Journal:
         search = run.build(COMMANDS[run.command].kind)
         source = open_source(search.model)
         target = resolve_target(source, search)
-        asked = {n: getattr(config if config.asks_for(n) else search, n) for n in ("context", "serve_batch", "outtype")}
-        context = asked["context"] or min(4096, source.positions)
-        stored = stored_as(source) if asked["outtype"] == "auto" else asked["outtype"]
-        return cls(run, search, Costs.of(target, Serving(context, asked["serve_batch"], stored)))
+        asked = {n: getattr(config, n) for n in ("context", "serve_batch", "outtype") if config.asks_for(n)}
+        return cls(run, search, Costs.of(target, serving_of(source, search.model_copy(update=asked))))
 
     def best(self, budgets: Mapping[str, str]) -> tuple[Mapping[str, Any], Architecture]:
         """The record and the architecture of the best candidate under these budgets.

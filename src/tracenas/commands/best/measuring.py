@@ -1,8 +1,7 @@
 """Candidates beside a search's own: proposed under a budget from all that is measured, scored as the search does."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -23,7 +22,7 @@ from tracenas.reporting.progress import phase
 from tracenas.saliency.allocation.solver import allocate, predicted_rises
 from tracenas.space.architecture import Architecture
 from tracenas.strategies.guided import Guided
-from tracenas.strategies.score import Score, jsonable
+from tracenas.strategies.result import journal_record
 
 __all__ = ["measure"]
 
@@ -56,7 +55,16 @@ def measure(target: PruningTarget, config: SearchConfig, known: Known, count: in
             seed = [config.seed, len(known)]
             for arch in _proposals(session, guided, starts, count, np.random.default_rng(seed)):
                 score = evaluator.score(arch)
-                journal.append(_record(session, arch, score))
+                journal.append(
+                    journal_record(
+                        arch,
+                        score,
+                        generation=-1,  # of none
+                        params=session.space.parameters(arch),
+                        status="ok" if score.ok else "failed",
+                        facts={"bos": session.start.carried},
+                    )
+                )
                 guided.know([(score.score, arch)], session.space.fits)
                 steps.advance()
 
@@ -92,23 +100,3 @@ def _solved(session: Session, starts: Starts) -> Architecture | None:
         return allocate(replace(starts.ranked, space=session.space), None).architecture
     except UserError:  # no combination of widths fills the budget; moves may
         return None
-
-
-def _record(session: Session, arch: Architecture, score: Score) -> Mapping[str, Any]:
-    """A record as a search's journal has it; of no generation."""
-    record: Mapping[str, Any] = jsonable(
-        {
-            "id": arch.id,
-            "generation": -1,
-            "arch": arch.to_json(),
-            "params": session.space.parameters(arch),
-            "score": score.score if score.ok else None,
-            "loss": score.loss,
-            "seconds": round(score.seconds or 0.0, 6),
-            "status": "ok" if score.ok else "failed",
-            **({"reason": score.reason} if score.reason else {}),
-            **score.extra,
-            "bos": session.start.carried,
-        }
-    )
-    return record
