@@ -5,6 +5,7 @@ import math
 __all__ = [
     "MINUS",
     "MISSING",
+    "counted",
     "data_size",
     "decimal",
     "duration",
@@ -35,6 +36,11 @@ def short_count(value: float | None) -> str:
 def grouped(value: int | None) -> str:
     """A whole number with its thousands separated."""
     return MISSING if value is None else f"{value:,}"
+
+
+def counted(value: float | None) -> str:
+    """What a budget counts: a whole number with its thousands separated, or one of three decimals."""
+    return MISSING if value is None else f"{value:,.0f}" if value == round(value) else f"{value:,.3f}"
 
 
 def decimal(value: float | None, digits: int = 4) -> str:

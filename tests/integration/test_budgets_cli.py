@@ -110,8 +110,10 @@ def test_settings_that_no_budget_reads_and_files_that_do_not_add_up_are_refused(
     home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     argv = planned(home, "params=80%")
-    assert "serve-batch needs a budget of memory" in refused(capsys, [*argv, "--serve-batch", "4"])
-    assert "context needs a budget of flops, memory" in refused(capsys, [*argv, "--context", "4"])
+    assert "serve-batch needs a budget of decode_ms, memory, prefill_ms" in refused(
+        capsys, [*argv, "--serve-batch", "4"]
+    )
+    assert "context needs a budget of decode_ms, flops, memory" in refused(capsys, [*argv, "--context", "4"])
     assert "no layout of blocks that differ for gemma2" in refused(capsys, planned(home, "file=80%", model="gemma"))
     sublayer = [*planned(home, "file=80%"), "--depth-granularity", "sublayer"]
     assert "budget file goes with --depth-granularity block" in refused(capsys, sublayer)

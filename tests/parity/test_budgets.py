@@ -1,6 +1,7 @@
 """Costs that budgets count, against models and files of the same architecture."""
 
 import json
+from dataclasses import replace
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from gguf_cases import checkpoint
+from latency_tables import POINTS, made_table
 from tiny import OWN, tiny_model
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -63,7 +65,9 @@ def test_a_models_costs_are_what_torch_counts(family: str, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("stored", ["bf16", "q8_0"])
 def test_worker_processes_can_be_given_every_cost(stored: str, tmp_path: Path) -> None:
-    model = costs(checkpoint(tmp_path / "model", "llama", [(4, 96)] * 4), Serving(8, stored=stored))
+    directory, point = checkpoint(tmp_path / "model", "llama", [(4, 96)] * 4), POINTS[0]
+    model = costs(directory, Serving(point.context, point.batch, stored, point.prompt))
+    model = replace(model, model=replace(model.model, latency=made_table(directory)))
     for name in BUDGETS:
         cost = model.measure(name)
         sent = ForkingPickler.loads(bytes(ForkingPickler.dumps(cost)))

@@ -6,7 +6,18 @@ from typing import Any
 
 import pytest
 
-from tracenas.formats import data_size, decimal, duration, fixed, grouped, percent, plural, short_count, signed_percent
+from tracenas.formats import (
+    counted,
+    data_size,
+    decimal,
+    duration,
+    fixed,
+    grouped,
+    percent,
+    plural,
+    short_count,
+    signed_percent,
+)
 from tracenas.tables import Table
 
 
@@ -17,6 +28,7 @@ from tracenas.tables import Table
             short_count,
             {None: "–", 0: "0", 987: "987", 999.6: "1.00K", 12_345: "12.3K", 1_240_000: "1.24M", 6.74e9: "6.74B"},
         ),
+        (counted, {None: "–", 1234: "1,234", 1234.5678: "1,234.568"}),
         (grouped, {None: "–", 0: "0", 1_234_567: "1,234,567"}),
         (decimal, {None: "–", math.inf: "–", 0: "0.000", 12_345.6: "12,346", -0.5: "−0.5000", 1e-5: "1.000e−5"}),
         (fixed, {None: "–", -1: "−1.00", 0.125: "0.12", 1234.5: "1234.50"}),

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from tracenas.benchmark.latency_table import LatencyTable
 from tracenas.families import Block, Projection, SubBlock
 from tracenas.models.checkpoints.headers import prevailing, stored_tensors
 from tracenas.models.checkpoints.source import ModelSource
@@ -41,11 +42,13 @@ class Serving:
         context: tokens that a new token attends to, itself among them.
         batch: sequences at once.
         stored: what matrices are stored in, of `STORED`.
+        prompt: tokens that a prefill reads; None: nothing depends on it.
     """
 
     context: int
     batch: int = 1
     stored: str = "bf16"
+    prompt: int | None = None
 
     @property
     def cache_element(self) -> int:
@@ -59,11 +62,13 @@ class Counted:
 
     Args:
         blocks: the model's, in the units that are cut.
+        latency: what serves the model takes so long; None: not known.
     """
 
     source: ModelSource
     blocks: tuple[Block, ...]
     serving: Serving
+    latency: LatencyTable | None = None
 
     @property
     def outside(self) -> int:
@@ -79,6 +84,7 @@ class Kind:
         cost: what counts against it.
         what: in words, for people.
         bytes: whether it is of bytes: absolute values then have units such as MB or GiB.
+        milliseconds: whether it is of time, counted in nanoseconds.
         reads: settings of `Serving` that it depends on, as the command line calls them.
         caches: whether the KV cache counts, so that whole KV groups are attention's units.
         blockwise: whether it adds up only where sub-blocks are not bypassed without their block.
@@ -88,6 +94,7 @@ class Kind:
     cost: Callable[[Counted], Cost]
     what: str
     bytes: bool = False
+    milliseconds: bool = False
     reads: Sequence[str] = ()
     caches: bool = False
     blockwise: bool = False

@@ -18,6 +18,8 @@ class BestConfig(BudgetConfig):
     wanted = ("evaluations", "out")
     without: ClassVar[tuple[str, ...]] = (*SpaceConfig.model_fields, *StageConfig.model_fields, "tolerance")
 
+    keeps_latency = True
+
     run: Path = Field(description="The run of a search: its directory.")
     params: str | None = Field(
         None, description="Budget for all parameters: a share of the model's such as 62%, or a number such as 2.7B."
@@ -28,3 +30,8 @@ class BestConfig(BudgetConfig):
     out: Path | None = Field(
         None, description="File to write the architecture to, as `tracenas prune --arch` takes it, wherever it lies."
     )
+
+    @property
+    def says_all(self) -> bool:
+        """Always."""
+        return True

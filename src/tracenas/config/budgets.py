@@ -1,7 +1,8 @@
 """Settings of budgets: what an architecture may cost, several costs at once, and how the model is to be served."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -53,8 +54,11 @@ def named_budgets(texts: tuple[str, ...], params: str | None = None) -> dict[str
     return found
 
 
-def _any_reads(setting: str) -> Any:
-    return lambda config: any(setting in BUDGETS.get(name).reads for name in config.budgets)
+def _any_reads(setting: str) -> Callable[[Any], bool]:
+    def reads(config: Any) -> bool:
+        return config.says_all or any(setting in BUDGETS.get(name).reads for name in config.budgets)
+
+    return reads
 
 
 def _names_that_read(setting: str) -> str:
@@ -64,10 +68,18 @@ def _names_that_read(setting: str) -> str:
 class BudgetConfig(SpaceConfig):
     """Budgets and what serves the result."""
 
-    uses: ClassVar[tuple[Use, ...]] = tuple(
-        Use((setting,), _names_that_read(setting), _any_reads(setting))
-        for setting in ("context", "serve_batch", "outtype")
+    uses: ClassVar[tuple[Use, ...]] = (
+        *(Use((name,), _names_that_read(name), _any_reads(name)) for name in ("context", "serve_batch", "outtype")),
+        Use(("latency",), _names_that_read("latency"), lambda c: c.keeps_latency or _any_reads("latency")(c)),
+        Use(("latency_anyway", "prompt"), "latency", lambda c: c.says_all or c.latency is not None),
     )
+    keeps_latency: ClassVar[bool] = False
+    """Whether a latency table is of use without a budget of milliseconds."""
+
+    @property
+    def says_all(self) -> bool:
+        """Whether costs are said that no budget is of: how the model is served is of use without one."""
+        return self.keeps_latency and self.latency is not None
 
     params: fields.Size | None = Field(
         None, description="Budget for all parameters: a share of the model's such as 60%, or a number such as 2.7B."
@@ -81,10 +93,28 @@ class BudgetConfig(SpaceConfig):
     context: int | None = Field(
         None,
         ge=1,
-        description="Tokens of a sequence for which flops and memory are counted; default: 4096, or the model's "
-        "positions if fewer.",
+        description="Tokens of a sequence for which flops, memory and decode_ms are counted; default: those of the "
+        "latency table, or 4096, or the model's positions if fewer.",
     )
-    serve_batch: int = Field(1, ge=1, description="Sequences at once for which memory is counted.")
+    serve_batch: int | None = Field(
+        None,
+        ge=1,
+        description="Sequences at once for which memory, prefill_ms and decode_ms are counted; default: those of the "
+        "latency table, or 1.",
+    )
+    latency: Path | None = Field(
+        None, description="Table that `tracenas measure` wrote, by which prefill_ms and decode_ms are counted."
+    )
+    latency_anyway: bool = Field(
+        False,
+        description="Take a latency table of another model, machine or dtype, or one that is off by more than 10 %.",
+    )
+    prompt: int | None = Field(
+        None,
+        ge=1,
+        description="Tokens that a prefill reads; default: those of the latency table's first point with the context "
+        "and the sequences that are asked for.",
+    )
     outtype: Literal["auto", "f32", "f16", "bf16", "q8_0"] = Field(
         "auto",
         description="What matrices are stored in where kv_cache, memory and file are counted, as in `tracenas "

@@ -34,6 +34,8 @@ class PlanConfig(EffortConfig, BudgetConfig, TracedConfig):
         Use(("recover_rivals",), "the section recover", lambda c: c.recover is not None),
     )
 
+    keeps_latency = True
+
     model: fields.ModelName
     params: fields.Size | None = Field(
         None,

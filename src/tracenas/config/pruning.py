@@ -43,6 +43,7 @@ class SearchConfig(EffortConfig, BudgetConfig, CalibrationConfig, TracedConfig, 
     wanted: ClassVar[tuple[str, ...]] = ("effort", "minutes", "deploy", "resume")
     former: ClassVar[Mapping[str, str]] = {**StageConfig.former, "from": "smallest"}
     holds_out = True
+    keeps_latency = True
 
     uses = (
         TRACED,

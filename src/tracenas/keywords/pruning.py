@@ -44,7 +44,10 @@ class PlanOptions(TypedDict, total=False):
     budget: str | Sequence[str] | Mapping[str, str]
     tolerance: float
     context: int | None
-    serve_batch: int
+    serve_batch: int | None
+    latency: str | Path | None
+    latency_anyway: bool
+    prompt: int | None
     outtype: str
     effort: Literal["quick", "normal", "thorough"] | None
     minutes: float | None
@@ -73,7 +76,10 @@ class SearchOptions(TracedKeywords, TrackedKeywords, EffortKeywords, Calibration
     budget: str | Sequence[str] | Mapping[str, str]
     tolerance: float
     context: int | None
-    serve_batch: int
+    serve_batch: int | None
+    latency: str | Path | None
+    latency_anyway: bool
+    prompt: int | None
     outtype: str
     proxy: str
     strategy: str
@@ -115,7 +121,10 @@ class BestOptions(TypedDict, total=False):
     params: str | None
     budget: str | Sequence[str] | Mapping[str, str]
     context: int | None
-    serve_batch: int
+    serve_batch: int | None
+    latency: str | Path | None
+    latency_anyway: bool
+    prompt: int | None
     outtype: str
     evaluations: int
     out: str | Path | None
@@ -158,7 +167,10 @@ class PruneOptions(CalibrationKeywords, total=False):
     budget: str | Sequence[str] | Mapping[str, str]
     tolerance: float
     context: int | None
-    serve_batch: int
+    serve_batch: int | None
+    latency: str | Path | None
+    latency_anyway: bool
+    prompt: int | None
     outtype: str
     data: str | Path | None
     allocation: str | None
@@ -186,7 +198,10 @@ class SelectCalibrationOptions(SpaceKeywords, WindowsKeywords, total=False):
     budget: str | Sequence[str] | Mapping[str, str]
     tolerance: float
     context: int | None
-    serve_batch: int
+    serve_batch: int | None
+    latency: str | Path | None
+    latency_anyway: bool
+    prompt: int | None
     outtype: str
     method: str | None
     allocation: str | None

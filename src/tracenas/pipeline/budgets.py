@@ -2,19 +2,22 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
+from tracenas.benchmark.latency_table import LatencyTable
 from tracenas.budgets import BUDGETS, Counted, Serving, stored_as
 from tracenas.budgets.sizes import parse_limit
 from tracenas.config.budgets import BudgetConfig
 from tracenas.errors import UserError
 from tracenas.models.checkpoints.source import ModelSource
+from tracenas.pipeline.latency import latency_table
 from tracenas.pipeline.target import PruningTarget, resolve_target
 from tracenas.space.architecture import Architecture
 from tracenas.space.constraints import Budget
 from tracenas.space.costs import Cost
 from tracenas.space.search_space import SearchSpace
 
-__all__ = ["Costs", "resolve_budgets", "serving_of"]
+__all__ = ["Costs", "resolve_budgets"]
 
 _CONTEXT = 4096
 """Tokens of a sequence where nothing else is said and the model has as many positions."""
@@ -33,9 +36,17 @@ class Costs:
     model: Counted
 
     @classmethod
-    def of(cls, target: PruningTarget, serving: Serving) -> "Costs":
-        """Of a target's architectures."""
-        return cls(target.space, Counted(target.source, target.blocks, serving))
+    def of(cls, target: PruningTarget, config: BudgetConfig, run: Path | None = None) -> "Costs":
+        """Of a target's architectures, served as the settings say.
+
+        Args:
+            run: whose latency table counts, where it has one.
+
+        Raises:
+            UserError: as `latency_table`.
+        """
+        table = latency_table(target, config, run)
+        return cls(target.space, Counted(target.source, target.blocks, _serving(target.source, config, table), table))
 
     def measure(self, name: str) -> Cost:
         """A cost that adds up.
@@ -80,32 +91,43 @@ class Costs:
         budgets.sort(key=lambda budget: (names[budget] != first, -spent[names[budget]] / budget.limit))
         return replace(space, budget=budgets[0], further=tuple(budgets[1:]))
 
-    def all(self, arch: Architecture, names: Iterable[str] | None = None) -> dict[str, int]:
-        """Every cost of an architecture that there is for this model."""
+    def all(self, arch: Architecture, names: Iterable[str] | None = None) -> dict[str, int | float]:
+        """Every cost of an architecture that there is for this model, in numbers for people: milliseconds, bytes, …."""
         found = {}
         for name in BUDGETS if names is None else names:
             try:
-                found[name] = self.exactly(name, arch)
+                found[name] = self.measure(name).plain(self.exactly(name, arch))
             except UserError:
                 if names is not None:
                     raise
         return found
 
 
-def serving_of(source: ModelSource, config: BudgetConfig) -> Serving:
-    """How the settings say that the model is served."""
+def _serving(source: ModelSource, config: BudgetConfig, table: LatencyTable | None) -> Serving:
+    """How the settings say that the model is served; what they leave open is as at the table's first fitting point."""
+    stored = stored_as(source) if config.outtype == "auto" else config.outtype
+    for point in () if table is None else table.points:
+        asked = (config.serve_batch, config.prompt, config.context)
+        served = (point.batch, point.prompt, point.context)
+        if all(given in (None, there) for given, there in zip(asked, served, strict=True)):
+            return Serving(point.context, point.batch, stored, point.prompt)
     context = config.context or min(_CONTEXT, source.positions)
-    return Serving(context, config.serve_batch, stored_as(source) if config.outtype == "auto" else config.outtype)
+    return Serving(context, config.serve_batch or 1, stored, config.prompt)
 
 
-def resolve_budgets(source: ModelSource, config: BudgetConfig) -> PruningTarget:
+def resolve_budgets(source: ModelSource, config: BudgetConfig, run: Path | None = None) -> PruningTarget:
     """The model's units and the search space under the settings' budgets; without any, every architecture.
 
+    Args:
+        run: a run that has begun, whose latency table counts.
+
     Raises:
-        UserError: as `resolve_target`, and for budgets that nothing meets.
+        UserError: as `resolve_target`, for budgets that nothing meets, and as `latency_table`.
     """
     target = resolve_target(source, config)
+    if not config.budgets and config.latency is None:
+        return target
+    costs = Costs.of(target, config, run)
     if not config.budgets:
         return target
-    costs = Costs.of(target, serving_of(source, config))
     return replace(target, space=costs.limited(config.budgets, config.tolerance, config.leading))

@@ -18,6 +18,7 @@ __all__ = [
     "BEST",
     "CALIBRATION",
     "JOURNAL",
+    "LATENCY",
     "ORDERING",
     "PROPOSALS",
     "SELECTION",
@@ -46,6 +47,9 @@ SELECTION = "selection.json"
 
 SENSITIVITY = "sensitivity.safetensors"
 """The predicted cost of every width of every sub-block."""
+
+LATENCY = "latency.json"
+"""A copy of the latency table that budgets of milliseconds are counted by."""
 
 _SAME = frozenset({"search", "run"})
 """A run goes on where a search of the same settings stopped, and the other way round."""

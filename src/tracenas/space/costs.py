@@ -21,16 +21,30 @@ class Cost:
         unit: what is counted, for messages.
         outside: what no architecture removes.
         of: what a sub-block adds at a width, never less at a larger one.
+        per: how many of what is counted are one of `unit`: 10⁶ where nanoseconds are counted and milliseconds said.
     """
 
     name: str
     unit: str
     outside: int
     of: SubBlockCost
+    per: int = 1
 
     def total(self, layers: Sequence[LayerSpec], arch: Architecture) -> int:
         """Of an architecture."""
         return self.outside + sum(self.of(spec, kept) for _, spec, kept in sub_blocks(layers, arch))
+
+    def plain(self, cost: int) -> int | float:
+        """What is counted, in `unit`: a whole number, or one with a fraction where it is counted in parts of it."""
+        return cost if self.per == 1 else cost / self.per
+
+    def number(self, cost: int) -> str:
+        """`plain`, for messages."""
+        return f"{cost:,}" if self.per == 1 else f"{cost / self.per:,.3f}"
+
+    def said(self, cost: int) -> str:
+        """With its unit."""
+        return f"{self.number(cost)} {self.unit}"
 
 
 def all_parameters(outside: int) -> Cost:

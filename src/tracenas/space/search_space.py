@@ -30,18 +30,23 @@ class SearchSpace(FeasibleSet):
         for measure, (_, limit) in zip(self.measures, self.windows, strict=False):
             low, base = ranges[measure.name]
             if limit < low:
+                between = f"{measure.number(low)} to {measure.number(base)}"
                 raise UserError(
-                    f"budget of {limit:,} {measure.unit} is below the smallest architecture of this space; "
-                    f"feasible: {low:,} to {base:,} ({100 * low / base:.1f}% to 100%)"
+                    f"budget of {measure.said(limit)} is below the smallest architecture of this space; "
+                    f"feasible: {between} ({100 * low / base:.1f}% to 100%)"
                 )
         if self.budgets and self.uniform() is None:
             if self.further:
-                each = "; ".join(f"{name} {low:,} to {base:,}" for name, (low, base) in ranges.items())
+                named = ((measure, *ranges[measure.name]) for measure in self.measures)
+                each = "; ".join(f"{m.name} {m.number(low)} to {m.number(base)}" for m, low, base in named)
                 raise UserError(f"no uniform architecture meets all budgets; feasible, each for itself: {each}")
-            lower, limit = self.window
-            raise UserError(
-                f"no uniform architecture lies in [{lower:,}, {limit:,}] {self.measures[0].unit}; widen the tolerance"
-            )
+            raise UserError(f"no uniform architecture lies in {self.window_said}; widen the tolerance")
+
+    @property
+    def window_said(self) -> str:
+        """The window of the first budget, for messages."""
+        (lower, limit), measure = self.window, self.measures[0]
+        return f"[{measure.number(lower)}, {measure.number(limit)}] {measure.unit}"
 
     def feasible(self) -> dict[str, tuple[int, int]]:
         """What the cheapest architecture and the base cost, by the names of the budgets."""

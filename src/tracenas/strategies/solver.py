@@ -263,7 +263,7 @@ def solve_space(
     answer = solve(problem, gap=gap, time_limit=time_limit)
     if answer is None:
         limits = " and ".join(
-            f"{limit:,} {measure.unit}" for measure, (_, limit) in zip(space.measures, space.windows, strict=True)
+            measure.said(limit) for measure, (_, limit) in zip(space.measures, space.windows, strict=True)
         )
         raise UserError(
             f"no combination of widths within {limits} was found in {time_limit:g} s; choose a larger budget, a wider "

@@ -15,7 +15,7 @@ from tracenas.dtypes import TORCH_NAMES
 from tracenas.errors import UserError
 from tracenas.journal import Journal
 from tracenas.models.checkpoints.source import open_source
-from tracenas.pipeline.budgets import Costs, serving_of
+from tracenas.pipeline.budgets import Costs
 from tracenas.pipeline.refit.record import realisation_facts
 from tracenas.pipeline.run_directory import JOURNAL, PROPOSALS, SELECTION
 from tracenas.pipeline.target import PruningTarget, resolve_target
@@ -89,8 +89,9 @@ class _Journal:
         search = run.build(COMMANDS[run.command].kind)
         source = open_source(search.model)
         target = resolve_target(source, search)
-        asked = {n: getattr(config, n) for n in ("context", "serve_batch", "outtype") if config.asks_for(n)}
-        return cls(run, search, Costs.of(target, serving_of(source, search.model_copy(update=asked))))
+        served = ("context", "serve_batch", "outtype", "prompt", "latency", "latency_anyway")
+        asked = search.model_copy(update={n: getattr(config, n) for n in served if config.asks_for(n)})
+        return cls(run, search, Costs.of(target, asked, None if config.latency else run.path))
 
     def best(self, budgets: Mapping[str, str]) -> tuple[Mapping[str, Any], Architecture]:
         """The record and the architecture of the best candidate under these budgets.
@@ -165,7 +166,11 @@ class _Journal:
     def _nothing(self, ends: Mapping[str, tuple[int, int | None]]) -> str:
         if any(low is None for _, low in ends.values()) or not ends:
             return f"run {self.run.path}: no candidate is measured yet"
-        each = ", ".join(f"{n} {limit:,} (the lowest there: {low:,})" for n, (limit, low) in ends.items())
+        said = []
+        for name, (limit, low) in ends.items():
+            number = self.costs.measure(name).number
+            said.append(f"{name} {number(limit)} (the lowest there: {number(low or 0)})")
+        each = ", ".join(said)
         return (
             f"run {self.run.path}: no candidate that it has measured meets {each}; search with these budgets, or ask "
             "for others"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tracenas.budgets import BUDGETS
-from tracenas.formats import data_size
+from tracenas.formats import counted, data_size
 from tracenas.reporting.terminal import Outcome, Table, to_plain
 from tracenas.space.architecture import Architecture
 
@@ -28,7 +28,7 @@ class BestFound(Outcome):
     architecture: Architecture
     score: float
     loss: float | None
-    costs: Mapping[str, int]
+    costs: Mapping[str, int | float]
     path: Path | None = None
 
     def facts(self) -> dict[str, Any]:
@@ -58,5 +58,6 @@ class BestFound(Outcome):
         return [Table(f"best candidate of {self.run}", ("", "value"), rows)]
 
 
-def _shown(name: str, cost: int) -> str:
-    return f"{cost:,} ({data_size(cost)})" if BUDGETS.get(name).bytes else f"{cost:,}"
+def _shown(name: str, cost: int | float) -> str:
+    size = f" ({data_size(int(cost))})" if BUDGETS.get(name).bytes else ""
+    return f"{counted(cost)}{size}"

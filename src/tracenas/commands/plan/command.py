@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from tracenas.budgets import LATENCIES
 from tracenas.commands.plan.evaluation import recovered_models, stage_seconds
 from tracenas.commands.plan.needs import needs
 from tracenas.commands.plan.predicted import predicted_rises
@@ -11,7 +12,7 @@ from tracenas.commands.plan.result import PlannedBudget, SearchPlan
 from tracenas.commands.plan.training import Training, training
 from tracenas.config import Effort, PlanConfig, PruneConfig, check_used, parse_rank
 from tracenas.models.checkpoints.source import open_source
-from tracenas.pipeline.budgets import Costs, resolve_budgets, serving_of
+from tracenas.pipeline.budgets import Costs, resolve_budgets
 from tracenas.pipeline.estimate import (
     compensation_memory,
     in_passes,
@@ -53,6 +54,7 @@ def plan(config: PlanConfig) -> SearchPlan:
     sized = _sized(config, target, arch, choice)
     shape, rates, base = sized.shape, sized.rates, space.parameters(space.base)
     figures = _figures(space, arch, source.family.head_weights(source.config), per_stack(blocks, shape).seq_len)
+    figures |= {} if config.latency is None else Costs.of(target, config).all(arch, LATENCIES)
     lower, limit = space.parameter_window or (None, None)
     trained = None if config.recover is None else training(config.recover, source.positions)
     used = replace(
@@ -152,10 +154,16 @@ def _stages(
 
 def _budgets(config: PlanConfig, target: PruningTarget, uniform: Architecture) -> dict[str, PlannedBudget]:
     """Every budget's limit, what is feasible of it, and what the uniform architecture costs."""
-    space, costs = target.space, Costs.of(target, serving_of(target.source, config))
-    ranges = space.feasible()
+    if not config.budgets:
+        return {}
+    space, costs = target.space, Costs.of(target, config)
     limits = {measure.name: limit for measure, (_, limit) in zip(space.measures, space.windows, strict=False)}
-    return {n: PlannedBudget(limits[n], ranges[n], costs.exactly(n, uniform)) for n in config.budgets}
+    planned = {}
+    for name in config.budgets:
+        plain, (low, base) = costs.measure(name).plain, space.feasible()[name]
+        uses = costs.exactly(name, uniform)
+        planned[name] = PlannedBudget(plain(limits[name]), (plain(low), plain(base)), plain(uses))
+    return planned
 
 
 def _planned(config: PlanConfig, size: Effort) -> int:

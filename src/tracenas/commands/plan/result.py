@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from tracenas.budgets import LATENCIES
 from tracenas.commands.plan.needs import Need
 from tracenas.commands.plan.predicted import UNCHECKED
-from tracenas.formats import data_size, duration
+from tracenas.formats import counted, data_size, duration
 from tracenas.reporting.terminal import Outcome, Table, to_plain
 from tracenas.scoring.workload import Memory, Shape
 
@@ -18,7 +19,7 @@ __all__ = ["PlannedBudget", "SearchPlan"]
 
 @dataclass(frozen=True)
 class PlannedBudget:
-    """A budget in what it counts: bytes, FLOPs or parameters.
+    """A budget in what it counts: bytes, FLOPs, parameters or milliseconds.
 
     Args:
         limit: of every candidate.
@@ -26,9 +27,9 @@ class PlannedBudget:
         uniform: what the uniform architecture costs, exactly.
     """
 
-    limit: int
-    feasible: tuple[int, int]
-    uniform: int
+    limit: int | float
+    feasible: tuple[int | float, int | float]
+    uniform: int | float
 
     def to_json(self) -> dict[str, Any]:
         """For `--json`."""
@@ -37,8 +38,9 @@ class PlannedBudget:
     def describe(self) -> str:
         """The limit, what of it equal ratios use, and what is feasible."""
         low, base = self.feasible
+        limit, uniform, least, most = map(counted, (self.limit, self.uniform, low, base))
         share = 100 * self.uniform / base
-        return f"{self.limit:,}; uniform {self.uniform:,} ({share:.1f}% of the base); feasible {low:,} to {base:,}"
+        return f"{limit}; uniform {uniform} ({share:.1f}% of the base); feasible {least} to {most}"
 
 
 @dataclass(frozen=True)
@@ -142,10 +144,12 @@ class SearchPlan(Outcome):
         ]
         if self.limit is not None:
             rows.append(("budget", f"{self.lower:,} to {self.limit:,} parameters"))
+        of_what = " (uniform architecture)" if self.budgets else " (base)"
         if self.budgets:
             uniform = f"{u['params']:,} parameters ({100 * u['params'] / self.base:.2f}%)"
             rows.append(("uniform architecture", uniform))
         rows += [(f"budget {name}", budget.describe()) for name, budget in self.budgets.items() if name != "params"]
+        rows += [(name, f"{counted(u[name])}{of_what}") for name in LATENCIES if name in u and name not in self.budgets]
         if self.predicted is not None:
             names = {"": "closed form", "_mlp": "MLPs alone", "_uniform": "equal ratios"}
             figures = {name: self.predicted.get(f"predicted_rise{suffix}") for suffix, name in names.items()}

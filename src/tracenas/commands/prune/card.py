@@ -27,6 +27,7 @@ _UNITS = (
         "context",
         "serve_batch",
         "outtype",
+        *("latency", "latency_anyway", "prompt"),
         "saliency",
         "allocation",
         "gamma",

@@ -60,7 +60,7 @@ def compare(config: RunConfig, source: ModelSource, best: Architecture, pruned: 
     """
     stored = read_settings(config.out / CONFIG)
     searched = config.model_copy(update={key: stored.get(key) for key in ("min_depth", "exclude")})
-    target = resolve_budgets(source, searched)
+    target = resolve_budgets(source, searched, config.out)
     session = open_session(target, config, data=config.data, run=config.out)
     windows = evaluation_windows(session.loaded, config, min(session.tokens.shape[1], source.positions))
     evaluator = make_evaluator(session, config.proxy, config.trace_rank)

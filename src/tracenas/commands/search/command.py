@@ -54,7 +54,7 @@ def search(
     source = source or open_source(config.model)
     if not config.resume:
         probe(config.text_field, config.data)
-    target = resolve_budgets(source, config)
+    target = resolve_budgets(source, config, config.out if config.resume else None)
     resolved = resolve_search(config, source)
     check_used(resolved)
     STRATEGIES.check(resolved.strategy)
@@ -75,7 +75,7 @@ def search(
             stored = stored_settings(config.out / CONFIG, RunConfig)
             if (settings := {**stored, **to_plain(dict(run or {}))}) != stored:  # sections were added
                 write_settings(config.out / CONFIG, settings)
-            target = resolve_budgets(source, resolved)
+            target = resolve_budgets(source, resolved, config.out)
             clock = SearchClock(resolved.minutes, clock.started)
         else:
             resolved = planned if resolved.minutes is None else within_minutes(resolved, target)

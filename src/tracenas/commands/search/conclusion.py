@@ -241,8 +241,8 @@ def _budgets(space: SearchSpace, best: Architecture) -> dict[str, Any]:
     if [measure.name for measure in space.measures] == ["params"]:
         return window
     spent = space.costs(best)
-    ends = zip(space.measures, space.windows, strict=True)
-    return {**window, "budgets": {m.name: {"limit": end, "cost": spent[m.name]} for m, (_, end) in ends}}
+    ends = [(m.name, m.plain, end) for m, (_, end) in zip(space.measures, space.windows, strict=True)]
+    return {**window, "budgets": {n: {"limit": plain(end), "cost": plain(spent[n])} for n, plain, end in ends}}
 
 
 def _front(config: SearchConfig, searched: Searched, result: SearchResult[Architecture]) -> dict[str, Any]:

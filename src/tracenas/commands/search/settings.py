@@ -86,7 +86,8 @@ def front_end(config: SearchConfig, space: SearchSpace) -> int:
     """
     smallest = parse_limit(config.costs, BUDGETS.get(config.costs), config.smallest, space.cost(space.base))
     if smallest >= space.window[0]:
-        end = f"{smallest:,} is not below the front's upper end, {space.window[1]:,}"
+        number = space.measures[0].number
+        end = f"{number(smallest)} is not below the front's upper end, {number(space.window[1])}"
         raise UserError(f"smallest '{config.smallest}': {end}")
     space.at(smallest).check_budget()
     return smallest

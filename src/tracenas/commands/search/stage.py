@@ -17,6 +17,7 @@ from tracenas.errors import UserError
 from tracenas.journal import Journal
 from tracenas.models.checkpoints.loading import pick_device
 from tracenas.pipeline.estimate import forward_only
+from tracenas.pipeline.latency import keep_latency
 from tracenas.pipeline.one_shot import run_anchor
 from tracenas.pipeline.opening import open_session
 from tracenas.pipeline.refit.statistics import StoredGrams
@@ -80,6 +81,7 @@ def _search(
     _require_cpu(config)
     record = {**config.model_dump(), **run}
     with starting(config.out, run[KIND], record, begun), closing(StoredGrams(target.blocks)) as grams:
+        keep_latency(config, config.out)
         hold_out = not target.source.is_encoder_decoder
         session = open_session(
             target,

@@ -147,11 +147,11 @@ class RunData:
         return budget.integer("lower"), budget.integer("limit")
 
     @property
-    def other_budgets(self) -> list[tuple[str, int | None, int | None]]:
+    def other_budgets(self) -> list[tuple[str, float | None, float | None]]:
         """Budgets of anything but parameters: name, what the best candidate costs, and the limit."""
         budgets = self._summary.fields("budgets")
         named = {name: budgets.fields(name) for name in budgets.values if name != "params"}
-        return [(name, one.integer("cost"), one.integer("limit")) for name, one in named.items()]
+        return [(name, one.number("cost"), one.number("limit")) for name, one in named.items()]
 
     @property
     def base_loss(self) -> float | None:

@@ -67,8 +67,8 @@ def allocate(ranked: Ranked, gamma: float | None) -> Allocated:
             upper = f"to {high:.2f}" if high < _LARGEST else "or more"
             which = "the MLPs" if gamma > high else "attention"
             raise UserError(
-                f"gamma {gamma:g}: {which} would have to lose more than all that may go for {space.window[1]:,} "
-                f"{space.measures[0].unit}; accepted for this budget: {low:.2f} {upper}"
+                f"gamma {gamma:g}: {which} would have to lose more than all that may go for "
+                f"{space.measures[0].said(space.window[1])}; accepted for this budget: {low:.2f} {upper}"
             )
         chosen = math.sqrt(_centre(pools) * (high if default > high else low))
     shares = _shares(pools, chosen)

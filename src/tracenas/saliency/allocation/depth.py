@@ -42,9 +42,8 @@ def allocate(ranked: Ranked, gamma: float | None) -> Allocated:
                 removed = [i for i in free[:removed_count] if i != narrow]
                 return Allocated(architecture, {"removed_blocks": removed, "narrowed_block": narrow})
         break
-    lower, limit = space.window
     raise UserError(
-        f"budget of [{lower:,}, {limit:,}] {space.measures[0].unit} cannot be met by removing whole blocks: "
+        f"budget of {space.window_said} cannot be met by removing whole blocks: "
         f"{len(free)} of {len(space.layers)} may go (min-depth {space.min_depth}); lower min-depth or choose another "
         "allocation"
     )

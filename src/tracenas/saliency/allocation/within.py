@@ -79,8 +79,6 @@ def within_budget(space: SearchSpace, pools: Sequence[UnitPool], shares: Sequenc
     if space.place(rows):
         repaired = space.repair(architecture, np.random.default_rng(0))
         if repaired is None:
-            lower, limit = space.window
-            where = f"[{lower:,}, {limit:,}] {space.measures[0].unit}"
-            raise UserError(f"no such architecture lies in {where}; widen the tolerance")
+            raise UserError(f"no such architecture lies in {space.window_said}; widen the tolerance")
         architecture = repaired
     return architecture
