@@ -10,18 +10,18 @@ import os
 import signal
 import traceback
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from pkgutil import resolve_name
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol, Self
 
 from tracenas.error_log import log_trace
 from tracenas.errors import first_line
 
-__all__ = ["WorkerPool", "available_cores"]
+__all__ = ["TRIES", "TaskPool", "WorkerPool", "answered", "available_cores"]
 
-_TRIES = 3
+TRIES = 3
 """How many fresh workers a task may end, each alone, before it counts as failed."""
 _FROM_OUTSIDE = frozenset({-signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP})
 """Exit codes of workers that were told to end: no task's doing."""
@@ -34,6 +34,31 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
+class TaskPool(Protocol):
+    """Workers, wherever they are, as the driver sees them: a context manager."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def map(self, tasks: Sequence[Any]) -> Iterator[dict[str, Any]]:
+        """Per task, in order: `{"result": …}`, or `{"error": …}` if it raised or ended its worker again and again.
+
+        What is under way when the iterator is closed is given up.
+        """
+
+
+def answered(evaluate: Callable[[Any], Any], task: Any) -> dict[str, Any]:
+    """What a worker says to a task: `{"result": …}`, or `{"error": …, "trace": …}` if it raised."""
+    try:
+        return {"result": evaluate(task)}
+    except Exception as error:
+        trace = "".join(traceback.format_exception(error))
+        return {"error": f"{type(error).__name__}: {first_line(error)[:200]}", "trace": trace}
+
+
 def _serve(connection: Connection, target: str, spec: Any) -> None:
     """A worker's life: build, then answer task by task until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
@@ -41,12 +66,7 @@ def _serve(connection: Connection, target: str, spec: Any) -> None:
         evaluate = resolve_name(target)(spec)
         while True:
             task = json.loads(connection.recv_bytes())
-            try:
-                answer = {"result": evaluate(task)}
-            except Exception as error:
-                trace = "".join(traceback.format_exception(error))
-                answer = {"error": f"{type(error).__name__}: {first_line(error)[:200]}", "trace": trace}
-            connection.send_bytes(json.dumps(answer).encode())
+            connection.send_bytes(json.dumps(answered(evaluate, task)).encode())
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
 
@@ -93,10 +113,7 @@ class WorkerPool:
             worker.close()
 
     def map(self, tasks: Sequence[Any]) -> Iterator[dict[str, Any]]:
-        """Per task, in order: `{"result": …}`, or `{"error": …}` if it raised or ended its worker again and again.
-
-        What is under way when the iterator is closed is given up.
-        """
+        """As `TaskPool`'s."""
         waiting = deque(range(len(tasks)))
         answers: dict[int, dict[str, Any]] = {}
         deaths = [0] * len(tasks)
@@ -146,10 +163,10 @@ class WorkerPool:
                 worker.process.join()
                 deaths[task] += worker.fresh and worker.process.exitcode not in _FROM_OUTSIDE
                 self._renew(place)
-                if deaths[task] < _TRIES:
+                if deaths[task] < TRIES:
                     waiting.appendleft(task)
                 else:
-                    answers[task] = {"error": f"its process died {_TRIES} times ({_ending(worker)})"}
+                    answers[task] = {"error": f"its process died {TRIES} times ({_ending(worker)})"}
 
 
 def _ending(worker: _Worker) -> str:

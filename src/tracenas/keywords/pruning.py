@@ -95,6 +95,7 @@ class SearchOptions(TracedKeywords, TrackedKeywords, EffortKeywords, Calibration
     prefer: Literal["loss", "stock"]
     race: Literal["auto", "on", "off"] | bool
     workers: int | Literal["auto"]
+    ray: str | None
     front: bool
     costs: str
     smallest: str | float

@@ -1,7 +1,7 @@
 """Scoring by several processes, each with the same super-network: scores in order, the same ones as by one process.
 
-The scorer goes to the workers once, by pickle; its tensors (weights, factors of refits, the calibration) lie in memory
-that all processes share. A task is an architecture, and the bar that racing has in its generation.
+What a candidate is scored with depends on it and on its generation's bar alone: a task is an architecture, and the bar
+that racing has in its generation.
 """
 
 import shutil
@@ -11,48 +11,31 @@ from typing import Any
 
 from tracenas.errors import UserError
 from tracenas.refits.realisation import CompensatedRealisation
-from tracenas.scoring.combined import CombinedEvaluator
-from tracenas.scoring.evaluator import Evaluator
 from tracenas.scoring.raced import RacingEvaluator
 from tracenas.scoring.racing import Bar
+from tracenas.scoring.travelling import CandidateScorer, super_network
 from tracenas.space.architecture import Architecture
 from tracenas.strategies.score import Score
 from tracenas.threads import set_threads
-from tracenas.worker_pool import WorkerPool
+from tracenas.worker_pool import TaskPool, WorkerPool
 
-__all__ = ["CandidateScorer", "PooledScorer", "build"]
+__all__ = ["PooledScorer", "build", "local_pool", "serving"]
 
-CandidateScorer = Evaluator | CombinedEvaluator | RacingEvaluator
 _SHARED = Path("/dev/shm")
 _LEFT = 1.1
 """Of shared memory, this times what the tensors take must be free."""
 
 
 class PooledScorer:
-    """`evaluate(list[Architecture]) -> Score…` by the processes of a pool; a context manager.
-
-    What a candidate is scored with depends on it and on its generation's bar alone, so a journal is the same with any
-    number of workers, but for times.
+    """`evaluate(list[Architecture]) -> Score…` by the workers of a pool.
 
     Args:
-        scorer: what scores in every process; on the CPU.
-        workers: processes.
-        threads: of each.
-
-    Raises:
-        UserError: if the system's shared memory is too small for the tensors.
+        scorer: what every worker has one of.
+        pool: its workers evaluate by `serving`.
     """
 
-    def __init__(self, scorer: CandidateScorer, workers: int, threads: int) -> None:
-        self.scorer = scorer
-        _check_shared_memory(scorer, workers)
-        self._pool = WorkerPool(f"{__name__}:build", (scorer, threads, workers), workers)
-
-    def __enter__(self) -> "PooledScorer":
-        return self
-
-    def __exit__(self, *exception: Any) -> None:
-        self._pool.__exit__(*exception)
+    def __init__(self, scorer: CandidateScorer, pool: TaskPool) -> None:
+        self.scorer, self._pool = scorer, pool
 
     def on_generation(self, elites: Sequence[Mapping[str, Any]], records: Sequence[Mapping[str, Any]]) -> None:
         """As `RacingEvaluator`'s; without racing nothing."""
@@ -67,12 +50,31 @@ class PooledScorer:
             yield Score(**answer["result"]) if "result" in answer else Score.failed(answer["error"])
 
 
+def local_pool(scorer: CandidateScorer, workers: int, threads: int) -> WorkerPool:
+    """Processes of this machine; the scorer's tensors lie in memory that they share.
+
+    Args:
+        scorer: on the CPU.
+        threads: of each.
+
+    Raises:
+        UserError: if the system's shared memory is too small for the tensors.
+    """
+    _check_shared_memory(scorer, workers)
+    return WorkerPool(f"{__name__}:build", (scorer, threads, workers), workers)
+
+
 def build(spec: tuple[CandidateScorer, int, int]) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """What a worker does with a task, from the scorer, the threads and the number of workers."""
+    """What a process does with a task, from the scorer, the threads and the number of workers."""
     scorer, threads, workers = spec
     set_threads(threads)
     if isinstance(scorer.realisation, CompensatedRealisation):
         scorer.realisation.forget(scorer.realisation.memo_bytes // workers)
+    return serving(scorer)
+
+
+def serving(scorer: CandidateScorer) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """What a worker answers to a task: the score as JSON."""
 
     def evaluate(task: dict[str, Any]) -> dict[str, Any]:
         if isinstance(scorer, RacingEvaluator):
@@ -88,9 +90,8 @@ def _check_shared_memory(scorer: CandidateScorer, workers: int) -> None:
     """Refuse before a process is ended by a bus error."""
     if not _SHARED.is_dir():
         return
-    evaluator = scorer.evaluator if isinstance(scorer, RacingEvaluator) else scorer
-    net = evaluator.net if isinstance(evaluator, Evaluator) else evaluator.panel.net
-    needed = sum(p.numel() * p.element_size() for p in net.model.parameters() if not p.is_shared())
+    parameters = super_network(scorer).model.parameters()
+    needed = sum(p.numel() * p.element_size() for p in parameters if not p.is_shared())
     if isinstance(scorer.realisation, CompensatedRealisation):
         needed += scorer.realisation.factor_bytes
     free = shutil.disk_usage(_SHARED).free

@@ -29,7 +29,7 @@ from tracenas.strategies import STRATEGIES, Progress
 
 __all__ = ["search"]
 
-_NOT_RESULTS = ("resume", "out", "report_to", "run_name", "workers")
+_NOT_RESULTS = ("resume", "out", "report_to", "run_name", "workers", "ray")
 
 
 def search(

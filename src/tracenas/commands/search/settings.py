@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 
 from tracenas.budgets import BUDGETS
 from tracenas.budgets.sizes import parse_limit
+from tracenas.cluster.joining import require_address
 from tracenas.config import Effort, SearchConfig, parse_rank
 from tracenas.data.sources import is_tokens
 from tracenas.errors import UserError
@@ -136,7 +137,14 @@ def within_minutes(config: C, target: PruningTarget) -> C:
 
 
 def with_workers(config: C) -> C:
-    """The settings with a number of workers, no more than there are cores."""
+    """The settings with a number of workers, no more than there are cores; a cluster's room is seen once it is joined.
+
+    Raises:
+        UserError: for what is no address of a cluster.
+    """
+    if config.ray is not None:
+        require_address(config.ray)
+        return config
     cores, workers = available_cores(), config.workers
     if workers == "auto":
         workers = max(1, cores // (config.threads or 1))
@@ -147,9 +155,14 @@ def with_workers(config: C) -> C:
 
 
 def with_threads(config: C) -> C:
-    """The settings with the threads of each of several workers: the cores are shared out where none were given."""
-    if config.workers == 1 or config.threads is not None:
+    """The settings with the threads of each of several workers.
+
+    Where none were given the cores are shared out, and in a cluster, whose nodes may have any number, it is one.
+    """
+    if config.threads is not None or (config.workers == 1 and config.ray is None):
         return config
+    if config.ray is not None:
+        return config.model_copy(update={"threads": 1})
     assert config.workers != "auto"
     return config.model_copy(update={"threads": available_cores() // config.workers})
 

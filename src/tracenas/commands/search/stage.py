@@ -2,20 +2,20 @@
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
+from tracenas.cluster.joining import Cluster
 from tracenas.commands.search.clock import SearchClock
 from tracenas.commands.search.conclusion import Searched, concluded
 from tracenas.commands.search.result import SearchOutcome
 from tracenas.commands.search.selection import decide, require_held_out, reserved
 from tracenas.commands.search.settings import strategy_settings
 from tracenas.commands.search.tracking import report_generations, report_result
+from tracenas.commands.search.workers import cluster_of, scored_by
 from tracenas.config import SearchConfig
 from tracenas.config.usage import refits
-from tracenas.errors import UserError
 from tracenas.journal import Journal
-from tracenas.models.checkpoints.loading import pick_device
 from tracenas.pipeline.estimate import forward_only
 from tracenas.pipeline.latency import keep_latency
 from tracenas.pipeline.one_shot import run_anchor
@@ -28,10 +28,11 @@ from tracenas.pipeline.session import Session
 from tracenas.pipeline.starts import run_starts
 from tracenas.pipeline.target import PruningTarget
 from tracenas.proxies.combination import choose
-from tracenas.reporting.progress import SearchProgress, phase
+from tracenas.reporting.progress import SearchProgress
 from tracenas.reporting.tracking.trackers import Trackers, tracked
-from tracenas.scoring.pooled import CandidateScorer, PooledScorer
+from tracenas.scoring.pooled import PooledScorer
 from tracenas.scoring.raced import RacingEvaluator
+from tracenas.scoring.travelling import CandidateScorer
 from tracenas.space.architecture import Architecture
 from tracenas.space.search_space import SearchSpace
 from tracenas.strategies import Progress, SearchResult, Strategy, run_search
@@ -61,7 +62,8 @@ def search_target(
     with tracked(config.out, config.trackers, config.run_name, begun=begun) as trackers:
         outcome = concluded(target, config) if begun else None
         if outcome is None:
-            outcome = _search(target, config, run, begun, clock, trackers, on_generation)
+            with cluster_of(config) as cluster:
+                outcome = _search(target, config, run, begun, clock, trackers, on_generation, cluster)
         else:
             trackers.begin(resolved_settings(config.out, SearchConfig))
         report_result(trackers, config, outcome)
@@ -76,9 +78,9 @@ def _search(
     clock: SearchClock,
     trackers: Trackers,
     on_generation: Callable[[Progress], None] | None,
+    cluster: Cluster | None,
 ) -> SearchOutcome:
     """The search from where it is; its generations are reported, its result is not."""
-    _require_cpu(config)
     record = {**config.model_dump(), **run}
     with starting(config.out, run[KIND], record, begun), closing(StoredGrams(target.blocks)) as grams:
         keep_latency(config, config.out)
@@ -109,7 +111,8 @@ def _search(
     _log.info("%s", _announced(config, strategy.planned, session))
     trackers.begin(resolved_settings(config.out, SearchConfig))
     told = [report_generations(trackers, config, _limit(target.space)), on_generation]
-    result = _run(session, config, strategy, racing or evaluator, journal, clock, told, {"bos": searched.bos})
+    with scored_by(racing or evaluator, config, session, cluster) as scorer:
+        result = _run(session, config, strategy, scorer, journal, clock, told, {"bos": searched.bos})
     if result.settled is not None:
         _log.info(
             "search: ended after %d of at most %d candidates: %s", len(result.records), strategy.planned, result.settled
@@ -124,7 +127,7 @@ def _run(
     session: Session,
     config: SearchConfig,
     strategy: Strategy[Architecture],
-    scores: CandidateScorer,
+    scorer: CandidateScorer | PooledScorer,
     journal: Journal,
     clock: SearchClock,
     told: Sequence[Callable[[Progress], None] | None],
@@ -136,10 +139,7 @@ def _run(
         told: what is called after every generation.
         facts: in every record of the journal.
     """
-    with (
-        _scored_by(scores, config, session.threads) as scorer,
-        _display(session.space, config.proxy, strategy.generations, clock, told) as on_event,
-    ):
+    with _display(session.space, config.proxy, strategy.generations, clock, told) as on_event:
         return run_search(
             strategy,
             scorer,
@@ -149,29 +149,6 @@ def _run(
             facts=facts,
             enough=clock.enough,
         )
-
-
-@contextmanager
-def _scored_by(scorer: CandidateScorer, config: SearchConfig, threads: int) -> Iterator[CandidateScorer | PooledScorer]:
-    """The scorer, or the workers that have it."""
-    assert config.workers != "auto"
-    if config.workers == 1:
-        yield scorer
-        return
-    with ExitStack() as stack:
-        with phase("start workers"):
-            pooled = stack.enter_context(PooledScorer(scorer, config.workers, threads))
-        yield pooled
-
-
-def _require_cpu(config: SearchConfig) -> None:
-    """Refuse workers on a GPU.
-
-    Raises:
-        UserError: as said.
-    """
-    if config.workers != 1 and (device := pick_device(config.device)).type != "cpu":
-        raise UserError(f"workers {config.workers}: several processes score on a CPU, not on {device}: --workers 1")
 
 
 def _announced(config: SearchConfig, planned: int, session: Session) -> str:

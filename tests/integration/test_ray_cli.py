@@ -1,0 +1,149 @@
+"""Searches in a Ray cluster: the same journal as one process, whatever becomes of the actors and of the driver."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray_head import NEEDS_RAY, ray_head
+from tiny import save_families
+
+from tracenas.cli import invoke
+
+pytestmark = [pytest.mark.integration, NEEDS_RAY]
+
+SIZES = ["--population", "6", "--elites", "2", "--iterations", "3", "--samples", "4", "--seq-len", "32"]
+SETTINGS = [*SIZES, "--channel-quantum", "8", "--params", "60%", "--threads", "1"]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
+    """Tiny models and a text."""
+    return save_families(tmp_path_factory.mktemp("ray"), ("llama", "mixtral"), tokenizer)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[str]:
+    """The address of one with room for two actors."""
+    with ray_head(2) as address:
+        yield address
+
+
+def search(home: Path, out: Path, *options: str, model: str = "llama") -> list[str]:
+    return ["search", str(home / model), "--data", str(home / "text.txt"), "--out", str(out), *SETTINGS, *options]
+
+
+def journal(run: Path) -> list[dict[str, Any]]:
+    """But for times."""
+    records = [json.loads(line) for line in (run / "journal.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in record.items() if key != "seconds"} for record in records]
+
+
+@pytest.mark.parametrize(
+    ("model", "options"),
+    [
+        ("llama", ()),
+        pytest.param("mixtral", (), marks=pytest.mark.slow),
+        pytest.param("llama", ("--proxy", "phi"), marks=pytest.mark.slow),
+        pytest.param("llama", ("--proxy", "kl", "--race", "off"), marks=pytest.mark.slow),
+        pytest.param("llama", ("--proxy", "loss=0.5,phi=0.5"), marks=pytest.mark.slow),
+    ],
+)
+def test_two_actors_write_the_same_journal(
+    home: Path, tmp_path: Path, cluster: str, model: str, options: tuple[str, ...], capfd: pytest.CaptureFixture[str]
+) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert invoke(search(home, one, *options, model=model)) == 0
+    assert invoke(search(home, two, *options, "--workers", "2", "--ray", cluster, model=model)) == 0
+    assert journal(two) == journal(one)
+    best = [json.loads((run / "best.json").read_text()) for run in (one, two)]
+    assert best[0] == best[1]
+    assert "raylet" not in capfd.readouterr().out
+
+
+def test_other_weights_on_a_node_are_refused(
+    home: Path, tmp_path: Path, cluster: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tracenas.pipeline import distributed
+
+    monkeypatch.setattr(distributed, "model_identity", lambda _: {"model": "that of other files"})
+    assert invoke(search(home, tmp_path / "run", "--ray", cluster)) == 2
+    assert "its files hold other weights than where the search runs" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_actors_that_are_killed_cost_nothing(home: Path, tmp_path: Path) -> None:
+    """Both are killed, one after the other, in the middle of the search."""
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    assert invoke(search(home, whole, "--samples", "32")) == 0
+    process = _started(search(home, run, "--samples", "32", "--ray", "auto", "--workers", "2"))
+    killed: set[int] = set()
+    while process.poll() is None:
+        if (run / "journal.jsonl").is_file() and len(killed) < 2:
+            for actor in _actors(process.pid) - killed:
+                os.kill(actor, signal.SIGKILL)
+                killed.add(actor)
+                break
+        time.sleep(0.05)
+    assert process.returncode == 0
+    assert killed and journal(run) == journal(whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_a_driver_that_is_ended_goes_on(home: Path, tmp_path: Path, how: signal.Signals) -> None:
+    """Its own cluster ends with it, and another one goes on where it was."""
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    assert invoke(search(home, whole)) == 0
+    process = _started(search(home, run, "--ray", "auto"))
+    while process.poll() is None and not (run / "journal.jsonl").is_file():
+        time.sleep(0.05)
+    below = _below(process.pid)
+    process.send_signal(how)
+    process.wait()
+    assert process.returncode in (-signal.SIGKILL, 130, 143)
+    deadline = time.monotonic() + 60
+    while any(Path(f"/proc/{pid}").exists() and _running(pid) for pid in below):
+        assert time.monotonic() < deadline, "the cluster outlives the process that started it"
+        time.sleep(0.1)
+    before = journal(run)
+    assert invoke([*search(home, run, "--ray", "auto"), "--resume"]) == 0
+    assert len(before) < len(journal(run)) and journal(run) == journal(whole)
+
+
+def _started(argv: list[str]) -> "subprocess.Popen[bytes]":
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    return subprocess.Popen([sys.executable, "-m", "tracenas", *argv], **quiet)  # type: ignore[call-overload]
+
+
+def _below(parent: int) -> set[int]:
+    """All processes below one."""
+    try:
+        children = {int(pid) for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()}
+    except OSError:
+        return set()
+    return children.union(*(_below(child) for child in children))
+
+
+def _actors(parent: int) -> set[int]:
+    return {pid for pid in _below(parent) if b"RemoteWorker" in _command(pid)}
+
+
+def _command(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def _running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
