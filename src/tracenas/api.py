@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tracenas.commands.best.result import BestFound
     from tracenas.commands.evaluate import Evaluation
     from tracenas.commands.export import ExportOutcome
-    from tracenas.commands.measure import LatencyMeasured
+    from tracenas.commands.measure.result import LatencyMeasured
     from tracenas.commands.metric.command import MetricSearched
     from tracenas.commands.plan.command import SearchPlan
     from tracenas.commands.prune.result import Pruned

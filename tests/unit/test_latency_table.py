@@ -138,3 +138,33 @@ def test_another_file_is_one_line(change: dict[str, Any], tmp_path: Path) -> Non
     with pytest.raises(UserError, match=r"table\.json: (not a latency table|format 2)") as caught:
         LatencyTable.read(path)
     assert "\n" not in caught.value.args[0]
+
+
+def test_what_only_whole_blocks_save_is_shared_by_their_sub_blocks() -> None:
+    """A program in which zeros stand for what is bypassed alone: they cost something until the block is gone."""
+
+    class Stubs(Machine):
+        def _latencies(self, arch: Architecture, slow: float) -> Any:
+            stubs = sum(not layer.skip and any(not kept for _, kept in layer.kept) for layer in arch.layers)
+            whole = super()._latencies(arch, slow)
+            return tuple({p: whole[i][p] + slow * (i + 1) * 0.2 * stubs for p in PHASES} for i in range(len(POINTS)))
+
+    found, latencies = table(Stubs(linear))
+    archs = [
+        arch for arch in architectures(60) if all(la.skip or all(kept for _, kept in la.kept) for la in arch.layers)
+    ]
+    assert any(la.skip for arch in archs for la in arch.layers)
+    check = checked(latencies, lambda arch, i: found.predict(SPACE.layers, arch, i), archs)
+    assert check["median_error"] < 1e-9
+    assert latencies.block()[0]["decode_ms"] == pytest.approx(1.2 * 0.4)
+
+
+def test_architectures_take_turns_a_few_at_a_time() -> None:
+    machine, sizes = Machine(linear), list[int]()
+
+    def turns(archs: Sequence[Architecture]) -> TurnTimes:
+        sizes.append(len(archs))
+        return machine(archs)
+
+    WidthLatencies(SPACE, POINTS, turns, at_once=2).measure()
+    assert max(sizes) == 2 and sum(sizes) == machine.count

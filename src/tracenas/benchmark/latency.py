@@ -28,13 +28,15 @@ class TrialSettings:
         prompt: P, tokens of the prompt.
         new_tokens: N, tokens generated greedily, the first one by the prefill.
         batch_size: B, sequences at once.
-        cache: `dynamic` (grows) or `static` (room for P + N tokens, which transformers allocates on first use).
+        cache: `dynamic` (grows) or `static` (transformers allocates it on first use).
+        room: tokens of a static cache; 0: P + N.
     """
 
     prompt: int
     new_tokens: int
     batch_size: int = 1
     cache: Literal["dynamic", "static"] = "dynamic"
+    room: int = 0
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,8 @@ def _cache(model: Any, settings: TrialSettings) -> Any:
     from transformers import DynamicCache, StaticCache
 
     if settings.cache == "static":
-        return StaticCache(config=model.config, max_cache_len=settings.prompt + settings.new_tokens)
+        room = settings.room or settings.prompt + settings.new_tokens
+        return StaticCache(config=model.config, max_cache_len=room)
     return DynamicCache(config=model.config)
 
 

@@ -85,6 +85,8 @@ class LatencyTable:
         kinds: the sub-blocks.
         spread: per point and phase, half of the interquartile range of the base's latency over its median.
         checked: how far whole architectures were from the sum.
+        block: per point and phase, milliseconds of a block beyond its sub-blocks one by one. These share them equally,
+            so `kinds` holds them already.
     """
 
     backend: str
@@ -95,6 +97,7 @@ class LatencyTable:
     kinds: tuple[KindLatency, ...]
     spread: tuple[Mapping[str, float], ...]
     checked: Mapping[str, Any]
+    block: tuple[Mapping[str, float], ...] = ()
 
     def predict(self, layers: Sequence[LayerSpec], arch: Architecture, point: int = 0) -> dict[str, float]:
         """Milliseconds of an architecture at a point, by phase."""
@@ -134,6 +137,7 @@ class LatencyTable:
                 tuple(_kind(one) for one in data["kinds"]),
                 tuple(_numbers(one) for one in data["spread"]),
                 data["checked"],
+                tuple(_numbers(one) for one in data.get("block", ())),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"{path}: not a latency table of tracenas measure ({type(error).__name__})") from error

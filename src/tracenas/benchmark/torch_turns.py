@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tracenas.benchmark.latency import TrialSettings, prompt_ids, run_trial, take_turns
+from tracenas.benchmark.compiled import compile_blocks
+from tracenas.benchmark.latency import Trial, TrialSettings, prompt_ids, run_trial, take_turns
 from tracenas.benchmark.latency_table import Point
 from tracenas.benchmark.width_latency import Latencies, TurnTimes
 from tracenas.families import Block, Projection, SubBlock, present
@@ -38,6 +39,7 @@ class TorchTurns:
         turns: trials of every architecture, after one that does not count.
         new_tokens: tokens that are decoded per trial.
         seed: of the prompt.
+        compiled: whether blocks go through torch.compile.
     """
 
     def __init__(
@@ -50,11 +52,14 @@ class TorchTurns:
         turns: int,
         new_tokens: int,
         seed: int,
+        compiled: bool = False,
     ) -> None:
         same_order = {key: torch.zeros(sub.spec.units, dtype=torch.float64) for key, sub in present(blocks)}
         self._net = Supernet(model, blocks, Ordering.from_saliency(blocks, same_order))
+        if compiled:
+            compile_blocks(model, [block.path for block in blocks])
         self._space, self._points, self._turns = space, tuple(points), turns
-        self._new_tokens, self._seed = new_tokens, seed
+        self._new_tokens, self._seed, self._compiled = new_tokens, seed, compiled
 
     def __call__(self, archs: Sequence[Architecture], advance: Callable[[int], None]) -> TurnTimes:
         """Every architecture and the base, turn by turn.
@@ -78,10 +83,13 @@ class TorchTurns:
         """Milliseconds of a prefill, and of one token in the middle of those decoded at about the context."""
         new = self._new_tokens
         before = max(1, point.context - new // 2)
-        read = self._run(model, TrialSettings(point.prompt, new if before == point.prompt else 1, point.batch))
-        behind = read if before == point.prompt else self._run(model, TrialSettings(before, new, point.batch))
+        read = self._run(model, point, point.prompt, new if before == point.prompt else 1)
+        behind = read if before == point.prompt else self._run(model, point, before, new)
         return {"prefill_ms": 1000 * read.prefill, "decode_ms": 1000 * behind.decode / (new - 1)}
 
-    def _run(self, model: Any, settings: TrialSettings) -> Any:
+    def _run(self, model: Any, point: Point, prompt: int, new: int) -> Trial:
+        """A trial; compiled blocks see caches of one size, so that they are not compiled for another."""
+        room = max(point.prompt, point.context) + self._new_tokens
+        settings = TrialSettings(prompt, new, point.batch, "static" if self._compiled else "dynamic", room)
         ids = prompt_ids(settings, int(model.config.vocab_size), self._seed).to(self._net.device)
         return run_trial(model, ids, settings)

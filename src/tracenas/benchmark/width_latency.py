@@ -2,8 +2,10 @@
 
 A single sub-block run again and again would find its weights in the cache, where a model's decoding waits for memory.
 So every width is a whole model, and a sub-block's latency the n-th part of the difference from the base; that of the
-full width is what n bypassed ones save. Widths between two that were measured are added where the line between these
-is off by more than `OFF` of the base's latency.
+full width is what n bypassed ones save. Blocks are removed whole: what n of them save beyond their sub-blocks one by
+one (in llama.cpp zeros stand for an MLP alone that is gone) is the blocks' overhead, which their sub-blocks share.
+Widths between two that were measured are added where the line between these is off by more than `OFF` of the base's
+latency.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -55,42 +57,77 @@ class WidthLatencies:
         space: the base's; its budget does not matter.
         points: how the model is served.
         turns: measures.
+        at_once: architectures that it measures in turns at most; None for any number.
     """
 
-    def __init__(self, space: SearchSpace, points: Sequence[Point], turns: Turns) -> None:
-        self.space, self.points, self.turns = space, tuple(points), turns
+    def __init__(self, space: SearchSpace, points: Sequence[Point], turns: Turns, at_once: int | None = None) -> None:
+        self.space, self.points, self.turns, self._at_once = space, tuple(points), turns, at_once
         self._base: list[Latencies] = []
         self._shares: dict[Architecture, Latencies] = {}
 
     def measure(self) -> tuple[Latencies, tuple[KindLatency, ...], Latencies]:
         """`outside`, `kinds` and `spread` of a table."""
-        found = []
-        saved: list[dict[str, float]] = [dict.fromkeys(PHASES, 0.0) for _ in self.points]
-        for spec, slots in kinds(self.space.layers).items():
-            widths = self._widths(slots, spec.choices())
-            bypassed = self._bypassed(slots)
-            full = self._per_sub_block([(bypassed, len(self._every_second(slots)))])[0]
-            latency = []
-            for point in range(len(self.points)):
-                by_phase = {}
-                for phase in PHASES:
-                    gain = -full[point][phase]
-                    saved[point][phase] += len(slots) * gain
-                    deltas = [self._delta(slots, width, point, phase) for width in widths]
-                    by_phase[phase] = tuple(max(0.0, gain + delta) for delta in deltas)
-                latency.append(by_phase)
-            found.append(KindLatency(tuple(slots), spec.units, tuple(widths), tuple(latency)))
+        found = kinds(self.space.layers)
+        widths = {spec: self._widths(slots, spec.choices()) for spec, slots in found.items()}
+        gains, block = self._gains(), self.block()
+        outside = [dict(point) for point in self.typical()]
+        latencies = []
+        for spec, slots in found.items():
+            part = sum(1 / self._present(index) for index, _ in slots) / len(slots)
+            gain = gains[slots[0]]
+            full = tuple({p: gain[i][p] + part * block[i][p] for p in PHASES} for i in range(len(self.points)))
+            latencies.append(self._kind(spec.units, slots, widths[spec], full))
+            for i, p in self._places():
+                outside[i][p] -= len(slots) * full[i][p]
+        positive = tuple({p: max(0.0, point[p]) for p in PHASES} for point in outside)
+        return positive, tuple(latencies), self._spread()
+
+    def block(self) -> Latencies:
+        """Milliseconds that a block takes beyond its sub-blocks: of every second one, removed together."""
+        removed = range(1, len(self.space.layers), 2)
+        if not removed:
+            return tuple(dict.fromkeys(PHASES, 0.0) for _ in self.points)
+        gains = {slot: gain for slot, gain in self._gains().items() if slot[0] in removed}
+        saved = self._gain(list(gains))
+        return tuple(
+            {p: (len(gains) * saved[i][p] - sum(one[i][p] for one in gains.values())) / len(removed) for p in PHASES}
+            for i in range(len(self.points))
+        )
+
+    def _kind(self, units: int, slots: Sequence[Slot], widths: Sequence[int], full: Latencies) -> KindLatency:
+        """Latencies at every width, from that of the full one."""
+        latency = [
+            {p: tuple(max(0.0, full[i][p] + self._delta(slots, width, i, p)) for width in widths) for p in PHASES}
+            for i in range(len(self.points))
+        ]
+        return KindLatency(tuple(slots), units, tuple(widths), tuple(latency))
+
+    def _gain(self, slots: Sequence[Slot]) -> Latencies:
+        """Milliseconds that one of these saves, when they are bypassed together."""
+        (saved,) = self.shares([self._at(slots, 0)])
         base = self.typical()
-        outside = tuple({p: max(0.0, base[i][p] - saved[i][p]) for p in PHASES} for i in range(len(self.points)))
-        return outside, tuple(found), self._spread()
+        return tuple({p: (1.0 - saved[i][p]) * base[i][p] / len(slots) for p in PHASES} for i in range(len(base)))
+
+    def _gains(self) -> dict[Slot, Latencies]:
+        """The same of every sub-block, as one of its kind."""
+        found = kinds(self.space.layers).values()
+        return {slot: gain for slots in found for gain in [self._gain(self._every_second(slots))] for slot in slots}
+
+    def _present(self, index: int) -> int:
+        """Sub-blocks of a block that have units."""
+        return sum(spec.units > 0 for spec in self.space.layers[index].sub_blocks)
+
+    def _places(self) -> list[tuple[int, str]]:
+        return [(i, phase) for i in range(len(self.points)) for phase in PHASES]
 
     def shares(self, archs: Sequence[Architecture]) -> list[Latencies]:
         """Latencies over the base's, the median over the turns."""
         new = [arch for arch in dict.fromkeys(archs) if arch not in self._shares and arch != self.space.base]
-        if new:
-            measured = self.turns(new)
+        step = self._at_once or max(1, len(new))
+        for part in (new[start : start + step] for start in range(0, len(new), step)):
+            measured = self.turns(part)
             self._base += measured.base
-            for arch, turns in zip(new, measured.others, strict=True):
+            for arch, turns in zip(part, measured.others, strict=True):
                 self._shares[arch] = tuple(
                     {p: median(t[i][p] / b[i][p] for t, b in zip(turns, measured.base, strict=True)) for p in PHASES}
                     for i in range(len(self.points))
@@ -127,14 +164,8 @@ class WidthLatencies:
 
     def _delta(self, slots: Sequence[Slot], width: int, point: int, phase: str) -> float:
         """Milliseconds that a sub-block of this width takes more than one of full width."""
-        return self._per_sub_block([(self._at(slots, width), len(slots))])[0][point][phase]
-
-    def _per_sub_block(self, archs: Sequence[tuple[Architecture, int]]) -> list[list[dict[str, float]]]:
-        base = self.typical()
-        return [
-            [{p: (share[i][p] - 1.0) * base[i][p] / count for p in PHASES} for i in range(len(self.points))]
-            for share, (_, count) in zip(self.shares([arch for arch, _ in archs]), archs, strict=True)
-        ]
+        (share,) = self.shares([self._at(slots, width)])
+        return (share[point][phase] - 1.0) * self.typical()[point][phase] / len(slots)
 
     def typical(self) -> Latencies:
         """The base's medians over all turns so far."""
@@ -161,9 +192,6 @@ class WidthLatencies:
     def _every_second(self, slots: Sequence[Slot]) -> list[Slot]:
         """Those that are bypassed together: half of them, so that a model is left; of a single one itself."""
         return list(slots[1::2]) or list(slots)
-
-    def _bypassed(self, slots: Sequence[Slot]) -> Architecture:
-        return self._at(self._every_second(slots), 0)
 
 
 def checked(

@@ -5,21 +5,18 @@ over sub-blocks is an upper bound, by less than a kilobyte or two. `exact` count
 byte; where its directory is called otherwise than the model's, its name is as much longer or shorter.
 """
 
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from tracenas.budgets.kind import Counted, Kind, SubBlocks, found, matrices, sub_blocks
+from tracenas.budgets.unwritten import head_dim, unwritten
 from tracenas.errors import UserError
 from tracenas.exporters.gguf.layouts import FileDraft, choose
 from tracenas.exporters.gguf.layouts.layout import ATTENTION_NAMES, MLP_NAMES
-from tracenas.exporters.gguf.model import FAMILIES, Decoder, decoder_of
+from tracenas.exporters.gguf.model import FAMILIES
 from tracenas.exporters.gguf.size import aligned, file_size, tensor_bytes, tensor_entry
 from tracenas.exporters.gguf.tokenizer import gguf_vocabulary
-from tracenas.exporters.gguf.weights import Array
-from tracenas.families import Family, SubBlock, within
 from tracenas.families.decoder import LlamaLike
 from tracenas.space.architecture import Architecture, Layer
 from tracenas.space.costs import Cost
@@ -32,24 +29,8 @@ _NORM = "post_attention_norm"
 """The longest name of a norm."""
 _ADDITIVE = ("deci", "openelm")
 """Layouts that hold every block as it is."""
-_DEFAULTS = {
-    **{"head_dim": None, "hidden_act": "silu", "rms_norm_eps": 1e-6, "max_position_embeddings": 2048},
-    **{"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0},
-}
-"""What config.json may leave out: of these only whether they are there changes the size."""
 _SLACK = 31
 """Bytes at most that align the tensors behind the header."""
-
-
-@dataclass(frozen=True)
-class _Shapes:
-    """The tensors of a checkpoint that has not been written, by their shapes alone."""
-
-    shapes: Mapping[str, tuple[int, ...]]
-
-    def read(self, name: str) -> Array:
-        """Nothing is there."""
-        raise RuntimeError(f"{name}: only its shape is known")
 
 
 @dataclass(frozen=True)
@@ -92,7 +73,7 @@ def _file(model: Counted) -> Cost:
         _family(model),
         len(model.blocks),
         int(config["hidden_size"]),
-        _head_dim(config),
+        head_dim(config),
         stored,
         sub_blocks(model.blocks),
     )
@@ -103,7 +84,7 @@ def _file(model: Counted) -> Cost:
 
 
 def _exact(model: Counted, arch: Architecture) -> int:
-    decoder, shapes = _decoder(model, arch)
+    decoder, shapes = unwritten(model, arch)
     return file_size(choose(decoder).draft(decoder, shapes), _metadata(model), model.serving.stored)
 
 
@@ -131,7 +112,7 @@ def _differing(model: Counted) -> FileDraft:
         UserError: if there is none that adds up.
     """
     base = Architecture(tuple(Layer(tuple((s.unit, s.units) for s in b.spec.sub_blocks)) for b in model.blocks))
-    decoder, shapes = _decoder(model, base)
+    decoder, shapes = unwritten(model, base)
     first = decoder.blocks[0]
     odd = (replace(first, width=first.width + 32), *decoder.blocks)
     layout = choose(replace(decoder, blocks=odd))
@@ -151,51 +132,6 @@ def _metadata(model: Counted) -> dict[str, Any]:
         raise UserError(f"budget file: the tokenizer of {source.name}, which is part of the file, is not here yet")
     vocabulary = gguf_vocabulary(source.path, int(source.config["vocab_size"]), source.config)
     return {"general.name": Path(source.repo or source.name).resolve().name, **vocabulary.metadata}
-
-
-def _decoder(model: Counted, arch: Architecture) -> tuple[Decoder, _Shapes]:
-    """An architecture's checkpoint as the layouts see it, by config.json and what it leaves out."""
-    source, config = model.source, model.source.config
-    family, hidden, vocab = source.family, int(config["hidden_size"]), int(config["vocab_size"])
-    shapes = {"model.embed_tokens.weight": (vocab, hidden), "model.norm.weight": (hidden,)}
-    if not family.tied(config):
-        shapes["lm_head.weight"] = (vocab, hidden)
-    kept = [(b, layer) for b, layer in zip(model.blocks, arch.layers, strict=True) if not layer.skip]
-    for index, (block, layer) in enumerate(kept):
-        for sub, units in within(block, layer):
-            if units:
-                shapes |= _tensors(family, config, f"model.layers.{index}.", sub, units)
-    rope = config.get("rope_parameters") or {"rope_theta": 10000.0, **(config.get("rope_scaling") or {})}
-    full = SimpleNamespace(
-        **{
-            **_DEFAULTS,
-            **config,
-            "num_hidden_layers": len(kept),
-            "tie_word_embeddings": family.tied(config),
-            "rope_parameters": {"rope_type": rope.get("type", "default"), **rope},
-            "layer_types": None,
-        }
-    )
-    return decoder_of(family, full, shapes), _Shapes(shapes)
-
-
-def _tensors(
-    family: Family, config: Mapping[str, Any], at: str, sub: SubBlock, units: int
-) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Names and shapes of a sub-block's tensors at a width."""
-    for matrix, rows, columns in matrices(sub, units):
-        yield f"{at}{matrix.path}.weight", (rows, columns)
-        if matrix.bias:
-            yield f"{at}{matrix.path}.bias", (rows,)
-    for norm in sub.norms:
-        yield f"{at}{norm}.weight", (int(config["hidden_size"]),)
-    if sub.spec.name == "attention" and isinstance(family, LlamaLike) and family.qk_norm:
-        for part in "qk":
-            yield f"{at}self_attn.{part}_norm.weight", (_head_dim(config),)
-
-
-def _head_dim(config: Mapping[str, Any]) -> int:
-    return int(config.get("head_dim") or int(config["hidden_size"]) // int(config["num_attention_heads"]))
 
 
 FILE = Kind(_file, "GGUF file", bytes=True, reads=("outtype",), blockwise=True, exact=_exact)

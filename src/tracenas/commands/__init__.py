@@ -107,7 +107,10 @@ COMMANDS: dict[str, Command] = {
     "metric show": Command("metric.show:show", "MetricShowConfig", "Parse and simplify a metric's expression."),
     "bench": Command("bench:bench", "BenchConfig", "Latency, throughput and memory of models.", file=True),
     "measure": Command(
-        "measure:measure", "MeasureConfig", "Latencies of sub-blocks by width, where the model is served.", file=True
+        "measure.command:measure",
+        "MeasureConfig",
+        "Latencies of sub-blocks by width, where the model is served.",
+        file=True,
     ),
     "export": Command("export:export", "ExportConfig", "Write a checkpoint for llama.cpp (GGUF).", file=True),
     "push": Command("push:push", "PushConfig", "Put a checkpoint on the Hugging Face hub, after a check."),

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator
 
 from tracenas.config import fields
 from tracenas.config.shared import SpaceConfig
+from tracenas.config.usage import Use
 from tracenas.errors import UserError
 
 __all__ = ["MeasureConfig"]
@@ -18,12 +19,24 @@ _POINT = re.compile(r"([1-9][0-9]*):([1-9][0-9]*):([1-9][0-9]*)")
 class MeasureConfig(SpaceConfig):
     """Measure what widths of sub-blocks take where the model is served."""
 
-    wanted = ("points", "turns", "resume", "device")
+    wanted = ("backend", "points", "outtype", "turns", "resume", "device")
+    uses = (
+        Use(("outtype", "llama_python"), "backend llama.cpp", lambda c: c.backend == "llama.cpp"),
+        Use(("dtype", "trust_remote_code"), "backend torch or torch-compile", lambda c: c.backend.startswith("torch")),
+    )
     without = ("depth_granularity", "min_depth", "keep_layers", "exclude")
 
     model: fields.ModelName
     out: Path = Field(description="Table to write, a file with the ending .json.")
-    backend: Literal["torch"] = Field("torch", description="What the model is served by.")
+    backend: Literal["torch", "torch-compile", "llama.cpp"] = Field(
+        "torch", description="What the model is served by; llama.cpp through llama-cpp-python."
+    )
+    outtype: Literal["auto", "f32", "f16", "bf16", "q8_0"] = Field(
+        "auto", description="What matrices are stored in, as in `tracenas export`; auto: as the model's own weights."
+    )
+    llama_python: Path | None = Field(
+        None, description="Python interpreter that has llama-cpp-python; default: this one."
+    )
     points: fields.CommaList = Field(
         "1:512:512",
         description="How it is served: sequences:prompt:context, several separated by commas. A prefill reads the "

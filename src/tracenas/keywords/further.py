@@ -34,7 +34,9 @@ class MeasureOptions(StageKeywords, total=False):
     head_quantum: int
     deploy: str
     kv_groups: bool
-    backend: Literal["torch"]
+    backend: Literal["torch", "torch-compile", "llama.cpp"]
+    outtype: str
+    llama_python: str | Path | None
     points: str | Sequence[str]
     turns: int
     new_tokens: int

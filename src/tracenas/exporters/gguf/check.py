@@ -109,8 +109,11 @@ def agreement(
     )
 
 
-def find_llama(python: Path | None) -> Path:
+def find_llama(python: Path | None, what: str = "--check") -> Path:
     """The Python that has llama-cpp-python: the one that was named, or this one.
+
+    Args:
+        what: needs it, for messages.
 
     Raises:
         UserError: if it has it not.
@@ -118,7 +121,7 @@ def find_llama(python: Path | None) -> Path:
     how = "pip install llama-cpp-python (it is compiled, which takes minutes), or name a Python that has it"
     if python is None:
         if importlib.util.find_spec("llama_cpp") is None:
-            raise UserError(f"--check needs llama-cpp-python, which is not installed: {how} with --llama-python")
+            raise UserError(f"{what} needs llama-cpp-python, which is not installed: {how} with --llama-python")
         return Path(sys.executable)
     try:
         done = subprocess.run([str(python), "-c", "import llama_cpp"], capture_output=True, text=True, check=False)

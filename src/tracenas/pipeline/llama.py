@@ -1,0 +1,72 @@
+"""llama.cpp as the settings name it: the Python that has it, the threads, and where it computes."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import tracenas.benchmark.llama_trials as script
+from tracenas.benchmark.devices import graphics_processors, processor
+from tracenas.benchmark.served import Served
+from tracenas.errors import UserError
+from tracenas.exporters.gguf.check import find_llama
+from tracenas.worker_pool import available_cores
+
+__all__ = ["LlamaCpp", "llama_cpp"]
+
+
+class Settings(Protocol):
+    """What is read of a command's settings."""
+
+    @property
+    def llama_python(self) -> Path | None: ...
+
+    @property
+    def device(self) -> str: ...
+
+    @property
+    def threads(self) -> int | None: ...
+
+
+@dataclass(frozen=True)
+class LlamaCpp:
+    """A process that measures GGUF files.
+
+    Args:
+        served: is asked.
+        threads: of the CPU.
+        gpu: whether all layers lie on a GPU.
+    """
+
+    served: Served
+    threads: int
+    gpu: bool
+
+    @property
+    def machine(self) -> dict[str, Any]:
+        """What it computes with."""
+        device = (graphics_processors() or ("GPU",))[0] if self.gpu else processor()
+        return {"device": device, "threads": self.threads, "llama_cpp": self.served.facts["llama_cpp"]}
+
+    def request(self, seed: int) -> dict[str, Any]:
+        """What is asked beside the model and its runs."""
+        return {"threads": self.threads, "gpu": self.gpu, "seed": seed}
+
+
+@contextmanager
+def llama_cpp(config: Settings) -> Iterator[LlamaCpp]:
+    """The process, ended behind the context.
+
+    Raises:
+        UserError: if llama-cpp-python is not installed, or has no GPU where one is asked for.
+    """
+    python = find_llama(config.llama_python, "--backend llama.cpp")
+    with Served("llama.cpp", [str(python), str(script.__file__)]) as served:
+        there = bool(served.facts["gpu"])
+        if config.device.startswith("cuda") and not there:
+            raise UserError(
+                f"device {config.device}: this llama-cpp-python was built without a GPU "
+                '(CMAKE_ARGS="-DGGML_CUDA=on" pip install llama-cpp-python); accepted: auto, cpu'
+            )
+        yield LlamaCpp(served, config.threads or available_cores(), there and config.device != "cpu")
