@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tracenas.commands.runs import Runs
     from tracenas.commands.score import Scored
     from tracenas.commands.search.result import SearchOutcome
-    from tracenas.commands.select_calibration import Selected
+    from tracenas.commands.select_calibration.command import Selected
     from tracenas.commands.sensitivity import Sensitivities
     from tracenas.commands.sparsify.command import Sparsified
     from tracenas.commands.study.ablation import Ablated

@@ -5,6 +5,7 @@ evaluated on its own. Tensors of what workers are built from lie in memory that 
 """
 
 import json
+import logging
 import multiprocessing
 import os
 import signal
@@ -62,6 +63,7 @@ def answered(evaluate: Callable[[Any], Any], task: Any) -> dict[str, Any]:
 def _serve(connection: Connection, target: str, spec: Any) -> None:
     """A worker's life: build, then answer task by task until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
+    logging.getLogger("tracenas").setLevel(logging.ERROR)  # and shows the progress
     try:
         evaluate = resolve_name(target)(spec)
         while True:

@@ -13,7 +13,7 @@ import pytest
 from tiny import save_families
 
 from tracenas.cli import invoke
-from tracenas.commands.search import settings
+from tracenas.pipeline import workers
 
 pytestmark = pytest.mark.integration
 
@@ -30,7 +30,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
 @pytest.fixture(autouse=True)
 def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many there are."""
-    monkeypatch.setattr(settings, "available_cores", lambda: 2)
+    monkeypatch.setattr(workers, "available_cores", lambda: 2)
 
 
 def search(home: Path, out: Path, *options: str, model: str = "llama") -> list[str]:
@@ -109,7 +109,7 @@ def _children(parent: int) -> set[int]:
 def test_more_workers_than_cores_are_bounded_and_it_is_said(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(settings, "available_cores", lambda: 1)
+    monkeypatch.setattr(workers, "available_cores", lambda: 1)
     assert invoke(search(home, tmp_path / "run", "--workers", "64")) == 0
     assert "workers 64: this machine has cores for 1" in capsys.readouterr().err
 
@@ -123,9 +123,63 @@ def test_other_numbers_are_refused(home: Path, tmp_path: Path, value: str, capsy
 def test_too_little_shared_memory_is_refused(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from tracenas.scoring import pooled
+    from tracenas import shared_tensors
 
-    monkeypatch.setattr(pooled.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000})())
+    monkeypatch.setattr(shared_tensors.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000})())
     assert invoke(search(home, tmp_path / "run", "--workers", "2")) == 2
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert "of shared memory" in line and "--shm-size" in line
+
+
+def test_a_search_for_ratios_is_the_same_with_workers(home: Path, tmp_path: Path) -> None:
+    argv = ["sparsify", str(home / "llama"), "--metric", "wanda", "--sparsity", "0.5", "--ratios", "search"]
+    argv += ["--data", str(home / "text.txt"), "--samples", "4", "--seq-len", "32", "--rank", "4", "--threads", "1"]
+    argv += ["--population", "4", "--elites", "2", "--iterations", "2"]
+    for name, count in (("one", "1"), ("two", "2")):
+        assert invoke([*argv, "--out", str(tmp_path / name), "--workers", count]) == 0
+    assert journal(tmp_path / "two.search") == journal(tmp_path / "one.search")
+    assert len(journal(tmp_path / "one.search")) > 4
+
+
+def test_a_chosen_calibration_set_is_the_same_with_workers(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["select-calibration", str(home / "llama"), "--data", str(home / "text.txt"), "--params", "60%"]
+    argv += ["--candidates", "3", "--samples", "4", "--seq-len", "32", "--held-out-samples", "4", "--threads", "1"]
+    found = []
+    for count in ("1", "2"):
+        out = tmp_path / f"{count}.safetensors"
+        assert invoke([*argv, "--out", str(out), "--workers", count, "--json"]) == 0
+        found.append({**json.loads(capsys.readouterr().out), "path": ""})
+    assert found[0] == found[1]
+    assert len({candidate["kl"] for candidate in found[0]["candidates"]}) == 3
+
+
+@pytest.mark.slow
+def test_a_set_that_cannot_be_used_is_refused_by_a_worker_in_a_line(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["select-calibration", str(home / "llama"), "--data", str(home / "text.txt"), "--params", "45%"]
+    argv += ["--candidates", "2", "--samples", "4", "--seq-len", "32", "--held-out-samples", "4"]
+    assert invoke([*argv, "--out", str(tmp_path / "out.safetensors"), "--workers", "2"]) == 2
+    assert "this allocation keeps every block" in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_a_study_is_the_same_with_workers(home: Path, tmp_path: Path) -> None:
+    argv = ["study", str(home / "llama"), "--data", str(home / "text.txt"), "--text", str(home / "text.txt")]
+    argv += ["--params", "80%", "--samples", "4", "--seq-len", "32", "--proxies", "phi,loss_compensated"]
+    argv += ["--rank", "4", "--compensate-samples", "6", "--architectures", "4", "--steps", "2", "--recover-batch", "2"]
+    argv += ["--windows", "4", "--resamples", "50", "--threads", "1", "--targets", "recovery,supernet_lora"]
+    argv += ["--lora-steps", "2"]
+    for name, count in (("one", "1"), ("two", "2")):
+        assert invoke([*argv, "--out", str(tmp_path / name), "--workers", count]) == 0
+    one, two = (_without_times(journal(tmp_path / name)) for name in ("one", "two"))
+    assert one == two and len(one) == 4
+
+
+def _without_times(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    for record in records:
+        del record["proxy_seconds"]
+        for target in record["targets"].values():
+            del target["seconds"]
+    return records

@@ -82,7 +82,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "score": Command("score:score", "ScoreConfig", "Score one architecture."),
     "select-calibration": Command(
-        "select_calibration:select_calibration",
+        "select_calibration.command:select_calibration",
         "SelectCalibrationConfig",
         "Choose the calibration set that prunes best.",
         file=True,

@@ -24,6 +24,7 @@ __all__ = [
     "Text",
     "TextField",
     "Tolerance",
+    "Workers",
 ]
 
 Dtype = Annotated[
@@ -49,6 +50,9 @@ Compensate = Literal["best", "auto", "none", "ridge", "sequential"]
 
 Text = Annotated[str, Accepts(file=True, metavar="TEXT")]
 """A file, a data set's name, …"""
+
+Workers = Annotated[int, Field(ge=1)] | Literal["auto"]
+"""A number of processes."""
 
 Size = Annotated[str, Accepts(metavar="SIZE")]
 """A share such as 60%, or a size such as 2.7B."""

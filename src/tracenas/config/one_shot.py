@@ -71,3 +71,8 @@ class SelectCalibrationConfig(OneShotSettings):
     )
     held_out_samples: int = Field(16, ge=1, description="Number of sequences of each held-out text.")
     out: Path = Field(description="Token file to write, with the ending .safetensors.")
+    workers: fields.Workers = Field(
+        1,
+        description="Number of processes that try sets, each with --threads threads (default: the cores shared out) "
+        "and a copy of the weights; auto: as many as there are cores for; results do not depend on it.",
+    )

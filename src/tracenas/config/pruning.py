@@ -128,7 +128,7 @@ class SearchConfig(EffortConfig, BudgetConfig, CalibrationConfig, TracedConfig, 
         description="Stop measuring a candidate once it is clearly worse than the elites; auto: where the proxy is a "
         "mean over sequences (loss, kl, and both compensated).",
     )
-    workers: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+    workers: fields.Workers = Field(
         1,
         description="Number of processes that score candidates, each with --threads threads (default: the cores shared "
         "out); auto: as many as there are cores for; results do not depend on it. The model is in memory once.",

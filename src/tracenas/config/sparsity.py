@@ -29,7 +29,7 @@ class SparsifyConfig(WindowsConfig):
     uses = (
         Use(("samples", "seq_len", "text_field", "bos", "batch"), "data", lambda c: c.data is not None),
         Use(
-            ("run", "proxy", "population", "elites", "iterations", "rank", "resume"),
+            ("run", "proxy", "population", "elites", "iterations", "rank", "workers", "resume"),
             "ratios search",
             lambda c: c.ratios == "search",
         ),
@@ -84,6 +84,10 @@ class SparsifyConfig(WindowsConfig):
     iterations: int = Field(50, ge=1, description="Number of its generations, the initial one included.")
     spread: float = Field(
         0.25, gt=0, lt=1, description="Farthest that a sub-block's share of zeros may be from the global one."
+    )
+    workers: fields.Workers = Field(
+        1,
+        description="Number of processes that score candidates of a search for ratios, as for `tracenas search`.",
     )
     resume: bool = Field(False, description="Go on with an interrupted search for ratios.")
 

@@ -97,6 +97,11 @@ class StudyConfig(PoolConfig, TrackedConfig):
     )
 
     text: fields.Text = Field(description="Held-out text that losses are measured on.")
+    workers: fields.Workers = Field(
+        1,
+        description="Number of processes that measure architectures, each with --threads threads (default: the cores "
+        "shared out); auto: as many as there are cores for; results do not depend on it, but for times.",
+    )
     windows: int = Field(64, ge=1, description="Number of held-out windows at most.")
     proxies: Annotated[fields.CommaList, Accepts(("all",), PROXIES.names, several=True)] = Field(
         "all", description="Proxies to judge."

@@ -168,6 +168,7 @@ class SparsifyOptions(WindowsKeywords, total=False):
     elites: int
     iterations: int
     spread: float
+    workers: int | Literal["auto"]
     resume: bool
 
 
@@ -208,6 +209,7 @@ class StudyOptions(TracedKeywords, TrackedKeywords, CalibrationKeywords, total=F
     resamples: int
     resume: bool
     text: str | Path
+    workers: int | Literal["auto"]
     windows: int
     proxies: str | Sequence[str]
     combinations: str | None

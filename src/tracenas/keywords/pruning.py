@@ -211,3 +211,4 @@ class SelectCalibrationOptions(SpaceKeywords, WindowsKeywords, total=False):
     held_out: str | Path | None
     second: str | Path | None
     held_out_samples: int
+    workers: int | Literal["auto"]

@@ -41,6 +41,10 @@ class CombinedEvaluator(Scorer[Architecture]):
         self.realisation: Realisation = compensated if compensated is not None else Realisation()
         self.base_loss = panel.base_loss
 
+    def decoded(self, data: Any) -> Architecture:
+        """An architecture of the space."""
+        return self.space.validate(Architecture.from_json(data, where="task"))
+
     def _score(self, candidate: Architecture) -> Score:
         """As failed if any proxy fails; the journal also gets every proxy's own value."""
         result = self.panel.run(candidate)

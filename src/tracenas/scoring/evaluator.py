@@ -51,6 +51,10 @@ class Evaluator(Scorer[Architecture]):
         self.tokens = self.measurer.tokens
         self.base_loss = self.measurer.base_loss
 
+    def decoded(self, data: Any) -> Architecture:
+        """An architecture of the space."""
+        return self.space.validate(Architecture.from_json(data, where="task"))
+
     def _score(self, candidate: Architecture) -> Score:
         result, reason = attempt(lambda: self._scored(candidate), self.net.device)
         value, loss, extra, undefined = result or (None, None, {}, reason)

@@ -115,6 +115,10 @@ class SparsityEvaluator(Scorer[Shares]):
         if not math.isfinite(self.base_loss):
             raise UserError("the base model's loss on the calibration data is not finite; try dtype=fp32")
 
+    def decoded(self, data: Any) -> Shares:
+        """Shares of the model's sub-blocks."""
+        return Shares.from_json(data, where="task")
+
     def _score(self, candidate: Shares) -> Score:
         result, reason = attempt(lambda: self._scored(candidate), self.net.device)
         return Score.failed(str(reason)) if result is None else result

@@ -52,6 +52,10 @@ class RacingEvaluator(Scorer[Architecture]):
         measured = [r["terms"] for r in records if r["score"] is not None and "stopped" not in r]
         self.bar = generation_bar([r["terms"] for r in elites], measured) if len(elites) >= self.elites else None
 
+    def decoded(self, data: Any) -> Architecture:
+        """An architecture of the space."""
+        return self.space.validate(Architecture.from_json(data, where="task"))
+
     def _score(self, candidate: Architecture) -> Score:
         """On as many sequences as it takes."""
         result, reason = attempt(lambda: self._measured(candidate), self.evaluator.net.device)

@@ -4,7 +4,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from tracenas.strategies.score import Score
 
@@ -26,6 +26,10 @@ class Scorer(ABC, Generic[C]):
         started = time.perf_counter()
         score = self._score(candidate)
         return replace(score, seconds=time.perf_counter() - started)
+
+    @abstractmethod
+    def decoded(self, data: Any) -> C:
+        """A candidate from its JSON, checked."""
 
     @abstractmethod
     def _score(self, candidate: C) -> Score:

@@ -11,8 +11,8 @@ from tracenas.commands.search.settings import (
     resolve_search,
     sized,
     strategy_settings,
-    with_threads,
-    with_workers,
+    with_scorers,
+    with_scorers_threads,
     within_minutes,
 )
 from tracenas.config import RunConfig, SearchConfig, check_used
@@ -50,7 +50,7 @@ def search(
         UserError: for wrong input, before any work is done.
     """
     clock = SearchClock(config.minutes)
-    config = with_workers(with_absolute_paths(config))
+    config = with_scorers(with_absolute_paths(config))
     source = source or open_source(config.model)
     if not config.resume:
         probe(config.text_field, config.data)
@@ -59,7 +59,7 @@ def search(
     check_used(resolved)
     STRATEGIES.check(resolved.strategy)
     SALIENCIES.check(config.saliency)
-    planned = with_threads(sized(resolved))
+    planned = with_scorers_threads(sized(resolved))
     strategy_settings(planned)
     check_starts(planned)
     if planned.front:

@@ -13,11 +13,11 @@ from tracenas.models.checkpoints.source import ModelSource
 from tracenas.pipeline.estimate import measured_estimate, search_shape, trace_rank
 from tracenas.pipeline.minutes import spend
 from tracenas.pipeline.target import PruningTarget, resolve_proxy
+from tracenas.pipeline.workers import with_threads, with_workers
 from tracenas.proxies.combination import choose
 from tracenas.saliency.starts import SOLVED
 from tracenas.space.search_space import SearchSpace
 from tracenas.strategies import SearchSettings
-from tracenas.worker_pool import available_cores
 
 __all__ = [
     "check_starts",
@@ -25,8 +25,8 @@ __all__ = [
     "resolve_search",
     "sized",
     "strategy_settings",
-    "with_threads",
-    "with_workers",
+    "with_scorers",
+    "with_scorers_threads",
     "within_minutes",
 ]
 
@@ -136,35 +136,23 @@ def within_minutes(config: C, target: PruningTarget) -> C:
     return settings.model_copy(update=update)
 
 
-def with_workers(config: C) -> C:
-    """The settings with a number of workers, no more than there are cores; a cluster's room is seen once it is joined.
+def with_scorers(config: C) -> C:
+    """The settings with a number of workers; a cluster's room is seen once it is joined.
 
     Raises:
         UserError: for what is no address of a cluster.
     """
-    if config.ray is not None:
-        require_address(config.ray)
-        return config
-    cores, workers = available_cores(), config.workers
-    if workers == "auto":
-        workers = max(1, cores // (config.threads or 1))
-    elif workers > cores:
-        _log.warning("workers %d: this machine has cores for %d, so as many", workers, cores)
-        workers = cores
-    return config.model_copy(update={"workers": workers})
+    if config.ray is None:
+        return with_workers(config)
+    require_address(config.ray)
+    return config
 
 
-def with_threads(config: C) -> C:
-    """The settings with the threads of each of several workers.
-
-    Where none were given the cores are shared out, and in a cluster, whose nodes may have any number, it is one.
-    """
-    if config.threads is not None or (config.workers == 1 and config.ray is None):
-        return config
-    if config.ray is not None:
-        return config.model_copy(update={"threads": 1})
-    assert config.workers != "auto"
-    return config.model_copy(update={"threads": available_cores() // config.workers})
+def with_scorers_threads(config: C) -> C:
+    """The settings with the threads of each worker; in a cluster, whose nodes may have any number, it is one."""
+    if config.ray is None or config.threads is not None:
+        return with_threads(config)
+    return config.model_copy(update={"threads": 1})
 
 
 def strategy_settings(config: SearchConfig) -> SearchSettings:

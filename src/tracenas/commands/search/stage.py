@@ -127,7 +127,7 @@ def _run(
     session: Session,
     config: SearchConfig,
     strategy: Strategy[Architecture],
-    scorer: CandidateScorer | PooledScorer,
+    scorer: CandidateScorer | PooledScorer[Architecture],
     journal: Journal,
     clock: SearchClock,
     told: Sequence[Callable[[Progress], None] | None],

@@ -10,9 +10,11 @@ from tracenas.errors import UserError
 from tracenas.models.checkpoints.loading import pick_device
 from tracenas.pipeline.distributed import actor_memory, actor_pool
 from tracenas.pipeline.session import Session
+from tracenas.pipeline.workers import require_cpu
 from tracenas.reporting.progress import phase
 from tracenas.scoring.pooled import PooledScorer, local_pool
 from tracenas.scoring.travelling import CandidateScorer
+from tracenas.space.architecture import Architecture
 
 __all__ = ["cluster_of", "scored_by"]
 
@@ -26,12 +28,12 @@ def cluster_of(config: SearchConfig) -> Iterator[Cluster | None]:
     Raises:
         UserError: if it cannot be had, or workers of any kind are to score on a GPU.
     """
-    if (config.workers != 1 or config.ray) and (device := pick_device(config.device)).type != "cpu":
-        named = f"ray {config.ray}" if config.ray else f"workers {config.workers}"
-        raise UserError(f"{named}: several processes score on a CPU, not on {device}: --workers 1, without --ray")
     if config.ray is None:
+        require_cpu(config)
         yield None
         return
+    if (device := pick_device(config.device)).type != "cpu":
+        raise UserError(f"ray {config.ray}: actors score on a CPU, not on {device}: leave out --ray")
     with ExitStack() as stack:
         with phase("join the cluster"):
             cluster = stack.enter_context(joined(config.ray))
@@ -41,7 +43,7 @@ def cluster_of(config: SearchConfig) -> Iterator[Cluster | None]:
 @contextmanager
 def scored_by(
     scorer: CandidateScorer, config: SearchConfig, session: Session, cluster: Cluster | None
-) -> Iterator[CandidateScorer | PooledScorer]:
+) -> Iterator[CandidateScorer | PooledScorer[Architecture]]:
     """The scorer, or the workers that have it."""
     if cluster is None and config.workers == 1:
         yield scorer

@@ -8,6 +8,7 @@ from tracenas.config import SparsifyConfig
 from tracenas.config.local_paths import with_absolute_paths
 from tracenas.data.sources import probe
 from tracenas.models.checkpoints.source import open_source
+from tracenas.pipeline.workers import require_cpu, with_workers
 from tracenas.reporting.progress import START, phase
 from tracenas.reporting.terminal import Outcome, Table, to_plain
 
@@ -62,12 +63,13 @@ def sparsify(config: SparsifyConfig) -> Sparsified:
     Raises:
         UserError: for wrong input, before any work is done where it can be known.
     """
-    config = with_absolute_paths(config)
+    config = with_workers(with_absolute_paths(config))
     source = open_source(config.model, decoder_only="sparsify")
     probe(config.text_field, config.data)
     with phase(START):
         from tracenas.commands.sparsify.pruning import complete, write_sparse  # torch takes seconds to import
 
+    require_cpu(config)
     space = source.space()
     facts = complete(config, source) if config.resume else None
     if facts is None:

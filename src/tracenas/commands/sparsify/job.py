@@ -40,6 +40,7 @@ class Job:
     Args:
         tokens: calibration token ids, int64 [N, L] on the model's device; without `data` of no meaning.
         micro_batch: sequences per forward pass.
+        threads: of torch.
         gradients: of the dense model, where the metric reads them.
     """
 
@@ -50,6 +51,7 @@ class Job:
     target: Sparsity
     tokens: Tensor
     micro_batch: int
+    threads: int
     gradients: GradientStore | None = None
 
     @property
@@ -72,7 +74,7 @@ class Job:
 @contextmanager
 def open_job(config: SparsifyConfig, source: ModelSource, target: Sparsity, metric: Metric) -> Iterator[Job]:
     """The loaded model with its calibration and gradients; gradients that have no file are there for the block only."""
-    set_threads(config.threads)
+    threads = set_threads(config.threads)
     loaded = load_model(source, config)
     tokens, micro_batch = torch.zeros(1, 2, dtype=torch.int64, device=loaded.device), 1
     if config.data is not None:
@@ -90,7 +92,7 @@ def open_job(config: SparsifyConfig, source: ModelSource, target: Sparsity, metr
                 directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="tracenas-gradients-"))
                 path, kinds = Path(directory) / "gradients.safetensors", metric.needs
             gradients = _gradients(loaded, tokens, path, kinds, micro_batch)
-        yield Job(config, source, loaded, metric, target, tokens, micro_batch, gradients)
+        yield Job(config, source, loaded, metric, target, tokens, micro_batch, threads, gradients)
 
 
 def sparsity_calibration(loaded: LoadedModel, config: SparsifyConfig | MetricSearchConfig, data: str) -> Tensor:

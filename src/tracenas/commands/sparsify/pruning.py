@@ -8,7 +8,7 @@ import numpy as np
 
 from tracenas.commands.sparsify.card import sparsity_card, sparsity_facts, verified
 from tracenas.commands.sparsify.job import Job, open_job
-from tracenas.commands.sparsify.search import conclude_shares, is_of_search, search_shares
+from tracenas.commands.sparsify.search import conclude_shares, is_of_search, search_shares, with_run_threads
 from tracenas.config import SparsifyConfig
 from tracenas.errors import UserError
 from tracenas.models.checkpoints.loading import dtype_to_save
@@ -56,6 +56,7 @@ def write_sparse(config: SparsifyConfig, source: ModelSource) -> dict[str, Any]:
     _check(config, metric, target.m > 0)
     existed = config.out.exists()
     require_free(config.out, what="checkpoint directory")
+    config = with_run_threads(config) if config.ratios == "search" else config
     try:
         with open_job(config, source, target, metric) as job:
             return _pruned(job, explain)

@@ -1,5 +1,7 @@
 """The search for per-sub-block shares of zeros (TraceNAS D.4): the same evolution over another genome."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +13,21 @@ from tracenas.journal import Journal
 from tracenas.pipeline.calibration import window_start
 from tracenas.pipeline.resume import CONFIG, LEFT_OPEN, left_open, recorded_base_loss, same_model, same_settings
 from tracenas.pipeline.run_directory import BEST, JOURNAL, SUMMARY, holds_result, run_directory, starting
+from tracenas.pipeline.workers import with_threads
 from tracenas.proxies import PROXIES
 from tracenas.reporting.progress import SearchProgress, phase
 from tracenas.rundir import provenance, write_json
 from tracenas.scoring.evaluator import ScoringSettings
 from tracenas.scoring.masked_weights import MaskedWeights, SparsityEvaluator
+from tracenas.scoring.pooled import PooledScorer, local_pool
 from tracenas.settings import read_settings
 from tracenas.space.sparsity import Shares, SparsitySpace
 from tracenas.strategies import SearchResult, SearchSettings, replayed, run_search
 from tracenas.strategies.evolution import Evolution
 
-__all__ = ["conclude_shares", "is_of_search", "search_shares"]
+__all__ = ["conclude_shares", "is_of_search", "search_shares", "with_run_threads"]
 
-_NOT_RESULTS = ("out", "run", "resume", "shard_size", "save_dtype", "gradients")
+_NOT_RESULTS = ("out", "run", "resume", "shard_size", "save_dtype", "gradients", "workers")
 
 
 def search_shares(job: Job, space: SparsitySpace) -> Shares:
@@ -32,7 +36,8 @@ def search_shares(job: Job, space: SparsitySpace) -> Shares:
     _check_proxy(config.proxy)
     run = _directory(config)
     assert config.data is not None
-    resolved = {"samples": job.tokens.shape[0], "seq_len": job.tokens.shape[1], "batch": job.micro_batch}
+    samples, seq_len = job.tokens.shape
+    resolved = {"samples": samples, "seq_len": seq_len, "batch": job.micro_batch, "threads": job.threads}
     with run_directory(run, "sparsify", config.resume) as begun:
         if begun:
             same_settings(run, config, _NOT_RESULTS)
@@ -42,10 +47,13 @@ def search_shares(job: Job, space: SparsitySpace) -> Shares:
                 evaluator = _evaluator(job, space)
             same_model(run, evaluator.base_loss)
         label = "Φ" if config.proxy == "phi" else config.proxy
-        with SearchProgress(config.iterations, label=label) as display:
+        with (
+            _scored_by(evaluator, config, job.threads) as scorer,
+            SearchProgress(config.iterations, label=label) as display,
+        ):
             result = run_search(
                 _strategy(config, space),
-                evaluator,
+                scorer,
                 Journal(run / JOURNAL),
                 on_event=lambda e: display.update(
                     e.generation, e.done, e.planned - e.duplicates, e.best, None, e.duplicates
@@ -54,6 +62,27 @@ def search_shares(job: Job, space: SparsitySpace) -> Shares:
             )
         _write_result(config, job.metric.name, result, evaluator.base_loss)
     return result.best
+
+
+@contextmanager
+def _scored_by(
+    evaluator: SparsityEvaluator, config: SparsifyConfig, threads: int
+) -> Iterator[SparsityEvaluator | PooledScorer[Shares]]:
+    """The evaluator, or the workers that have it."""
+    assert config.workers != "auto"
+    if config.workers == 1:
+        yield evaluator
+        return
+    with local_pool(evaluator, config.workers, threads) as pool:
+        yield PooledScorer(evaluator, pool)
+
+
+def with_run_threads(config: SparsifyConfig) -> SparsifyConfig:
+    """The settings with the threads of the run that is gone on with, or of each of several workers."""
+    threads = read_settings(_directory(config) / CONFIG, required=False).get("threads") if config.resume else None
+    if config.threads is None and threads is not None:
+        return config.model_copy(update={"threads": threads})
+    return with_threads(config)
 
 
 def is_of_search(config: SparsifyConfig) -> bool:

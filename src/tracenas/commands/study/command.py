@@ -6,6 +6,7 @@ from tracenas.config import StudyConfig
 from tracenas.config.local_paths import with_absolute_paths
 from tracenas.data.sources import probe
 from tracenas.models.checkpoints.source import open_source
+from tracenas.pipeline.workers import require_cpu, with_workers
 from tracenas.reporting.progress import START, phase
 
 __all__ = ["StudyOutcome", "study"]
@@ -17,7 +18,7 @@ def study(config: StudyConfig) -> StudyOutcome:
     Raises:
         UserError: for wrong input, before any work is done.
     """
-    config = with_absolute_paths(config)
+    config = with_workers(with_absolute_paths(config))
     source = open_source(config.model, decoder_only="study")
     if not config.resume:
         probe(config.text_field, config.data, config.text)
@@ -26,4 +27,5 @@ def study(config: StudyConfig) -> StudyOutcome:
     with phase(START):
         from tracenas.commands.study.running import run  # torch and transformers take seconds to import
 
+    require_cpu(config)
     return run(config, source, design)

@@ -1,6 +1,7 @@
 """A study's text: held-out windows, and training sequences that share nothing with what architectures are judged on."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from tracenas.errors import UserError
 from tracenas.pipeline.calibration import calibration_tokens, window_start
 from tracenas.pipeline.session import Session
 
-__all__ = ["HELD_OUT", "TRAINING", "orders", "training_rows"]
+__all__ = ["HELD_OUT", "TRAINING", "TrainingOrders", "training_rows"]
 
 HELD_OUT, TRAINING = "heldout.safetensors", "training.safetensors"
 _DEFAULT_LENGTH = 128
@@ -65,11 +66,22 @@ def training_rows(session: Session, config: StudyConfig, needed: int, used: Sequ
     return training
 
 
-def orders(rows: Tensor, batch: int, steps: int, seed: int) -> Callable[[int], list[Tensor]]:
-    """Training batches per order: every architecture sees the same ones, int64 [batch, L] per step."""
+@dataclass(frozen=True)
+class TrainingOrders:
+    """Training batches per order: every architecture sees the same ones.
 
-    def batches(order: int) -> list[Tensor]:
-        places = np.random.default_rng([seed, order, _STREAM]).permutation(len(rows))[: batch * steps]
-        return list(rows[torch.from_numpy(places).to(rows.device)].split(batch))
+    Args:
+        rows: sequences, int64 [M, L].
+        batch: sequences per step.
+    """
 
-    return batches
+    rows: Tensor
+    batch: int
+    steps: int
+    seed: int
+
+    def __call__(self, order: int) -> list[Tensor]:
+        """int64 [batch, L] per step."""
+        places = np.random.default_rng([self.seed, order, _STREAM]).permutation(len(self.rows))
+        chosen = torch.from_numpy(places[: self.batch * self.steps]).to(self.rows.device)
+        return list(self.rows[chosen].split(self.batch))

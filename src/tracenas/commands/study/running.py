@@ -1,15 +1,15 @@
 """A study from its pool to its results: every architecture is scored and measured, one journal line each."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from tracenas.commands.study.data import HELD_OUT, orders, training_rows
+from tracenas.commands.study.data import HELD_OUT, TrainingOrders, training_rows
 from tracenas.commands.study.design import StudyDesign, make_design
 from tracenas.commands.study.lora import shared_lora
+from tracenas.commands.study.measuring import StudyWork, TaskAccuracy, measuring
 from tracenas.commands.study.plan import StudyPlan
 from tracenas.commands.study.pool import Drawn
 from tracenas.commands.study.results import MARKDOWN, STUDY, StudyOutcome, summarise, write_results
@@ -19,8 +19,6 @@ from tracenas.config import StudyConfig
 from tracenas.data.sources import is_tokens
 from tracenas.data.tokens import default_micro_batch
 from tracenas.errors import UserError
-from tracenas.evaluation.harness import Harness
-from tracenas.evaluation.suites import PAPER_AVERAGE, requests
 from tracenas.journal import Journal
 from tracenas.models.checkpoints.source import ModelSource
 from tracenas.models.surgery.supernet import Realisation
@@ -41,13 +39,13 @@ from tracenas.pipeline.run_directory import JOURNAL, run_directory, starting
 from tracenas.pipeline.scoring import make_panel
 from tracenas.pipeline.sensitivity import session_table
 from tracenas.pipeline.session import Session
+from tracenas.pipeline.workers import answering, with_threads
 from tracenas.proxies import PROXIES
 from tracenas.recovery.short import ShortSettings
 from tracenas.reporting.progress import phase
 from tracenas.reporting.terminal import to_plain
 from tracenas.reporting.tracking.trackers import Trackers, tracked
 from tracenas.rundir import REPORT, provenance, read_json, write_json
-from tracenas.scoring.panel import PanelScore
 from tracenas.space.architecture import Architecture
 from tracenas.space.search_space import SearchSpace
 
@@ -55,17 +53,8 @@ __all__ = ["run"]
 
 _ANALYSIS = ("combinations", "resamples", "target")
 """What may change when a study goes on: nothing that is measured depends on it."""
-_NOT_RESULTS = ("resume", "out", "report_to", "run_name", *_ANALYSIS)
+_NOT_RESULTS = ("resume", "out", "report_to", "run_name", "workers", *_ANALYSIS)
 COSTS = "costs.json"
-
-
-@dataclass(frozen=True)
-class _Prepared:
-    """What one architecture is scored and measured with."""
-
-    score: Callable[[Any], Mapping[str, PanelScore]]
-    measurer: StudyMeasurer
-    costs: dict[str, float]
 
 
 def run(config: StudyConfig, source: ModelSource, design: StudyDesign) -> StudyOutcome:
@@ -78,6 +67,8 @@ def run(config: StudyConfig, source: ModelSource, design: StudyDesign) -> StudyO
         if begun:
             config = as_started(config.out, config, _NOT_RESULTS)
             design = make_design(config, source)
+        else:
+            config = with_threads(config)
         with tracked(config.out, config.trackers, config.run_name, begun=begun) as trackers:
             outcome = _concluded(config) if begun else None
             if outcome is None:
@@ -98,16 +89,18 @@ def _study(config: StudyConfig, design: StudyDesign, begun: bool, trackers: Trac
         if is_tokens(config.text):  # its own note says how its windows begin
             machine["bos"] = config.bos
         resolve_settings(config, config.out, machine)
-        prepared = _prepare(config, session, design.plan, design.proxies, design.pool[0])
+        work, costs = _prepare(config, session, design.plan, design.proxies, design.pool[0])
     setup = time.perf_counter() - started
     trackers.begin(resolved_settings(config.out, StudyConfig))
     facts = {"bos": session.start.carried}
-    records = _measure(config, design.target.space, design.pool, prepared, facts, trackers)
+    assert config.workers != "auto"
+    with answering(f"{measuring.__module__}:measuring", work, config.workers, session.threads) as answers:
+        records = _measure(config, design.target.space, design.pool, answers, facts, trackers)
     results = summarise(
         config,
         design.target.space,
         design.plan,
-        prepared.costs,
+        costs,
         records,
         setup_seconds=setup,
         settings=stored_settings(config.out / CONFIG, type(config)),
@@ -134,7 +127,8 @@ def _concluded(config: StudyConfig) -> StudyOutcome | None:
 
 def _prepare(
     config: StudyConfig, session: Session, plan: StudyPlan, proxies: tuple[str, ...], first: Drawn
-) -> _Prepared:
+) -> tuple[StudyWork, dict[str, float]]:
+    """What architectures are measured with, and the seconds that each proxy costs."""
     needs = frozenset[str]().union(*(PROXIES.get(name).needs for name in proxies))
     used = [session.tokens]
     if {"compensated", "sensitivity"} & {*plan.starts, *needs}:
@@ -155,24 +149,29 @@ def _prepare(
     rows = rows.to(net.device)
     lora = None
     if plan.lora:
-        batches = orders(rows, plan.batch, config.lora_steps, config.seed)(0)
+        batches = TrainingOrders(rows, plan.batch, config.lora_steps, config.seed)(0)
         lora = shared_lora(config, session, net, batches, settings)
+    accuracy = None
+    if plan.tasks:
+        tokenizer = session.loaded.require_tokenizer("tasks are text")
+        accuracy = TaskAccuracy(tokenizer, config.tasks, config.task_data, config.limit)
+        accuracy.open()
     measurer = StudyMeasurer(
         net,
         plan,
         realisations,
         windows,
-        orders(rows, plan.batch, max(plan.marks, default=0), config.seed),
+        TrainingOrders(rows, plan.batch, max(plan.marks, default=0), config.seed),
         session.micro_batch,
         settings,
         lora,
-        _accuracy(config, session) if plan.tasks else None,
+        accuracy,
     )
     refitted = realisations.get("compensated")
     path = config.out / COSTS
     if not path.is_file():
         write_json(path, _costs(session, proxies, config.trace_rank, refitted, first.arch))
-    return _Prepared(make_panel(session, proxies, config.trace_rank, refitted).measure, measurer, read_json(path))
+    return StudyWork(make_panel(session, proxies, config.trace_rank, refitted), measurer), read_json(path)
 
 
 def _costs(
@@ -192,29 +191,11 @@ def _costs(
     return seconds
 
 
-def _accuracy(config: StudyConfig, session: Session) -> Callable[[Any], Mapping[str, float]]:
-    """A model's accuracy by task: the task's metric in the literature on pruning, else plain accuracy."""
-    tokenizer = session.loaded.require_tokenizer("tasks are text")
-    harness = Harness(requests(config.tasks, None, None), config.task_data)
-
-    def measure(model: Any) -> dict[str, float]:
-        results = harness.run(model, tokenizer, limit=config.limit)
-        out = {}
-        for name, result in results.items():
-            value = result.metrics.get(PAPER_AVERAGE.get(name, "acc"))
-            if value is None:
-                raise ValueError(f"task {name} has no accuracy")
-            out[name] = float(value)
-        return out
-
-    return measure
-
-
 def _measure(
     config: StudyConfig,
     space: SearchSpace,
     pool: list[Drawn],
-    prepared: _Prepared,
+    answers: Callable[[Sequence[Any]], Iterator[dict[str, Any]]],
     facts: Mapping[str, Any],
     trackers: Trackers,
 ) -> list[dict[str, Any]]:
@@ -229,25 +210,24 @@ def _measure(
         if record["id"] != drawn.arch.id:
             raise UserError(f"{config.out / JOURNAL}: holds other architectures than this version of the study draws")
     with phase("study", len(pool), done=len(records)) as steps:
-        for index, drawn in enumerate(pool[len(records) :], start=len(records)):
-            began = time.perf_counter()
-            scores = prepared.score(drawn.arch)
-            scored = time.perf_counter()
-            targets = prepared.measurer.measure(drawn.arch)
+        left = pool[len(records) :]
+        asked = answers([drawn.arch.to_json() for drawn in left])
+        for index, (drawn, found) in enumerate(zip(left, asked, strict=True), start=len(records)):
+            scores = found["scores"]
             record = {
                 "index": index,
                 "id": drawn.arch.id,
                 "kind": drawn.kind,
                 "params": space.parameters(drawn.arch),
                 "arch": drawn.arch.to_json(),
-                "scores": {n: _finite(s.value) for n, s in scores.items()},
+                "scores": {n: _finite(s["value"]) for n, s in scores.items()},
                 "reasons": {
-                    n: s.reason or "score is not finite" for n, s in scores.items() if _finite(s.value) is None
+                    n: s["reason"] or "score is not finite" for n, s in scores.items() if _finite(s["value"]) is None
                 },
-                "proxy_seconds": {n: s.seconds for n, s in scores.items()},
-                "targets": targets,
+                "proxy_seconds": {n: s["seconds"] for n, s in scores.items()},
+                "targets": found["targets"],
                 **facts,
-                "seconds": {"scores": scored - began, "targets": time.perf_counter() - scored},
+                "seconds": found["seconds"],
             }
             journal.append(record)
             records.append(record)

@@ -1,6 +1,5 @@
 """`tracenas select-calibration`: which of K calibration sets prunes to the smallest divergence (NIRVANA §4.3)."""
 
-import math
 import statistics
 import tempfile
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from typing import Any
 
 import torch
 
+from tracenas.commands.select_calibration.measuring import SetMeasurer, dense_states, in_worker, measuring
 from tracenas.config import SelectCalibrationConfig
 from tracenas.data.calibration import DEFAULT_SAMPLES
 from tracenas.data.further import overlaps
@@ -20,15 +20,12 @@ from tracenas.errors import UserError
 from tracenas.locks import locked
 from tracenas.models.checkpoints.loading import LoadedModel
 from tracenas.models.checkpoints.source import open_source
-from tracenas.models.functionals.divergence import token_kl
-from tracenas.models.functionals.loss import hidden_states, predicting
-from tracenas.models.surgery.supernet import Supernet
 from tracenas.pipeline.budgets import resolve_budgets
 from tracenas.pipeline.calibration import calibration_tokens, held_out, window_start
 from tracenas.pipeline.loading import load_model
 from tracenas.pipeline.method import resolve_method
-from tracenas.pipeline.one_shot import allocate_budget, rank_units
 from tracenas.pipeline.target import PruningTarget
+from tracenas.pipeline.workers import answering, require_cpu, with_threads, with_workers
 from tracenas.reporting.progress import phase
 from tracenas.reporting.terminal import Outcome, Table, to_plain
 from tracenas.threads import set_threads
@@ -133,7 +130,8 @@ def select_calibration(config: SelectCalibrationConfig) -> Selected:
     """
     if config.method is None:
         raise UserError("'method' is required: what the candidate sets prune with")
-    config = resolve_method(config)
+    config = with_threads(with_workers(resolve_method(config)))
+    require_cpu(config)
     source = open_source(config.model)
     probe(config.text_field, config.data, config.held_out, config.second)
     _check_out(config.out)
@@ -144,12 +142,12 @@ def select_calibration(config: SelectCalibrationConfig) -> Selected:
 
 
 def _select(config: SelectCalibrationConfig, target: PruningTarget) -> Selected:
-    set_threads(config.threads)
+    threads = set_threads(config.threads)
     source = target.source
     loaded = load_model(source, config)
     with phase("read text"):
         sets, texts = _texts(config, loaded)
-    measured = _measure(config, target, loaded, sets, texts)
+    measured = _measure(config, target, loaded, sets, texts, threads)
     settings = {
         "method": config.method,
         "params": config.params,
@@ -243,50 +241,24 @@ def _measure(
     loaded: LoadedModel,
     sets: Sequence[torch.Tensor],
     texts: list[torch.Tensor],
+    threads: int,
 ) -> list[CalibrationSet]:
-    """Prune with every set, and measure; the model's units are in the base's order before and after each."""
-    assert config.allocation is not None
+    """Prune with every set, and measure."""
+    assert config.allocation is not None and config.workers != "auto"
     batch = config.batch or default_micro_batch(sets[0].shape[1])
     with phase("base pass"):
-        dense = [_hidden(loaded.model, text, batch) for text in texts]
+        dense = [dense_states(loaded.model, text, batch) for text in texts]
+    measurer = SetMeasurer(target, loaded, config.saliency, config.allocation, config.gamma, sets, texts, dense, batch)
+    build = measuring if config.workers == 1 else in_worker
     measured = []
-    with phase("calibration sets", len(sets)) as steps:
-        for number, tokens in enumerate(sets):
-            ordering, importance = rank_units(target, loaded, config.saliency, tokens, batch)
-            arch = allocate_budget(target, ordering, importance, config.allocation, config.gamma).architecture
-            net = Supernet(loaded.model, target.blocks, ordering)
-            with net.realise(arch) as model:
-                kls = [
-                    _divergence(loaded, before, _hidden(model, text, batch))
-                    for text, before in zip(texts, dense, strict=True)
-                ]
-            net.restore()
-            second = kls[1] if len(kls) > 1 else None
-            measured.append(CalibrationSet(number, kls[0], second, target.space.parameters(arch)))
+    with (
+        phase("calibration sets", len(sets)) as steps,
+        answering(f"{build.__module__}:{build.__name__}", measurer, config.workers, threads) as answers,
+    ):
+        for number, found in enumerate(answers(list(range(len(sets))))):
+            if "refused" in found:
+                raise UserError(found["refused"])
+            second = found["kls"][1] if len(found["kls"]) > 1 else None
+            measured.append(CalibrationSet(number, found["kls"][0], second, found["params"]))
             steps.advance()
     return measured
-
-
-def _hidden(model: Any, text: torch.Tensor, batch: int) -> list[torch.Tensor]:
-    """Final hidden states of every position that predicts one within its window, [tokens, D] per micro-batch."""
-    device = next(iter(model.parameters())).device
-    parts = (part.to(device) for part in text.split(batch))
-    with torch.no_grad():
-        return [predicting(model, hidden_states(model, part)).flatten(0, 1).contiguous() for part in parts]
-
-
-def _divergence(loaded: LoadedModel, before: list[torch.Tensor], after: list[torch.Tensor]) -> float:
-    """Mean KL(dense ‖ pruned) over all predicted tokens, nats.
-
-    Raises:
-        UserError: if it is not finite.
-    """
-    head = loaded.model.get_output_embeddings().weight
-    softcap = getattr(loaded.model.config, "final_logit_softcapping", None)
-    total, count = 0.0, 0
-    for p, q in zip(before, after, strict=True):
-        total += float(token_kl(p, q, head, softcap).sum(dtype=torch.float64))
-        count += p.shape[0]
-    if not math.isfinite(total):
-        raise UserError("the divergence of a pruned model is not finite; try dtype=fp32, or a larger budget")
-    return total / count

@@ -1,0 +1,1 @@
+"""`tracenas select-calibration`: the calibration set that prunes to the smallest divergence."""

@@ -1,0 +1,95 @@
+"""Workers of a command: how many there are, with how many threads, and who answers its tasks."""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pkgutil import resolve_name
+from typing import Any, TypeVar
+
+from tracenas.config import StageConfig
+from tracenas.errors import UserError
+from tracenas.worker_pool import WorkerPool, available_cores
+
+__all__ = ["answering", "require_cpu", "with_threads", "with_workers"]
+
+C = TypeVar("C", bound=StageConfig)
+_log = logging.getLogger("tracenas")
+
+
+def with_workers(config: C) -> C:
+    """The settings with a number of workers, no more than there are cores."""
+    asked: Any = config
+    cores, workers = available_cores(), asked.workers
+    if workers == "auto":
+        workers = max(1, cores // (asked.threads or 1))
+    elif workers > cores:
+        _log.warning("workers %d: this machine has cores for %d, so as many", workers, cores)
+        workers = cores
+    return config.model_copy(update={"workers": workers})
+
+
+def with_threads(config: C) -> C:
+    """The settings with the threads of each of several workers: the cores are shared out where none were given."""
+    asked: Any = config
+    if asked.workers == 1 or asked.threads is not None:
+        return config
+    return config.model_copy(update={"threads": available_cores() // asked.workers})
+
+
+def require_cpu(config: StageConfig) -> None:
+    """Refuse workers on a GPU.
+
+    Raises:
+        UserError: as said.
+    """
+    from tracenas.models.checkpoints.loading import pick_device  # torch takes seconds to import
+
+    asked: Any = config
+    if asked.workers != 1 and (device := pick_device(config.device)).type != "cpu":
+        raise UserError(f"workers {asked.workers}: several processes work on a CPU, not on {device}: --workers 1")
+
+
+@contextmanager
+def answering(
+    target: str, spec: Any, workers: int, threads: int
+) -> Iterator[Callable[[Sequence[Any]], Iterator[dict[str, Any]]]]:
+    """Who answers tasks, in order: this process, or others that share the tensors of `spec`.
+
+    Args:
+        target: `module:function` that makes the answering function from `spec`.
+        threads: of each of several processes.
+
+    Raises:
+        UserError: if shared memory is too small.
+    """
+    if workers == 1:
+        answer = resolve_name(target)(spec)
+        yield lambda tasks: (answer(task) for task in tasks)
+        return
+    from tracenas.shared_tensors import require_shared_memory  # torch takes seconds to import
+
+    require_shared_memory(spec, workers)
+    with WorkerPool(f"{__name__}:build", (target, spec, threads), workers) as pool:
+        yield lambda tasks: (_result(answer) for answer in pool.map(tasks))
+
+
+def build(built: tuple[str, Any, int]) -> Callable[[Any], Any]:
+    """What a process does with a task."""
+    from tracenas.threads import set_threads  # torch takes seconds to import
+
+    target, spec, threads = built
+    set_threads(threads)
+    answer: Callable[[Any], Any] = resolve_name(target)(spec)
+    return answer
+
+
+def _result(answer: dict[str, Any]) -> dict[str, Any]:
+    """Of a task whose failure is no result.
+
+    Raises:
+        RuntimeError: if it failed.
+    """
+    if "error" in answer:
+        raise RuntimeError(f"a worker failed: {answer['error']}")
+    result: dict[str, Any] = answer["result"]
+    return result

@@ -1,0 +1,57 @@
+"""Memory that the processes of a pool share: whether what they are built from fits there."""
+
+import io
+import pickle
+import shutil
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from tracenas.errors import UserError
+
+__all__ = ["require_shared_memory", "tensor_bytes"]
+
+_SHARED = Path("/dev/shm")
+_LEFT = 1.1
+"""Of shared memory, this times what the tensors take must be free."""
+
+
+def require_shared_memory(spec: Any, workers: int) -> None:
+    """Refuse before a process is ended by a bus error.
+
+    Raises:
+        UserError: if the system's shared memory is too small for the tensors of `spec`.
+    """
+    if not _SHARED.is_dir():
+        return
+    needed, free = tensor_bytes(spec), shutil.disk_usage(_SHARED).free
+    if needed * _LEFT > free:
+        raise UserError(
+            f"workers {workers}: weights and statistics take {needed / 2**20:,.0f} MiB of shared memory, and {_SHARED} "
+            f"has {free / 2**20:,.0f} free; make it larger (docker run --shm-size) or take --workers 1"
+        )
+
+
+def tensor_bytes(thing: Any) -> int:
+    """What the tensors that something is made of will take in shared memory, each storage once."""
+    counter = _Counter(io.BytesIO(), protocol=5)
+    counter.dump(thing)
+    return sum(counter.storages.values())
+
+
+class _Counter(pickle.Pickler):
+    """Goes through everything, and writes no tensor."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.storages: dict[int, int] = {}
+
+    def persistent_id(self, thing: Any) -> str | None:
+        """Stands for a tensor, which is counted if it is not shared already."""
+        if not isinstance(thing, Tensor | nn.Parameter):
+            return None
+        if not thing.is_shared():
+            storage = thing.untyped_storage()
+            self.storages[storage.data_ptr()] = storage.nbytes()
+        return "tensor"
