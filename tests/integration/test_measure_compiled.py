@@ -18,7 +18,12 @@ pytestmark = pytest.mark.integration
 def test_without_a_compiler_it_is_one_line(
     tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, str(tmp_path / "none")))
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    def missing() -> str:
+        raise InvalidCxxCompiler
+
+    monkeypatch.setattr("torch._inductor.cpp_builder.get_cpp_compiler", missing)
     model = save_tiny(tmp_path / "llama", "llama", tokenizer)
     words = ["measure", str(model), "--out", str(tmp_path / "t.json"), "--backend", "torch-compile"]
     assert invoke([*words, "--points", "1:8:8", "--device", "cpu"]) == 2
