@@ -19,7 +19,7 @@ from candidate import model_of
 from machine import facts, publish
 from safetensors.torch import save_file
 
-from tracenas.commands.bench import bench
+from tracenas.commands.bench.command import bench
 from tracenas.commands.prune.command import prune
 from tracenas.config import BenchConfig, PruneConfig
 from tracenas.models.checkpoints.source import open_source

@@ -9,7 +9,7 @@ from tracenas.commands import call
 from tracenas.errors import UserError
 
 if TYPE_CHECKING:
-    from tracenas.commands.bench import Bench
+    from tracenas.commands.bench.result import Bench
     from tracenas.commands.best.result import BestFound
     from tracenas.commands.evaluate import Evaluation
     from tracenas.commands.export import ExportOutcome

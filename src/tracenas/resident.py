@@ -7,7 +7,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["give_back", "host_memory", "peak_memory", "resident_memory"]
+__all__ = ["available_memory", "give_back", "host_memory", "peak_memory", "resident_memory"]
 
 
 def give_back() -> None:
@@ -39,6 +39,15 @@ def host_memory() -> int | None:
         except (OSError, ValueError):
             continue
     return whole
+
+
+def available_memory() -> int | None:
+    """Memory that a process could take without swapping, bytes; None where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
 
 
 def peak_memory() -> int:

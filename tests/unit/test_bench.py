@@ -17,7 +17,7 @@ from tracenas.benchmark.latency import (
     run_trial,
     take_turns,
 )
-from tracenas.commands.bench import bench, prefill_flops
+from tracenas.commands.bench.command import bench, prefill_flops
 from tracenas.config import BenchConfig
 from tracenas.errors import UserError
 from tracenas.models.checkpoints.source import open_source
@@ -131,3 +131,56 @@ def test_memory_grows_with_the_prompt_and_starts_at_the_weights() -> None:
     weights = 4 * 2_869_920
     assert weights <= small < weights + 30_000_000
     assert large > small + 4_000_000
+
+
+def test_batch_sizes_are_measured_one_after_the_other(tmp_path: Path, tokenizer: Any) -> None:
+    first = str(save_tiny(tmp_path / "first", "llama", tokenizer))
+    second = str(save_tiny(tmp_path / "second", "llama", tokenizer, num_hidden_layers=2))
+    config = BenchConfig(
+        models=(first, second), prompt=8, new_tokens=4, trials=1, warmup=0, batch="1,3", no_memory=True, device="cpu"
+    )
+    found = bench(config)
+    assert [(m.model, m.batch) for m in found.models] == [(first, 1), (second, 1), (first, 3), (second, 3)]
+    for row in found.models:
+        assert row.throughput.median == pytest.approx(1000 * row.batch / row.tpot.median)
+    assert [m.prefill_speedup.median == 1 for m in found.models] == [True, False, True, False]
+    assert "Sequences" in found.table() and "1, 3 × 8 prompt tokens" in found.table()
+
+
+def test_models_that_do_not_fit_side_by_side_are_loaded_one_at_a_time(
+    tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import gc
+    import weakref
+
+    from tracenas.commands.bench import torch_models
+
+    names = [str(save_tiny(tmp_path / name, "llama", tokenizer)) for name in ("first", "second")]
+    alive: list[Any] = []
+    real = torch_models.load
+
+    def counted(source: Any, **how: Any) -> Any:
+        gc.collect()
+        assert not [ref for ref in alive if ref() is not None], "another model is in memory"
+        loaded = real(source, **how)
+        alive.append(weakref.ref(loaded.model))
+        return loaded
+
+    monkeypatch.setattr(torch_models, "load", counted)
+    monkeypatch.setattr(torch_models, "available_memory", lambda: 1000)
+    settings = {"prompt": 8, "new_tokens": 4, "trials": 2, "warmup": 0, "no_memory": True, "device": "cpu"}
+    found = bench(BenchConfig(models=tuple(names), **settings))
+    assert len(alive) == 4 and "loaded for every trial" in found.table()
+    monkeypatch.setattr(torch_models, "available_memory", lambda: 1 << 40)
+    assert "loaded for every trial" not in bench(BenchConfig(models=tuple(names), **settings)).table()
+
+
+@pytest.mark.parametrize("batch", ["0", "1,x", ""])
+def test_a_batch_that_is_none_is_refused(batch: str) -> None:
+    with pytest.raises(UserError, match="expected numbers from 1 up"):
+        BenchConfig(models=("m",), batch=batch)
+
+
+def test_what_is_compiled_needs_a_turn_that_does_not_count() -> None:
+    with pytest.raises(UserError, match="warmup 0: torch-compile"):
+        BenchConfig(models=("m",), backend="torch-compile", warmup=0)

@@ -1,4 +1,4 @@
-"""Blocks through torch.compile, once for all widths: the sizes of weights are symbols, as those of the text are."""
+"""Blocks through torch.compile; once for all widths, where the sizes of weights are symbols, as those of text are."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -9,7 +9,7 @@ from tracenas.errors import UserError
 
 __all__ = ["compile_blocks", "require_compiler"]
 
-_SHAPES = 256
+_SHAPES = 1024
 """Variants of a block's code that are kept: of tokens, and of what is bypassed."""
 
 
@@ -39,13 +39,17 @@ def require_compiler(device: str) -> None:
         ) from error
 
 
-def compile_blocks(model: Any, paths: Iterable[str]) -> None:
-    """Compile the modules at these paths, in place; they are compiled when they are first called."""
+def compile_blocks(model: Any, paths: Iterable[str], *, any_width: bool) -> None:
+    """Compile the modules at these paths, in place; they are compiled when they are first called.
+
+    Args:
+        any_width: whether their weights will have other sizes, for which they are not to be compiled anew.
+    """
     import torch._dynamo.config as settings
 
-    settings.force_parameter_static_shapes = False
-    settings.force_nn_module_property_static_shapes = False
+    settings.force_parameter_static_shapes = not any_width
+    settings.force_nn_module_property_static_shapes = not any_width
     settings.recompile_limit = settings.accumulated_recompile_limit = _SHAPES
     for path in paths:
         module: nn.Module = model.get_submodule(path)
-        module.compile(dynamic=True)
+        module.compile(dynamic=True if any_width else None)

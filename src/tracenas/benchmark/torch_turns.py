@@ -57,7 +57,7 @@ class TorchTurns:
         same_order = {key: torch.zeros(sub.spec.units, dtype=torch.float64) for key, sub in present(blocks)}
         self._net = Supernet(model, blocks, Ordering.from_saliency(blocks, same_order))
         if compiled:
-            compile_blocks(model, [block.path for block in blocks])
+            compile_blocks(model, [block.path for block in blocks], any_width=True)
         self._space, self._points, self._turns = space, tuple(points), turns
         self._new_tokens, self._seed, self._compiled = new_tokens, seed, compiled
 

@@ -105,7 +105,7 @@ COMMANDS: dict[str, Command] = {
         "metric.command:search", "MetricSearchConfig", "Discover pruning metrics by genetic programming."
     ),
     "metric show": Command("metric.show:show", "MetricShowConfig", "Parse and simplify a metric's expression."),
-    "bench": Command("bench:bench", "BenchConfig", "Latency, throughput and memory of models.", file=True),
+    "bench": Command("bench.command:bench", "BenchConfig", "Latency, throughput and memory of models.", file=True),
     "measure": Command(
         "measure.command:measure",
         "MeasureConfig",

@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from tracenas.config import fields
 from tracenas.config.accepted import Accepts
 from tracenas.config.shared import StageConfig, WindowsConfig
 from tracenas.config.usage import Use
+from tracenas.errors import UserError
 from tracenas.evaluation.suites import SUITES
 
 __all__ = ["BenchConfig", "EvalConfig"]
@@ -64,18 +65,36 @@ class EvalConfig(WindowsConfig):
 class BenchConfig(StageConfig):
     """Latency, throughput and memory of one or more models."""
 
-    wanted = ("prompt", "new_tokens", "batch", "trials", "out", "device")
+    wanted = ("backend", "prompt", "new_tokens", "batch", "trials", "out", "device")
+    uses = (
+        Use(("outtype", "llama_python"), "backend llama.cpp", lambda c: c.backend == "llama.cpp"),
+        Use(("dtype", "trust_remote_code"), "backend torch or torch-compile", lambda c: c.backend.startswith("torch")),
+        Use(("cache",), "backend torch (compiled blocks have a static one)", lambda c: c.backend == "torch"),
+    )
     former: ClassVar[Mapping[str, str]] = {**StageConfig.former, "batch_size": "batch"}
 
     models: Annotated[tuple[str, ...], Accepts(file=True)] = Field(
         description="One or more models: directories, .gguf files or hub ids; the others are compared to the first.",
         min_length=1,
     )
+    backend: Literal["torch", "torch-compile", "llama.cpp"] = Field(
+        "torch", description="What runs the models; llama.cpp through llama-cpp-python."
+    )
+    outtype: Literal["auto", "f32", "f16", "bf16", "q8_0"] = Field(
+        "auto",
+        description="What matrices are stored in for llama.cpp, as in `tracenas export`; auto: as the model's own.",
+    )
+    llama_python: Path | None = Field(
+        None, description="Python interpreter that has llama-cpp-python; default: this one."
+    )
     prompt: int | None = Field(
         None, ge=1, description="Tokens of the prompt; default: 4096, or what the models' positions leave room for."
     )
     new_tokens: int = Field(128, ge=2, description="Tokens generated after the prompt.")
-    batch: int = Field(1, ge=1, description="Sequences generated at once.")
+    batch: Annotated[fields.CommaList, Accepts(metavar="N", several=True)] = Field(
+        "1",
+        description="Sequences generated at once; several numbers, such as 1,8,32, are measured one after the other.",
+    )
     trials: int = Field(20, ge=1, description="Number of trials per model; the models take turns.")
     warmup: int = Field(2, ge=0, description="Number of trials per model before those that count.")
     cache: Literal["dynamic", "static"] = Field("dynamic", description="Kind of KV cache, in transformers' words.")
@@ -83,3 +102,31 @@ class BenchConfig(StageConfig):
         False, description="Leave out peak memory, for which every model is run in a process of its own on the CPU."
     )
     out: Path | None = Field(None, description="JSON file to write the results to, too.")
+
+    @model_validator(mode="after")
+    def _check_warmup(self) -> "BenchConfig":
+        if self.backend == "torch-compile" and not self.warmup:
+            raise UserError(
+                "warmup 0: torch-compile compiles in the first turn, which must not count; expected 1 or more"
+            )
+        return self
+
+    @field_validator("batch")
+    @classmethod
+    def _check_batch(cls, text: str) -> str:
+        for part in text.split(","):
+            if not part.strip().isdigit() or int(part) < 1:
+                raise UserError(
+                    f"batch '{part.strip()}': expected numbers from 1 up, separated by commas, such as 1,8,32"
+                )
+        return text
+
+    @property
+    def batches(self) -> tuple[int, ...]:
+        """`batch` as numbers."""
+        return tuple(dict.fromkeys(int(part) for part in self.batch.split(",")))
+
+    @property
+    def kv_cache(self) -> Literal["dynamic", "static"]:
+        """The kind of KV cache in PyTorch."""
+        return "static" if self.backend == "torch-compile" else self.cache

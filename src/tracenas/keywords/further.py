@@ -115,9 +115,12 @@ class RecoverOptions(WindowsKeywords, TrackedKeywords, total=False):
 class BenchOptions(StageKeywords, total=False):
     """Of `tracenas.bench`: `tracenas bench`."""
 
+    backend: Literal["torch", "torch-compile", "llama.cpp"]
+    outtype: str
+    llama_python: str | Path | None
     prompt: int | None
     new_tokens: int
-    batch: int
+    batch: str | Sequence[str]
     trials: int
     warmup: int
     cache: Literal["dynamic", "static"]

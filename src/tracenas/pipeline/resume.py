@@ -141,6 +141,8 @@ def check_same(name: str, stored: object, value: object, owner: str = "the run",
     Raises:
         UserError: naming both values.
     """
+    if isinstance(value, str) and type(stored) is int:  # a setting that took one number, and now takes several
+        stored = str(stored)
     if not names_same(stored, value):
         raise UserError(f"--resume with another {name}: {owner} has {stored!r}, not {value!r}{remedy}")
 

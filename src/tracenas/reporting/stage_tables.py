@@ -126,12 +126,15 @@ def bench_table(measured: Measured) -> Table:
     """Latency, throughput, memory and speed-ups of every model (TraceNAS Table 8)."""
     columns = ["Model", "Parameters", "TTFT, ms", "TPOT, ms", "Tokens/s", "Memory, GB"]
     columns += ["Prefill ×", "FLOPs ×", "Decode ×"]
+    several = len({model.get("batch") for model in measured.rows}) > 1
+    columns[1:1] = ["Sequences"] if several else []
     rows = []
     for name, model in zip(measured.names, measured.rows, strict=True):
         memory = model.get("peak_memory_bytes")
         rows.append(
             [
                 name,
+                *([_count(model.get("batch"))] if several else []),
                 _count(model.get("params")),
                 _spread(model.get("ttft_ms"), 1),
                 _spread(model.get("tpot_ms"), 2),
@@ -149,10 +152,15 @@ def _bench_notes(s: Mapping[str, Any]) -> list[str]:
     notes = []
     if {"device_name", "dtype", "threads", "torch", "cache"} <= set(s):
         threads = plural(int(s["threads"]), "thread")
-        notes.append(f"{s['device_name']}, {s['dtype']}, {threads}, torch {s['torch']}, {s['cache']} cache")
+        compiled = "compiled " if s.get("backend") == "torch-compile" else ""
+        notes.append(f"{s['device_name']}, {s['dtype']}, {threads}, {compiled}torch {s['torch']}, {s['cache']} cache")
+    if {"device_name", "dtype", "threads", "llama_cpp"} <= set(s):
+        threads = plural(int(s["threads"]), "thread")
+        notes.append(f"{s['device_name']}, {s['dtype']}, {threads}, llama.cpp (llama-cpp-python {s['llama_cpp']})")
     if {"batch_size", "prompt", "new_tokens", "trials"} <= set(s):
+        batches = ", ".join(map(str, s.get("batch_sizes") or [s["batch_size"]]))
         notes.append(
-            f"{s['batch_size']} × {s['prompt']:,} prompt tokens, {s['new_tokens']} new; medians of "
+            f"{batches} × {s['prompt']:,} prompt tokens, {s['new_tokens']} new; medians of "
             f"{plural(int(s['trials']), 'trial')} in turns, interquartile range in brackets"
         )
     notes.append("×: speed-up over the first model, and its prefill FLOPs over this model's")

@@ -121,7 +121,7 @@ def _evaluate(config: RunConfig, recovered: list[dict[str, Any]]) -> None:
 def _bench(config: RunConfig, recovered: list[dict[str, Any]]) -> None:
     """Recovery changes no shape, so a recovered checkpoint is timed in place of the pruned one."""
     if config.bench is not None and begin(config, "bench"):
-        from tracenas.commands.bench import bench
+        from tracenas.commands.bench.command import bench
 
         models = _checkpoints(config, recovered, pruned=False)
         bench(bench_config(config, models, out=config.out / BENCH))

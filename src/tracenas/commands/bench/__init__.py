@@ -1,0 +1,1 @@
+"""`tracenas bench`: latency, throughput and memory of one or more models."""
