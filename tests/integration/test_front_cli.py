@@ -2,11 +2,13 @@
 
 import json
 import shutil
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
 import pytest
 from command_lines import printed, refused
+from latency_tables import made_table, written
 from tiny import save_tiny, save_words
 
 from tracenas.cli import invoke
@@ -22,28 +24,29 @@ SMALL = ["--population", "8", "--elites", "2", "--iterations", "3", "--front", "
 def home(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
     """A tiny model of grouped queries, a text, and the run of a front."""
     home = tmp_path_factory.mktemp("front")
-    save_tiny(home / "model", "llama", tokenizer)
+    save_tiny(home / "llama", "llama", tokenizer)
     save_words(home / "text.txt", 1500)
     assert invoke([*search(home, home / "run"), *SMALL]) == 0
     return home
 
 
 def search(home: Path, out: Path) -> list[str]:
-    return ["search", str(home / "model"), "--data", str(home / "text.txt"), "--out", str(out), *SETTINGS]
+    return ["search", str(home / "llama"), "--data", str(home / "text.txt"), "--out", str(out), *SETTINGS]
 
 
 def test_one_journal_holds_the_best_of_every_size(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     summary = json.loads((home / "run" / "summary.json").read_text())
     base, front = summary["base"]["params"], summary["front"]
-    assert front["cost"] == "params" and summary["budget"]["limit"] == int(0.95 * base)
+    assert front["costs"] == ["params"] and summary["budget"]["limit"] == int(0.95 * base)
     records = {r["id"]: r for r in Journal(home / "run" / "journal.jsonl").read()}
     members = front["members"]
-    assert [m["cost"] for m in members] == sorted({m["cost"] for m in members})
+    sizes = [m["costs"]["params"] for m in members]
+    assert sizes == sorted(set(sizes)) and all({"kv_cache", "memory", "flops"} <= m["costs"].keys() for m in members)
     assert [m["score"] for m in members] == sorted(m["score"] for m in members)
     for member in members:
         record = records[member["id"]]
-        assert (record["params"], record["score"]) == (member["cost"], member["score"])
-        better = [r for r in records.values() if r["params"] <= member["cost"] and r["score"] > member["score"]]
+        assert (record["params"], record["score"]) == (member["costs"]["params"], member["score"])
+        better = [r for r in records.values() if r["params"] <= record["params"] and r["score"] > member["score"]]
         assert not better
     assert front["hypervolume"] == sorted(front["hypervolume"]) and len(front["hypervolume"]) == 3
     for share in (0.7, 0.85):
@@ -55,7 +58,7 @@ def test_one_journal_holds_the_best_of_every_size(home: Path, capsys: pytest.Cap
 def test_any_point_of_it_is_pruned(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "point.json"
     found = printed(capsys, ["best", str(home / "run"), "--params", "75%", "--out", str(out)])
-    argv = ["prune", str(home / "model"), "--arch", str(out), "--out", str(tmp_path / "m"), "--compensate", "auto"]
+    argv = ["prune", str(home / "llama"), "--arch", str(out), "--out", str(tmp_path / "m"), "--compensate", "auto"]
     assert printed(capsys, argv)["scored_loss"] == pytest.approx(found["loss"], abs=1e-4)
 
 
@@ -78,19 +81,62 @@ def test_a_front_is_gone_on_with(home: Path, tmp_path: Path, capsys: pytest.Capt
 def test_a_front_over_the_cache_beside_a_budget(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     argv = [*search(home, tmp_path / "run"), *SMALL[:7], "--costs", "kv_cache", "--from", "40%", "--params", "90%"]
     summary = printed(capsys, argv)
-    assert summary["front"]["cost"] == "kv_cache" and {"kv_cache", "params"} == summary["budgets"].keys()
-    costs = [member["cost"] for member in summary["front"]["members"]]
+    assert summary["front"]["costs"] == ["kv_cache"] and {"kv_cache", "params"} == summary["budgets"].keys()
+    costs = [member["costs"]["kv_cache"] for member in summary["front"]["members"]]
     assert costs[0] < 0.7 * 512 and costs[-1] <= 0.95 * 512  # K and V of two groups, 8 wide, in 4 blocks of fp32
+
+
+@pytest.fixture(scope="module")
+def fast(home: Path) -> Path:
+    """The run of a front of parameters and milliseconds, in a race of two processes."""
+    written(home / "table.json", made_table(home / "llama", channel_quantum=8))
+    assert invoke([*two_costs(home, home / "fast"), "--workers", "2"]) == 0
+    return home / "fast"
+
+
+def two_costs(home: Path, out: Path) -> list[str]:
+    table = ["--latency", str(home / "table.json"), "--costs", "params,decode_ms", "--budget", "decode_ms=90%"]
+    return [*search(home, out), *SMALL, *table, "--population", "12"]
+
+
+def test_a_front_of_two_costs_is_the_same_with_any_number_of_workers(home: Path, fast: Path) -> None:
+    assert invoke(two_costs(home, home / "alone")) == 0
+
+    def timeless(run: Path) -> list[dict[str, Any]]:
+        return [{**record, "seconds": 0} for record in Journal(run / "journal.jsonl").read()]
+
+    assert timeless(fast) == timeless(home / "alone")
+    assert all("terms" in record for record in timeless(fast))  # they raced
+
+
+def test_best_gives_any_point_of_two_costs(fast: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    summary = json.loads((fast / "summary.json").read_text())
+    front, base = summary["front"], summary["base"]["params"]
+    assert front["costs"] == ["params", "decode_ms"] and front["hypervolume"] == sorted(front["hypervolume"])
+    points = [(m["costs"]["params"], m["costs"]["decode_ms"], m["score"]) for m in front["members"]]
+    for a, b in permutations(points, 2):
+        assert not (a[0] <= b[0] and a[1] <= b[1] and a[2] >= b[2])
+    stopped = {r["id"] for r in Journal(fast / "journal.jsonl").read() if "stopped" in r}
+    assert stopped.isdisjoint(m["id"] for m in front["members"])
+    limits = summary["budgets"]
+    assert limits["params"]["limit"] == int(0.95 * base)
+    for params, time, score in points:
+        assert time <= limits["decode_ms"]["limit"] and params <= limits["params"]["limit"]
+        asked = ["--params", str(params), "--budget", f"decode_ms={time + 1e-6:.6f}ms"]
+        assert printed(capsys, ["best", str(fast), *asked])["score"] >= score
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--front", "--strategy", "evolution"], "front goes with strategy guided"),
-        (["--front", "--race", "on"], "front goes without racing"),
+        (["--front", "--race", "on", "--proxy", "phi", "--strategy", "guided"], "only a single proxy that is a mean"),
         (["--front", "--from", "96%"], "is not below the front's upper end"),
         (["--front", "--from", "1%"], "feasible"),
         (["--front", "--costs", "parms"], "unknown budget 'parms': did you mean 'params'?"),
+        (["--front", "--costs", "params,params"], "expected one to three different budgets"),
+        (["--front", "--costs", "params,flops,memory,kv_cache"], "expected one to three different budgets"),
+        (["--front", "--costs", "params,decode_ms"], "budget decode_ms needs --latency"),
         (["--params", "80%", "--from", "40%"], "need front"),
     ],
 )

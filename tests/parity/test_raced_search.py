@@ -16,6 +16,7 @@ from tracenas.models.surgery.supernet import Supernet
 from tracenas.proxies import PROXIES
 from tracenas.saliency.wanda import saliency
 from tracenas.scoring.evaluator import Evaluator, ScoringSettings
+from tracenas.scoring.front_bars import FrontBars
 from tracenas.scoring.raced import RacingEvaluator
 from tracenas.space.constraints import Budget
 from tracenas.space.search_space import SearchSpace
@@ -78,6 +79,26 @@ def test_stopped_candidates_rank_below_every_elite_and_cost_less(evaluator: Eval
     assert stopped.score < -np.mean(records[-1]["terms"])
     racing.on_generation(records[:1], records)  # no full set of elites: nobody is stopped
     assert "stopped" not in racing.score(evaluator.space.base).extra
+
+
+def test_on_a_front_only_what_costs_no_more_is_a_bar(evaluator: Evaluator) -> None:
+    space = evaluator.space
+    racing = RacingEvaluator(evaluator, 2, FrontBars(space, ("params",)))
+    better = racing.score(space.base)
+    shifted = (
+        {"id": str(shift), "score": 0.0, "terms": [v - shift for v in better.extra["terms"]]} for shift in (1.0, 0.9)
+    )
+    records = [
+        {**record, "arch": arch.to_json()} for record, arch in zip(shifted, (space.base, space.base), strict=True)
+    ]
+    racing.on_generation(records, records)
+    stopped = racing.score(space.base)
+    assert stopped.extra["stopped"] == 1 and stopped.score == pytest.approx(better.score, rel=1e-6)
+    smaller = space.smallest
+    assert racing.bar_of(smaller) is None and "stopped" not in racing.score(smaller).extra
+    bar = racing.bar_of(space.base)
+    racing.take(bar)  # as a worker is given it
+    assert racing.bar_of(smaller) is bar
 
 
 def test_the_choice_is_the_plain_schemes(evaluator: Evaluator, tmp_path: Path) -> None:

@@ -142,7 +142,8 @@ class BudgetConfig(SpaceConfig):
         given = _listed(values.get("budget") or ()) if isinstance(values, dict) else ()
         if isinstance(given, tuple) and "kv_groups" not in values:
             names = [*named_budgets(tuple(text for text in given if isinstance(text, str)))]
-            names += [values["costs"]] if values.get("front") and values.get("costs") in BUDGETS else []
-            if any(BUDGETS.get(name).caches for name in names):
+            listed = values.get("costs") if values.get("front") else None
+            names += [name.strip() for name in listed.split(",")] if isinstance(listed, str) else listed or []
+            if any(name in BUDGETS and BUDGETS.get(name).caches for name in names):
                 return {**values, "kv_groups": True}
         return values

@@ -36,6 +36,10 @@ def _evolves(config: Any) -> bool:
     return bool(_strategies(config) & {"evolution", "guided"})
 
 
+_MOST_COSTS = 3
+"""Of a front."""
+
+
 class SearchConfig(EffortConfig, BudgetConfig, CalibrationConfig, TracedConfig, TrackedConfig):
     """Find an architecture."""
 
@@ -144,22 +148,40 @@ class SearchConfig(EffortConfig, BudgetConfig, CalibrationConfig, TracedConfig, 
         description="Search all sizes at once, from smallest to the budget: every size's best is in the journal, and "
         "`tracenas best` says which.",
     )
-    costs: Annotated[str, Accepts(registered=BUDGETS.names)] = Field(
-        "params", description="What the front's sizes are counted in; its upper end is the budget of it, or 95%."
+    costs: Annotated[fields.CommaList, Accepts(registered=BUDGETS.names, several=True)] = Field(
+        "params",
+        description="What the front is of beside the score: one to three costs; the upper end of each is its budget, "
+        "or 95%.",
     )
-    smallest: fields.Size = Field("50%", description="Lower end of the front, as a budget is given.")
+    smallest: fields.Size = Field("50%", description="Lower end of the front's first cost, as a budget is given.")
     resume: bool = Field(False, description="Go on with an interrupted run in the directory.")
 
     @property
     def budgets(self) -> dict[str, str]:
-        """By name; with `front` what sizes are counted in comes first, and is 95% where nothing is said."""
+        """By name; with `front` its costs come first, and are 95% where nothing is said."""
         found = super().budgets
-        return {self.costs: found.get(self.costs, "95%"), **found} if self.front else found
+        return {**{name: found.get(name, "95%") for name in self.front_costs}, **found}
+
+    @property
+    def front_costs(self) -> tuple[str, ...]:
+        """What the front is of beside the score; nothing without one.
+
+        Raises:
+            UserError: for unknown costs, more than three, and one that is named twice.
+        """
+        if not self.front:
+            return ()
+        names = tuple(name.strip() for name in self.costs.split(",") if name.strip())
+        if not 1 <= len(set(names)) == len(names) <= _MOST_COSTS:
+            raise UserError(f"costs '{self.costs}': expected one to three different budgets, such as params,decode_ms")
+        for name in names:
+            BUDGETS.check(name)
+        return names
 
     @property
     def leading(self) -> str | None:
-        """What a front's sizes are counted in."""
-        return self.costs if self.front else None
+        """What the lower end of a front is of."""
+        return next(iter(self.front_costs), None)
 
     @model_validator(mode="after")
     def _check_budgets(self) -> Self:

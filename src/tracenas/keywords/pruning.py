@@ -97,7 +97,7 @@ class SearchOptions(TracedKeywords, TrackedKeywords, EffortKeywords, Calibration
     workers: int | Literal["auto"]
     ray: str | None
     front: bool
-    costs: str
+    costs: str | Sequence[str]
     smallest: str | float
     resume: bool
 

@@ -19,6 +19,7 @@ from tracenas.proxies.combination import Choice, RankScale, choose
 from tracenas.reporting.progress import phase
 from tracenas.scoring.combined import CombinedEvaluator
 from tracenas.scoring.evaluator import Evaluator
+from tracenas.scoring.front_bars import FrontBars
 from tracenas.scoring.measuring import ScoringSettings
 from tracenas.scoring.panel import Panel
 from tracenas.scoring.raced import RacingEvaluator
@@ -55,17 +56,21 @@ def make_evaluator(
     return CombinedEvaluator(panel, session.space, choice, _scales(choice, records), how)
 
 
-def make_racing(evaluator: Evaluator | CombinedEvaluator, race: str, elites: int) -> RacingEvaluator | None:
+def make_racing(
+    evaluator: Evaluator | CombinedEvaluator, race: str, elites: int, front: Sequence[str] = ()
+) -> RacingEvaluator | None:
     """The evaluator with racing, None where candidates are not to race.
 
     Args:
         race: `on`, `off`, or `auto`: on where the proxy is additive.
+        front: the costs of a front, on which candidates race against their neighbours; empty: there is none.
 
     Raises:
         UserError: if racing is asked for and the proxy is not additive.
     """
     if isinstance(evaluator, Evaluator) and evaluator.proxy.additive:
-        return None if race == "off" else RacingEvaluator(evaluator, elites)
+        bars = FrontBars(evaluator.space, front) if front else None
+        return None if race == "off" else RacingEvaluator(evaluator, elites, bars)
     if race == "on":
         names = ", ".join(name for name in PROXIES if PROXIES.get(name).additive)
         raise UserError(f"race 'on': only a single proxy that is a mean over sequences can race: {names}")

@@ -5,7 +5,7 @@ that racing has in its generation.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from tracenas.refits.realisation import CompensatedRealisation
 from tracenas.scoring.raced import RacingEvaluator
@@ -40,10 +40,14 @@ class PooledScorer(Generic[C]):
 
     def __call__(self, candidates: Sequence[C]) -> Iterator[Score]:
         """One score per candidate, in order."""
-        bar = self.scorer.bar if isinstance(self.scorer, RacingEvaluator) else None
-        shared = {} if bar is None else {"bar": [bar.losses, bar.variance]}
-        for answer in self._pool.map([{"candidate": candidate.to_json(), **shared} for candidate in candidates]):
+        tasks = [{"candidate": candidate.to_json(), **self._raced(candidate)} for candidate in candidates]
+        for answer in self._pool.map(tasks):
             yield Score(**answer["result"]) if "result" in answer else Score.failed(answer["error"])
+
+    def _raced(self, candidate: C) -> dict[str, Any]:
+        """What a task says of the candidate's bar."""
+        bar = self.scorer.bar_of(cast(Any, candidate)) if isinstance(self.scorer, RacingEvaluator) else None
+        return {} if bar is None else {"bar": [bar.losses, bar.variance]}
 
 
 def local_pool(scorer: Scorer[Any], workers: int, threads: int) -> WorkerPool:
@@ -76,7 +80,7 @@ def serving(scorer: Scorer[Any]) -> Callable[[dict[str, Any]], dict[str, Any]]:
     def evaluate(task: dict[str, Any]) -> dict[str, Any]:
         if isinstance(scorer, RacingEvaluator):
             losses, variance = task.get("bar", (None, None))
-            scorer.bar = None if losses is None else Bar(tuple(losses), variance)
+            scorer.take(None if losses is None else Bar(tuple(losses), variance))
         score = scorer.score(scorer.decoded(task["candidate"]))
         return {name: getattr(score, name) for name in ("score", "loss", "seconds", "extra", "reason")}
 

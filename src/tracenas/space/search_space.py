@@ -1,7 +1,7 @@
 """The search space 𝒢 (TraceNAS §3.2): sampling, profiles of widths, variation and repair into the budget."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -60,6 +60,14 @@ class SearchSpace(FeasibleSet):
         """The same space with another limit of its first budget."""
         assert self.budget is not None
         return replace(self, budget=replace(self.budget, limit=limit))
+
+    def within(self, limits: Mapping[str, int]) -> "SearchSpace":
+        """The same space with other limits of some budgets, by what they count."""
+        budgets = [
+            replace(budget, limit=limits.get(measure.name, budget.limit))
+            for budget, measure in zip(self.budgets, self.measures, strict=True)
+        ]
+        return replace(self, budget=budgets[0], further=tuple(budgets[1:]))
 
     def uniform(self) -> Architecture | None:
         """Equal retention ratios rounded down, the rest of the budget spread evenly (decision 7).

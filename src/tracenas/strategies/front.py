@@ -1,38 +1,47 @@
-"""All sizes in one search: the front of scores against one cost (ours).
+"""All sizes in one search: the front of scores against one cost or several (ours).
 
-Sizes are a grid of limits between the smallest and the budget, and a candidate stands at every limit that it meets.
-What is known of one size serves all others: there is one journal and one model of the score (the sensitivity table's
-sum as the scores so far correct it; without a table a regression on the widths).
+Candidates are made for targets: limits of the costs, spread between the lower end and the budgets (`targets.py`). What
+is known of one serves all others: there is one journal and one model of the score (the sensitivity table's sum as the
+scores so far correct it; without a table a regression on the widths).
 
-Generation 0 has the table's own answer at every limit (uniform ones without a table) and the starts. Later every child
-is made for one limit, drawn in proportion to what a new candidate there is expected to gain on the best that meets it:
-where the front is thin. Of the solver's answers under sampled corrections and of local moves of the best candidates
-nearby it is the one of most expected gain at that limit.
+Generation 0 has the table's own answer at every target (uniform ones without a table) and the starts. Later every child
+is made for one target, drawn in proportion to the hypervolume that a new candidate there is expected to gain: where the
+front is thin. Of the solver's answers under sampled corrections and of local moves of the best candidates there and of
+the elites nearby it is the one of most expected gain,
+
+    Σ over the elites m of V_m · E[max(0, score - score of m)],
+
+V_m the volume of limits that the candidate meets and among which m is the best of the elites (`dominance.py`). Elites
+are chosen front by front, and by what they add to the hypervolume. Costs are known exactly, only the score is a guess.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 
 import numpy as np
 
 from tracenas.space.architecture import Architecture
 from tracenas.space.search_space import SearchSpace
+from tracenas.strategies.dominance import Point, Terrain, elites
 from tracenas.strategies.draw import Draws
 from tracenas.strategies.protocol import Proposal
 from tracenas.strategies.settings import Prior, SearchSettings
 from tracenas.strategies.strategy import Strategy, feasible
 from tracenas.strategies.surrogate import Surrogate, features, fit
 from tracenas.strategies.tabled import Tabled
+from tracenas.strategies.targets import targets
 
-__all__ = ["LIMITS", "Front", "non_dominated", "volume"]
+__all__ = ["TARGETS", "Front"]
 
-LIMITS = 16
-"""Sizes of the grid."""
+TARGETS = 16
+"""Limits of a front of one cost; of several twice as many."""
 ANSWERS, MOVES = 6, 32
 """Solver's answers and local moves among which a child is chosen."""
 _LEAST = 0.1
-"""What a limit's chance is of the largest one's at least."""
+"""What a target's chance is of the largest one's at least."""
+_NEAR = 2
+"""Elites near a target that moves start from, beside the best that meets it."""
 
 Scored = tuple[float, Architecture]
 
@@ -41,8 +50,9 @@ class Front(Strategy[Architecture]):
     """See the module.
 
     Args:
-        space: with the upper end of the front for its first budget; others hold at every size.
-        smallest: the lower end, in what the first budget counts.
+        space: with the upper ends of the front among its budgets; others hold at every size.
+        smallest: the lower end of the first cost.
+        costs: the front's, names of budgets; None: the first budget's.
     """
 
     space: SearchSpace
@@ -53,23 +63,36 @@ class Front(Strategy[Architecture]):
         settings: SearchSettings,
         *,
         smallest: int,
+        costs: Sequence[str] | None = None,
         prior: Prior | None = None,
         starts: Sequence[Architecture] = (),
     ) -> None:
         super().__init__(space, settings, prior=prior, starts=starts[: settings.population])
-        count = min(LIMITS, settings.population)
-        ends = np.linspace(smallest, space.window[1], count).tolist()
-        self.limits = [round(end) for end in ends]
+        self.costs, self._smallest = tuple(costs or (space.measures[0].name,)), smallest
+        limits = {measure.name: end for measure, (_, end) in zip(space.measures, space.windows, strict=True)}
+        self._ends = [float(limits[name]) for name in self.costs]
         self._tabled = None if prior is None or prior.rises is None else Tabled(space, prior.rises)
         self._surrogate: Surrogate | None = None
         self._measured: list[Scored] = []
+        self._elites: list[Scored] = []
+        self._worst: Scored | None = None
+        self._points: dict[str, tuple[float, ...]] = {}
 
     @cached_property
-    def _spaces(self) -> list[SearchSpace]:
-        return [self.space.at(limit) for limit in self.limits]
+    def targets(self) -> list[SearchSpace]:
+        """What candidates are made for."""
+        count = min(TARGETS if len(self.costs) == 1 else 2 * TARGETS, self.settings.population)
+        return targets(self.space, self.costs, self._smallest, count, self._plain)
+
+    def spent(self, arch: Architecture) -> tuple[float, ...]:
+        """What an architecture has of the front's costs."""
+        if arch.id not in self._points:
+            spent = self.space.costs(arch)
+            self._points[arch.id] = tuple(float(spent[name]) for name in self.costs)
+        return self._points[arch.id]
 
     def _initial(self, draws: Draws[Architecture], rng: np.random.Generator) -> None:
-        for space in self._spaces:
+        for space in self.targets:
             draws.offer(feasible(self._plain(space)))
         for start in self._starts:
             if len(draws) < self.settings.population:
@@ -77,13 +100,13 @@ class Front(Strategy[Architecture]):
         draws.fill(self.settings.population, lambda: self._drawn(rng))
 
     def _plain(self, space: SearchSpace) -> Architecture | None:
-        """What the table makes of a limit, or equal ratios."""
+        """What the table makes of a target, or equal ratios."""
         answer = None if self._tabled is None else self._tabled.answer(None, space)
         return answer if answer is not None and not space.place(space.counts(answer)) else space.uniform()
 
     def _drawn(self, rng: np.random.Generator) -> Proposal[Architecture] | None:
-        """A move of what is plain at some limit, for places that are left in generation 0."""
-        space = self._spaces[int(rng.integers(len(self._spaces)))]
+        """A move of what is plain at some target, for places that are left in generation 0."""
+        space = self.targets[int(rng.integers(len(self.targets)))]
         plain = self._plain(space)
         return None if plain is None else feasible(space.neighbour(plain, rng, sigma=self.settings.sigma))
 
@@ -92,36 +115,31 @@ class Front(Strategy[Architecture]):
         draws.fill(self.settings.children, lambda: self._child(int(rng.choice(len(chances), p=chances)), rng))
 
     def _chances(self, rng: np.random.Generator) -> np.ndarray:
-        """Of every limit, in proportion to what is expected to be gained there."""
-        gains = np.zeros(len(self.limits))
-        for place, space in enumerate(self._spaces):
-            best = self._best_at(place)
+        """Of every target, in proportion to what is expected to be gained there."""
+        gains = np.zeros(len(self.targets))
+        for place, space in enumerate(self.targets):
             for arch in (self._plain(space), self._answer(space, rng)):
                 if arch is not None and arch.id not in self._seen:
-                    gains[place] = max(gains[place], math.inf if best is None else self._gain(arch, best))
-        known = gains[np.isfinite(gains)].max(initial=0.0) or 1.0
-        gains = np.maximum(np.where(np.isfinite(gains), gains, known), _LEAST * known)
+                    gains[place] = max(gains[place], self._gain(arch))
+        gains = np.maximum(gains, _LEAST * (gains.max(initial=0.0) or 1.0))
         chances: np.ndarray = gains / gains.sum()
         return chances
 
     def _child(self, place: int, rng: np.random.Generator) -> Proposal[Architecture] | None:
-        """The most promising candidate for a limit."""
-        best = self._best_at(place)
-        if best is None:
+        """The most promising candidate for a target."""
+        if not self._measured:
             return self._drawn(rng)
-        pool = [arch for arch in self._pool(place, rng) if arch.id not in self._seen]
+        pool = [arch for arch in self._pool(self.targets[place], rng) if arch.id not in self._seen]
         if not pool:
             return None
-        chosen = max(pool, key=lambda arch: self._gain(arch, best))
+        chosen = max(pool, key=self._gain)
         if self._tabled is not None:
             self._tabled.proposed(chosen)
         return Proposal(chosen)
 
-    def _pool(self, place: int, rng: np.random.Generator) -> Iterator[Architecture]:
-        """Answers and moves within a limit."""
-        space, settings = self._spaces[place], self.settings
-        near = [self._best_at(p) for p in range(max(0, place - 1), min(len(self.limits), place + 2))]
-        parents = [arch for arch in near if arch is not None]
+    def _pool(self, space: SearchSpace, rng: np.random.Generator) -> Iterator[Architecture]:
+        """Answers and moves within limits."""
+        parents = self._parents(space)
         for _ in range(ANSWERS):
             answer = self._answer(space, rng)
             if answer is not None and not space.place(space.counts(answer)):
@@ -131,8 +149,17 @@ class Front(Strategy[Architecture]):
             moved = None if parent is None else self._move(space, parent, rng)
             if moved is not None:
                 yield moved
-            elif parent is not None and settings.sigma:
+            elif parent is not None and self.settings.sigma:
                 yield parent
+
+    def _parents(self, space: SearchSpace) -> list[Architecture]:
+        """The best that meets the limits, and the elites whose costs are nearest to them."""
+        best = next(([arch] for _, arch in self._measured if space.fits(arch)), [])
+        limits = {measure.name: end for measure, (_, end) in zip(space.measures, space.windows, strict=True)}
+        wanted = np.array([limits[name] for name in self.costs])
+        away = [float((np.abs(np.array(self.spent(arch)) - wanted) / self._ends).sum()) for _, arch in self._elites]
+        near = [self._elites[place][1] for place in np.argsort(away, kind="stable")[:_NEAR].tolist()]
+        return best + [arch for arch in near if arch not in best]
 
     def _move(self, space: SearchSpace, parent: Architecture, rng: np.random.Generator) -> Architecture | None:
         sigma, depth = self.settings.sigma, self.settings.depth_mutation
@@ -146,41 +173,40 @@ class Front(Strategy[Architecture]):
     def _learn(self, scored: list[Scored]) -> None:
         self._measured += [(score, arch) for score, arch in scored if math.isfinite(score)]
         self._measured.sort(key=lambda pair: -pair[0])
-        if self._tabled is not None and self._measured:
+        if not self._measured:
+            return
+        self._worst = self._worst or self._measured[-1]
+        if self._tabled is not None:
             self._tabled.learn(self._measured)
-        elif self._measured:
+        else:
             ratios = np.stack([features(self.space.ratios(arch)) for _, arch in self._measured])
             self._surrogate = fit(ratios, np.array([score for score, _ in self._measured]))
+        points: dict[int, Point] = {n: (*self.spent(arch), score) for n, (score, arch) in enumerate(self._measured)}
+        chosen = elites(points, len(self.costs) * self.settings.elites, self._ends, self._worst[0])
+        self._elites = [self._measured[place] for place in chosen]
+        self.__dict__.pop("_terrain", None)
 
-    def _best_at(self, place: int) -> Architecture | None:
-        """The best candidate that meets a limit."""
-        limit = self.limits[place]
-        return next((arch for _, arch in self._measured if self.space.cost(arch) <= limit), None)
+    @cached_property
+    def _terrain(self) -> Terrain:
+        """Who of the elites is best under which limits."""
+        assert self._worst is not None
+        points = [(*self.spent(arch), score) for score, arch in self._elites]
+        return Terrain.of(points, self._ends, self._worst[0])
 
-    def _gain(self, arch: Architecture, best: Architecture) -> float:
-        """What a candidate is expected to gain on the best at its limit."""
+    def _gain(self, arch: Architecture) -> float:
+        """The hypervolume that a candidate is expected to add."""
+        assert self._worst is not None
+        first, *others = self.spent(arch)
+        shares = self._terrain.shares([max(first, self._smallest), *others])
+        rivals = [*(other for _, other in self._elites), self._worst[1]]
+        return sum(
+            float(share) * self._better(arch, rival) for share, rival in zip(shares, rivals, strict=True) if share > 0
+        )
+
+    def _better(self, arch: Architecture, other: Architecture) -> float:
+        """What a candidate's score is expected to gain on another's."""
         if self._tabled is not None:
-            return self._tabled.gain(arch, best)
+            return self._tabled.gain(arch, other)
         assert self._surrogate is not None
-        one, other = (self._surrogate(features(self.space.ratios(a))) for a in (arch, best))
-        return max(one - other, 0.0)
-
-
-def non_dominated(points: Mapping[str, tuple[float, float]]) -> list[str]:
-    """Names of what nothing else is cheaper than and scores as well, cheapest first; points are (cost, score)."""
-    found: list[str] = []
-    highest = -math.inf
-    for name, (_, score) in sorted(points.items(), key=lambda item: (item[1][0], -item[1][1])):
-        if score > highest:
-            found.append(name)
-            highest = score
-    return found
-
-
-def volume(points: Sequence[tuple[float, float]], cost: float, score: float) -> float:
-    """The hypervolume of a front above `score` and below `cost`: ∫ max(0, best score within c - score) dc."""
-    total, best, last = 0.0, score, 0.0
-    for at, value in sorted(point for point in points if point[0] <= cost):
-        total += (at - last) * (best - score)
-        best, last = max(best, value), at
-    return total + (cost - last) * (best - score)
+        one, rival = (self._surrogate(features(self.space.ratios(a))) for a in (arch, other))
+        return max(one - rival, 0.0)

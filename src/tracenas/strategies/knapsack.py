@@ -153,7 +153,7 @@ def _lowest(problem: Problem, prices: Floats, budget: int, halvings: int) -> flo
         tried[budget] = price * scale
         return bool(problem.weight(_relaxed(problem, tried)[0])[budget] <= problem.upper[budget])
 
-    return _smallest(fits, problem.spread, halvings) * scale
+    return 0.0 if fits(0.0) else _smallest(fits, problem.spread, halvings) * scale
 
 
 def _factor(problem: Problem, prices: Floats, halvings: int) -> float:

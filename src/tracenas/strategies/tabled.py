@@ -45,11 +45,17 @@ class Tabled:
         self._kind = np.array([kinds.index(s.name) for _, _, s in slots])
         count, further = len(slots), len(kinds) + 2
         self._expected = np.concatenate([np.ones(count), np.zeros(further)])
+        self._known: dict[str, Floats] = {}
         self._best: Floats = np.zeros(count + further)
         self.posterior: Posterior = fit(self._best[None], np.zeros(1), self._expected)
 
     def features(self, arch: Architecture) -> Floats:
         """Minus the rises: of every sub-block, of those bypassed per kind, within blocks, between neighbours."""
+        if arch.id not in self._known:
+            self._known[arch.id] = self._features(arch)
+        return self._known[arch.id]
+
+    def _features(self, arch: Architecture) -> Floats:
         counts = self.space.counts(arch)
         levels = [places[counts[i][j]] for i, j, places in self._slots]
         rises = np.array([item.costs[level] for item, level in zip(self.problem.items, levels, strict=True)])

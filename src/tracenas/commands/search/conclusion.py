@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tracenas.commands.search.front import front_facts
 from tracenas.commands.search.result import SearchOutcome
 from tracenas.commands.search.settings import front_end, strategy_settings
 from tracenas.config import SearchConfig
@@ -30,7 +31,7 @@ from tracenas.saliency.allocation.solver import predicted_rises
 from tracenas.space.architecture import Architecture
 from tracenas.space.search_space import SearchSpace
 from tracenas.strategies import STRATEGIES, SearchResult, Strategy, replayed
-from tracenas.strategies.front import Front, non_dominated, volume
+from tracenas.strategies.front import Front
 from tracenas.strategies.selection import Contender, contenders, selected, trials_from_json
 
 __all__ = ["Searched", "concluded", "undecided"]
@@ -109,8 +110,8 @@ class Searched(RankedTarget):
         rises = predicted_rises(self.ranked) if self.ranked is not None and config.starts else None
         prior = replace(self.prior(), rises=rises)
         if config.front:
-            end = front_end(config, self.space)
-            return Front(self.space, settings, smallest=end, prior=prior, starts=self.first)
+            lower, costs = front_end(config, self.space), config.front_costs
+            return Front(self.space, settings, smallest=lower, costs=costs, prior=prior, starts=self.first)
         return STRATEGIES.get(config.strategy)(self.space, settings, prior=prior, starts=self.first)
 
     def conclude(self, config: SearchConfig, result: SearchResult[Architecture]) -> SearchOutcome:
@@ -213,7 +214,7 @@ def _summary(config: SearchConfig, searched: Searched, result: SearchResult[Arch
         },
         "params": space.parameters(result.best),
         **_budgets(space, result.best),
-        **(_front(config, searched, result) if config.front else {}),
+        **({"front": front_facts(searched.target, config, result)} if config.front else {}),
         "score": result.score,
         "loss": result.record["loss"],
         "proxy": config.proxy,
@@ -243,26 +244,6 @@ def _budgets(space: SearchSpace, best: Architecture) -> dict[str, Any]:
     spent = space.costs(best)
     ends = [(m.name, m.plain, end) for m, (_, end) in zip(space.measures, space.windows, strict=True)]
     return {**window, "budgets": {n: {"limit": plain(end), "cost": plain(spent[n])} for n, plain, end in ends}}
-
-
-def _front(config: SearchConfig, searched: Searched, result: SearchResult[Architecture]) -> dict[str, Any]:
-    """What no other candidate is cheaper than and scores as well, and the hypervolume after every generation.
-
-    It is counted above the lowest score of generation 0.
-    """
-    space, points, generation = searched.space, dict[str, tuple[float, float]](), dict[str, int]()
-    records = {r["id"]: r for r in result.records if r["score"] is not None}
-    for name, record in records.items():
-        cost = space.cost(Architecture.from_json(record["arch"], where=f"journal: {name}"))
-        points[name], generation[name] = (float(cost), float(record["score"])), record["generation"]
-    floor = min((points[name][1] for name in points if not generation[name]), default=0.0)
-    volumes = [
-        volume([points[name] for name in points if generation[name] <= g.generation], space.window[1], floor)
-        for g in result.generations
-    ]
-    keys = ("id", "generation", "score", "loss")
-    members = [{**{k: records[n][k] for k in keys}, "cost": int(points[n][0])} for n in non_dominated(points)]
-    return {"front": {"cost": config.costs, "members": members, "hypervolume": volumes}}
 
 
 def _ended(result: SearchResult[Architecture]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tracenas.formats import counted
 from tracenas.journal import Journal
 from tracenas.pipeline.run_directory import JOURNAL
 from tracenas.reporting.terminal import Outcome, Table
@@ -67,5 +68,9 @@ class SearchOutcome(Outcome):
 def _described(front: Mapping[str, Any]) -> str:
     """How many architectures, and between what costs."""
     members = front["members"]
-    ends = f"{members[0]['cost']:,} to {members[-1]['cost']:,} {front['cost']}"
-    return f"{len(members)} architectures, {ends}: tracenas best RUN --budget {front['cost']}=…"
+    spans = []
+    for name in front["costs"]:
+        spent = [member["costs"][name] for member in members]
+        spans.append(f"{counted(min(spent))} to {counted(max(spent))} {name}")
+    asked = " ".join(f"--budget {name}=…" for name in front["costs"])
+    return f"{len(members)} architectures, {', '.join(spans)}: tracenas best RUN {asked}"

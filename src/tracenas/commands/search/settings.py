@@ -74,18 +74,17 @@ def _of_a_front(config: SearchConfig) -> dict[str, Any]:
     """
     if config.strategy not in ("auto", "guided"):
         raise UserError(f"front goes with strategy guided, not {config.strategy}")
-    if config.race == "on":
-        raise UserError("front goes without racing: candidates of other sizes are no bar; leave race out")
-    return {"strategy": "guided", "race": "off"}
+    return {"strategy": "guided"}
 
 
 def front_end(config: SearchConfig, space: SearchSpace) -> int:
-    """The lower end of a front, in what its sizes are counted in.
+    """The lower end of a front, in what its first cost counts.
 
     Raises:
         UserError: if it is none, nothing is so small, or it is not below the upper end.
     """
-    smallest = parse_limit(config.costs, BUDGETS.get(config.costs), config.smallest, space.cost(space.base))
+    name = config.front_costs[0]
+    smallest = parse_limit(name, BUDGETS.get(name), config.smallest, space.cost(space.base))
     if smallest >= space.window[0]:
         number = space.measures[0].number
         end = f"{number(smallest)} is not below the front's upper end, {number(space.window[1])}"

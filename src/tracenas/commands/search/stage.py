@@ -101,7 +101,7 @@ def _search(
         named = {"samples": samples, "seq_len": seq_len, "start": ",".join(starts.architectures) or "none"}
         resolve_settings(config, config.out, {**session.machine(), **named})
         evaluator = make_evaluator(session, config.proxy, config.trace_rank)
-        racing = make_racing(evaluator, config.race, strategy_settings(config).elites)
+        racing = make_racing(evaluator, config.race, strategy_settings(config).elites, config.front_costs)
         same_model(config.out, evaluator.base_loss)
         require_held_out(session, config)
     searched = Searched.of(session, starts, anchor, evaluator.base_loss)

@@ -25,9 +25,9 @@ def allocate(ranked: Ranked, gamma: float | None) -> Allocated:
             rows[i][j] = spec.floor(width * parts)
         if space.fits(built := space.build(rows)):
             return Allocated(built, {"mlp_width": width})
-    limit, unit, least = next(
-        (limit, measure.unit, f"{cost:,}" if widths else "all of them")
+    limit, least = next(
+        (measure.said(limit), measure.number(cost) if widths else "all of them")
         for measure, (_, limit) in zip(space.measures, space.windows, strict=True)
         if (cost := measure.total(space.layers, built if widths else space.base)) > limit
     )
-    raise UserError(f"budget of {limit:,} {unit}: with attention untouched, MLPs of the smallest width leave {least}")
+    raise UserError(f"budget of {limit}: with attention untouched, MLPs of the smallest width leave {least}")

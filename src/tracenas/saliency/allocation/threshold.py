@@ -38,12 +38,12 @@ def too_small(ranked: Ranked) -> UserError:
     space = ranked.space
     widths = [[s.choices()[0] if s.units else 0 for s in layer.sub_blocks] for layer in space.layers]
     narrow = space.build(widths)
-    smallest, base, limit, unit = next(
-        (cost, measure.total(space.layers, space.base), limit, measure.unit)
+    smallest, base, limit, measure = next(
+        (cost, measure.total(space.layers, space.base), limit, measure)
         for measure, (_, limit) in zip(space.measures, space.windows, strict=True)
         if (cost := measure.total(space.layers, narrow)) > limit
     )
     return UserError(
-        f"budget of {limit:,} {unit}: this allocation keeps every block, so {smallest:,} are needed "
+        f"budget of {measure.said(limit)}: this allocation keeps every block, so {measure.number(smallest)} are needed "
         f"({100 * smallest / base:.1f}%); choose a larger one, or allocation uniform or depth, which drop blocks"
     )
