@@ -1,0 +1,1 @@
+"""A check of what a GPU changes: `scripts/gpu_check.sh`."""
