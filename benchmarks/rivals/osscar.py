@@ -95,7 +95,7 @@ def greedy(layer: Layer, widths: Sequence[int]) -> list[int]:
     """Units in the order in which elimination takes them, step by step from one of `widths` to the next."""
     owner = torch.full((len(layer.moment),), -1)
     owner[layer.columns] = torch.arange(layer.units)[:, None]
-    swept = sweep(layer.moment, layer.weight.T.to(torch.float64, copy=True), owner, widths, groups=layer.groups)
+    swept = sweep(layer.moment.clone(), layer.weight.T.to(torch.float64, copy=True), owner, widths, groups=layer.groups)
     return [int(u) for u in swept.order]
 
 

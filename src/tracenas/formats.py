@@ -1,6 +1,7 @@
-"""Numbers as people read them: 1.24M parameters, 3 min 20 s, 61.3 %."""
+"""Numbers as people read them: 1.24M parameters, 3 min 20 s, 61.3 %; and amounts of memory as they write them."""
 
 import math
+import re
 
 __all__ = [
     "MINUS",
@@ -11,6 +12,7 @@ __all__ = [
     "duration",
     "fixed",
     "grouped",
+    "parse_bytes",
     "percent",
     "perplexity",
     "plural",
@@ -20,6 +22,7 @@ __all__ = [
 
 MINUS = "\N{MINUS SIGN}"
 MISSING = "\N{EN DASH}"
+_AMOUNT = re.compile(r"([0-9]+(?:\.[0-9]+)?|\.[0-9]+)\s*([kmgt]i?b)", re.IGNORECASE)
 
 
 def short_count(value: float | None) -> str:
@@ -101,6 +104,15 @@ def data_size(size: float | None) -> str:
         if size >= limit:
             return f"{size / limit:.3g} {suffix}" if size < 1000 * limit else f"{size / limit:,.0f} {suffix}"
     return f"{size:.0f} B"
+
+
+def parse_bytes(text: str) -> int | None:
+    """`700MB` or `3.5GiB` (powers of 1,000 and of 1,024) as a number of bytes; None if it is no such amount."""
+    match = _AMOUNT.fullmatch(text.strip())
+    if match is None:
+        return None
+    unit = match[2].lower()
+    return int(float(match[1]) * (1024 if "i" in unit else 1000) ** (1 + "kmgt".index(unit[0])))
 
 
 def plural(number: int, noun: str, several: str | None = None) -> str:

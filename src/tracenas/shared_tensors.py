@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tracenas.errors import UserError
 
-__all__ = ["require_shared_memory", "tensor_bytes"]
+__all__ = ["require_shared_memory", "tensor_bytes", "waits_in_files"]
 
 _SHARED = Path("/dev/shm")
 _LEFT = 1.1
@@ -21,8 +21,12 @@ def require_shared_memory(spec: Any, workers: int) -> None:
     """Refuse before a process is ended by a bus error.
 
     Raises:
-        UserError: if the system's shared memory is too small for the tensors of `spec`.
+        UserError: if the system's shared memory is too small for the tensors of `spec`, or these wait in files.
     """
+    if waits_in_files(spec):
+        raise UserError(
+            f"workers {workers}: they share tensors in memory, and these wait in files (host-memory): --workers 1"
+        )
     if not _SHARED.is_dir():
         return
     needed, free = tensor_bytes(spec), shutil.disk_usage(_SHARED).free
@@ -31,6 +35,13 @@ def require_shared_memory(spec: Any, workers: int) -> None:
             f"workers {workers}: weights and statistics take {needed / 2**20:,.0f} MiB of shared memory, and {_SHARED} "
             f"has {free / 2**20:,.0f} free; make it larger (docker run --shm-size) or take --workers 1"
         )
+
+
+def waits_in_files(thing: Any) -> bool:
+    """Whether a tensor that something is made of is a paged one."""
+    counter = _Counter(io.BytesIO(), protocol=5)
+    counter.dump(thing)
+    return counter.paged
 
 
 def tensor_bytes(thing: Any) -> int:
@@ -46,12 +57,14 @@ class _Counter(pickle.Pickler):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.storages: dict[int, int] = {}
+        self.paged = False
 
     def persistent_id(self, thing: Any) -> str | None:
         """Stands for a tensor, which is counted if it is not shared already."""
         if not isinstance(thing, Tensor | nn.Parameter):
             return None
+        storage = thing.untyped_storage()
+        self.paged |= storage.filename is not None
         if not thing.is_shared():
-            storage = thing.untyped_storage()
             self.storages[storage.data_ptr()] = storage.nbytes()
         return "tensor"

@@ -19,6 +19,7 @@ from tracenas.models.functionals.perplexity import perplexity
 from tracenas.models.surgery.ordering import Ordering, permutation
 from tracenas.models.surgery.stepping import BlockRunner
 from tracenas.models.surgery.supernet import Supernet
+from tracenas.paging import in_memory
 from tracenas.proxies import PROXIES
 from tracenas.refits.aim import Aim
 from tracenas.refits.gram import gram_matrices
@@ -393,7 +394,7 @@ def test_float32_factors_refit_as_float64_ones(stays: int, ridge: float) -> None
     gram = x.T @ x
     weight = torch.randn(rows, n, generator=generator)
     shifted = gram + strength(gram, ridge) * torch.eye(n, dtype=torch.float64)
-    factor = _factorised(shifted, weight, torch.arange(n))
+    factor = _factorised(shifted.clone(), weight, torch.arange(n), in_memory)
     expected = fit_removed(gram, weight, torch.arange(stays), strength(gram, ridge))
     found = _fit(factor, weight, stays).double()
     assert (found - expected).norm() <= 3e-6 * (expected.norm() + weight.norm())

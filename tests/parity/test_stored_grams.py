@@ -27,7 +27,7 @@ def test_they_are_those_of_the_permuted_model(family: str, kv_groups: bool) -> N
     stored = StoredGrams(blocks)
     stored.begin(tokens)
     drawn = torch.Generator().manual_seed(2)
-    table = measure_sensitivity(model, blocks, tokens, 4, drawn, keep=stored.put)
+    table = measure_sensitivity(model, blocks, tokens, 4, drawn, put=stored.put)
     net = Supernet(model, blocks, Ordering.from_saliency(blocks, as_saliency(table)[0]))
     expected = dict(gram_matrices(net.model, net.blocks, tokens, 5))
     found = stored.of(tokens, net.ordering)

@@ -18,6 +18,7 @@ from tracenas.models.checkpoints.loading import LoadedModel, load
 from tracenas.models.checkpoints.source import ModelSource, open_source
 from tracenas.models.functionals.perplexity import Perplexity, perplexity
 from tracenas.pipeline.calibration import held_out, window_start
+from tracenas.pipeline.host_memory import keeping
 from tracenas.pipeline.loading import loading
 from tracenas.reporting.progress import phase
 from tracenas.reporting.terminal import Outcome, Table, to_plain
@@ -168,7 +169,13 @@ def evaluate(config: EvalConfig) -> Evaluation:
     results, starts, tasks, parameters = [], [], [], []
     for source in sources:
         with loading(source):
-            loaded = load(source, device=device, dtype=config.dtype, trust_remote_code=config.trust_remote_code)
+            loaded = load(
+                source,
+                device=device,
+                dtype=config.dtype,
+                trust_remote_code=config.trust_remote_code,
+                keep=keeping(source, config.host_memory, config.device, config.dtype),
+            )
         parameters.append(sum(p.numel() for p in loaded.model.parameters()))
         if config.text is not None:
             starts.append(window_start(loaded, config.text, config.bos, setting="text"))

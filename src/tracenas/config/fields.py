@@ -2,16 +2,18 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from tracenas.config.accepted import Accepts
 from tracenas.dtypes import short_name
+from tracenas.formats import parse_bytes
 from tracenas.proxies import PROXIES
 
 __all__ = [
     "CommaList",
     "Compensate",
     "Dtype",
+    "HostMemory",
     "ModelName",
     "Proxies",
     "Proxy",
@@ -26,6 +28,13 @@ __all__ = [
     "Tolerance",
     "Workers",
 ]
+
+
+def _amount(text: str) -> str:
+    if text != "auto" and not parse_bytes(text):
+        raise ValueError("expected auto, or an amount of memory such as 3.5GB or 12GiB")
+    return text
+
 
 Dtype = Annotated[
     Literal["auto", "fp32", "bf16", "fp16"],
@@ -66,6 +75,15 @@ ModelName = Annotated[
     str,
     Accepts(file=True),
     Field(description="The model: a directory, a .gguf file, or ORGANISATION/NAME[@REVISION] on the hub."),
+]
+HostMemory = Annotated[
+    str,
+    Accepts(("auto",), metavar="SIZE"),
+    AfterValidator(_amount),
+    Field(
+        description="Memory that this command may take beside mapped files, such as 3.5GB; weights and factors that do "
+        "not fit wait in temporary files. auto: what this machine has."
+    ),
 ]
 TextField = Annotated[
     str | None,

@@ -60,6 +60,7 @@ class EvalConfig(WindowsConfig):
     limit: int | None = Field(None, ge=1, description="Number of questions per task at most; default: all.")
     task_batch: int = Field(8, ge=1, description="Answers per forward pass in tasks.")
     out: Path | None = Field(None, description="JSON file to write the results to, too.")
+    host_memory: fields.HostMemory = "auto"
 
 
 class BenchConfig(StageConfig):

@@ -63,6 +63,7 @@ class EvaluateOptions(TypedDict, total=False):
     limit: int | None
     task_batch: int
     out: str | Path | None
+    host_memory: str | float
 
 
 class ReportOptions(TypedDict, total=False):

@@ -142,6 +142,7 @@ class ScoreOptions(WindowsKeywords, TracedKeywords, total=False):
     seq_len: int | None
     text_field: str | None
     batch: int | None
+    host_memory: str | float
     saliency: str
     compensate_samples: int | None
     ridge: float | None
@@ -159,6 +160,7 @@ class SensitivityOptions(WindowsKeywords, total=False):
     seq_len: int | None
     text_field: str | None
     batch: int | None
+    host_memory: str | float
 
 
 class PruneOptions(CalibrationKeywords, total=False):
@@ -195,6 +197,7 @@ class SelectCalibrationOptions(SpaceKeywords, WindowsKeywords, total=False):
     seq_len: int | None
     text_field: str | None
     batch: int | None
+    host_memory: str | float
     saliency: str
     budget: str | Sequence[str] | Mapping[str, str]
     tolerance: float

@@ -76,6 +76,7 @@ class CalibrationKeywords(SpaceKeywords, WindowsKeywords, total=False):
     seq_len: int | None
     text_field: str | None
     batch: int | None
+    host_memory: str | float
     saliency: str
     compensate_samples: int | None
     ridge: float | None

@@ -6,19 +6,25 @@ from tracenas.config import StageConfig
 from tracenas.models.checkpoints.fetching import fetch
 from tracenas.models.checkpoints.loading import LoadedModel, load
 from tracenas.models.checkpoints.source import ModelSource
+from tracenas.paging import Keep, in_memory
 from tracenas.reporting.progress import Phase, phase
 
 __all__ = ["load_model", "loading"]
 
 
-def load_model(source: ModelSource, config: StageConfig) -> LoadedModel:
+def load_model(source: ModelSource, config: StageConfig, keep: Keep = in_memory) -> LoadedModel:
     """The model on the device and in the dtype of the settings.
+
+    Args:
+        keep: where its weights lie.
 
     Raises:
         UserError: if it cannot be loaded.
     """
     with loading(source):
-        return load(source, device=config.device, dtype=config.dtype, trust_remote_code=config.trust_remote_code)
+        return load(
+            source, device=config.device, dtype=config.dtype, trust_remote_code=config.trust_remote_code, keep=keep
+        )
 
 
 def loading(source: ModelSource) -> AbstractContextManager[Phase]:

@@ -14,7 +14,9 @@ from tracenas.families import Block, Key
 from tracenas.models.checkpoints.loading import LoadedModel
 from tracenas.models.functionals.memory import within_memory
 from tracenas.models.surgery.ordering import Ordering
+from tracenas.paging import in_memory
 from tracenas.pipeline.calibration import calibration_tokens, window_start
+from tracenas.pipeline.host_memory import FEWER_TOKENS, keeping
 from tracenas.pipeline.loading import load_model
 from tracenas.pipeline.precision import in_half_precision
 from tracenas.pipeline.refit import STATISTICS_TOKENS
@@ -57,20 +59,13 @@ def open_session(
     threads = set_threads(config.threads)
     if data is None and (run is None or not (run / CALIBRATION).is_file()):
         raise UserError("'data' is required: calibration text or tokens (the architecture is not a run's best.json)")
-    loaded = load_model(target.source, config)
+    loaded = load_model(target.source, config, keeping(target.source, config.host_memory, config.device, config.dtype))
     with phase("read text"):
         tokens, start = _tokens(loaded, config, data, run)
     if half:
         parameters = target.space.parameters(target.space.base)
         loaded = in_half_precision(target.source, config, loaded, parameters, tokens)
-    micro_batch = config.batch or default_micro_batch(
-        target.blocks,
-        target.space.base,
-        target.hidden,
-        tokens.shape[1],
-        loaded.dtype.itemsize,
-        loaded.device.type,
-    )
+    micro_batch = config.batch or _micro_batch(target, loaded, tokens.shape[1])
     calibrated = Calibrated(target, loaded, tokens, start, run, config.seed, refit_settings(config, data), grams=grams)
     if hold_out:
         with phase("hold out text"):
@@ -84,6 +79,14 @@ def open_session(
         micro_batch=micro_batch,
         threads=threads,
     )
+
+
+def _micro_batch(target: PruningTarget, loaded: LoadedModel, length: int) -> int:
+    """Sequences per forward pass where the settings say nothing."""
+    element, kind = loaded.dtype.itemsize, loaded.device.type
+    default = default_micro_batch(target.blocks, target.space.base, target.hidden, length, element, kind)
+    short = loaded.keep is not in_memory and kind == "cpu"
+    return min(default, max(1, FEWER_TOKENS // length)) if short else default
 
 
 def refit_settings(config: CalibrationConfig, data: str | None) -> RefitSettings:

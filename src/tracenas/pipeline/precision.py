@@ -62,7 +62,7 @@ def in_half_precision(
     windows = tokens[: max(_SEQUENCES, -(-_TOKENS // tokens.shape[1]))]
     exact = _losses(loaded, windows)
     loaded.release()
-    half = load_model(source, config.model_copy(update={"dtype": "bf16"}))
+    half = load_model(source, config.model_copy(update={"dtype": "bf16"}), loaded.keep)
     differences = _losses(half, windows) - exact
     mean = float(differences.mean())
     error = float(differences.std() / len(differences) ** 0.5) if len(differences) > 1 else 0.0
@@ -72,7 +72,7 @@ def in_half_precision(
         return half
     _log.info("dtype auto: fp32, as in bf16 %s", measured)
     half.release()
-    return load_model(source, config)
+    return load_model(source, config, loaded.keep)
 
 
 def _losses(loaded: LoadedModel, windows: Tensor) -> Tensor:

@@ -77,9 +77,11 @@ def measured_table(
     def measure(count: int) -> SensitivityTable:
         if grams is not None:
             grams.begin(tokens)
-        keep = None if grams is None else grams.put
+        put = None if grams is None else grams.put
         drawn = labels.manual_seed(labels.initial_seed())
-        return measure_sensitivity(loaded.model, blocks, rows, count, drawn, keep=keep, report=steps.report)
+        return measure_sensitivity(
+            loaded.model, blocks, rows, count, drawn, put=put, keep=loaded.keep, report=steps.report
+        )
 
     with phase("sensitivity table") as steps:
         table = within_memory(

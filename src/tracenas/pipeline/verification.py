@@ -53,7 +53,7 @@ def verified_loss(
         check_written(net, arch, how, draft, dtype)
         loaded.release()
         give_back()
-        again = load(str(draft.path), device=device, dtype=loaded.dtype_name)
+        again = load(str(draft.path), device=device, dtype=loaded.dtype_name, keep=loaded.keep)
         loss = perplexity(again.model, session.tokens, session.micro_batch, report=steps.report).nll
     candidate = "the scored candidate's" if how is None else "the compensated candidate's"
     compare_losses("the checkpoint's calibration loss", loss, candidate, expected, session.dtype)

@@ -28,6 +28,7 @@ from tracenas.families import Projection, SubBlock, present
 from tracenas.families.description import IntArray
 from tracenas.models.surgery.ordering import Key
 from tracenas.models.surgery.supernet import Realisation, Supernet
+from tracenas.paging import Keep, in_memory
 from tracenas.refits.costs import MEMO_BYTES
 from tracenas.refits.ridge import strength
 
@@ -75,6 +76,7 @@ class CompensatedRealisation(Realisation):
             `gram_matrices` of `net.model` has them; used one after the other and not kept.
         ridge: λ relative to the mean diagonal of each Gram matrix; positive.
         memo_bytes: refitted projections of the widths used last that are remembered.
+        keep: where the factors lie.
 
     Raises:
         ValueError: if a Gram matrix is missing or has another shape.
@@ -87,6 +89,7 @@ class CompensatedRealisation(Realisation):
         ridge: float,
         *,
         memo_bytes: int = MEMO_BYTES,
+        keep: Keep = in_memory,
     ) -> None:
         self.ridge, self.memo_bytes = ridge, memo_bytes
         self.memo_used = 0
@@ -94,7 +97,7 @@ class CompensatedRealisation(Realisation):
         self._factors: dict[Key, _Factor] = {}
         subs = {key: sub for key, sub in present(net.blocks) if not sub.stacked}
         for key, gram in grams:
-            self._factors[key] = _factor(net, key, subs[key], gram, ridge)
+            self._factors[key] = _factor(net, key, subs[key], gram, ridge, keep)
         if missing := [key for key in subs if key not in self._factors]:
             raise ValueError(f"no Gram matrix of block {missing[0][0]}, {missing[0][1]}")
 
@@ -133,7 +136,7 @@ class CompensatedRealisation(Realisation):
         self.memo_used += size
 
 
-def _factor(net: Supernet, key: Key, sub: SubBlock, gram: Tensor, ridge: float) -> _Factor:
+def _factor(net: Supernet, key: Key, sub: SubBlock, gram: Tensor, ridge: float, keep: Keep) -> _Factor:
     projection = sub.output_projection
     if gram.shape != (projection.columns, projection.columns):
         raise ValueError(f"block {key[0]}, {key[1]}: {projection.columns} columns, Gram matrix {list(gram.shape)}")
@@ -141,30 +144,30 @@ def _factor(net: Supernet, key: Key, sub: SubBlock, gram: Tensor, ridge: float) 
     index = order.to(gram.device)
     shifted = gram.double()[index][:, index]
     shifted.diagonal().add_(strength(gram, ridge))
-    return _factorised(shifted, net.linear(key, projection).weight, order)
+    return _factorised(shifted, net.linear(key, projection).weight, order, keep)
 
 
-def _factorised(shifted: Tensor, weight: Tensor, order: Tensor) -> _Factor:
-    """From G + λI [n, n] in prefix order, and W [D, n] in its own."""
-    lower = torch.linalg.cholesky(shifted)
+def _factorised(shifted: Tensor, weight: Tensor, order: Tensor, keep: Keep) -> _Factor:
+    """From G + λI [n, n] in prefix order, which is lost, and W [D, n] in its own."""
+    lower = torch.linalg.cholesky(shifted, out=shifted)
     mixed = weight.to(lower.device)[:, order.to(lower.device)].double() @ lower
     stored = torch.promote_types(weight.dtype, torch.float32)
-    return _Factor(_inverse(lower).to("cpu", stored), mixed.to("cpu", stored), order)
+    _invert(lower)
+    return _Factor(keep(lower.cpu(), stored), keep(mixed.cpu(), stored), order)
 
 
-def _inverse(lower: Tensor) -> Tensor:
-    """Inverse of a lower triangular matrix, by halves: 2/3 n³ operations, nearly all in products."""
+def _invert(lower: Tensor) -> None:
+    """Put the inverse of a lower triangular matrix in its place, by halves: 2/3 n³ operations, nearly all products."""
     n = lower.shape[0]
     if n <= _SMALL:
         unit = torch.eye(n, dtype=lower.dtype, device=lower.device)
-        small: Tensor = torch.linalg.solve_triangular(lower, unit, upper=False)
-        return small
+        lower.copy_(torch.linalg.solve_triangular(lower, unit, upper=False))
+        return
     half = n // 2
-    out = torch.zeros_like(lower)
-    out[:half, :half] = first = _inverse(lower[:half, :half])
-    out[half:, half:] = second = _inverse(lower[half:, half:])
-    out[half:, :half] = -second @ (lower[half:, :half] @ first)
-    return out
+    first, mixed, second = lower[:half, :half], lower[half:, :half], lower[half:, half:]
+    _invert(first)
+    _invert(second)
+    mixed.copy_(-second @ (mixed @ first))
 
 
 def _fit(factor: _Factor, weight: Tensor, kept: int) -> Tensor:

@@ -18,6 +18,7 @@ from torch import Tensor
 from tracenas.families import Projection, SubBlock, placed
 from tracenas.models.surgery.ordering import Key
 from tracenas.models.surgery.supernet import Realisation, Supernet
+from tracenas.paging import Keep, in_memory
 from tracenas.space.architecture import Architecture
 
 __all__ = ["FittedRealisation", "Penalty", "fit_removed", "in_base_order", "ridge_outputs", "solve", "strength"]
@@ -58,7 +59,7 @@ def solve(gram: Tensor, right: Tensor, strength: float | Tensor) -> Tensor:
     """(G + diag λ)⁻¹ B by Cholesky, float64; G [k, k] and B [k, D] stay as they are, λ is a number or [k]."""
     shifted = gram.clone()
     shifted.diagonal().add_(strength)
-    return torch.cholesky_solve(right, torch.linalg.cholesky(shifted))
+    return torch.cholesky_solve(right, torch.linalg.cholesky(shifted, out=shifted))
 
 
 def fit_removed(gram: Tensor, weight: Tensor, kept: Tensor, strength: float | Tensor) -> Tensor:
@@ -85,6 +86,7 @@ def ridge_outputs(
     grams: Iterable[tuple[Key, Tensor]],
     ridges: Sequence[float],
     penalty: Penalty = strength,
+    keep: Keep = in_memory,
 ) -> dict[float, dict[Key, Tensor]]:
     """Refitted output projections of one architecture, per ridge, from streamed Gram matrices.
 
@@ -94,6 +96,7 @@ def ridge_outputs(
         grams: in the super-network's order of columns (`saliency.gram_matrices` of `net.model`).
         ridges: relative to the diagonal.
         penalty: λ of a Gram matrix and a ridge.
+        keep: where the refitted projections lie.
 
     Returns:
         ridge → (block, sub-block) → [rows, kept columns], in the weights' dtype.
@@ -108,7 +111,8 @@ def ridge_outputs(
         columns = torch.arange(projection.columns, device=weight.device)
         kept_columns = net.cut(sub, projection, 1, kept).take(columns, 0)
         for ridge in ridges:
-            out[ridge][key] = fit_removed(gram, weight, kept_columns, penalty(gram, ridge)).to(weight.dtype)
+            fitted = fit_removed(gram, weight, kept_columns, penalty(gram, ridge)).to(weight.dtype)
+            out[ridge][key] = keep(fitted)
     return out
 
 

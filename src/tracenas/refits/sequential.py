@@ -34,6 +34,7 @@ from tracenas.models.surgery.ordering import Key
 from tracenas.models.surgery.replacing import Given, replace_module
 from tracenas.models.surgery.stepping import BlockRunner, Stop, watch
 from tracenas.models.surgery.supernet import Supernet
+from tracenas.paging import Keep, in_memory
 from tracenas.refits.aim import Aim
 from tracenas.refits.gram_sum import GramSum
 from tracenas.refits.ridge import FittedRealisation, Penalty, solve, strength
@@ -55,6 +56,7 @@ def sequential_outputs(
     *,
     penalty: Penalty = strength,
     until: int | None = None,
+    keep: Keep = in_memory,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[Aim, dict[Key, Tensor]]:
     """Output projections of every active sub-block, refitted in forward order, in the weights' dtype, per aim.
@@ -71,6 +73,7 @@ def sequential_outputs(
         aims: each is a refit of its own.
         penalty: λ of a Gram matrix and a ridge.
         until: blocks that are refitted, the first ones; None: all.
+        keep: where the refitted projections and all that is of all tokens lie.
         report: told how many blocks of how many are done.
 
     Returns:
@@ -79,7 +82,7 @@ def sequential_outputs(
     Raises:
         UserError: if an activation is not finite.
     """
-    runner = BlockRunner(net.model, net.blocks)
+    runner = BlockRunner(net.model, net.blocks, keep)
     dense = runner.embed(tokens, micro_batch)
     streams = {aim: list(dense) for aim in aims}
     fitted: dict[Aim, dict[Key, Tensor]] = {aim: {} for aim in aims}
@@ -87,7 +90,7 @@ def sequential_outputs(
     for index, layer in enumerate(layers):
         report(index, len(layers))
         for aim, weights in _fit_block(net, runner, index, layer, dense, streams, penalty).items():
-            fitted[aim] |= weights
+            fitted[aim] |= {key: keep(weight) for key, weight in weights.items()}
         give_back()
     report(len(layers), len(layers))
     return fitted
@@ -146,14 +149,15 @@ def _advance_dense(
     subs = [sub for sub in net.blocks[index].sub_blocks if sub.spec.units and not sub.stacked]
     contributions: dict[str, list[Tensor]] = {sub.spec.name: [] for sub in subs}
     outputs = {sub.spec.name: [] if sub.post_norm else contributions[sub.spec.name] for sub in subs}
+    keep = runner.keep
     with ExitStack() as watching:
         watching.enter_context(
-            _watching_contributions(net, index, subs, lambda name, value: contributions[name].append(value))
+            _watching_contributions(net, index, subs, lambda name, value: contributions[name].append(keep(value)))
         )
         for sub in subs:
             if sub.post_norm:
                 module, values = net.linear((index, sub.spec.name), sub.output_projection), outputs[sub.spec.name]
-                watching.enter_context(watch(module, lambda _, output, values=values: values.append(output)))  # type: ignore[misc]
+                watching.enter_context(watch(module, lambda _, output, values=values: values.append(keep(output))))  # type: ignore[misc]
         runner.advance(index, dense)
     return outputs, contributions
 
@@ -232,7 +236,7 @@ class _BlockFit:
 
             def see(x: Tensor, output: Tensor) -> None:
                 place = self._place
-                inputs.append(x)
+                inputs.append(self.runner.keep(x))
                 problem.add(
                     x,
                     output,
@@ -255,7 +259,8 @@ class _BlockFit:
         self._fitted[key] = weight = fitted.to(problem.start.dtype)
         bias = getattr(module, "bias", None)
         shapes = [(*states.shape[:-1], -1) for states in self.targets.inputs]
-        self._known[name] = [linear(x.view(shape), weight, bias) for x, shape in zip(inputs, shapes, strict=True)]
+        keep = self.runner.keep
+        self._known[name] = [keep(linear(x.view(shape), weight, bias)) for x, shape in zip(inputs, shapes, strict=True)]
         return weight
 
     def advance(self, states: list[Tensor]) -> None:
@@ -263,7 +268,7 @@ class _BlockFit:
         with self._running():
             for place, hidden in enumerate(self.targets.inputs):
                 self._place = place
-                states[place] = self.runner(self.targets.index, hidden)
+                states[place] = self.runner.keep(self.runner(self.targets.index, hidden))
 
     @contextmanager
     def _running(self) -> Iterator[None]:

@@ -45,7 +45,7 @@ def sweep(moment: Tensor, weight: Tensor, owner: Tensor, widths: Sequence[int], 
     """Remove all units, step by step from one of `widths` to the next.
 
     Args:
-        moment: H, float64 [n, n].
+        moment: H, float64 [n, n]; the caller's to lose.
         weight: Wᵀ R, float64 [n, D]; the caller's to lose.
         owner: int64 [n], the unit of every column; -1 for columns of no unit. Every unit has as many columns.
         widths: numbers of units, ascending, the last one all of them.
@@ -85,7 +85,8 @@ class _Rest:
     """
 
     def __init__(self, moment: Tensor, weight: Tensor, owner: Tensor) -> None:
-        self.inverse, self.weight = torch.cholesky_inverse(torch.linalg.cholesky(moment)), weight
+        torch.linalg.cholesky(moment, out=moment)
+        self.inverse, self.weight = torch.cholesky_inverse(moment, out=moment), weight
         self.total = int(owner.max()) + 1
         order = owner.argsort(stable=True)
         self.columns = order[len(order) - int((owner >= 0).sum()) :].view(self.total, -1)

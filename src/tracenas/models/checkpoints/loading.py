@@ -1,6 +1,7 @@
 """Loading a causal language model with its tokenizer: a directory or the hub (safetensors only), or a GGUF file."""
 
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any
 
 import torch
@@ -15,12 +16,13 @@ from tracenas.models.checkpoints.checking import check_checkpoint
 from tracenas.models.checkpoints.configuration import named_tensors
 from tracenas.models.checkpoints.dequantised import dequantise
 from tracenas.models.checkpoints.fetching import fetch
-from tracenas.models.checkpoints.headers import stored_tensors
-from tracenas.models.checkpoints.shards import Entry
+from tracenas.models.checkpoints.headers import FLOATS, stored_tensors
+from tracenas.models.checkpoints.shards import DTYPES, Entry
 from tracenas.models.checkpoints.source import ModelSource, as_stored_config, open_source
 from tracenas.models.checkpoints.stored import as_loaded
 from tracenas.models.checkpoints.tokenizer import load_tokenizer
 from tracenas.models.shipped.heterogeneous import register
+from tracenas.paging import Keep, in_memory
 from tracenas.rundir import read_json
 
 __all__ = ["LoadedModel", "dtype_to_save", "dtypes_to_save", "load", "pick_device", "pick_dtype", "stored_entries"]
@@ -40,6 +42,8 @@ class LoadedModel:
     """Its tokenizer's files and the like, for what is made of it."""
     tokenizer_trouble: str = ""
     """Why `tokenizer` is None although there are files of one."""
+    keep: Keep = in_memory
+    """Where its weights lie, and what is as large: in memory, or in paged files."""
 
     @property
     def device(self) -> torch.device:
@@ -141,11 +145,20 @@ def dtypes_to_save(name: str, source: ModelSource, model: Any) -> dict[str, torc
 
 
 def load(
-    name: str | ModelSource, *, device: str = "auto", dtype: str = "auto", trust_remote_code: bool = False
+    name: str | ModelSource,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    trust_remote_code: bool = False,
+    keep: Keep = in_memory,
 ) -> LoadedModel:
     """Load model and tokenizer, frozen and in eval mode.
 
     Our own pruned checkpoints load without remote code: their classes live in this package.
+
+    Args:
+        keep: where the weights lie, on a CPU. Paged, they are read in the type that the files have, which is mapped,
+            and cast one by one.
 
     Raises:
         UserError: for a model that is not there, is damaged or has no safetensors.
@@ -159,14 +172,26 @@ def load(
         )
         source = replace(source, config=config)
     fetch(source)
-    model: Any = _load_model(source, pick_dtype(dtype, target), trust_remote_code)
+    picked = pick_dtype(dtype, target)
+    paging = keep is not in_memory and target.type == "cpu"
+    model: Any = _load_model(source, _mapped_dtype(source, picked) if paging else picked, trust_remote_code)
     if getattr(model.config, "attn_logit_softcapping", None) and model.config._attn_implementation == "sdpa":
         model.set_attn_implementation("eager")  # transformers 5.17 chooses torch's attention, which caps no scores
     model.to(target).eval().requires_grad_(False)
+    if paging:
+        model.config.dtype = picked
+        for parameter in model.parameters():
+            parameter.data = keep(parameter.data, picked)
     tokenizer, trouble = load_tokenizer(source, trust_remote_code)
     shipped = tokenizer is not None and type(tokenizer).__module__.startswith("transformers.")
     files = BaseFiles(source.path, type(tokenizer).__name__ if shipped else "")
-    return LoadedModel(source, model, tokenizer, files, trouble)
+    return LoadedModel(source, model, tokenizer, files, trouble, keep)
+
+
+def _mapped_dtype(source: ModelSource, wanted: torch.dtype) -> torch.dtype:
+    """What loses nothing of the files' weights, and leaves those mapped that have this type already."""
+    types = {DTYPES[t.dtype] for t in stored_tensors(source.path).values() if t.dtype in FLOATS}
+    return reduce(torch.promote_types, types) if types else wanted
 
 
 def _load_model(source: ModelSource, dtype: torch.dtype, trust_remote_code: bool) -> nn.Module:

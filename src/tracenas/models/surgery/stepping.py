@@ -18,6 +18,7 @@ from tracenas.errors import UserError
 from tracenas.families import Block
 from tracenas.models.functionals.loss import hidden_states
 from tracenas.models.surgery.replacing import StandIn, replace_module
+from tracenas.paging import Keep, in_memory
 
 __all__ = ["BlockRunner", "Stop", "watch"]
 
@@ -34,15 +35,16 @@ class BlockRunner:
     Args:
         model: a causal language model whose blocks take the hidden states as their first argument.
         blocks: where they are, in forward order.
+        keep: where the hidden states lie.
 
     Raises:
         UserError: for an encoder–decoder model, whose blocks are no single chain.
     """
 
-    def __init__(self, model: Any, blocks: Sequence[Block]) -> None:
+    def __init__(self, model: Any, blocks: Sequence[Block], keep: Keep = in_memory) -> None:
         if blocks and blocks[0].stack:
             raise UserError("blocks run one at a time (refits, layer-wise statistics): not in an encoder–decoder model")
-        self.model, self.blocks = model, tuple(blocks)
+        self.model, self.blocks, self.keep = model, tuple(blocks), keep
         self._calls: dict[tuple[int, ...], list[Call]] = {}
 
     def embed(self, tokens: Tensor, micro_batch: int) -> list[Tensor]:
@@ -60,7 +62,7 @@ class BlockRunner:
                 replace_module(self.model, block.path, recorder, undo)
             hidden_states(self.model, batch)
         self._calls.setdefault(tuple(batch.shape), calls)
-        return states[0]
+        return self.keep(states[0])
 
     def __call__(self, index: int, hidden: Tensor) -> Tensor:
         """Block `index` of the model, as it is now, on hidden states [B, T, D]."""
@@ -70,7 +72,7 @@ class BlockRunner:
     def advance(self, index: int, states: list[Tensor]) -> None:
         """Every micro-batch's hidden states over block `index`, in place."""
         for place, hidden in enumerate(states):
-            states[place] = self(index, hidden)
+            states[place] = self.keep(self(index, hidden))
 
     def differentiable(self, index: int, hidden: Tensor) -> Tensor:
         """The same, in whatever mode of autograd is on."""

@@ -153,7 +153,7 @@ def _best(
     for refit in refits:
         tokens = refit.text.tokens
         aim, trials = choose_aim(refit.fit, refit.ridge, tokens, held_out.tokens)
-        outputs = rounded(refit.fit(tokens, (aim,))[aim], stored)
+        outputs = rounded(refit.fit(tokens, (aim,))[aim], stored, session.loaded.keep)
         refit.fit.forget()
         loss = held_out_loss(session, arch, held_out.tokens, FittedRealisation(outputs))
         if loss < min(losses.values()):

@@ -14,12 +14,14 @@ from tracenas.families import present
 from tracenas.models.functionals.perplexity import perplexity
 from tracenas.models.surgery.ordering import Key
 from tracenas.models.surgery.supernet import Realisation, Supernet
+from tracenas.paging import Keep, in_memory
 from tracenas.pipeline.refit import COMPARED_SHARE, COMPARED_WINDOWS, RIDGES
 from tracenas.pipeline.refit.record import DEFAULT_RIDGE, ScoredRealisation
 from tracenas.pipeline.refit.statistics import StoredGrams
 from tracenas.pipeline.refit.text import Text, compensation_text, scored_text
 from tracenas.pipeline.session import Session
 from tracenas.refits.aim import DRIFTS, Aim
+from tracenas.refits.costs import MEMO_BYTES
 from tracenas.refits.gram import gram_matrices
 from tracenas.refits.penalty import PENALTIES
 from tracenas.refits.realisation import CompensatedRealisation
@@ -48,6 +50,8 @@ Outputs = Mapping[Key, torch.Tensor]
 """Output projections [rows, kept columns] by (block, sub-block)."""
 
 _SCALES = {"mean": "the mean diagonal", "channel": "every channel's own diagonal"}
+_LESS = 8
+"""Times fewer refitted projections are remembered where memory is short."""
 _HELD_OUT = 6
 """Every sixth sequence (at least one) is held out when the aim is chosen."""
 _LEAST_BLOCKS = 4
@@ -134,15 +138,17 @@ def compensated_realisation(session: Session) -> CompensatedRealisation:
         net = session.supernet()
         with phase("factors of refits" if grams.has(tokens) else "statistics for refits", _refittable(net)) as steps:
             found = grams.of(tokens, net.ordering) or gram_matrices(net.model, net.blocks, tokens, session.micro_batch)
-            return CompensatedRealisation(net, steps.over(found), session.refit.ridge or DEFAULT_RIDGE)
+            ridge, keep = session.refit.ridge or DEFAULT_RIDGE, session.loaded.keep
+            memo = MEMO_BYTES if keep is in_memory else MEMO_BYTES // _LESS
+            return CompensatedRealisation(net, steps.over(found), ridge, memo_bytes=memo, keep=keep)
 
 
 def _put_aside(session: Session, grams: StoredGrams, tokens: torch.Tensor) -> None:
     """Make the matrices as a sensitivity table's pass does, so that a search gone on with has the same ones."""
-    model, rows = session.loaded.model, tokens.to(session.loaded.device)
+    model, rows, keep = session.loaded.model, tokens.to(session.loaded.device), session.loaded.keep
     grams.begin(tokens)
     with phase("statistics for refits", sum(bool(s.spec.units) for b in session.blocks for s in b.sub_blocks)) as steps:
-        for key, moments in steps.over(input_moments(model, session.blocks, rows, session.micro_batch)):
+        for key, moments in steps.over(input_moments(model, session.blocks, rows, session.micro_batch, keep)):
             grams.put(key, moments[0].second)
 
 
@@ -205,7 +211,7 @@ def compensate(
     held = max(1, text.tokens.shape[0] // _HELD_OUT)
     aim, trials = choose_aim(fit, ridge, text.tokens[:-held], text.tokens[-held:])
     fitted = fit(text.tokens, (aim,))[aim]
-    return compensation(fit, aim, trials, text, rounded(fitted, stored))
+    return compensation(fit, aim, trials, text, rounded(fitted, stored, session.loaded.keep))
 
 
 def choose_aim(
@@ -253,9 +259,12 @@ def held_out_loss(session: Session, arch: Architecture, tokens: torch.Tensor, ho
     return loss if math.isfinite(loss) else math.inf
 
 
-def rounded(outputs: Outputs, stored: Mapping[Key, torch.dtype]) -> Outputs:
+def rounded(outputs: Outputs, stored: Mapping[Key, torch.dtype], keep: Keep) -> Outputs:
     """Output projections as a checkpoint holds them that stores them in `stored`, in the weights' dtype."""
-    return {key: weight.to(stored[key]).to(weight.dtype) for key, weight in outputs.items()}
+    return {
+        key: weight if stored[key] == weight.dtype else keep(weight.to(stored[key]), weight.dtype)
+        for key, weight in outputs.items()
+    }
 
 
 def compensation(fit: "Fit", aim: Aim, trials: Mapping[Aim, float], text: Text, outputs: Outputs) -> Compensation:
@@ -316,13 +325,14 @@ class Fit:
 
     def _fitted(self, tokens: torch.Tensor, aims: tuple[Aim, ...], until: int | None) -> Mapping[Aim, Outputs]:
         net, batch, penalty = self.session.supernet(), self.session.micro_batch, PENALTIES[self.scale]
+        keep = self.session.loaded.keep
         give_back()
         with phase(f"refit ({self.method})", _refittable(net)) as steps:
             if self.method == "sequential":
                 return sequential_outputs(
-                    net, self.arch, tokens, batch, aims, penalty=penalty, until=until, report=steps.report
+                    net, self.arch, tokens, batch, aims, penalty=penalty, until=until, keep=keep, report=steps.report
                 )
             stored = None if self.session.grams is None else self.session.grams.of(tokens, net.ordering)
             grams = steps.over(stored or gram_matrices(net.model, net.blocks, tokens, batch))
-            by_ridge = ridge_outputs(net, self.arch, grams, [aim.ridge for aim in aims], penalty)
+            by_ridge = ridge_outputs(net, self.arch, grams, [aim.ridge for aim in aims], penalty, keep)
             return {aim: by_ridge[aim.ridge] for aim in aims}

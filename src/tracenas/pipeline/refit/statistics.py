@@ -63,12 +63,12 @@ class StoredGrams:
     def _ordered(self, ordering: Ordering) -> Iterator[tuple[Key, Tensor]]:
         for key, projection in self._subs:
             assert self._shelf is not None
-            gram = self._shelf.get(self._places[key]).double()
+            gram = self._shelf.get(self._places[key])
             order = permutation(projection, 1, ordering.ranking[key])
             if order is not None:
                 index = torch.from_numpy(order).to(gram.device)
                 gram = gram[index][:, index]
-            yield key, gram
+            yield key, gram.double()
 
     def close(self) -> None:
         """Give everything up."""

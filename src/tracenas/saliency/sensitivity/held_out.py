@@ -29,6 +29,8 @@ from tracenas.saliency.sensitivity.rises import RIDGE, metric_root
 __all__ = ["held_out_rises"]
 
 _TINY = 1e-300
+_ROWS = 512
+"""Of a matrix that are scaled at a time."""
 _LEAST_STEP = 1e-3
 """From one width that is tried to the next narrower one, the cost rises by this share of the sweep's at least."""
 
@@ -54,12 +56,14 @@ def held_out_rises(
     inputs = weight.T.double() @ _directions(metric_root(metric))
     places = _as_they_stay(swept.order, owner).to(inputs.device)
     columns = [int((owner < 0).sum()) + w * (int((owner >= 0).sum()) // units) for w in tried]
-    gram, first, second = (one[places][:, places] for one in (moments.second, *moments.halves))
     inputs = inputs[places]
-    whole, one, other = (g + torch.diag(per_channel(g, ridge)) for g in (gram, first.double(), second.double()))
+    whole = _penalised(moments.second, places, ridge)
     fitted = _costs(_changes(whole, inputs, columns), whole)
-    excess = _costs(_changes(one, inputs, columns), second - first)
-    excess += _costs(_changes(other, inputs, columns), first - second)
+    del whole
+    one, other = (_changes(_penalised(half, places, ridge), inputs, columns) for half in moments.halves)
+    first, second = (half[places][:, places] for half in moments.halves)
+    difference = second.sub_(first)
+    excess = _costs(one, difference) - _costs(other, difference)
     factors = 1 + 0.25 * excess / fitted.clamp(min=_TINY)
     expected = [
         (cost := float(swept.cost[units - width - 1]), float(factor) * cost)
@@ -99,6 +103,13 @@ def _as_they_stay(order: Tensor, owner: Tensor) -> Tensor:
     return rank[owner.cpu()].argsort(stable=True)
 
 
+def _penalised(moment: Tensor, places: Tensor, ridge: float) -> Tensor:
+    """A moment with λ on its diagonal, its rows and columns at these places, float64."""
+    placed = moment[places][:, places].double()
+    placed.diagonal().add_(per_channel(placed, ridge))
+    return placed
+
+
 def _changes(penalised: Tensor, inputs: Tensor, counts: Sequence[int]) -> list[Tensor]:
     """E [n, k]: what the refit on A = `penalised` changes where the first s columns stay, for every s of `counts`.
 
@@ -107,8 +118,10 @@ def _changes(penalised: Tensor, inputs: Tensor, counts: Sequence[int]) -> list[T
     widest = max(counts, default=0)
     scale = penalised.diagonal()[:widest, None].sqrt()
     targets = (penalised[:widest] @ inputs / scale).float()
-    scaled = (penalised[:widest, :widest] / scale / scale.T).float()
-    factor: Tensor = torch.linalg.cholesky(scaled)
+    scaled = torch.empty(widest, widest, dtype=torch.float32, device=inputs.device)
+    for rows in torch.arange(widest, device=inputs.device).split(_ROWS):
+        scaled[rows] = (penalised[rows, :widest] / scale[rows] / scale.T).float()
+    factor: Tensor = torch.linalg.cholesky(scaled, out=scaled)
     forward = torch.linalg.solve_triangular(factor, targets, upper=False)
     changes = []
     for count in counts:

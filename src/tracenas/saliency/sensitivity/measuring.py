@@ -15,6 +15,7 @@ from tracenas.errors import UserError
 from tracenas.families import Block, SubBlock
 from tracenas.models.functionals.loss import predicted_tokens
 from tracenas.models.surgery.ordering import Key, weight_holder
+from tracenas.paging import Keep, in_memory
 from tracenas.saliency.backwards import Shelf
 from tracenas.saliency.elimination import Sweep
 from tracenas.saliency.sensitivity import FISHER_TOKENS
@@ -36,7 +37,8 @@ def measure_sensitivity(
     *,
     ridge: float = RIDGE,
     fisher_tokens: int = FISHER_TOKENS,
-    keep: Callable[[Key, Tensor], None] | None = None,
+    put: Callable[[Key, Tensor], None] | None = None,
+    keep: Keep = in_memory,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> SensitivityTable:
     """Order of units and predicted rise of the loss at every width, of every sub-block that has units.
@@ -48,7 +50,8 @@ def measure_sensitivity(
         micro_batch: sequences per pass.
         generator: what labels are drawn by.
         ridge: λ of every channel, relative to its second moment.
-        keep: is given G of every sub-block that is not of experts, float64 [n, n].
+        put: is given G of every sub-block that is not of experts, float64 [n, n].
+        keep: where the matrices of a block and the hidden states lie.
         fisher_tokens: as many tokens as the windows for the Fisher matrices have at least.
         report: told how many steps of how many are done: of every sub-block the Fisher matrix, then the sweep.
 
@@ -66,12 +69,13 @@ def measure_sensitivity(
             places[key] = shelf.put(metric)
             report(done := done + 1, total)
         costs: dict[Key, WidthCosts] = {}
-        for key, moments in input_moments(model, blocks, tokens, micro_batch):
+        for key, moments in input_moments(model, blocks, tokens, micro_batch, keep):
             metric = shelf.get(places[key])
             sub = next(s for s in blocks[key[0]].sub_blocks if s.spec.name == key[1])
-            if keep is not None and not sub.stacked:
-                keep(key, moments[0].second)
+            if put is not None and not sub.stacked:
+                put(key, moments[0].second)
             costs[key] = _costs(model, blocks[key[0]], sub, moments, metric, ridge)
+            del moments, metric  # before the next one's are made
             report(done := done + 1, total)
     finally:
         shelf.close()

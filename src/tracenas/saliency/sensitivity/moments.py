@@ -19,6 +19,7 @@ from tracenas.families import Block
 from tracenas.models.surgery.experts import watch_experts
 from tracenas.models.surgery.ordering import Key
 from tracenas.models.surgery.stepping import BlockRunner, watch
+from tracenas.paging import Keep, in_memory
 from tracenas.refits.gram_sum import GramSum
 from tracenas.saliency.statistics import run_hooked
 
@@ -59,16 +60,22 @@ class _Sums:
         self.total += wide.sum(0, dtype=torch.float64)
         self.tokens[self.half] += len(rows)
 
-    def moments(self) -> Moments:
+    def moments(self, keep: Keep) -> Moments:
         """The means."""
         count = max(1, sum(self.tokens))
         first, second = (gram.total() for gram in self.grams)
-        halves = tuple((half / max(1, n)).float() for half, n in zip((first, second), self.tokens, strict=True))
-        return Moments(first.add_(second).div_(count), self.total / count, sum(self.tokens), (halves[0], halves[1]))
+        self.grams.clear()
+        halves = tuple(
+            keep(torch.div(half, max(1, n), out=torch.empty_like(half, dtype=torch.float32)))
+            for half, n in zip((first, second), self.tokens, strict=True)
+        )
+        both = first.add_(second)
+        del second
+        return Moments(keep(both.div_(count)), self.total / count, sum(self.tokens), (halves[0], halves[1]))
 
 
 def input_moments(
-    model: Any, blocks: Sequence[Block], tokens: Tensor, micro_batch: int
+    model: Any, blocks: Sequence[Block], tokens: Tensor, micro_batch: int, keep: Keep = in_memory
 ) -> Iterator[tuple[Key, list[Moments]]]:
     """The moments of every sub-block that has units, in forward order: one entry, or one for every fused expert.
 
@@ -77,6 +84,7 @@ def input_moments(
         blocks: where its units live.
         tokens: int64 [N, L] on the model's device.
         micro_batch: sequences per forward pass, of one half.
+        keep: where the matrices and the hidden states lie.
 
     Raises:
         UserError: if an activation is not finite.
@@ -89,9 +97,9 @@ def input_moments(
                 _begin((one for of_block in sums for one in _all(of_block)), half)
                 run_hooked(model, rows, micro_batch, ())
         for of_block in sums:
-            yield from _means(of_block)
+            yield from _means(of_block, keep)
         return
-    runner = BlockRunner(model, blocks)
+    runner = BlockRunner(model, blocks, keep)
     hidden = [runner.embed(rows, micro_batch) if len(rows) else [] for rows in halves]
     for index in range(len(blocks)):
         with ExitStack() as undo:
@@ -99,7 +107,7 @@ def input_moments(
             for half, states in enumerate(hidden):
                 _begin(_all(of_block), half)
                 runner.advance(index, states)
-        yield from _means(of_block)
+        yield from _means(of_block, keep)
 
 
 def _all(sums: dict[Key, list[_Sums]]) -> Iterator[_Sums]:
@@ -136,9 +144,9 @@ def _to_first(totals: Sequence[_Sums]) -> Callable[[Tensor, Tensor], None]:
     return lambda rows, _: totals[0].add(rows)
 
 
-def _means(sums: dict[Key, list[_Sums]]) -> Iterator[tuple[Key, list[Moments]]]:
+def _means(sums: dict[Key, list[_Sums]], keep: Keep) -> Iterator[tuple[Key, list[Moments]]]:
     for key in list(sums):
-        moments = [total.moments() for total in sums.pop(key)]
+        moments = [total.moments(keep) for total in sums.pop(key)]
         if not all(torch.isfinite(one.second.diagonal().sum()) for one in moments):
             raise UserError(f"block {key[0]}, {key[1]}: the dense model's activations are not finite; try dtype=fp32")
         yield key, moments

@@ -52,6 +52,7 @@ def predicted_rises(
         owner, widths, groups: as `sweep` takes them.
         ridge: λ.
     """
-    moment = gram + torch.diag(per_channel(gram, ridge))
+    moment = gram.clone()
+    moment.diagonal().add_(per_channel(gram, ridge))
     swept = sweep(moment, weight.T.double() @ metric_root(metric), owner, widths, groups=groups)
     return replace(swept, cost=0.5 * swept.cost, bypass=0.5 * swept.bypass)
