@@ -1,6 +1,9 @@
 """`tracenas search --front`, and `tracenas best` on its run, by the command line on a tiny model."""
 
+import html
 import json
+import re
+import shlex
 import shutil
 from itertools import permutations
 from pathlib import Path
@@ -124,6 +127,22 @@ def test_best_gives_any_point_of_two_costs(fast: Path, capsys: pytest.CaptureFix
         assert time <= limits["decode_ms"]["limit"] and params <= limits["params"]["limit"]
         asked = ["--params", str(params), "--budget", f"decode_ms={time + 1e-6:.6f}ms"]
         assert printed(capsys, ["best", str(fast), *asked])["score"] >= score
+
+
+def test_commands_of_its_report_give_its_points(
+    fast: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert invoke(["report", str(fast)]) == 0
+    page = html.unescape((fast / "report.html").read_text())
+    members = json.loads((fast / "summary.json").read_text())["front"]["members"]
+    monkeypatch.chdir(tmp_path)
+    commands = re.findall(r"<code>tracenas (best [^<]*) && tracenas (prune [^<]*)</code>", page)
+    assert len(commands) == min(10, len(members))
+    best, prune = (shlex.split(words) for words in commands[0])
+    found = printed(capsys, best)
+    assert found["id"] == members[0]["id"] and found["costs"] == members[0]["costs"]
+    made = printed(capsys, [*prune, "--compensate", "auto"])
+    assert made["params"] == members[0]["costs"]["params"]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from report_run import make_run
+from test_report_front import make_front
 from test_report_verdict import make_searched
 
 from tracenas.reporting import write_report
@@ -106,6 +107,14 @@ def test_a_page_that_is_clicked(tmp_path: Path, width: int) -> None:
     assert found["left"] is None
     assert found["focused"] and found["arrow"] and found["arrow"] != found["focused"] and found["escaped"] is None
     assert found["scrolled"] > 500 and abs(found["top"]) < 60
+
+
+@pytest.mark.parametrize(("width", "flags"), [(420, ("--force-dark-mode",)), (1400, ())])
+def test_a_page_of_a_front_that_is_clicked(tmp_path: Path, width: int, flags: tuple[str, ...]) -> None:
+    found = clicked(write_report(make_front(tmp_path / "run")), width, *flags)
+    assert found["errors"] == [] and found["outside"] == [] and found["page"] <= width
+    assert re.fullmatch(r"[0-9a-f]{16}: loss [\d.]+, perplexity [\d.]+, .* parameters, .* ms", found["hovered"])
+    assert found["inside"] and found["focused"] and found["arrow"] != found["focused"]
 
 
 def test_a_page_that_is_clicked_without_a_comparison(tmp_path: Path) -> None:

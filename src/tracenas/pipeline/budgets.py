@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from tracenas.benchmark.latency_table import LatencyTable
@@ -54,12 +55,19 @@ class Costs:
         Raises:
             UserError: for an unknown one, or one that this space cannot have.
         """
+        if name in self._measured:
+            return self._measured[name]
         kind = BUDGETS.get(name)
         if kind.blockwise and self.space.granularity != "block":
             raise UserError(
                 f"budget {name} goes with --depth-granularity block: a file holds zeros where a part is gone"
             )
-        return kind.cost(self.model)
+        self._measured[name] = kind.cost(self.model)
+        return self._measured[name]
+
+    @cached_property
+    def _measured(self) -> dict[str, Cost]:
+        return {}
 
     def exactly(self, name: str, arch: Architecture) -> int:
         """What one architecture costs."""

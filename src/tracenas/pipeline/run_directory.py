@@ -17,6 +17,7 @@ from tracenas.settings import read_settings
 __all__ = [
     "BEST",
     "CALIBRATION",
+    "FRONT",
     "JOURNAL",
     "LATENCY",
     "ORDERING",
@@ -47,6 +48,9 @@ SELECTION = "selection.json"
 
 SENSITIVITY = "sensitivity.safetensors"
 """The predicted cost of every width of every sub-block."""
+
+FRONT = "front.json"
+"""Of a search of all sizes: what every candidate costs, and what the sensitivity table makes of every size."""
 
 LATENCY = "latency.json"
 """A copy of the latency table that budgets of milliseconds are counted by."""

@@ -2,7 +2,19 @@
 
 from pathlib import Path
 
-__all__ = ["NAMES", "UNIT_NAMES", "model_kind", "proxy_label", "source_label", "start_label"]
+from tracenas.formats import counted, data_size, short_count
+
+__all__ = [
+    "NAMES",
+    "UNIT_NAMES",
+    "cost_amount",
+    "cost_axis",
+    "cost_name",
+    "model_kind",
+    "proxy_label",
+    "source_label",
+    "start_label",
+]
 
 NAMES = {"heads": "Attention", "kv_heads": "KV groups", "cross_heads": "Cross-attention", "channels": "MLP"}
 """Sub-blocks by the unit that is cut in them, in the order of a block."""
@@ -34,3 +46,38 @@ def model_kind(name: str) -> str:
     """What a model of a comparison is, by the first word of its name: base, uniform, random, found or other."""
     kind = name.partition(" ")[0]
     return kind if kind in ("base", "uniform", "random", "found") else "other"
+
+
+_COSTS = {
+    "params": "parameters",
+    "active_params": "active parameters",
+    "flops": "FLOPs per token",
+    "kv_cache": "KV cache per token",
+    "memory": "memory to serve with",
+    "file": "file",
+    "prefill_ms": "prefill",
+    "decode_ms": "decoding a token",
+}
+_BYTES = ("kv_cache", "memory", "file")
+
+
+def cost_name(name: str) -> str:
+    """What a budget counts, in words; a plug-in's by its own name."""
+    return _COSTS.get(name, name)
+
+
+def cost_amount(name: str, value: float) -> str:
+    """A cost with its unit, short: `2.1M parameters`, `1.4 GiB memory to serve with`, `decoding a token 5.21 ms`."""
+    if name.endswith("_ms"):
+        return f"{cost_name(name)} {counted(value)} ms"
+    return f"{data_size(value) if name in _BYTES else short_count(value)} {cost_name(name)}"
+
+
+def cost_axis(name: str, base: float) -> tuple[str, float]:
+    """The name of an axis of a cost, and what a cost is multiplied with there."""
+    if name.endswith("_ms"):
+        return f"{cost_name(name)}, ms", 1.0
+    if name in _BYTES:
+        power = next((p for p in (3, 2, 1) if base >= 2 * 1024**p), 0)
+        return f"{cost_name(name)}, {('bytes', 'KiB', 'MiB', 'GiB')[power]}", 1024.0**-power
+    return f"{cost_name(name)}, % of base", 100 / base

@@ -214,7 +214,7 @@ def _summary(config: SearchConfig, searched: Searched, result: SearchResult[Arch
         },
         "params": space.parameters(result.best),
         **_budgets(space, result.best),
-        **({"front": front_facts(searched.target, config, result)} if config.front else {}),
+        **({"front": front_facts(searched, config, result)} if config.front else {}),
         "score": result.score,
         "loss": result.record["loss"],
         "proxy": config.proxy,

@@ -2,20 +2,34 @@
 
 import heapq
 import math
+import shlex
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tracenas.formats import MISSING, decimal, grouped, percent
+import numpy as np
+
+from tracenas.formats import MISSING, decimal, grouped, percent, perplexity
 from tracenas.reporting.charts import run as charts
 from tracenas.reporting.charts import sensitivity as costs
 from tracenas.reporting.charts.drawing import architecture_drawing, sparks
 from tracenas.reporting.charts.dynamics import GenerationFigures, generations
+from tracenas.reporting.charts.front import front_pictures, hypervolume_chart
 from tracenas.reporting.charts.heat import heat_scale
 from tracenas.reporting.charts.quality import quality_chart
 from tracenas.reporting.charts.stages import progress_chart, training_charts
+from tracenas.reporting.data.front import FrontData, Member
 from tracenas.reporting.data.run import Compared, JournalCandidate, RunData
 from tracenas.reporting.data.stages import Stages
-from tracenas.reporting.labels import NAMES, UNIT_NAMES, model_kind, proxy_label, source_label, start_label
+from tracenas.reporting.labels import (
+    NAMES,
+    UNIT_NAMES,
+    cost_amount,
+    cost_name,
+    model_kind,
+    proxy_label,
+    source_label,
+    start_label,
+)
 from tracenas.reporting.pages.page import render
 from tracenas.reporting.stage_tables import bench_table, evaluation_table, recovery_table
 from tracenas.reporting.verdict import Verdict, random_label, random_rows, run_verdict, spread
@@ -45,6 +59,7 @@ def run_page(run: RunData) -> str:
         progress=_progress(run),
         drawing=architecture_drawing(run, run.best) if run.best else None,
         sensitivity=_sensitivity(run),
+        front=_front(run),
         generations=len(history),
         charts=_search_charts(run, history),
         quality=quality_chart(run, history, compared) if history else None,
@@ -164,6 +179,53 @@ def _sensitivity(run: RunData) -> dict[str, Any] | None:
         "scale": costs.cost_scale(run),
         "rows": rows,
     }
+
+
+def _front(run: RunData) -> dict[str, Any] | None:
+    """The front of a search of all sizes: pictures, and ten of its points with the command of each."""
+    front = FrontData.read(run.path, run.summary)
+    if front is None or not front.members:
+        return None
+    places = np.linspace(0, len(front.members) - 1, min(TOP, len(front.members))).round().astype(int)
+    shown = [front.members[place] for place in dict.fromkeys(places.tolist())]
+    names = list(dict.fromkeys(name for member in shown for name in member.costs))
+    if all(member.costs.get("active_params") == member.costs.get("params") for member in shown):
+        names = [name for name in names if name != "active_params"]
+    names.sort(key=lambda name: front.names.index(name) if name in front.names else len(front.names))
+    figures: list[tuple[str, Callable[[Member], str]]] = [
+        ("Loss", lambda m: decimal(m.loss)),
+        ("Perplexity", lambda m: perplexity(m.loss)),
+    ]
+    if all(member.loss is None for member in shown):
+        figures = [(proxy_label(run.proxy), lambda m: decimal(m.score))]
+    return {
+        "count": len(front.members),
+        "costs": " and ".join(cost_name(name) for name in front.names),
+        "pictures": list(front_pictures(run, front)),
+        "hypervolume": hypervolume_chart(front) if front.hypervolume else None,
+        "columns": ["Point", *(name for name, _ in figures), *(_capital(cost_name(name)) for name in names)],
+        "rows": [
+            [str(n), *(get(one) for _, get in figures), *(_spent(name, one.costs.get(name)) for name in names)]
+            for n, one in enumerate(shown, start=1)
+        ],
+        "commands": [[str(n), _command(run, front, one, n)] for n, one in enumerate(shown, start=1)],
+    }
+
+
+def _capital(words: str) -> str:
+    return words[:1].upper() + words[1:]
+
+
+def _spent(name: str, value: float | None) -> str:
+    return MISSING if value is None else cost_amount(name, value).replace(cost_name(name), "").strip()
+
+
+def _command(run: RunData, front: FrontData, member: Member, number: int) -> str:
+    """What makes a member of the front a checkpoint."""
+    limits = [f"--budget {name}={member.costs[name]:.15g}" for name in front.names if name in member.costs]
+    file, model = f"point-{number}.json", shlex.quote(run.model)
+    best = f"tracenas best {shlex.quote(str(run.path))} {' '.join(limits)} --out {file}"
+    return f"{best} && tracenas prune {model} --arch {file} --out point-{number}"
 
 
 def _search_charts(run: RunData, history: Sequence[GenerationFigures]) -> dict[str, Any] | None:
