@@ -86,18 +86,20 @@ def test_experts_that_a_token_is_not_routed_to_are_not_active(tmp_path: Path) ->
     assert half["active_params"] == half["params"] - idle * (of_one // 2) * config["num_hidden_layers"]
 
 
-@pytest.mark.parametrize(("vocabulary", "mebibytes"), [(128_256, 258.5), (32_000, 70.5)])
+@pytest.mark.parametrize(
+    ("vocabulary", "hidden", "context", "mebibytes"), [(49_152, 576, 512, 98.25), (151_936, 896, 256, 150.125)]
+)
 def test_what_llama_cpp_computes_in_counts_with_quantised_weights(
-    vocabulary: int, mebibytes: float, tmp_path: Path
+    vocabulary: int, hidden: int, context: int, mebibytes: float, tmp_path: Path
 ) -> None:
-    """By its log for Llama 3 8B and Llama 2 7B: `compute buffer size`, beside `KV buffer size` and the weights."""
-    shape = {"vocab_size": vocabulary, "hidden_size": 4096, "intermediate_size": 32, "num_hidden_layers": 1}
-    config = {**shape, "model_type": "llama", "num_attention_heads": 32, "num_key_value_heads": 8}
+    """By its log (llama-cpp-python 0.3.36) for SmolLM2-135M and Qwen2.5-Coder-0.5B: `compute buffer size`."""
+    shape = {"vocab_size": vocabulary, "hidden_size": hidden, "intermediate_size": 32, "num_hidden_layers": 1}
+    config = {**shape, "model_type": "llama", "num_attention_heads": hidden // 64, "num_key_value_heads": 1}
     (tmp_path / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": False}))
-    model = costs(tmp_path, Serving(2048, batch=2, stored="q8_0"))
+    model = costs(tmp_path, Serving(context - 7, stored="q8_0"))  # a cache of multiples of 256 tokens
     base = model.space.base
-    quantised = 34 * (model.space.parameters(base) - 3 * 4096) // 32 + 4 * 3 * 4096  # matrices, and three norms
-    cache, logits = 2 * 2048 * model.exactly("kv_cache", base), 4 * 2 * vocabulary
+    quantised = 34 * (model.space.parameters(base) - 3 * hidden) // 32 + 4 * 3 * hidden  # matrices, and three norms
+    cache, logits = context * model.exactly("kv_cache", base), 4 * vocabulary
     assert model.exactly("memory", base) == quantised + cache + logits + round(mebibytes * 2**20)
 
 

@@ -3,7 +3,8 @@
     bytes = weights as stored + sequences · context · KV cache per token + sequences · vocabulary · 4
 
 and for quantised weights, which llama.cpp serves, the buffer that it computes in: of 512 tokens of a prompt at a time
-the logits and the residual stream in float32, 512 · (vocabulary + hidden) · 4 (with flash attention, its default).
+the logits and, twice, the residual stream in float32, 512 · (vocabulary + 2 · hidden) · 4 (with flash attention, its
+default). Its cache is of multiples of 256 tokens.
 
 Sequences are `--serve-batch`. The last term is the logits of the next tokens in float32, the largest that a step of
 decoding computes. A long prompt that is read in one pass needs more for its activations; serving programs read it in
@@ -24,18 +25,21 @@ __all__ = ["MEMORY"]
 _UNIT = "bytes of memory"
 _PROMPT = 512
 """Tokens of a prompt that llama.cpp computes at once (`--ubatch-size`)."""
+_CACHED = 256
+"""Tokens of a sequence that llama.cpp's cache has room for are a multiple of it."""
 
 
 def _memory(model: Counted) -> Cost:
     serving, config = model.serving, model.source.config
-    cached = serving.batch * serving.context * serving.cache_element
+    length = serving.context if serving.stored in ELEMENT else -(-serving.context // _CACHED) * _CACHED
+    cached = serving.batch * length * serving.cache_element
     runtime = 4 * serving.batch * int(config["vocab_size"])
     if serving.stored in ELEMENT:
         element = ELEMENT[serving.stored]
         outside, of = element * model.outside, partial(_of, element=element, cached=cached)
         return Cost("memory", _UNIT, outside + runtime, of)
-    at_once = min(_PROMPT, serving.batch * serving.context)
-    runtime += 4 * at_once * (int(config["vocab_size"]) + int(config["hidden_size"]))
+    at_once = min(_PROMPT, serving.batch * length)
+    runtime += 4 * at_once * (int(config["vocab_size"]) + 2 * int(config["hidden_size"]))
     quantised = partial(_of_quantised, stored=serving.stored, cached=cached, known=sub_blocks(model.blocks))
     return Cost("memory", _UNIT, _quantised_outside(model) + runtime, quantised)
 
