@@ -3,27 +3,22 @@
 import logging
 
 from tracenas.errors import UserError
-from tracenas.families import present
 from tracenas.formats import data_size, parse_bytes
 from tracenas.models.checkpoints.loading import pick_device, pick_dtype
 from tracenas.models.checkpoints.source import ModelSource
 from tracenas.paging import Keep, in_memory, paged
 from tracenas.pipeline.refit import STATISTICS_TOKENS
-from tracenas.refits.costs import refit_memory
+from tracenas.refits.costs import LIBRARIES, least_memory, refit_memory
 from tracenas.resident import host_memory
 
-__all__ = ["FEWER_TOKENS", "keeping", "least_memory"]
+__all__ = ["FEWER_TOKENS", "keeping"]
 
 _log = logging.getLogger("tracenas")
 
 FEWER_TOKENS = 1024
 """Of a forward pass, where memory is short."""
-_PROCESS = 300 << 20
-"""What Python, torch, transformers and a tokenizer take."""
 _SHARE = 0.8
 """Of this machine's memory, that `auto` takes."""
-_MATRICES = 22
-"""Bytes per entry of the largest Gram matrix while it is made: two sums in float64, and halves in float32."""
 
 
 def keeping(source: ModelSource, limit: str, device: str, dtype: str) -> Keep:
@@ -37,7 +32,7 @@ def keeping(source: ModelSource, limit: str, device: str, dtype: str) -> Keep:
         UserError: for a limit that is too small, whatever waits in files.
     """
     given = parse_bytes(limit)
-    if given is not None and given < (least := least_memory(source)):
+    if given is not None and given < (least := least_memory(source.blocks(), STATISTICS_TOKENS)):
         raise UserError(f"host-memory {limit}: too little for {source.name}; accepted: {data_size(least)} or more")
     machine, needed = host_memory(), _needed(source, device, dtype)
     if needed <= (given or (needed if machine is None else _SHARE * machine)):
@@ -46,17 +41,10 @@ def keeping(source: ModelSource, limit: str, device: str, dtype: str) -> Keep:
     return paged
 
 
-def least_memory(source: ModelSource) -> int:
-    """Bytes that a command takes if everything that can wait in files does."""
-    projections = [sub.output_projection for _, sub in present(source.blocks())]
-    hidden = max(p.rows for p in projections)
-    return _PROCESS + _MATRICES * max(p.columns for p in projections) ** 2 + 12 * STATISTICS_TOKENS * hidden
-
-
 def _needed(source: ModelSource, device: str, dtype: str) -> int:
     """Bytes if nothing waits in files."""
     where = pick_device(device)
     element = pick_dtype(dtype, where).itemsize
     blocks, space = source.blocks(), source.space()
     weights = space.parameters(space.base) * element if where.type == "cpu" else 0
-    return _PROCESS + weights + refit_memory(blocks, STATISTICS_TOKENS, element)
+    return LIBRARIES + weights + refit_memory(blocks, STATISTICS_TOKENS, element)

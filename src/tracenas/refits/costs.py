@@ -10,10 +10,26 @@ from typing import Any
 from tracenas.families import Block, present, within
 from tracenas.space.architecture import Architecture
 
-__all__ = ["MEMO_BYTES", "RefitCosts", "gram_blocks", "reconstruction_costs", "refit_costs", "refit_memory"]
+__all__ = [
+    "LIBRARIES",
+    "MEMO_BYTES",
+    "RefitCosts",
+    "gram_blocks",
+    "least_memory",
+    "reconstruction_costs",
+    "refit_costs",
+    "refit_memory",
+]
 
 MEMO_BYTES = 1 << 29
 """What the remembered output projections may take, by default."""
+
+LIBRARIES = 300 << 20
+"""What Python, torch, transformers, a tokenizer and its text take."""
+_PER_ENTRY = 22
+"""Bytes of a Gram matrix's entry while it is made: two sums in float64, and halves in float32."""
+_PER_FEATURE = 12
+"""Bytes of a token's feature of the residual stream that are in use at a time."""
 
 _GRAM_WIDTH = 256
 """Columns of a block of a Gram matrix: narrow enough to spare nearly half of it, wide enough to run at full speed."""
@@ -145,3 +161,16 @@ def refit_memory(blocks: Sequence[Block], tokens: int, element: int) -> int:
         memo += sum(n * k // sub.spec.units * hidden for k in sub.spec.choices()) * element
     factors = entries * max(4, element)
     return factors + max(min(memo, MEMO_BYTES), 8 * max(matrices, default=0) + tokens * hidden * element)
+
+
+def least_memory(blocks: Sequence[Block], tokens: int) -> int:
+    """Bytes that pruning and searching take if everything that can wait in files does (`--host-memory`).
+
+    The libraries, the work on the widest output projection, and some of the hidden states.
+
+    Args:
+        tokens: that statistics are of.
+    """
+    projections = [sub.output_projection for _, sub in present(blocks)]
+    columns, hidden = max(p.columns for p in projections), max(p.rows for p in projections)
+    return LIBRARIES + _PER_ENTRY * columns**2 + _PER_FEATURE * tokens * hidden

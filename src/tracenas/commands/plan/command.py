@@ -21,8 +21,10 @@ from tracenas.pipeline.estimate import (
     trace_rank,
 )
 from tracenas.pipeline.minutes import spend
+from tracenas.pipeline.refit import STATISTICS_TOKENS
 from tracenas.pipeline.target import PruningTarget, resolve_proxy
 from tracenas.proxies.combination import Choice, choose
+from tracenas.refits.costs import least_memory
 from tracenas.scoring.workload import Shape, memory, per_stack
 from tracenas.space import costs
 from tracenas.space.architecture import Architecture
@@ -82,6 +84,7 @@ def plan(config: PlanConfig) -> SearchPlan:
             shape.element,
             device=shape.device,
             gpu=None if rates is None else rates.device_memory,
+            least=least_memory(blocks, STATISTICS_TOKENS),
             download=base * shape.element if source.commit else 0,
             trained=None if trained is None else figures["params"] // (trained.processes if trained.sharded else 1),
             adapters=trained is not None and trained.adapters,

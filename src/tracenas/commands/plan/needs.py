@@ -25,11 +25,13 @@ class Need:
         name: of what: `GPU memory`, `host memory`, `disk`.
         needed: at the peak; an estimate.
         available: on this machine; None where that is not known.
+        least: at the peak with `--host-memory`; None where that is no less.
     """
 
     name: str
     needed: int
     available: int | None
+    least: int | None = None
 
     @property
     def fits(self) -> bool | None:
@@ -38,9 +40,11 @@ class Need:
 
     def describe(self) -> str:
         """`1.9 GiB of 24.0 GiB: fits`."""
+        less = "" if self.least is None else f", {data_size(self.least)} with --host-memory"
         if self.available is None:
-            return f"{data_size(self.needed)} (what this machine has is not known)"
-        return f"{data_size(self.needed)} of {data_size(self.available)}: {'fits' if self.fits else 'does not fit'}"
+            return f"{data_size(self.needed)}{less} (what this machine has is not known)"
+        verdict = "fits" if self.fits else "does not fit"
+        return f"{data_size(self.needed)} of {data_size(self.available)}: {verdict}{less}"
 
     def to_json(self) -> dict[str, Any]:
         """For `--json`."""
@@ -54,6 +58,7 @@ def needs(
     *,
     device: str,
     gpu: int | None,
+    least: int,
     download: int = 0,
     trained: int | None = None,
     adapters: bool = False,
@@ -66,6 +71,7 @@ def needs(
         parameters, element: of the checkpoint, and bytes per entry.
         device: `cpu` or `cuda`.
         gpu: bytes of one GPU, if there is one.
+        least: bytes of host memory that search and checkpoint take with `--host-memory`.
         download: bytes of a model that is not here yet.
         trained: parameters that a recovery trains, on one device; None: there is no recovery.
         adapters: whether it trains adapters alone.
@@ -77,5 +83,9 @@ def needs(
     states = 0 if trained is None or adapters else _CHECKPOINTS * _TRAINING * trained
     host = memory.compensation + memory.weights if on_gpu else max(search, training)
     disk = shutil.disk_usage(Path.cwd()).free
-    found = [Need("host memory", host, host_memory()), Need("disk", download + parameters * element + states, disk)]
+    machine = host_memory()
+    found = [
+        Need("host memory", host, machine, least if least < host else None),
+        Need("disk", download + parameters * element + states, disk),
+    ]
     return (Need("GPU memory", max(search, training), gpu), *found) if on_gpu else tuple(found)
