@@ -77,6 +77,19 @@ def test_a_search_writes_the_same_journal(home: Path, tmp_path: Path, request: p
     assert journal(tmp_path / "files") == journal(tmp_path / "memory")
 
 
+@pytest.mark.parametrize("options", [("--metric", "sparsegpt"), ("--metric", "wanda", "--ratios", "owl")])
+def test_sparsify_writes_the_same_checkpoint(
+    home: Path, tmp_path: Path, options: tuple[str, ...], request: pytest.FixtureRequest
+) -> None:
+    command = ["sparsify", str(home / "llama"), "--data", str(home / "text.txt"), "--sparsity", "0.5", *options]
+    command += ["--samples", "8", "--seq-len", "32", "--threads", "1"]
+    assert invoke([*command, "--out", str(tmp_path / "memory")]) == 0
+    assert request.getfixturevalue("short_of_memory") == []
+    assert invoke([*command, "--out", str(tmp_path / "files")]) == 0
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("memory", "files")]
+    assert weights[0] == weights[1]
+
+
 def test_eval_measures_the_same_loss(
     home: Path, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
 ) -> None:

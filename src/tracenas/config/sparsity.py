@@ -72,6 +72,7 @@ class SparsifyConfig(WindowsConfig):
     )
     save_dtype: fields.SaveDtype = "auto"
     shard_size: fields.ShardSize = "5GB"
+    host_memory: fields.HostMemory = "auto"
     run: Path | None = Field(
         None, description="Directory of the search for ratios; default: the checkpoint's name with .search."
     )

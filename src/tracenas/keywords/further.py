@@ -165,6 +165,7 @@ class SparsifyOptions(WindowsKeywords, total=False):
     gradients: str | Path | None
     save_dtype: str
     shard_size: str | float
+    host_memory: str | float
     run: str | Path | None
     proxy: str
     rank: str | float

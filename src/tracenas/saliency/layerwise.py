@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from tracenas.families import Block, Projection, SubBlock
 from tracenas.models.surgery.ordering import Key
 from tracenas.models.surgery.stepping import BlockRunner, watch
+from tracenas.paging import Keep, in_memory
 from tracenas.saliency.gradients import GradientStore
 from tracenas.saliency.linear import linear_module, projections
 from tracenas.saliency.masks import Sparsity
@@ -81,6 +82,7 @@ class BlockWalk:
         micro_batch: sequences per pass.
         gradients: of the dense model, for metrics that read them.
         seed: of random metrics.
+        keep: where the hidden states lie.
     """
 
     def __init__(
@@ -92,10 +94,11 @@ class BlockWalk:
         *,
         gradients: GradientStore | None = None,
         seed: int = 0,
+        keep: Keep = in_memory,
     ) -> None:
         self.model, self.blocks, self.tokens = model, tuple(blocks), tokens
         self.gradients, self.seed = gradients, seed
-        self._micro_batch, self._runner = micro_batch, BlockRunner(model, blocks)
+        self._micro_batch, self._runner = micro_batch, BlockRunner(model, blocks, keep)
 
     @cached_property
     def _states(self) -> list[Tensor]:

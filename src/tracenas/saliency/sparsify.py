@@ -15,6 +15,7 @@ from tracenas.errors import UserError
 from tracenas.families import Block
 from tracenas.models.checkpoints.shards import Entry
 from tracenas.models.surgery.ordering import Key
+from tracenas.paging import Keep, in_memory
 from tracenas.rundir import writing
 from tracenas.saliency.gradients import GradientStore
 from tracenas.saliency.layerwise import BlockWalk, LinearLayer, SparsityPlan, measured_layers
@@ -113,16 +114,20 @@ def sparsify_model(
     gradients: GradientStore | None = None,
     explain: Explain | None = None,
     on_block: Callable[[int], None] | None = None,
+    keep_states: Keep = in_memory,
 ) -> list[LayerCount]:
     """Prune `model` in place; counts per matrix.
 
     Comparison over all layers scores the dense model first (scores wait on disk) and prunes it afterwards.
 
+    Args:
+        keep_states: where the calibration's hidden states lie.
+
     Raises:
         UserError: see `check` and `checked_score`.
     """
     check(model, blocks, plan)
-    walk = BlockWalk(model, blocks, tokens, micro_batch, gradients=gradients, seed=plan.seed)
+    walk = BlockWalk(model, blocks, tokens, micro_batch, gradients=gradients, seed=plan.seed, keep=keep_states)
     counts: list[LayerCount] = []
     if plan.compare == "global":
         masks = _global_masks(walk, plan, explain, on_block)
@@ -209,6 +214,7 @@ def outlier_shares(
     micro_batch: int = 1,
     factor: float = OUTLIER_FACTOR,
     spread: float = OUTLIER_SPREAD,
+    keep_states: Keep = in_memory,
 ) -> dict[Key, float]:
     """Outlier-weighed layerwise sparsity, OWL (Yin et al., arXiv:2310.05175): blocks with more outliers keep more.
 
@@ -218,7 +224,7 @@ def outlier_shares(
     Returns:
         the share of zeros per (block, sub-block).
     """
-    walk = BlockWalk(model, blocks, tokens, micro_batch)
+    walk = BlockWalk(model, blocks, tokens, micro_batch, keep=keep_states)
     scores: list[list[Tensor]] = [[] for _ in blocks]
     outliers, sizes = [], []
 

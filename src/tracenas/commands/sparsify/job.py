@@ -16,6 +16,7 @@ from tracenas.models.checkpoints.loading import LoadedModel
 from tracenas.models.checkpoints.source import ModelSource
 from tracenas.models.functionals.perplexity import perplexity
 from tracenas.pipeline.calibration import calibration_tokens
+from tracenas.pipeline.host_memory import keeping
 from tracenas.pipeline.loading import load_model
 from tracenas.pipeline.precision import in_half_precision
 from tracenas.reporting.progress import phase
@@ -75,7 +76,7 @@ class Job:
 def open_job(config: SparsifyConfig, source: ModelSource, target: Sparsity, metric: Metric) -> Iterator[Job]:
     """The loaded model with its calibration and gradients; gradients that have no file are there for the block only."""
     threads = set_threads(config.threads)
-    loaded = load_model(source, config)
+    loaded = load_model(source, config, keeping(source, config.host_memory, config.device, config.dtype))
     tokens, micro_batch = torch.zeros(1, 2, dtype=torch.int64, device=loaded.device), 1
     if config.data is not None:
         with phase("read text"):

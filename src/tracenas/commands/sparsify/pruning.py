@@ -96,6 +96,7 @@ def _pruned(job: Job, explain: Explain | None) -> dict[str, Any]:
             gradients=job.gradients,
             explain=explain,
             on_block=lambda _: steps.advance(),
+            keep_states=job.loaded.keep,
         )
     return _write(job, plan, counts, (base_loss, job.loss))
 
@@ -108,7 +109,7 @@ def _shares(job: Job) -> dict[tuple[int, str], float]:
     if ratios == "owl":
         model, blocks = job.loaded.model, job.loaded.blocks()
         with phase("outliers"):
-            return outlier_shares(model, blocks, job.tokens, share, micro_batch=job.micro_batch)
+            return outlier_shares(model, blocks, job.tokens, share, micro_batch=job.micro_batch, keep_states=job.loaded.keep)
     space = _space(job.config, job.source, job.target)
     if ratios == "search":
         if job.compare == "global":
