@@ -218,6 +218,18 @@ def test_tables_of_every_family(kind: str, kv_groups: bool) -> None:
 
 
 @pytest.mark.parametrize("kind", ["llama", "mixtral", "t5"])
+def test_tables_do_not_depend_on_how_many_sub_blocks_are_swept_at_a_time(kind: str) -> None:
+    model, blocks, tokens = setting(kind)
+    one, three = (
+        measure_sensitivity(model, blocks, tokens, 4, torch.Generator().manual_seed(2), sweepers=sweepers)
+        for sweepers in (1, 3)
+    )
+    assert list(one.costs) == list(three.costs)
+    for key, costs in one.costs.items():
+        assert (costs.rise == three.costs[key].rise).all() and (costs.saliency == three.costs[key].saliency).all()
+
+
+@pytest.mark.parametrize("kind", ["llama", "mixtral", "t5"])
 def test_tables_serve_other_quanta(kind: str) -> None:
     """Between a coarse table's widths costs fall, near those of smaller steps, and the solver reads the same."""
     model, fine, tokens = setting(kind)

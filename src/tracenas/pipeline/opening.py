@@ -45,6 +45,7 @@ def open_session(
     sensitivity: Path | None = None,
     grams: StoredGrams | None = None,
     half: bool = False,
+    workers: int = 1,
 ) -> Session:
     """Load the model and its calibration; read `run`'s tokens and unit order where they are there, else make them.
 
@@ -54,6 +55,7 @@ def open_session(
         hold_out: store text there that refits can be compared on.
         sensitivity: table that saliencies which are predicted rises are read from, in place of measuring one.
         grams: where the pass that measures one puts its Gram matrices aside for refits.
+        workers: sub-blocks whose widths are swept at a time.
         half: whether dtype `auto` may come to bf16 on a CPU (`precision`).
     """
     threads = set_threads(config.threads)
@@ -66,7 +68,10 @@ def open_session(
         parameters = target.space.parameters(target.space.base)
         loaded = in_half_precision(target.source, config, loaded, parameters, tokens)
     micro_batch = config.batch or _micro_batch(target, loaded, tokens.shape[1])
-    calibrated = Calibrated(target, loaded, tokens, start, run, config.seed, refit_settings(config, data), grams=grams)
+    settings = refit_settings(config, data)
+    calibrated = Calibrated(
+        target, loaded, tokens, start, run, config.seed, settings, grams=grams, sweepers=max(1, workers)
+    )
     if hold_out:
         with phase("hold out text"):
             reserve_held_out(calibrated)

@@ -60,6 +60,7 @@ def measured_table(
     micro_batch: int,
     seed: int,
     grams: StoredGrams | None = None,
+    sweepers: int = 1,
 ) -> SensitivityTable:
     """A table measured on tokens, int64 [N, L], with the hashes of the model and where it comes from.
 
@@ -67,6 +68,7 @@ def measured_table(
         loaded: its units in the base's order.
         seed: that the tokens were drawn by.
         grams: where the second moments are put aside, if they are wanted.
+        sweepers: sub-blocks that are swept at a time.
 
     Raises:
         UserError: as `measure_sensitivity`, and if a pass runs out of memory.
@@ -80,7 +82,15 @@ def measured_table(
         put = None if grams is None else grams.put
         drawn = labels.manual_seed(labels.initial_seed())
         return measure_sensitivity(
-            loaded.model, blocks, rows, count, drawn, put=put, keep=loaded.keep, report=steps.report
+            loaded.model,
+            blocks,
+            rows,
+            count,
+            drawn,
+            put=put,
+            keep=loaded.keep,
+            sweepers=sweepers,
+            report=steps.report,
         )
 
     with phase("sensitivity table") as steps:
@@ -117,7 +127,9 @@ def run_table(
         table = stored_table(file, loaded, blocks)
     else:
         tokens = compensation_text(calibrated, keep=True).tokens if compensated else calibrated.tokens
-        table = measured_table(loaded, blocks, tokens, micro_batch, calibrated.seed, calibrated.grams)
+        table = measured_table(
+            loaded, blocks, tokens, micro_batch, calibrated.seed, calibrated.grams, calibrated.sweepers
+        )
     if kept is not None:
         table.save(kept)
     return table

@@ -108,6 +108,7 @@ class Calibrated(_Targeted):
         run: the run directory, if there is one.
         seed: of everything random.
         grams: Gram matrices that a sensitivity table's pass puts aside for refits; None: it does not.
+        sweepers: sub-blocks whose widths are swept at a time.
     """
 
     loaded: LoadedModel
@@ -117,6 +118,7 @@ class Calibrated(_Targeted):
     seed: int
     refit: RefitSettings
     grams: StoredGrams | None = field(default=None, kw_only=True)
+    sweepers: int = field(default=1, kw_only=True)
 
 
 @dataclass

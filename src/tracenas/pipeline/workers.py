@@ -10,7 +10,7 @@ from tracenas.config import StageConfig
 from tracenas.errors import UserError
 from tracenas.worker_pool import WorkerPool, available_cores
 
-__all__ = ["answering", "require_cpu", "with_threads", "with_workers"]
+__all__ = ["answering", "local_workers", "require_cpu", "with_threads", "with_workers"]
 
 C = TypeVar("C", bound=StageConfig)
 _log = logging.getLogger("tracenas")
@@ -34,6 +34,12 @@ def with_threads(config: C) -> C:
     if asked.workers == 1 or asked.threads is not None:
         return config
     return config.model_copy(update={"threads": available_cores() // asked.workers})
+
+
+def local_workers(config: StageConfig) -> int:
+    """How many workers these settings come to, once `with_workers` has made a number of them."""
+    asked: Any = config
+    return int(asked.workers)
 
 
 def require_cpu(config: StageConfig) -> None:

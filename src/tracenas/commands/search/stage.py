@@ -27,6 +27,7 @@ from tracenas.pipeline.scoring import make_evaluator, make_racing
 from tracenas.pipeline.session import Session
 from tracenas.pipeline.starts import run_starts
 from tracenas.pipeline.target import PruningTarget
+from tracenas.pipeline.workers import local_workers
 from tracenas.proxies.combination import choose
 from tracenas.reporting.progress import SearchProgress
 from tracenas.reporting.tracking.trackers import Trackers, tracked
@@ -94,6 +95,7 @@ def _search(
             sensitivity=config.sensitivity,
             grams=grams if refits(config) else None,
             half=forward_only(choose(config.proxy).needs),
+            workers=1 if config.ray else local_workers(config),
         )
         anchor = [run_anchor(session, config.init)] if config.init == "nirvana" else []
         starts = run_starts(session, config)

@@ -109,7 +109,9 @@ def _shares(job: Job) -> dict[tuple[int, str], float]:
     if ratios == "owl":
         model, blocks = job.loaded.model, job.loaded.blocks()
         with phase("outliers"):
-            return outlier_shares(model, blocks, job.tokens, share, micro_batch=job.micro_batch, keep_states=job.loaded.keep)
+            return outlier_shares(
+                model, blocks, job.tokens, share, micro_batch=job.micro_batch, keep_states=job.loaded.keep
+            )
     space = _space(job.config, job.source, job.target)
     if ratios == "search":
         if job.compare == "global":

@@ -39,7 +39,7 @@ from tracenas.pipeline.run_directory import JOURNAL, run_directory, starting
 from tracenas.pipeline.scoring import make_panel
 from tracenas.pipeline.sensitivity import session_table
 from tracenas.pipeline.session import Session
-from tracenas.pipeline.workers import answering, with_threads
+from tracenas.pipeline.workers import answering, local_workers, with_threads
 from tracenas.proxies import PROXIES
 from tracenas.recovery.short import ShortSettings
 from tracenas.reporting.progress import phase
@@ -83,7 +83,7 @@ def _study(config: StudyConfig, design: StudyDesign, begun: bool, trackers: Trac
     """The study from where it is; what is measured is reported, the result is not."""
     started = time.perf_counter()
     with starting(config.out, "study", config.model_dump(), begun):
-        session = open_session(design.target, config, data=config.data, run=config.out)
+        session = open_session(design.target, config, data=config.data, run=config.out, workers=local_workers(config))
         samples, seq_len = session.tokens.shape
         machine = {**session.machine(), "samples": samples, "seq_len": seq_len}
         if is_tokens(config.text):  # its own note says how its windows begin

@@ -1,10 +1,14 @@
 """Measuring a sensitivity table: Fisher matrices from a few windows, then one forward pass in which blocks are swept.
 
 The Fisher matrices wait on a shelf (a temporary file for models in host memory) until the forward pass, which makes
-the second moments of one block at a time, has come to their block.
+the second moments of one block at a time, has come to their block. Sweeps are independent of one another: several
+threads work on them while the next block's moments are made.
 """
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -39,6 +43,7 @@ def measure_sensitivity(
     fisher_tokens: int = FISHER_TOKENS,
     put: Callable[[Key, Tensor], None] | None = None,
     keep: Keep = in_memory,
+    sweepers: int = 1,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> SensitivityTable:
     """Order of units and predicted rise of the loss at every width, of every sub-block that has units.
@@ -52,6 +57,7 @@ def measure_sensitivity(
         ridge: λ of every channel, relative to its second moment.
         put: is given G of every sub-block that is not of experts, float64 [n, n].
         keep: where the matrices of a block and the hidden states lie.
+        sweepers: sub-blocks that are swept at a time; what is found does not depend on it.
         fisher_tokens: as many tokens as the windows for the Fisher matrices have at least.
         report: told how many steps of how many are done: of every sub-block the Fisher matrix, then the sweep.
 
@@ -68,18 +74,43 @@ def measure_sensitivity(
         for key, metric in matrices:
             places[key] = shelf.put(metric)
             report(done := done + 1, total)
+
+        def sweeps() -> Iterator[tuple[Key, Callable[[], WidthCosts]]]:
+            for key, moments in input_moments(model, blocks, tokens, micro_batch, keep):
+                sub = next(s for s in blocks[key[0]].sub_blocks if s.spec.name == key[1])
+                if put is not None and not sub.stacked:
+                    put(key, moments[0].second)
+                yield key, partial(_costs, model, blocks[key[0]], sub, moments, shelf.get(places[key]), ridge)
+                del moments  # before the next one's are made
+
         costs: dict[Key, WidthCosts] = {}
-        for key, moments in input_moments(model, blocks, tokens, micro_batch, keep):
-            metric = shelf.get(places[key])
-            sub = next(s for s in blocks[key[0]].sub_blocks if s.spec.name == key[1])
-            if put is not None and not sub.stacked:
-                put(key, moments[0].second)
-            costs[key] = _costs(model, blocks[key[0]], sub, moments, metric, ridge)
-            del moments, metric  # before the next one's are made
+        for key, cost in _collected(sweeps(), sweepers):
+            costs[key] = cost
             report(done := done + 1, total)
     finally:
         shelf.close()
     return SensitivityTable(costs)
+
+
+def _collected(
+    sweeps: Iterable[tuple[Key, Callable[[], WidthCosts]]], sweepers: int
+) -> Iterator[tuple[Key, WidthCosts]]:
+    """What sweeps find, in their order; they begin as they come, and no more wait than are at work."""
+    if sweepers == 1:
+        for key, work in sweeps:
+            yield key, work()
+            del work  # and its matrices
+        return
+    with ThreadPoolExecutor(sweepers) as pool:
+        begun: deque[tuple[Key, Future[WidthCosts]]] = deque()
+        for key, work in sweeps:
+            begun.append((key, pool.submit(work)))
+            del work
+            if len(begun) > sweepers:
+                first, found = begun.popleft()
+                yield first, found.result()
+        for first, found in begun:
+            yield first, found.result()
 
 
 def _check_tokens(model: Any, blocks: Sequence[Block], tokens: Tensor, windows: int) -> None:
