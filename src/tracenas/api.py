@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tracenas.commands.push import Pushed
     from tracenas.commands.recover.command import Recovered
     from tracenas.commands.report import Reported
+    from tracenas.commands.run.front import FrontOutcome
     from tracenas.commands.run.result import RunOutcome
     from tracenas.commands.runs import Runs
     from tracenas.commands.score import Scored
@@ -198,8 +199,8 @@ def run(
     out: str | Path,
     on_generation: "Callable[[Progress], None] | None" = None,
     **settings: "Unpack[RunOptions]",
-) -> "RunOutcome":
-    """Search, prune, compare on the held-out `text="…"` and report, resumable.
+) -> "RunOutcome | FrontOutcome":
+    """Search, prune, compare on the held-out `text="…"` and report, resumable; with `front` checkpoints of many sizes.
 
     `recover={…}`, `eval={…}` and `bench={…}` add these stages.
     """

@@ -49,7 +49,7 @@ class SearchConfig(EffortConfig, BudgetConfig, CalibrationConfig, TracedConfig, 
     holds_out = True
     keeps_latency = True
 
-    uses = (
+    uses: ClassVar[tuple[Use, ...]] = (
         TRACED,
         Use(("costs", "smallest"), "front", lambda c: c.front),
         Use(("mutation_width",), "strategy evolution", lambda c: "evolution" in _strategies(c)),

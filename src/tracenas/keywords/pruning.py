@@ -108,6 +108,7 @@ class RunOptions(SearchOptions, total=False):
     text: str | Path
     windows: int | None
     random_architectures: int
+    checkpoints: str | Sequence[str] | float | None
     compensate: Literal["best", "auto", "none", "ridge", "sequential"]
     recover_rivals: bool
     prune: Mapping[str, Any] | None

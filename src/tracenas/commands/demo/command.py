@@ -44,4 +44,6 @@ def demo(config: DemoConfig) -> RunOutcome | LlmDemo:
         from tracenas.demo.fetch import fetch
 
         return demo_llm(config, fetch())
-    return run(demo_settings(config))
+    outcome = run(demo_settings(config))
+    assert isinstance(outcome, RunOutcome)  # of one size
+    return outcome

@@ -6,6 +6,7 @@ from typing import Any
 
 from tracenas.commands.prune.result import Pruned
 from tracenas.commands.report import report
+from tracenas.commands.run.front import FrontOutcome, run_front
 from tracenas.commands.run.result import RunOutcome
 from tracenas.commands.run.sections import (
     BENCH,
@@ -37,7 +38,7 @@ __all__ = ["run"]
 _log = logging.getLogger("tracenas")
 
 
-def run(config: RunConfig, *, on_generation: Callable[[Progress], None] | None = None) -> RunOutcome:
+def run(config: RunConfig, *, on_generation: Callable[[Progress], None] | None = None) -> RunOutcome | FrontOutcome:
     """Every stage that the settings ask for, in `config.out`; `--resume` goes on where an interrupted run stopped.
 
     Args:
@@ -51,6 +52,8 @@ def run(config: RunConfig, *, on_generation: Callable[[Progress], None] | None =
     config = resolve_search(config, source)
     check_used(config)
     with in_use(config.out):
+        if config.front:
+            return run_front(config, source, on_generation)
         return _stages(config, source, on_generation)
 
 

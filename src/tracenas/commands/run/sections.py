@@ -20,6 +20,7 @@ from tracenas.world import World
 __all__ = [
     "BENCH",
     "CHECKPOINT",
+    "CHECKPOINTS",
     "COMPARISON",
     "EVALUATION",
     "PRUNED",
@@ -40,6 +41,7 @@ __all__ = [
 PRUNED, COMPARISON, RECOVERED = "pruned.json", "comparison.json", "recovered.json"
 EVALUATION, BENCH = "evaluation.json", "bench.json"
 CHECKPOINT, RECOVERED_CHECKPOINT = "pruned", "recovered"
+CHECKPOINTS = "checkpoints.json"
 STEPS = "stages.json"
 _FIT = ("compensate_samples", "ridge")
 
@@ -67,6 +69,9 @@ def rival_directory(out: Path, name: str) -> Path:
 def stage_steps(config: RunConfig) -> tuple[Step, ...]:
     """The stages after the search that the settings ask for, in their order."""
     pruning = {"compensate": config.compensate, **_fit(config), **(config.prune or {})}
+    measured = {"text": config.text, "windows": config.windows, **pruning}
+    if config.front:
+        return (Step("checkpoints", CHECKPOINTS, to_plain(measured)),)
     compared = {
         "text": config.text,
         "windows": config.windows,

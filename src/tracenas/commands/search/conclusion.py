@@ -40,7 +40,7 @@ __all__ = ["Searched", "concluded", "undecided"]
 RESOURCES = "resources.json"
 """In a run directory: time and memory of the process that ended the search; no journal could say them again."""
 
-_LATER = ("comparison", "checkpoint", "demo")
+_LATER = ("comparison", "checkpoint", "checkpoints", "demo")
 """What stages after the search put into summary.json."""
 
 

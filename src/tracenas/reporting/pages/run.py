@@ -208,8 +208,30 @@ def _front(run: RunData) -> dict[str, Any] | None:
             [str(n), *(get(one) for _, get in figures), *(_spent(name, one.costs.get(name)) for name in names)]
             for n, one in enumerate(shown, start=1)
         ],
+        "checkpoints": _checkpoints(run, front),
         "commands": [[str(n), _command(run, front, one, n)] for n, one in enumerate(shown, start=1)],
     }
+
+
+def _checkpoints(run: RunData, front: FrontData) -> dict[str, Any] | None:
+    """What a run has written of its front."""
+    rows = run.checkpoints
+    if not rows:
+        return None
+    name = front.names[0]
+    cells = [
+        [
+            row.text("size") or MISSING,
+            _spent(name, row.fields("costs").number(name)),
+            decimal(row.number("loss")),
+            decimal(row.number("perplexity")),
+            row.text("written") or MISSING,
+            row.text("path") or MISSING,
+        ]
+        for row in rows
+    ]
+    columns = ["Size", _capital(cost_name(name)), "Calibration loss", "Perplexity", "Realisation", "Checkpoint"]
+    return {"columns": columns, "rows": cells}
 
 
 def _capital(words: str) -> str:
