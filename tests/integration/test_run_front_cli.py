@@ -64,7 +64,10 @@ def test_every_size_is_the_best_of_the_front_there_and_further_ones_are_added(
         (["--checkpoints", "40%"], "are below the front's lower end"),
         (["--checkpoints", "70%,70%"], "a size is named twice"),
         (["--checkpoints", "70x"], "expected a share such as 60%"),
-        (["--checkpoints", "70%", "recover.method=pretrain", "recover.max_steps=2"], "front goes without the section recover"),
+        (
+            ["--checkpoints", "70%", "recover.method=pretrain", "recover.max_steps=2"],
+            "front goes without the section recover",
+        ),
         (["--checkpoints", "70%", "--random-architectures", "2"], "without front"),
         (["--checkpoints", "70%", "--no-front", "--params", "80%"], "checkpoints needs front"),
     ],

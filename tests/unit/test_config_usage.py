@@ -106,6 +106,18 @@ IGNORED: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("AblationConfig", {**SEARCH, "proxy": "loss"}, {"ranks": "2,8"}, "traces"),
     ("AblationConfig", {"model": "m", "data": "d", "out": "o", "study": "s"}, {"architectures": 8}, "study"),
     ("DemoConfig", {}, {"minutes": 5.0}, "smollm2"),
+    ("RunConfig", RUN, {"checkpoints": "60%"}, "needs front"),
+    ("RunConfig", {**RUN, "front": True, "checkpoints": "60%"}, {"random_architectures": 2}, "without front"),
+    ("BenchConfig", {"models": ("m",)}, {"outtype": "f16"}, "need backend llama.cpp"),
+    ("BenchConfig", {"models": ("m",), "backend": "llama.cpp"}, {"dtype": "bf16"}, "need backend torch"),
+    ("BenchConfig", {"models": ("m",), "backend": "llama.cpp"}, {"cache": "static"}, "needs backend torch"),
+    ("MeasureConfig", {"model": "m", "out": "t.json"}, {"outtype": "f16"}, "need backend llama.cpp"),
+    (
+        "MeasureConfig",
+        {"model": "m", "out": "t.json", "backend": "llama.cpp"},
+        {"dtype": "bf16"},
+        "need backend torch or torch-compile",
+    ),
     ("RunConfig", {**RUN, "compensate": "none"}, {"prune": {"ridge": 0.1}}, "prune: ridge"),
     ("RunConfig", RUN, {"recover": {"method": "pretrain", "max_steps": 1, "top_k": 5}}, "recover: top-k"),
 ]
