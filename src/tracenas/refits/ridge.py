@@ -73,7 +73,7 @@ def fit_removed(gram: Tensor, weight: Tensor, kept: Tensor, strength: float | Te
     """
     keeps = torch.zeros(gram.shape[0], dtype=torch.bool, device=gram.device)
     keeps[kept] = True
-    removed = (~keeps).nonzero()[:, 0]
+    removed = keeps.int().argsort(stable=True)[: len(keeps) - len(kept)]  # nobody waits for how many there are
     wide = weight.double()
     right = gram[kept][:, removed] @ wide[:, removed].T
     of_kept = strength[kept] if isinstance(strength, Tensor) else strength

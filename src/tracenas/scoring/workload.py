@@ -5,6 +5,7 @@ gradient traces (TraceNAS §3.4): no weight gradient of the base is formed.
 """
 
 from dataclasses import dataclass, replace
+from math import prod
 
 from tracenas.families import Block, Projection, SubBlock, active
 from tracenas.space.architecture import Architecture
@@ -70,7 +71,11 @@ class Workload:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes at the peak, by what they are for; a compensated search's factors and statistics are in host memory."""
+    """Bytes at the peak, by what they are for; a compensated search's factors and statistics are in host memory.
+
+    Args:
+        copies: what a candidate has of its own: projections whose kept units are no prefix, and refitted ones.
+    """
 
     weights: int
     traces: int
@@ -78,11 +83,14 @@ class Memory:
     head: int
     libraries: int
     compensation: int = 0
+    copies: int = 0
 
     @property
     def total(self) -> int:
         """All of it."""
-        return self.weights + self.traces + self.activations + self.head + self.libraries + self.compensation
+        return (
+            self.weights + self.traces + self.activations + self.head + self.libraries + self.compensation + self.copies
+        )
 
 
 def per_stack(blocks: tuple[Block, ...], shape: Shape) -> Shape:
@@ -171,6 +179,8 @@ def memory(
     vocabulary: int,
     hidden: int,
     shape: Shape,
+    *,
+    refitted: bool = False,
 ) -> Memory:
     """The peak of a search: the base's weights, both traces, a micro-batch's activations, a chunk of logits.
 
@@ -178,6 +188,7 @@ def memory(
         base, arch: the whole model and a candidate of the budget.
         parameters: of the base.
         vocabulary: entries of the vocabulary.
+        refitted: whether the output projections of candidates are.
     """
     shape = per_stack(blocks, shape)
     tokens = shape.micro_batch * shape.seq_len
@@ -192,11 +203,21 @@ def memory(
     chunk = min(_CHUNK_ELEMENTS[shape.device], tokens * vocabulary)
     return Memory(
         weights=parameters * shape.element,
+        copies=shape.element * sum(_copied(s, k, refitted) for _, s, k in active(blocks, arch)),
         traces=traces,
         activations=int(_SLACK * tokens * kept_per_token * shape.element),
         head=3 * chunk * 4 + 2 * tokens * hidden * shape.element,
         libraries=_LIBRARIES if shape.device == "cpu" else 0,
     )
+
+
+def _copied(sub: SubBlock, kept: int, refitted: bool) -> int:
+    """Entries of a candidate's projections that are no views of the base's."""
+    if kept == sub.spec.units:
+        return 0
+    cut = [p for p in sub.projections if p.row_units or p.column_units]
+    own = [p for p in cut if sub.groups > 1 or (refitted and p.path == sub.output and not p.stack)]
+    return sum(prod(_sides(p, sub.spec.units, kept)) * (p.stack or 1) for p in own)
 
 
 def _subspace_columns(blocks: tuple[Block, ...], base: Architecture) -> int:

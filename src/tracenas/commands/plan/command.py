@@ -59,8 +59,9 @@ def plan(config: PlanConfig) -> SearchPlan:
     figures |= {} if config.latency is None else Costs.of(target, config).all(arch, LATENCIES)
     lower, limit = space.parameter_window or (None, None)
     trained = None if config.recover is None else training(config.recover, source.positions)
+    vocabulary, refitted = int(source.config["vocab_size"]), choice.compensated
     used = replace(
-        memory(blocks, space.base, arch, base, int(source.config["vocab_size"]), target.hidden, shape),
+        memory(blocks, space.base, arch, base, vocabulary, target.hidden, shape, refitted=refitted),
         compensation=compensation_memory(choice, blocks, shape),
     )
     return SearchPlan(
