@@ -435,6 +435,8 @@ def test_resume_needs_the_same_settings(toys: Toys, tmp_path: Path, monkeypatch:
     with pytest.raises(UserError, match=r"--resume with another learning-rate: the run has 0.01, not 0.001"):
         recover(settings(toys.pruned, toys.text, out, resume=True, learning_rate=1e-3))
     assert recover(settings(toys.pruned, toys.text, out, resume=True)).steps == 6
+    with pytest.raises(UserError, match=r"--resume with another learning-rate: the run has 0.01, not 0.001"):
+        recover(settings(toys.pruned, toys.text, out, resume=True, learning_rate=1e-3))  # now that it has ended
 
 
 def test_prefetch_and_checkpointed_activations_change_nothing(toys: Toys, tmp_path: Path) -> None:

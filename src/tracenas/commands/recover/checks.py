@@ -10,15 +10,18 @@ from tracenas.data import hub
 from tracenas.data.sources import is_tokens, parse_source, probe
 from tracenas.errors import UserError
 from tracenas.models.checkpoints.source import ModelSource, open_source
-from tracenas.pipeline.resume import RECOVERY_CONFIG
+from tracenas.pipeline.resume import RECOVERY_CONFIG, check_same, stored_settings
 from tracenas.recovery.card import base_model
 from tracenas.recovery.settings import TrainSettings, accumulation, learning_rate_factor
+from tracenas.reporting.terminal import to_plain
 from tracenas.rundir import require_free, sweep
 from tracenas.space.constraints import parse_count
 from tracenas.world import World
 
 __all__ = [
+    "FREE",
     "SETTINGS",
+    "check_finished",
     "check_input",
     "check_out",
     "keeps_zeros",
@@ -29,6 +32,8 @@ __all__ = [
 
 SETTINGS = RECOVERY_CONFIG
 SPARSITY = "sparsity.json"
+FREE = ("resume", "out", "report_to", "run_name", "keep_checkpoints", "keep_last", "prefetch", "shard_size")
+"""Settings that may differ when a run is gone on with: its result does not depend on them."""
 
 
 def check_input(config: RecoverConfig, source: ModelSource, world: World) -> None:
@@ -113,6 +118,18 @@ def check_out(config: RecoverConfig) -> bool:
         return True
     require_free(config.out)
     return False
+
+
+def check_finished(config: RecoverConfig) -> None:
+    """Refuse to call a run finished that has other settings than are asked for now.
+
+    Raises:
+        UserError: naming the first that differs.
+    """
+    stored = stored_settings(config.out / SETTINGS, type(config))
+    for key, value in to_plain(config.model_dump()).items():
+        if key in stored and key not in (*FREE, "threads") and value not in (None, "auto"):
+            check_same(key.replace("_", "-"), stored[key], value)
 
 
 def split_name(source: str, use: Literal["validation", "held_out"]) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
-from tracenas.commands.recover.checks import SETTINGS, check_input
+from tracenas.commands.recover.checks import SETTINGS, check_finished, check_input
 from tracenas.commands.recover.result import RESULT, Recovered
 from tracenas.config import RecoverConfig
 from tracenas.config.local_paths import with_absolute_paths
@@ -34,6 +34,7 @@ def recover(config: RecoverConfig, *, on_step: Callable[[int, int], None] | None
     check_input(config, source, world)
     with without_leftovers(), in_use(config.out) if world.is_main else nullcontext():
         if config.resume and (config.out / RESULT).is_file():
+            check_finished(config)
             return _stored(config.out / RESULT)
         with phase(START):
             from tracenas.commands.recover.running import run  # torch and transformers take seconds to import

@@ -5,7 +5,7 @@ from dataclasses import fields
 
 import torch
 
-from tracenas.commands.recover.checks import SETTINGS, keeps_zeros, parse_tokens, teacher_name
+from tracenas.commands.recover.checks import FREE, SETTINGS, keeps_zeros, parse_tokens, teacher_name
 from tracenas.config import RecoverConfig
 from tracenas.data.sources import is_tokens
 from tracenas.data.tokens import load_tokens
@@ -29,7 +29,6 @@ __all__ = [
     "with_stored",
 ]
 
-_FREE = ("resume", "out", "report_to", "run_name", "keep_checkpoints", "keep_last", "prefetch", "shard_size")
 _TOKENS_AT_ONCE = {"cpu": 4096, "cuda": 16384}
 
 
@@ -69,7 +68,7 @@ def with_stored(config: RecoverConfig) -> RecoverConfig:
     """The settings, those that are left open as the run that is gone on with has them."""
     stored = stored_settings(config.out / SETTINGS, type(config))
     return config.model_copy(
-        update={k: stored[k] for k, v in config.model_dump().items() if v is None and k not in _FREE and k in stored}
+        update={k: stored[k] for k, v in config.model_dump().items() if v is None and k not in FREE and k in stored}
     )
 
 
@@ -84,7 +83,7 @@ def as_started(config: RecoverConfig) -> RecoverConfig:
     """The stored run's settings; others than these are refused."""
     stored = stored_settings(config.out / SETTINGS, type(config))
     for key, value in to_plain(config.model_dump()).items():
-        free = key in _FREE or (key == "threads" and (value is None or on_gpu(stored)))
+        free = key in FREE or (key == "threads" and (value is None or on_gpu(stored)))
         if not free and key in stored:
             check_same(key.replace("_", "-"), stored[key], value)
     set_threads(config.threads if config.threads and on_gpu(stored) else stored.get("threads"))
