@@ -37,6 +37,7 @@ NOT_RUN = {
     "--threads 2": "needs llama.cpp, as above; test_measure_llama_cli.py has a stand-in",
     "bench BASE DIR… --backend llama.cpp --outtype q8_0 --llama-python llama/bin/python": "needs llama.cpp, as above; "
     "test_bench_llama_cli.py has a stand-in",
+    "bench BASE DIR… --backend vllm --vllm-python vllm/bin/python": "needs vLLM; test_bench_vllm_cli.py has a stand-in",
     "accelerate launch --num-processes 8 -m tracenas eval DIR… --suite paper": "a process per GPU: test_eval_tasks.py "
     "has two of them on a CPU",
     "torchrun --nproc-per-node 8 -m tracenas eval DIR… --text FILE": "a process per GPU, as above",

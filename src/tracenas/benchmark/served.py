@@ -7,7 +7,7 @@ and answered by one.
 import json
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -22,17 +22,23 @@ class Served:
     Args:
         name: for messages.
         command: starts it.
+        environment: that it has; None: this process's.
 
     Raises:
         UserError: if it does not start.
     """
 
-    def __init__(self, name: str, command: Sequence[str]) -> None:
+    def __init__(self, name: str, command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
         self.name = name
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (open as long as the process)
         try:
             self._process = subprocess.Popen(
-                list(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True
+                list(command),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+                text=True,
+                env=environment,
             )
         except OSError as error:
             raise UserError(f"{command[0]}: {error.strerror or error}; expected a Python interpreter") from error

@@ -69,7 +69,9 @@ class BenchConfig(StageConfig):
     wanted = ("backend", "prompt", "new_tokens", "batch", "trials", "out", "device")
     uses = (
         Use(("outtype", "llama_python"), "backend llama.cpp", lambda c: c.backend == "llama.cpp"),
-        Use(("dtype", "trust_remote_code"), "backend torch or torch-compile", lambda c: c.backend.startswith("torch")),
+        Use(("dtype", "trust_remote_code"), "backend torch, torch-compile or vllm", lambda c: c.backend != "llama.cpp"),
+        Use(("vllm_python",), "backend vllm", lambda c: c.backend == "vllm"),
+        Use(("no_memory",), "another backend than vllm, of which it is not measured", lambda c: c.backend != "vllm"),
         Use(("cache",), "backend torch (compiled blocks have a static one)", lambda c: c.backend == "torch"),
     )
     former: ClassVar[Mapping[str, str]] = {**StageConfig.former, "batch_size": "batch"}
@@ -78,7 +80,7 @@ class BenchConfig(StageConfig):
         description="One or more models: directories, .gguf files or hub ids; the others are compared to the first.",
         min_length=1,
     )
-    backend: Literal["torch", "torch-compile", "llama.cpp"] = Field(
+    backend: Literal["torch", "torch-compile", "llama.cpp", "vllm"] = Field(
         "torch", description="What runs the models; llama.cpp through llama-cpp-python."
     )
     outtype: Literal["auto", "f32", "f16", "bf16", "q8_0"] = Field(
@@ -88,6 +90,7 @@ class BenchConfig(StageConfig):
     llama_python: Path | None = Field(
         None, description="Python interpreter that has llama-cpp-python; default: this one."
     )
+    vllm_python: Path | None = Field(None, description="Python interpreter that has vLLM; default: this one.")
     prompt: int | None = Field(
         None, ge=1, description="Tokens of the prompt; default: 4096, or what the models' positions leave room for."
     )

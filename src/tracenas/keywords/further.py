@@ -116,9 +116,10 @@ class RecoverOptions(WindowsKeywords, TrackedKeywords, total=False):
 class BenchOptions(StageKeywords, total=False):
     """Of `tracenas.bench`: `tracenas bench`."""
 
-    backend: Literal["torch", "torch-compile", "llama.cpp"]
+    backend: Literal["torch", "torch-compile", "llama.cpp", "vllm"]
     outtype: str
     llama_python: str | Path | None
+    vllm_python: str | Path | None
     prompt: int | None
     new_tokens: int
     batch: str | Sequence[str]

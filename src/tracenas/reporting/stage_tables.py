@@ -157,6 +157,8 @@ def _bench_notes(s: Mapping[str, Any]) -> list[str]:
     if {"device_name", "dtype", "threads", "llama_cpp"} <= set(s):
         threads = plural(int(s["threads"]), "thread")
         notes.append(f"{s['device_name']}, {s['dtype']}, {threads}, llama.cpp (llama-cpp-python {s['llama_cpp']})")
+    if {"device_name", "dtype", "threads", "vllm"} <= set(s):
+        notes.append(f"{s['device_name']}, {s['dtype']}, {plural(int(s['threads']), 'thread')}, vLLM {s['vllm']}")
     if {"batch_size", "prompt", "new_tokens", "trials"} <= set(s):
         batches = ", ".join(map(str, s.get("batch_sizes") or [s["batch_size"]]))
         notes.append(

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from tracenas.benchmark.latency import Trial, TrialSettings
 from tracenas.commands.bench.llama_models import llama_models
 from tracenas.commands.bench.torch_models import torch_models
+from tracenas.commands.bench.vllm_models import vllm_models
 from tracenas.config import BenchConfig
 from tracenas.models.checkpoints.source import ModelSource
 
@@ -30,8 +31,8 @@ class Contestants(Protocol):
         """One trial of a model."""
         ...
 
-    def peak(self, index: int, settings: TrialSettings, trials: Sequence[Trial]) -> int:
-        """Bytes at the peak of a model alone; asked when the context is over."""
+    def peak(self, index: int, settings: TrialSettings, trials: Sequence[Trial]) -> int | None:
+        """Bytes at the peak of a model alone, None where nobody says; asked when the context is over."""
         ...
 
 
@@ -48,4 +49,5 @@ _BACKENDS: dict[str, Callable[[BenchConfig, Sequence[ModelSource]], AbstractCont
     "torch": torch_models,
     "torch-compile": torch_models,
     "llama.cpp": llama_models,
+    "vllm": vllm_models,
 }
