@@ -54,7 +54,9 @@ def test_a_table_adds_up_to_what_whole_architectures_take(home: Path, python: Pa
     mlp = next(kind for kind in table.kinds if kind.slots[0][1] == "mlp")
     wide, narrow = (mlp.at(width, 0, "prefill_ms") for width in (mlp.widths[-1], mlp.widths[1]))
     channels = 3 * 32 * 4 * (mlp.widths[-1] - mlp.widths[1])  # bytes of gate, up and down, of 32 hidden
-    assert wide - narrow == pytest.approx(1000 * PER_BYTE * 16 * channels, rel=0.05)
+    assert wide - narrow == pytest.approx(
+        1000 * PER_BYTE * 16 * channels, rel=0.1
+    )  # zeros stand for an MLP that is gone alone
     assert [p.name for p in tmp_path.iterdir()] == ["table.json"]
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import toys
 
+from tracenas.benchmark.fitted import fitted
 from tracenas.benchmark.latency_table import PHASES, KindLatency, LatencyTable, Point, kinds
 from tracenas.benchmark.width_latency import FIRST, MOST, TurnTimes, WidthLatencies, checked
 from tracenas.errors import UserError
@@ -55,7 +56,8 @@ class Machine:
 
 def table(machine: Machine) -> tuple[LatencyTable, WidthLatencies]:
     latencies = WidthLatencies(SPACE, POINTS, machine)
-    return LatencyTable("torch", {}, {}, POINTS, *latencies.measure(), checked={}), latencies
+    found = LatencyTable("torch", {}, {}, POINTS, *latencies.measure(), checked={}, block=latencies.block())
+    return found, latencies
 
 
 def architectures(count: int) -> list[Architecture]:
@@ -168,3 +170,42 @@ def test_architectures_take_turns_a_few_at_a_time() -> None:
 
     WidthLatencies(SPACE, POINTS, turns, at_once=2).measure()
     assert max(sizes) == 2 and sum(sizes) == machine.count
+
+
+@pytest.mark.parametrize("bend", [-0.3, 0.3])
+def test_a_table_is_brought_to_the_scale_of_whole_architectures(bend: float) -> None:
+    """Smaller models are slower, or faster, than the sum of what single kinds save."""
+
+    class Bent(Machine):
+        def _latencies(self, arch: Architecture, slow: float) -> Any:
+            gone = 1 - SPACE.parameters(arch) / SPACE.parameters(SPACE.base)
+            return super()._latencies(arch, slow * (1 + bend * max(0.0, gone - 0.15)))
+
+    plain, latencies = table(Bent(linear))
+    archs = architectures(18)
+    ones = [SPACE.base, *archs[:6]]
+    scaled = fitted(plain, SPACE.layers, ones, latencies.measured(ones))
+    before, after = (
+        checked(latencies, lambda arch, i, t=one: t.predict(SPACE.layers, arch, i), archs[6:])["median_error"]
+        for one in (plain, scaled)
+    )
+    assert after < before / 3
+
+
+def test_a_table_that_adds_up_is_left_as_it_is() -> None:
+    plain, latencies = table(Machine(linear))
+    archs = architectures(6)
+    again = fitted(plain, SPACE.layers, archs, latencies.measured(archs))
+    for arch in architectures(9):
+        for i in range(len(POINTS)):
+            assert again.predict(SPACE.layers, arch, i) == pytest.approx(plain.predict(SPACE.layers, arch, i))
+
+
+def test_noise_does_not_turn_a_table_over() -> None:
+    """Where larger architectures came out faster, the sum still grows with widths and is never negative."""
+    plain, latencies = table(Machine(linear))
+    archs = sorted(architectures(6), key=lambda arch: plain.predict(SPACE.layers, arch)["decode_ms"])
+    again = fitted(plain, SPACE.layers, archs, latencies.measured(archs)[::-1])
+    for kind in again.kinds:
+        assert kind.at(kind.widths[-1], 0, "decode_ms") > kind.at(kind.widths[0], 0, "decode_ms") > 0
+    assert all(at[p] >= 0 for at in again.outside for p in PHASES)

@@ -171,6 +171,11 @@ class WidthLatencies:
         """The base's medians over all turns so far."""
         return tuple({p: median(t[i][p] for t in self._base) for p in PHASES} for i in range(len(self.points)))
 
+    def measured(self, archs: Sequence[Architecture]) -> list[Latencies]:
+        """Milliseconds of whole architectures: their shares of the base's medians."""
+        shares, base = self.shares(archs), self.typical()
+        return [tuple({p: share[i][p] * base[i][p] for p in PHASES} for i in range(len(base))) for share in shares]
+
     def _spread(self) -> Latencies:
         """Half of the interquartile range over the median."""
 
@@ -204,13 +209,12 @@ def checked(
     Args:
         predict: what the sum says.
     """
-    base = latencies.typical()
     rows, errors = [], []
-    for arch, share in zip(archs, latencies.shares(archs), strict=True):
+    for arch, found in zip(archs, latencies.measured(archs), strict=True):
         for i in range(len(latencies.points)):
             expected = predict(arch, i)
             for phase in PHASES:
-                measured = share[i][phase] * base[i][phase]
+                measured = found[i][phase]
                 errors.append(abs(measured - expected[phase]) / measured)
                 where = {"id": arch.id, "point": i, "phase": phase}
                 rows.append({**where, "predicted": expected[phase], "measured": measured, "error": errors[-1]})

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from tracenas.benchmark.fitted import FITS, fitted
 from tracenas.benchmark.latency_table import LatencyTable, Point
 from tracenas.benchmark.width_latency import CHECKS, WidthLatencies, checked
 from tracenas.commands.measure.backends import Backend, opened
@@ -24,7 +25,7 @@ from tracenas.space.constraints import Budget
 __all__ = ["measure"]
 
 _SHARES = (0.5, 0.95)
-"""Of the base's parameters: the sizes of the architectures that the sum is checked on."""
+"""Of the base's parameters: the sizes of the architectures that the sum is fitted and checked on."""
 
 
 def measure(config: MeasureConfig) -> LatencyMeasured:
@@ -71,26 +72,28 @@ def _measured(config: MeasureConfig, target: PruningTarget, points: Sequence[Poi
     journal = JournalledTurns(_journal_path(config), backend.measure, settings, resume=config.resume)
     with phase("latencies of widths") as steps:
         journal.steps = steps
-        latencies, archs = WidthLatencies(space, points, journal, backend.at_once), _random(target, config.seed)
+        latencies = WidthLatencies(space, points, journal, backend.at_once)
+        fits, checks = _random(target, [config.seed, 1], FITS), _random(target, [config.seed], CHECKS)
         latencies.measure()
-        latencies.shares(archs)  # before the latencies are taken: the base's are the medians of all turns
+        latencies.shares([*fits, *checks])  # before the latencies are taken: the base's are the medians of all turns
         outside, kinds, spread = latencies.measure()
     found = LatencyTable(
         config.backend, backend.machine, model, tuple(points), outside, kinds, spread, {}, latencies.block()
     )
-    return replace(found, checked=checked(latencies, lambda arch, i: found.predict(layers, arch, i), archs))
+    table = fitted(found, layers, [space.base, *fits], latencies.measured([space.base, *fits]))
+    return replace(table, checked=checked(latencies, lambda arch, i: table.predict(layers, arch, i), checks))
 
 
 def _journal_path(config: MeasureConfig) -> Path:
     return config.out.with_name(f"{config.out.name}.journal")
 
 
-def _random(target: PruningTarget, seed: int) -> list[Architecture]:
+def _random(target: PruningTarget, seed: Sequence[int], count: int) -> list[Architecture]:
     """Architectures of random widths and depths, of sizes that are spread evenly."""
     rng, space = np.random.default_rng(seed), target.space
     least, base = space.parameters(space.smallest), space.parameters(space.base)
     found = []
-    for share in np.linspace(*_SHARES, CHECKS):
+    for share in np.linspace(*_SHARES, count):
         limit = max(int(share * base), least)
         arch = replace(space, budget=Budget(limit, 0.05)).sample(rng)
         found.append(arch if arch is not None else space.base)
