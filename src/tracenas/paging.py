@@ -1,7 +1,7 @@
 """Tensors in temporary files that the process maps: where memory is short, the system writes their pages to disk.
 
 A file has no name any more once it is mapped, so nothing is left behind however the process ends; its space is free
-again when the last view of the tensor is gone.
+again when the last tensor in it is gone. Small tensors share files.
 """
 
 import errno
@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from functools import cache
 from pathlib import Path
+from threading import Lock
 from typing import Protocol
 
 import torch
@@ -19,8 +20,11 @@ from tracenas.errors import UserError
 
 __all__ = ["LEAST", "Keep", "in_memory", "paged"]
 
-LEAST = 1 << 20
-"""Bytes for which a file is worth its while."""
+LEAST = 1 << 16
+"""Bytes that are worth their while."""
+_SHARED = 1 << 26
+"""Bytes of a file that small tensors share: those of less than an eighth of it."""
+_ALIGNED = 64
 _IN_MEMORY = frozenset({"tmpfs", "ramfs"})
 """File systems whose files are memory."""
 
@@ -49,13 +53,43 @@ def paged(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     size = tensor.numel() * dtype.itemsize
     if size < LEAST:
         return tensor.to(dtype)
+    storage, place = (_mapped(size), 0) if 8 * size >= _SHARED else _SMALL.room(size)
+    copy: Tensor = torch.empty(0, dtype=dtype).set_(storage, place // dtype.itemsize, tensor.shape)  # type: ignore[call-overload]
+    copy.copy_(tensor)
+    return copy
+
+
+class _SharedFile:
+    """Hands out places in a file one after the other; once it is full, in a new one."""
+
+    def __init__(self) -> None:
+        self._storage: torch.UntypedStorage | None = None
+        self._used = 0
+        self._lock = Lock()
+
+    def room(self, size: int) -> tuple[torch.UntypedStorage, int]:
+        """A file and the first byte of so many in it."""
+        with self._lock:
+            if self._storage is None or self._used + size > self._storage.nbytes():
+                self._storage, self._used = _mapped(_SHARED), 0
+            place = self._used
+            self._used += -(-size // _ALIGNED) * _ALIGNED
+            return self._storage, place
+
+
+_SMALL = _SharedFile()
+
+
+def _mapped(size: int) -> torch.UntypedStorage:
+    """A file of so many bytes, mapped and without a name."""
     directory = Path(tempfile.gettempdir())
     if _file_system(directory) in _IN_MEMORY:
         raise UserError(f"{directory}: its files are memory, not disk; point TMPDIR at a directory on a disk")
     number, name = tempfile.mkstemp(prefix="tracenas-", dir=directory)
     try:
         _reserve(number, size, directory)
-        storage = torch.UntypedStorage.from_file(name, shared=True, nbytes=size)
+        storage: torch.UntypedStorage = torch.UntypedStorage.from_file(name, shared=True, nbytes=size)  # type: ignore[assignment]
+        return storage
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
@@ -63,9 +97,6 @@ def paged(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     finally:
         os.close(number)
         os.unlink(name)
-    copy: Tensor = torch.empty(0, dtype=dtype).set_(storage, 0, tensor.shape)  # type: ignore[call-overload]
-    copy.copy_(tensor)
-    return copy
 
 
 def _reserve(number: int, size: int, directory: Path) -> None:

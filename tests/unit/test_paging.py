@@ -18,6 +18,7 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(paging, "_file_system", lambda path: "ext4")
     monkeypatch.setattr(paging, "LEAST", 1)
+    monkeypatch.setattr(paging, "_SMALL", paging._SharedFile())
     return tmp_path
 
 
@@ -40,6 +41,17 @@ def test_it_casts_and_takes_what_is_empty() -> None:
     kept = paged(torch.tensor([1.001, 2.0]), torch.bfloat16)
     assert torch.equal(kept, torch.tensor([1.001, 2.0]).bfloat16())
     assert paged(torch.zeros(0, 3)).shape == (0, 3)
+
+
+def test_small_tensors_share_a_file_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paging, "_SHARED", 1 << 12)
+    kept = [paged(torch.full((33,), float(number))) for number in range(40)]
+    assert 1 < len({tensor.untyped_storage().data_ptr() for tensor in kept}) < 40
+    assert all(torch.equal(tensor, torch.full((33,), float(number))) for number, tensor in enumerate(kept))
+    kept[0].requires_grad_()
+    loss = (kept[0] * kept[0]).sum()
+    kept[1].fill_(0)  # in-place, and no part of the graph
+    loss.backward()
 
 
 def test_what_is_small_stays_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:

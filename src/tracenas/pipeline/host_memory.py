@@ -15,7 +15,7 @@ __all__ = ["FEWER_TOKENS", "keeping"]
 
 _log = logging.getLogger("tracenas")
 
-FEWER_TOKENS = 1024
+FEWER_TOKENS = 512
 """Of a forward pass, where memory is short."""
 _SHARE = 0.8
 """Of this machine's memory, that `auto` takes."""

@@ -14,6 +14,9 @@ from tracenas.models.functionals.loss import hidden_states, predicting, token_nl
 
 __all__ = ["sampled_label_nll"]
 
+_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 26}
+"""Of the cumulated probabilities that are in memory at a time."""
+
 
 class _Sampler:
     """Writes the label of every token where the loss is about to read it.
@@ -27,15 +30,22 @@ class _Sampler:
         self.labels, self.uniforms = labels, uniforms
 
     def logits(self, part: slice, logits: Tensor, scale: float) -> None:
-        """Draw the labels of a chunk: the first whose cumulated probability exceeds the uniform number."""
-        probabilities_CV = (logits - logits.amax(dim=1, keepdim=True)).mul_(scale).exp_()
-        cumulated_CV = probabilities_CV.cumsum(dim=1, dtype=torch.float64)
-        levels_C1 = self.uniforms[part, None] * cumulated_CV[:, -1:]
-        drawn_C1 = torch.searchsorted(cumulated_CV, levels_C1, right=True)
-        self.labels[part] = drawn_C1[:, 0].clamp_(max=logits.shape[1] - 1)
+        """Draw the labels of a chunk, some tokens at a time, as sums in float64 take memory."""
+        some = max(1, _ELEMENTS[logits.device.type] // logits.shape[1])
+        drawn = zip(logits.split(some), self.uniforms[part].split(some), self.labels[part].split(some), strict=True)
+        for logits_CV, uniforms_C, labels_C in drawn:
+            labels_C.copy_(_drawn(logits_CV, uniforms_C, scale))
 
     def normaliser(self, part: slice, lse: Tensor) -> None:
         """Not used."""
+
+
+def _drawn(logits_CV: Tensor, uniforms_C: Tensor, scale: float) -> Tensor:
+    """Per token the first label whose cumulated probability exceeds the uniform number, int64 [C]."""
+    probabilities_CV = (logits_CV - logits_CV.amax(dim=1, keepdim=True)).mul_(scale).exp_()
+    cumulated_CV = probabilities_CV.cumsum(dim=1, dtype=torch.float64)
+    levels_C1 = uniforms_C[:, None] * cumulated_CV[:, -1:]
+    return torch.searchsorted(cumulated_CV, levels_C1, right=True)[:, 0].clamp_(max=logits_CV.shape[1] - 1)
 
 
 def sampled_label_nll(model: Any, input_ids: Tensor, uniforms: Tensor) -> Tensor:
