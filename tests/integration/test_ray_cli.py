@@ -78,6 +78,23 @@ def test_other_weights_on_a_node_are_refused(
 
 
 @pytest.mark.slow
+def test_a_study_is_the_same_by_actors(home: Path, tmp_path: Path, cluster: str) -> None:
+    argv = ["study", str(home / "llama"), "--data", str(home / "text.txt"), "--text", str(home / "text.txt")]
+    argv += ["--params", "80%", "--samples", "4", "--seq-len", "32", "--proxies", "phi,loss_compensated"]
+    argv += ["--rank", "4", "--compensate-samples", "6", "--architectures", "4", "--steps", "2", "--recover-batch", "2"]
+    argv += ["--windows", "4", "--resamples", "50", "--threads", "1", "--targets", "recovery,supernet_lora"]
+    argv += ["--lora-steps", "2"]
+    for name, options in (("one", ()), ("two", ("--ray", cluster, "--workers", "auto"))):
+        assert invoke([*argv, "--out", str(tmp_path / name), *options]) == 0
+    one, two = (journal(tmp_path / name) for name in ("one", "two"))
+    for record in (*one, *two):
+        del record["proxy_seconds"]
+        for target in record["targets"].values():
+            del target["seconds"]
+    assert one == two and len(one) == 4
+
+
+@pytest.mark.slow
 def test_actors_that_are_killed_cost_nothing(home: Path, tmp_path: Path) -> None:
     """Both are killed, one after the other, in the middle of the search."""
     run, whole = tmp_path / "run", tmp_path / "whole"

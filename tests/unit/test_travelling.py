@@ -20,7 +20,7 @@ def test_a_scorer_on_another_copy_of_the_model_gives_the_same_scores() -> None:
     )
     there = Supernet(tiny_model("llama"), here.blocks, here.ordering)
     arch = here.space.mutate(here.space.base, np.random.default_rng(5), depth=0.3, width=0.9)
-    copy = unpacked(packed(scorer), there)
+    copy = unpacked(packed(scorer, here.net), there)
     assert copy.evaluator.net is there
     assert copy.score(arch).extra == scorer.score(arch).extra
 
@@ -28,7 +28,7 @@ def test_a_scorer_on_another_copy_of_the_model_gives_the_same_scores() -> None:
 def test_a_parcel_holds_no_weights_and_keeps_strides() -> None:
     here = ProxySetting("llama")
     scorer = Evaluator(here.net, here.space, here.tokens, PROXIES.get("loss_compensated"), ScoringSettings(), here.how)
-    parcel = packed(scorer)
+    parcel = packed(scorer, here.net)
     weights = sum(p.numel() * p.element_size() for p in here.net.model.parameters())
     carried = sum(b.nbytes for b in parcel.buffers) + len(parcel.structure)
     assert here.how.factor_bytes < carried < here.how.factor_bytes + weights // 2

@@ -18,6 +18,7 @@ __all__ = [
     "Proxies",
     "Proxy",
     "Rank",
+    "Ray",
     "SaveDtype",
     "ShardSize",
     "Size",
@@ -59,6 +60,9 @@ Compensate = Literal["best", "auto", "none", "ridge", "sequential"]
 
 Text = Annotated[str, Accepts(file=True, metavar="TEXT")]
 """A file, a data set's name, …"""
+
+Ray = Annotated[str, Accepts(("auto",))]
+"""HOST:PORT of a cluster, or the one at hand."""
 
 Workers = Annotated[int, Field(ge=1)] | Literal["auto"]
 """A number of processes."""

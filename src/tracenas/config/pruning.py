@@ -137,7 +137,7 @@ class SearchConfig(EffortConfig, BudgetConfig, CalibrationConfig, TracedConfig, 
         description="Number of processes that score candidates, each with --threads threads (default: the cores shared "
         "out); auto: as many as there are cores for; results do not depend on it. The model is in memory once.",
     )
-    ray: Annotated[str, Accepts(("auto",))] | None = Field(
+    ray: fields.Ray | None = Field(
         None,
         description="Ray cluster whose nodes score candidates, --workers actors of --threads threads (default: 1) "
         "each: auto (the one that runs here or that RAY_ADDRESS names, else one of this machine while it is needed), "

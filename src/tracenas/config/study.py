@@ -102,6 +102,9 @@ class StudyConfig(PoolConfig, TrackedConfig):
         description="Number of processes that measure architectures, each with --threads threads (default: the cores "
         "shared out); auto: as many as there are cores for; results do not depend on it, but for times.",
     )
+    ray: fields.Ray | None = Field(
+        None, description="Ray cluster whose nodes measure architectures, as for `tracenas search`: auto, or HOST:PORT."
+    )
     windows: int = Field(64, ge=1, description="Number of held-out windows at most.")
     proxies: Annotated[fields.CommaList, Accepts(("all",), PROXIES.names, several=True)] = Field(
         "all", description="Proxies to judge."

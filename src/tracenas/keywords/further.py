@@ -216,6 +216,7 @@ class StudyOptions(TracedKeywords, TrackedKeywords, CalibrationKeywords, total=F
     resume: bool
     text: str | Path
     workers: int | Literal["auto"]
+    ray: str | None
     windows: int
     proxies: str | Sequence[str]
     combinations: str | None

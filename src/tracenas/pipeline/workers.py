@@ -6,19 +6,27 @@ from contextlib import contextmanager
 from pkgutil import resolve_name
 from typing import Any, TypeVar
 
+from tracenas.cluster.joining import require_address
 from tracenas.config import StageConfig
 from tracenas.errors import UserError
-from tracenas.worker_pool import WorkerPool, available_cores
+from tracenas.worker_pool import TaskPool, WorkerPool, available_cores
 
-__all__ = ["answering", "local_workers", "require_cpu", "with_threads", "with_workers"]
+__all__ = ["answering", "answers_of", "local_workers", "require_cpu", "with_threads", "with_workers"]
 
 C = TypeVar("C", bound=StageConfig)
 _log = logging.getLogger("tracenas")
 
 
 def with_workers(config: C) -> C:
-    """The settings with a number of workers, no more than there are cores."""
+    """The settings with a number of workers, no more than there are cores; a cluster's room is seen once it is joined.
+
+    Raises:
+        UserError: for what is no address of a cluster.
+    """
     asked: Any = config
+    if (address := getattr(asked, "ray", None)) is not None:
+        require_address(address)
+        return config
     cores, workers = available_cores(), asked.workers
     if workers == "auto":
         workers = max(1, cores // (asked.threads or 1))
@@ -29,17 +37,22 @@ def with_workers(config: C) -> C:
 
 
 def with_threads(config: C) -> C:
-    """The settings with the threads of each of several workers: the cores are shared out where none were given."""
+    """The settings with the threads of each of several workers.
+
+    Where none were given the cores are shared out, and in a cluster, whose nodes may have any number, it is one.
+    """
     asked: Any = config
+    if asked.threads is None and getattr(asked, "ray", None) is not None:
+        return config.model_copy(update={"threads": 1})
     if asked.workers == 1 or asked.threads is not None:
         return config
     return config.model_copy(update={"threads": available_cores() // asked.workers})
 
 
 def local_workers(config: StageConfig) -> int:
-    """How many workers these settings come to, once `with_workers` has made a number of them."""
+    """How many processes of this machine work, once `with_workers` has made a number of them; beside a cluster one."""
     asked: Any = config
-    return int(asked.workers)
+    return 1 if getattr(asked, "ray", None) is not None else int(asked.workers)
 
 
 def require_cpu(config: StageConfig) -> None:
@@ -76,7 +89,7 @@ def answering(
 
     require_shared_memory(spec, workers)
     with WorkerPool(f"{__name__}:build", (target, spec, threads), workers) as pool:
-        yield lambda tasks: (_result(answer) for answer in pool.map(tasks))
+        yield answers_of(pool)
 
 
 def build(built: tuple[str, Any, int]) -> Callable[[Any], Any]:
@@ -87,6 +100,11 @@ def build(built: tuple[str, Any, int]) -> Callable[[Any], Any]:
     set_threads(threads)
     answer: Callable[[Any], Any] = resolve_name(target)(spec)
     return answer
+
+
+def answers_of(pool: TaskPool) -> Callable[[Sequence[Any]], Iterator[dict[str, Any]]]:
+    """What a pool's workers answer, in order; a task whose failure is no result ends the command."""
+    return lambda tasks: (_result(answer) for answer in pool.map(tasks))
 
 
 def _result(answer: dict[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ weights' precision: half a float64 triangular solve at most, and exact where nex
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -100,6 +101,10 @@ class CompensatedRealisation(Realisation):
             self._factors[key] = _factor(net, key, subs[key], gram, ridge, keep)
         if missing := [key for key in subs if key not in self._factors]:
             raise ValueError(f"no Gram matrix of block {missing[0][0]}, {missing[0][1]}")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is remembered stays with the process that has made it."""
+        return {**self.__dict__, "_memo": OrderedDict(), "memo_used": 0}
 
     @property
     def factor_bytes(self) -> int:

@@ -1,4 +1,4 @@
-"""A scorer in bytes, for processes that load the model themselves: everything but the model, in its own buffers.
+"""What measures candidates in bytes, for processes that load the model: everything but the model, in its own buffers.
 
 Whatever is the super-network's, or a module or tensor of its model, is written as its name, and is what the other
 process has under that name.
@@ -17,12 +17,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tracenas.models.surgery.supernet import Supernet
-from tracenas.refits.realisation import CompensatedRealisation
 from tracenas.scoring.combined import CombinedEvaluator
 from tracenas.scoring.evaluator import Evaluator
 from tracenas.scoring.raced import RacingEvaluator
 
-__all__ = ["CandidateScorer", "Parcel", "packed", "super_network", "unpacked"]
+__all__ = ["CandidateScorer", "Parcel", "packed", "unpacked"]
 
 CandidateScorer = Evaluator | CombinedEvaluator | RacingEvaluator
 _NET = "net"
@@ -30,7 +29,7 @@ _NET = "net"
 
 @dataclass(frozen=True)
 class Parcel:
-    """A scorer without its model.
+    """What measures candidates, without the model.
 
     Args:
         structure: what it is made of.
@@ -41,29 +40,20 @@ class Parcel:
     buffers: Sequence[NDArray[np.uint8]]
 
 
-def super_network(scorer: CandidateScorer) -> Supernet:
-    """What a scorer's candidates are cut from."""
-    evaluator = scorer.evaluator if isinstance(scorer, RacingEvaluator) else scorer
-    return evaluator.net if isinstance(evaluator, Evaluator) else evaluator.panel.net
-
-
-def packed(scorer: CandidateScorer) -> Parcel:
-    """The scorer; refits that it remembers are forgotten."""
-    if isinstance(scorer.realisation, CompensatedRealisation):
-        scorer.realisation.forget(scorer.realisation.memo_bytes)
+def packed(thing: Any, net: Supernet) -> Parcel:
+    """A scorer, or whatever else measures candidates of a super-network."""
     buffers: list[pickle.PickleBuffer] = []
     file = io.BytesIO()
-    _Packer(super_network(scorer), file, buffers).dump(scorer)
+    _Packer(net, file, buffers).dump(thing)
     return Parcel(file.getvalue(), [np.frombuffer(b.raw(), np.uint8) for b in buffers])
 
 
-def unpacked(parcel: Parcel, net: Supernet) -> CandidateScorer:
-    """The scorer, on a super-network of the same model and order."""
+def unpacked(parcel: Parcel, net: Supernet) -> Any:
+    """The same on a super-network of the same model and order."""
     unpacker = _Unpacker(net, parcel)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given buffer is not writable")  # what is shared is read, never written
-        scorer: CandidateScorer = unpacker.load()
-    return scorer
+        return unpacker.load()
 
 
 class _Packer(pickle.Pickler):

@@ -11,8 +11,6 @@ from tracenas.commands.search.settings import (
     resolve_search,
     sized,
     strategy_settings,
-    with_scorers,
-    with_scorers_threads,
     within_minutes,
 )
 from tracenas.config import RunConfig, SearchConfig, check_used
@@ -22,6 +20,7 @@ from tracenas.models.checkpoints.source import ModelSource, open_source
 from tracenas.pipeline.budgets import resolve_budgets
 from tracenas.pipeline.resume import CONFIG, KIND, LEFT_OPEN, as_started, left_open, stored_settings, write_settings
 from tracenas.pipeline.run_directory import run_directory
+from tracenas.pipeline.workers import with_threads, with_workers
 from tracenas.reporting.progress import START, phase
 from tracenas.reporting.terminal import to_plain
 from tracenas.saliency import SALIENCIES
@@ -50,7 +49,7 @@ def search(
         UserError: for wrong input, before any work is done.
     """
     clock = SearchClock(config.minutes)
-    config = with_scorers(with_absolute_paths(config))
+    config = with_workers(with_absolute_paths(config))
     source = source or open_source(config.model)
     if not config.resume:
         probe(config.text_field, config.data)
@@ -59,7 +58,7 @@ def search(
     check_used(resolved)
     STRATEGIES.check(resolved.strategy)
     SALIENCIES.check(config.saliency)
-    planned = with_scorers_threads(sized(resolved))
+    planned = with_threads(sized(resolved))
     strategy_settings(planned)
     check_starts(planned)
     if planned.front:

@@ -5,7 +5,6 @@ from typing import Any, TypeVar
 
 from tracenas.budgets import BUDGETS
 from tracenas.budgets.sizes import parse_limit
-from tracenas.cluster.joining import require_address
 from tracenas.config import Effort, SearchConfig, parse_rank
 from tracenas.data.sources import is_tokens
 from tracenas.errors import UserError
@@ -13,7 +12,6 @@ from tracenas.models.checkpoints.source import ModelSource
 from tracenas.pipeline.estimate import measured_estimate, search_shape, trace_rank
 from tracenas.pipeline.minutes import spend
 from tracenas.pipeline.target import PruningTarget, resolve_proxy
-from tracenas.pipeline.workers import with_threads, with_workers
 from tracenas.proxies.combination import choose
 from tracenas.saliency.starts import SOLVED
 from tracenas.space.search_space import SearchSpace
@@ -25,8 +23,6 @@ __all__ = [
     "resolve_search",
     "sized",
     "strategy_settings",
-    "with_scorers",
-    "with_scorers_threads",
     "within_minutes",
 ]
 
@@ -133,25 +129,6 @@ def within_minutes(config: C, target: PruningTarget) -> C:
     if choice.compensated and config.compensate_samples is None:
         update["compensate_samples"] = spending.statistics
     return settings.model_copy(update=update)
-
-
-def with_scorers(config: C) -> C:
-    """The settings with a number of workers; a cluster's room is seen once it is joined.
-
-    Raises:
-        UserError: for what is no address of a cluster.
-    """
-    if config.ray is None:
-        return with_workers(config)
-    require_address(config.ray)
-    return config
-
-
-def with_scorers_threads(config: C) -> C:
-    """The settings with the threads of each worker; in a cluster, whose nodes may have any number, it is one."""
-    if config.ray is None or config.threads is not None:
-        return with_threads(config)
-    return config.model_copy(update={"threads": 1})
 
 
 def strategy_settings(config: SearchConfig) -> SearchSettings:

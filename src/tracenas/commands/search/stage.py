@@ -12,10 +12,11 @@ from tracenas.commands.search.result import SearchOutcome
 from tracenas.commands.search.selection import decide, require_held_out, reserved
 from tracenas.commands.search.settings import strategy_settings
 from tracenas.commands.search.tracking import report_generations, report_result
-from tracenas.commands.search.workers import cluster_of, scored_by
+from tracenas.commands.search.workers import scored_by
 from tracenas.config import SearchConfig
 from tracenas.config.usage import refits
 from tracenas.journal import Journal
+from tracenas.pipeline.distributed import cluster_of
 from tracenas.pipeline.estimate import forward_only
 from tracenas.pipeline.latency import keep_latency
 from tracenas.pipeline.one_shot import run_anchor
@@ -95,7 +96,7 @@ def _search(
             sensitivity=config.sensitivity,
             grams=grams if refits(config) else None,
             half=forward_only(choose(config.proxy).needs),
-            workers=1 if config.ray else local_workers(config),
+            workers=local_workers(config),
         )
         anchor = [run_anchor(session, config.init)] if config.init == "nirvana" else []
         starts = run_starts(session, config)

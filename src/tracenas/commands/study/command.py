@@ -6,7 +6,7 @@ from tracenas.config import StudyConfig
 from tracenas.config.local_paths import with_absolute_paths
 from tracenas.data.sources import probe
 from tracenas.models.checkpoints.source import open_source
-from tracenas.pipeline.workers import require_cpu, with_workers
+from tracenas.pipeline.workers import with_workers
 from tracenas.reporting.progress import START, phase
 
 __all__ = ["StudyOutcome", "study"]
@@ -27,5 +27,4 @@ def study(config: StudyConfig) -> StudyOutcome:
     with phase(START):
         from tracenas.commands.study.running import run  # torch and transformers take seconds to import
 
-    require_cpu(config)
     return run(config, source, design)

@@ -2,10 +2,12 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
+from tracenas.cluster.joining import Cluster
 from tracenas.commands.study.data import HELD_OUT, TrainingOrders, training_rows
 from tracenas.commands.study.design import StudyDesign, make_design
 from tracenas.commands.study.lora import shared_lora
@@ -23,6 +25,7 @@ from tracenas.journal import Journal
 from tracenas.models.checkpoints.source import ModelSource
 from tracenas.models.surgery.supernet import Realisation
 from tracenas.pipeline.calibration import stored_evaluation_windows
+from tracenas.pipeline.distributed import actor_pool, cluster_of
 from tracenas.pipeline.opening import open_session
 from tracenas.pipeline.refit.fitting import candidate_loss, compensated_realisation
 from tracenas.pipeline.refit.text import compensation_text
@@ -39,7 +42,7 @@ from tracenas.pipeline.run_directory import JOURNAL, run_directory, starting
 from tracenas.pipeline.scoring import make_panel
 from tracenas.pipeline.sensitivity import session_table
 from tracenas.pipeline.session import Session
-from tracenas.pipeline.workers import answering, local_workers, with_threads
+from tracenas.pipeline.workers import answering, answers_of, local_workers, with_threads
 from tracenas.proxies import PROXIES
 from tracenas.recovery.short import ShortSettings
 from tracenas.reporting.progress import phase
@@ -53,8 +56,9 @@ __all__ = ["run"]
 
 _ANALYSIS = ("combinations", "resamples", "target")
 """What may change when a study goes on: nothing that is measured depends on it."""
-_NOT_RESULTS = ("resume", "out", "report_to", "run_name", "workers", *_ANALYSIS)
+_NOT_RESULTS = ("resume", "out", "report_to", "run_name", "workers", "ray", *_ANALYSIS)
 COSTS = "costs.json"
+Answers = Callable[[Sequence[Any]], Iterator[dict[str, Any]]]
 
 
 def run(config: StudyConfig, source: ModelSource, design: StudyDesign) -> StudyOutcome:
@@ -81,6 +85,13 @@ def run(config: StudyConfig, source: ModelSource, design: StudyDesign) -> StudyO
 
 def _study(config: StudyConfig, design: StudyDesign, begun: bool, trackers: Trackers) -> StudyOutcome:
     """The study from where it is; what is measured is reported, the result is not."""
+    with cluster_of(config) as cluster:
+        return _measured(config, design, begun, trackers, cluster)
+
+
+def _measured(
+    config: StudyConfig, design: StudyDesign, begun: bool, trackers: Trackers, cluster: Cluster | None
+) -> StudyOutcome:
     started = time.perf_counter()
     with starting(config.out, "study", config.model_dump(), begun):
         session = open_session(design.target, config, data=config.data, run=config.out, workers=local_workers(config))
@@ -93,8 +104,7 @@ def _study(config: StudyConfig, design: StudyDesign, begun: bool, trackers: Trac
     setup = time.perf_counter() - started
     trackers.begin(resolved_settings(config.out, StudyConfig))
     facts = {"bos": session.start.carried}
-    assert config.workers != "auto"
-    with answering(f"{measuring.__module__}:measuring", work, config.workers, session.threads) as answers:
+    with _answering(config, session, work, cluster) as answers:
         records = _measure(config, design.target.space, design.pool, answers, facts, trackers)
     results = summarise(
         config,
@@ -109,6 +119,19 @@ def _study(config: StudyConfig, design: StudyDesign, begun: bool, trackers: Trac
     results["provenance"] = provenance(model=config.model, seed=config.seed, bos=session.start.carried)
     write_results(config.out, results)
     return StudyOutcome(config.out, results)
+
+
+@contextmanager
+def _answering(config: StudyConfig, session: Session, work: StudyWork, cluster: Cluster | None) -> Iterator[Answers]:
+    """Who measures architectures: this process, others of this machine, or a cluster's actors."""
+    target = f"{measuring.__module__}:{measuring.__name__}"
+    if cluster is not None:
+        with actor_pool(cluster, session, work, target, config) as pool:
+            yield answers_of(pool)
+        return
+    assert config.workers != "auto"
+    with answering(target, work, config.workers, session.threads) as answers:
+        yield answers
 
 
 def _concluded(config: StudyConfig) -> StudyOutcome | None:
@@ -195,7 +218,7 @@ def _measure(
     config: StudyConfig,
     space: SearchSpace,
     pool: list[Drawn],
-    answers: Callable[[Sequence[Any]], Iterator[dict[str, Any]]],
+    answers: Answers,
     facts: Mapping[str, Any],
     trackers: Trackers,
 ) -> list[dict[str, Any]]:
