@@ -119,6 +119,23 @@ def test_a_table_in_the_dtype_that_is_asked_for_is_taken(
     )
 
 
+def test_a_table_of_this_machines_gpu_is_taken(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = made_table(home / "llama", channel_quantum=8)
+    changed = {"machine": {**table.machine, "device": "NVIDIA Abacus", "dtype": "bf16"}}
+    argv = planned(home, "--budget", "decode_ms=70%", table=Path(written(tmp_path / "t.json", table, **changed)))
+    program = tmp_path / "nvidia-smi"
+    for names, said in (("NVIDIA Sieve", "was measured on NVIDIA Abacus"), ("NVIDIA Sieve\\nNVIDIA Abacus", "")):
+        program.write_text(f"#!/bin/sh\nprintf '{names}\\n'\n")
+        program.chmod(0o755)
+        monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+        if said:
+            assert said in refused(capsys, argv)
+        else:
+            assert printed(capsys, argv)["budgets"]["decode_ms"]["limit"] > 0
+
+
 def test_bad_input_is_one_line(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = ["plan", str(home / "llama"), "--no-timing"]
     assert "budget decode_ms needs --latency" in refused(capsys, [*model, "--budget", "decode_ms=70%"])
