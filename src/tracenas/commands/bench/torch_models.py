@@ -74,6 +74,7 @@ class TorchModels:
             if cuda
             else "its own weights and the most that a trial added to resident memory, in a process of its own"
         )
+        uncompiled = ", without torch.compile" if self._config.backend == "torch-compile" and not cuda else ""
         note = "the models do not fit side by side: each was loaded for every trial, with a short pass before it"
         return {
             "device": str(self.device),
@@ -82,7 +83,7 @@ class TorchModels:
             "threads": self._threads,
             "torch": torch.__version__,
             "cache": self._config.kv_cache,
-            "memory": "not measured" if self._config.no_memory else how,
+            "memory": "not measured" if self._config.no_memory else how + uncompiled,
             "notes": [note] if self.one_at_a_time else [],
         }
 
