@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from command_lines import printed, refused
+from run_journals import journal
 from tiny import save_families
 
 from tracenas import paging
@@ -38,11 +39,6 @@ def short_of_memory(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     monkeypatch.setattr(host_memory, "paged", counting)
     monkeypatch.setattr(host_memory, "host_memory", lambda: 1)
     return sizes
-
-
-def journal(run: Path) -> list[str]:
-    """But for times."""
-    return [line.split('"seconds"')[0] for line in (run / "journal.jsonl").read_text().splitlines()]
 
 
 @pytest.mark.parametrize(

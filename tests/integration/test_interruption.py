@@ -5,10 +5,10 @@ import os
 import signal
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from run_journals import journal
 
 from tracenas.cli import invoke
 from tracenas.demo import calibration_path, model_path
@@ -41,11 +41,6 @@ def in_child(argv: list[str], kill_after: float | None) -> int | None:
         os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
     return None if os.WIFSIGNALED(status) else os.waitstatus_to_exitcode(status)
-
-
-def journal(run: Path) -> list[dict[str, Any]]:
-    records = [json.loads(line) for line in (run / "journal.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in r.items() if k != "seconds"} for r in records]
 
 
 def test_killed_and_resumed_equals_undisturbed(tmp_path: Path) -> None:

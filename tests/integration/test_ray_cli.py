@@ -12,14 +12,12 @@ from typing import Any
 
 import pytest
 from ray_head import NEEDS_RAY, ray_head
+from run_journals import SCORED, journal, search
 from tiny import save_families
 
 from tracenas.cli import invoke
 
 pytestmark = [pytest.mark.integration, NEEDS_RAY]
-
-SIZES = ["--population", "6", "--elites", "2", "--iterations", "3", "--samples", "4", "--seq-len", "32"]
-SETTINGS = [*SIZES, "--channel-quantum", "8", "--params", "60%", "--threads", "1"]
 
 
 @pytest.fixture(scope="module")
@@ -35,26 +33,7 @@ def cluster() -> Iterator[str]:
         yield address
 
 
-def search(home: Path, out: Path, *options: str, model: str = "llama") -> list[str]:
-    return ["search", str(home / model), "--data", str(home / "text.txt"), "--out", str(out), *SETTINGS, *options]
-
-
-def journal(run: Path) -> list[dict[str, Any]]:
-    """But for times."""
-    records = [json.loads(line) for line in (run / "journal.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in record.items() if key != "seconds"} for record in records]
-
-
-@pytest.mark.parametrize(
-    ("model", "options"),
-    [
-        ("llama", ()),
-        pytest.param("mixtral", (), marks=pytest.mark.slow),
-        pytest.param("llama", ("--proxy", "phi"), marks=pytest.mark.slow),
-        pytest.param("llama", ("--proxy", "kl", "--race", "off"), marks=pytest.mark.slow),
-        pytest.param("llama", ("--proxy", "loss=0.5,phi=0.5"), marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.parametrize(("model", "options"), SCORED)
 def test_two_actors_write_the_same_journal(
     home: Path, tmp_path: Path, cluster: str, model: str, options: tuple[str, ...], capfd: pytest.CaptureFixture[str]
 ) -> None:

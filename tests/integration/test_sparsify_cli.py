@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from run_journals import journal
 from safetensors.torch import save_file
 from tiny import save_tiny
 from transformers import AutoModelForCausalLM
@@ -207,11 +208,6 @@ def metric_search(model: Path, data: Path, out: Path, *more: str) -> list[str]:
         *small,
         *more,
     ]
-
-
-def journal(run: Path) -> list[dict[str, Any]]:
-    records = [json.loads(line) for line in (run / "journal.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in r.items() if k != "seconds"} for r in records]
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from run_journals import journal
 from safetensors.numpy import load_file
 from tiny import save_families
 
@@ -61,11 +62,6 @@ def refused(capsys: pytest.CaptureFixture[str], argv: list[str]) -> str:
     assert invoke(argv) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     return line
-
-
-def journal(run: Path) -> list[dict[str, Any]]:
-    records = [json.loads(line) for line in (run / "journal.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in r.items() if k != "seconds"} for r in records]
 
 
 def starts(run: Path) -> dict[str, Any]:

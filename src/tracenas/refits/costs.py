@@ -24,11 +24,11 @@ __all__ = [
 MEMO_BYTES = 1 << 29
 """What the remembered output projections may take, by default."""
 
-LIBRARIES = 300 << 20
+LIBRARIES = 512 << 20
 """What Python, torch, transformers, a tokenizer and its text take."""
 _PER_ENTRY = 22
 """Bytes of a Gram matrix's entry while it is made: two sums in float64, and halves in float32."""
-_PER_FEATURE = 12
+_PER_FEATURE = 2
 """Bytes of a token's feature of the residual stream that are in use at a time."""
 
 _GRAM_WIDTH = 256
