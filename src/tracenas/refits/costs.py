@@ -26,8 +26,8 @@ MEMO_BYTES = 1 << 29
 
 LIBRARIES = 512 << 20
 """What Python, torch, transformers, a tokenizer and its text take."""
-_PER_ENTRY = 22
-"""Bytes of a Gram matrix's entry while it is made: two sums in float64, and halves in float32."""
+_PER_ENTRY = 28
+"""Bytes of a Gram matrix's entry while it is made, swept or refitted with: itself in float64, and parts of it."""
 _PER_FEATURE = 2
 """Bytes of a token's feature of the residual stream that are in use at a time."""
 
