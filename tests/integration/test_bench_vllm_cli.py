@@ -85,6 +85,6 @@ def test_without_vllm_it_is_one_line(
         invoke(["bench", base, "--backend", "vllm", "--prompt", "8", "--new-tokens", "4", "--vllm-python", str(python)])
         == 2
     )
-    assert "needs vLLM" in (line := capsys.readouterr().err.strip().splitlines()[-1]) and "pip install vllm" in line
+    assert "needs vLLM" in (line := capsys.readouterr().err.strip().splitlines()[-1]) and "the package vllm" in line
     assert invoke(["bench", base, "--vllm-python", sys.executable]) == 2
     assert "vllm-python is not used here" in capsys.readouterr().err

@@ -31,7 +31,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("build")
     shutil.copytree(ROOT, home / "tree", ignore=LEFT_OUT)
     with tarfile.open(built("sdist", home / "tree", home / "sdist")) as archive:
-        archive.extractall(home / "unpacked", filter="data")
+        if hasattr(tarfile, "data_filter"):  # from Python 3.11.4 on
+            archive.extraction_filter = tarfile.data_filter
+        archive.extractall(home / "unpacked")
     (unpacked,) = (home / "unpacked").iterdir()
     return built("wheel", unpacked, home / "wheel")
 

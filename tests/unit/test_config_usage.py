@@ -111,6 +111,8 @@ IGNORED: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("BenchConfig", {"models": ("m",)}, {"outtype": "f16"}, "need backend llama.cpp"),
     ("BenchConfig", {"models": ("m",), "backend": "llama.cpp"}, {"dtype": "bf16"}, "need backend torch"),
     ("BenchConfig", {"models": ("m",), "backend": "llama.cpp"}, {"cache": "static"}, "needs backend torch"),
+    ("BenchConfig", {"models": ("m",)}, {"vllm_python": "python"}, "needs backend vllm"),
+    ("BenchConfig", {"models": ("m",), "backend": "vllm"}, {"no_memory": True}, "another backend than vllm"),
     ("MeasureConfig", {"model": "m", "out": "t.json"}, {"outtype": "f16"}, "need backend llama.cpp"),
     (
         "MeasureConfig",

@@ -26,7 +26,7 @@ def require_compiler(device: str) -> None:
         from torch.utils._triton import has_triton
 
         if not has_triton():
-            raise UserError("backend torch-compile needs Triton on a GPU: pip install triton; accepted: torch")
+            raise UserError("backend torch-compile needs Triton on a GPU (the package triton); accepted: torch")
         return
     from torch._inductor.cpp_builder import get_cpp_compiler
     from torch._inductor.exc import InvalidCxxCompiler

