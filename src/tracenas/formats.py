@@ -4,6 +4,7 @@ import math
 import re
 
 __all__ = [
+    "BYTES",
     "MINUS",
     "MISSING",
     "counted",
@@ -22,6 +23,11 @@ __all__ = [
 
 MINUS = "\N{MINUS SIGN}"
 MISSING = "\N{EN DASH}"
+BYTES = {
+    **{"kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12},
+    **{"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40},
+}
+"""Units of memory, in lower case."""
 _AMOUNT = re.compile(r"([0-9]+(?:\.[0-9]+)?|\.[0-9]+)\s*([kmgt]i?b)", re.IGNORECASE)
 
 
@@ -109,10 +115,7 @@ def data_size(size: float | None) -> str:
 def parse_bytes(text: str) -> int | None:
     """`700MB` or `3.5GiB` (powers of 1,000 and of 1,024) as a number of bytes; None if it is no such amount."""
     match = _AMOUNT.fullmatch(text.strip())
-    if match is None:
-        return None
-    unit = match[2].lower()
-    return int(float(match[1]) * (1024 if "i" in unit else 1000) ** (1 + "kmgt".index(unit[0])))
+    return None if match is None else int(float(match[1]) * BYTES[match[2].lower()])
 
 
 def plural(number: int, noun: str, several: str | None = None) -> str:

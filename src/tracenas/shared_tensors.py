@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tracenas.errors import UserError
 
-__all__ = ["require_shared_memory", "tensor_bytes", "waits_in_files"]
+__all__ = ["require_shared_memory"]
 
 _SHARED = Path("/dev/shm")
 _LEFT = 1.1
@@ -23,13 +23,15 @@ def require_shared_memory(spec: Any, workers: int) -> None:
     Raises:
         UserError: if the system's shared memory is too small for the tensors of `spec`, or these wait in files.
     """
-    if waits_in_files(spec):
+    found = _Counter(io.BytesIO(), protocol=5)
+    found.dump(spec)
+    if found.paged:
         raise UserError(
             f"workers {workers}: they share tensors in memory, and these wait in files (host-memory): --workers 1"
         )
     if not _SHARED.is_dir():
         return
-    needed, free = tensor_bytes(spec), shutil.disk_usage(_SHARED).free
+    needed, free = sum(found.storages.values()), shutil.disk_usage(_SHARED).free
     if needed * _LEFT > free:
         raise UserError(
             f"workers {workers}: weights and statistics take {needed / 2**20:,.0f} MiB of shared memory, and {_SHARED} "
@@ -37,22 +39,12 @@ def require_shared_memory(spec: Any, workers: int) -> None:
         )
 
 
-def waits_in_files(thing: Any) -> bool:
-    """Whether a tensor that something is made of is a paged one."""
-    counter = _Counter(io.BytesIO(), protocol=5)
-    counter.dump(thing)
-    return counter.paged
-
-
-def tensor_bytes(thing: Any) -> int:
-    """What the tensors that something is made of will take in shared memory, each storage once."""
-    counter = _Counter(io.BytesIO(), protocol=5)
-    counter.dump(thing)
-    return sum(counter.storages.values())
-
-
 class _Counter(pickle.Pickler):
-    """Goes through everything, and writes no tensor."""
+    """Goes through everything, and writes no tensor.
+
+    `storages` are bytes by address of what tensors will take in shared memory, each storage once; `paged` is whether
+    one of them waits in a file.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -1,10 +1,7 @@
 """Searches in a Ray cluster: the same journal as one process, whatever becomes of the actors and of the driver."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +9,7 @@ from typing import Any
 
 import pytest
 from ray_head import NEEDS_RAY, ray_head
-from run_journals import SCORED, journal, search
+from run_journals import SCORED, journal, kill_workers, search, started
 from tiny import save_families
 
 from tracenas.cli import invoke
@@ -78,15 +75,8 @@ def test_actors_that_are_killed_cost_nothing(home: Path, tmp_path: Path) -> None
     """Both are killed, one after the other, in the middle of the search."""
     run, whole = tmp_path / "run", tmp_path / "whole"
     assert invoke(search(home, whole, "--samples", "32")) == 0
-    process = _started(search(home, run, "--samples", "32", "--ray", "auto", "--workers", "2"))
-    killed: set[int] = set()
-    while process.poll() is None:
-        if (run / "journal.jsonl").is_file() and len(killed) < 2:
-            for actor in _actors(process.pid) - killed:
-                os.kill(actor, signal.SIGKILL)
-                killed.add(actor)
-                break
-        time.sleep(0.05)
+    process = started(search(home, run, "--samples", "32", "--ray", "auto", "--workers", "2"))
+    killed = kill_workers(process, run, _actors, most=2)
     assert process.returncode == 0
     assert killed and journal(run) == journal(whole)
 
@@ -97,7 +87,7 @@ def test_a_driver_that_is_ended_goes_on(home: Path, tmp_path: Path, how: signal.
     """Its own cluster ends with it, and another one goes on where it was."""
     run, whole = tmp_path / "run", tmp_path / "whole"
     assert invoke(search(home, whole)) == 0
-    process = _started(search(home, run, "--ray", "auto"))
+    process = started(search(home, run, "--ray", "auto"))
     while process.poll() is None and not (run / "journal.jsonl").is_file():
         time.sleep(0.05)
     below = {pid for pid in _below(process.pid) if b"Agent" not in _command(pid)}  # those wait for a minute
@@ -111,11 +101,6 @@ def test_a_driver_that_is_ended_goes_on(home: Path, tmp_path: Path, how: signal.
     before = journal(run)
     assert invoke([*search(home, run, "--ray", "auto"), "--resume"]) == 0
     assert len(before) < len(journal(run)) and journal(run) == journal(whole)
-
-
-def _started(argv: list[str]) -> "subprocess.Popen[bytes]":
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    return subprocess.Popen([sys.executable, "-m", "tracenas", *argv], **quiet)  # type: ignore[call-overload]
 
 
 def _below(parent: int) -> set[int]:

@@ -1,16 +1,11 @@
 """Searches with several workers: the same journal as with one, whatever becomes of the workers."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from run_journals import SCORED, journal, search
+from run_journals import SCORED, journal, kill_workers, search, started
 from tiny import save_families
 
 from tracenas.cli import invoke
@@ -58,16 +53,8 @@ def test_workers_that_are_killed_cost_nothing(home: Path, tmp_path: Path) -> Non
     """Every process that appears below the search is killed once, while it lives."""
     run, whole = tmp_path / "run", tmp_path / "whole"
     assert invoke(search(home, whole, "--samples", "32")) == 0
-    argv = [sys.executable, "-m", "tracenas", *search(home, run, "--samples", "32", "--workers", "2")]
-    process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    killed: set[int] = set()
-    while process.poll() is None:
-        if (run / "journal.jsonl").is_file() and len(killed) < 3:
-            for worker in _workers(process.pid) - killed:
-                os.kill(worker, signal.SIGKILL)
-                killed.add(worker)
-                break
-        time.sleep(0.05)
+    process = started(search(home, run, "--samples", "32", "--workers", "2"))
+    killed = kill_workers(process, run, _workers, most=3)
     assert process.returncode == 0
     assert killed and journal(run) == journal(whole)
 

@@ -4,6 +4,7 @@ import re
 
 from tracenas.budgets.kind import Kind
 from tracenas.errors import UserError
+from tracenas.formats import BYTES
 from tracenas.space.constraints import parse_size
 
 __all__ = ["parse_limit"]
@@ -11,10 +12,7 @@ __all__ = ["parse_limit"]
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?|\.[0-9]+|[0-9]{1,3}(?:,[0-9]{3})+)\s*([a-z%]*)", re.IGNORECASE)
 _COUNTS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9, "t": 10**12}
 _TIMES = {"": 10**6, "ms": 10**6, "us": 10**3, "s": 10**9}
-_BYTES = {
-    **{"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12},
-    **{"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40},
-}
+_BYTES = {"": 1, "b": 1, **BYTES}
 
 
 def parse_limit(name: str, kind: Kind, text: str, base: int) -> int:

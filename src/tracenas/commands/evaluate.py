@@ -174,7 +174,7 @@ def evaluate(config: EvalConfig) -> Evaluation:
                 device=device,
                 dtype=config.dtype,
                 trust_remote_code=config.trust_remote_code,
-                keep=keeping(source, config.host_memory, config.device, config.dtype),
+                keep=keeping(source, config),
             )
         parameters.append(sum(p.numel() for p in loaded.model.parameters()))
         if config.text is not None:

@@ -72,7 +72,7 @@ def sensitivity(config: SensitivityConfig) -> Sensitivities:
         from tracenas.threads import set_threads
 
     set_threads(config.threads)
-    loaded = load_model(target.source, config, keeping(target.source, config.host_memory, config.device, config.dtype))
+    loaded = load_model(target.source, config, keeping(target.source, config))
     length = config.seq_len or min(config.longest, target.source.positions)
     tokens = calibration_tokens(
         loaded,

@@ -1,7 +1,9 @@
 """Where weights lie, and what is as large: in memory where all of it fits, else in mapped files (`--host-memory`)."""
 
 import logging
+from typing import Any
 
+from tracenas.config import StageConfig
 from tracenas.errors import UserError
 from tracenas.formats import data_size, parse_bytes
 from tracenas.models.checkpoints.loading import pick_device, pick_dtype
@@ -21,30 +23,30 @@ _SHARE = 0.8
 """Of this machine's memory, that `auto` takes."""
 
 
-def keeping(source: ModelSource, limit: str, device: str, dtype: str) -> Keep:
+def keeping(source: ModelSource, config: StageConfig) -> Keep:
     """Where a command keeps the weights of a model and the factors of its refits.
 
     Args:
-        limit: of its memory: an amount, or `auto`.
-        device, dtype: of the weights, as settings have them.
+        config: of a command that takes `host_memory`.
 
     Raises:
         UserError: for a limit that is too small, whatever waits in files.
     """
-    given = parse_bytes(limit)
+    limited: Any = config
+    given = parse_bytes(limit := limited.host_memory)
     if given is not None and given < (least := least_memory(source.blocks(), STATISTICS_TOKENS)):
         raise UserError(f"host-memory {limit}: too little for {source.name}; accepted: {data_size(least)} or more")
-    machine, needed = host_memory(), _needed(source, device, dtype)
+    machine, needed = host_memory(), _needed(source, config)
     if needed <= (given or (needed if machine is None else _SHARE * machine)):
         return in_memory
     _log.info("weights and factors of refits wait in temporary files: %s in all", data_size(needed))
     return paged
 
 
-def _needed(source: ModelSource, device: str, dtype: str) -> int:
+def _needed(source: ModelSource, config: StageConfig) -> int:
     """Bytes if nothing waits in files."""
-    where = pick_device(device)
-    element = pick_dtype(dtype, where).itemsize
+    where = pick_device(config.device)
+    element = pick_dtype(config.dtype, where).itemsize
     blocks, space = source.blocks(), source.space()
     weights = space.parameters(space.base) * element if where.type == "cpu" else 0
     return LIBRARIES + weights + refit_memory(blocks, STATISTICS_TOKENS, element)

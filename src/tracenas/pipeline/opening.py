@@ -61,7 +61,7 @@ def open_session(
     threads = set_threads(config.threads)
     if data is None and (run is None or not (run / CALIBRATION).is_file()):
         raise UserError("'data' is required: calibration text or tokens (the architecture is not a run's best.json)")
-    loaded = load_model(target.source, config, keeping(target.source, config.host_memory, config.device, config.dtype))
+    loaded = load_model(target.source, config, keeping(target.source, config))
     with phase("read text"):
         tokens, start = _tokens(loaded, config, data, run)
     if half:
@@ -69,9 +69,7 @@ def open_session(
         loaded = in_half_precision(target.source, config, loaded, parameters, tokens)
     micro_batch = config.batch or _micro_batch(target, loaded, tokens.shape[1])
     settings = refit_settings(config, data)
-    calibrated = Calibrated(
-        target, loaded, tokens, start, run, config.seed, settings, grams=grams, sweepers=max(1, workers)
-    )
+    calibrated = Calibrated(target, loaded, tokens, start, run, config.seed, settings, grams=grams, sweepers=workers)
     if hold_out:
         with phase("hold out text"):
             reserve_held_out(calibrated)

@@ -48,6 +48,11 @@ class SearchSpace(FeasibleSet):
         (lower, limit), measure = self.window, self.measures[0]
         return f"[{measure.number(lower)}, {measure.number(limit)}] {measure.unit}"
 
+    @property
+    def limits(self) -> dict[str, int]:
+        """Upper ends of the budgets' windows, by the names of the budgets."""
+        return {measure.name: limit for measure, (_, limit) in zip(self.measures, self.windows, strict=False)}
+
     def feasible(self) -> dict[str, tuple[int, int]]:
         """What the cheapest architecture and the base cost, by the names of the budgets."""
         ranges = {}

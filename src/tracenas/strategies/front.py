@@ -69,8 +69,7 @@ class Front(Strategy[Architecture]):
     ) -> None:
         super().__init__(space, settings, prior=prior, starts=starts[: settings.population])
         self.costs, self._smallest = tuple(costs or (space.measures[0].name,)), smallest
-        limits = {measure.name: end for measure, (_, end) in zip(space.measures, space.windows, strict=True)}
-        self._ends = [float(limits[name]) for name in self.costs]
+        self._ends = [float(space.limits[name]) for name in self.costs]
         self._tabled = None if prior is None or prior.rises is None else Tabled(space, prior.rises)
         self._surrogate: Surrogate | None = None
         self._measured: list[Scored] = []
@@ -155,8 +154,7 @@ class Front(Strategy[Architecture]):
     def _parents(self, space: SearchSpace) -> list[Architecture]:
         """The best that meets the limits, and the elites whose costs are nearest to them."""
         best = next(([arch] for _, arch in self._measured if space.fits(arch)), [])
-        limits = {measure.name: end for measure, (_, end) in zip(space.measures, space.windows, strict=True)}
-        wanted = np.array([limits[name] for name in self.costs])
+        wanted = np.array([space.limits[name] for name in self.costs])
         away = [float((np.abs(np.array(self.spent(arch)) - wanted) / self._ends).sum()) for _, arch in self._elites]
         near = [self._elites[place][1] for place in np.argsort(away, kind="stable")[:_NEAR].tolist()]
         return best + [arch for arch in near if arch not in best]

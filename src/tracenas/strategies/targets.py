@@ -45,7 +45,7 @@ def targets(
         smallest: lower end of the first of them.
         best: architecture of a space, as far as it can be said beforehand.
     """
-    ends = {measure.name: end for measure, (_, end) in zip(space.measures, space.windows, strict=True)}
+    ends = space.limits
     each = count if len(costs) == 1 else max(2, count // (2 ** len(costs) - 1))
     curves: list[_Curve] = []
     low: float = smallest

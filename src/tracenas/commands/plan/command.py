@@ -161,12 +161,11 @@ def _budgets(config: PlanConfig, target: PruningTarget, uniform: Architecture) -
     if not config.budgets:
         return {}
     space, costs = target.space, Costs.of(target, config)
-    limits = {measure.name: limit for measure, (_, limit) in zip(space.measures, space.windows, strict=False)}
     planned = {}
     for name in config.budgets:
         plain, (low, base) = costs.measure(name).plain, space.feasible()[name]
         uses = costs.exactly(name, uniform)
-        planned[name] = PlannedBudget(plain(limits[name]), (plain(low), plain(base)), plain(uses))
+        planned[name] = PlannedBudget(plain(space.limits[name]), (plain(low), plain(base)), plain(uses))
     return planned
 
 

@@ -57,8 +57,7 @@ def front_facts(searched: Known, config: SearchConfig, result: SearchResult[Arch
     for name, arch in archs.items():
         spent = space.costs(arch)
         points[name] = (*(spent[cost] / base[cost] for cost in names), float(records[name]["score"]))
-    limits = {measure.name: limit for measure, (_, limit) in zip(space.measures, space.windows, strict=True)}
-    ends = [limits[name] / base[name] for name in names]
+    ends = [space.limits[name] / base[name] for name in names]
     floor = min((points[name][-1] for name in points if not records[name]["generation"]), default=0.0)
     generations = [g.generation for g in result.generations]
     costs = Costs.of(searched.target, config, config.out)

@@ -145,7 +145,7 @@ def select_calibration(config: SelectCalibrationConfig) -> Selected:
 def _select(config: SelectCalibrationConfig, target: PruningTarget) -> Selected:
     threads = set_threads(config.threads)
     source = target.source
-    loaded = load_model(source, config, keeping(source, config.host_memory, config.device, config.dtype))
+    loaded = load_model(source, config, keeping(source, config))
     with phase("read text"):
         sets, texts = _texts(config, loaded)
     measured = _measure(config, target, loaded, sets, texts, threads)

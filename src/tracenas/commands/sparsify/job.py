@@ -76,7 +76,7 @@ class Job:
 def open_job(config: SparsifyConfig, source: ModelSource, target: Sparsity, metric: Metric) -> Iterator[Job]:
     """The loaded model with its calibration and gradients; gradients that have no file are there for the block only."""
     threads = set_threads(config.threads)
-    loaded = load_model(source, config, keeping(source, config.host_memory, config.device, config.dtype))
+    loaded = load_model(source, config, keeping(source, config))
     tokens, micro_batch = torch.zeros(1, 2, dtype=torch.int64, device=loaded.device), 1
     if config.data is not None:
         with phase("read text"):

@@ -6,25 +6,16 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from tracenas.formats import decimal, perplexity, plural
+from tracenas.reporting.charts.named import NamedChart
 from tracenas.reporting.charts.svg import Frame, circle, left_margin, padded, star, text, ticks
 from tracenas.reporting.data.front import CurvePoint, FrontData
 from tracenas.reporting.data.run import RunData
 from tracenas.reporting.labels import cost_amount, cost_axis, start_label
 from tracenas.strategies.dominance import non_dominated
 
-__all__ = ["FrontPicture", "front_pictures", "hypervolume_chart", "knee"]
+__all__ = ["front_pictures", "hypervolume_chart", "knee"]
 
 _STYLES = {"fisher": "found", "mlp": "other", "uniform": "uniform"}
-
-
-@dataclass(frozen=True)
-class FrontPicture:
-    """One cost against the loss: its picture, what it is called, what is not within it, and its legend."""
-
-    name: str
-    note: str
-    picture: Markup
-    legend: list[tuple[str, str]]
 
 
 @dataclass(frozen=True)
@@ -36,7 +27,7 @@ class _Placed:
     tip: str
 
 
-def front_pictures(run: RunData, front: FrontData) -> Iterator[FrontPicture]:
+def front_pictures(run: RunData, front: FrontData) -> Iterator[NamedChart]:
     """Of every cost that all candidates are known in, in the order in which front.json has them."""
     losses = {c.id: c.loss for c in run.candidates if c.loss is not None and c.id in front.candidates}
     if len(losses) < 2:
@@ -51,7 +42,7 @@ def front_pictures(run: RunData, front: FrontData) -> Iterator[FrontPicture]:
             yield _picture(run, front, name, marks)
 
 
-def _picture(run: RunData, front: FrontData, name: str, marks: Mapping[str, _Placed]) -> FrontPicture:
+def _picture(run: RunData, front: FrontData, name: str, marks: Mapping[str, _Placed]) -> NamedChart:
     unit, scale = cost_axis(name, front.base[name])
     best = [marks[one] for one in non_dominated({one: (mark.cost, -mark.loss) for one, mark in marks.items()})]
     lines = {method: _line(points, name) for method, points in front.curves.items()}
@@ -75,7 +66,7 @@ def _picture(run: RunData, front: FrontData, name: str, marks: Mapping[str, _Pla
         parts.append(star(frame.x(scale * mark.cost), frame.y(mark.loss), 9, tip=f"knee, {mark.tip}"))
     above = sum(mark.loss > span[1] for mark in marks.values())
     note = "Loss on the calibration text, as scored. Dashed: predicted by the sensitivity table." if lines else ""
-    return FrontPicture(
+    return NamedChart(
         f"{unit.partition(',')[0].capitalize()} against loss",
         f"{note} {plural(above, 'candidate')} above the chart." if above else note,
         frame.svg(f"{unit} and loss of {plural(len(marks), 'candidate')}; the front is a line", *parts),

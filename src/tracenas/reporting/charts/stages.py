@@ -2,32 +2,22 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from markupsafe import Markup
 
 from tracenas.formats import decimal
+from tracenas.reporting.charts.named import NamedChart
 from tracenas.reporting.charts.svg import WIDE, Frame, log_ticks, padded, tick_label, ticks
 from tracenas.reporting.data.run import Compared
 from tracenas.reporting.data.stages import Recovery
 from tracenas.reporting.labels import model_kind
 
-__all__ = ["LineChart", "progress_chart", "training_charts"]
+__all__ = ["progress_chart", "training_charts"]
 
 Series = tuple[str, list[tuple[int, float]]]
 
 
-@dataclass(frozen=True)
-class LineChart:
-    """A picture under its name and a note; `legend` holds (style, name) of its lines."""
-
-    name: str
-    note: str
-    picture: Markup
-    legend: list[tuple[str, str]]
-
-
-def progress_chart(rows: Sequence[Compared], stages: Sequence[str], base: Compared | None) -> LineChart:
+def progress_chart(rows: Sequence[Compared], stages: Sequence[str], base: Compared | None) -> NamedChart:
     """Perplexity of the architectures as scored and after every later stage; the base's as a level line."""
     names = ["as scored", *stages]
     lines = []
@@ -52,14 +42,14 @@ def progress_chart(rows: Sequence[Compared], stages: Sequence[str], base: Compar
         ]
     legend = _legend([name for name, _ in lines]) + ([("base", "base")] if level else [])
     picture = frame.svg("Perplexity after every stage", *parts)
-    return LineChart("Perplexity, stage by stage", "The same text and windows throughout.", picture, legend)
+    return NamedChart("Perplexity, stage by stage", "The same text and windows throughout.", picture, legend)
 
 
 def _legend(names: Sequence[str]) -> list[tuple[str, str]]:
     return [(f"line {model_kind(name)}", name) for name in names]
 
 
-def training_charts(recoveries: Sequence[Recovery]) -> list[LineChart]:
+def training_charts(recoveries: Sequence[Recovery]) -> list[NamedChart]:
     """Training loss, validation loss and held-out perplexity by step, a line per recovery."""
     charts = []
     for key, title, label in (
@@ -73,7 +63,7 @@ def training_charts(recoveries: Sequence[Recovery]) -> list[LineChart]:
             name, [(first, start), *_, (last, end)] = drawn[0]
             note = f"{name}: {decimal(start)} at step {first:,}, {decimal(end)} at step {last:,}."
             legend = _legend([name for name, _ in drawn]) if len(recoveries) > 1 else []
-            charts.append(LineChart(title, note, _steps_chart(drawn, title, label), legend))
+            charts.append(NamedChart(title, note, _steps_chart(drawn, title, label), legend))
     return charts
 
 
