@@ -44,14 +44,14 @@ def in_memory(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
 def paged(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """A copy of a tensor of the CPU in a mapped file of the directory for temporary files; written to like any other.
 
-    What is smaller than `LEAST` stays in memory.
+    What is smaller than `LEAST` stays in memory, and what lies on an accelerator stays there.
 
     Raises:
         UserError: if that directory is in memory itself, or its disk is full.
     """
     dtype = dtype or tensor.dtype
     size = tensor.numel() * dtype.itemsize
-    if size < LEAST:
+    if size < LEAST or tensor.device.type != "cpu":
         return tensor.to(dtype)
     storage, place = (_mapped(size), 0) if 8 * size >= _SHARED else _SMALL.room(size)
     copy: Tensor = torch.empty(0, dtype=dtype).set_(storage, place // dtype.itemsize, tensor.shape)  # type: ignore[call-overload]

@@ -69,6 +69,11 @@ def test_its_pages_are_not_the_process_own_memory() -> None:
     assert resident("RssAnon") - before < 8 << 20  # of 32 MiB
 
 
+def test_tensors_of_an_accelerator_stay_there() -> None:
+    kept = paged(torch.empty(1 << 20, device="meta"), torch.bfloat16)
+    assert kept.device.type == "meta" and kept.dtype == torch.bfloat16
+
+
 def test_a_full_disk_is_said(monkeypatch: pytest.MonkeyPatch, directory: Path) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "no space left on device")
