@@ -252,6 +252,8 @@ class Family(Protocol):
     """What the head's matrix may be called in files."""
     embedding_names: tuple[str, ...] = ("model.embed_tokens.weight", "embed_tokens.weight")
     """What the embeddings may be called in files."""
+    final_norm: str = "model.norm"
+    """Path of the norm whose output enters the head."""
 
     def normalised(self, config: Mapping[str, Any], stores: Callable[[str], bool] | None) -> Mapping[str, Any]:
         """`config.json` with the keys that all families have, and what it should have said: as it is.

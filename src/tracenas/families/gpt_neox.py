@@ -19,6 +19,7 @@ class GPTNeoX(LlamaLike):
 
     head_names = ("embed_out.weight", "lm_head.weight")
     embedding_names = ("gpt_neox.embed_in.weight", "embed_in.weight")
+    final_norm = "gpt_neox.final_layer_norm"
 
     def biases(self, config: Mapping[str, Any]) -> Biases:
         """Everywhere, unless attention is said to have none."""

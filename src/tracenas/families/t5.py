@@ -61,6 +61,7 @@ class T5(Family):
 
     stacks = ("encoder", "decoder")
     embedding_names = ("shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+    final_norm = "decoder.final_layer_norm"
 
     def normalised(self, config: Mapping[str, Any], stores: Callable[[str], bool] | None) -> Mapping[str, Any]:
         """Other families' names beside T5's own; positions of both sides together; whether the head is its own.

@@ -184,6 +184,7 @@ class PruneOptions(CalibrationKeywords, total=False):
     reconstruct_steps: int
     reconstruct_rate: float
     resume: bool
+    logit_scale: Literal["fit", "none"]
     sensitivity: str | Path | None
     ridge_scale: Literal["auto", "mean", "channel"]
     shard_size: str | float

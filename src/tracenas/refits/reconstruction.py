@@ -137,6 +137,10 @@ class ReconstructedRealisation(Realisation):
         block = self.blocks.get(index)
         return self.start.given(index) if block is None or not block.kept else block.tensors
 
+    def outside(self) -> Mapping[str, Tensor]:
+        """As the start has it."""
+        return self.start.outside()
+
 
 def reconstruct_blocks(
     net: Supernet,

@@ -1,7 +1,7 @@
 """The candidate as a checkpoint's settings realise it: its refit, and the blocks that are trained after it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tracenas.config import PruneConfig
@@ -9,6 +9,7 @@ from tracenas.models.checkpoints.shards import Entry
 from tracenas.models.surgery.supernet import Realisation
 from tracenas.pipeline.refit.block_files import BlockFiles
 from tracenas.pipeline.refit.choice import WrittenRealisation, choose
+from tracenas.pipeline.refit.logit_scale import LogitScale, fit_logit_scale
 from tracenas.pipeline.refit.reconstruction import Reconstruction, reconstruct, trained_entries
 from tracenas.pipeline.refit.record import ScoredRealisation
 from tracenas.pipeline.refit.work import work_directory
@@ -29,33 +30,39 @@ class WrittenCandidate:
         arch: the candidate.
         choice: its refit, or the plain cut.
         reconstruction: of its blocks; None: not asked for.
+        scale: of its logits; None: not asked for, or no text to fit it on.
     """
 
     arch: Architecture
     choice: WrittenRealisation
     reconstruction: Reconstruction | None = None
+    scale: LogitScale | None = None
 
     @property
     def how(self) -> Realisation | None:
         """Its realisation in the super-network; None: the plain cut."""
         refit, trained = self.choice.compensation, self.reconstruction
-        start = None if refit is None else FittedRealisation(refit.outputs)
-        if trained is None or not trained.kept:
-            return start
-        return trained.realisation(start or Realisation())
+        how: Realisation | None = None if refit is None else FittedRealisation(refit.outputs)
+        if trained is not None and trained.kept:
+            how = trained.realisation(how or Realisation())
+        return how if self.scale is None else self.scale.realisation(how)
 
     @property
     def loss(self) -> float | None:
         """On the calibration, nats per token; None: it is the plain cut's."""
+        if self.scale is not None and self.scale.loss is not None:
+            return self.scale.loss
         if self.reconstruction is not None:
             return self.reconstruction.loss
         return None if self.choice.compensation is None else self.choice.compensation.loss
 
-    def trained(self, session: Session) -> Mapping[str, Entry]:
-        """The trained tensors, as `save_pruned` takes them."""
+    def replaced(self, session: Session) -> Mapping[str, Entry]:
+        """Tensors that are neither cut nor an output projection, as `save_pruned` takes them: trained, or scaled."""
+        norm = {} if self.scale is None else self.scale.norm
+        entries = {name: Entry(name, tuple(value.shape), value.dtype, value.detach) for name, value in norm.items()}
         if self.reconstruction is None or not self.reconstruction.kept:
-            return {}
-        return trained_entries(session.supernet(), self.arch, self.reconstruction.blocks)
+            return entries
+        return {**trained_entries(session.supernet(), self.arch, self.reconstruction.blocks), **entries}
 
     def finish(self, config: PruneConfig) -> None:
         """Give up what was kept of the work, once the candidate is written."""
@@ -65,15 +72,17 @@ class WrittenCandidate:
     def facts(self) -> dict[str, str]:
         """Lines of the model card."""
         trained = {} if self.reconstruction is None else self.reconstruction.facts()
-        return {**self.choice.facts(), **trained}
+        scaled = {} if self.scale is None else self.scale.facts()
+        return {**self.choice.facts(), **trained, **scaled}
 
     def to_json(self) -> dict[str, Any]:
-        """What `--json` says of refit, choice and reconstruction."""
+        """What `--json` says of refit, choice, reconstruction and scale."""
         refit, trained = self.choice.compensation, self.reconstruction
         return {
             "compensation": None if refit is None else refit.to_json(),
             "choice": self.choice.to_json(),
             "reconstruction": None if trained is None else trained.to_json(),
+            "logit_scale": None if self.scale is None else self.scale.to_json(),
         }
 
 
@@ -93,8 +102,14 @@ def written_candidate(
     }
     outputs = {key: stored[name] for key, name in names.items() if name in stored}
     choice = choose(session, arch, config.compensate, scored, outputs, data=data)
-    if config.reconstruct == "none":
-        return WrittenCandidate(arch, choice)
-    training = BlockTraining(config.reconstruct_steps, config.reconstruct_rate, session.seed)
-    work = BlockFiles(work_directory(config.out))
-    return WrittenCandidate(arch, choice, reconstruct(session, arch, choice, training, stored, work, data=data))
+    trained = None
+    if config.reconstruct != "none":
+        training = BlockTraining(config.reconstruct_steps, config.reconstruct_rate, session.seed)
+        work = BlockFiles(work_directory(config.out))
+        trained = reconstruct(session, arch, choice, training, stored, work, data=data)
+    candidate = WrittenCandidate(arch, choice, trained)
+    held_out = choice.held_out if trained is None else trained.held_out
+    if config.logit_scale == "none" or config.compensate != "best" or held_out is None:
+        return candidate
+    scale = fit_logit_scale(session, arch, candidate.how, held_out.tokens, stored)
+    return replace(candidate, scale=scale)

@@ -126,7 +126,7 @@ def _write(
 
     net = session.supernet()
     outputs = None if refit is None else in_base_order(net, arch, refit.outputs)
-    trained = candidate.trained(session)
+    replaced = candidate.replaced(session)
     net.restore()  # what is cut is in the base's order
     warn_of_tokenizer(loaded)
     give_back()
@@ -140,7 +140,7 @@ def _write(
             config.out,
             tensors=loaded.tensors(),
             outputs=outputs,
-            trained=trained,
+            trained=replaced,
             dtype=dtype,
             max_shard_size=config.shard_size,
             stub_attention=config.stub_removed_attention,

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 __all__ = [
     "LogitsWatch",
+    "chunk_tokens",
     "decoder_module",
     "entering_head",
     "gradient_scale",
@@ -24,6 +25,11 @@ __all__ = [
 ]
 
 _CHUNK_ELEMENTS = {"cpu": 1 << 23, "cuda": 1 << 27}
+
+
+def chunk_tokens(head: Tensor) -> int:
+    """Tokens whose logits exist at a time, of a head [V, D]."""
+    return max(1, _CHUNK_ELEMENTS[head.device.type] // head.shape[0])
 
 
 class LogitsWatch(Protocol):
@@ -53,7 +59,7 @@ class _TokenNLL(torch.autograd.Function):
         needs_gradient = ctx.needs_input_grad[0]
         nll_T = torch.empty(hidden_TD.shape[0], dtype=torch.float32, device=hidden_TD.device)
         gradient_TD = torch.empty_like(hidden_TD) if needs_gradient else None
-        chunk = max(1, _CHUNK_ELEMENTS[hidden_TD.device.type] // weight_VD.shape[0])
+        chunk = chunk_tokens(weight_VD)
         for start in range(0, hidden_TD.shape[0], chunk):
             part = slice(start, start + chunk)
             labels_C1 = labels_T[part, None]

@@ -55,6 +55,10 @@ class Realisation:
         """Tensors that take the place of whatever a block is cut to, by their names in the block: none."""
         return {}
 
+    def outside(self) -> Mapping[str, Tensor]:
+        """Tensors that take the place of those outside the blocks, by the model's names: none."""
+        return {}
+
 
 _PERMUTED: WeakSet[Any] = WeakSet()
 """Models whose units are in a super-network's order."""
@@ -161,6 +165,7 @@ class Supernet:
         with ExitStack() as undo:
             for index, layer in enumerate(arch.layers):
                 self._realise_block(index, layer, how, undo)
+            self._replace(self.model, how.outside(), undo)
             yield self.model
 
     @contextmanager
@@ -182,8 +187,10 @@ class Supernet:
                 bypass(self.model, block, sub, undo)
             else:
                 self._slice((index, sub.spec.name), sub, kept, how, undo)
-        given = {name: tensor.to(self.device) for name, tensor in how.given(index).items()}
-        replace_parameters(self.model.get_submodule(block.path), given, undo)
+        self._replace(self.model.get_submodule(block.path), how.given(index), undo)
+
+    def _replace(self, module: nn.Module, given: Mapping[str, Tensor], undo: ExitStack) -> None:
+        replace_parameters(module, {name: tensor.to(self.device) for name, tensor in given.items()}, undo)
 
     def _slice(self, key: Key, sub: SubBlock, kept: int, how: Realisation, undo: ExitStack) -> None:
         if not sub.spec.feasible(kept):

@@ -1,0 +1,131 @@
+"""One factor for all logits, folded into the norm in front of the head: temperature scaling (arXiv:1706.04599, §4.2).
+
+A model that has lost units is surer of its predictions than it is right. With z the logits of a token and y the token
+that follows, the factor is
+
+    s = argmin Σ_t -log softmax(s z_t)[y_t].
+
+The sum is convex in s. Newton's method, with p = softmax(s z):
+
+    s ← s - Σ_t (E_p[z] - z_y) / Σ_t Var_p[z].
+
+Where logits pass a soft cap, u = c tanh(s z / c), v = ∂u/∂s takes the place of z (Gauss and Newton's method). No
+ranking of tokens changes, no parameter is added: a norm's gain g becomes s g (its bias s b; a gain that is kept as
+1 + w, as Gemma's, leaves w = s g - 1).
+
+Shapes: T tokens, D hidden, V vocabulary, C tokens of a chunk.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from tracenas.families import Projection, SubBlock
+from tracenas.models.functionals.loss import chunk_tokens
+from tracenas.models.surgery.ordering import Key
+from tracenas.models.surgery.supernet import Realisation, Supernet
+
+__all__ = ["BestScale", "ScaledRealisation", "best_scale", "scaled_norm"]
+
+_LEAST, _MOST = 0.25, 4.0
+"""Factors that are looked at."""
+
+_CLOSE, _STEPS = 1e-3, 12
+"""Change of the factor below which it is found, and steps at most."""
+
+
+class BestScale(NamedTuple):
+    """A factor, and the mean loss without and with it, nats per token."""
+
+    factor: float
+    before: float
+    after: float
+
+
+def best_scale(hidden: Tensor, head: Tensor, labels: Tensor, softcap: float | None = None) -> BestScale:
+    """The factor of least loss.
+
+    Args:
+        hidden: what enters the head, [T, D].
+        head: its matrix, [V, D].
+        labels: int64 [T].
+        softcap: c where logits pass c·tanh(x/c) (Gemma 2).
+    """
+    factor = 1.0
+    before, step = _newton(hidden, head, labels, softcap, factor)
+    loss = before
+    for _ in range(_STEPS):
+        proposed = min(max(factor + step, _LEAST), _MOST)
+        if not abs(proposed - factor) > _CLOSE:
+            break
+        found, following = _newton(hidden, head, labels, softcap, proposed)
+        if found < loss:
+            factor, loss, step = proposed, found, following
+        else:
+            step /= 2
+    return BestScale(factor, before, loss)
+
+
+def _newton(hidden: Tensor, head: Tensor, labels: Tensor, softcap: float | None, factor: float) -> tuple[float, float]:
+    """Mean loss at a factor, nats per token, and Newton's step from it; 0 where the loss does not depend on it."""
+    sums = torch.zeros(3, dtype=torch.float64, device=hidden.device)
+    with torch.no_grad():
+        for h_CD, y_C in zip(*(t.split(chunk_tokens(head)) for t in (hidden, labels)), strict=True):
+            v_CV = (h_CD @ head.T).to(torch.promote_types(head.dtype, torch.float32))
+            u_CV = v_CV * factor
+            if softcap is not None:
+                u_CV.div_(softcap).tanh_()
+                v_CV.mul_(1 - u_CV.square())
+                u_CV.mul_(softcap)
+            of_label = y_C[:, None]
+            lse_C1 = u_CV.logsumexp(1, keepdim=True)
+            sums[0] += (lse_C1 - u_CV.gather(1, of_label)).sum(dtype=torch.float64)
+            p_CV = u_CV.sub_(lse_C1).exp_()
+            mean_C = torch.linalg.vecdot(p_CV, v_CV)
+            sums[1] += (mean_C - v_CV.gather(1, of_label)[:, 0]).sum(dtype=torch.float64)
+            square_C = torch.linalg.vecdot(p_CV.mul_(v_CV), v_CV)
+            sums[2] += (square_C - mean_C.square()).sum(dtype=torch.float64)
+    loss, slope, curvature = (sums / len(labels)).tolist()
+    return loss, -slope / curvature if curvature > 0 else 0.0
+
+
+def scaled_norm(norm: nn.Module, factor: float) -> dict[str, Tensor]:
+    """The parameters of an RMS or layer norm whose output is `factor` times as large, in their dtypes, by name."""
+    bias = getattr(norm, "bias", None)
+    gain = norm.get_parameter("weight").detach()
+    with torch.no_grad():
+        # Of ones and minus ones the norm makes its gain, up to its epsilon; kept as 1 + w, that is 1 more than w.
+        row = torch.ones_like(gain)
+        row[1::2] = -1
+        found = norm(row[None])[0].double() - (0 if bias is None else bias.double())
+    added = torch.round((found * row - gain.double()).median())
+    scaled = {"weight": (factor * (gain.double() + added) - added).to(gain.dtype)}
+    return scaled if bias is None else {**scaled, "bias": (factor * bias.detach().double()).to(bias.dtype)}
+
+
+@dataclass(frozen=True)
+class ScaledRealisation(Realisation):
+    """Another realisation, with other tensors in front of the head.
+
+    Args:
+        start: the other one.
+        norm: tensors by the model's names.
+    """
+
+    start: Realisation
+    norm: Mapping[str, Tensor]
+
+    def weight(self, net: Supernet, key: Key, sub: SubBlock, projection: Projection, kept: int) -> Tensor:
+        """As the start has it."""
+        return self.start.weight(net, key, sub, projection, kept)
+
+    def given(self, index: int) -> Mapping[str, Tensor]:
+        """As the start has it."""
+        return self.start.given(index)
+
+    def outside(self) -> Mapping[str, Tensor]:
+        """The norm in front of the head."""
+        return {**self.start.outside(), **self.norm}
