@@ -53,7 +53,8 @@ def refused(capsys: pytest.CaptureFixture[str], argv: list[str]) -> str:
 def test_blocks_are_trained_written_and_told(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    refitted = printed(capsys, command(home, tmp_path / "refitted"))
+    unscaled = ["--logit-scale", "none"]
+    refitted = printed(capsys, command(home, tmp_path / "refitted", *unscaled))
     assert refitted["reconstruction"] is None
     out, kept = tmp_path / "out", {}
 
@@ -63,7 +64,7 @@ def test_blocks_are_trained_written_and_told(
 
     remove = BlockFiles.remove
     monkeypatch.setattr(BlockFiles, "remove", keep)
-    facts = (result := printed(capsys, command(home, out, *BLOCKS_TOO)))["reconstruction"]
+    facts = (result := printed(capsys, command(home, out, *BLOCKS_TOO, *unscaled)))["reconstruction"]
     assert result["compensation"] == refitted["compensation"] and facts["start"] == refitted["choice"]["written"]
     assert facts["losses"]["before"] == pytest.approx(min(refitted["choice"]["losses"].values()), abs=1e-6)
     assert facts["written"] and facts["losses"]["after"] < facts["losses"]["before"] - 1e-3

@@ -74,7 +74,8 @@ def save_pruned(
         blocks: the family's description of `model`.
         tensors: what is cut, by the model's names (`LoadedModel.tensors`: the base's files); the model's own if None.
         outputs: output projections that replace the cut ones, [rows, kept columns] (compensation).
-        trained: tensors that replace the cut ones, and such output projections, by the model's names.
+        trained: tensors that replace the cut ones, such output projections, and any outside the blocks, by the model's
+            names.
         dtype: of the written floating-point tensors; if None each has that of the tensor it was cut from, and
             config.json names the one that most weights have.
         max_shard_size: bytes, or text such as `5GB`.
@@ -194,6 +195,8 @@ def _entries(
     tables = {s.position_bias.table + ".weight" for b in blocks for s in b.sub_blocks if s.position_bias is not None}
     for name, entry in dense.items():
         index = next((i for i, block in enumerate(blocks) if name.startswith(f"{block.path}.")), None)
+        if (given := replaced.get(name)) is not None:
+            entry = replace(entry, shape=given.shape, make=given.make)
         if index is None or name in tables:  # a table stays in the first block, whichever that is
             yield _cut(entry, name, None, None, dtype)
             continue
@@ -208,12 +211,9 @@ def _entries(
             path, _, kind = inner.rpartition(".")
             parts = (*sub.projections, *sub.width_norms)
             projection = next((p for p in parts if p.path == (inner if p.stack else path)), None)
-            if projection is not None:
+            if projection is not None and given is None:
                 rows = _selected(projection, 0, sub.spec.units, ids)
                 columns = _selected(projection, 1, sub.spec.units, ids) if kind != "bias" else None
-        if (given := replaced.get(name)) is not None:
-            entry = replace(entry, shape=given.shape, make=given.make)
-            rows = columns = None
         yield _cut(entry, f"{place}.{inner}", rows, columns, dtype)
 
 

@@ -1,0 +1,73 @@
+"""`prune --logit-scale` through the command line: what is written, told and refused."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from command_lines import printed
+from safetensors.torch import load_file
+from tiny import save_tiny, save_words
+from trained import source_tokens, trained_model
+
+from tracenas.cli import invoke
+from tracenas.data.tokens import save_tokens
+
+pytestmark = pytest.mark.integration
+
+NORM = "model.norm.weight"
+SETTINGS = ["--method", "uniform", "--params", "50%", "--samples", "8", "--channel-quantum", "8", "--threads", "1"]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
+    """A model that has learned something, an encoder–decoder, and tokens of the source that the first has learned."""
+    home = tmp_path_factory.mktemp("logit-scale")
+    trained_model("llama", steps=150).save_pretrained(home / "model")
+    tokenizer.save_pretrained(home / "model")
+    save_tiny(home / "t5", "t5", tokenizer)
+    save_tokens(home / "tokens.safetensors", source_tokens(88, 32, 0))
+    save_words(home / "text.txt", 9000)
+    return home
+
+
+def command(home: Path, out: Path, *options: str, data: str = "tokens.safetensors", model: str = "model") -> list[str]:
+    return ["prune", str(home / model), "--data", str(home / data), "--out", str(out), *SETTINGS, *options]
+
+
+def gains(path: Path) -> torch.Tensor:
+    return load_file(path / "model.safetensors")[NORM]
+
+
+@pytest.mark.parametrize("options", [[], ["--reconstruct", "blocks", "--reconstruct-steps", "5"], ["--dtype", "bf16"]])
+def test_the_factor_is_in_the_norm(
+    options: list[str], home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    as_it_was = printed(capsys, command(home, tmp_path / "none", *options, "--logit-scale", "none"))
+    assert as_it_was["logit_scale"] is None
+    base, rounding = gains(home / "model"), 2.0**-8 if "bf16" in options else 1e-6
+    torch.testing.assert_close(gains(tmp_path / "none"), base.to(gains(tmp_path / "none").dtype), rtol=0, atol=0)
+    scaled = printed(capsys, command(home, tmp_path / "scaled", *options))
+    facts = scaled["logit_scale"]
+    assert facts["written"] and abs(facts["factor"] - 1) > 0.01 and facts["tokens"] == 8 * 32
+    assert facts["losses"]["after"] < facts["losses"]["before"] - 1e-3
+    torch.testing.assert_close(
+        gains(tmp_path / "scaled").double(), facts["factor"] * base.double(), rtol=rounding, atol=rounding
+    )
+    others = [load_file(tmp_path / name / "model.safetensors") for name in ("none", "scaled")]
+    assert all(torch.equal(others[0][name], others[1][name]) for name in others[0] if name != NORM)
+    assert scaled["loss"] != as_it_was["loss"] and scaled["compensation"] == as_it_was["compensation"]
+    card = (tmp_path / "scaled" / "README.md").read_text()
+    assert f"| scale of the logits | {facts['factor']:.4f}, in the final norm" in card
+
+
+def test_where_it_goes_and_where_not(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plain = printed(capsys, command(home, tmp_path / "ridge", "--compensate", "ridge"))
+    assert plain["logit_scale"] is None and torch.equal(gains(tmp_path / "ridge"), gains(home / "model"))
+    words = command(home, tmp_path / "t5", "--seq-len", "64", data="text.txt", model="t5")
+    assert printed(capsys, words)["logit_scale"] is None
+    capsys.readouterr()
+    assert invoke(command(home, tmp_path / "out", "--compensate", "ridge", "--logit-scale", "fit")) == 2
+    assert "logit-scale needs --compensate best" in capsys.readouterr().err
+    assert invoke(command(home, tmp_path / "out", "--logit-scale", "0.9")) == 2
+    assert "logit_scale '0.9': input should be 'fit' or 'none'" in capsys.readouterr().err
