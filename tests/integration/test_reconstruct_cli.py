@@ -53,7 +53,7 @@ def refused(capsys: pytest.CaptureFixture[str], argv: list[str]) -> str:
 def test_blocks_are_trained_written_and_told(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    unscaled = ["--logit-scale", "none"]
+    unscaled = ["--scales", "none"]
     refitted = printed(capsys, command(home, tmp_path / "refitted", *unscaled))
     assert refitted["reconstruction"] is None
     out, kept = tmp_path / "out", {}

@@ -67,7 +67,7 @@ IGNORED: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("PruneConfig", ONE_SHOT, {"reconstruct_steps": 9}, "--reconstruct blocks"),
     ("PruneConfig", ARCH, {"reconstruct_rate": 1e-3}, "--reconstruct blocks"),
     ("PruneConfig", ARCH, {"resume": True}, "--reconstruct blocks"),
-    ("PruneConfig", {**ARCH, "compensate": "ridge"}, {"logit_scale": "none"}, "--compensate best"),
+    ("PruneConfig", {**ARCH, "compensate": "ridge"}, {"scales": "none"}, "--compensate best"),
     (
         "PruneConfig",
         {**ONE_SHOT, "compensate": "none"},

@@ -256,7 +256,7 @@ class PruneConfig(OneShotSettings):
             "--reconstruct blocks",
             lambda c: c.reconstruct == "blocks",
         ),
-        Use(("logit_scale",), "--compensate best", lambda c: c.compensate == "best"),
+        Use(("scales",), "--compensate best", lambda c: c.compensate == "best"),
         Use(("ridge_scale",), "--compensate best, ridge or sequential", lambda c: c.compensate not in ("auto", "none")),
     )
 
@@ -285,10 +285,10 @@ class PruneConfig(OneShotSettings):
     reconstruct_steps: int = Field(200, ge=1, description="Number of optimizer steps that each block is trained for.")
     reconstruct_rate: float = Field(1e-3, gt=0, description="Highest learning rate of blocks that are trained.")
     resume: bool = Field(False, description="Go on with an interrupted training of blocks, in OUT.reconstruction.")
-    logit_scale: Literal["fit", "none"] = Field(
+    scales: Literal["fit", "logits", "none"] = Field(
         "fit",
-        description="What all logits are multiplied by at the end: the factor of least loss on held-out text, which "
-        "becomes part of the norm in front of the head, or nothing.",
+        description="What is multiplied by a number at the end, fitted on held-out text: every norm, every output "
+        "projection and the logits (fit), the logits alone, or nothing; no parameter is added.",
     )
     sensitivity: Path | None = Field(
         None, description="Table that `tracenas sensitivity` wrote, with unit order and costs; default: it is measured."

@@ -35,7 +35,7 @@ _KINDS: dict[str, type[StageConfig]] = {
 _FROM_RUN = ("model", "models", "arch", "out", "resume", "trust_remote_code")
 _OF_PRUNE = (
     *("data", "compensate_samples", "ridge", "reconstruct", "reconstruct_steps", "reconstruct_rate"),
-    "logit_scale",
+    "scales",
     *("shard_size", "save_dtype", "stub_removed_attention"),
 )
 _STAND_INS: dict[str, dict[str, Any]] = {

@@ -184,7 +184,7 @@ class PruneOptions(CalibrationKeywords, total=False):
     reconstruct_steps: int
     reconstruct_rate: float
     resume: bool
-    logit_scale: Literal["fit", "none"]
+    scales: Literal["fit", "logits", "none"]
     sensitivity: str | Path | None
     ridge_scale: Literal["auto", "mean", "channel"]
     shard_size: str | float

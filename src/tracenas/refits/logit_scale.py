@@ -16,25 +16,23 @@ ranking of tokens changes, no parameter is added: a norm's gain g becomes s g (i
 Shapes: T tokens, D hidden, V vocabulary, C tokens of a chunk.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from tracenas.families import Projection, SubBlock
 from tracenas.models.functionals.loss import chunk_tokens
-from tracenas.models.surgery.ordering import Key
-from tracenas.models.surgery.supernet import Realisation, Supernet
 
-__all__ = ["BestScale", "ScaledRealisation", "best_scale", "scaled_norm"]
+__all__ = ["BestScale", "best_scale", "scaled_norm"]
 
 _LEAST, _MOST = 0.25, 4.0
 """Factors that are looked at."""
 
 _CLOSE, _STEPS = 1e-3, 12
 """Change of the factor below which it is found, and steps at most."""
+
+_TENSORS = 4
+"""As large as a chunk's logits, at a time."""
 
 
 class BestScale(NamedTuple):
@@ -73,7 +71,8 @@ def _newton(hidden: Tensor, head: Tensor, labels: Tensor, softcap: float | None,
     """Mean loss at a factor, nats per token, and Newton's step from it; 0 where the loss does not depend on it."""
     sums = torch.zeros(3, dtype=torch.float64, device=hidden.device)
     with torch.no_grad():
-        for h_CD, y_C in zip(*(t.split(chunk_tokens(head)) for t in (hidden, labels)), strict=True):
+        chunk = max(1, chunk_tokens(head) // _TENSORS)
+        for h_CD, y_C in zip(hidden.split(chunk), labels.split(chunk), strict=True):
             v_CV = (h_CD @ head.T).to(torch.promote_types(head.dtype, torch.float32))
             u_CV = v_CV * factor
             if softcap is not None:
@@ -104,28 +103,3 @@ def scaled_norm(norm: nn.Module, factor: float) -> dict[str, Tensor]:
     added = torch.round((found * row - gain.double()).median())
     scaled = {"weight": (factor * (gain.double() + added) - added).to(gain.dtype)}
     return scaled if bias is None else {**scaled, "bias": (factor * bias.detach().double()).to(bias.dtype)}
-
-
-@dataclass(frozen=True)
-class ScaledRealisation(Realisation):
-    """Another realisation, with other tensors in front of the head.
-
-    Args:
-        start: the other one.
-        norm: tensors by the model's names.
-    """
-
-    start: Realisation
-    norm: Mapping[str, Tensor]
-
-    def weight(self, net: Supernet, key: Key, sub: SubBlock, projection: Projection, kept: int) -> Tensor:
-        """As the start has it."""
-        return self.start.weight(net, key, sub, projection, kept)
-
-    def given(self, index: int) -> Mapping[str, Tensor]:
-        """As the start has it."""
-        return self.start.given(index)
-
-    def outside(self) -> Mapping[str, Tensor]:
-        """The norm in front of the head."""
-        return {**self.start.outside(), **self.norm}

@@ -25,8 +25,8 @@ from torch import Tensor
 from tracenas.families import Block, Projection, SubBlock, present
 from tracenas.models.functionals.loss import gradient_scale
 from tracenas.models.surgery.ordering import Key
+from tracenas.models.surgery.recomputed import recomputed
 from tracenas.saliency.backwards import Functional, block_by_block
-from tracenas.saliency.recomputed import recomputed
 from tracenas.saliency.sinks import CHUNK_ELEMENTS, Sink
 
 __all__ = ["Functional", "mean_per_weight", "unit_products"]

@@ -42,7 +42,7 @@ _UNITS = (
 
 _REALISATION = (
     *("compensate", "compensate_samples", "ridge", "ridge_scale", "reconstruct", "reconstruct_steps"),
-    *("reconstruct_rate", "logit_scale", "sensitivity", "save_dtype", "shard_size"),
+    *("reconstruct_rate", "scales", "sensitivity", "save_dtype", "shard_size"),
 )
 """Settings that decide what is written of them."""
 

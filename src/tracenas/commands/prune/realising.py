@@ -9,9 +9,10 @@ from tracenas.models.checkpoints.shards import Entry
 from tracenas.models.surgery.supernet import Realisation
 from tracenas.pipeline.refit.block_files import BlockFiles
 from tracenas.pipeline.refit.choice import WrittenRealisation, choose
-from tracenas.pipeline.refit.logit_scale import LogitScale, fit_logit_scale
-from tracenas.pipeline.refit.reconstruction import Reconstruction, reconstruct, trained_entries
+from tracenas.pipeline.refit.entries import trained_entries
+from tracenas.pipeline.refit.reconstruction import Reconstruction, reconstruct
 from tracenas.pipeline.refit.record import ScoredRealisation
+from tracenas.pipeline.refit.scales import Scales, fit_scales
 from tracenas.pipeline.refit.work import work_directory
 from tracenas.pipeline.session import Session
 from tracenas.pipeline.verification import stored_dtypes
@@ -30,39 +31,38 @@ class WrittenCandidate:
         arch: the candidate.
         choice: its refit, or the plain cut.
         reconstruction: of its blocks; None: not asked for.
-        scale: of its logits; None: not asked for, or no text to fit it on.
+        scales: of its norms, output projections and logits; None: not asked for, or no text to fit them on.
     """
 
     arch: Architecture
     choice: WrittenRealisation
     reconstruction: Reconstruction | None = None
-    scale: LogitScale | None = None
+    scales: Scales | None = None
 
-    @property
-    def how(self) -> Realisation | None:
+    def how(self, session: Session) -> Realisation | None:
         """Its realisation in the super-network; None: the plain cut."""
         refit, trained = self.choice.compensation, self.reconstruction
         how: Realisation | None = None if refit is None else FittedRealisation(refit.outputs)
         if trained is not None and trained.kept:
             how = trained.realisation(how or Realisation())
-        return how if self.scale is None else self.scale.realisation(how)
+        return how if self.scales is None else self.scales.realisation(session, how)
 
     @property
     def loss(self) -> float | None:
         """On the calibration, nats per token; None: it is the plain cut's."""
-        if self.scale is not None and self.scale.loss is not None:
-            return self.scale.loss
+        if self.scales is not None and self.scales.loss is not None:
+            return self.scales.loss
         if self.reconstruction is not None:
             return self.reconstruction.loss
         return None if self.choice.compensation is None else self.choice.compensation.loss
 
     def replaced(self, session: Session) -> Mapping[str, Entry]:
         """Tensors that are neither cut nor an output projection, as `save_pruned` takes them: trained, or scaled."""
-        norm = {} if self.scale is None else self.scale.norm
-        entries = {name: Entry(name, tuple(value.shape), value.dtype, value.detach) for name, value in norm.items()}
+        scaled = {} if self.scales is None else self.scales.entries(session, self.arch)
         if self.reconstruction is None or not self.reconstruction.kept:
-            return entries
-        return {**trained_entries(session.supernet(), self.arch, self.reconstruction.blocks), **entries}
+            return scaled
+        blocks = {index: block.tensors for index, block in self.reconstruction.blocks.items()}
+        return {**trained_entries(session.supernet(), self.arch, blocks), **scaled}
 
     def finish(self, config: PruneConfig) -> None:
         """Give up what was kept of the work, once the candidate is written."""
@@ -72,17 +72,17 @@ class WrittenCandidate:
     def facts(self) -> dict[str, str]:
         """Lines of the model card."""
         trained = {} if self.reconstruction is None else self.reconstruction.facts()
-        scaled = {} if self.scale is None else self.scale.facts()
+        scaled = {} if self.scales is None else self.scales.facts()
         return {**self.choice.facts(), **trained, **scaled}
 
     def to_json(self) -> dict[str, Any]:
-        """What `--json` says of refit, choice, reconstruction and scale."""
+        """What `--json` says of refit, choice, reconstruction and scales."""
         refit, trained = self.choice.compensation, self.reconstruction
         return {
             "compensation": None if refit is None else refit.to_json(),
             "choice": self.choice.to_json(),
             "reconstruction": None if trained is None else trained.to_json(),
-            "logit_scale": None if self.scale is None else self.scale.to_json(),
+            "scales": None if self.scales is None else self.scales.to_json(),
         }
 
 
@@ -109,7 +109,7 @@ def written_candidate(
         trained = reconstruct(session, arch, choice, training, stored, work, data=data)
     candidate = WrittenCandidate(arch, choice, trained)
     held_out = choice.held_out if trained is None else trained.held_out
-    if config.logit_scale == "none" or config.compensate != "best" or held_out is None:
+    if config.scales == "none" or config.compensate != "best" or held_out is None:
         return candidate
-    scale = fit_logit_scale(session, arch, candidate.how, held_out.tokens, stored)
-    return replace(candidate, scale=scale)
+    how, factors = candidate.how(session), config.scales == "fit"
+    return replace(candidate, scales=fit_scales(session, arch, how, held_out.tokens, stored, factors=factors))

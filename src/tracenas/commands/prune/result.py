@@ -24,7 +24,8 @@ class Pruned(Outcome):
         stub_params: those of `params` that are zeros in place of removed attention.
         one_shot: method, saliency, allocation and γ, where the architecture is a one-shot method's.
         reconstruction: how its blocks were trained, and what became of each; None if that was not asked for.
-        logit_scale: what the logits were multiplied by, and the held-out losses without and with it; None: not fitted.
+        scales: what norms, output projections and logits were multiplied by, and the held-out losses before and after;
+            None: not fitted.
     """
 
     path: Path
@@ -38,7 +39,7 @@ class Pruned(Outcome):
     stub_params: int = 0
     one_shot: dict[str, Any] | None = None
     reconstruction: dict[str, Any] | None = None
-    logit_scale: dict[str, Any] | None = None
+    scales: dict[str, Any] | None = None
 
     @property
     def written(self) -> str:
@@ -80,12 +81,10 @@ class Pruned(Outcome):
                 else "not written"
             )
             rows.append(("held-out loss, blocks trained", f"{before} before, {after} after; {outcome}"))
-        if (scale := self.logit_scale) is not None:
-            before, after = (_decimal(scale["losses"][name]) for name in ("before", "after"))
-            factor = (
-                f"{scale['factor']:.3f}" if scale["written"] else f"1 ({scale['factor']:.3f} gains next to nothing)"
-            )
-            rows.append(("scale of the logits", f"{factor}; held-out loss {before} before, {after} after"))
+        if (scales := self.scales) is not None:
+            before, after = (_decimal(scales["losses"][name]) for name in ("before", "after"))
+            many = f"logits {scales['logits']:.3f}, {len(scales['factors'])} factors"
+            rows.append(("held-out loss, scaled", f"{before} before, {after} after; {many}"))
         return [Table("pruned", ("", "value"), rows)]
 
     @property

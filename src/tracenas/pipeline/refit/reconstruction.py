@@ -5,15 +5,12 @@ import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 
 from tracenas.errors import UserError
-from tracenas.families import parameter_parts, within
-from tracenas.models.checkpoints.shards import Entry
-from tracenas.models.surgery.supernet import Realisation, Supernet
+from tracenas.models.surgery.supernet import Realisation
 from tracenas.pipeline.refit import STEP_TOKENS
 from tracenas.pipeline.refit.block_files import BlockFiles
 from tracenas.pipeline.refit.choice import WrittenRealisation
@@ -26,7 +23,7 @@ from tracenas.refits.ridge import FittedRealisation
 from tracenas.reporting.progress import phase
 from tracenas.space.architecture import Architecture
 
-__all__ = ["Reconstruction", "reconstruct", "trained_entries"]
+__all__ = ["Reconstruction", "reconstruct"]
 
 _log = logging.getLogger("tracenas")
 
@@ -165,21 +162,3 @@ def _facts(arch: Architecture, text: Text, held_out: HeldOut, start: str) -> dic
 
 def _digest(tokens: torch.Tensor) -> str:
     return hashlib.sha256(tokens.cpu().contiguous().numpy().tobytes()).hexdigest()
-
-
-def trained_entries(net: Supernet, arch: Architecture, blocks: Mapping[int, TrainedBlock]) -> dict[str, Entry]:
-    """The trained tensors as `save_pruned` takes them: by the model's names, their units in the base's order."""
-    entries: dict[str, Entry] = {}
-    for index, trained in blocks.items():
-        block = net.blocks[index]
-        parts = parameter_parts(block)
-        widths = {sub.spec.name: kept for sub, kept in within(block, arch.layers[index])}
-        for inner, tensor in trained.tensors.items():
-            name, make = f"{block.path}.{inner}", tensor.detach
-            if inner in parts:
-                sub, projection = parts[inner]
-                make = partial(
-                    net.in_base_order, (index, sub.spec.name), sub, projection, widths[sub.spec.name], tensor
-                )
-            entries[name] = Entry(name, tuple(tensor.shape), tensor.dtype, make)
-    return entries

@@ -26,9 +26,9 @@ from tracenas.families import Block, SubBlock
 from tracenas.models.functionals.loss import predicted_tokens
 from tracenas.models.functionals.sampled_labels import sampled_label_nll
 from tracenas.models.surgery.ordering import Key, weight_holder
+from tracenas.models.surgery.recomputed import recomputed
 from tracenas.refits.gram_sum import GramSum
 from tracenas.saliency.backwards import block_by_block
-from tracenas.saliency.recomputed import recomputed
 
 __all__ = ["fisher_matrices"]
 
