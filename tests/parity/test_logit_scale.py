@@ -13,7 +13,7 @@ from tracenas.refits.logit_scale import best_scale, scaled_norm
 
 
 def drawn(seed: int, sharpness: float, tokens: int = 300) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Hidden states, a head, and labels drawn from its predictions, whose logits are then `sharpness` times as large."""
+    """Hidden states, a head, and labels drawn from its predictions; its logits are then `sharpness` times as large."""
     generator = torch.Generator().manual_seed(seed)
     hidden = torch.randn(tokens, 12, generator=generator, dtype=torch.float64)
     head = torch.randn(40, 12, generator=generator, dtype=torch.float64)

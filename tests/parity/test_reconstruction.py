@@ -18,7 +18,7 @@ from tracenas.models.checkpoints.writing import save_pruned
 from tracenas.models.shipped.heterogeneous import register
 from tracenas.models.surgery.ordering import Ordering
 from tracenas.models.surgery.supernet import Realisation, Supernet
-from tracenas.pipeline.refit.reconstruction import trained_entries
+from tracenas.pipeline.refit.entries import trained_entries
 from tracenas.refits.costs import reconstruction_costs
 from tracenas.refits.reconstruction import (
     BlockTraining,
@@ -145,7 +145,7 @@ def test_blocks_are_those_of_a_plain_loop(model_type: str, tmp_path: Path) -> No
     batches = case.tokens.split(BATCH)
     with torch.no_grad():
         pruned = [Feed(case.student, case.layers(case.student)[0])(batch, None)[0] for batch in batches]
-    entries = trained_entries(case.net, case.arch, found)
+    entries = trained_entries(case.net, case.arch, {index: block.tensors for index, block in found.items()})
     trained = 0
     for place, index in enumerate(found):
         layer = case.layers(case.student)[place]
