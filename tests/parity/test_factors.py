@@ -91,7 +91,7 @@ def test_what_has_a_factor(model_type: str) -> None:
 def test_training_is_adam_on_the_tensors_factors(model_type: str) -> None:
     """Against parameters that are multiplied, transformers' own loss, and Adam by hand."""
     case = Case(model_type)
-    training = FactorTraining(steps=4, rate=0.02, tokens=48)
+    training = FactorTraining(steps=4, tokens=48)
     found = train_factors(case.net, case.arch, None, case.places, case.tokens, training)
     factors = torch.ones(len(case.places), requires_grad=True)
     mean, square = torch.zeros(len(factors)), torch.zeros(len(factors))

@@ -107,6 +107,8 @@ def test_blocks_that_are_trained_take_time(capsys: pytest.CaptureFixture[str]) -
     assert default["prune"] - few["prune"] == pytest.approx((steps - 10) * each)
     assert many["comparison"] - few["comparison"] == pytest.approx(20 * each)  # of uniform, which is trained, too
     assert stages(capsys, *text, "prune.ridge=0.1")["stages"]["prune"] == plain["prune"]
+    logits, none = (stages(capsys, *text, f"prune.scales={kind}")["stages"]["prune"] for kind in ("logits", "none"))
+    assert none < logits < plain["prune"]
     assert invoke(["plan", str(model_path()), "prune.reconstruct=all", "--no-timing"]) == 2
     assert "prune: reconstruct 'all'" in capsys.readouterr().err
 

@@ -7,18 +7,11 @@ from tracenas.config.latency import MeasureConfig
 from tracenas.config.measuring import BenchConfig, EvalConfig
 from tracenas.config.one_shot import OneShotSettings, SelectCalibrationConfig
 from tracenas.config.plan import PlanConfig
-from tracenas.config.pruning import (
-    DemoConfig,
-    PruneConfig,
-    RecipesConfig,
-    ReportConfig,
-    ScoreConfig,
-    SearchConfig,
-)
+from tracenas.config.pruning import PruneConfig, ScoreConfig, SearchConfig
 from tracenas.config.pushing import PushConfig
 from tracenas.config.recovery import RecoverConfig
 from tracenas.config.run import RunConfig
-from tracenas.config.runs import ResumeConfig, RunsConfig, WatchConfig
+from tracenas.config.runs import ReportConfig, ResumeConfig, RunsConfig, WatchConfig
 from tracenas.config.sensitivity import SensitivityConfig
 from tracenas.config.shared import (
     CalibrationConfig,
@@ -32,6 +25,7 @@ from tracenas.config.shared import (
     positional_setting,
     setting_names,
 )
+from tracenas.config.shipped import DemoConfig, RecipesConfig
 from tracenas.config.sparsity import MetricSearchConfig, MetricShowConfig, SparsifyConfig
 from tracenas.config.study import AblationConfig, StudyConfig
 

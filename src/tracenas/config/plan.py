@@ -47,7 +47,7 @@ class PlanConfig(EffortConfig, BudgetConfig, TracedConfig):
         None, description="Table that `tracenas sensitivity` wrote: says what the budget is predicted to cost."
     )
     prune: dict[str, Any] | None = Field(
-        None, description="Settings of prune, of which reconstruct and its steps take time that is told."
+        None, description="Settings of prune, of which scales, reconstruct and its steps take time that is told."
     )
     recover: dict[str, Any] | None = Field(
         None, description="Settings of recover, whose time and memory are told, too: tokens or max_steps and others."

@@ -1,4 +1,4 @@
-"""Settings of search, score, prune, run, report and demo."""
+"""Settings of search, score and prune."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +21,7 @@ from tracenas.saliency.methods import METHODS
 from tracenas.saliency.starts import DEFAULT_STARTS, PUBLISHED_STARTS, SOLVED, STARTS, start_names
 from tracenas.strategies import STRATEGIES
 
-__all__ = ["DemoConfig", "PruneConfig", "RecipesConfig", "ReportConfig", "ScoreConfig", "SearchConfig"]
+__all__ = ["PruneConfig", "ScoreConfig", "SearchConfig"]
 
 
 def _strategies(config: Any) -> set[str]:
@@ -313,44 +313,3 @@ class PruneConfig(OneShotSettings):
             return self.ridge_scale
         method = METHODS.get(self.method or "")
         return "mean" if method is None else method.ridge_scale
-
-
-class ReportConfig(StageConfig):
-    """Draw a run's report again."""
-
-    wanted = ("out",)
-    without = ("seed", "device", "dtype", "threads", "trust_remote_code")
-
-    run: Path = Field(description="The run: its directory.")
-    out: Path | None = Field(None, description="HTML file to write; default: RUN/report.html.")
-
-
-class RecipesConfig(StageConfig):
-    """The settings files that come with the package."""
-
-    without = ("seed", "device", "dtype", "threads", "trust_remote_code")
-
-
-class DemoConfig(StageConfig):
-    """The main job on the model and text that ship in the package, or on a published model."""
-
-    wanted = ("model", "out", "params", "minutes", "resume")
-    without = ("trust_remote_code",)
-    uses = (Use(("minutes",), "model smollm2", lambda c: c.model == "smollm2"),)
-
-    model: Literal["built-in", "smollm2"] = Field(
-        "built-in",
-        description="The model: the one in the package, or SmolLM2-135M-Instruct, of which 93 MB are downloaded.",
-    )
-    out: Path | None = Field(
-        None, description="Directory of the run; default: tracenas-demo, or tracenas-demo-smollm2."
-    )
-    params: fields.Size | None = Field(
-        None, description="Budget for all parameters: a share or a number; default: 60%, of smollm2 75%."
-    )
-    minutes: float = Field(
-        30,
-        gt=0,
-        description="Minutes that the demo of smollm2 may take; where this machine needs longer, it does less.",
-    )
-    resume: bool = Field(False, description="Go on with an interrupted demo in the directory.")

@@ -1,4 +1,4 @@
-"""Settings of resume, runs and watch."""
+"""Settings of report, resume, runs and watch."""
 
 from pathlib import Path
 from typing import ClassVar
@@ -7,7 +7,7 @@ from pydantic import Field
 
 from tracenas.config.shared import StageConfig
 
-__all__ = ["ResumeConfig", "RunsConfig", "WatchConfig"]
+__all__ = ["ReportConfig", "ResumeConfig", "RunsConfig", "WatchConfig"]
 
 
 class ResumeConfig(StageConfig):
@@ -41,3 +41,13 @@ class WatchConfig(StageConfig):
     run: Path = Field(description="The run: its directory.")
     port: int = Field(8765, ge=0, le=65535, description="Port of 127.0.0.1 that serves the page; 0: any free one.")
     open: bool = Field(False, description="Open the page in a browser.")
+
+
+class ReportConfig(StageConfig):
+    """Draw a run's report again."""
+
+    wanted = ("out",)
+    without = ("seed", "device", "dtype", "threads", "trust_remote_code")
+
+    run: Path = Field(description="The run: its directory.")
+    out: Path | None = Field(None, description="HTML file to write; default: RUN/report.html.")

@@ -18,6 +18,8 @@ from tracenas.pipeline.refit import (
     DEFAULT_SAMPLES,
     HELD_OUT_SAMPLES,
     RIDGES,
+    SCALE_STEPS,
+    SCALE_TOKENS,
     STEP_TOKENS,
 )
 from tracenas.pipeline.target import PruningTarget
@@ -143,12 +145,13 @@ class SearchEstimate:
             once += (1 + CONTENDERS) * WINDOWS / shape.samples * each
         return SearchTime(once + pool_size(self.choice) * each, each)
 
-    def prune(self, shape: Shape, statistics: int | None = None, steps: int = 0) -> float:
+    def prune(self, shape: Shape, statistics: int | None = None, steps: int = 0, scales: str = "fit") -> float:
         """Seconds of `prune --compensate best`: both refits chosen and written, losses, the checkpoint's check.
 
         Args:
             statistics: sequences of refits; None: the default.
             steps: that every block is trained for.
+            scales: as the setting of `prune`.
         """
         trained = self._trained(shape, statistics or DEFAULT_SAMPLES, steps) if steps else 0.0
         rates = self.rates
@@ -159,7 +162,17 @@ class SearchEstimate:
         held_out = (strengths + 3) * HELD_OUT_SAMPLES + aims * COMPARED_WINDOWS
         runs = (self.target.space.base, shape.samples), (self.arch, 3 * shape.samples + held_out)
         losses = sum(self.forward(of, replace(shape, samples=samples, rank=None)) for of, samples in runs)
+        losses += self._scales(shape, scales)
         return passes + 2 * (costs.gram / rates.single_flops + costs.candidate / rates.double_flops) + losses + trained
+
+    def _scales(self, shape: Shape, scales: str) -> float:
+        """Seconds of fitting scales, and of the losses that decide on them."""
+        if scales == "none" or self.target.source.is_encoder_decoder:
+            return 0.0
+        judged, steps = HELD_OUT_SAMPLES // 2, SCALE_STEPS * max(1, SCALE_TOKENS // shape.seq_len)
+        # A step goes forward twice and back once; Newton's passes over the head are worth another one.
+        sequences = 2 * judged + shape.samples + (2 * judged + 4 * steps if scales == "fit" else 0)
+        return self.forward(self.arch, replace(shape, samples=sequences, rank=None))
 
     def _trained(self, shape: Shape, statistics: int, steps: int) -> float:
         """Seconds of training the blocks, and of the losses that decide on them."""

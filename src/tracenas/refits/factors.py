@@ -36,13 +36,13 @@ class FactorTraining:
 
     Args:
         steps: of Adam.
-        rate: its learning rate, which falls to next to nothing in the second half of the steps.
         tokens: of a step, at least one window.
+        rate: its learning rate, which falls to next to nothing in the second half of the steps.
     """
 
-    steps: int = 16
+    steps: int
+    tokens: int
     rate: float = 0.02
-    tokens: int = 512
 
     def rate_of(self, step: int) -> float:
         """The learning rate of one of the steps."""

@@ -131,7 +131,7 @@ def _sized(config: PlanConfig, target: PruningTarget, arch: Architecture, choice
     time, planned = estimate.search(shape, statistics), _planned(config, size)
     stages = {"search": 60 * config.minutes if config.minutes else time.once + planned * time.each}
     if config.budgets and not source.is_encoder_decoder:
-        stages["prune"] = estimate.prune(shape, statistics, _trained_steps(config))
+        stages["prune"] = estimate.prune(shape, statistics, _trained_steps(config), _scales(config))
     further, unknown = stage_seconds(config, estimate, arch, shape, time, stages.get("prune"))
     return _Sized(shape, planned, estimate.rates, time.each, {**stages, **further}, unknown)
 
@@ -141,6 +141,12 @@ def _trained_steps(config: PlanConfig) -> int:
     section = config.prune or {}
     steps: int = section.get("reconstruct_steps", PruneConfig.model_fields["reconstruct_steps"].default)
     return steps if section.get("reconstruct") == "blocks" else 0
+
+
+def _scales(config: PlanConfig) -> str:
+    """What is scaled when the checkpoint is written."""
+    default = PruneConfig.model_fields["scales"].default
+    return str((config.prune or {}).get("scales", default))
 
 
 def _stages(

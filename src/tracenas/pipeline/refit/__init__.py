@@ -10,6 +10,8 @@ __all__ = [
     "HELD_OUT",
     "HELD_OUT_SAMPLES",
     "RIDGES",
+    "SCALE_STEPS",
+    "SCALE_TOKENS",
     "STATISTICS_TOKENS",
     "STEP_TOKENS",
 ]
@@ -28,6 +30,9 @@ RIDGES: Mapping[str, tuple[float, ...]] = {"mean": (1e-4, 1e-3, 1e-2, 1e-1), "ch
 
 COMPARED_SHARE, COMPARED_WINDOWS = 5, 8
 """Aims of sequential refits are compared on a fifth of the blocks, and on so many windows at most."""
+
+SCALE_STEPS, SCALE_TOKENS = 16, 512
+"""Steps that scales are trained for, and tokens of a step, at least one sequence."""
 
 STEP_TOKENS = 1024
 """What blocks are trained on in a step, at least one sequence."""

@@ -16,6 +16,7 @@ from torch import Tensor
 from tracenas.models.checkpoints.shards import Entry
 from tracenas.models.functionals.loss import hidden_states, predicted_tokens, predicting
 from tracenas.models.surgery.supernet import Realisation
+from tracenas.pipeline.refit import SCALE_STEPS, SCALE_TOKENS
 from tracenas.pipeline.refit.entries import in_block, trained_entries
 from tracenas.pipeline.refit.fitting import candidate_loss
 from tracenas.pipeline.session import Session
@@ -133,7 +134,7 @@ def _factors(
     session: Session, arch: Architecture, how: Realisation | None, windows: Tensor, stored: Mapping[str, torch.dtype]
 ) -> tuple[dict[str, float], dict[str, Tensor]]:
     """Trained factors by module, and the tensors that they are part of; nothing where the training diverged."""
-    net, training = session.supernet(), FactorTraining()
+    net, training = session.supernet(), FactorTraining(SCALE_STEPS, SCALE_TOKENS)
     places = factor_places(net, arch, session.loaded.source.family.final_norm)
     give_back()
     with phase("train scales", training.steps) as steps:
