@@ -259,7 +259,7 @@ def learned(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
 def test_best_is_the_lowest_on_held_out_text(learned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from safetensors.torch import load_file
 
-    made = prune(learned, "plain", tmp_path / "best", capsys)
+    made = prune(learned, "plain", tmp_path / "best", capsys, "--scales", "none")
     choice = made["choice"]
     assert list(choice["losses"]) == ["plain", "ridge", "sequential"] and choice["tokens"] == 16 * 32
     assert choice["written"] == min(choice["losses"], key=choice["losses"].get) == made["compensation"]["method"]
@@ -281,7 +281,7 @@ def test_a_refit_that_is_worse_than_the_cut_is_not_written(
     """A random model's outputs are not worth fitting to. What is asked for by name is written, and called worse."""
     from safetensors.torch import load_file
 
-    made = prune(home, "plain", tmp_path / "best", capsys)
+    made = prune(home, "plain", tmp_path / "best", capsys, "--scales", "none")
     losses = made["choice"]["losses"]
     assert made["choice"]["written"] == "plain" and made["compensation"] is None
     assert losses["plain"] < min(losses["ridge"], losses["sequential"])

@@ -76,6 +76,7 @@ class Scales:
             "logits": self.logits,
             "tokens": self.tokens,
             "losses": {"before": _finite(self.before), "after": _finite(self.after)},
+            "loss": self.loss,
         }
 
     def facts(self) -> dict[str, str]:
