@@ -40,8 +40,8 @@ def test_every_method_writes_a_checkpoint_of_the_budget(
 ) -> None:
     made = printed(capsys, prune(home, tmp_path / "out", "--method", method))
     expected = made["scored_loss"] if made["compensation"] is None else made["compensation"]["loss"]
-    if made["scales"]["loss"] is not None:
-        expected = made["scales"]["loss"]
+    assert made["scales"]["losses"]["before"] == pytest.approx(expected, abs=1e-4)
+    expected = made["scales"]["losses"]["after"]
     assert min(made["choice"]["losses"], key=made["choice"]["losses"].get) == made["choice"]["written"]
     limit = 0.6 * made["base_params"]
     assert 0.95 * limit <= made["params"] <= limit  # a KV group of this model is 3 % of it

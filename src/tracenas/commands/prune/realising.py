@@ -50,8 +50,8 @@ class WrittenCandidate:
     @property
     def loss(self) -> float | None:
         """On the calibration, nats per token; None: it is the plain cut's."""
-        if self.scales is not None and self.scales.loss is not None:
-            return self.scales.loss
+        if self.scales is not None and self.scales.tensors:
+            return self.scales.after
         if self.reconstruction is not None:
             return self.reconstruction.loss
         return None if self.choice.compensation is None else self.choice.compensation.loss

@@ -24,8 +24,8 @@ class Pruned(Outcome):
         stub_params: those of `params` that are zeros in place of removed attention.
         one_shot: method, saliency, allocation and γ, where the architecture is a one-shot method's.
         reconstruction: how its blocks were trained, and what became of each; None if that was not asked for.
-        scales: what norms, output projections and logits were multiplied by, and the held-out losses before and after;
-            None: not fitted.
+        scales: what norms, output projections and logits were multiplied by, and the calibration loss before and
+            after; None: not fitted.
     """
 
     path: Path
@@ -84,7 +84,7 @@ class Pruned(Outcome):
         if (scales := self.scales) is not None:
             before, after = (_decimal(scales["losses"][name]) for name in ("before", "after"))
             many = f"logits {scales['logits']:.3f}, {len(scales['factors'])} factors"
-            rows.append(("held-out loss, scaled", f"{before} before, {after} after; {many}"))
+            rows.append(("calibration loss, scaled", f"{before} before, {after} after; {many}"))
         return [Table("pruned", ("", "value"), rows)]
 
     @property

@@ -67,7 +67,8 @@ def _prune_session(session: Session, config: PruneConfig) -> Pruned:
     realised = _realise(config, session, outcome.architecture, ScoredRealisation(), None)
     if "predicted_rise" in outcome.facts:
         assert realised.base_loss is not None  # there is no run, which would know it
-        rise = realised.loss - realised.base_loss
+        scales = realised.candidate.scales  # which the prediction, that of the refit, does not know
+        rise = (realised.loss if scales is None else scales.before) - realised.base_loss
         outcome = replace(outcome, facts={**outcome.facts, "measured_rise": rise})
     return _write(config, session, outcome.architecture, realised, outcome)
 

@@ -1,6 +1,6 @@
 """The scales of a written candidate: factors of its norms and output projections, and of its logits.
 
-Both are fitted on held-out text, which no refit has seen: the factors on one half of it, the logits' on the other,
+No refit has seen the text that they are fitted on: the factors on the held-out text, the logits' on the calibration,
 which also says whether the factors are kept.
 """
 
@@ -40,22 +40,18 @@ class Scales:
 
     Args:
         asked: `fit` or `logits`.
-        before, after: loss on the judging half of the held-out text as it was, and as it is written, nats per token.
-        tokens: of that half.
+        before, after: loss on the calibration as it was, and as it is written, nats per token.
         factors: of norms and output projections by the modules' names; empty where they are not kept.
         logits: the factor of the logits beside them; 1 where it is not kept.
         tensors: all that are replaced, by the model's names, units in the super-network's order.
-        loss: on the calibration as it is written, nats per token; None where nothing is replaced.
     """
 
     asked: str
     before: float
     after: float
-    tokens: int
     factors: Mapping[str, float] = field(default_factory=dict)
     logits: float = 1.0
     tensors: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
-    loss: float | None = None
 
     def realisation(self, session: Session, start: Realisation | None) -> Realisation | None:
         """What is written."""
@@ -74,9 +70,7 @@ class Scales:
             "asked": self.asked,
             "factors": dict(self.factors),
             "logits": self.logits,
-            "tokens": self.tokens,
             "losses": {"before": _finite(self.before), "after": _finite(self.after)},
-            "loss": self.loss,
         }
 
     def facts(self) -> dict[str, str]:
@@ -86,8 +80,7 @@ class Scales:
             least, most = min(self.factors.values()), max(self.factors.values())
             many = f"{len(self.factors)} factors of norms and output projections, {least:.3f} to {most:.3f}"
             lines["scales"] = f"{many}, in these tensors"
-        losses = f"{self.before:.4f}, {self.after:.4f} ({self.tokens:,} tokens)"
-        return {**lines, "loss on held-out text before and after the scales": losses}
+        return {**lines, "calibration loss before and after the scales": f"{self.before:.4f}, {self.after:.4f}"}
 
 
 def _finite(loss: float) -> float | None:
@@ -107,28 +100,26 @@ def fit_scales(
 
     Args:
         how: the candidate's realisation; None: the plain cut.
-        held_out: int64 [N, L].
+        held_out: int64 [N, L], what factors are trained on.
         stored: dtypes of the checkpoint's tensors, by the model's names.
-        factors: of norms and output projections, too; not with a single window.
+        factors: of norms and output projections, too.
     """
-    half = len(held_out) // 2
-    fitted, judged = held_out[:half], held_out[half:]
-    before = best = _best_logits(session, arch, how, judged)
+    before = best = _best_logits(session, arch, how)
     kept: dict[str, float] = {}
     tensors: dict[str, Tensor] = {}
-    if factors and half:
-        found, replaced = _factors(session, arch, how, fitted, stored)
-        trained = _best_logits(session, arch, _replaced(session, how, replaced), judged)
+    if factors:
+        found, replaced = _factors(session, arch, how, held_out, stored)
+        trained = _best_logits(session, arch, _replaced(session, how, replaced))
         if trained.after < before.after:
             best, kept, tensors = trained, found, replaced
         else:
             _log.info("scales: %.4f nats per token with factors, %.4f without: not kept", trained.after, before.after)
-    scales = Scales("fit" if factors else "logits", before.before, best.after, judged.numel(), kept, best.factor)
+    scales = Scales("fit" if factors else "logits", before.before, best.after, kept, best.factor)
     if not scales.before - scales.after >= _LEAST_GAIN:
         return replace(scales, after=before.before, factors={}, logits=1.0)
     tensors |= _scaled_logits(session, arch, _replaced(session, how, tensors), best.factor, stored)
     loss = candidate_loss(session, arch, _replaced(session, how, tensors))
-    return replace(scales, tensors=tensors, loss=loss)
+    return replace(scales, after=loss, tensors=tensors)
 
 
 def _factors(
@@ -146,9 +137,9 @@ def _factors(
         return dict(zip(places, values, strict=True)), _rounded(folded(model, places, values), stored)
 
 
-def _best_logits(session: Session, arch: Architecture, how: Realisation | None, windows: Tensor) -> BestScale:
-    """The factor of the logits of least loss on some windows."""
-    net, entering = session.supernet(), []
+def _best_logits(session: Session, arch: Architecture, how: Realisation | None) -> BestScale:
+    """The factor of the logits of least loss on the calibration."""
+    net, windows, entering = session.supernet(), session.tokens, []
     with net.realise(arch, how) as model, phase("scale of the logits", len(windows)) as steps, torch.no_grad():
         first = windows.shape[1] - predicted_tokens(model, windows.shape[1])
         for batch in windows.split(session.micro_batch):
