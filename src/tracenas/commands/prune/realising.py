@@ -10,6 +10,7 @@ from tracenas.models.surgery.supernet import Realisation
 from tracenas.pipeline.refit.block_files import BlockFiles
 from tracenas.pipeline.refit.choice import WrittenRealisation, choose
 from tracenas.pipeline.refit.entries import trained_entries
+from tracenas.pipeline.refit.fitting import candidate_loss
 from tracenas.pipeline.refit.reconstruction import Reconstruction, reconstruct
 from tracenas.pipeline.refit.record import ScoredRealisation
 from tracenas.pipeline.refit.scales import Scales, fit_scales
@@ -111,5 +112,8 @@ def written_candidate(
     held_out = choice.held_out if trained is None else trained.held_out
     if config.scales == "none" or config.compensate != "best" or held_out is None:
         return candidate
-    how, factors = candidate.how(session), config.scales == "fit"
-    return replace(candidate, scales=fit_scales(session, arch, how, held_out.tokens, stored, factors=factors))
+    how, before = candidate.how(session), candidate.loss
+    if before is None:
+        before = candidate_loss(session, arch)
+    factors = config.scales == "fit"
+    return replace(candidate, scales=fit_scales(session, arch, how, before, held_out.tokens, stored, factors=factors))

@@ -7,7 +7,7 @@ which also says whether the factors are kept.
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -91,6 +91,7 @@ def fit_scales(
     session: Session,
     arch: Architecture,
     how: Realisation | None,
+    before: float,
     held_out: Tensor,
     stored: Mapping[str, torch.dtype],
     *,
@@ -100,26 +101,28 @@ def fit_scales(
 
     Args:
         how: the candidate's realisation; None: the plain cut.
+        before: its loss on the calibration, nats per token.
         held_out: int64 [N, L], what factors are trained on.
         stored: dtypes of the checkpoint's tensors, by the model's names.
         factors: of norms and output projections, too.
     """
-    before = best = _best_logits(session, arch, how)
-    kept: dict[str, float] = {}
+    asked, kept, best = "fit" if factors else "logits", dict[str, float](), None
     tensors: dict[str, Tensor] = {}
     if factors:
         found, replaced = _factors(session, arch, how, held_out, stored)
         trained = _best_logits(session, arch, _replaced(session, how, replaced))
-        if trained.after < before.after:
-            best, kept, tensors = trained, found, replaced
+        if trained.after < before:
+            kept, tensors, best = found, replaced, trained
         else:
-            _log.info("scales: %.4f nats per token with factors, %.4f without: not kept", trained.after, before.after)
-    scales = Scales("fit" if factors else "logits", before.before, best.after, kept, best.factor)
-    if not scales.before - scales.after >= _LEAST_GAIN:
-        return replace(scales, after=before.before, factors={}, logits=1.0)
+            _log.info("scales: %.4f nats per token with factors, %.4f without: not kept", trained.after, before)
+    best = best or _best_logits(session, arch, how)
+    if not before - best.after >= _LEAST_GAIN:
+        return Scales(asked, before, before)
+    if best.factor == 1:
+        return Scales(asked, before, best.before, kept, tensors=tensors)
     tensors |= _scaled_logits(session, arch, _replaced(session, how, tensors), best.factor, stored)
-    loss = candidate_loss(session, arch, _replaced(session, how, tensors))
-    return replace(scales, after=loss, tensors=tensors)
+    after = candidate_loss(session, arch, _replaced(session, how, tensors))
+    return Scales(asked, before, after, kept, best.factor, tensors)
 
 
 def _factors(
