@@ -49,14 +49,15 @@ def test_the_logits_factor_is_in_the_norm(
     torch.testing.assert_close(gains(tmp_path / "none"), base.to(gains(tmp_path / "none").dtype), rtol=0, atol=0)
     scaled = printed(capsys, command(home, tmp_path / "scaled", *options, "--scales", "logits"))
     facts = scaled["scales"]
-    assert facts["asked"] == "logits" and not facts["factors"]
-    assert abs(facts["logits"] - 1) > 0.01 and facts["losses"]["after"] < facts["losses"]["before"] - 1e-3
-    expected = facts["logits"] * base.double()
+    assert facts["asked"] == "logits" and list(facts["factors"]) == ["model.norm"]
+    factor = facts["factors"]["model.norm"]
+    assert abs(factor - 1) > 0.01 and facts["losses"]["after"] < facts["losses"]["before"] - 1e-3
+    expected = factor * base.double()
     torch.testing.assert_close(gains(tmp_path / "scaled").double(), expected, rtol=rounding, atol=rounding)
     others = [load_file(tmp_path / name / "model.safetensors") for name in ("none", "scaled")]
     assert all(torch.equal(others[0][name], others[1][name]) for name in others[0] if name != NORM)
     assert scaled["loss"] != as_it_was["loss"] and scaled["compensation"] == as_it_was["compensation"]
-    assert f"| scale of the logits | {facts['logits']:.4f}," in (tmp_path / "scaled" / "README.md").read_text()
+    assert f"| scales | the logits by {factor:.4f}," in (tmp_path / "scaled" / "README.md").read_text()
 
 
 @pytest.mark.parametrize("options", [[], ["--reconstruct", "blocks", "--reconstruct-steps", "5"], ["--dtype", "bf16"]])
@@ -70,7 +71,6 @@ def test_every_factor_is_in_its_tensor(
     before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("none", "fit"))
     assert before.keys() == after.keys()
     places = facts["factors"]
-    places[NORM.removesuffix(".weight")] *= facts["logits"]
     rounding = 2.0**-7 if "bf16" in options else 1e-5
     for name, tensor in after.items():
         expected = places.get(name.rpartition(".")[0], 1.0) * before[name].double()

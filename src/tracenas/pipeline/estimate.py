@@ -169,9 +169,9 @@ class SearchEstimate:
         """Seconds of fitting scales, and of the losses that decide on them."""
         if scales == "none" or self.target.source.is_encoder_decoder:
             return 0.0
-        judged, steps = 2 * shape.samples, SCALE_STEPS * max(1, SCALE_TOKENS // shape.seq_len)
         # A step goes forward twice and back once; Newton's passes over the head are worth another pass.
-        sequences = judged + shape.samples + (judged + 4 * steps if scales == "fit" else 0)
+        steps = SCALE_STEPS * max(1, SCALE_TOKENS // shape.seq_len)
+        sequences = shape.samples + (4 * steps if scales == "fit" else 2 * HELD_OUT_SAMPLES)
         return self.forward(self.arch, replace(shape, samples=sequences, rank=None))
 
     def _trained(self, shape: Shape, statistics: int, steps: int) -> float:

@@ -83,7 +83,7 @@ class Pruned(Outcome):
             rows.append(("held-out loss, blocks trained", f"{before} before, {after} after; {outcome}"))
         if (scales := self.scales) is not None:
             before, after = (_decimal(scales["losses"][name]) for name in ("before", "after"))
-            many = f"logits {scales['logits']:.3f}, {len(scales['factors'])} factors"
+            many = f"{count} factor{'s' * (count > 1)}" if (count := len(scales["factors"])) else "nothing gained"
             rows.append(("calibration loss, scaled", f"{before} before, {after} after; {many}"))
         return [Table("pruned", ("", "value"), rows)]
 
