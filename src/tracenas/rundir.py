@@ -25,6 +25,7 @@ __all__ = [
     "UNFINISHED",
     "atomic_path",
     "cache_directory",
+    "check_free",
     "default_mode",
     "free_of_ours",
     "fsync",
@@ -260,3 +261,18 @@ def require_free(directory: Path, *, what: str = "output directory") -> None:
             pass
     except OSError as error:
         raise UserError(f"{what} {directory}: {error.strerror or error}") from error
+
+
+def check_free(directory: Path, *, what: str = "output directory") -> None:
+    """`require_free` before work whose result comes there at its end: nothing is left of what was made to see.
+
+    Raises:
+        UserError: as `require_free`.
+    """
+    missing = [folder for folder in (directory, *directory.parents) if not folder.exists()]
+    try:
+        require_free(directory, what=what)
+    finally:
+        for folder in missing:
+            with suppress(OSError):
+                folder.rmdir()

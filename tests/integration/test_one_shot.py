@@ -56,6 +56,11 @@ def test_every_method_writes_a_checkpoint_of_the_budget(
     assert all(unit in layer or layer.get("skip") for layer in stored["architecture"]["layers"])
 
 
+def test_what_is_refused_leaves_nothing(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = refused(capsys, prune(home, tmp_path / "new" / "out", "--method", "fisher", "--samples", "99999"))
+    assert "99999 were asked for" in line and not any(tmp_path.iterdir())
+
+
 def test_the_architecture_can_be_used_again(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from safetensors.torch import load_file
 

@@ -14,7 +14,7 @@ from tracenas.pipeline.refit.record import recorded_loss, recorded_realisation
 from tracenas.pipeline.run_directory import run_of
 from tracenas.pipeline.target import resolve_target
 from tracenas.reporting.progress import START, phase
-from tracenas.rundir import read_json, require_free
+from tracenas.rundir import check_free, read_json
 from tracenas.space.architecture import Architecture
 
 __all__ = ["prune"]
@@ -54,7 +54,7 @@ def _prune(config: PruneConfig, source: ModelSource) -> Pruned:
         return _prune_architecture(config.arch, as_refittable(config, source), source)
     config = as_refittable(config, source)
     target = resolve_budgets(source, config)
-    require_free(config.out, what="checkpoint directory")
+    check_free(config.out, what="checkpoint directory")
     with phase(START):
         from tracenas.commands.prune.stage import prune_by_method
 
@@ -73,7 +73,7 @@ def _prune_architecture(path: Path, config: PruneConfig, source: ModelSource) ->
         config, data = as_searched(config, run)
     target = resolve_target(source, config)
     arch = target.space.validate(Architecture.from_json(record, where=str(path)), where=str(path))
-    require_free(config.out, what="checkpoint directory")
+    check_free(config.out, what="checkpoint directory")
     scored = recorded_realisation(record if run is not None else None)
     expected = recorded_loss(record, path) if run is not None else None
     with phase(START):
