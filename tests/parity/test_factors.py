@@ -13,8 +13,9 @@ from tracenas.families import Options, config_family
 from tracenas.models.functionals.loss import next_token_nll
 from tracenas.models.surgery.ordering import Ordering
 from tracenas.models.surgery.supernet import Realisation, Supernet
-from tracenas.pipeline.refit.entries import in_block
-from tracenas.refits.factors import FactorTraining, ReplacedRealisation, factor_places, folded, scaling, train_factors
+from tracenas.pipeline.refit.entries import in_blocks
+from tracenas.refits.factors import FactorTraining, factor_places, folded, scaling, train_factors
+from tracenas.refits.replaced import ReplacedRealisation
 from tracenas.space.architecture import Architecture
 from tracenas.space.search_space import SearchSpace
 
@@ -59,7 +60,7 @@ class Case:
     def replaced(self, factors: torch.Tensor) -> ReplacedRealisation:
         with self.net.realise(self.arch) as model:
             return ReplacedRealisation(
-                Realisation(), *in_block(self.blocks, folded(model, self.places, factors.tolist()))
+                Realisation(), *in_blocks(self.blocks, folded(model, self.places, factors.tolist()))
             )
 
 

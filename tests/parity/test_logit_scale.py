@@ -9,7 +9,8 @@ from tiny import ENCODER_DECODER, FLAN, tiny_model
 
 from tracenas.families import FAMILIES
 from tracenas.models.functionals.loss import hidden_states
-from tracenas.refits.logit_scale import best_scale, scaled_norm
+from tracenas.refits.factors import scaled_norm
+from tracenas.refits.logit_scale import best_scale
 
 
 def drawn(seed: int, sharpness: float, tokens: int = 300) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

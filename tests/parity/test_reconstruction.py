@@ -18,15 +18,15 @@ from tracenas.models.checkpoints.writing import save_pruned
 from tracenas.models.shipped.heterogeneous import register
 from tracenas.models.surgery.ordering import Ordering
 from tracenas.models.surgery.supernet import Realisation, Supernet
-from tracenas.pipeline.refit.entries import trained_entries
+from tracenas.pipeline.refit.entries import replaced_entries
 from tracenas.refits.costs import reconstruction_costs
 from tracenas.refits.reconstruction import (
     BlockTraining,
     InMemory,
-    ReconstructedRealisation,
     TrainedBlock,
     reconstruct_blocks,
 )
+from tracenas.refits.replaced import ReplacedRealisation
 from tracenas.space.architecture import Architecture
 from tracenas.space.search_space import SearchSpace
 
@@ -145,7 +145,7 @@ def test_blocks_are_those_of_a_plain_loop(model_type: str, tmp_path: Path) -> No
     batches = case.tokens.split(BATCH)
     with torch.no_grad():
         pruned = [Feed(case.student, case.layers(case.student)[0])(batch, None)[0] for batch in batches]
-    entries = trained_entries(case.net, case.arch, {index: block.tensors for index, block in found.items()})
+    entries = replaced_entries(case.net, case.arch, {index: block.tensors for index, block in found.items()}, {})
     trained = 0
     for place, index in enumerate(found):
         layer = case.layers(case.student)[place]
@@ -186,7 +186,8 @@ def test_what_is_worse_on_held_out_text_is_not_kept(tmp_path: Path) -> None:
     assert all(not block.kept and not block.tensors and not block.after < block.before for block in found.values())
     with case.net.realise(case.arch) as model:
         plain = model(case.tokens).logits
-    with case.net.realise(case.arch, ReconstructedRealisation(Realisation(), found)) as model:
+    trained = ReplacedRealisation(Realisation(), {index: block.tensors for index, block in found.items()})
+    with case.net.realise(case.arch, trained) as model:
         assert torch.equal(model(case.tokens).logits, plain)
 
 

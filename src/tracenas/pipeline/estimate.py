@@ -145,7 +145,7 @@ class SearchEstimate:
             once += (1 + CONTENDERS) * WINDOWS / shape.samples * each
         return SearchTime(once + pool_size(self.choice) * each, each)
 
-    def prune(self, shape: Shape, statistics: int | None = None, steps: int = 0, scales: str = "fit") -> float:
+    def prune(self, shape: Shape, statistics: int | None = None, *, steps: int, scales: str) -> float:
         """Seconds of `prune --compensate best`: both refits chosen and written, losses, the checkpoint's check.
 
         Args:

@@ -8,10 +8,11 @@ candidate, and every output projection behind which no norm stands, then gives s
 The factors in front of attention and MLP say how sharp these are, those behind them how much of what the cut sub-block
 says is worth adding, the last one how sure the model is. Adam's steps, one for some hundred tokens each; blocks are
 computed again in the backward pass, so that no more than one block's activations are in memory. What the factors come
-to becomes part of the tensors: the checkpoint has no new parameter.
+to becomes part of the tensors, so that the checkpoint has no new parameter: a norm's gain g becomes s g (its bias s b;
+a gain that is kept as 1 + w, as Gemma's, leaves w = s g - 1).
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,15 +20,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tracenas.families import Projection, SubBlock, active
+from tracenas.families import active
 from tracenas.models.functionals.loss import gradient_scale, next_token_nll
-from tracenas.models.surgery.ordering import Key
 from tracenas.models.surgery.recomputed import recomputed
 from tracenas.models.surgery.supernet import Realisation, Supernet
-from tracenas.refits.logit_scale import scaled_norm
 from tracenas.space.architecture import Architecture
 
-__all__ = ["FactorTraining", "ReplacedRealisation", "factor_places", "folded", "scaling", "train_factors"]
+__all__ = ["FactorTraining", "factor_places", "folded", "scaled_norm", "scaling", "train_factors"]
 
 
 @dataclass(frozen=True)
@@ -129,28 +128,15 @@ def folded(model: nn.Module, places: Sequence[str], factors: Sequence[float]) ->
     return tensors
 
 
-@dataclass(frozen=True)
-class ReplacedRealisation(Realisation):
-    """Another realisation, with other tensors in the place of some of its own.
-
-    Args:
-        start: the other one.
-        blocks: tensors by block and name in it, in the super-network's order of units.
-        around: tensors outside the blocks, by the model's names.
-    """
-
-    start: Realisation
-    blocks: Mapping[int, Mapping[str, Tensor]]
-    around: Mapping[str, Tensor]
-
-    def weight(self, net: Supernet, key: Key, sub: SubBlock, projection: Projection, kept: int) -> Tensor:
-        """As the start has it."""
-        return self.start.weight(net, key, sub, projection, kept)
-
-    def given(self, index: int) -> Mapping[str, Tensor]:
-        """What the start gives, and what is in its place."""
-        return {**self.start.given(index), **self.blocks.get(index, {})}
-
-    def outside(self) -> Mapping[str, Tensor]:
-        """What the start gives, and what is in its place."""
-        return {**self.start.outside(), **self.around}
+def scaled_norm(norm: nn.Module, factor: float) -> dict[str, Tensor]:
+    """The parameters of an RMS or layer norm whose output is `factor` times as large, in their dtypes, by name."""
+    bias = getattr(norm, "bias", None)
+    gain = norm.get_parameter("weight").detach()
+    with torch.no_grad():
+        # Of ones and minus ones the norm makes its gain, up to its epsilon; kept as 1 + w, that is 1 more than w.
+        row = torch.ones_like(gain)
+        row[1::2] = -1
+        found = norm(row[None])[0].double() - (0 if bias is None else bias.double())
+    added = torch.round((found * row - gain.double()).median())
+    scaled = {"weight": (factor * (gain.double() + added) - added).to(gain.dtype)}
+    return scaled if bias is None else {**scaled, "bias": (factor * bias.detach().double()).to(bias.dtype)}

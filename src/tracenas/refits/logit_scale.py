@@ -1,4 +1,4 @@
-"""One factor for all logits, folded into the norm in front of the head: temperature scaling (arXiv:1706.04599, §4.2).
+"""One factor for all logits: temperature scaling (arXiv:1706.04599, §4.2).
 
 A model that has lost units is surer of its predictions than it is right. With z the logits of a token and y the token
 that follows, the factor is
@@ -10,8 +10,7 @@ The sum is convex in s. Newton's method, with p = softmax(s z):
     s ← s - Σ_t (E_p[z] - z_y) / Σ_t Var_p[z].
 
 Where logits pass a soft cap, u = c tanh(s z / c), v = ∂u/∂s takes the place of z (Gauss and Newton's method). No
-ranking of tokens changes, no parameter is added: a norm's gain g becomes s g (its bias s b; a gain that is kept as
-1 + w, as Gemma's, leaves w = s g - 1).
+ranking of tokens changes.
 
 Shapes: T tokens, D hidden, V vocabulary, C tokens of a chunk.
 """
@@ -19,11 +18,11 @@ Shapes: T tokens, D hidden, V vocabulary, C tokens of a chunk.
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tracenas.models.functionals.loss import chunk_tokens
 
-__all__ = ["BestScale", "best_scale", "scaled_norm"]
+__all__ = ["BestScale", "best_scale"]
 
 _LEAST, _MOST = 0.25, 4.0
 """Factors that are looked at."""
@@ -89,17 +88,3 @@ def _newton(hidden: Tensor, head: Tensor, labels: Tensor, softcap: float | None,
             sums[2] += (square_C - mean_C.square()).sum(dtype=torch.float64)
     loss, slope, curvature = (sums / len(labels)).tolist()
     return loss, -slope / curvature if curvature > 0 else 0.0
-
-
-def scaled_norm(norm: nn.Module, factor: float) -> dict[str, Tensor]:
-    """The parameters of an RMS or layer norm whose output is `factor` times as large, in their dtypes, by name."""
-    bias = getattr(norm, "bias", None)
-    gain = norm.get_parameter("weight").detach()
-    with torch.no_grad():
-        # Of ones and minus ones the norm makes its gain, up to its epsilon; kept as 1 + w, that is 1 more than w.
-        row = torch.ones_like(gain)
-        row[1::2] = -1
-        found = norm(row[None])[0].double() - (0 if bias is None else bias.double())
-    added = torch.round((found * row - gain.double()).median())
-    scaled = {"weight": (factor * (gain.double() + added) - added).to(gain.dtype)}
-    return scaled if bias is None else {**scaled, "bias": (factor * bias.detach().double()).to(bias.dtype)}

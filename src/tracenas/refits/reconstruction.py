@@ -25,18 +25,16 @@ import torch
 from torch import Tensor, nn
 
 from tracenas.errors import UserError
-from tracenas.families import Projection, SubBlock
-from tracenas.models.surgery.ordering import Key
 from tracenas.models.surgery.replacing import replace_parameters
 from tracenas.models.surgery.stepping import BlockRunner
 from tracenas.models.surgery.supernet import Realisation, Supernet
+from tracenas.refits.replaced import ReplacedRealisation
 from tracenas.space.architecture import Architecture
 
 __all__ = [
     "BlockTraining",
     "InMemory",
     "KeptBlocks",
-    "ReconstructedRealisation",
     "TrainedBlock",
     "learning_rates",
     "reconstruct_blocks",
@@ -116,32 +114,6 @@ class InMemory(dict[int, TrainedBlock]):
         return block
 
 
-@dataclass(frozen=True)
-class ReconstructedRealisation(Realisation):
-    """Another realisation, with trained tensors in the place of its own.
-
-    Args:
-        start: what the blocks were trained from.
-        blocks: the trained ones; those that were not kept have no tensors.
-    """
-
-    start: Realisation
-    blocks: Mapping[int, TrainedBlock]
-
-    def weight(self, net: Supernet, key: Key, sub: SubBlock, projection: Projection, kept: int) -> Tensor:
-        """As the start has it."""
-        return self.start.weight(net, key, sub, projection, kept)
-
-    def given(self, index: int) -> Mapping[str, Tensor]:
-        """What was trained of a block."""
-        block = self.blocks.get(index)
-        return self.start.given(index) if block is None or not block.kept else block.tensors
-
-    def outside(self) -> Mapping[str, Tensor]:
-        """As the start has it."""
-        return self.start.outside()
-
-
 def reconstruct_blocks(
     net: Supernet,
     arch: Architecture,
@@ -196,7 +168,7 @@ def reconstruct_blocks(
                 work = _Work(runner, index, *streams, training)
                 block = blocks.put(work.trained(dict(_within(net, index, stored or {})), tell))
         out[index] = block
-        with net.realise_block(index, layer, ReconstructedRealisation(start, out)):
+        with net.realise_block(index, layer, ReplacedRealisation(start, {index: block.tensors})):
             for stream in streams:
                 runner.advance(index, stream.pruned)
     report(total, total)

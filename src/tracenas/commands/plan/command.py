@@ -131,22 +131,15 @@ def _sized(config: PlanConfig, target: PruningTarget, arch: Architecture, choice
     time, planned = estimate.search(shape, statistics), _planned(config, size)
     stages = {"search": 60 * config.minutes if config.minutes else time.once + planned * time.each}
     if config.budgets and not source.is_encoder_decoder:
-        stages["prune"] = estimate.prune(shape, statistics, _trained_steps(config), _scales(config))
+        steps = _of_prune(config, "reconstruct_steps") if _of_prune(config, "reconstruct") == "blocks" else 0
+        stages["prune"] = estimate.prune(shape, statistics, steps=steps, scales=_of_prune(config, "scales"))
     further, unknown = stage_seconds(config, estimate, arch, shape, time, stages.get("prune"))
     return _Sized(shape, planned, estimate.rates, time.each, {**stages, **further}, unknown)
 
 
-def _trained_steps(config: PlanConfig) -> int:
-    """Steps that every block is trained for when the checkpoint is written."""
-    section = config.prune or {}
-    steps: int = section.get("reconstruct_steps", PruneConfig.model_fields["reconstruct_steps"].default)
-    return steps if section.get("reconstruct") == "blocks" else 0
-
-
-def _scales(config: PlanConfig) -> str:
-    """What is scaled when the checkpoint is written."""
-    default = PruneConfig.model_fields["scales"].default
-    return str((config.prune or {}).get("scales", default))
+def _of_prune(config: PlanConfig, name: str) -> Any:
+    """A setting of `prune`, as it is given or by default."""
+    return (config.prune or {}).get(name, PruneConfig.model_fields[name].default)
 
 
 def _stages(

@@ -1,15 +1,17 @@
-"""The candidate as a checkpoint's settings realise it: its refit, and the blocks that are trained after it."""
+"""The candidate as a checkpoint's settings realise it: its refit, and what is trained and scaled after it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
+
+from torch import Tensor
 
 from tracenas.config import PruneConfig
 from tracenas.models.checkpoints.shards import Entry
 from tracenas.models.surgery.supernet import Realisation
 from tracenas.pipeline.refit.block_files import BlockFiles
 from tracenas.pipeline.refit.choice import WrittenRealisation, choose
-from tracenas.pipeline.refit.entries import trained_entries
+from tracenas.pipeline.refit.entries import replaced_entries
 from tracenas.pipeline.refit.fitting import candidate_loss
 from tracenas.pipeline.refit.reconstruction import Reconstruction, reconstruct
 from tracenas.pipeline.refit.record import ScoredRealisation
@@ -18,6 +20,7 @@ from tracenas.pipeline.refit.work import work_directory
 from tracenas.pipeline.session import Session
 from tracenas.pipeline.verification import stored_dtypes
 from tracenas.refits.reconstruction import BlockTraining
+from tracenas.refits.replaced import ReplacedRealisation
 from tracenas.refits.ridge import FittedRealisation
 from tracenas.space.architecture import Architecture
 
@@ -40,30 +43,38 @@ class WrittenCandidate:
     reconstruction: Reconstruction | None = None
     scales: Scales | None = None
 
-    def how(self, session: Session) -> Realisation | None:
+    @property
+    def how(self) -> Realisation | None:
         """Its realisation in the super-network; None: the plain cut."""
-        refit, trained = self.choice.compensation, self.reconstruction
-        how: Realisation | None = None if refit is None else FittedRealisation(refit.outputs)
-        if trained is not None and trained.kept:
-            how = trained.realisation(how or Realisation())
-        return how if self.scales is None else self.scales.realisation(session, how)
+        refit, (blocks, around) = self.choice.compensation, self._replaced
+        start = None if refit is None else FittedRealisation(refit.outputs)
+        if not blocks and not around:
+            return start
+        return ReplacedRealisation(start or Realisation(), blocks, around)
+
+    @property
+    def _replaced(self) -> tuple[Mapping[int, Mapping[str, Tensor]], Mapping[str, Tensor]]:
+        """Tensors that are neither cut nor a refit, as `ReplacedRealisation` takes them: trained, then scaled."""
+        trained = {} if self.reconstruction is None else self.reconstruction.tensors
+        if self.scales is None:
+            return trained, {}
+        scaled = self.scales.blocks
+        indices = trained.keys() | scaled.keys()
+        blocks = {index: {**trained.get(index, {}), **scaled.get(index, {})} for index in indices}
+        return blocks, self.scales.around
 
     @property
     def loss(self) -> float | None:
         """On the calibration, nats per token; None: it is the plain cut's."""
-        if self.scales is not None and self.scales.tensors:
+        if self.scales is not None and self.scales.factors:
             return self.scales.after
         if self.reconstruction is not None:
             return self.reconstruction.loss
         return None if self.choice.compensation is None else self.choice.compensation.loss
 
     def replaced(self, session: Session) -> Mapping[str, Entry]:
-        """Tensors that are neither cut nor an output projection, as `save_pruned` takes them: trained, or scaled."""
-        scaled = {} if self.scales is None else self.scales.entries(session, self.arch)
-        if self.reconstruction is None or not self.reconstruction.kept:
-            return scaled
-        blocks = {index: block.tensors for index, block in self.reconstruction.blocks.items()}
-        return {**trained_entries(session.supernet(), self.arch, blocks), **scaled}
+        """Tensors that are neither cut nor a refit, as `save_pruned` takes them."""
+        return replaced_entries(session.supernet(), self.arch, *self._replaced)
 
     def finish(self, config: PruneConfig) -> None:
         """Give up what was kept of the work, once the candidate is written."""
@@ -112,8 +123,8 @@ def written_candidate(
     held_out = choice.held_out if trained is None else trained.held_out
     if config.scales == "none" or config.compensate != "best" or held_out is None:
         return candidate
-    how, before = candidate.how(session), candidate.loss
+    before, factors = candidate.loss, config.scales == "fit"
     if before is None:
         before = candidate_loss(session, arch)
-    factors = config.scales == "fit"
-    return replace(candidate, scales=fit_scales(session, arch, how, before, held_out.tokens, stored, factors=factors))
+    scales = fit_scales(session, arch, candidate.how, before, held_out.tokens, stored, factors=factors)
+    return replace(candidate, scales=scales)

@@ -114,7 +114,7 @@ def _write(
     dtype, refit, reloaded = dtype_to_save(config.save_dtype), candidate.choice.compensation, list[float]()
 
     def card(draft: Draft) -> str:
-        reloaded.append(verified_loss(session, arch, candidate.how(session), draft, realised.loss, dtype))
+        reloaded.append(verified_loss(session, arch, candidate.how, draft, realised.loss, dtype))
         if outcome is not None:
             write_json(draft.path / ARCHITECTURE, {"architecture": arch.to_json()})
         losses = {

@@ -141,6 +141,6 @@ def _as_checkpoint(
     with reconstruction_work(settings):
         candidate = written_candidate(settings, session, arch, scored)
         loss = candidate_loss(session, arch) if candidate.loss is None else candidate.loss
-        figures = _figures(_candidate_perplexity(session, arch, windows, candidate.how(session)))
+        figures = _figures(_candidate_perplexity(session, arch, windows, candidate.how))
         candidate.finish(settings)
     return {**figures, "loss": loss, "written": candidate.choice.written}

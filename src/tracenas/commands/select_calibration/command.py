@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from tracenas.commands.select_calibration.measuring import SetMeasurer, dense_states, in_worker, measuring
+from tracenas.commands.select_calibration.measuring import SetMeasurer, in_worker, measuring
 from tracenas.config import SelectCalibrationConfig
 from tracenas.data.calibration import DEFAULT_SAMPLES
 from tracenas.data.further import overlaps
@@ -20,6 +20,7 @@ from tracenas.errors import UserError
 from tracenas.locks import locked
 from tracenas.models.checkpoints.loading import LoadedModel
 from tracenas.models.checkpoints.source import open_source
+from tracenas.models.functionals.loss import predicting_states
 from tracenas.pipeline.budgets import resolve_budgets
 from tracenas.pipeline.calibration import calibration_tokens, held_out, window_start
 from tracenas.pipeline.host_memory import keeping
@@ -248,7 +249,7 @@ def _measure(
     assert config.allocation is not None and config.workers != "auto"
     batch = config.batch or default_micro_batch(sets[0].shape[1])
     with phase("base pass"):
-        dense = [dense_states(loaded.model, text, batch) for text in texts]
+        dense = [predicting_states(loaded.model, text, batch) for text in texts]
     measurer = SetMeasurer(target, loaded, config.saliency, config.allocation, config.gamma, sets, texts, dense, batch)
     build = measuring if config.workers == 1 else in_worker
     measured = []

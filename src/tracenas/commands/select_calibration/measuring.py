@@ -11,12 +11,12 @@ from torch import Tensor
 from tracenas.errors import UserError
 from tracenas.models.checkpoints.loading import LoadedModel
 from tracenas.models.functionals.divergence import token_kl
-from tracenas.models.functionals.loss import hidden_states, predicting
+from tracenas.models.functionals.loss import predicting_states
 from tracenas.models.surgery.supernet import Supernet
 from tracenas.pipeline.one_shot import allocate_budget, rank_units
 from tracenas.pipeline.target import PruningTarget
 
-__all__ = ["SetMeasurer", "dense_states", "in_worker", "measuring"]
+__all__ = ["SetMeasurer", "in_worker", "measuring"]
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class SetMeasurer:
     Args:
         sets: token ids, int64 [samples, L] each.
         texts: held-out windows of one or two sources, int64 [N, L].
-        dense: final hidden states of the dense model on each of them (`dense_states`).
+        dense: final hidden states of the dense model on each of them (`predicting_states`).
         batch: sequences per forward pass.
     """
 
@@ -52,7 +52,7 @@ class SetMeasurer:
         net = Supernet(loaded.model, target.blocks, ordering)
         with net.realise(arch) as model:
             kls = [
-                _divergence(loaded, before, dense_states(model, text, self.batch))
+                _divergence(loaded, before, predicting_states(model, text, self.batch))
                 for text, before in zip(self.texts, self.dense, strict=True)
             ]
         net.restore()
@@ -78,14 +78,6 @@ def in_worker(measurer: SetMeasurer) -> Callable[[int], dict[str, Any]]:
         for parameter in measurer.loaded.model.parameters():
             parameter.data = parameter.data.clone()
     return measuring(measurer)
-
-
-def dense_states(model: Any, text: Tensor, batch: int) -> list[Tensor]:
-    """Final hidden states of every position that predicts one within its window, [tokens, D] per micro-batch."""
-    device = next(iter(model.parameters())).device
-    parts = (part.to(device) for part in text.split(batch))
-    with torch.no_grad():
-        return [predicting(model, hidden_states(model, part)).flatten(0, 1).contiguous() for part in parts]
 
 
 def _divergence(loaded: LoadedModel, before: Sequence[Tensor], after: Sequence[Tensor]) -> float:

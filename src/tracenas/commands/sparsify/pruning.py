@@ -16,7 +16,7 @@ from tracenas.models.checkpoints.source import ModelSource
 from tracenas.models.checkpoints.writing import Draft, save_pruned
 from tracenas.pipeline.calibration import warn_of_tokenizer, window_start
 from tracenas.reporting.progress import phase
-from tracenas.rundir import read_json, require_free, write_json
+from tracenas.rundir import check_free, read_json, write_json
 from tracenas.saliency.layerwise import SparsityPlan
 from tracenas.saliency.linear import projections
 from tracenas.saliency.masks import Sparsity
@@ -54,15 +54,10 @@ def write_sparse(config: SparsifyConfig, source: ModelSource) -> dict[str, Any]:
         target.check_columns(projection.columns, f"layer {index} {projection.path}")
     metric, explain = find_metric(config.metric)
     _check(config, metric, target.m > 0)
-    existed = config.out.exists()
-    require_free(config.out, what="checkpoint directory")
+    check_free(config.out, what="checkpoint directory")
     config = with_run_threads(config) if config.ratios == "search" else config
-    try:
-        with open_job(config, source, target, metric) as job:
-            return _pruned(job, explain)
-    finally:
-        if not existed and not any(config.out.iterdir()):
-            config.out.rmdir()
+    with open_job(config, source, target, metric) as job:
+        return _pruned(job, explain)
 
 
 def _check(config: SparsifyConfig, metric: Metric, groups: bool) -> None:

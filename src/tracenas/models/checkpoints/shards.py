@@ -14,7 +14,7 @@ import torch
 
 from tracenas.error_log import ERROR_LOG, is_error_log
 from tracenas.models.checkpoints.headers import FLOATS, INDEX_FILE
-from tracenas.rundir import default_mode, fsync, holding, require_free, temporary_prefix, writing
+from tracenas.rundir import check_free, default_mode, fsync, holding, make_directory, temporary_prefix, writing
 
 __all__ = ["DTYPES", "NAMES", "Entry", "atomic_directory", "write_shards", "write_tensors"]
 
@@ -102,12 +102,12 @@ def atomic_directory(out: Path) -> Iterator[Path]:
     Raises:
         UserError: if `out` holds something already, cannot be written, or the disk is full.
     """
-    existed = out.exists()
-    require_free(out)
+    check_free(out)
     temporary: Path | None = None
     done = False
     try:
         with writing(out):
+            make_directory(out.parent)
             temporary = Path(tempfile.mkdtemp(prefix=temporary_prefix(out), dir=out.parent))
             with holding(temporary):
                 yield temporary
@@ -118,11 +118,8 @@ def atomic_directory(out: Path) -> Iterator[Path]:
                 done = True
             fsync(out.parent)
     finally:
-        if not done:
-            if temporary is not None:
-                shutil.rmtree(temporary, ignore_errors=True)
-            if not existed and out.is_dir():
-                out.rmdir()
+        if not done and temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _settle(directory: Path) -> None:

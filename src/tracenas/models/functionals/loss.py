@@ -4,6 +4,7 @@ Shapes: B sequences, T tokens, D hidden, V vocabulary, C tokens of a chunk.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -20,6 +21,7 @@ __all__ = [
     "next_token_nll",
     "predicted_tokens",
     "predicting",
+    "predicting_states",
     "token_nll",
     "tokens_of_stack",
 ]
@@ -169,6 +171,26 @@ def hidden_states(model: Any, input_ids: Tensor) -> Tensor:
         input_ids=model.prepare_decoder_input_ids_from_labels(labels), encoder_hidden_states=encoded, use_cache=False
     ).last_hidden_state
     return entering_head(model, output)
+
+
+def predicting_states(
+    model: Any, windows: Tensor, micro_batch: int, *, report: Callable[[int, int], None] = lambda done, total: None
+) -> list[Tensor]:
+    """What enters the head at every token with a loss, [tokens, D] per micro-batch, without gradients.
+
+    Args:
+        windows: int64 [N, T], on any device.
+        micro_batch: windows per forward pass.
+        report: told after each pass how many windows of how many are done.
+    """
+    device = next(iter(model.parameters())).device
+    states: list[Tensor] = []
+    with torch.no_grad():
+        for start in range(0, len(windows), micro_batch):
+            part = windows[start : start + micro_batch].to(device)
+            states.append(predicting(model, hidden_states(model, part)).flatten(0, 1).contiguous())
+            report(start + len(part), len(windows))
+    return states
 
 
 def next_token_nll(model: Any, input_ids: Tensor, watch: LogitsWatch | None = None) -> Tensor:

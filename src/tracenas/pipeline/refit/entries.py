@@ -10,10 +10,10 @@ from tracenas.models.checkpoints.shards import Entry
 from tracenas.models.surgery.supernet import Supernet
 from tracenas.space.architecture import Architecture
 
-__all__ = ["in_block", "trained_entries"]
+__all__ = ["in_blocks", "replaced_entries"]
 
 
-def in_block(
+def in_blocks(
     blocks: Sequence[Block], tensors: Mapping[str, Tensor]
 ) -> tuple[dict[int, dict[str, Tensor]], dict[str, Tensor]]:
     """Tensors by the model's names: those in blocks, by block and name in it, and those outside."""
@@ -26,9 +26,15 @@ def in_block(
     return within_blocks, around
 
 
-def trained_entries(net: Supernet, arch: Architecture, blocks: Mapping[int, Mapping[str, Tensor]]) -> dict[str, Entry]:
-    """Tensors of blocks as `save_pruned` takes them: by the model's names, their units in the base's order."""
-    entries: dict[str, Entry] = {}
+def replaced_entries(
+    net: Supernet, arch: Architecture, blocks: Mapping[int, Mapping[str, Tensor]], around: Mapping[str, Tensor]
+) -> dict[str, Entry]:
+    """Tensors as `save_pruned` takes them: by the model's names, their units in the base's order.
+
+    Args:
+        blocks, around: as `ReplacedRealisation` takes them.
+    """
+    entries = {name: Entry(name, tuple(value.shape), value.dtype, value.detach) for name, value in around.items()}
     for index, tensors in blocks.items():
         block = net.blocks[index]
         parts = parameter_parts(block)

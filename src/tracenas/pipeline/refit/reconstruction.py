@@ -18,7 +18,8 @@ from tracenas.pipeline.refit.fitting import candidate_loss, held_out_loss
 from tracenas.pipeline.refit.text import HeldOut, Text, compensation_text, with_held_out
 from tracenas.pipeline.session import Session
 from tracenas.pipeline.verification import compare_losses
-from tracenas.refits.reconstruction import BlockTraining, ReconstructedRealisation, TrainedBlock, reconstruct_blocks
+from tracenas.refits.reconstruction import BlockTraining, TrainedBlock, reconstruct_blocks
+from tracenas.refits.replaced import ReplacedRealisation
 from tracenas.refits.ridge import FittedRealisation
 from tracenas.reporting.progress import phase
 from tracenas.space.architecture import Architecture
@@ -51,9 +52,10 @@ class Reconstruction:
     losses: tuple[float, float]
     loss: float
 
-    def realisation(self, start: Realisation) -> Realisation:
-        """What is written."""
-        return ReconstructedRealisation(start, self.blocks) if self.kept else start
+    @property
+    def tensors(self) -> Mapping[int, Mapping[str, torch.Tensor]]:
+        """What is written of the trained blocks, by block and name in it."""
+        return _tensors(self.blocks) if self.kept else {}
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the tensors."""
@@ -125,7 +127,7 @@ def reconstruct(
             finished=work,
             report=steps.report,
         )
-    trained = ReconstructedRealisation(start, blocks)
+    trained = ReplacedRealisation(start, _tensors(blocks))
     after = held_out_loss(session, arch, held_out.tokens, trained)
     if not (kept := after < before):
         _log.warning(
@@ -135,6 +137,11 @@ def reconstruct(
         )
     loss = candidate_loss(session, arch, trained if kept else start)
     return Reconstruction(kept, training, text, held_out, blocks, choice.written, (before, after), loss)
+
+
+def _tensors(blocks: Mapping[int, TrainedBlock]) -> dict[int, Mapping[str, torch.Tensor]]:
+    """Of the blocks that stay as trained; the others have none."""
+    return {index: block.tensors for index, block in blocks.items()}
 
 
 def _texts(session: Session, choice: WrittenRealisation, data: bool) -> tuple[Text, HeldOut]:

@@ -12,15 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tracenas.models.checkpoints.shards import Entry
-from tracenas.models.functionals.loss import hidden_states, predicted_tokens, predicting
+from tracenas.models.functionals.loss import predicted_tokens, predicting_states
 from tracenas.models.surgery.supernet import Realisation
 from tracenas.pipeline.refit import SCALE_STEPS, SCALE_TOKENS
-from tracenas.pipeline.refit.entries import in_block, trained_entries
+from tracenas.pipeline.refit.entries import in_blocks
 from tracenas.pipeline.refit.fitting import candidate_loss
 from tracenas.pipeline.session import Session
-from tracenas.refits.factors import FactorTraining, ReplacedRealisation, factor_places, folded, train_factors
+from tracenas.refits.factors import FactorTraining, factor_places, folded, train_factors
 from tracenas.refits.logit_scale import best_scale
+from tracenas.refits.replaced import ReplacedRealisation
 from tracenas.reporting.progress import phase
 from tracenas.resident import give_back
 from tracenas.space.architecture import Architecture
@@ -41,25 +41,15 @@ class Scales:
         asked: `fit` or `logits`.
         before, after: loss on the calibration as it was, and as it is written, nats per token.
         factors: by the modules' names; that of the last norm is the logits'. Empty where nothing is gained.
-        tensors: all that are replaced, by the model's names, units in the super-network's order.
+        blocks, around: the tensors that they are part of, as `ReplacedRealisation` takes them.
     """
 
     asked: str
     before: float
     after: float
     factors: Mapping[str, float] = field(default_factory=dict)
-    tensors: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
-
-    def realisation(self, session: Session, start: Realisation | None) -> Realisation | None:
-        """What is written."""
-        return _replaced(session, start, self.tensors) if self.tensors else start
-
-    def entries(self, session: Session, arch: Architecture) -> dict[str, Entry]:
-        """The tensors as `save_pruned` takes them."""
-        net = session.supernet()
-        blocks, around = in_block(net.blocks, self.tensors)
-        plain = {name: Entry(name, tuple(value.shape), value.dtype, value.detach) for name, value in around.items()}
-        return {**trained_entries(net, arch, blocks), **plain}
+    blocks: Mapping[int, Mapping[str, Tensor]] = field(default_factory=dict, repr=False)
+    around: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the tensors."""
@@ -106,9 +96,10 @@ def fit_scales(
         with net.realise(arch, how) as model:
             tensors = folded(model, list(found), list(found.values()))
         rounded = {name: value.to(stored[name]).to(value.dtype) for name, value in tensors.items()}
-        after = candidate_loss(session, arch, _replaced(session, how, rounded))
+        blocks, around = in_blocks(session.blocks, rounded)
+        after = candidate_loss(session, arch, ReplacedRealisation(how or Realisation(), blocks, around))
         if before - after >= _LEAST_GAIN:
-            return Scales(asked, before, after, found, rounded)
+            return Scales(asked, before, after, found, blocks, around)
         _log.info("scales: %.4f nats per token with %d factors, %.4f without: not kept", after, len(found), before)
     return Scales(asked, before, before)
 
@@ -125,18 +116,10 @@ def _factors(session: Session, arch: Architecture, how: Realisation | None, wind
 
 def _logits(session: Session, arch: Architecture, how: Realisation | None, windows: Tensor) -> dict[str, float]:
     """The factor of the logits, as that of the last norm."""
-    net, entering = session.supernet(), []
-    with net.realise(arch, how) as model, phase("scale of the logits", len(windows)) as steps, torch.no_grad():
-        first = windows.shape[1] - predicted_tokens(model, windows.shape[1])
-        for batch in windows.split(session.micro_batch):
-            entering.append(predicting(model, hidden_states(model, batch.to(net.device))).flatten(0, 1))
-            steps.advance(len(batch))
+    net = session.supernet()
+    with net.realise(arch, how) as model, phase("scale of the logits", len(windows)) as steps:
+        entering = torch.cat(predicting_states(model, windows, session.micro_batch, report=steps.report))
+        labels = windows[:, windows.shape[1] - predicted_tokens(model, windows.shape[1]) :].flatten()
         softcap = getattr(model.config, "final_logit_softcapping", None)
-        labels = windows[:, first:].flatten().to(net.device)
-        best = best_scale(torch.cat(entering), model.get_output_embeddings().weight, labels, softcap)
+        best = best_scale(entering, model.get_output_embeddings().weight, labels.to(net.device), softcap)
     return {session.loaded.source.family.final_norm: best.factor}
-
-
-def _replaced(session: Session, start: Realisation | None, tensors: Mapping[str, Tensor]) -> Realisation:
-    blocks, around = in_block(session.blocks, tensors)
-    return ReplacedRealisation(start or Realisation(), blocks, around)
