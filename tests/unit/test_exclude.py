@@ -13,7 +13,7 @@ from tracenas.demo import model_path
 from tracenas.errors import UserError
 from tracenas.models.checkpoints.source import open_source
 from tracenas.pipeline.target import resolve_target
-from tracenas.space import Architecture, LayerSpec, SearchSpace
+from tracenas.space import Architecture, Budget, LayerSpec, SearchSpace
 from tracenas.space.exclusion import kept_whole, parse_exclude
 from tracenas.strategies import STRATEGIES, Prior, SearchSettings
 
@@ -82,6 +82,15 @@ def test_architectures_from_elsewhere_are_repaired_to_full_width(space: SearchSp
             row[j] = row[j] if (i, s.name) in space.excluded else s.floor(row[j]) if row[j] else 0
     repaired = space.repair(space.build(elsewhere), rng)
     if repaired is not None:
+        toys.assert_meets(space, repaired)
+
+
+def test_a_block_that_must_stay_comes_back_whole() -> None:
+    free = toys.space(None, layers=2, heads=1, channels=20, hidden=16, quantum=1, outside=0)
+    space = replace(free, keep_layers=frozenset({0}), budget=Budget(1_120))
+    for seed in range(20):
+        repaired = space.repair(space.build([[0, 0], [1, 1]]), np.random.default_rng(seed))
+        assert repaired is not None
         toys.assert_meets(space, repaired)
 
 

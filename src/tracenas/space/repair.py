@@ -171,10 +171,10 @@ def _respect_depth(space: FeasibleSet, counts: list[list[int]], rng: np.random.G
     for i, row in enumerate(counts):
         specs = space.layers[i].sub_blocks
         row[:] = [s.units if (i, s.name) in space.excluded else k for s, k in zip(specs, row, strict=True)]
-        blockwise = space.granularity == "block" and any(row)
-        if i in space.keep_layers or blockwise:
+        if any(row) or i in space.keep_layers:
+            whole = space.granularity == "block"
             for j, s in enumerate(specs):
-                if not row[j] and s.units and (blockwise or not any(row)):
+                if not row[j] and s.units and (whole or not any(row)):
                     row[j] = s.choices()[0]
     skipped = [i for i, row in enumerate(counts) if not any(row)]
     while skipped and len(counts) - len(skipped) < space.min_depth:
