@@ -78,12 +78,12 @@ def test_a_file_that_fails_its_check_is_not_left(
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        (["--format", "onnx"], "format 'onnx': input should be 'gguf'"),
+        (["--format", "onnx"], "format 'onnx': accepted: gguf"),
         (["--outtype", "f8"], "outtype 'f8': accepted: auto, f32, f16, bf16, q8_0"),
         (["--outtype", "q4_k_m"], "llama.cpp's llama-quantize"),
         (["--layout", "decl"], "unknown layout 'decl': did you mean 'deci'"),
         (["--layout", "openelm"], "layout openelm cannot hold this model: its head is the embeddings"),
-        (["--tokenizer", "mine"], "tokenizer 'mine': input should be 'auto' or 'none'"),
+        (["--tokenizer", "mine"], "tokenizer 'mine': accepted: auto, none"),
         (["--check-ids", "1,2"], "check-ids and llama-python need --check"),
         (["--check", "--llama-python", "/no/such/python"], "llama-python /no/such/python: No such file"),
         (["--check", "--check-ids", "1,x", "--llama-python", sys.executable], "check-ids '1,x': expected numbers"),

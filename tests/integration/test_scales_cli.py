@@ -90,4 +90,4 @@ def test_where_it_goes_and_where_not(home: Path, tmp_path: Path, capsys: pytest.
     assert invoke(command(home, tmp_path / "out", "--compensate", "ridge", "--scales", "fit")) == 2
     assert "scales needs --compensate best" in capsys.readouterr().err
     assert invoke(command(home, tmp_path / "out", "--scales", "0.9")) == 2
-    assert "scales '0.9': input should be 'fit', 'logits' or 'none'" in capsys.readouterr().err
+    assert "scales '0.9': accepted: fit, logits, none" in capsys.readouterr().err

@@ -215,7 +215,7 @@ def test_options_that_nothing_reads_are_gone(argv: list[str], option: str, capsy
 def test_recover_takes_no_numbered_device(capsys: pytest.CaptureFixture[str]) -> None:
     argv = ["recover", "DIR", "--method", "pretrain", "--data", "d", "--out", "o", "--max-steps", "1"]
     assert invoke([*argv, "--device", "cuda:1"]) == 2
-    assert "device 'cuda:1': input should be 'auto', 'cpu' or 'cuda'" in capsys.readouterr().err
+    assert "device 'cuda:1': accepted: auto, cpu, cuda" in capsys.readouterr().err
     option = next(p for p in _command("recover", COMMANDS["recover"]).params if p.name == "device")
     assert isinstance(option, Option) and "cuda:N" not in str(option.help)
 

@@ -8,9 +8,10 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-__all__ = ["Accepts", "accepted", "type_parts"]
+__all__ = ["Accepts", "accepted", "choices", "type_parts"]
 
 _METAVARS = {int: "N", float: "NUMBER", Path: "PATH"}
+_IN_WORDS = {int: "a whole number", float: "a number", bool: "true or false", Path: "a path"}
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,13 @@ def accepted(field: FieldInfo) -> Accepts:
     if values := [value for kind in types_ if get_origin(kind) is Literal for value in get_args(kind)]:
         return Accepts(tuple(values), metavar="|".join(values))
     return Accepts(file=Path in types_, metavar=next((_METAVARS[kind] for kind in types_ if kind in _METAVARS), ""))
+
+
+def choices(field: FieldInfo) -> list[str]:
+    """What a setting accepts, in words: the values of a `Literal`, and what else may stand there."""
+    kinds, _ = type_parts(field.annotation)
+    values = [str(value) for kind in kinds if get_origin(kind) is Literal for value in get_args(kind)]
+    return values + [words for kind, words in _IN_WORDS.items() if kind in kinds]
 
 
 def type_parts(annotation: Any) -> tuple[list[Any], list[Any]]:

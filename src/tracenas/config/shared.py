@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_origin
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
 
 from tracenas.config import fields
-from tracenas.config.accepted import Accepts
+from tracenas.config.accepted import Accepts, choices
 from tracenas.config.usage import ROWS, Use, applies, reads_widths, refits
 from tracenas.errors import UserError
 from tracenas.registry import did_you_mean
@@ -286,6 +286,10 @@ def check_used(config: StageConfig) -> None:
             raise UserError(f"{ignored[0].replace('_', '-')} is not used here: {use.describe()}")
 
 
+_OF_ANOTHER_KIND = ("literal_error", "int_parsing", "int_from_float", "float_parsing", "bool_parsing")
+"""What pydantic calls a value that is none of a setting's kind."""
+
+
 def construct(kind: type[C], values: Mapping[str, Any]) -> C:
     """A stage's configuration, whatever of it is used.
 
@@ -299,10 +303,17 @@ def construct(kind: type[C], values: Mapping[str, Any]) -> C:
     try:
         return kind(**values)
     except ValidationError as error:
-        first = error.errors()[0]
-        name = str(first["loc"][0]) if first["loc"] else "settings"
-        if first["type"] == "missing":
-            field = kind.model_fields[name]
-            raise UserError(f"'{name}' is required: {field.description}") from error
-        message = str(first["msg"]).removeprefix("Value error, ")
-        raise UserError(f"{name} '{first['input']}': {message[0].lower()}{message[1:]}") from error
+        raise UserError(_in_words(kind, error)) from error
+
+
+def _in_words(kind: type[StageConfig], error: ValidationError) -> str:
+    """The first thing that is wrong with some settings, and what would be accepted there."""
+    first = error.errors()[0]
+    name = str(first["loc"][0]) if first["loc"] else "settings"
+    if first["type"] == "missing":
+        return f"'{name}' is required: {kind.model_fields[name].description}"
+    message = str(first["msg"]).removeprefix("Value error, ")
+    message = f"{message[0].lower()}{message[1:]}"
+    if first["type"] in _OF_ANOTHER_KIND:
+        message = f"accepted: {', '.join(choices(kind.model_fields[name]))}"
+    return f"{name.replace('_', '-')} '{first['input']}': {message}"

@@ -67,7 +67,7 @@ def pruned_card(
         parameters=(space.parameters(space.base), draft.parameters),
         stubs=draft.stub_parameters,
         pipeline="text2text-generation" if draft.config.get("is_encoder_decoder") else "text-generation",
-        command=shlex.join(_command(config, searched=session.run is not None)),
+        command=shlex.join(_command(_resolved(config, session), searched=session.run is not None)),
         numbers={
             **({"calibration text": published(text)} if text is not None else {}),
             "calibration windows": f"{count} of {length} tokens, {session.start}",
@@ -79,6 +79,11 @@ def pruned_card(
         origin=source.origin,
         provenance=provenance(seed=config.seed),
     )
+
+
+def _resolved(config: PruneConfig, session: Session) -> PruneConfig:
+    """The settings with what `auto` came to here: elsewhere it may come to another dtype."""
+    return config.model_copy(update={"dtype": session.loaded.dtype_name}) if config.dtype == "auto" else config
 
 
 def _command(config: PruneConfig, searched: bool) -> list[str]:
