@@ -10,6 +10,7 @@ from tracenas.models.checkpoints.loading import pick_device, pick_dtype
 from tracenas.models.checkpoints.source import ModelSource
 from tracenas.paging import Keep, in_memory, paged
 from tracenas.pipeline.refit import STATISTICS_TOKENS
+from tracenas.pipeline.workers import local_workers
 from tracenas.refits.costs import LIBRARIES, least_memory, refit_memory
 from tracenas.resident import host_memory
 
@@ -30,7 +31,8 @@ def keeping(source: ModelSource, config: StageConfig) -> Keep:
         config: of a command that takes `host_memory`.
 
     Raises:
-        UserError: for a limit that is too small, whatever waits in files.
+        UserError: for a limit that is too small, whatever waits in files; where weights wait there, and several
+            workers are to share them.
     """
     limited: Any = config
     given = parse_bytes(limit := limited.host_memory)
@@ -39,6 +41,10 @@ def keeping(source: ModelSource, config: StageConfig) -> Keep:
     machine, needed = host_memory(), _needed(source, config)
     if needed <= (given or (needed if machine is None else _SHARE * machine)):
         return in_memory
+    if hasattr(config, "workers") and (workers := local_workers(config)) > 1:
+        raise UserError(
+            f"workers {workers}: they share tensors in memory, and these wait in files (host-memory): --workers 1"
+        )
     _log.info("weights and factors of refits wait in temporary files: %s in all", data_size(needed))
     return paged
 
