@@ -63,13 +63,16 @@ def test_prune_writes_the_same_checkpoint(
     assert weights[0] == weights[1]
 
 
-def test_a_search_writes_the_same_journal(home: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_a_search_writes_the_same_journal(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
+) -> None:
     sizes = ["--population", "6", "--elites", "2", "--iterations", "3"]
     command = ["search", str(home / "llama"), "--data", str(home / "text.txt"), *BUDGET, *SMALL, *sizes]
     assert invoke([*command, "--out", str(tmp_path / "memory")]) == 0
     kept = request.getfixturevalue("short_of_memory")
-    assert invoke([*command, "--out", str(tmp_path / "files")]) == 0
+    assert invoke([*command, "--out", str(tmp_path / "files"), "-v"]) == 0
     assert kept
+    assert capsys.readouterr().err.count("candidates block by block: ") >= 3  # generations, and who is compared at last
     assert journal(tmp_path / "files") == journal(tmp_path / "memory")
 
 

@@ -205,7 +205,8 @@ def test_additive_proxies_sequence_by_sequence(setting: ProxySetting, name: str)
     evaluator, arch = setting.evaluator(name, SETTINGS), setting.architectures(3)[2]
     of_part = evaluator.proxy.terms
     assert of_part is not None
-    parts = [of_part(m) for m in evaluator.measurer.stream(arch, evaluator.realisation, evaluator.proxy.needs)]
+    readings = evaluator.measurer.stream(arch, evaluator.realisation, evaluator.proxy.needs, evaluator.pieces)
+    parts = [of_part(reading.measurement) for reading in readings]
     assert [len(p) for p in parts] == [2, 2, 1]
     terms = [t for part in parts for t in part]
     assert -sum(terms) / 5 == pytest.approx(evaluator.score(arch).score, rel=1e-6)
@@ -215,7 +216,7 @@ def test_additive_proxies_sequence_by_sequence(setting: ProxySetting, name: str)
 def test_a_stopped_stream_leaves_the_base_as_it_was(setting: ProxySetting) -> None:
     evaluator = setting.evaluator("loss", SETTINGS)
     arch = setting.architectures(3)[2]
-    stream = evaluator.measurer.stream(arch, evaluator.realisation, evaluator.proxy.needs)
+    stream = evaluator.measurer.stream(arch, evaluator.realisation, evaluator.proxy.needs, evaluator.pieces)
     next(stream)
     stream.close()
     assert evaluator.score(setting.space.base).score == pytest.approx(-evaluator.base_loss, abs=1e-6)

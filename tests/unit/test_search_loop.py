@@ -380,6 +380,25 @@ def test_evaluations_end_a_search_within_a_generation(name: str) -> None:
     assert again.best == found.best and again.generations == found.generations
 
 
+@pytest.mark.parametrize("begun", [0, 7])
+def test_nobody_is_evaluated_beyond_the_last_of_a_search(begun: int, tmp_path: Path) -> None:
+    settings, asked = dataclasses.replace(SMALL, evaluations=9), 0
+
+    def together(candidates: list[Architecture]) -> list[Score]:
+        nonlocal asked
+        asked += len(candidates)
+        return list(Toy(SPACE)(candidates))
+
+    whole = Memory()
+    run(whole, settings=settings)
+    journal = Journal(tmp_path / "journal.jsonl")
+    for record in whole.records[:begun]:
+        journal.append(record)
+    run_search(STRATEGIES.get("evolution")(SPACE, settings), together, journal)
+    assert asked == 9 - begun
+    assert timeless(journal.read()) == timeless(whole.records)
+
+
 def test_enough_ends_a_search_and_its_length_replays_it() -> None:
     memory, answers = Memory(), iter([False] * 8 + [True] * 100)
     strategy = STRATEGIES.get("evolution")(SPACE, SMALL)

@@ -72,12 +72,12 @@ def score(config: ScoreConfig) -> Scored:
         stored_pool(reference, choice)
     with phase(START):
         from tracenas.pipeline.opening import open_session
-        from tracenas.pipeline.scoring import make_evaluator
+        from tracenas.pipeline.scoring import by_blocks, make_evaluator
 
     session = open_session(target, config, data=config.data)
     evaluator = make_evaluator(session, proxy, config.trace_rank, reference)
     with phase("score"):
-        result = evaluator.score(arch)
+        result = by_blocks(session, evaluator).score(arch)
     if not result.ok:
         raise UserError(f"{config.arch}: cannot be scored: {result.reason}")
     rho = result.extra.get("rho", {})

@@ -17,15 +17,17 @@ from tracenas.pipeline.session import Session
 from tracenas.proxies import PROXIES
 from tracenas.proxies.combination import Choice, RankScale, choose
 from tracenas.reporting.progress import phase
+from tracenas.scoring.block_major import BlockMajorScorer, runs_by_blocks
 from tracenas.scoring.combined import CombinedEvaluator
 from tracenas.scoring.evaluator import Evaluator
 from tracenas.scoring.front_bars import FrontBars
 from tracenas.scoring.measuring import ScoringSettings
 from tracenas.scoring.panel import Panel
 from tracenas.scoring.raced import RacingEvaluator
+from tracenas.scoring.travelling import CandidateScorer
 from tracenas.space.architecture import Architecture
 
-__all__ = ["make_evaluator", "make_panel", "make_racing", "on_other_text"]
+__all__ = ["by_blocks", "make_evaluator", "make_panel", "make_racing", "on_other_text"]
 
 
 def make_evaluator(
@@ -75,6 +77,19 @@ def make_racing(
         names = ", ".join(name for name in PROXIES if PROXIES.get(name).additive)
         raise UserError(f"race 'on': only a single proxy that is a mean over sequences can race: {names}")
     return None
+
+
+def by_blocks(
+    session: Session, scorer: CandidateScorer, at_once: int | None = None
+) -> CandidateScorer | BlockMajorScorer:
+    """The scorer, which takes candidates block by block where that can be done and is less work.
+
+    Args:
+        at_once: candidates that may go together; None: any number.
+    """
+    if isinstance(scorer, CombinedEvaluator) or not runs_by_blocks(scorer):
+        return scorer
+    return BlockMajorScorer(scorer, session.loaded.keep, at_once=at_once)
 
 
 def on_other_text(session: Session, evaluator: Evaluator, tokens: Tensor) -> Evaluator:

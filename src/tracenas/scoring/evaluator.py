@@ -10,14 +10,14 @@ from tracenas.models.surgery.supernet import Realisation, Supernet
 from tracenas.proxies import Measurement, Proxy
 from tracenas.proxies.phi import correlations
 from tracenas.saliency.sensitivity.table import SensitivityTable
-from tracenas.scoring.measuring import Measurer, ScoringSettings, proxy_value
+from tracenas.scoring.measuring import BatchReading, Measurer, ScoringSettings, proxy_value
 from tracenas.scoring.scorer import Scorer
 from tracenas.space.architecture import Architecture
 from tracenas.space.costs import sub_blocks
 from tracenas.space.search_space import SearchSpace
 from tracenas.strategies.score import Score
 
-__all__ = ["Evaluator", "ScoringSettings", "trace_details"]
+__all__ = ["Evaluator", "ScoringSettings", "Total", "trace_details"]
 
 
 class Evaluator(Scorer[Architecture]):
@@ -50,26 +50,54 @@ class Evaluator(Scorer[Architecture]):
         self.measurer = Measurer(net, space, tokens, proxy.needs, settings, table)
         self.tokens = self.measurer.tokens
         self.base_loss = self.measurer.base_loss
+        self.pieces = (slice(0, len(self.tokens)),)
 
     def decoded(self, data: Any) -> Architecture:
         """An architecture of the space."""
         return self.space.validate(Architecture.from_json(data, where="task"))
 
     def _score(self, candidate: Architecture) -> Score:
-        result, reason = attempt(lambda: self._scored(candidate), self.net.device)
-        value, loss, extra, undefined = result or (None, None, {}, reason)
-        return Score(-math.inf if value is None else value, loss=loss, extra=extra, reason=undefined)
+        score, reason = attempt(lambda: self.valued(self.measure(candidate)), self.net.device)
+        return score or Score.failed(str(reason))
 
-    def _scored(self, arch: Architecture) -> tuple[float | None, float | None, dict[str, Any], str | None]:
-        """Value, loss, details for the journal, and why there is no value."""
-        measurement = self.measure(arch)
+    def valued(self, measurement: Measurement) -> Score:
+        """The proxy's value of a measurement, its loss, and details for the journal; or why there is no value."""
         value, reason = proxy_value(self.proxy, measurement, self.measurer.unsupported)
         extra = {} if value is None else trace_details(self.space, measurement)
-        return value, measurement.loss if math.isfinite(measurement.loss) else None, extra, reason
+        return Score(-math.inf if value is None else value, loss=measurement.loss, extra=extra, reason=reason)
+
+    def tally(self, candidate: Architecture) -> "Total":
+        """What adds up the readings of a candidate; of an additive proxy."""
+        return Total(self, candidate)
 
     def measure(self, arch: Architecture) -> Measurement:
         """Loss and whatever else the proxy reads."""
         return self.measurer.measure(arch, self.realisation, self.proxy.needs)
+
+
+class Total:
+    """A candidate's readings put together: what one pass over all of the calibration measures."""
+
+    stopped = False
+    """Nobody is."""
+
+    def __init__(self, evaluator: Evaluator, candidate: Architecture) -> None:
+        self._evaluator, self._candidate = evaluator, candidate
+        self._loss = 0.0
+        self._losses: list[float] = []
+        self._kls: list[float] = []
+
+    def add(self, reading: BatchReading) -> None:
+        """The next micro-batch's."""
+        self._loss += reading.share
+        self._losses += reading.measurement.losses
+        self._kls += reading.measurement.kls
+
+    def score(self) -> Score:
+        """Of all sequences."""
+        parameters = self._evaluator.space.parameters(self._candidate)
+        losses, kls = tuple(self._losses), tuple(self._kls)
+        return self._evaluator.valued(Measurement(parameters, self._loss, losses=losses, kls=kls))
 
 
 def trace_details(space: SearchSpace, measurement: Measurement) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from tracenas.scoring.observers import OBSERVERS, AnchoredObserver, Observer
 from tracenas.space.architecture import Architecture
 from tracenas.space.search_space import SearchSpace
 
-__all__ = ["Measurer", "ScoringSettings", "proxy_value"]
+__all__ = ["BatchReading", "Measurer", "ScoringSettings", "proxy_value"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,19 @@ class ScoringSettings:
     seed: int = 0
     micro_batch: int = 1
     few_steps: FewSteps = field(default_factory=FewSteps)
+
+
+@dataclass(frozen=True)
+class BatchReading:
+    """What a micro-batch says of a candidate, for an additive proxy.
+
+    Args:
+        measurement: of its sequences alone.
+        share: what it adds to the mean loss over all tokens of the calibration.
+    """
+
+    measurement: Measurement
+    share: float
 
 
 class Measurer:
@@ -129,29 +142,45 @@ class Measurer:
         arch: Architecture,
         how: Realisation,
         needs: Collection[str],
-        pieces: Sequence[slice] | None = None,
-    ) -> Generator[Measurement]:
-        """One measurement per micro-batch, of its sequences alone, for additive proxies; nothing is run ahead.
+        pieces: Sequence[slice],
+    ) -> Generator[BatchReading]:
+        """One reading per micro-batch, for additive proxies; nothing is run ahead.
 
         The candidate stays realised until the iterator ends or is closed; no other may be measured in the meantime.
 
         Args:
-            pieces: ranges of sequences, in order, that no micro-batch reaches across; all in one by default.
+            pieces: ranges of sequences, in order, that no micro-batch reaches across.
+        """
+        with self.net.realise(arch, how) as model:
+            for piece in pieces:
+                for part in self.micro_batches(piece):
+                    yield self.reading(model, arch, part, needs)
+
+    def micro_batches(self, piece: slice) -> list[slice]:
+        """The sequences of a piece as they go through the model."""
+        step = self.settings.micro_batch
+        return [slice(at, min(at + step, piece.stop)) for at in range(piece.start, piece.stop, step)]
+
+    def reading(self, model: Any, arch: Architecture, part: slice, needs: Collection[str]) -> BatchReading:
+        """What one forward pass of a model that is realised as `arch` says, over the sequences of a micro-batch.
+
+        Args:
+            needs: of an additive proxy.
         """
         observers = [o for name, o in self.observers.items() if name in needs]
         if any(o.backward for o in observers):
             raise ValueError("only proxies without a backward pass are taken sequence by sequence")
-        wanted, step = pieces if pieces is not None else [slice(0, len(self.tokens))], self.settings.micro_batch
-        starts = [(at, min(at + step, piece.stop)) for piece in wanted for at in range(piece.start, piece.stop, step)]
-        with self._watched(arch, how, observers) as model, torch.no_grad():
-            for first, end in starts:
-                batch = self.tokens[first:end]
-                nll = self._nll(model, batch, first, observers).double().mean(dim=1)
-                records: dict[str, Any] = {}
-                for observer in observers:
-                    records |= observer.result(arch)
-                kls = tuple(records.get("kls", ()))[first:end]
-                yield Measurement(self.space.parameters(arch), float(nll.mean()), losses=tuple(nll.tolist()), kls=kls)
+        with ExitStack() as watching, torch.no_grad():
+            for observer in observers:
+                watching.enter_context(observer.watch(arch))
+            nll = self._nll(model, self.tokens[part], part.start, observers)
+        records: dict[str, Any] = {}
+        for observer in observers:
+            records |= observer.result(arch)
+        each = nll.double().mean(dim=1)
+        kls = tuple(records.get("kls", ()))[part]
+        measurement = Measurement(self.space.parameters(arch), float(each.mean()), losses=tuple(each.tolist()), kls=kls)
+        return BatchReading(measurement, float(nll.sum() / self._predicted(self.tokens)))
 
     @contextmanager
     def _watched(self, arch: Architecture, how: Realisation, observers: Sequence[Observer]) -> Iterator[Any]:
@@ -163,7 +192,7 @@ class Measurer:
     def _losses(self, model: Any, observers: Sequence[Observer], tokens: Tensor) -> tuple[tuple[float, ...], float]:
         """Every sequence's loss and E_b[L]; where gradients are wanted, a backward pass follows every micro-batch."""
         total = torch.zeros((), dtype=torch.float64)
-        count = tokens.shape[0] * predicted_tokens(model, tokens.shape[1])
+        count = self._predicted(tokens)
         scale = gradient_scale(model, count)
         for observer in observers:
             observer.scale = scale
@@ -179,6 +208,10 @@ class Measurer:
                 each.append(nll.detach().double().mean(dim=1))
                 first += len(batch)
         return tuple(torch.cat(each).tolist()), float(total)
+
+    def _predicted(self, tokens: Tensor) -> int:
+        """How many tokens of them have a loss."""
+        return tokens.shape[0] * predicted_tokens(self.net.model, tokens.shape[1])
 
     def _nll(self, model: Any, batch: Tensor, first: int, observers: Sequence[Observer]) -> Tensor:
         for observer in observers:

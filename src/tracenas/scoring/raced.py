@@ -1,19 +1,56 @@
 """Scoring with racing: a candidate is measured a few sequences at a time, and dropped once it is clearly worse."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
 from tracenas.models.functionals.memory import attempt
+from tracenas.proxies import Proxy
 from tracenas.scoring.evaluator import Evaluator
 from tracenas.scoring.front_bars import FrontBars
+from tracenas.scoring.measuring import BatchReading
 from tracenas.scoring.racing import Bar, generation_bar, looks
 from tracenas.scoring.scorer import Scorer
 from tracenas.space.architecture import Architecture
 from tracenas.strategies.score import Score
 
-__all__ = ["RacingEvaluator"]
+__all__ = ["Race", "RacingEvaluator"]
+
+
+class Race:
+    """One candidate's race: its losses and the proxy's terms of the sequences so far.
+
+    Args:
+        proxy: an additive one.
+        bar: what it must not be clearly worse than; None: nothing.
+        ends: numbers of sequences after which that is asked, the last one all of them.
+    """
+
+    def __init__(self, proxy: Proxy, bar: Bar | None, ends: Collection[int]) -> None:
+        assert proxy.terms is not None
+        self._terms_of, self._bar, self._ends = proxy.terms, bar, ends
+        self._losses: list[float] = []
+        self._terms: list[float] = []
+        self.stopped = False
+        """Whether the bar has beaten it."""
+
+    def add(self, reading: BatchReading) -> None:
+        """The next micro-batch's."""
+        self._losses += reading.measurement.losses
+        self._terms += self._terms_of(reading.measurement)
+        self.stopped = self._bar is not None and len(self._terms) in self._ends and self._bar.beats(self._terms)
+
+    def score(self) -> Score:
+        """Once it is stopped, or has run over all sequences."""
+        losses, terms = self._losses, self._terms
+        if not all(math.isfinite(v) for v in (*losses, *terms)):
+            return Score.failed("loss or score is not finite")
+        if len(terms) < max(self._ends):
+            assert self._bar is not None
+            return Score(-self._bar.estimate(terms), extra={"terms": terms, "stopped": len(terms)})
+        loss = math.fsum(losses) / len(losses)
+        return Score(-math.fsum(terms) / len(terms), loss=loss, extra={"terms": terms})
 
 
 class RacingEvaluator(Scorer[Architecture]):
@@ -69,33 +106,22 @@ class RacingEvaluator(Scorer[Architecture]):
         """Score what comes next against this bar, whatever there was: that of another process."""
         self._front, self.bar = None, bar
 
+    def tally(self, candidate: Architecture) -> Race:
+        """The candidate's race, which begins."""
+        return Race(self.evaluator.proxy, self.bar_of(candidate), {piece.stop for piece in self.pieces})
+
     def _score(self, candidate: Architecture) -> Score:
         """On as many sequences as it takes."""
-        bar = self.bar_of(candidate)
-        result, reason = attempt(lambda: self._measured(candidate, bar), self.evaluator.net.device)
-        if result is None:
-            return Score.failed(str(reason))
-        losses, terms = result
-        if not all(math.isfinite(v) for v in (*losses, *terms)):
-            return Score.failed("loss or score is not finite")
-        if len(terms) < self.evaluator.tokens.shape[0]:
-            assert bar is not None
-            return Score(-bar.estimate(terms), extra={"terms": terms, "stopped": len(terms)})
-        loss = math.fsum(losses) / len(losses)
-        return Score(-math.fsum(terms) / len(terms), loss=loss, extra={"terms": terms})
+        race = self.tally(candidate)
+        _, reason = attempt(lambda: self._run(candidate, race), self.evaluator.net.device)
+        return race.score() if reason is None else Score.failed(reason)
 
-    def _measured(self, arch: Architecture, bar: Bar | None) -> tuple[list[float], list[float]]:
-        """Losses and the proxy's terms of the first sequences: all of them, or until the bar beats the candidate."""
+    def _run(self, candidate: Architecture, race: Race) -> None:
+        """Over all sequences, or until it is stopped."""
         evaluator = self.evaluator
-        assert evaluator.proxy.terms is not None
-        losses: list[float] = []
-        terms: list[float] = []
-        parts = evaluator.measurer.stream(arch, evaluator.realisation, evaluator.proxy.needs, self.pieces)
-        ends = {piece.stop for piece in self.pieces}
-        with closing(parts):
-            for part in parts:
-                losses += part.losses
-                terms += evaluator.proxy.terms(part)
-                if bar is not None and len(terms) in ends and bar.beats(terms):
+        readings = evaluator.measurer.stream(candidate, evaluator.realisation, evaluator.proxy.needs, self.pieces)
+        with closing(readings):
+            for reading in readings:
+                race.add(reading)
+                if race.stopped:
                     break
-        return losses, terms

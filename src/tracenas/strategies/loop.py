@@ -208,7 +208,9 @@ class _Run(Generic[C]):
             if self._over():
                 return
             self._keep(self._replayed(proposal, batch.generation))
-        with closing(self._awaited([p.candidate for p in unknown if p.feasible])) as scores:
+        limit = self.strategy.settings.evaluations
+        wanted = unknown if limit is None else unknown[: limit - len(self.records)]
+        with closing(self._awaited([p.candidate for p in wanted if p.feasible])) as scores:
             for proposal in unknown:
                 if self._over():
                     return

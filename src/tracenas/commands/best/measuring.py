@@ -13,7 +13,7 @@ from tracenas.pipeline.opening import open_session
 from tracenas.pipeline.reference import REFERENCE
 from tracenas.pipeline.resume import same_model
 from tracenas.pipeline.run_directory import PROPOSALS, in_use
-from tracenas.pipeline.scoring import make_evaluator
+from tracenas.pipeline.scoring import by_blocks, make_evaluator
 from tracenas.pipeline.session import Session
 from tracenas.pipeline.starts import START, Starts, run_starts
 from tracenas.pipeline.target import PruningTarget
@@ -49,12 +49,13 @@ def measure(target: PruningTarget, config: SearchConfig, known: Known, count: in
         reference = run / REFERENCE if not choose(config.proxy).single else None
         evaluator = make_evaluator(session, config.proxy, config.trace_rank, reference)
         same_model(run, evaluator.base_loss)
+        scorer = by_blocks(session, evaluator)
         journal = Journal(run / PROPOSALS)
         with phase("proposals", count) as steps:
             guided = _guided(session, config, starts, known)
             seed = [config.seed, len(known)]
             for arch in _proposals(session, guided, starts, count, np.random.default_rng(seed)):
-                score = evaluator.score(arch)
+                score = scorer.score(arch)
                 journal.append(
                     journal_record(
                         arch,

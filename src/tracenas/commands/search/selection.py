@@ -16,7 +16,7 @@ from tracenas.errors import UserError
 from tracenas.models.checkpoints.writing import stock_shaped
 from tracenas.pipeline.refit.text import stored_held_out
 from tracenas.pipeline.run_directory import SELECTION
-from tracenas.pipeline.scoring import on_other_text
+from tracenas.pipeline.scoring import by_blocks, on_other_text
 from tracenas.pipeline.session import Session
 from tracenas.proxies.combination import choose
 from tracenas.reporting.progress import phase
@@ -81,9 +81,8 @@ def _measured(
     if asked and True not in shapes and (further := _best_stock(session, result, set(archs))) is not None:
         archs, shapes = [*archs, further], [*shapes, True]
     with phase("best candidates on held-out text", len(archs)) as steps:
-        scorer = RacingEvaluator(on_other_text(session, evaluator, tokens), elites=1)
-        for arch, shape in zip(steps.over(archs), shapes, strict=True):
-            score = scorer.score(arch)
+        scorer = by_blocks(session, RacingEvaluator(on_other_text(session, evaluator, tokens), elites=1))
+        for arch, shape, score in zip(steps.over(archs), shapes, scorer(archs), strict=True):
             yield Contender(arch.id, tuple(score.extra.get("terms", (math.inf,) * len(tokens))), shape)
 
 

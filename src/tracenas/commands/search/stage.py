@@ -32,8 +32,10 @@ from tracenas.pipeline.workers import local_workers
 from tracenas.proxies.combination import choose
 from tracenas.reporting.progress import SearchProgress
 from tracenas.reporting.tracking.trackers import Trackers, tracked
+from tracenas.scoring.block_major import BlockMajorScorer
+from tracenas.scoring.combined import CombinedEvaluator
+from tracenas.scoring.evaluator import Evaluator
 from tracenas.scoring.pooled import PooledScorer
-from tracenas.scoring.raced import RacingEvaluator
 from tracenas.scoring.travelling import CandidateScorer
 from tracenas.space.architecture import Architecture
 from tracenas.space.search_space import SearchSpace
@@ -130,7 +132,7 @@ def _run(
     session: Session,
     config: SearchConfig,
     strategy: Strategy[Architecture],
-    scorer: CandidateScorer | PooledScorer[Architecture],
+    scorer: CandidateScorer | BlockMajorScorer | PooledScorer[Architecture],
     journal: Journal,
     clock: SearchClock,
     told: Sequence[Callable[[Progress], None] | None],
@@ -148,7 +150,7 @@ def _run(
             scorer,
             journal,
             on_event=on_event,
-            on_generation=scorer.on_generation if isinstance(scorer, RacingEvaluator | PooledScorer) else None,
+            on_generation=None if isinstance(scorer, Evaluator | CombinedEvaluator) else scorer.on_generation,
             facts=facts,
             enough=clock.enough,
         )

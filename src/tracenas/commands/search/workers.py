@@ -6,8 +6,10 @@ from contextlib import ExitStack, contextmanager
 from tracenas.cluster.joining import Cluster
 from tracenas.config import SearchConfig
 from tracenas.pipeline.distributed import actor_pool
+from tracenas.pipeline.scoring import by_blocks
 from tracenas.pipeline.session import Session
 from tracenas.reporting.progress import phase
+from tracenas.scoring.block_major import BlockMajorScorer
 from tracenas.scoring.pooled import PooledScorer, local_pool, serving
 from tracenas.scoring.travelling import CandidateScorer
 from tracenas.space.architecture import Architecture
@@ -18,14 +20,17 @@ __all__ = ["scored_by"]
 @contextmanager
 def scored_by(
     scorer: CandidateScorer, config: SearchConfig, session: Session, cluster: Cluster | None
-) -> Iterator[CandidateScorer | PooledScorer[Architecture]]:
-    """The scorer, or the workers that have it."""
+) -> Iterator[CandidateScorer | BlockMajorScorer | PooledScorer[Architecture]]:
+    """The scorer, or the workers that have it.
+
+    In this process candidates may go block by block, together; where time ends a search, each by itself.
+    """
     if cluster is not None:
         with actor_pool(cluster, session, scorer, f"{serving.__module__}:{serving.__name__}", config) as actors:
             yield PooledScorer(scorer, actors)
         return
     if config.workers == 1:
-        yield scorer
+        yield by_blocks(session, scorer, at_once=None if config.minutes is None else 1)
         return
     with ExitStack() as stack:
         assert config.workers != "auto"

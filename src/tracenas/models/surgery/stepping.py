@@ -6,8 +6,8 @@ which every block lets its input through. Memory: the hidden states of all token
 Shapes: B sequences of a micro-batch, T tokens, D hidden.
 """
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -80,6 +80,26 @@ class BlockRunner:
         out = self.model.get_submodule(self.blocks[index].path)(hidden, *args, **kwargs)
         result: Tensor = out[0] if isinstance(out, tuple) else out
         return result
+
+    @contextmanager
+    def behind(self, hidden: Tensor) -> Iterator[Any]:
+        """The model with hidden states [B, T, D] that have left its last block: its forward runs what is behind it."""
+        with ExitStack() as undo:
+            for block in self.blocks:
+                replace_module(self.model, block.path, _Passed(self.model.get_submodule(block.path), hidden), undo)
+            yield self.model
+
+
+class _Passed(StandIn):
+    """Gives what is known to leave the blocks, whatever enters them."""
+
+    def __init__(self, original: nn.Module, hidden: Tensor) -> None:
+        super().__init__(original)
+        self.__dict__["_hidden"] = hidden
+
+    def forward(self, *_: Any, **__: Any) -> Any:
+        """What is known."""
+        return self.__dict__["_hidden"]
 
 
 class _Recorder(StandIn):

@@ -165,8 +165,7 @@ class Supernet:
         with ExitStack() as undo:
             for index, layer in enumerate(arch.layers):
                 self._realise_block(index, layer, how, undo)
-            self._replace(self.model, how.outside(), undo)
-            yield self.model
+            yield undo.enter_context(self.realise_outside(how))
 
     @contextmanager
     def realise_block(self, index: int, layer: Layer, realisation: Realisation | None = None) -> Iterator[nn.Module]:
@@ -174,6 +173,13 @@ class Supernet:
         with ExitStack() as undo:
             self._realise_block(index, layer, realisation or Realisation(), undo)
             yield self.model.get_submodule(self.blocks[index].path)
+
+    @contextmanager
+    def realise_outside(self, realisation: Realisation) -> Iterator[Any]:
+        """What a realisation has outside the blocks, these as they are, until the context ends; yields the model."""
+        with ExitStack() as undo:
+            self._replace(self.model, realisation.outside(), undo)
+            yield self.model
 
     def _realise_block(self, index: int, layer: Layer, how: Realisation, undo: ExitStack) -> None:
         block = self.blocks[index]
