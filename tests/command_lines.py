@@ -7,7 +7,7 @@ import pytest
 
 from tracenas.cli import invoke
 
-__all__ = ["printed", "refused"]
+__all__ = ["printed", "refused", "refused_at_last"]
 
 
 def printed(capsys: pytest.CaptureFixture[str], argv: list[str]) -> dict[str, Any]:
@@ -23,5 +23,14 @@ def refused(capsys: pytest.CaptureFixture[str], argv: list[str]) -> str:
     capsys.readouterr()
     assert invoke(argv) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("tracenas: ")
+    return str(line)
+
+
+def refused_at_last(capsys: pytest.CaptureFixture[str], argv: list[str]) -> str:
+    """The line of a refusal behind those of what was done until then."""
+    capsys.readouterr()
+    assert invoke(argv) == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
     assert line.startswith("tracenas: ")
     return str(line)

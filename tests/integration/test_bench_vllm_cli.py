@@ -6,85 +6,67 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import save_tiny
-
-from tracenas.cli import invoke
+from command_lines import printed, refused, refused_at_last
+from fake_vllm import CHANNEL, HEAD, STEP, fake_vllm_python
+from tiny import SHAPE, save_tiny
 
 pytestmark = pytest.mark.integration
 
-_MODULE = """
-import json, os, time
-from types import SimpleNamespace as Of
-
-__version__ = "0.0.fake"
-clock = [0.0]
-time.perf_counter = lambda: clock[0]
-
-
-class SamplingParams:
-    def __init__(self, *, temperature, max_tokens, ignore_eos, detokenize):
-        self.tokens = max_tokens
-
-
-class LLM:
-    def __init__(self, model, *, max_model_len, max_num_seqs, gpu_memory_utilization, enable_prefix_caching, **how):
-        assert how["skip_tokenizer_init"] and not enable_prefix_caching
-        config = json.load(open(os.path.join(model, "config.json")))
-        self.blocks, self.length, self.sequences = config["num_hidden_layers"], max_model_len, max_num_seqs
-        self.share = gpu_memory_utilization
-        self.model_config = Of(get_vocab_size=lambda: config["vocab_size"])
-        print("noise on standard output")
-
-    def generate(self, prompts, how, use_tqdm):
-        assert self.share == 0.45 and len(prompts) <= self.sequences
-        assert all(len(p["prompt_token_ids"]) + how.tokens <= self.length for p in prompts)
-        clock[0] += self.blocks * (0.5 * len(prompts) + 0.25 * (how.tokens - 1))
-"""
-_TORCH = "cuda = type('cuda', (), {'is_available': staticmethod(lambda: False)})\nget_num_threads = lambda: 3\n"
+BLOCK = HEAD * SHAPE["num_attention_heads"] + CHANNEL * SHAPE["intermediate_size"]
+"""Seconds of a block per token, beside its part of a step."""
+SMALL = ["--prompt", "16", "--new-tokens", "5", "--trials", "2"]
 
 
 @pytest.fixture
 def python(tmp_path: Path) -> Path:
-    """An interpreter that finds the stand-ins."""
-    folder = tmp_path / "environment"
-    folder.mkdir()
-    (folder / "vllm.py").write_text(_MODULE)
-    (folder / "torch.py").write_text(_TORCH)
-    (folder / "python").write_text(f'#!/bin/sh\nPYTHONPATH="{folder}" exec "{sys.executable}" "$@"\n')
-    (folder / "python").chmod(0o755)
-    return folder / "python"
+    return fake_vllm_python(tmp_path / "environment")
+
+
+def step(blocks: int, tokens: int) -> float:
+    """Milliseconds that the stand-in takes for a step."""
+    return 1000 * (STEP * (1 + blocks) + BLOCK * blocks * tokens)
 
 
 def test_models_take_turns_each_in_its_process(
-    python: Path, tmp_path: Path, tokenizer: Any, capsys: pytest.CaptureFixture[str]
+    python: Path,
+    tmp_path: Path,
+    tokenizer: Any,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("FAKE_VLLM_LOG", str(tmp_path / "log"))
     base = save_tiny(tmp_path / "base", "llama", tokenizer)
     small = save_tiny(tmp_path / "small", "llama", tokenizer, num_hidden_layers=2)
     words = ["bench", str(base), str(small), "--backend", "vllm", "--vllm-python", str(python), "--batch", "1,4"]
-    capsys.readouterr()
-    assert invoke([*words, "--prompt", "16", "--new-tokens", "5", "--trials", "2", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
+    found = printed(capsys, [*words, *SMALL, "--enforce-eager"])
     assert found["setting"]["vllm"] == "0.0.fake" and found["setting"]["threads"] == 3
     first, second, *wide = found["models"]
-    assert first["ttft_ms"]["median"] == pytest.approx(1000 * 4 * 0.5)
-    assert first["tpot_ms"]["median"] == pytest.approx(1000 * 4 * 0.25)
-    assert second["decode_speedup"]["median"] == pytest.approx(2)
-    assert [m["batch"] for m in wide] == [4, 4] and wide[0]["ttft_ms"]["median"] == pytest.approx(1000 * 4 * 2)
+    assert first["ttft_ms"]["median"] == pytest.approx(step(4, 16))
+    assert first["tpot_ms"]["median"] == pytest.approx(step(4, 1))
+    assert second["decode_speedup"]["median"] == pytest.approx(step(4, 1) / step(2, 1))
+    assert [m["batch"] for m in wide] == [4, 4] and wide[0]["ttft_ms"]["median"] == pytest.approx(step(4, 64))
     assert first["peak_memory_bytes"] is None
+    loaded = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    assert [one["gpu_memory_utilization"] for one in loaded] == [0.45, 0.45]
+    assert all(one["enforce_eager"] and not one["trusted"] and "load_format" not in one for one in loaded)
+    bytes_per_token = 4 * 2 * 2 * 8 * 4  # float32, K and V, two heads of 8, four blocks
+    assert all(one["kv_cache_memory_bytes"] >= 4 * (16 + 5) * bytes_per_token for one in loaded)
 
 
-def test_without_vllm_it_is_one_line(
-    tmp_path: Path, tokenizer: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_vllm_it_is_one_line(tmp_path: Path, tokenizer: Any, capsys: pytest.CaptureFixture[str]) -> None:
     base = str(save_tiny(tmp_path / "base", "llama", tokenizer))
     python = tmp_path / "python"
     python.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "$@"\n')
     python.chmod(0o755)
-    capsys.readouterr()
-    assert (
-        invoke(["bench", base, "--backend", "vllm", "--prompt", "8", "--new-tokens", "4", "--vllm-python", str(python)])
-        == 2
-    )
-    assert "needs vLLM" in (line := capsys.readouterr().err.strip().splitlines()[-1]) and "the package vllm" in line
-    assert invoke(["bench", base, "--vllm-python", sys.executable]) == 2
-    assert "vllm-python is not used here" in capsys.readouterr().err
+    line = refused(capsys, ["bench", base, "--backend", "vllm", *SMALL, "--vllm-python", str(python)])
+    assert "needs vLLM" in line and "the package vllm" in line
+    assert "vllm-python is not used here" in refused(capsys, ["bench", base, "--vllm-python", sys.executable])
+    assert "enforce-eager is not used here" in refused(capsys, ["bench", base, "--enforce-eager"])
+
+
+def test_a_gpu_that_is_not_there_is_one_line(
+    python: Path, tmp_path: Path, tokenizer: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = str(save_tiny(tmp_path / "base", "llama", tokenizer))
+    words = ["bench", base, "--backend", "vllm", *SMALL, "--vllm-python", str(python), "--device", "cuda"]
+    assert "finds no GPU; accepted: auto, cpu" in refused_at_last(capsys, words)

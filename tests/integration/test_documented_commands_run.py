@@ -36,6 +36,8 @@ NOT_RUN = {
     "export pruned --format gguf --out pruned.gguf --check": "needs llama.cpp, as above",
     "measure MODEL --out latency-llama.json --backend llama.cpp --outtype q8_0 --llama-python llama/bin/python "
     "--threads 2": "needs llama.cpp, as above; test_measure_llama_cli.py has a stand-in",
+    "measure MODEL --out latency-vllm.json --backend vllm --dtype bf16 --vllm-python vllm/bin/python": "needs vLLM; "
+    "test_measure_vllm_cli.py has a stand-in",
     "bench BASE DIR… --backend llama.cpp --outtype q8_0 --llama-python llama/bin/python": "needs llama.cpp, as above; "
     "test_bench_llama_cli.py has a stand-in",
     "bench BASE DIR… --backend vllm --vllm-python vllm/bin/python": "needs vLLM; test_bench_vllm_cli.py has a stand-in",

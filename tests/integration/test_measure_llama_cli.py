@@ -63,9 +63,9 @@ def test_a_table_adds_up_to_what_whole_architectures_take(home: Path, python: Pa
 def test_an_interrupted_table_goes_on(
     home: Path, python: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from tracenas.benchmark.file_turns import FileTurns
+    from tracenas.benchmark.served_turns import ServedTurns
 
-    out, real, asked = tmp_path / "table.json", FileTurns.__call__, []
+    out, real, asked = tmp_path / "table.json", ServedTurns.__call__, []
 
     def few(self: Any, archs: Any, advance: Any) -> Any:
         asked.append(archs)
@@ -73,7 +73,7 @@ def test_an_interrupted_table_goes_on(
             raise KeyboardInterrupt
         return real(self, archs, advance)
 
-    monkeypatch.setattr(FileTurns, "__call__", few)
+    monkeypatch.setattr(ServedTurns, "__call__", few)
     assert invoke(argv(home, out, python)) == 130
     assert "other settings" in refused(capsys, argv(home, out, python, "--resume", "--outtype", "q8_0"))
     assert invoke(argv(home, out, python, "--resume")) == 0

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tracenas.benchmark.served_model import Run
 from tracenas.budgets import Counted, Serving
 from tracenas.demo import model_path
 from tracenas.models.checkpoints.source import open_source
@@ -32,12 +33,13 @@ def answers(archs: list[Architecture], stored: str, directory: Path) -> list[dic
     space = source.space()
     files = DrawnFiles(Counted(source, source.blocks(), Serving(LENGTH, BATCH, stored)), space.base)
     found = []
-    with llama_cpp(SimpleNamespace(llama_python=Path(str(PYTHON)), device="cpu", threads=1)) as program:
+    run: Run = {"batch": BATCH, "prompt": LENGTH - NEW, "before": 200, "new_tokens": NEW}
+    with llama_cpp(SimpleNamespace(llama_python=Path(str(PYTHON)), device="cpu", threads=1, seed=0)) as program:
         for number, arch in enumerate(archs):
             path = directory / f"{number}.gguf"
             files.write(arch, path)
-            run = {"batch": BATCH, "prompt": LENGTH - NEW, "before": 200, "new_tokens": NEW}
-            found.append(program.served.ask({"model": str(path), "runs": [run], **program.request(0)}))
+            with program.model(path) as model:
+                found.append(model.ask([run]))
     return found
 
 

@@ -2,12 +2,12 @@
 
 Answers a line of JSON on standard input by one on standard output, after a first line that says what is there:
 
-    {"model": DIRECTORY, "dtype": "bfloat16", "length": 640, "sequences": 8, "share": 0.45, "trust_remote_code": false,
-     "seed": 0, "batch": 1, "prompt": 512, "new_tokens": 16}
-    → {"prefill": 0.8, "decode": 0.2}
+    {"model": DIRECTORY, "load": {"dtype": "bfloat16", …}, "seed": 0,
+     "runs": [{"batch": 1, "prompt": 512, "before": 504, "new_tokens": 16}]}
+    → {"runs": [{"prefill": 0.8, "decode": 0.2}], "bytes": {}}
 
-The first request loads its model, which stays; the others are of the same one. Prefill is a request for one token,
-decode what `new_tokens` take beyond that; vLLM's own schedule, without its cache of prefixes.
+The first request loads its model, which stays; the others are of the same one. Prefill is the time until every sequence
+has its first token, decode that of the others, in vLLM's own schedule, without its cache of prefixes.
 """
 
 import json
@@ -19,40 +19,47 @@ from typing import Any
 
 __all__ = ["main"]
 
-_QUIET = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_LOGGING_LEVEL": "ERROR"}
+_QUIET = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"}
 
 
-def load(vllm: Any, request: dict[str, Any]) -> Any:
-    """The model of a request."""
-    return vllm.LLM(
-        request["model"],
-        dtype=request["dtype"],
-        trust_remote_code=request["trust_remote_code"],
-        seed=request["seed"],
-        skip_tokenizer_init=True,
-        max_model_len=request["length"],
-        max_num_seqs=request["sequences"],
-        gpu_memory_utilization=request["share"],
-        enable_prefix_caching=False,
-    )
+class Model:
+    """A checkpoint in vLLM.
 
+    Args:
+        vllm: the module.
+        request: the first one.
+    """
 
-def trial(vllm: Any, llm: Any, request: dict[str, Any]) -> dict[str, float]:
-    """Seconds of a request."""
-    draw, vocabulary = random.Random(request["seed"]), llm.model_config.get_vocab_size()
-    prompts = [
-        {"prompt_token_ids": [draw.randrange(vocabulary) for _ in range(request["prompt"])]}
-        for _ in range(request["batch"])
-    ]
+    def __init__(self, vllm: Any, request: dict[str, Any]) -> None:
+        load = {"skip_tokenizer_init": True, "enable_prefix_caching": False, **request["load"]}
+        self._vllm, self._llm = vllm, vllm.LLM(request["model"], seed=request["seed"], **load)
+        self._vocabulary = self._llm.model_config.get_vocab_size()
+        self._asked = 0
 
-    def seconds(tokens: int) -> float:
-        how = vllm.SamplingParams(temperature=0.0, max_tokens=tokens, ignore_eos=True, detokenize=False)
+    def trial(self, run: dict[str, int], draw: random.Random) -> dict[str, float]:
+        """Seconds of a run."""
+        batch, prompt, before, new = (run[name] for name in ("batch", "prompt", "before", "new_tokens"))
+        first, behind = self._generate(batch, prompt, new if before == prompt else 1, draw)
+        if before != prompt:
+            _, behind = self._generate(batch, before, new, draw)
+        return {"prefill": first, "decode": behind}
+
+    def _generate(self, batch: int, prompt: int, tokens: int, draw: random.Random) -> tuple[float, float]:
+        """Seconds until all sequences have begun, and from there until all have ended."""
+        how = self._vllm.SamplingParams(temperature=0.0, max_tokens=tokens, ignore_eos=True, detokenize=False)
+        engine, waiting = self._llm.llm_engine, set[str]()
+        prompts = [[draw.randrange(self._vocabulary) for _ in range(prompt)] for _ in range(batch)]
         began = time.perf_counter()
-        llm.generate(prompts, how, use_tqdm=False)
-        return time.perf_counter() - began
-
-    prefill = seconds(1)
-    return {"prefill": prefill, "decode": max(1e-9, seconds(request["new_tokens"]) - prefill)}
+        for ids in prompts:
+            self._asked += 1
+            waiting.add(str(self._asked))
+            engine.add_request(str(self._asked), {"prompt_token_ids": ids}, how)
+        first = 0.0
+        while engine.has_unfinished_requests():
+            started = {output.request_id for output in engine.step() if output.outputs[0].token_ids}
+            if waiting and not (waiting := waiting - started):
+                first = time.perf_counter() - began
+        return first, time.perf_counter() - began - first
 
 
 def main() -> None:
@@ -68,11 +75,13 @@ def main() -> None:
     device = torch.cuda.get_device_name() if cuda else "cpu"
     facts = {"vllm": vllm.__version__, "device": device, "threads": torch.get_num_threads()}
     print(json.dumps(facts), file=answers, flush=True)
-    llm = None
+    model = None
     for line in sys.stdin:
         request = json.loads(line)
-        llm = llm or load(vllm, request)
-        print(json.dumps(trial(vllm, llm, request)), file=answers, flush=True)
+        model = model or Model(vllm, request)
+        draw = random.Random(request["seed"])
+        runs = [model.trial(run, draw) for run in request["runs"]]
+        print(json.dumps({"runs": runs, "bytes": {}}), file=answers, flush=True)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from tracenas.benchmark.latency_table import PHASES, KindLatency, Point, Slot, k
 from tracenas.space.architecture import Architecture
 from tracenas.space.search_space import SearchSpace
 
-__all__ = ["CHECKS", "Latencies", "TurnTimes", "WidthLatencies", "checked"]
+__all__ = ["CHECKS", "FIRST", "MOST", "Latencies", "TurnTimes", "WidthLatencies", "checked"]
 
 OFF = 0.02
 FIRST, MOST = 5, 17
@@ -58,10 +58,19 @@ class WidthLatencies:
         points: how the model is served.
         turns: measures.
         at_once: architectures that it measures in turns at most; None for any number.
+        widths: of a kind that are measured at first, and in all.
     """
 
-    def __init__(self, space: SearchSpace, points: Sequence[Point], turns: Turns, at_once: int | None = None) -> None:
+    def __init__(
+        self,
+        space: SearchSpace,
+        points: Sequence[Point],
+        turns: Turns,
+        at_once: int | None = None,
+        widths: tuple[int, int] = (FIRST, MOST),
+    ) -> None:
         self.space, self.points, self.turns, self._at_once = space, tuple(points), turns, at_once
+        self._first, self._most = widths
         self._base: list[Latencies] = []
         self._shares: dict[Architecture, Latencies] = {}
 
@@ -137,12 +146,12 @@ class WidthLatencies:
 
     def _widths(self, slots: Sequence[Slot], choices: Sequence[int]) -> list[int]:
         """Ascending: some at first, then between two where the line between them is off."""
-        places = sorted({round(x) for x in np.linspace(0, len(choices) - 1, min(FIRST, len(choices)))})
+        places = sorted({round(x) for x in np.linspace(0, len(choices) - 1, min(self._first, len(choices)))})
         self.shares([self._at(slots, choices[place]) for place in places])
         settled: set[tuple[int, int]] = set()
-        while len(places) < MOST:
+        while len(places) < self._most:
             gaps = [pair for pair in pairwise(places) if pair[1] - pair[0] > 1 and pair not in settled]
-            middles = {gap: (gap[0] + gap[1]) // 2 for gap in gaps[: MOST - len(places)]}
+            middles = {gap: (gap[0] + gap[1]) // 2 for gap in gaps[: self._most - len(places)]}
             if not middles:
                 break
             self.shares([self._at(slots, choices[place]) for place in middles.values()])

@@ -1,5 +1,6 @@
 """Types of settings that several commands have, with their descriptions."""
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
@@ -13,6 +14,7 @@ __all__ = [
     "CommaList",
     "Compensate",
     "Dtype",
+    "EnforceEager",
     "HostMemory",
     "ModelName",
     "Proxies",
@@ -27,6 +29,7 @@ __all__ = [
     "Text",
     "TextField",
     "Tolerance",
+    "VllmPython",
     "Workers",
 ]
 
@@ -88,6 +91,10 @@ HostMemory = Annotated[
         description="Memory that this command may take beside mapped files, such as 3.5GB; weights and factors that do "
         "not fit wait in temporary files. auto: what this machine has."
     ),
+]
+VllmPython = Annotated[Path | None, Field(description="Python interpreter that has vLLM; default: this one.")]
+EnforceEager = Annotated[
+    bool, Field(description="Run vLLM without torch.compile and CUDA graphs, as `vllm serve --enforce-eager`.")
 ]
 TextField = Annotated[
     str | None,

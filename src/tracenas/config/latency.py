@@ -22,13 +22,14 @@ class MeasureConfig(SpaceConfig):
     wanted = ("backend", "points", "outtype", "turns", "resume", "device")
     uses = (
         Use(("outtype", "llama_python"), "backend llama.cpp", lambda c: c.backend == "llama.cpp"),
-        Use(("dtype", "trust_remote_code"), "backend torch or torch-compile", lambda c: c.backend.startswith("torch")),
+        Use(("dtype", "trust_remote_code"), "backend torch, torch-compile or vllm", lambda c: c.backend != "llama.cpp"),
+        Use(("vllm_python", "enforce_eager"), "backend vllm", lambda c: c.backend == "vllm"),
     )
     without = ("depth_granularity", "min_depth", "keep_layers", "exclude")
 
     model: fields.ModelName
     out: Path = Field(description="Table to write, a file with the ending .json.")
-    backend: Literal["torch", "torch-compile", "llama.cpp"] = Field(
+    backend: Literal["torch", "torch-compile", "llama.cpp", "vllm"] = Field(
         "torch", description="What the model is served by; llama.cpp through llama-cpp-python."
     )
     outtype: Literal["auto", "f32", "f16", "bf16", "q8_0"] = Field(
@@ -37,6 +38,8 @@ class MeasureConfig(SpaceConfig):
     llama_python: Path | None = Field(
         None, description="Python interpreter that has llama-cpp-python; default: this one."
     )
+    vllm_python: fields.VllmPython = None
+    enforce_eager: fields.EnforceEager = False
     points: fields.CommaList = Field(
         "1:512:512",
         description="How it is served: sequences:prompt:context, several separated by commas. A prefill reads the "

@@ -70,7 +70,7 @@ class BenchConfig(StageConfig):
     uses = (
         Use(("outtype", "llama_python"), "backend llama.cpp", lambda c: c.backend == "llama.cpp"),
         Use(("dtype", "trust_remote_code"), "backend torch, torch-compile or vllm", lambda c: c.backend != "llama.cpp"),
-        Use(("vllm_python",), "backend vllm", lambda c: c.backend == "vllm"),
+        Use(("vllm_python", "enforce_eager"), "backend vllm", lambda c: c.backend == "vllm"),
         Use(("no_memory",), "another backend than vllm, of which it is not measured", lambda c: c.backend != "vllm"),
         Use(("cache",), "backend torch (compiled blocks have a static one)", lambda c: c.backend == "torch"),
     )
@@ -90,7 +90,8 @@ class BenchConfig(StageConfig):
     llama_python: Path | None = Field(
         None, description="Python interpreter that has llama-cpp-python; default: this one."
     )
-    vllm_python: Path | None = Field(None, description="Python interpreter that has vLLM; default: this one.")
+    vllm_python: fields.VllmPython = None
+    enforce_eager: fields.EnforceEager = False
     prompt: int | None = Field(
         None, ge=1, description="Tokens of the prompt; default: 4096, or what the models' positions leave room for."
     )

@@ -34,9 +34,11 @@ class MeasureOptions(StageKeywords, total=False):
     head_quantum: int
     deploy: str
     kv_groups: bool
-    backend: Literal["torch", "torch-compile", "llama.cpp"]
+    backend: Literal["torch", "torch-compile", "llama.cpp", "vllm"]
     outtype: str
     llama_python: str | Path | None
+    vllm_python: str | Path | None
+    enforce_eager: bool
     points: str | Sequence[str]
     turns: int
     new_tokens: int
@@ -120,6 +122,7 @@ class BenchOptions(StageKeywords, total=False):
     outtype: str
     llama_python: str | Path | None
     vllm_python: str | Path | None
+    enforce_eager: bool
     prompt: int | None
     new_tokens: int
     batch: str | Sequence[str]

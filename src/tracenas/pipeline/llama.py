@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import tracenas.benchmark.llama_trials as script
 from tracenas.benchmark.devices import graphics_processors, processor
 from tracenas.benchmark.served import Served
+from tracenas.benchmark.served_model import ServedModel
 from tracenas.errors import UserError
 from tracenas.exporters.gguf.check import find_llama
 from tracenas.worker_pool import available_cores
@@ -28,6 +29,9 @@ class Settings(Protocol):
     @property
     def threads(self) -> int | None: ...
 
+    @property
+    def seed(self) -> int: ...
+
 
 @dataclass(frozen=True)
 class LlamaCpp:
@@ -37,11 +41,13 @@ class LlamaCpp:
         served: is asked.
         threads: of the CPU.
         gpu: whether all layers lie on a GPU.
+        seed: of the tokens.
     """
 
     served: Served
     threads: int
     gpu: bool
+    seed: int
 
     @property
     def machine(self) -> dict[str, Any]:
@@ -49,9 +55,11 @@ class LlamaCpp:
         device = (graphics_processors() or ("GPU",))[0] if self.gpu else processor()
         return {"device": device, "threads": self.threads, "llama_cpp": self.served.facts["llama_cpp"]}
 
-    def request(self, seed: int) -> dict[str, Any]:
-        """What is asked beside the model and its runs."""
-        return {"threads": self.threads, "gpu": self.gpu, "seed": seed}
+    @contextmanager
+    def model(self, path: Path) -> Iterator[ServedModel]:
+        """A file; it is loaded for every trial, and freed behind it."""
+        request = {"model": str(path), "threads": self.threads, "gpu": self.gpu, "seed": self.seed}
+        yield ServedModel(self.served, request)
 
 
 @contextmanager
@@ -69,4 +77,4 @@ def llama_cpp(config: Settings) -> Iterator[LlamaCpp]:
                 f"device {config.device}: this llama-cpp-python was built without a GPU "
                 '(CMAKE_ARGS="-DGGML_CUDA=on" pip install llama-cpp-python); accepted: auto, cpu'
             )
-        yield LlamaCpp(served, config.threads or available_cores(), there and config.device != "cpu")
+        yield LlamaCpp(served, config.threads or available_cores(), there and config.device != "cpu", config.seed)

@@ -6,15 +6,15 @@ from functools import partial
 from tracenas.benchmark.latency import Trial, TrialSettings, quartiles, ratios, take_turns
 from tracenas.commands.bench.contestants import opened
 from tracenas.commands.bench.result import Bench, ModelBench
+from tracenas.commands.bench.trials import trial_settings
 from tracenas.config import BenchConfig
-from tracenas.errors import UserError
 from tracenas.models.checkpoints.source import ModelSource, open_source
 from tracenas.reporting.progress import phase
 from tracenas.reporting.terminal import to_plain
 from tracenas.rundir import provenance, write_json
 from tracenas.space import costs
 
-__all__ = ["bench", "prefill_flops", "trial_settings"]
+__all__ = ["bench", "prefill_flops"]
 
 
 def bench(config: BenchConfig) -> Bench:
@@ -47,22 +47,6 @@ def bench(config: BenchConfig) -> Bench:
     if config.out is not None:
         write_json(config.out, to_plain({**result.to_json(), "provenance": provenance(seed=config.seed)}))
     return result
-
-
-def trial_settings(config: BenchConfig, sources: list[ModelSource]) -> list[TrialSettings]:
-    """What a trial of these models is, per batch size.
-
-    Raises:
-        UserError: for a prompt and new tokens beyond their positions.
-    """
-    positions = min(s.positions for s in sources)
-    prompt = config.prompt or min(4096, positions - config.new_tokens)
-    if prompt < 1 or prompt + config.new_tokens > positions:
-        raise UserError(
-            f"{'prompt ' + str(config.prompt) + ' and ' if config.prompt else ''}{config.new_tokens} new tokens: "
-            f"the models have {positions} positions"
-        )
-    return [TrialSettings(prompt, config.new_tokens, batch, config.kv_cache) for batch in config.batches]
 
 
 def _figures(

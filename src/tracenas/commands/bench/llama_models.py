@@ -60,12 +60,8 @@ class LlamaModels:
 
     def trial(self, index: int, settings: TrialSettings) -> Trial:
         """One trial of a model."""
-        run = {"batch": settings.batch_size, "prompt": settings.prompt, "before": settings.prompt}
-        run["new_tokens"] = settings.new_tokens
-        request = {"model": str(self._files[index]), "runs": [run], **self._program.request(self._config.seed)}
-        answer = self._program.served.ask(request)
-        (found,) = answer["runs"]
-        return Trial(found["prefill"], found["decode"], sum(answer["bytes"].values()))
+        with self._program.model(self._files[index]) as model:
+            return model.trial(settings)
 
     def peak(self, index: int, settings: TrialSettings, trials: Sequence[Trial]) -> int:
         """What its buffers take."""

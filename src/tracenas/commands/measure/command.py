@@ -72,7 +72,7 @@ def _measured(config: MeasureConfig, target: PruningTarget, points: Sequence[Poi
     journal = JournalledTurns(_journal_path(config), backend.measure, settings, resume=config.resume)
     with phase("latencies of widths") as steps:
         journal.steps = steps
-        latencies = WidthLatencies(space, points, journal, backend.at_once)
+        latencies = WidthLatencies(space, points, journal, backend.at_once, backend.widths)
         fits, checks = _random(target, [config.seed, 1], FITS), _random(target, [config.seed], CHECKS)
         latencies.measure()
         latencies.shares([*fits, *checks])  # before the latencies are taken: the base's are the medians of all turns

@@ -125,7 +125,7 @@ def check_run(config: RunConfig, source: ModelSource) -> None:
     if config.eval is not None and not (config.out / EVALUATION).is_file():
         _check_evaluation(eval_config(config, (config.model,)), source)
     if config.bench is not None and not (config.out / BENCH).is_file():
-        from tracenas.commands.bench.command import trial_settings
+        from tracenas.commands.bench.trials import trial_settings
 
         trial_settings(bench_config(config, (config.model,)), [source])
 

@@ -21,6 +21,7 @@ __all__ = [
     "PrunedConfig",
     "built_shapes",
     "empty_model",
+    "layered_config",
     "named_tensors",
     "new_places",
     "pruned_config",
@@ -106,6 +107,21 @@ def says_stock(
     """Whether `pruned_config` would say all of it in the family's own keys; its arguments."""
     stock, _ = _both(base, family, blocks, layers, kept, {})
     return stock is not None and _beside(built_shapes(stock), shapes, {}) is not None
+
+
+def layered_config(
+    base: Mapping[str, Any],
+    family: Family,
+    blocks: Sequence[Block],
+    layers: Sequence[Layer],
+    *,
+    stub_attention: bool = False,
+) -> dict[str, Any]:
+    """The heterogeneous configuration of a decoder-only model, also where the family's own keys could say it all.
+
+    No model is built to compare with it; its arguments are those of `pruned_config`.
+    """
+    return _both(base, family, blocks, layers, {}, _stubs(blocks, layers) if stub_attention else {})[1]
 
 
 def _both(
