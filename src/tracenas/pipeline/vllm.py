@@ -120,7 +120,8 @@ def open_vllm(config: VllmSettings) -> Vllm:
         done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     except OSError as error:
         raise UserError(f"vllm-python {python}: {error.strerror or error}; expected a Python interpreter") from error
-    found = json.loads(done.stdout) if not done.returncode and done.stdout.strip() else {"vllm": False}
+    said = done.stdout.strip().splitlines()
+    found = json.loads(said[-1]) if said and not done.returncode else {"vllm": False}
     if not found["vllm"]:
         raise UserError(f"backend vllm needs vLLM, which {python} has not: {_HOW}")
     return Vllm(python, found["plugin"], config, environment)
