@@ -70,7 +70,7 @@ def raced(evaluator: Evaluator, candidates: Sequence[Architecture]) -> RacingEva
 def test_scores_are_those_of_one_by_one(setting: ProxySetting, proxy: str, waiting: int | None) -> None:
     evaluator, candidates = setting.evaluator(proxy, SETTINGS), generation(setting)
     racing = raced(evaluator, candidates)
-    for scorer in (evaluator, racing):
+    for scorer in (evaluator, RacingEvaluator(evaluator, 2), racing):
         alone = told(scorer(candidates))
         together = list(BlockMajorScorer(scorer, elsewhere, waiting=waiting)(candidates))
         assert told(together) == alone
@@ -130,11 +130,11 @@ def test_what_shares_next_to_nothing_goes_one_by_one(llama: ProxySetting, caplog
     assert max(runs.values()) == -(-SEQUENCES // MICRO_BATCH)  # the third has not been begun
     runs_apart, alone = shared_passes(candidates)
     assert caplog.messages == [f"4 candidates one by one: {runs_apart} of {alone} passes of blocks differ"]
-    assert runs_apart > 0.9 * alone
+    assert runs_apart > 0.8 * alone
 
 
-@pytest.mark.parametrize("paged", [False, True])
-def test_a_block_is_realised_once_per_piece_and_layer(llama: ProxySetting, paged: bool) -> None:
+@pytest.mark.parametrize("bar", [None, Bar((100.0,) * SEQUENCES, 1.0)], ids=["free", "raced"])
+def test_a_block_is_realised_once_per_layer_and_look(llama: ProxySetting, bar: Bar | None) -> None:
     realised: Counter[tuple[Key, int]] = Counter()
 
     class Counting(Realisation):
@@ -142,17 +142,19 @@ def test_a_block_is_realised_once_per_piece_and_layer(llama: ProxySetting, paged
             realised.update([(key, kept)] if projection.path == sub.output else [])
             return super().weight(net, key, sub, projection, kept)
 
-    candidates = [
-        llama.space.base,
-        *[Architecture((*llama.space.base.layers[:3], llama.architectures(3)[2].layers[3]))],
-    ]
-    evaluator = evaluator_of(llama, Counting())
-    list(BlockMajorScorer(evaluator, elsewhere)(candidates) if paged else evaluator(candidates))
-    assert realised[(0, "attention"), 4] == (1 if paged else 2)
+    base = llama.space.base
+    other = next(a.layers[0] for a in llama.architectures(9) if a.layers[0]["heads"] not in (0, 4))
+    candidates = [base, *(Architecture((other, *base.layers[1:at], other, *base.layers[at + 1 :])) for at in (1, 2, 3))]
+    racing = RacingEvaluator(evaluator_of(llama, Counting()), 2)
+    racing.take(bar)
+    list(BlockMajorScorer(racing, elsewhere)(candidates))
+    visits = 1 if bar is None else len(racing.pieces)
+    assert realised[(0, "attention"), 4] == realised[(0, "attention"), other["heads"]] == visits
+    assert bar is None or visits > 3
 
 
 def test_who_fails_fails_alone(llama: ProxySetting) -> None:
-    candidates = generation(llama)
+    candidates = generation(llama)[:5]
     at_fault = {s.spec.name: candidates[3].layers[1][s.spec.unit] for s in llama.blocks[1].sub_blocks}
     assert sum(c.layers[1] == candidates[3].layers[1] for c in candidates) < len(candidates)
 

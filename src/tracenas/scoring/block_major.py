@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
@@ -33,8 +34,8 @@ _log = logging.getLogger("tracenas")
 
 _READ = frozenset({"base_logits", "compensated"})
 """Needs of proxies that look at nothing but the outputs."""
-_WORTH = 0.1
-"""The share of the blocks' passes that equal prefixes must save."""
+_WORTH = 0.2
+"""The share of the blocks' passes that equal prefixes must save; refits may have to be made again at every look."""
 _WAITING = 1 << 31
 """Bytes of hidden states that wait at most, and no more than a quarter of what is free where they do."""
 
@@ -102,12 +103,11 @@ class BlockMajorScorer(Scorer[Architecture]):
         return worth
 
     def _scored(self, candidates: Sequence[Architecture]) -> Iterator[Score]:
-        """Piece by piece, each over all blocks; every candidate's time is its share."""
-        cohort = _Cohort(
-            candidates, [self.scorer.tally(candidate) for candidate in candidates], self._evaluator.net.device
-        )
-        for piece in self.scorer.pieces:
-            left = self._evaluator.measurer.micro_batches(piece)
+        """Piece by piece, each over all blocks, or all at once; every candidate's time is its share."""
+        tallies = [self.scorer.tally(candidate) for candidate in candidates]
+        cohort = _Cohort(candidates, tallies, self._evaluator.net.device)
+        pieces = [self._evaluator.measurer.micro_batches(piece) for piece in self.scorer.pieces]
+        for left in pieces if any(tally.may_stop for tally in tallies) else [list(chain(*pieces))]:
             while left and (running := cohort.running):
                 each = self._state_bytes(max(part.stop - part.start for part in left))
                 count = max(1, self._room() // (len(running) * each))

@@ -78,8 +78,7 @@ class Evaluator(Scorer[Architecture]):
 class Total:
     """A candidate's readings put together: what one pass over all of the calibration measures."""
 
-    stopped = False
-    """Nobody is."""
+    may_stop = stopped = False
 
     def __init__(self, evaluator: Evaluator, candidate: Architecture) -> None:
         self._evaluator, self._candidate = evaluator, candidate

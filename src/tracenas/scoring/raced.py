@@ -32,6 +32,7 @@ class Race:
         self._terms_of, self._bar, self._ends = proxy.terms, bar, ends
         self._losses: list[float] = []
         self._terms: list[float] = []
+        self.may_stop = bar is not None
         self.stopped = False
         """Whether the bar has beaten it."""
 
