@@ -4,6 +4,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +13,8 @@ import torch
 from proxy_setting import ProxySetting
 from torch import Tensor
 
+from tracenas.commands.search.workers import scored_by
+from tracenas.config import SearchConfig
 from tracenas.families import Projection, SubBlock
 from tracenas.models.surgery.ordering import Key
 from tracenas.models.surgery.supernet import Realisation, Supernet
@@ -131,6 +135,22 @@ def test_what_shares_next_to_nothing_goes_one_by_one(llama: ProxySetting, caplog
     runs_apart, alone = shared_passes(candidates)
     assert caplog.messages == [f"4 candidates one by one: {runs_apart} of {alone} passes of blocks differ"]
     assert runs_apart > 0.8 * alone
+
+
+@pytest.mark.parametrize("minutes", [None, 5.0])
+def test_where_time_ends_a_search_candidates_go_one_after_the_other(
+    llama: ProxySetting, minutes: float | None, tmp_path: Path
+) -> None:
+    evaluator, candidates = llama.evaluator("loss", SETTINGS), generation(llama)
+    session: Any = SimpleNamespace(loaded=SimpleNamespace(keep=elsewhere))
+    config = SearchConfig(model="m", data="d", params="60%", out=tmp_path, minutes=minutes)
+    with scored_by(evaluator, config, session, None) as scorer:
+        scores = iter(scorer(candidates))
+        with counted(llama.net) as runs:
+            first = next(scores)
+        assert told([first, *scores]) == told(evaluator(candidates))
+    one = {-(-SEQUENCES // MICRO_BATCH)}
+    assert set(runs.values()) == one if minutes else max(runs.values()) > min(one)
 
 
 @pytest.mark.parametrize("bar", [None, Bar((100.0,) * SEQUENCES, 1.0)], ids=["free", "raced"])
