@@ -65,10 +65,15 @@ def test_the_python_function_does_the_same(pruned: Path, tmp_path: Path) -> None
 
 
 def test_a_file_that_fails_its_check_is_not_left(
-    pruned: Path, wrong_llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    pruned: Path,
+    wrong_llama: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     out = tmp_path / "out" / "a.gguf"
-    argv = ["export", str(pruned), "--out", str(out), "--check", "--llama-python", str(wrong_llama)]
+    monkeypatch.chdir(wrong_llama.parent)
+    argv = ["export", str(pruned), "--out", str(out), "--check", "--llama-python", f"./{wrong_llama.name}"]
     line = said(capsys, argv, status=1)
     assert "computes something else from the GGUF, which was deleted" in line
     assert "the first layer that differs is 0 (or what stands around the blocks)" in line

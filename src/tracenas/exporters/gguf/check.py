@@ -123,6 +123,8 @@ def find_llama(python: Path | None, what: str = "--check") -> Path:
         if importlib.util.find_spec("llama_cpp") is None:
             raise UserError(f"{what} needs llama-cpp-python, which is not installed: {how} with --llama-python")
         return Path(sys.executable)
+    if python.is_file():
+        python = python.absolute()  # else it would be looked for on the PATH
     try:
         done = subprocess.run([str(python), "-c", "import llama_cpp"], capture_output=True, text=True, check=False)
     except OSError as error:
