@@ -14,8 +14,12 @@ from command_lines import printed, refused
 from latency_tables import made_table, written
 from tiny import save_tiny, save_words
 
+import tracenas
 from tracenas.cli import invoke
+from tracenas.commands.search import stage
 from tracenas.journal import Journal
+from tracenas.reporting import write_report
+from tracenas.strategies import Progress
 
 pytestmark = pytest.mark.integration
 
@@ -79,6 +83,33 @@ def test_a_front_is_gone_on_with(home: Path, tmp_path: Path, capsys: pytest.Capt
     assert timeless((run / "journal.jsonl").read_bytes().splitlines()) == timeless(whole)
     stored = [json.loads((at / "summary.json").read_text())["front"] for at in (home / "run", run)]
     assert stored[0] == stored[1]
+
+
+def test_the_front_is_drawn_from_its_prediction_on_and_after_every_generation(home: Path, tmp_path: Path) -> None:
+    run, seen = tmp_path / "run", list[dict[str, Any]]()
+
+    def look(_: Progress) -> None:
+        seen.append(json.loads((run / "front.json").read_text()))
+
+    sizes = {"population": 4, "elites": 2, "iterations": 2, "samples": 2, "seq_len": 32, "compensate_samples": 4}
+    data = {"data": str(home / "text.txt"), "out": run}
+    tracenas.search(str(home / "llama"), **data, **sizes, front=True, on_generation=look)  # type: ignore[arg-type]
+    facts = json.loads((run / "summary.json").read_text())["front"]
+    assert [len(at["hypervolume"]) for at in seen] == [1, 2]
+    for at in seen:
+        assert {"fisher", "uniform"} <= at["curves"].keys() and at["members"]
+    last = json.loads((run / "front.json").read_text())
+    assert {key: last[key] for key in facts} == facts == {key: seen[-1][key] for key in facts}
+
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(stage, "run_search", stop)
+        tracenas.search(str(home / "llama"), **{**data, "out": tmp_path / "begun"}, **sizes, front=True)  # type: ignore[arg-type]
+    begun = json.loads((tmp_path / "begun" / "front.json").read_text())
+    assert begun["candidates"] == {} and begun["members"] == [] and begun["curves"]["fisher"][0]["measured"] is None
+    assert "Nothing is measured yet" in write_report(tmp_path / "begun").read_text()
 
 
 def test_a_front_over_the_cache_beside_a_budget(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -92,6 +92,21 @@ def test_a_front_of_scores_without_losses_has_its_points_and_no_picture(tmp_path
     assert "The front of all sizes" in page and "against loss" not in page and "point-1.json" in page
 
 
+def test_a_run_that_goes_on_shows_what_is_predicted_and_then_what_is_measured(tmp_path: Path) -> None:
+    run = make_front(tmp_path / "run")
+    facts = json.loads((run / "summary.json").read_text())["front"]
+    (run / "summary.json").unlink()
+    pictured = json.loads((run / "front.json").read_text())
+    (run / "front.json").write_text(json.dumps({**pictured, **facts}))
+    page = write_report(run).read_text()
+    assert f"{len(facts['members'])} architectures that no other costs" in page and 'class="point found"' in page
+    nothing = {"costs": facts["costs"], "members": [], "hypervolume": []}
+    (run / "front.json").write_text(json.dumps({**pictured, **nothing, "candidates": {}}))
+    page = write_report(run).read_text()
+    assert "Nothing is measured yet: what the sensitivity table predicts, by parameters and decoding a token" in page
+    assert "line dashed uniform" in page and "knee" not in page and "point-1.json" not in page
+
+
 def test_a_run_without_a_front_says_nothing_of_one(tmp_path: Path) -> None:
     assert "The front of all sizes" not in write_report(make_run(tmp_path / "run", layers=4, iterations=2)).read_text()
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tracenas.commands.search.front import front_facts
+from tracenas.commands.search.front import FrontFile
 from tracenas.commands.search.result import SearchOutcome
 from tracenas.commands.search.settings import front_end, strategy_settings
 from tracenas.config import SearchConfig
@@ -214,7 +214,7 @@ def _summary(config: SearchConfig, searched: Searched, result: SearchResult[Arch
         },
         "params": space.parameters(result.best),
         **_budgets(space, result.best),
-        **({"front": front_facts(searched, config, result)} if config.front else {}),
+        **({"front": _front(searched, config, result)} if config.front else {}),
         "score": result.score,
         "loss": result.record["loss"],
         "proxy": config.proxy,
@@ -233,6 +233,11 @@ def _summary(config: SearchConfig, searched: Searched, result: SearchResult[Arch
         "kept": searched.kept_units(result.best),
         "generations": [g.to_json() for g in result.generations],
     }
+
+
+def _front(searched: Searched, config: SearchConfig, result: SearchResult[Architecture]) -> dict[str, Any]:
+    """The front as it is in the end."""
+    return FrontFile(searched, config).write(result.records, [g.generation for g in result.generations])
 
 
 def _budgets(space: SearchSpace, best: Architecture) -> dict[str, Any]:

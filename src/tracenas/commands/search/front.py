@@ -18,11 +18,10 @@ from tracenas.rundir import write_json
 from tracenas.saliency.allocation import ALLOCATIONS, Ranked
 from tracenas.saliency.allocation.solver import predicted_rise, predicted_rises
 from tracenas.space.architecture import Architecture
-from tracenas.strategies import SearchResult
 from tracenas.strategies.dominance import Point, non_dominated, volume
 from tracenas.strategies.tabled import Tabled
 
-__all__ = ["front_facts"]
+__all__ = ["FrontFile"]
 
 _OF_A_MEMBER = ("id", "generation", "score", "loss")
 _PICTURED = ("params", "memory", *LATENCIES)
@@ -43,34 +42,100 @@ class Known(Protocol):
     ranked: Ranked | None
 
 
-def front_facts(searched: Known, config: SearchConfig, result: SearchResult[Architecture]) -> dict[str, Any]:
-    """For summary.json: what no other candidate costs as little as and scores as well, and the hypervolume.
+class FrontFile:
+    """RUN/front.json: the front and what every candidate costs, as far as it is known, from the predicted curves on.
 
-    That is of the score above the lowest of generation 0, over costs as shares of the base's, after every generation.
-    What every candidate costs is written to RUN/front.json.
+    The front is what no other candidate costs as little as and scores as well. Its hypervolume is of the score above
+    the lowest of generation 0, over costs as shares of the base's, after every generation.
+
+    Args:
+        searched: what is known without the model.
+        config: of a search with a front.
     """
-    space, names = searched.target.space, config.front_costs
-    base = space.costs(space.base)
-    records: Records = {r["id"]: r for r in result.records if r["score"] is not None}
-    archs = {name: _architecture(record) for name, record in records.items()}
-    points: dict[str, Point] = {}
-    for name, arch in archs.items():
-        spent = space.costs(arch)
-        points[name] = (*(spent[cost] / base[cost] for cost in names), float(records[name]["score"]))
-    ends = [space.limits[name] / base[name] for name in names]
-    floor = min((points[name][-1] for name in points if not records[name]["generation"]), default=0.0)
-    generations = [g.generation for g in result.generations]
-    costs = Costs.of(searched.target, config, config.out)
-    members = [
-        {**{key: records[name][key] for key in _OF_A_MEMBER}, "costs": costs.all(archs[name])}
-        for name in non_dominated(points)
-    ]
-    write_json(config.out / FRONT, _pictured(searched, config, costs, archs, records))
-    return {
-        "costs": list(names),
-        "members": members,
-        "hypervolume": list(_volumes(points, records, generations, ends, floor)),
-    }
+
+    def __init__(self, searched: Known, config: SearchConfig) -> None:
+        self._searched, self._config = searched, config
+        self._costs = Costs.of(searched.target, config, config.out)
+        self._known: dict[str, dict[str, int | float]] = {}
+        base = self._costs.all(searched.target.space.base)
+        self._shown = [name for name in dict.fromkeys((*config.front_costs, *_PICTURED)) if name in base]
+        self._base = {name: base[name] for name in self._shown}
+        self._curves = self._predicted()
+
+    def write(self, records: Sequence[Mapping[str, Any]], generations: Sequence[int] | None = None) -> dict[str, Any]:
+        """Put what is known into the file; returns what summary.json says of it.
+
+        Args:
+            records: of the journal.
+            generations: those whose hypervolumes are wanted; None: up to the last one that has candidates.
+        """
+        scored: Records = {r["id"]: r for r in records if r["score"] is not None}
+        archs = {name: _architecture(record) for name, record in scored.items()}
+        if generations is None:
+            generations = range(1 + max((r["generation"] for r in scored.values()), default=-1))
+        facts = self._front(scored, archs, generations)
+        losses = {name: record["loss"] for name, record in scored.items()}
+        curves = {
+            name: [{**point, "measured": losses.get(arch.id)} for arch, point in line]
+            for name, line in self._curves.items()
+        }
+        pictured = {
+            "base": {"loss": self._searched.base_loss, "costs": self._base},
+            "candidates": {name: self._pictured(arch) for name, arch in archs.items()},
+            "curves": curves,
+        }
+        write_json(self._config.out / FRONT, {**facts, **pictured})
+        return facts
+
+    @property
+    def predicted(self) -> str:
+        """What the table says of the sizes, in a line; empty without one."""
+        name = self._config.front_costs[0]
+        sizes = [
+            f"{100 * point['costs'][name] / self._base[name]:.0f} % {point['loss'] - self._searched.base_loss:+.2f}"
+            for _, point in self._curves.get("fisher", [])
+        ]
+        return f"predicted rise of the loss by {name}, nats per token: {', '.join(sizes)}" if sizes else ""
+
+    def _front(self, scored: Records, archs: Mapping[str, Architecture], generations: Sequence[int]) -> dict[str, Any]:
+        space, names = self._searched.target.space, self._config.front_costs
+        base = space.costs(space.base)
+        points: dict[str, Point] = {}
+        for name, arch in archs.items():
+            spent = space.costs(arch)
+            points[name] = (*(spent[cost] / base[cost] for cost in names), float(scored[name]["score"]))
+        ends = [space.limits[name] / base[name] for name in names]
+        floor = min((points[name][-1] for name in points if not scored[name]["generation"]), default=0.0)
+        members = [
+            {**{key: scored[name][key] for key in _OF_A_MEMBER}, "costs": self._all(archs[name])}
+            for name in non_dominated(points)
+        ]
+        volumes = list(_volumes(points, scored, generations, ends, floor))
+        return {"costs": list(names), "members": members, "hypervolume": volumes}
+
+    def _all(self, arch: Architecture) -> dict[str, int | float]:
+        """Every cost of a candidate, counted once."""
+        if arch.id not in self._known:
+            self._known[arch.id] = self._costs.all(arch)
+        return self._known[arch.id]
+
+    def _pictured(self, arch: Architecture) -> dict[str, int | float]:
+        known = self._all(arch)
+        return {name: known[name] for name in self._shown}
+
+    def _predicted(self) -> dict[str, list[tuple[Architecture, dict[str, Any]]]]:
+        """Of what needs no search, by method: architectures with their costs and predicted losses."""
+        ranked = self._searched.ranked
+        if ranked is None or self._config.proxy not in _LOSSES:
+            return {}
+        found = _curves(ranked, front_end(self._config, self._costs.space))
+        return {
+            name: [
+                (arch, {"costs": self._pictured(arch), "loss": self._searched.base_loss + predicted_rise(ranked, arch)})
+                for arch in line
+            ]
+            for name, line in found.items()
+        }
 
 
 def _volumes(
@@ -81,32 +146,6 @@ def _volumes(
         front |= {name: point for name, point in points.items() if records[name]["generation"] == generation}
         front = {name: front[name] for name in non_dominated(front)}
         yield volume(list(front.values()), ends, floor)
-
-
-def _pictured(
-    searched: Known, config: SearchConfig, costs: Costs, archs: Mapping[str, Architecture], records: Records
-) -> dict[str, Any]:
-    """For pictures: what the base and every candidate cost, and the curves of what needs no search."""
-    names = dict.fromkeys((*config.front_costs, *_PICTURED))
-    base = costs.all(costs.space.base)
-    shown = [name for name in names if name in base]
-    curves = {}
-    if searched.ranked is not None and config.proxy in _LOSSES:
-        losses = {name: record["loss"] for name, record in records.items()}
-        for name, found in _curves(searched.ranked, front_end(config, costs.space)).items():
-            curves[name] = [
-                {
-                    "costs": costs.all(arch, shown),
-                    "loss": searched.base_loss + predicted_rise(searched.ranked, arch),
-                    "measured": losses.get(arch.id),
-                }
-                for arch in found
-            ]
-    return {
-        "base": {"loss": searched.base_loss, "costs": {name: base[name] for name in shown}},
-        "candidates": {name: costs.all(arch, shown) for name, arch in archs.items()},
-        "curves": curves,
-    }
 
 
 def _curves(ranked: Ranked, smallest: int) -> dict[str, list[Architecture]]:

@@ -8,6 +8,7 @@ from typing import Any
 from tracenas.cluster.joining import Cluster
 from tracenas.commands.search.clock import SearchClock
 from tracenas.commands.search.conclusion import Searched, concluded
+from tracenas.commands.search.front import FrontFile
 from tracenas.commands.search.result import SearchOutcome
 from tracenas.commands.search.selection import decide, require_held_out, reserved
 from tracenas.commands.search.settings import strategy_settings
@@ -115,7 +116,11 @@ def _search(
     clock.go_on(journal.read(), reserved(session, config))
     _log.info("%s", _announced(config, strategy.planned, session))
     trackers.begin(resolved_settings(config.out, SearchConfig))
-    told = [report_generations(trackers, config, _limit(target.space)), on_generation]
+    told = [
+        report_generations(trackers, config, _limit(target.space)),
+        _drawn(searched, config, journal),
+        on_generation,
+    ]
     with scored_by(racing or evaluator, config, session, cluster) as scorer:
         result = _run(session, config, strategy, scorer, journal, clock, told, {"bos": searched.bos})
     if result.settled is not None:
@@ -154,6 +159,21 @@ def _run(
             facts=facts,
             enough=clock.enough,
         )
+
+
+def _drawn(searched: Searched, config: SearchConfig, journal: Journal) -> Callable[[Progress], None] | None:
+    """What keeps RUN/front.json current after every generation; what is known before the first is there at once."""
+    if not config.front:
+        return None
+    front = FrontFile(searched, config)
+    front.write(journal.read())
+    if front.predicted:
+        _log.info("%s", front.predicted)
+
+    def keep(_: Progress) -> None:
+        front.write(journal.read())
+
+    return keep
 
 
 def _announced(config: SearchConfig, planned: int, session: Session) -> str:

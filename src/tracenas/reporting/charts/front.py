@@ -30,30 +30,28 @@ class _Placed:
 def front_pictures(run: RunData, front: FrontData) -> Iterator[NamedChart]:
     """Of every cost that all candidates are known in, in the order in which front.json has them."""
     losses = {c.id: c.loss for c in run.candidates if c.loss is not None and c.id in front.candidates}
-    if len(losses) < 2:
-        return
     for name in front.base:
         marks = {
             one: _Placed(costs[name], losses[one], _tip(one, losses[one], costs))
             for one, costs in front.candidates.items()
             if one in losses and name in costs
         }
-        if len(marks) > 1:
-            yield _picture(run, front, name, marks)
+        if len(marks) > 1 or (front.curves and len(front.candidates) < 2):
+            yield _picture(front, name, marks)
 
 
-def _picture(run: RunData, front: FrontData, name: str, marks: Mapping[str, _Placed]) -> NamedChart:
+def _picture(front: FrontData, name: str, marks: Mapping[str, _Placed]) -> NamedChart:
     unit, scale = cost_axis(name, front.base[name])
     best = [marks[one] for one in non_dominated({one: (mark.cost, -mark.loss) for one, mark in marks.items()})]
     lines = {method: _line(points, name) for method, points in front.curves.items()}
-    span = padded(*_losses(run, best), 0.08, 0.01)
+    span = padded(*_losses(front, best), 0.08, 0.01)
     shown = [cost for line in lines.values() for cost, loss, _ in line if loss <= span[1]]
     sizes = [scale * cost for cost in (*(mark.cost for mark in marks.values()), *shown)]
     frame = Frame(padded(min(sizes), max(sizes), 0.05, 0.5), span, left=left_margin(ticks(*span)), height=310)
     parts = [frame.y_axis("loss, nats per token", ticks(*span)), frame.x_axis(unit, ticks(*frame.x_range))]
-    if run.base_loss is not None:
-        parts.append(frame.polyline([(x, run.base_loss) for x in frame.x_range], "base-line"))
-        parts.append(text(frame.left + 4, frame.y(run.base_loss) - 6, f"base {decimal(run.base_loss)}", "tick"))
+    if (base := front.base_loss) is not None:
+        parts.append(frame.polyline([(x, base) for x in frame.x_range], "base-line"))
+        parts.append(text(frame.left + 4, frame.y(base) - 6, f"base {decimal(base)}", "tick"))
     parts += [_dot(frame, scale, mark) for mark in marks.values()]
     for method, line in lines.items():
         inside = [(scale * cost, loss) for cost, loss, _ in line if loss <= span[1]]
@@ -71,9 +69,9 @@ def _picture(run: RunData, front: FrontData, name: str, marks: Mapping[str, _Pla
         f"{note} {plural(above, 'candidate')} above the chart." if above else note,
         frame.svg(f"{unit} and loss of {plural(len(marks), 'candidate')}; the front is a line", *parts),
         [
-            *[("best", "front"), ("star", "knee"), ("dot", "candidate")],
+            *([("best", "front"), ("star", "knee"), ("dot", "candidate")] if marks else []),
             *((f"dashed {_STYLES.get(method, 'other')}", _method(method)) for method in lines),
-            *([("base", "base")] if run.base_loss is not None else []),
+            *([("base", "base")] if base is not None else []),
         ],
     )
 
@@ -84,9 +82,10 @@ def _line(points: Sequence[CurvePoint], name: str) -> list[tuple[float, float, f
     return [(points[n].costs[name], points[n].loss, points[n].measured) for n in non_dominated(known)]
 
 
-def _losses(run: RunData, best: Sequence[_Placed]) -> tuple[float, float]:
-    """From the base or the best to the worst of the front."""
-    values = [mark.loss for mark in best] + ([run.base_loss] if run.base_loss is not None else [])
+def _losses(front: FrontData, best: Sequence[_Placed]) -> tuple[float, float]:
+    """From the base or the best to the worst of the front; before there is one, of what the table predicts of it."""
+    values = [mark.loss for mark in best] or [point.loss for point in next(iter(front.curves.values()))]
+    values += [front.base_loss] if front.base_loss is not None else []
     return min(values), max(values) + 0.25 * (max(values) - min(values))
 
 

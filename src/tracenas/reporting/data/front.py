@@ -38,7 +38,7 @@ class FrontData:
         names: its costs, the first of which bounds it.
         members: cheapest first.
         hypervolume: after every generation.
-        base: what the base costs.
+        base: what the base costs; `base_loss`: its loss, nats per token.
         candidates: what every candidate costs, by id.
         curves: by method, in the order of sizes.
     """
@@ -47,27 +47,31 @@ class FrontData:
     members: tuple[Member, ...]
     hypervolume: tuple[float, ...]
     base: Costs
+    base_loss: float | None
     candidates: Mapping[str, Costs]
     curves: Mapping[str, tuple[CurvePoint, ...]]
 
     @classmethod
     def read(cls, run: Path, summary: Mapping[str, object]) -> "FrontData | None":
-        """Of a run and its summary; None where it searched no front, or has not ended.
+        """Of a run and its summary, as far as it has come; None where no front was searched, or nothing is known yet.
 
         Raises:
             UserError: for files that hold something else.
         """
-        front = Fields(summary, str(run / "summary.json")).fields("front")
-        if not front.values:
-            return None
         file = run / "front.json"
+        front = Fields(summary, str(run / "summary.json")).fields("front")
+        if not front.values and not file.is_file():
+            return None
         pictured = Fields(read_object(file), str(file))
+        if not front.values:  # of a run that goes on
+            front = pictured
         candidates, curves = pictured.fields("candidates"), pictured.fields("curves")
         return cls(
             tuple(str(name) for name in front.items("costs")),
             tuple(_member(Fields(mapping(one, front.where), front.where)) for one in front.items("members")),
             tuple(value for value in front.numbers("hypervolume") if value is not None),
             _costs(pictured.fields("base").fields("costs")),
+            pictured.fields("base").number("loss"),
             {name: _costs(candidates.fields(name)) for name in candidates.values},
             {name: _curve(curves, name) for name in curves.values},
         )

@@ -182,9 +182,9 @@ def _sensitivity(run: RunData) -> dict[str, Any] | None:
 
 
 def _front(run: RunData) -> dict[str, Any] | None:
-    """The front of a search of all sizes: pictures, and ten of its points with the command of each."""
+    """The front of a search of all sizes, as far as it has come: pictures, and ten points with the command of each."""
     front = FrontData.read(run.path, run.summary)
-    if front is None or not front.members:
+    if front is None or not (front.members or front.curves):
         return None
     places = np.linspace(0, len(front.members) - 1, min(TOP, len(front.members))).round().astype(int)
     shown = [front.members[place] for place in dict.fromkeys(places.tolist())]
@@ -202,7 +202,7 @@ def _front(run: RunData) -> dict[str, Any] | None:
         "count": len(front.members),
         "costs": " and ".join(cost_name(name) for name in front.names),
         "pictures": list(front_pictures(run, front)),
-        "hypervolume": hypervolume_chart(front) if front.hypervolume else None,
+        "hypervolume": hypervolume_chart(front) if len(front.hypervolume) > 1 else None,
         "columns": ["Point", *(name for name, _ in figures), *(_capital(cost_name(name)) for name in names)],
         "rows": [
             [str(n), *(get(one) for _, get in figures), *(_spent(name, one.costs.get(name)) for name in names)]
