@@ -133,6 +133,7 @@ def two_costs(home: Path, out: Path) -> list[str]:
     return [*search(home, out), *SMALL, *table, "--population", "12"]
 
 
+@pytest.mark.slow
 def test_a_front_of_two_costs_is_the_same_with_any_number_of_workers(home: Path, fast: Path) -> None:
     assert invoke(two_costs(home, home / "alone")) == 0
 

@@ -43,6 +43,7 @@ def in_child(argv: list[str], kill_after: float | None) -> int | None:
     return None if os.WIFSIGNALED(status) else os.waitstatus_to_exitcode(status)
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_equals_undisturbed(tmp_path: Path) -> None:
     import tracenas.models.checkpoints.loading
     import tracenas.scoring.evaluator  # noqa: F401  (imported here so that the children spend their time searching)

@@ -180,6 +180,7 @@ save_file(found, sys.argv[4])
 """
 
 
+@pytest.mark.slow
 def test_without_the_package(cases: dict[str, Case], tmp_path: Path) -> None:
     root = next(iter(cases.values())).draft.path.parent
     result = tmp_path / "logits.safetensors"
