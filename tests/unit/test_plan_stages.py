@@ -117,9 +117,11 @@ def test_what_is_needed_where(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_less_host_memory_is_named_where_it_would_do() -> None:
     host, _ = needs(MEMORY, 50, 2, device="cpu", gpu=None, least=150)
-    assert host.least == 150 and host.describe().endswith(", 150 B with --host-memory")
+    files = MEMORY.weights + MEMORY.compensation
+    assert (host.least, host.files) == (150, files)
+    assert host.describe().endswith(f", 150 B with --host-memory and {files} B of temporary files")
     host, _ = needs(MEMORY, 50, 2, device="cpu", gpu=None, least=200)
-    assert host.least is None
+    assert host.least is host.files is None
 
 
 def test_host_memory_is_the_control_groups_where_that_is_less(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,12 +26,14 @@ class Need:
         needed: at the peak; an estimate.
         available: on this machine; None where that is not known.
         least: at the peak with `--host-memory`; None where that is no less.
+        files: bytes of temporary files then.
     """
 
     name: str
     needed: int
     available: int | None
     least: int | None = None
+    files: int | None = None
 
     @property
     def fits(self) -> bool | None:
@@ -40,7 +42,8 @@ class Need:
 
     def describe(self) -> str:
         """`1.9 GiB of 24.0 GiB: fits`."""
-        less = "" if self.least is None else f", {data_size(self.least)} with --host-memory"
+        beside = "" if self.files is None else f" and {data_size(self.files)} of temporary files"
+        less = "" if self.least is None else f", {data_size(self.least)} with --host-memory{beside}"
         if self.available is None:
             return f"{data_size(self.needed)}{less} (what this machine has is not known)"
         verdict = "fits" if self.fits else "does not fit"
@@ -84,8 +87,9 @@ def needs(
     host = memory.compensation + memory.weights if on_gpu else max(search, training)
     disk = shutil.disk_usage(Path.cwd()).free
     machine = host_memory()
+    files = memory.compensation + (0 if on_gpu else memory.weights)
     found = [
-        Need("host memory", host, machine, least if least < host else None),
+        Need("host memory", host, machine, *((least, files) if least < host else ())),
         Need("disk", download + parameters * element + states, disk),
     ]
     return (Need("GPU memory", max(search, training), gpu), *found) if on_gpu else tuple(found)
