@@ -45,6 +45,7 @@ def test_fisher_prunes_every_kind_of_model(
     assert 0 <= facts["solver_gap"] <= 3e-3
     assert 0 < facts["predicted_rise"] <= 1.01 * facts["predicted_rise_uniform"]
     assert abs(facts["measured_rise"]) < 1  # of random weights and text it may have either sign
+    assert 0 < facts["measured_rise_error"] < 1
     assert 0.9 * 0.6 * made["base_params"] <= made["params"] <= 0.6 * made["base_params"]
     card = (tmp_path / "out" / "README.md").read_text()
     assert "| predicted rise |" in card
@@ -63,6 +64,17 @@ def test_the_ridge_refit_takes_the_matrices_of_the_table(
     monkeypatch.delattr("tracenas.pipeline.refit.fitting.gram_matrices")
     made = printed(capsys, prune(home, tmp_path / "b", "--method", "fisher"))["choice"]["losses"]
     assert made == pytest.approx(computed, abs=2e-5) and made["ridge"] != made["plain"]
+
+
+def test_the_terminal_shows_what_was_predicted_and_what_was_measured(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert invoke(prune(home, tmp_path / "out", "--method", "fisher")) == 0
+    said = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert re.search(r"rise of the loss, refitted -?\d\.\d{3} predicted, -?\d\.\d{3} ± \d\.\d{3} measured", said)
+    assert re.search(r"predicted of others MLPs alone \d\.\d{3}, equal ratios \d\.\d{3}", said)
+    assert invoke(prune(home, tmp_path / "flap", "--method", "flap")) == 0
+    assert "predicted" not in capsys.readouterr().out
 
 
 def test_the_measured_rise_is_above_the_dense_loss(

@@ -130,7 +130,7 @@ class Session(RankedTarget, Calibrated):
         micro_batch: sequences per forward pass.
         net: the super-network once it is made.
         table: the costs of all widths once they are measured (`session_table`).
-        plain_losses: calibration losses of candidates that were cut and not refitted, once measured.
+        plain_losses: calibration losses of candidates that were cut and not refitted, of every window, once measured.
     """
 
     saliency: str
@@ -138,7 +138,7 @@ class Session(RankedTarget, Calibrated):
     threads: int
     net: Supernet | None = None
     table: SensitivityTable | None = None
-    plain_losses: dict[Architecture, float] = field(default_factory=dict, init=False)
+    plain_losses: dict[Architecture, torch.Tensor] = field(default_factory=dict, init=False)
 
     def machine(self) -> dict[str, Any]:
         """What `auto` and defaults came to here: device, dtype, threads, micro-batch and whether there is a BOS."""

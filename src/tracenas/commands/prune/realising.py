@@ -12,7 +12,7 @@ from tracenas.models.surgery.supernet import Realisation
 from tracenas.pipeline.refit.block_files import BlockFiles
 from tracenas.pipeline.refit.choice import WrittenRealisation, choose
 from tracenas.pipeline.refit.entries import replaced_entries
-from tracenas.pipeline.refit.fitting import candidate_loss
+from tracenas.pipeline.refit.losses import candidate_loss
 from tracenas.pipeline.refit.reconstruction import Reconstruction, reconstruct
 from tracenas.pipeline.refit.record import ScoredRealisation
 from tracenas.pipeline.refit.scales import Scales, fit_scales

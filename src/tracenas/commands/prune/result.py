@@ -1,5 +1,6 @@
 """What `tracenas prune` answers: a written checkpoint and its losses."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,7 @@ class Pruned(Outcome):
             how = self.one_shot
             rows.insert(0, ("method", f"{how['method']} (saliency {how['saliency']}, allocation {how['allocation']})"))
             rows += [("γ", f"{how['gamma']:.4g}")] if "gamma" in how else []
+            rows += _rises(how)
         if (refit := self.compensation) is not None:
             text = "other text" if refit["separate_text"] else "the calibration itself"
             rows += [
@@ -92,6 +94,17 @@ class Pruned(Outcome):
         """Losses of the realisations that were compared, in words; empty if none were."""
         losses: dict[str, float | None] = (self.choice or {}).get("losses", {})
         return ", ".join(f"{name} {_decimal(loss)}" for name, loss in losses.items())
+
+
+def _rises(how: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The rise of the loss by a sensitivity table, beside what was measured of the refit; nothing without one."""
+    if "predicted_rise" not in how:
+        return []
+    error = f" ± {how['measured_rise_error']:.3f}" if "measured_rise_error" in how else ""
+    chosen = f"{how['predicted_rise']:.3f} predicted, {how['measured_rise']:.3f}{error} measured"
+    names = {"predicted_rise_mlp": "MLPs alone", "predicted_rise_uniform": "equal ratios"}
+    others = ", ".join(f"{words} {how[name]:.3f}" for name, words in names.items() if name in how)
+    return [("rise of the loss, refitted", chosen), *([("predicted of others", others)] if others else [])]
 
 
 def _decimal(loss: float | None) -> str:

@@ -14,7 +14,8 @@ from tracenas.pipeline.calibration import warn_of_tokenizer
 from tracenas.pipeline.one_shot import ARCHITECTURE, OneShot, one_shot
 from tracenas.pipeline.opening import open_session
 from tracenas.pipeline.refit.choice import WrittenRealisation
-from tracenas.pipeline.refit.fitting import candidate_loss, scored_loss
+from tracenas.pipeline.refit.fitting import scored_loss
+from tracenas.pipeline.refit.losses import candidate_loss, candidate_losses, measured_rise
 from tracenas.pipeline.refit.record import ScoredRealisation
 from tracenas.pipeline.refit.statistics import StoredGrams
 from tracenas.pipeline.resume import recorded_base_loss
@@ -66,10 +67,10 @@ def _prune_session(session: Session, config: PruneConfig) -> Pruned:
     outcome = one_shot(session, config)
     realised = _realise(config, session, outcome.architecture, ScoredRealisation(), None)
     if "predicted_rise" in outcome.facts:
-        assert realised.base_loss is not None  # there is no run, which would know it
-        scales = realised.candidate.scales  # which the prediction, that of the refit, does not know
-        rise = (realised.loss if scales is None else scales.before) - realised.base_loss
-        outcome = replace(outcome, facts={**outcome.facts, "measured_rise": rise})
+        refit = realised.candidate.choice.compensation  # the prediction is the refit's, and knows of nothing behind it
+        losses = candidate_losses(session, outcome.architecture) if refit is None else refit.window_losses
+        found = measured_rise(session, losses)
+        outcome = replace(outcome, facts={**outcome.facts, **found})
     return _write(config, session, outcome.architecture, realised, outcome)
 
 

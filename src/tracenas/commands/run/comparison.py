@@ -19,7 +19,7 @@ from tracenas.models.surgery.supernet import Realisation
 from tracenas.pipeline.budgets import resolve_budgets
 from tracenas.pipeline.calibration import evaluation_windows
 from tracenas.pipeline.opening import open_session, refit_settings
-from tracenas.pipeline.refit.fitting import candidate_loss
+from tracenas.pipeline.refit.losses import candidate_loss
 from tracenas.pipeline.refit.record import ScoredRealisation, realisation_facts
 from tracenas.pipeline.resume import CONFIG
 from tracenas.pipeline.scoring import make_evaluator

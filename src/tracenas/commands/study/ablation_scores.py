@@ -9,7 +9,7 @@ from tracenas.commands.study.grid import Grid
 from tracenas.config import AblationConfig
 from tracenas.journal import Journal
 from tracenas.pipeline.opening import open_session
-from tracenas.pipeline.refit.fitting import candidate_loss
+from tracenas.pipeline.refit.losses import candidate_loss
 from tracenas.pipeline.refit.text import compensation_text
 from tracenas.pipeline.resume import resolve_settings, same_model
 from tracenas.pipeline.run_directory import JOURNAL, ORDERING

@@ -27,7 +27,8 @@ from tracenas.models.surgery.supernet import Realisation
 from tracenas.pipeline.calibration import stored_evaluation_windows
 from tracenas.pipeline.distributed import actor_pool, cluster_of
 from tracenas.pipeline.opening import open_session
-from tracenas.pipeline.refit.fitting import candidate_loss, compensated_realisation
+from tracenas.pipeline.refit.fitting import compensated_realisation
+from tracenas.pipeline.refit.losses import candidate_loss
 from tracenas.pipeline.refit.text import compensation_text
 from tracenas.pipeline.resume import (
     CONFIG,

@@ -9,17 +9,8 @@ from typing import Any, NamedTuple
 import torch
 
 from tracenas.models.surgery.ordering import Key
-from tracenas.pipeline.refit.fitting import (
-    Compensation,
-    Fit,
-    candidate_loss,
-    choose_aim,
-    compensate,
-    compensation,
-    held_out_loss,
-    rounded,
-    strengths,
-)
+from tracenas.pipeline.refit.fitting import Compensation, Fit, choose_aim, compensate, compensation, rounded, strengths
+from tracenas.pipeline.refit.losses import candidate_loss, held_out_loss
 from tracenas.pipeline.refit.record import ScoredRealisation
 from tracenas.pipeline.refit.text import (
     HeldOut,

@@ -11,11 +11,11 @@ from weakref import WeakKeyDictionary
 import torch
 
 from tracenas.families import present
-from tracenas.models.functionals.perplexity import perplexity
 from tracenas.models.surgery.ordering import Key
-from tracenas.models.surgery.supernet import Realisation, Supernet
+from tracenas.models.surgery.supernet import Supernet
 from tracenas.paging import Keep, in_memory
 from tracenas.pipeline.refit import COMPARED_SHARE, COMPARED_WINDOWS, RIDGES
+from tracenas.pipeline.refit.losses import candidate_loss, candidate_losses, held_out_loss
 from tracenas.pipeline.refit.record import DEFAULT_RIDGE, ScoredRealisation
 from tracenas.pipeline.refit.statistics import StoredGrams
 from tracenas.pipeline.refit.text import Text, compensation_text, scored_text
@@ -35,12 +35,10 @@ from tracenas.space.architecture import Architecture
 __all__ = [
     "Compensation",
     "Fit",
-    "candidate_loss",
     "choose_aim",
     "compensate",
     "compensated_realisation",
     "compensation",
-    "held_out_loss",
     "rounded",
     "scored_loss",
     "strengths",
@@ -68,7 +66,8 @@ class Compensation:
         trials: loss on held-out text by aim, if it was chosen among several (`choose_aim`).
         text: what it was fitted on.
         outputs: [rows, kept columns] per (block, sub-block), in the super-network's order, as they are stored.
-        plain_loss, loss: calibration loss before and after, nats per token.
+        plain_loss: calibration loss before, nats per token.
+        window_losses: of every window after, float64 [N].
         left: sub-blocks that are not refitted: fused experts.
         scale: what the ridge is relative to: the `mean` diagonal, or every `channel`'s own entry.
     """
@@ -79,9 +78,14 @@ class Compensation:
     text: Text
     outputs: Outputs
     plain_loss: float
-    loss: float
+    window_losses: torch.Tensor
     left: tuple[str, ...] = ()
     scale: str = "mean"
+
+    @property
+    def loss(self) -> float:
+        """Calibration loss after, nats per token."""
+        return float(self.window_losses.mean())
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the tensors."""
@@ -166,25 +170,6 @@ def scored_loss(session: Session, arch: Architecture, scored: ScoredRealisation)
     return candidate_loss(session, arch, FittedRealisation(outputs))
 
 
-def candidate_loss(
-    session: Session,
-    arch: Architecture,
-    how: Realisation | None = None,
-    tokens: torch.Tensor | None = None,
-) -> float:
-    """Loss of a candidate in the super-network on `tokens`, by default the calibration, nats per token."""
-    plain = how is None and tokens is None
-    if plain and arch in session.plain_losses:
-        return session.plain_losses[arch]
-    windows = session.tokens if tokens is None else tokens
-    give_back()
-    with session.supernet().realise(arch, how) as model, phase("loss of the candidate") as steps:
-        loss = perplexity(model, windows, session.micro_batch, report=steps.report).nll
-    if plain:
-        session.plain_losses[arch] = loss
-    return loss
-
-
 def compensate(
     session: Session,
     arch: Architecture,
@@ -253,12 +238,6 @@ def strengths(scale: str, ridge: float | None) -> tuple[float, ...]:
     return RIDGES[scale] if ridge is None else (ridge,)
 
 
-def held_out_loss(session: Session, arch: Architecture, tokens: torch.Tensor, how: Realisation | None = None) -> float:
-    """Loss of a candidate on held-out text, nats per token; infinite where it overflows."""
-    loss = candidate_loss(session, arch, how, tokens)
-    return loss if math.isfinite(loss) else math.inf
-
-
 def rounded(outputs: Outputs, stored: Mapping[Key, torch.dtype], keep: Keep) -> Outputs:
     """Output projections as a checkpoint holds them that stores them in `stored`, in the weights' dtype."""
     return {
@@ -273,7 +252,7 @@ def compensation(fit: "Fit", aim: Aim, trials: Mapping[Aim, float], text: Text, 
     fused = Counter(sub.spec.name for block in session.blocks for sub in block.sub_blocks if sub.stacked)
     left = tuple(f"{name} of {number} blocks" for name, number in fused.items())
     before = candidate_loss(session, arch)
-    after = candidate_loss(session, arch, FittedRealisation(outputs))
+    after = candidate_losses(session, arch, FittedRealisation(outputs))
     return Compensation(fit.method, aim, trials, text, outputs, before, after, left, fit.scale)
 
 

@@ -14,7 +14,7 @@ from tracenas.models.surgery.supernet import Realisation
 from tracenas.pipeline.refit import STEP_TOKENS
 from tracenas.pipeline.refit.block_files import BlockFiles
 from tracenas.pipeline.refit.choice import WrittenRealisation
-from tracenas.pipeline.refit.fitting import candidate_loss, held_out_loss
+from tracenas.pipeline.refit.losses import candidate_loss, held_out_loss
 from tracenas.pipeline.refit.text import HeldOut, Text, compensation_text, with_held_out
 from tracenas.pipeline.session import Session
 from tracenas.pipeline.verification import compare_losses

@@ -16,7 +16,7 @@ from tracenas.models.functionals.loss import predicted_tokens, predicting_states
 from tracenas.models.surgery.supernet import Realisation
 from tracenas.pipeline.refit import SCALE_STEPS, SCALE_TOKENS
 from tracenas.pipeline.refit.entries import in_blocks
-from tracenas.pipeline.refit.fitting import candidate_loss
+from tracenas.pipeline.refit.losses import candidate_loss
 from tracenas.pipeline.session import Session
 from tracenas.refits.factors import FactorTraining, factor_places, folded, train_factors
 from tracenas.refits.logit_scale import best_scale
