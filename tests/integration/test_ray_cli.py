@@ -30,6 +30,7 @@ def cluster() -> Iterator[str]:
         yield address
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "options"), SCORED)
 def test_two_actors_write_the_same_journal(
     home: Path, tmp_path: Path, cluster: str, model: str, options: tuple[str, ...], capfd: pytest.CaptureFixture[str]

@@ -243,7 +243,7 @@ def test_wrong_sections_are_told_before_the_search(
         ([*train, "recover.stepz=3"], "recover.stepz: unknown setting"),
         ([*train, "recover.max_step=3"], "did you mean 'max_steps'"),
         ([*train, "recover.model=x"], "recover.model: is the run's to set"),
-        ([*train, "recover.max_steps=none"], "recover: max_steps 'none'"),
+        ([*train, "recover.max_steps=none"], "recover: max-steps 'none': accepted: a whole number"),
         ([*train, "recover=null", "recover_rivals=true"], "needs the section recover"),
         ([*train, "recover.method=lora"], "recover.data is required for lora"),
         ([*train, "recover.micro_batch=3"], "cannot be reached"),

@@ -212,6 +212,7 @@ save_file(found, sys.argv[4])
 """
 
 
+@pytest.mark.slow
 def test_without_the_package(cases: dict[str, Case], tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
