@@ -85,7 +85,12 @@ def test_ctrl_c_ends_it(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", layers=3, iterations=1)
     command = [sys.executable, "-m", "tracenas", "watch", str(run), "--port", "0"]
     process = subprocess.Popen(
-        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | {"TRACENAS_LOG": "info"}
+        command,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"TRACENAS_LOG": "info"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # what runs in the background ignores it
     )
     assert process.stderr is not None
     said = next(line for line in process.stderr if "http://" in line)
