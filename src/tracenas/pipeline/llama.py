@@ -12,25 +12,17 @@ from tracenas.benchmark.served import Served
 from tracenas.benchmark.served_model import ServedModel
 from tracenas.errors import UserError
 from tracenas.exporters.gguf.check import find_llama
+from tracenas.pipeline.served_settings import ServedSettings
 from tracenas.worker_pool import available_cores
 
 __all__ = ["LlamaCpp", "llama_cpp"]
 
 
-class Settings(Protocol):
+class Settings(ServedSettings, Protocol):
     """What is read of a command's settings."""
 
     @property
     def llama_python(self) -> Path | None: ...
-
-    @property
-    def device(self) -> str: ...
-
-    @property
-    def threads(self) -> int | None: ...
-
-    @property
-    def seed(self) -> int: ...
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from tracenas.benchmark.served import Served
 from tracenas.benchmark.served_model import ServedModel
 from tracenas.errors import UserError
 from tracenas.models.checkpoints.source import ModelSource
+from tracenas.pipeline.served_settings import ServedSettings
 from tracenas.space.costs import kv_cache_per_token
 
 __all__ = ["Vllm", "open_vllm", "room"]
@@ -36,7 +37,7 @@ print(json.dumps({"vllm": find_spec("vllm") is not None, "plugin": "tracenas" in
 """
 
 
-class VllmSettings(Protocol):
+class VllmSettings(ServedSettings, Protocol):
     """What is read of a command's settings."""
 
     @property
@@ -47,15 +48,6 @@ class VllmSettings(Protocol):
 
     @property
     def trust_remote_code(self) -> bool: ...
-
-    @property
-    def device(self) -> str: ...
-
-    @property
-    def threads(self) -> int | None: ...
-
-    @property
-    def seed(self) -> int: ...
 
 
 @dataclass(frozen=True)
