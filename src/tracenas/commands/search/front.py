@@ -56,7 +56,8 @@ class FrontFile:
     def __init__(self, searched: Known, config: SearchConfig) -> None:
         self._searched, self._config = searched, config
         self._costs = Costs.of(searched.target, config, config.out)
-        self._known: dict[str, dict[str, int | float]] = {}
+        self._whole: dict[str, dict[str, int | float]] = {}
+        self._drawn: dict[str, dict[str, int | float]] = {}
         base = self._costs.all(searched.target.space.base)
         self._shown = [name for name in dict.fromkeys((*config.front_costs, *_PICTURED)) if name in base]
         self._base = {name: base[name] for name in self._shown}
@@ -114,14 +115,16 @@ class FrontFile:
         return {"costs": list(names), "members": members, "hypervolume": volumes}
 
     def _all(self, arch: Architecture) -> dict[str, int | float]:
-        """Every cost of a candidate, counted once."""
-        if arch.id not in self._known:
-            self._known[arch.id] = self._costs.all(arch)
-        return self._known[arch.id]
+        """Every cost of a member, counted once; some take a tenth of a second."""
+        if arch.id not in self._whole:
+            self._whole[arch.id] = self._costs.all(arch)
+        return self._whole[arch.id]
 
     def _pictured(self, arch: Architecture) -> dict[str, int | float]:
-        known = self._all(arch)
-        return {name: known[name] for name in self._shown}
+        """What a candidate is shown with, counted once."""
+        if arch.id not in self._drawn:
+            self._drawn[arch.id] = self._costs.all(arch, self._shown)
+        return self._drawn[arch.id]
 
     def _predicted(self) -> dict[str, list[tuple[Architecture, dict[str, Any]]]]:
         """Of what needs no search, by method: architectures with their costs and predicted losses."""
