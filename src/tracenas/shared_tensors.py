@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tracenas.errors import UserError
 
-__all__ = ["require_shared_memory"]
+__all__ = ["in_files", "require_shared_memory"]
 
 _SHARED = Path("/dev/shm")
 _LEFT = 1.1
@@ -26,9 +26,7 @@ def require_shared_memory(spec: Any, workers: int) -> None:
     found = _Counter(io.BytesIO(), protocol=5)
     found.dump(spec)
     if found.paged:
-        raise UserError(
-            f"workers {workers}: they share tensors in memory, and these wait in files (host-memory): --workers 1"
-        )
+        raise in_files(workers)
     if not _SHARED.is_dir():
         return
     needed, free = sum(found.storages.values()), shutil.disk_usage(_SHARED).free
@@ -37,6 +35,13 @@ def require_shared_memory(spec: Any, workers: int) -> None:
             f"workers {workers}: weights and statistics take {needed / 2**20:,.0f} MiB of shared memory, and {_SHARED} "
             f"has {free / 2**20:,.0f} free; make it larger (docker run --shm-size) or take --workers 1"
         )
+
+
+def in_files(workers: int) -> UserError:
+    """What is said where several workers would share tensors that wait in files."""
+    return UserError(
+        f"workers {workers}: they share tensors in memory, and these wait in files (host-memory): --workers 1"
+    )
 
 
 class _Counter(pickle.Pickler):

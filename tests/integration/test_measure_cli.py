@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from interrupted_turns import interrupt_turns
 from tiny import save_families
 
 from tracenas.benchmark import torch_turns
@@ -57,16 +58,7 @@ def test_a_table_is_written_and_checked(
 def test_an_interrupted_table_goes_on(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out, asked = tmp_path / "table.json", []
-    real = torch_turns.TorchTurns.__call__
-
-    def few(self: Any, archs: Any, advance: Any) -> Any:
-        asked.append([arch.id for arch in archs])
-        if len(asked) == 3:
-            raise KeyboardInterrupt
-        return real(self, archs, advance)
-
-    monkeypatch.setattr(torch_turns.TorchTurns, "__call__", few)
+    out, asked = tmp_path / "table.json", interrupt_turns(monkeypatch, torch_turns.TorchTurns, 3)
     assert invoke(argv(home, out)) == 130
     journal = tmp_path / "table.json.journal"
     lines = journal.read_text().splitlines()

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from fake_llama import PER_BYTE, fake_llama_python
+from interrupted_turns import interrupt_turns
 from tiny import save_families, save_tiny
 
 from tracenas.benchmark.latency_table import LatencyTable
@@ -65,15 +66,7 @@ def test_an_interrupted_table_goes_on(
 ) -> None:
     from tracenas.benchmark.served_turns import ServedTurns
 
-    out, real, asked = tmp_path / "table.json", ServedTurns.__call__, []
-
-    def few(self: Any, archs: Any, advance: Any) -> Any:
-        asked.append(archs)
-        if len(asked) == 3:
-            raise KeyboardInterrupt
-        return real(self, archs, advance)
-
-    monkeypatch.setattr(ServedTurns, "__call__", few)
+    out, asked = tmp_path / "table.json", interrupt_turns(monkeypatch, ServedTurns, 3)
     assert invoke(argv(home, out, python)) == 130
     assert "other settings" in refused(capsys, argv(home, out, python, "--resume", "--outtype", "q8_0"))
     assert invoke(argv(home, out, python, "--resume")) == 0

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from command_lines import printed, refused, refused_at_last
 from fake_vllm import CHANNEL, HEAD, STEP, fake_vllm_python
+from interrupted_turns import interrupt_turns
 from tiny import SHAPE, save_families
 
 from tracenas.benchmark.latency_table import LatencyTable
@@ -102,15 +103,7 @@ def test_without_the_plugin_transformers_layers_are_measured(
 def test_an_interrupted_table_goes_on_where_it_was(
     home: Path, python: Path, tmp_path: Path, log: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    out, real, asked = tmp_path / "table.json", ServedTurns.__call__, []
-
-    def few(self: Any, archs: Any, advance: Any) -> Any:
-        asked.append(archs)
-        if len(asked) == 4:
-            raise KeyboardInterrupt
-        return real(self, archs, advance)
-
-    monkeypatch.setattr(ServedTurns, "__call__", few)
+    out, asked = tmp_path / "table.json", interrupt_turns(monkeypatch, ServedTurns, 4)
     assert invoke(argv(home, out, python)) == 130
     assert "other settings" in refused_at_last(capsys, argv(home, out, python, "--resume", "--enforce-eager"))
     assert invoke(argv(home, out, python, "--resume")) == 0

@@ -48,9 +48,7 @@ class ExportConfig(StageConfig):
     check_ids: Annotated[fields.CommaList, Accepts(metavar="N", several=True)] = Field(
         "", description="Token ids that the check reads, such as 1,15,7; default: those of a text."
     )
-    llama_python: Path | None = Field(
-        None, description="Python interpreter that has llama-cpp-python; default: this one."
-    )
+    llama_python: fields.LlamaPython = None
 
     @property
     def ids(self) -> tuple[int, ...]:

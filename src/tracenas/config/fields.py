@@ -16,6 +16,7 @@ __all__ = [
     "Dtype",
     "EnforceEager",
     "HostMemory",
+    "LlamaPython",
     "ModelName",
     "Proxies",
     "Proxy",
@@ -91,6 +92,9 @@ HostMemory = Annotated[
         description="Memory that this command may take beside mapped files, such as 3.5GB; weights and factors that do "
         "not fit wait in temporary files. auto: what this machine has."
     ),
+]
+LlamaPython = Annotated[
+    Path | None, Field(description="Python interpreter that has llama-cpp-python; default: this one.")
 ]
 VllmPython = Annotated[Path | None, Field(description="Python interpreter that has vLLM; default: this one.")]
 EnforceEager = Annotated[

@@ -35,9 +35,7 @@ class MeasureConfig(SpaceConfig):
     outtype: Literal["auto", "f32", "f16", "bf16", "q8_0"] = Field(
         "auto", description="What matrices are stored in, as in `tracenas export`; auto: as the model's own weights."
     )
-    llama_python: Path | None = Field(
-        None, description="Python interpreter that has llama-cpp-python; default: this one."
-    )
+    llama_python: fields.LlamaPython = None
     vllm_python: fields.VllmPython = None
     enforce_eager: fields.EnforceEager = False
     points: fields.CommaList = Field(

@@ -87,9 +87,7 @@ class BenchConfig(StageConfig):
         "auto",
         description="What matrices are stored in for llama.cpp, as in `tracenas export`; auto: as the model's own.",
     )
-    llama_python: Path | None = Field(
-        None, description="Python interpreter that has llama-cpp-python; default: this one."
-    )
+    llama_python: fields.LlamaPython = None
     vllm_python: fields.VllmPython = None
     enforce_eager: fields.EnforceEager = False
     prompt: int | None = Field(

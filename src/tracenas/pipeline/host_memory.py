@@ -13,6 +13,7 @@ from tracenas.pipeline.refit import STATISTICS_TOKENS
 from tracenas.pipeline.workers import local_workers
 from tracenas.refits.costs import LIBRARIES, least_memory, refit_memory
 from tracenas.resident import host_memory
+from tracenas.shared_tensors import in_files
 
 __all__ = ["FEWER_TOKENS", "keeping"]
 
@@ -42,9 +43,7 @@ def keeping(source: ModelSource, config: StageConfig) -> Keep:
     if needed <= (given or (needed if machine is None else _SHARE * machine)):
         return in_memory
     if hasattr(config, "workers") and (workers := local_workers(config)) > 1:
-        raise UserError(
-            f"workers {workers}: they share tensors in memory, and these wait in files (host-memory): --workers 1"
-        )
+        raise in_files(workers)
     _log.info("weights and factors of refits wait in temporary files: %s in all", data_size(needed))
     return paged
 

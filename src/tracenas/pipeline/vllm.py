@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from tracenas.benchmark.devices import processor
 from tracenas.benchmark.served import Served
 from tracenas.benchmark.served_model import ServedModel
 from tracenas.errors import UserError
+from tracenas.interpreters import ask_interpreter
 from tracenas.models.checkpoints.source import ModelSource
 from tracenas.pipeline.served_settings import ServedSettings
 from tracenas.space.costs import kv_cache_per_token
@@ -97,9 +97,6 @@ def open_vllm(config: VllmSettings) -> Vllm:
     Raises:
         UserError: if vLLM is not installed there.
     """
-    python = config.vllm_python or Path(sys.executable)
-    if python.is_file():
-        python = python.absolute()  # else it would be looked for on the PATH
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
     if config.threads is not None:
         environment["OMP_NUM_THREADS"] = str(config.threads)
@@ -107,11 +104,7 @@ def open_vllm(config: VllmSettings) -> Vllm:
         environment["CUDA_VISIBLE_DEVICES"] = ""
     elif config.device.startswith("cuda:"):
         environment["CUDA_VISIBLE_DEVICES"] = config.device.removeprefix("cuda:")
-    try:
-        command = [str(python), "-c", _LOOK]
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    except OSError as error:
-        raise UserError(f"vllm-python {python}: {error.strerror or error}; expected a Python interpreter") from error
+    python, done = ask_interpreter(config.vllm_python or Path(sys.executable), _LOOK, "vllm-python", environment)
     said = done.stdout.strip().splitlines()
     found = json.loads(said[-1]) if said and not done.returncode else {"vllm": False}
     if not found["vllm"]:

@@ -75,9 +75,8 @@ class BlockMajorScorer(Scorer[Architecture]):
         self._pass = BlockPass(self._evaluator, keep)
 
     def on_generation(self, elites: Sequence[Mapping[str, Any]], records: Sequence[Mapping[str, Any]]) -> None:
-        """As `RacingEvaluator`'s; without racing nothing."""
-        if isinstance(self.scorer, RacingEvaluator):
-            self.scorer.on_generation(elites, records)
+        """As the scorer's."""
+        self.scorer.on_generation(elites, records)
 
     def decoded(self, data: Any) -> Architecture:
         """An architecture of the space."""

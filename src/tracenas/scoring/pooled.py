@@ -34,9 +34,8 @@ class PooledScorer(Generic[C]):
         self.scorer, self._pool = scorer, pool
 
     def on_generation(self, elites: Sequence[Mapping[str, Any]], records: Sequence[Mapping[str, Any]]) -> None:
-        """As `RacingEvaluator`'s; without racing nothing."""
-        if isinstance(self.scorer, RacingEvaluator):
-            self.scorer.on_generation(elites, records)
+        """As the scorer's."""
+        self.scorer.on_generation(elites, records)
 
     def __call__(self, candidates: Sequence[C]) -> Iterator[Score]:
         """One score per candidate, in order."""

@@ -2,7 +2,7 @@
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
@@ -20,6 +20,15 @@ class Scorer(ABC, Generic[C]):
         """One score per candidate, in order; a candidate that fails is scored as failed, with the reason."""
         for candidate in candidates:
             yield self.score(candidate)
+
+    def on_generation(self, elites: Sequence[Mapping[str, Any]], records: Sequence[Mapping[str, Any]]) -> None:
+        """What a generation is measured against, before it begins: nothing.
+
+        Args:
+            elites: journal records, best first.
+            records: of all candidates so far.
+        """
+        return None
 
     def score(self, candidate: C) -> Score:
         """Score one candidate."""

@@ -34,8 +34,6 @@ from tracenas.proxies.combination import choose
 from tracenas.reporting.progress import SearchProgress
 from tracenas.reporting.tracking.trackers import Trackers, tracked
 from tracenas.scoring.block_major import BlockMajorScorer
-from tracenas.scoring.combined import CombinedEvaluator
-from tracenas.scoring.evaluator import Evaluator
 from tracenas.scoring.pooled import PooledScorer
 from tracenas.scoring.travelling import CandidateScorer
 from tracenas.space.architecture import Architecture
@@ -155,7 +153,7 @@ def _run(
             scorer,
             journal,
             on_event=on_event,
-            on_generation=None if isinstance(scorer, Evaluator | CombinedEvaluator) else scorer.on_generation,
+            on_generation=scorer.on_generation,
             facts=facts,
             enough=clock.enough,
         )

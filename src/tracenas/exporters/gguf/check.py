@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tracenas.errors import CheckFailed, UserError
+from tracenas.interpreters import ask_interpreter
 
 __all__ = ["LARGEST", "Agreement", "Checker", "agreement", "default_ids", "find_llama", "first_difference"]
 
@@ -123,12 +124,7 @@ def find_llama(python: Path | None, what: str = "--check") -> Path:
         if importlib.util.find_spec("llama_cpp") is None:
             raise UserError(f"{what} needs llama-cpp-python, which is not installed: {how} with --llama-python")
         return Path(sys.executable)
-    if python.is_file():
-        python = python.absolute()  # else it would be looked for on the PATH
-    try:
-        done = subprocess.run([str(python), "-c", "import llama_cpp"], capture_output=True, text=True, check=False)
-    except OSError as error:
-        raise UserError(f"llama-python {python}: {error.strerror or error}; expected a Python interpreter") from error
+    python, done = ask_interpreter(python, "import llama_cpp", "llama-python")
     if done.returncode:
         raise UserError(f"llama-python {python}: cannot import llama_cpp ({_last_line(done.stderr)}); {how}")
     return python
