@@ -26,7 +26,7 @@ from tracenas.refits.gram import gram_matrices
 from tracenas.refits.gram_sum import GramSum
 from tracenas.refits.realisation import CompensatedRealisation, _factorised, _fit, prefix_order
 from tracenas.refits.ridge import FittedRealisation, fit_removed, in_base_order, ridge_outputs, strength
-from tracenas.refits.sequential import sequential_outputs
+from tracenas.refits.sequential import SequentialFit, sequential_outputs
 from tracenas.saliency.wanda import saliency
 from tracenas.scoring.evaluator import Evaluator, ScoringSettings
 from tracenas.space.architecture import Architecture
@@ -302,19 +302,26 @@ def test_sequential_is_the_direct_solution_layer_by_layer(setting: Setting, drif
 
 
 def test_aims_are_refitted_side_by_side(setting: Setting) -> None:
-    """Every aim is as it is alone, and the first blocks are those of a refit of all."""
+    """Every aim is as it is alone, the first blocks are those of a refit of all, and one aim alone can go on."""
     arch, aims = setting.arch(0.5), [Aim(RIDGE), Aim(RIDGE, 0.5), Aim(0.1, 0.0)]
     together = sequential_outputs(setting.net, arch, setting.tokens, 3, aims)
     told: list[tuple[int, int]] = []
-    first = sequential_outputs(
-        setting.net, arch, setting.tokens, 3, aims, until=2, report=lambda *steps: told.append(steps)
-    )
+    begun = SequentialFit(setting.net, arch, setting.tokens, 3, aims)
+    begun.advance(2, lambda *steps: told.append(steps))
     assert told == [(0, 2), (1, 2), (2, 2)]
+    first = {aim: dict(begun.outputs[aim]) for aim in aims}
+    begun.only(aims[1])
+    begun.advance(report=lambda *steps: told.append(steps))
+    rest = len(arch.layers) - 2
+    assert told[3:] == [(count, rest) for count in range(rest + 1)] and begun.outputs.keys() == {aims[1]}
+    gone_on = begun.outputs[aims[1]]
+    assert gone_on.keys() == together[aims[1]].keys()
+    assert all(torch.equal(gone_on[k], together[aims[1]][k]) for k in gone_on)
     for aim in aims:
         alone = sequential(setting.net, arch, setting.tokens, 3, aim)
         assert alone.keys() == together[aim].keys() and all(torch.equal(alone[k], together[aim][k]) for k in alone)
-        begun = {key: weight for key, weight in alone.items() if key[0] < 2}
-        assert begun.keys() == first[aim].keys() and all(torch.equal(begun[k], first[aim][k]) for k in begun)
+        start = {key: weight for key, weight in alone.items() if key[0] < 2}
+        assert start.keys() == first[aim].keys() and all(torch.equal(start[k], first[aim][k]) for k in start)
 
 
 def test_nothing_changes_where_nothing_was_removed() -> None:

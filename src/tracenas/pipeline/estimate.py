@@ -14,13 +14,15 @@ from tracenas.models.checkpoints.source import ModelSource
 from tracenas.pipeline.reference import POOL
 from tracenas.pipeline.refit import (
     COMPARED_SHARE,
-    COMPARED_WINDOWS,
+    COMPARED_TOKENS,
     DEFAULT_SAMPLES,
+    DRIFT_TOKENS,
     HELD_OUT_SAMPLES,
     RIDGES,
     SCALE_STEPS,
     SCALE_TOKENS,
     STEP_TOKENS,
+    compared_windows,
 )
 from tracenas.pipeline.target import PruningTarget
 from tracenas.proxies.combination import Choice
@@ -158,8 +160,9 @@ class SearchEstimate:
         costs = refit_costs(self.target.blocks, self.arch, (statistics or DEFAULT_SAMPLES) * shape.seq_len)
         strengths = len(RIDGES["mean"])
         aims = strengths + len(DRIFTS) - 1  # one pair is in both comparisons
-        passes = (2 * costs.forward + costs.sequential * (1 + aims / COMPARED_SHARE)) / rates.flops
-        held_out = (strengths + 3) * HELD_OUT_SAMPLES + aims * COMPARED_WINDOWS
+        passes = (2 * costs.forward + costs.sequential * (1 + (aims - 1) / COMPARED_SHARE)) / rates.flops
+        whole, begun = (compared_windows(tokens, shape.seq_len) for tokens in (COMPARED_TOKENS, DRIFT_TOKENS))
+        held_out = (strengths + 3) * min(HELD_OUT_SAMPLES, whole) + aims * min(HELD_OUT_SAMPLES, begun)
         runs = (self.target.space.base, shape.samples), (self.arch, 3 * shape.samples + held_out)
         losses = sum(self.forward(of, replace(shape, samples=samples, rank=None)) for of, samples in runs)
         losses += self._scales(shape, scales)

@@ -20,7 +20,7 @@ so that every token counts as it does in the stream, and a feature of next to no
 cannot fill.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
@@ -41,7 +41,7 @@ from tracenas.refits.ridge import FittedRealisation, Penalty, solve, strength
 from tracenas.resident import give_back
 from tracenas.space.architecture import Architecture, Layer
 
-__all__ = ["sequential_outputs"]
+__all__ = ["SequentialFit", "sequential_outputs"]
 
 _DAMPING = 0.01
 """Of gains behind a norm, relative to their mean square."""
@@ -55,11 +55,16 @@ def sequential_outputs(
     aims: Sequence[Aim],
     *,
     penalty: Penalty = strength,
-    until: int | None = None,
     keep: Keep = in_memory,
-    report: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[Aim, dict[Key, Tensor]]:
-    """Output projections of every active sub-block, refitted in forward order, in the weights' dtype, per aim.
+    """A `SequentialFit` over all blocks: output projections by (block, sub-block), per aim; arguments as its."""
+    fit = SequentialFit(net, arch, tokens, micro_batch, aims, penalty=penalty, keep=keep)
+    fit.advance()
+    return fit.outputs
+
+
+class SequentialFit:
+    """Output projections of every active sub-block, refitted in forward order, as far as one has come.
 
     Full-width sub-blocks behind a pruned one are refitted too: their inputs have changed. The dense model runs once for
     all aims. Memory: the hidden states of all tokens five times, and once more per aim, the inputs of one output
@@ -72,55 +77,70 @@ def sequential_outputs(
         micro_batch: sequences per forward pass.
         aims: each is a refit of its own.
         penalty: λ of a Gram matrix and a ridge.
-        until: blocks that are refitted, the first ones; None: all.
         keep: where the refitted projections and all that is of all tokens lie.
-        report: told how many blocks of how many are done.
-
-    Returns:
-        [rows, kept columns] per (block, sub-block), columns in the super-network's order.
-
-    Raises:
-        UserError: if an activation is not finite.
     """
-    runner = BlockRunner(net.model, net.blocks, keep)
-    dense = runner.embed(tokens, micro_batch)
-    streams = {aim: list(dense) for aim in aims}
-    fitted: dict[Aim, dict[Key, Tensor]] = {aim: {} for aim in aims}
-    layers = arch.layers[:until]
-    for index, layer in enumerate(layers):
-        report(index, len(layers))
-        for aim, weights in _fit_block(net, runner, index, layer, dense, streams, penalty).items():
-            fitted[aim] |= {key: keep(weight) for key, weight in weights.items()}
-        give_back()
-    report(len(layers), len(layers))
-    return fitted
 
+    def __init__(
+        self,
+        net: Supernet,
+        arch: Architecture,
+        tokens: Tensor,
+        micro_batch: int,
+        aims: Sequence[Aim],
+        *,
+        penalty: Penalty = strength,
+        keep: Keep = in_memory,
+    ) -> None:
+        self.outputs: dict[Aim, dict[Key, Tensor]] = {aim: {} for aim in aims}
+        """[rows, kept columns] per (block, sub-block), columns in the super-network's order, in the weights' dtype."""
+        self._net, self._layers, self._penalty = net, arch.layers, penalty
+        self._runner = BlockRunner(net.model, net.blocks, keep)
+        self._dense = self._runner.embed(tokens, micro_batch)
+        self._streams = {aim: list(self._dense) for aim in aims}
+        self._done = 0
 
-def _fit_block(
-    net: Supernet,
-    runner: BlockRunner,
-    index: int,
-    layer: Layer,
-    dense: list[Tensor],
-    streams: Mapping[Aim, list[Tensor]],
-    penalty: Penalty,
-) -> dict[Aim, dict[Key, Tensor]]:
-    """Refit a block for every aim, and move the dense stream and those of the aims over it."""
-    before = list(dense)
-    outputs, contributions = _advance_dense(net, runner, index, dense)
-    fitted: dict[Aim, dict[Key, Tensor]] = {}
-    if layer.skip:
+    def advance(self, until: int | None = None, report: Callable[[int, int], None] = lambda done, total: None) -> None:
+        """Refit the blocks that are not refitted yet.
+
+        Args:
+            until: those before it; None: all.
+            report: told how many blocks of how many are done.
+
+        Raises:
+            UserError: if an activation is not finite.
+        """
+        layers = self._layers[self._done : until]
+        for count, layer in enumerate(layers):
+            report(count, len(layers))
+            for aim, weights in self._fit_block(self._done, layer).items():
+                self.outputs[aim] |= {key: self._runner.keep(weight) for key, weight in weights.items()}
+            self._done += 1
+            give_back()
+        report(len(layers), len(layers))
+
+    def only(self, aim: Aim) -> None:
+        """Go on with one of the aims alone."""
+        self.outputs = {aim: self.outputs[aim]}
+        self._streams = {aim: self._streams[aim]}
+
+    def _fit_block(self, index: int, layer: Layer) -> dict[Aim, dict[Key, Tensor]]:
+        """Refit a block for every aim, and move the dense stream and those of the aims over it."""
+        net, runner = self._net, self._runner
+        before = list(self._dense)
+        outputs, contributions = _advance_dense(net, runner, index, self._dense)
+        fitted: dict[Aim, dict[Key, Tensor]] = {}
+        if layer.skip:
+            return fitted
+        for aim, pruned in self._streams.items():
+            ahead = before if aim.drift else None
+            block = _BlockFit(net, runner, layer, _BlockTargets(index, list(pruned), ahead, outputs, contributions))
+            fitted[aim] = {
+                (index, sub.spec.name): block.fit(sub, aim, self._penalty)
+                for sub, kept in within(net.blocks[index], layer)
+                if sub.spec.units and kept and not sub.stacked
+            }
+            block.advance(pruned)
         return fitted
-    for aim, pruned in streams.items():
-        ahead = before if aim.drift else None
-        block = _BlockFit(net, runner, layer, _BlockTargets(index, list(pruned), ahead, outputs, contributions))
-        fitted[aim] = {
-            (index, sub.spec.name): block.fit(sub, aim, penalty)
-            for sub, kept in within(net.blocks[index], layer)
-            if sub.spec.units and kept and not sub.stacked
-        }
-        block.advance(pruned)
-    return fitted
 
 
 @dataclass(frozen=True)

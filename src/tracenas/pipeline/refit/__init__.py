@@ -4,9 +4,10 @@ from collections.abc import Mapping
 
 __all__ = [
     "COMPARED_SHARE",
-    "COMPARED_WINDOWS",
+    "COMPARED_TOKENS",
     "COMPENSATION",
     "DEFAULT_SAMPLES",
+    "DRIFT_TOKENS",
     "HELD_OUT",
     "HELD_OUT_SAMPLES",
     "RIDGES",
@@ -14,6 +15,7 @@ __all__ = [
     "SCALE_TOKENS",
     "STATISTICS_TOKENS",
     "STEP_TOKENS",
+    "compared_windows",
 ]
 
 COMPENSATION, HELD_OUT = "compensation.safetensors", "held_out.safetensors"
@@ -28,8 +30,20 @@ STATISTICS_TOKENS = 24_576
 RIDGES: Mapping[str, tuple[float, ...]] = {"mean": (1e-4, 1e-3, 1e-2, 1e-1), "channel": (1e-1,)}
 """Strengths that are compared, by what they are relative to."""
 
-COMPARED_SHARE, COMPARED_WINDOWS = 5, 8
-"""Aims of sequential refits are compared on a fifth of the blocks, and on so many windows at most."""
+COMPARED_SHARE = 5
+"""Aims of sequential refits are compared on a fifth of the blocks."""
+
+COMPARED_TOKENS, DRIFT_TOKENS = 4096, 2048
+"""Realisations of a candidate, and shares of the drift, are compared on so many tokens of held-out text."""
+
+_LEAST_WINDOWS = 2
+"""Windows that anything is compared on at least, where there are so many."""
+
+
+def compared_windows(tokens: int, length: int) -> int:
+    """Windows of `length` tokens that hold `tokens`."""
+    return max(_LEAST_WINDOWS, -(-tokens // length))
+
 
 SCALE_STEPS, SCALE_TOKENS = 16, 512
 """Steps that scales are trained for, and tokens of a step, at least one sequence."""

@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 import torch
 
 from tracenas.models.surgery.ordering import Key
-from tracenas.pipeline.refit.fitting import Compensation, Fit, choose_aim, compensate, compensation, rounded, strengths
+from tracenas.pipeline.refit.aims import choose_aim, strengths
+from tracenas.pipeline.refit.fit import Fit
+from tracenas.pipeline.refit.fitting import Compensation, compensate, compensation, rounded
 from tracenas.pipeline.refit.losses import candidate_loss, held_out_loss
 from tracenas.pipeline.refit.record import ScoredRealisation
 from tracenas.pipeline.refit.text import (
@@ -51,7 +53,7 @@ class WrittenRealisation:
     def to_json(self) -> dict[str, Any]:
         """For `--json`."""
         losses = {name: loss if math.isfinite(loss) else None for name, loss in self.losses.items()}
-        text = {} if self.held_out is None else {"tokens": self.held_out.tokens.numel(), "text": self.held_out.where}
+        text = {} if self.held_out is None else {"tokens": self.held_out.compared.numel(), "text": self.held_out.where}
         return {"written": self.written, "losses": losses, **text}
 
     def facts(self) -> dict[str, str]:
@@ -98,8 +100,8 @@ def choose(
         refit = compensate(session, arch, method, text, ridge=how.ridge, stored=stored, scale=how.scale)
     if (held_out := stored_held_out(session)) is None:
         return WrittenRealisation(method, refit)
-    plain = candidate_loss(session, arch, tokens=held_out.tokens)
-    loss = candidate_loss(session, arch, FittedRealisation(refit.outputs), held_out.tokens)
+    plain = candidate_loss(session, arch, tokens=held_out.compared)
+    loss = candidate_loss(session, arch, FittedRealisation(refit.outputs), held_out.compared)
     if not loss <= plain:
         _log.warning(
             "--compensate %s: worse on held-out text (%.4f nats per token) than the plain cut (%.4f); "
@@ -139,19 +141,17 @@ def _best(
             or not torch.equal(as_scored.tokens, text.tokens)
         ):
             refits.insert(0, _Trial("scored", Fit(session, arch, "ridge"), as_scored, scored.ridge))
-    losses = {"plain": held_out_loss(session, arch, held_out.tokens)}
+    losses = {"plain": held_out_loss(session, arch, held_out.compared)}
     best = None
     for refit in refits:
-        tokens = refit.text.tokens
-        aim, trials = choose_aim(refit.fit, refit.ridge, tokens, held_out.tokens)
-        outputs = rounded(refit.fit(tokens, (aim,))[aim], stored, session.loaded.keep)
+        chosen = choose_aim(refit.fit, refit.ridge, refit.text.tokens, held_out.compared)
+        outputs = rounded(chosen.outputs(), stored, session.loaded.keep)
         refit.fit.forget()
-        loss = held_out_loss(session, arch, held_out.tokens, FittedRealisation(outputs))
+        loss = held_out_loss(session, arch, held_out.compared, FittedRealisation(outputs))
         if loss < min(losses.values()):
-            best = refit, aim, trials, outputs
+            best = refit, chosen, outputs
         losses[refit.name] = loss
     if best is None:
         return WrittenRealisation("plain", None, losses, held_out)
-    refit, aim, trials, outputs = best
-    written = compensation(refit.fit, aim, trials, refit.text, outputs)
-    return WrittenRealisation(refit.name, written, losses, held_out)
+    refit, chosen, outputs = best
+    return WrittenRealisation(refit.name, compensation(refit.fit, chosen, refit.text, outputs), losses, held_out)

@@ -4,56 +4,43 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 
-from tracenas.families import present
 from tracenas.models.surgery.ordering import Key
-from tracenas.models.surgery.supernet import Supernet
 from tracenas.paging import Keep, in_memory
-from tracenas.pipeline.refit import COMPARED_SHARE, COMPARED_WINDOWS, RIDGES
-from tracenas.pipeline.refit.losses import candidate_loss, candidate_losses, held_out_loss
+from tracenas.pipeline.refit.aims import ChosenAim, choose_aim
+from tracenas.pipeline.refit.fit import Fit, Outputs, refittable
+from tracenas.pipeline.refit.losses import candidate_loss, candidate_losses
 from tracenas.pipeline.refit.record import DEFAULT_RIDGE, ScoredRealisation
 from tracenas.pipeline.refit.statistics import StoredGrams
 from tracenas.pipeline.refit.text import Text, compensation_text, scored_text
 from tracenas.pipeline.session import Session
-from tracenas.refits.aim import DRIFTS, Aim
+from tracenas.refits.aim import Aim
 from tracenas.refits.costs import MEMO_BYTES
 from tracenas.refits.gram import gram_matrices
-from tracenas.refits.penalty import PENALTIES
 from tracenas.refits.realisation import CompensatedRealisation
-from tracenas.refits.ridge import FittedRealisation, ridge_outputs
-from tracenas.refits.sequential import sequential_outputs
+from tracenas.refits.ridge import FittedRealisation
 from tracenas.reporting.progress import phase
-from tracenas.resident import give_back
 from tracenas.saliency.sensitivity.moments import input_moments
 from tracenas.space.architecture import Architecture
 
 __all__ = [
     "Compensation",
-    "Fit",
-    "choose_aim",
     "compensate",
     "compensated_realisation",
     "compensation",
     "rounded",
     "scored_loss",
-    "strengths",
 ]
-
-Outputs = Mapping[Key, torch.Tensor]
-"""Output projections [rows, kept columns] by (block, sub-block)."""
 
 _SCALES = {"mean": "the mean diagonal", "channel": "every channel's own diagonal"}
 _LESS = 8
 """Times fewer refitted projections are remembered where memory is short."""
 _HELD_OUT = 6
 """Every sixth sequence (at least one) is held out when the aim is chosen."""
-_LEAST_BLOCKS = 4
-"""Blocks that aims of sequential refits are compared on at least."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +127,7 @@ def compensated_realisation(session: Session) -> CompensatedRealisation:
         if grams.kept and not grams.has(tokens) and not permuted:
             _put_aside(session, grams, tokens)
         net = session.supernet()
-        with phase("factors of refits" if grams.has(tokens) else "statistics for refits", _refittable(net)) as steps:
+        with phase("factors of refits" if grams.has(tokens) else "statistics for refits", refittable(net)) as steps:
             found = grams.of(tokens, net.ordering) or gram_matrices(net.model, net.blocks, tokens, session.micro_batch)
             ridge, keep = session.refit.ridge or DEFAULT_RIDGE, session.loaded.keep
             memo = MEMO_BYTES if keep is in_memory else MEMO_BYTES // _LESS
@@ -154,11 +141,6 @@ def _put_aside(session: Session, grams: StoredGrams, tokens: torch.Tensor) -> No
     with phase("statistics for refits", sum(bool(s.spec.units) for b in session.blocks for s in b.sub_blocks)) as steps:
         for key, moments in steps.over(input_moments(model, session.blocks, rows, session.micro_batch, keep)):
             grams.put(key, moments[0].second)
-
-
-def _refittable(net: Supernet) -> int:
-    """Sub-blocks with a Gram matrix."""
-    return sum(not sub.stacked for _, sub in present(net.blocks))
 
 
 def scored_loss(session: Session, arch: Architecture, scored: ScoredRealisation) -> float:
@@ -194,48 +176,9 @@ def compensate(
     """
     fit = Fit(session, arch, method, scale)
     held = max(1, text.tokens.shape[0] // _HELD_OUT)
-    aim, trials = choose_aim(fit, ridge, text.tokens[:-held], text.tokens[-held:])
-    fitted = fit(text.tokens, (aim,))[aim]
-    return compensation(fit, aim, trials, text, rounded(fitted, stored, session.loaded.keep))
-
-
-def choose_aim(
-    fit: "Fit", ridge: float | None, tokens: torch.Tensor, held_out: torch.Tensor
-) -> tuple[Aim, dict[Aim, float]]:
-    """The aim of the lowest loss on held-out text, and these losses, nats per token; none where nothing is compared.
-
-    `ridge`: every strength, the whole candidate. `sequential`: every strength, then every share of the drift, with the
-    first blocks (a fifth, at least 4) as the candidate's and the others dense; fitted on half of the text where the
-    strength is given.
-
-    Args:
-        ridge: the strength that was asked for; None: those of `RIDGES`.
-        tokens: text to fit on, int64 [N, L]; without any the first of all aims is taken.
-        held_out: text to compare on.
-    """
-    ridges = strengths(fit.scale, ridge)
-    if not len(tokens):
-        return Aim(ridge or (DEFAULT_RIDGE if fit.scale == "mean" else ridges[0])), {}
-    until = None
-    if fit.method == "sequential":
-        until, held_out = max(_LEAST_BLOCKS, -(-len(fit.arch.layers) // COMPARED_SHARE)), held_out[:COMPARED_WINDOWS]
-        if len(ridges) == 1:  # shares of the drift are told apart on half of the text; how strong λ must be is not
-            tokens = tokens[: -(-len(tokens) // 2)]
-    losses: dict[Aim, float] = {}
-    best = Aim(ridges[0])
-    if len(ridges) > 1:
-        losses = fit.losses(tuple(Aim(r) for r in ridges), tokens, held_out, until)
-        best = min(losses, key=lambda aim: losses[aim])
-    if fit.method == "sequential":
-        others = (Aim(best.ridge, drift) for drift in DRIFTS)
-        losses |= fit.losses(tuple(aim for aim in others if aim not in losses), tokens, held_out, until)
-        best = min(losses, key=lambda aim: losses[aim])
-    return best, losses
-
-
-def strengths(scale: str, ridge: float | None) -> tuple[float, ...]:
-    """The strengths that are compared: all of the scale, or the one that was asked for."""
-    return RIDGES[scale] if ridge is None else (ridge,)
+    chosen = choose_aim(fit, ridge, text.tokens[:-held], text.tokens[-held:])
+    fitted = fit(text.tokens, (chosen.aim,))[chosen.aim]
+    return compensation(fit, chosen, text, rounded(fitted, stored, session.loaded.keep))
 
 
 def rounded(outputs: Outputs, stored: Mapping[Key, torch.dtype], keep: Keep) -> Outputs:
@@ -246,72 +189,11 @@ def rounded(outputs: Outputs, stored: Mapping[Key, torch.dtype], keep: Keep) -> 
     }
 
 
-def compensation(fit: "Fit", aim: Aim, trials: Mapping[Aim, float], text: Text, outputs: Outputs) -> Compensation:
+def compensation(fit: Fit, chosen: ChosenAim, text: Text, outputs: Outputs) -> Compensation:
     """A refit with the calibration losses before and after it."""
     session, arch = fit.session, fit.arch
     fused = Counter(sub.spec.name for block in session.blocks for sub in block.sub_blocks if sub.stacked)
     left = tuple(f"{name} of {number} blocks" for name, number in fused.items())
     before = candidate_loss(session, arch)
     after = candidate_losses(session, arch, FittedRealisation(outputs))
-    return Compensation(fit.method, aim, trials, text, outputs, before, after, left, fit.scale)
-
-
-_LAST: WeakKeyDictionary[Supernet, tuple[Any, torch.Tensor, Mapping[Aim, Outputs]]] = WeakKeyDictionary()
-"""The last fit in a super-network: `prune` asks for the scored candidate's twice, to check it and to write it."""
-
-
-@dataclass(frozen=True)
-class Fit:
-    """Fits one candidate by one method.
-
-    Args:
-        method: `ridge` or `sequential`.
-        scale: what ridges are relative to.
-    """
-
-    session: Session
-    arch: Architecture
-    method: str
-    scale: str = "mean"
-
-    def __call__(self, tokens: torch.Tensor, aims: tuple[Aim, ...]) -> Mapping[Aim, Outputs]:
-        """Refitted output projections by aim; of the same text they are not computed again."""
-        net = self.session.supernet()
-        request = (self.arch, self.method, self.scale)
-        last = _LAST.get(net)
-        if last is not None and last[0] == request and torch.equal(last[1], tokens) and last[2].keys() >= set(aims):
-            return last[2]
-        fitted = self._fitted(tokens, aims, None)
-        _LAST[net] = (request, tokens, fitted)
-        return fitted
-
-    def forget(self) -> None:
-        """Drop what is kept of the last fit in this super-network."""
-        _LAST.pop(self.session.supernet(), None)
-
-    def losses(
-        self, aims: tuple[Aim, ...], tokens: torch.Tensor, held_out: torch.Tensor, until: int | None
-    ) -> dict[Aim, float]:
-        """Losses on held-out text by aim, infinite where they overflow; blocks from `until` on are dense."""
-        session, arch = self.session, self.arch
-        if until is not None:
-            arch = replace(arch, layers=(*arch.layers[:until], *session.space.base.layers[until:]))
-        fitted = self(tokens, aims) if until is None else self._fitted(tokens, aims, until)
-        with phase("compare refits", len(aims)) as steps:
-            return {
-                aim: held_out_loss(session, arch, held_out, FittedRealisation(fitted[aim])) for aim in steps.over(aims)
-            }
-
-    def _fitted(self, tokens: torch.Tensor, aims: tuple[Aim, ...], until: int | None) -> Mapping[Aim, Outputs]:
-        net, batch, penalty = self.session.supernet(), self.session.micro_batch, PENALTIES[self.scale]
-        keep = self.session.loaded.keep
-        give_back()
-        with phase(f"refit ({self.method})", _refittable(net)) as steps:
-            if self.method == "sequential":
-                return sequential_outputs(
-                    net, self.arch, tokens, batch, aims, penalty=penalty, until=until, keep=keep, report=steps.report
-                )
-            stored = None if self.session.grams is None else self.session.grams.of(tokens, net.ordering)
-            grams = steps.over(stored or gram_matrices(net.model, net.blocks, tokens, batch))
-            by_ridge = ridge_outputs(net, self.arch, grams, [aim.ridge for aim in aims], penalty, keep)
-            return {aim: by_ridge[aim.ridge] for aim in aims}
+    return Compensation(fit.method, chosen.aim, chosen.trials, text, outputs, before, after, left, fit.scale)

@@ -10,7 +10,14 @@ from tracenas.data.tokens import load_tokens, save_tokens
 from tracenas.data.windows import WindowStart
 from tracenas.errors import UserError
 from tracenas.pipeline.calibration import text_encoding, window_start
-from tracenas.pipeline.refit import COMPENSATION, DEFAULT_SAMPLES, HELD_OUT, HELD_OUT_SAMPLES
+from tracenas.pipeline.refit import (
+    COMPARED_TOKENS,
+    COMPENSATION,
+    DEFAULT_SAMPLES,
+    HELD_OUT,
+    HELD_OUT_SAMPLES,
+    compared_windows,
+)
 from tracenas.pipeline.session import Calibrated
 
 __all__ = [
@@ -53,6 +60,11 @@ class HeldOut:
 
     tokens: torch.Tensor
     where: str
+
+    @property
+    def compared(self) -> torch.Tensor:
+        """The windows that realisations are compared on: the first ones."""
+        return self.tokens[: compared_windows(COMPARED_TOKENS, self.tokens.shape[1])]
 
 
 def compensation_text(session: Calibrated, *, required: bool = False, reuse: bool = True, keep: bool = False) -> Text:

@@ -1,0 +1,102 @@
+"""Fits of one candidate's output projections."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+
+from tracenas.families import present
+from tracenas.models.surgery.ordering import Key
+from tracenas.models.surgery.supernet import Supernet
+from tracenas.pipeline.refit.losses import held_out_loss
+from tracenas.pipeline.session import Session
+from tracenas.refits.aim import Aim
+from tracenas.refits.gram import gram_matrices
+from tracenas.refits.penalty import PENALTIES
+from tracenas.refits.ridge import FittedRealisation, ridge_outputs
+from tracenas.refits.sequential import SequentialFit
+from tracenas.reporting.progress import phase
+from tracenas.resident import give_back
+from tracenas.space.architecture import Architecture
+
+__all__ = ["Fit", "Outputs", "refittable"]
+
+Outputs = Mapping[Key, torch.Tensor]
+"""Output projections [rows, kept columns] by (block, sub-block)."""
+
+_LAST: WeakKeyDictionary[Supernet, tuple[Any, torch.Tensor, Mapping[Aim, Outputs]]] = WeakKeyDictionary()
+"""The last fit in a super-network: `prune` asks for the scored candidate's twice, to check it and to write it."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Fits one candidate by one method.
+
+    Args:
+        method: `ridge` or `sequential`.
+        scale: what ridges are relative to.
+    """
+
+    session: Session
+    arch: Architecture
+    method: str
+    scale: str = "mean"
+
+    def __call__(self, tokens: torch.Tensor, aims: tuple[Aim, ...]) -> Mapping[Aim, Outputs]:
+        """Refitted output projections by aim; of the same text they are not computed again."""
+        net = self.session.supernet()
+        request = (self.arch, self.method, self.scale)
+        last = _LAST.get(net)
+        if last is not None and last[0] == request and torch.equal(last[1], tokens) and last[2].keys() >= set(aims):
+            return last[2]
+        fitted = self._fitted(tokens, aims)
+        _LAST[net] = (request, tokens, fitted)
+        return fitted
+
+    def forget(self) -> None:
+        """Drop what is kept of the last fit in this super-network."""
+        _LAST.pop(self.session.supernet(), None)
+
+    def advance(self, begun: SequentialFit, until: int | None = None) -> None:
+        """Let a sequential refit go on, visibly, to block `until` or to the end."""
+        with phase("refit (sequential)") as steps:
+            begun.advance(until, steps.report)
+
+    def losses(self, aims: tuple[Aim, ...], tokens: torch.Tensor, held_out: torch.Tensor) -> dict[Aim, float]:
+        """Losses on held-out text by aim, infinite where they overflow."""
+        fitted = self(tokens, aims)
+        with phase("compare refits", len(aims)) as steps:
+            return {
+                aim: held_out_loss(self.session, self.arch, held_out, FittedRealisation(fitted[aim]))
+                for aim in steps.over(aims)
+            }
+
+    def begin(self, tokens: torch.Tensor, aims: tuple[Aim, ...]) -> SequentialFit:
+        """A sequential refit that goes forward as it is told to."""
+        give_back()
+        keep, penalty = self.session.loaded.keep, PENALTIES[self.scale]
+        return SequentialFit(
+            self.session.supernet(), self.arch, tokens, self.session.micro_batch, aims, penalty=penalty, keep=keep
+        )
+
+    def _fitted(self, tokens: torch.Tensor, aims: tuple[Aim, ...]) -> Mapping[Aim, Outputs]:
+        if self.method == "sequential":
+            begun = self.begin(tokens, aims)
+            self.advance(begun)
+            return begun.outputs
+        net, batch, penalty = self.session.supernet(), self.session.micro_batch, PENALTIES[self.scale]
+        give_back()
+        with phase("refit (ridge)", refittable(net)) as steps:
+            stored = None if self.session.grams is None else self.session.grams.of(tokens, net.ordering)
+            grams = steps.over(stored or gram_matrices(net.model, net.blocks, tokens, batch))
+            by_ridge = ridge_outputs(
+                net, self.arch, grams, [aim.ridge for aim in aims], penalty, self.session.loaded.keep
+            )
+            return {aim: by_ridge[aim.ridge] for aim in aims}
+
+
+def refittable(net: Supernet) -> int:
+    """Sub-blocks with a Gram matrix."""
+    return sum(not sub.stacked for _, sub in present(net.blocks))
