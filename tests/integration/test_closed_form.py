@@ -61,7 +61,7 @@ def test_the_ridge_refit_takes_the_matrices_of_the_table(
     with monkeypatch.context() as patched:
         patched.setattr(StoredGrams, "of", lambda *_: None)
         computed = printed(capsys, prune(home, tmp_path / "a", "--method", "fisher"))["choice"]["losses"]
-    monkeypatch.delattr("tracenas.pipeline.refit.fitting.gram_matrices")
+    monkeypatch.delattr("tracenas.pipeline.refit.fit.gram_matrices")
     made = printed(capsys, prune(home, tmp_path / "b", "--method", "fisher"))["choice"]["losses"]
     assert made == pytest.approx(computed, abs=2e-5) and made["ridge"] != made["plain"]
 

@@ -302,6 +302,23 @@ def test_the_scored_refit_is_among_those_compared(
     assert list(made["choice"]["losses"]) == ["plain", "scored", "ridge", "sequential"]
 
 
+def test_one_pass_of_statistics_serves_the_scored_refit_and_the_choice(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tracenas.pipeline.refit import fit
+
+    passes, pass_of = [], fit.gram_matrices
+
+    def counted(*given: Any) -> Any:
+        passes.append(given[2].shape)
+        return pass_of(*given)
+
+    monkeypatch.setattr(fit, "gram_matrices", counted)
+    made = prune(home, "ridge", tmp_path / "out", capsys)
+    assert list(made["choice"]["losses"]) == ["plain", "ridge", "sequential"] and len(passes) == 1
+    assert made["scored_loss"] == pytest.approx(best(home / "ridge")["loss"], abs=1e-4)
+
+
 def test_held_out_text_is_in_nothing_else(home: Path, learned: Path) -> None:
     held = load_tokens(home / "ridge" / "held_out.safetensors")
     others = [load_tokens(home / "ridge" / f"{name}.safetensors") for name in ("calibration", "compensation")]

@@ -38,8 +38,14 @@ def test_they_are_those_of_the_permuted_model(family: str, kv_groups: bool) -> N
         scale = float(gram.diagonal().mean()) / tokens.numel()
         torch.testing.assert_close(matrices[key], gram / tokens.numel(), rtol=2e-5, atol=2e-6 * scale)
     assert stored.of(tokens + 1, net.ordering) is None
-    stored.begin(tokens)
+    stored.begin(tokens, in_order=True)
     assert stored.of(tokens, net.ordering) is None
+    for key, gram in expected.items():
+        stored.put(key, gram)
+    again = stored.of(tokens, net.ordering)
+    assert again is not None
+    for key, gram in again:  # as they were put, to their rounding: they were in the super-network's order already
+        assert torch.equal(gram, expected[key].float().double())
     stored.close()
 
 

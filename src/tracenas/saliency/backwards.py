@@ -74,6 +74,14 @@ class Shelf:
         data = bytearray(self._file.read(shape.numel() * dtype.itemsize))
         return torch.frombuffer(data, dtype=dtype).view(shape)
 
+    def clear(self) -> None:
+        """Have nothing aside any more."""
+        self._places.clear()
+        self._host.clear()
+        if self._file is not None:
+            self._file.seek(0)
+            self._file.truncate()
+
     def close(self) -> None:
         """Give everything up."""
         self._host.clear()

@@ -50,8 +50,9 @@ def prune_to(
         scored: what the architecture was scored with.
         expected: the loss that it had then, nats per token.
     """
-    session = open_session(target, config, data=data, run=run)
-    return _write(config, session, arch, _realise(config, session, arch, scored, expected))
+    with closing(StoredGrams(target.blocks)) as grams:
+        session = open_session(target, config, data=data, run=run, grams=grams)
+        return _write(config, session, arch, _realise(config, session, arch, scored, expected))
 
 
 def prune_by_method(target: PruningTarget, config: PruneConfig) -> Pruned:

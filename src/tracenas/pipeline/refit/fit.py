@@ -1,6 +1,6 @@
 """Fits of one candidate's output projections."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -86,15 +86,24 @@ class Fit:
             begun = self.begin(tokens, aims)
             self.advance(begun)
             return begun.outputs
-        net, batch, penalty = self.session.supernet(), self.session.micro_batch, PENALTIES[self.scale]
+        net, penalty, keep = self.session.supernet(), PENALTIES[self.scale], self.session.loaded.keep
         give_back()
         with phase("refit (ridge)", refittable(net)) as steps:
-            stored = None if self.session.grams is None else self.session.grams.of(tokens, net.ordering)
-            grams = steps.over(stored or gram_matrices(net.model, net.blocks, tokens, batch))
             by_ridge = ridge_outputs(
-                net, self.arch, grams, [aim.ridge for aim in aims], penalty, self.session.loaded.keep
+                net, self.arch, steps.over(self._grams(tokens)), [aim.ridge for aim in aims], penalty, keep
             )
             return {aim: by_ridge[aim.ridge] for aim in aims}
+
+    def _grams(self, tokens: torch.Tensor) -> Iterable[tuple[Key, torch.Tensor]]:
+        """Gram matrices of the text: those put aside, which they are first where others are."""
+        net, grams, batch = self.session.supernet(), self.session.grams, self.session.micro_batch
+        if grams is not None and grams.kept and not grams.has(tokens):
+            grams.begin(tokens, in_order=True)
+            with phase("statistics for refits", refittable(net)) as steps:
+                for key, gram in steps.over(gram_matrices(net.model, net.blocks, tokens, batch)):
+                    grams.put(key, gram)
+        stored = None if grams is None else grams.of(tokens, net.ordering)
+        return stored or gram_matrices(net.model, net.blocks, tokens, batch)
 
 
 def refittable(net: Supernet) -> int:

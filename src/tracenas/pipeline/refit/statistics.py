@@ -16,7 +16,7 @@ _LARGEST = 1 << 33
 
 
 class StoredGrams:
-    """E[x xᵀ] of every output projection's inputs, float32 [n, n], columns in the base's order; to be closed.
+    """E[x xᵀ], or a multiple of it, of every output projection's inputs, float32 [n, n]; to be closed.
 
     Args:
         blocks: the model's.
@@ -31,11 +31,18 @@ class StoredGrams:
         self._shelf: Shelf | None = None
         self._places: dict[Key, int] = {}
         self._tokens: Tensor | None = None
+        self._in_order = False
 
-    def begin(self, tokens: Tensor) -> None:
-        """A pass over tokens, int64 [N, L], begins; what another one has left is forgotten."""
+    def begin(self, tokens: Tensor, *, in_order: bool = False) -> None:
+        """A pass over tokens, int64 [N, L], begins; what another one has left is forgotten.
+
+        Args:
+            in_order: whether the columns come in the super-network's order; else in the base's.
+        """
+        if self._shelf is not None:
+            self._shelf.clear()
         self._places.clear()
-        self._tokens = tokens
+        self._tokens, self._in_order = tokens, in_order
 
     def put(self, key: Key, moment: Tensor) -> None:
         """Put a sub-block's matrix aside.
@@ -51,7 +58,7 @@ class StoredGrams:
         """The matrices, float64, of a pass over these tokens, in forward order; None where they are not all here.
 
         Args:
-            ordering: of the units, which columns are put into.
+            ordering: of the units, the super-network's, which columns are put into.
         """
         return self._ordered(ordering) if self.has(tokens) else None
 
@@ -64,7 +71,7 @@ class StoredGrams:
         for key, projection in self._subs:
             assert self._shelf is not None
             gram = self._shelf.get(self._places[key])
-            order = permutation(projection, 1, ordering.ranking[key])
+            order = None if self._in_order else permutation(projection, 1, ordering.ranking[key])
             if order is not None:
                 index = torch.from_numpy(order).to(gram.device)
                 gram = gram[index][:, index]
