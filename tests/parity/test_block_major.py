@@ -138,6 +138,20 @@ def test_what_shares_next_to_nothing_goes_one_by_one(llama: ProxySetting, caplog
 
 
 @pytest.mark.parametrize("minutes", [None, 5.0])
+def test_every_pass_over_the_blocks_is_shown(llama: ProxySetting) -> None:
+    candidates = generation(llama)
+    told: list[tuple[int, int]] = []
+
+    @contextmanager
+    def shown(count: int) -> Iterator[Callable[[int, int], None]]:
+        told.append((count, 0))
+        yield lambda done, total: told.append((done, total))
+
+    list(BlockMajorScorer(llama.evaluator("loss", SETTINGS), elsewhere, shown=shown)(candidates))
+    blocks = len(llama.net.blocks)
+    assert told == [(len(candidates), 0), *((done, blocks) for done in range(1, blocks + 1))]
+
+
 def test_where_time_ends_a_search_candidates_go_one_after_the_other(
     llama: ProxySetting, minutes: float | None, tmp_path: Path
 ) -> None:

@@ -55,6 +55,20 @@ def test_rate_follows_the_recent_speed() -> None:
     assert rate.per_second == pytest.approx(1.0)
 
 
+def test_reports_that_come_at_once_are_one() -> None:
+    """Twelve candidates that were measured together say nothing of the speed; twelve more, ten seconds later, do."""
+    clock = Clock()
+    rate = Rate(clock)
+    for generation in range(2):
+        for place in range(12):
+            rate.add(12 * generation + place + 1)
+            clock.now += 0.001
+        if not generation:
+            assert rate.per_second is None
+            clock.now += 10
+    assert rate.per_second == pytest.approx(1.2, rel=0.01)
+
+
 def test_one_plain_line_per_generation(told: pytest.LogCaptureFixture) -> None:
     clock = Clock()
     with SearchProgress(3, budget=600_000, base_params=1_000_000, clock=clock) as progress:

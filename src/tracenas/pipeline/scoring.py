@@ -1,13 +1,15 @@
 """What candidates are scored by: one proxy or a combination of them, and panels of many."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from tracenas.errors import UserError
+from tracenas.formats import plural
 from tracenas.journal import Journal
 from tracenas.models.surgery.supernet import Realisation
 from tracenas.pipeline.reference import REFERENCE, reference_pool, stored_pool
@@ -89,7 +91,13 @@ def by_blocks(
     """
     if isinstance(scorer, CombinedEvaluator) or not runs_by_blocks(scorer):
         return scorer
-    return BlockMajorScorer(scorer, session.loaded.keep, at_once=at_once)
+    return BlockMajorScorer(scorer, session.loaded.keep, at_once=at_once, shown=_together)
+
+
+@contextmanager
+def _together(candidates: int) -> Iterator[Callable[[int, int], None]]:
+    with phase(f"{plural(candidates, 'candidate')}, block by block") as steps:
+        yield steps.report
 
 
 def on_other_text(session: Session, evaluator: Evaluator, tokens: Tensor) -> Evaluator:

@@ -30,6 +30,7 @@ START = "start torch and transformers"
 WINDOW = 60  # evaluations that the speed is averaged over
 LONG_SECONDS = 60.0  # of a longer generation there are several lines
 QUIET_SECONDS = 5.0  # a phase's plain lines are at least this far apart
+AT_ONCE_SECONDS = 0.05  # reports this close to each other say nothing of the speed
 BRIEF_SECONDS = 1.0  # what a shorter phase took is told at level `debug` alone
 
 _log = logging.getLogger("tracenas")
@@ -38,7 +39,10 @@ _CELL = CellOutput()
 
 
 class Rate:
-    """Speed of work over the last `window` reports, and what remains at that speed."""
+    """Speed of work over the last `window` reports, and what remains at that speed.
+
+    Reports that come at once, as of candidates that were measured together, are one.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, window: int = WINDOW) -> None:
         self._clock = clock
@@ -46,7 +50,10 @@ class Rate:
 
     def add(self, done: int) -> None:
         """So much is done by now."""
-        self._points.append((self._clock(), done))
+        now = self._clock()
+        if self._points and now - self._points[-1][0] < AT_ONCE_SECONDS:
+            now, _ = self._points.pop()
+        self._points.append((now, done))
 
     @property
     def per_second(self) -> float | None:

@@ -9,7 +9,8 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -49,6 +50,18 @@ def runs_by_blocks(scorer: Scorer[Any]) -> bool:
     return evaluator.proxy.additive and evaluator.proxy.needs <= _READ and single_chain
 
 
+Pass = Callable[[Sequence[Architecture], Sequence[slice]], list[list[BatchReading] | None]]
+"""Of candidates over micro-batches: `BlockPass`."""
+
+Shown = Callable[[int], AbstractContextManager[Callable[[int, int], None]]]
+"""Shows how far so many candidates are while they go together: is told how many blocks of how many are done."""
+
+
+@contextmanager
+def _unseen(_: int) -> Iterator[Callable[[int, int], None]]:
+    yield lambda done, total: None
+
+
 class BlockMajorScorer(Scorer[Architecture]):
     """`evaluate(list[Architecture]) -> Score…` of another scorer, block by block wherever that is less work.
 
@@ -60,6 +73,7 @@ class BlockMajorScorer(Scorer[Architecture]):
         keep: where hidden states wait, and weights.
         at_once: candidates that may go together; None: any number.
         waiting: bytes of hidden states that may wait; None: what the machine has room for.
+        shown: shows every pass.
     """
 
     def __init__(
@@ -69,7 +83,9 @@ class BlockMajorScorer(Scorer[Architecture]):
         *,
         at_once: int | None = None,
         waiting: int | None = None,
+        shown: Shown = _unseen,
     ) -> None:
+        self._shown = shown
         self.scorer, self._paged, self._at_once, self._waiting = scorer, keep is not in_memory, at_once, waiting
         self._evaluator = scorer.evaluator if isinstance(scorer, RacingEvaluator) else scorer
         self._pass = BlockPass(self._evaluator, keep)
@@ -111,7 +127,8 @@ class BlockMajorScorer(Scorer[Architecture]):
                 each = self._state_bytes(max(part.stop - part.start for part in left))
                 count = max(1, self._room() // (len(running) * each))
                 parts, left = left[:count], left[count:]
-                cohort.run(running, self._pass, parts)
+                with self._shown(len(running)) as report:
+                    cohort.run(running, partial(self._pass, report=report), parts)
         for place, candidate in enumerate(candidates):
             score, seconds = cohort.score(place), cohort.seconds[place]
             if score is None:
@@ -148,7 +165,7 @@ class _Cohort:
         """Places of those who are neither stopped nor failed."""
         return [p for p, tally in enumerate(self._tallies) if not tally.stopped and p not in self._failed]
 
-    def run(self, places: Sequence[int], over: BlockPass, parts: Sequence[slice]) -> None:
+    def run(self, places: Sequence[int], over: Pass, parts: Sequence[slice]) -> None:
         """Take some candidates over a few micro-batches of one piece."""
         started = time.perf_counter()
         for place, readings in zip(places, over([self._candidates[p] for p in places], parts), strict=True):

@@ -49,13 +49,23 @@ class BlockPass:
         self._needs = evaluator.proxy.needs
         self._runner = BlockRunner(self._net.model, self._net.blocks, keep)
 
-    def __call__(self, candidates: Sequence[Architecture], parts: Sequence[slice]) -> list[list[BatchReading] | None]:
-        """Every candidate's readings of the micro-batches `parts`; None where its pass failed."""
+    def __call__(
+        self,
+        candidates: Sequence[Architecture],
+        parts: Sequence[slice],
+        report: Callable[[int, int], None] = lambda done, total: None,
+    ) -> list[list[BatchReading] | None]:
+        """Every candidate's readings of the micro-batches `parts`; None where its pass failed.
+
+        Args:
+            report: told how many blocks of how many are done.
+        """
         readings: list[list[BatchReading] | None] = [None] * len(candidates)
         with self._net.realise_outside(self._how):
             prefixes = self._begun(candidates, parts)
             for index in range(len(self._net.blocks)):
                 prefixes = self._advanced(index, candidates, prefixes)
+                report(index + 1, len(self._net.blocks))
             while prefixes:
                 prefix = prefixes.pop()
                 read, _ = attempt(partial(self._read, candidates[prefix.places[0]], parts, prefix), self._net.device)
