@@ -137,7 +137,6 @@ def test_what_shares_next_to_nothing_goes_one_by_one(llama: ProxySetting, caplog
     assert runs_apart > 0.8 * alone
 
 
-@pytest.mark.parametrize("minutes", [None, 5.0])
 def test_every_pass_over_the_blocks_is_shown(llama: ProxySetting) -> None:
     candidates = generation(llama)
     told: list[tuple[int, int]] = []
@@ -152,6 +151,7 @@ def test_every_pass_over_the_blocks_is_shown(llama: ProxySetting) -> None:
     assert told == [(len(candidates), 0), *((done, blocks) for done in range(1, blocks + 1))]
 
 
+@pytest.mark.parametrize("minutes", [None, 5.0])
 def test_where_time_ends_a_search_candidates_go_one_after_the_other(
     llama: ProxySetting, minutes: float | None, tmp_path: Path
 ) -> None:
