@@ -17,6 +17,7 @@ from typing import Any
 
 from tracenas.error_log import is_error_log
 from tracenas.errors import UserError, disk_trouble
+from tracenas.git_lfs import refuse_pointer
 from tracenas.hub.commits import commits
 
 __all__ = [
@@ -208,6 +209,7 @@ def read_json(path: Path) -> Any:
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 (byte {error.start})") from error
     except json.JSONDecodeError as error:
+        refuse_pointer(path)
         raise UserError(f"{path}: not JSON: {error.msg} at line {error.lineno}, column {error.colno}") from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not JSON that can be read: {error}") from error

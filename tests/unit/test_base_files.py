@@ -201,6 +201,14 @@ def test_a_damaged_tokenizer_json_is_refused(base: Path) -> None:
         load(str(base), device="cpu")
 
 
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "tokenizer.model"])
+def test_a_pointer_of_git_lfs_is_named(base: Path, name: str) -> None:
+    byte_level(base)
+    (base / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    with pytest.raises(UserError, match=f"{name}: a pointer of Git LFS: git lfs pull"):
+        load(str(base), device="cpu")
+
+
 def test_a_tokenizer_that_is_not_understood_is_copied_with_its_code(
     base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -223,6 +231,14 @@ def test_links_as_in_the_hubs_cache_become_files(base: Path, tmp_path: Path) -> 
     (tmp_path / "copy").mkdir()
     BaseFiles(base).copy(tmp_path / "copy", stock=True)
     assert not (tmp_path / "copy" / "tokenizer.json").is_symlink()
+
+
+def test_files_of_other_checkpoints_below_are_not_copied(base: Path) -> None:
+    byte_level(base)
+    for name in ("original/tokenizer.model", "checkpoint-500/tokenizer.json", "runs/own.tiktoken"):
+        (base / name).parent.mkdir()
+        (base / name).write_text("another's")
+    assert {path.name for path in copied_files(base)} == {"tokenizer.json", "tokenizer_config.json"}
 
 
 def test_no_tokenizer_is_made_up(base: Path) -> None:

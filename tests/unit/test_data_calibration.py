@@ -189,6 +189,11 @@ class TestTokens:
         with pytest.raises(UserError, match="does not exist"):
             load_tokens(tmp_path / "b.safetensors")
 
+    def test_a_pointer_of_git_lfs(self, tmp_path: Path) -> None:
+        (tmp_path / "t.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+        with pytest.raises(UserError, match=r"t.safetensors: .*git lfs pull"):
+            load_tokens(tmp_path / "t.safetensors")
+
     def test_saves_only_two_dimensions(self, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"must be \[N, L\], not \[3\]"):
             save_tokens(tmp_path / "a.safetensors", torch.ones(3).long())

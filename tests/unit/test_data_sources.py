@@ -150,6 +150,11 @@ class TestNames:
         with pytest.raises(UserError, match="is a directory"):
             parse_source(str(tmp_path))
 
+    @pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.csv", "a.parquet"])
+    def test_a_pointer_of_git_lfs_is_no_text(self, write, name: str) -> None:
+        pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+        assert f"{name}' is a pointer of Git LFS: git lfs pull" in complaint(write(name, pointer))
+
     def test_tokens_are_no_text(self, write) -> None:
         assert "holds token ids" in complaint(write("a.safetensors", b"x"))
 

@@ -159,10 +159,11 @@ def test_a_name_that_no_file_can_have(name: str) -> None:
         open_source(name)
 
 
-def test_a_pointer_of_git_lfs_is_told(folder: Path) -> None:
-    (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
-    with pytest.raises(UserError, match="git lfs pull"):
-        open_source(str(folder))
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "model.gguf"])
+def test_a_pointer_of_git_lfs_is_told(folder: Path, name: str) -> None:
+    (folder / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    with pytest.raises(UserError, match=f"{name}: .*git lfs pull"):
+        open_source(str(folder / name if name.endswith(".gguf") else folder))
 
 
 @pytest.mark.parametrize(

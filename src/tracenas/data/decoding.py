@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from tracenas.errors import UserError, first_line
+from tracenas.git_lfs import REMEDY, START, is_pointer
 
 __all__ = ["compression", "decoded", "format_name", "lines", "require_text", "type_name"]
 
@@ -40,7 +41,8 @@ def compression(path: Path) -> str | None:
     """`gzip`, `bzip2`, `xz`, `zstd` or None: by the file's first bytes.
 
     Raises:
-        UserError: it cannot be read, is empty, or its name ends in that of a compression which it has not.
+        UserError: it cannot be read, is empty or a pointer of Git LFS, or its name ends in that of a compression which
+            it has not.
     """
     try:
         status = path.stat()
@@ -49,9 +51,11 @@ def compression(path: Path) -> str | None:
         if status.st_size == 0:
             raise UserError(f"'{path}' is empty")
         with path.open("rb") as file:
-            start = file.read(8)
+            start = file.read(len(START))
     except OSError as error:
         raise UserError(f"'{path}' cannot be read: {error.strerror or error}") from error
+    if is_pointer(start):
+        raise UserError(f"'{path}' is {REMEDY}")
     kind = next((name for magic, name in _COMPRESSIONS.items() if start.startswith(magic)), None)
     if (named := _SUFFIXES.get(path.suffix.lower())) not in (None, kind):
         raise UserError(f"'{path}' is no {named} file: its first bytes are {start[:4].hex(' ')}")

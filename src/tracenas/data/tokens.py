@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from tracenas.errors import UserError, first_line
+from tracenas.git_lfs import refuse_pointer
 from tracenas.rundir import atomic_path
 
 __all__ = ["check_vocabulary", "default_micro_batch", "load_tokens", "noted_bos", "noted_source", "save_tokens"]
@@ -84,6 +85,7 @@ def noted_source(path: str | Path) -> str | None:
 def _opened(path: str | Path) -> Iterator[Any]:
     if not Path(path).is_file():
         raise UserError(f"token file '{path}' does not exist")
+    refuse_pointer(Path(path))
     try:
         with safe_open(path, framework="pt") as file:
             yield file

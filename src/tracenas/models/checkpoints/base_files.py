@@ -86,9 +86,8 @@ class BaseFiles:
 
 def copied_files(directory: Path) -> list[Path]:
     """The files of a directory that are copied, its tokenizer's code included."""
-    paths = [p for p in sorted(directory.rglob("*")) if len(p.relative_to(directory).parts) < 3 and p.is_file()]
-    listed = [p for p in paths if any(fnmatch(p.relative_to(directory).as_posix(), name) for name in TOKENIZER)]
-    return listed + list(_code(directory))
+    paths = {path for name in TOKENIZER for path in directory.glob(name) if path.is_file()}
+    return sorted(paths) + list(_code(directory))
 
 
 def has_vocabulary(directory: Path) -> bool:

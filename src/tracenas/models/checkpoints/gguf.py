@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tracenas.errors import UserError
+from tracenas.git_lfs import refuse_pointer
 
 __all__ = ["ARCHITECTURES", "BLOCKS", "GgufFile", "GgufTensor", "read_gguf"]
 
@@ -197,6 +198,7 @@ def read_gguf(path: Path) -> GgufFile:
     """
     try:
         with path.open("rb") as file:
+            refuse_pointer(path)
             if file.read(4) != b"GGUF":
                 raise UserError(f"model {path}: not a GGUF file (it does not begin with the letters GGUF)")
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tracenas.errors import UserError
+from tracenas.git_lfs import REMEDY, START
 from tracenas.rundir import read_json
 
 __all__ = [
@@ -128,8 +129,8 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             total = path.stat().st_size
-            if length == int.from_bytes(b"version ", "little"):
-                raise ValueError("a pointer of Git LFS: git lfs pull")
+            if length == int.from_bytes(START[:8], "little"):
+                raise ValueError(REMEDY)
             if length > total:
                 raise ValueError("its header is cut short")
             if length > _LONGEST_HEADER:

@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from tracenas.errors import UserError, catchable
-from tracenas.models.checkpoints.base_files import has_vocabulary
+from tracenas.git_lfs import refuse_pointer
+from tracenas.models.checkpoints.base_files import copied_files, has_vocabulary
 from tracenas.models.checkpoints.source import ModelSource
 
 __all__ = ["load_tokenizer"]
@@ -17,7 +18,7 @@ def load_tokenizer(source: ModelSource, trust_remote_code: bool) -> tuple[Any, s
     """`(tokenizer, "")`; `(None, reason)` where the files cannot be read here, `(None, "")` where there are none.
 
     Raises:
-        UserError: for a damaged tokenizer.json.
+        UserError: for a damaged tokenizer.json, and for a file that is a pointer of Git LFS.
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -25,6 +26,8 @@ def load_tokenizer(source: ModelSource, trust_remote_code: bool) -> tuple[Any, s
     if not has_vocabulary(directory):
         settings = (directory / "tokenizer_config.json").is_file()
         return None, "tokenizer_config.json is there, but no vocabulary (tokenizer.json and the like)" * settings
+    for path in copied_files(directory):
+        refuse_pointer(path)
     name, file = str(directory), directory / "tokenizer.json"
     try:
         with catchable():
