@@ -100,6 +100,22 @@ def test_gemma_norms_are_written_as_one_plus_w(tmp_path: Path) -> None:
     assert metadata["gemma2.final_logit_softcapping"] == pytest.approx(5.0)
 
 
+@pytest.mark.parametrize("only_head", [False, True], ids=["without the model's prefix", "head in place of embeddings"])
+def test_the_names_that_transformers_reads_are_read(tmp_path: Path, only_head: bool) -> None:
+    """As the model without a head is saved (embedding models), or a tied matrix under its other name."""
+    from safetensors.torch import load_file, save_file
+
+    checkpoint(tmp_path / "m", "qwen3", [(4, 96)] * 4)
+    _, _, expected = exported(tmp_path / "m")
+    file = tmp_path / "m" / "model.safetensors"
+    other = {"model.embed_tokens.weight": "lm_head.weight"} if only_head else {}
+    tensors = {other.get(n, n if only_head else n.removeprefix("model.")): t for n, t in load_file(file).items()}
+    save_file(tensors, file, metadata={"format": "pt"})
+    (tmp_path / "m.gguf").unlink()
+    _, _, found = exported(tmp_path / "m")
+    assert found.keys() == expected.keys() and all((found[name] == expected[name]).all() for name in expected)
+
+
 def test_llama_3_rope_is_a_tensor_of_factors(tmp_path: Path) -> None:
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 

@@ -84,6 +84,17 @@ def test_special_tokens_types_and_template(tmp_path: Path) -> None:
     assert found["tokenizer.chat_template"] == "{{ messages }}"
 
 
+def test_added_tokens_without_a_row_are_left_out_and_told(tmp_path: Path) -> None:
+    """As in Gemma 3's text models, and after `add_special_tokens` without `resize_token_embeddings`."""
+    image = {"id": 4, "content": "<image_soft_token>", "special": True}
+    written(tmp_path, {}, {"eos_token": "<s>", "pad_token": "<image_soft_token>"}, added_tokens=[image])
+    found = gguf_vocabulary(tmp_path, 4, {})
+    assert found.metadata["tokenizer.ggml.tokens"] == ["a", "b", "ab", "<s>"]
+    assert found.notes == ("left out, the embeddings have no row for them: <image_soft_token>",)
+    assert "tokenizer.ggml.padding_token_id" not in found.metadata
+    assert found.metadata["tokenizer.ggml.eos_token_id"] == 3
+
+
 def test_sentencepiece_scores_follow_the_merges(tmp_path: Path) -> None:
     vocab = {"<unk>": 0, "<s>": 1, "<0x0A>": 2, "▁": 3, "a": 4, "b": 5, "ab": 6, "▁ab": 7, "▁a": 8}
     steps = [{"type": "Prepend", "prepend": "▁"}, {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]

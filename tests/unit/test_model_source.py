@@ -153,6 +153,26 @@ def test_shards_that_are_missing_are_named(absent: int, folder: Path) -> None:
         open_source(str(folder))
 
 
+@pytest.mark.parametrize("same", [True, False])
+def test_a_tensor_in_two_shards(folder: Path, same: bool) -> None:
+    """transformers takes the last one, whatever the index says."""
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    norm = tensors["model.norm.weight"]
+    save_file(tensors, folder / "a.safetensors", metadata={"format": "pt"})
+    save_file({"model.norm.weight": norm if same else norm + 1}, folder / "b.safetensors", metadata={"format": "pt"})
+    index = {
+        "metadata": {},
+        "weight_map": dict.fromkeys(tensors, "a.safetensors") | {"model.norm.weight": "b.safetensors"},
+    }
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    if same:
+        assert load(str(folder), device="cpu").model is not None
+    else:
+        with pytest.raises(UserError, match=r"model.norm.weight is in a.safetensors and b.safetensors, and not the"):
+            open_source(str(folder))
+
+
 @pytest.mark.parametrize("name", ["x" * 300, "/".join(["x" * 200] * 30), "a\0b"])
 def test_a_name_that_no_file_can_have(name: str) -> None:
     with pytest.raises(UserError, match=f"model {name[:2]}"):

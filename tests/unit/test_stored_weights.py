@@ -87,6 +87,18 @@ def test_every_way_that_files_name_and_shape_tensors(tmp_path: Path, family: str
     assert_cut_from(draft.path, cut(again, tmp_path / "again", whole), again)
 
 
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3_text"])
+def test_a_model_that_was_saved_without_its_head(tmp_path: Path, family: str) -> None:
+    """As embedding models are published: names without `model.`, the head is the embeddings."""
+    path = tmp_path / "base"
+    tiny_model(family, tie_word_embeddings=True).model.save_pretrained(path)
+    assert "embed_tokens.weight" in load_file(path / "model.safetensors")
+    loaded = load(str(path), device="cpu")
+    draft = cut(loaded, tmp_path / "cut")
+    assert_cut_from(path, draft, loaded)
+    assert "model.embed_tokens.weight" in load_file(draft.path / "model.safetensors")
+
+
 def test_a_stock_mixture_of_experts(tmp_path: Path) -> None:
     base = saved(tmp_path / "m", "mixtral")
     loaded = load(str(base), device="cpu", dtype="bf16")

@@ -35,6 +35,8 @@ def gguf_vocabulary(
 ) -> Vocabulary:
     """The checkpoint's own tokenizer, filled up with unused tokens to the rows of the embeddings.
 
+    Tokens that were added beyond those rows (Gemma 3's `<image_soft_token>` in its text models) are left out, and told.
+
     Args:
         size: rows of the embeddings.
         config: config.json, for special tokens that the tokenizer does not name.
@@ -76,6 +78,7 @@ def _vocabulary(
         )
     added = {entry["id"]: entry for entry in data.get("added_tokens", ())}
     tokens = {i: token for token, i in model["vocab"].items()} | {i: e["content"] for i, e in added.items()}
+    rowless = {i: tokens.pop(i) for i in sorted(added) if i >= size}
     if max(tokens) >= size:
         raise UserError(f"the tokenizer has token {max(tokens)}, the model's embeddings have {size} rows")
     merges = [" ".join(m) if isinstance(m, list) else m for m in model["merges"]]
@@ -85,6 +88,8 @@ def _vocabulary(
     else:
         metadata["tokenizer.ggml.pre"] = pre_tokenizer_name(data, pre)
         kind, notes = _byte_level(data, merges)
+    if rowless:
+        notes += (f"left out, the embeddings have no row for them: {', '.join(rowless.values())}",)
     metadata |= {
         "tokenizer.ggml.tokens": [tokens.get(i, f"[PAD{i}]") for i in range(size)],
         "tokenizer.ggml.token_type": [_type(tokens.get(i), added.get(i), model) for i in range(size)],

@@ -12,7 +12,7 @@ from tracenas.models.checkpoints.headers import prevailing, stored_tensors
 __all__ = ["Array", "StoredWeights", "Weights"]
 
 Array = npt.NDArray[np.float32]
-EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+BASE, EMBEDDINGS, HEAD = "model.", "model.embed_tokens.weight", "lm_head.weight"
 
 
 class Weights(Protocol):
@@ -29,14 +29,16 @@ class Weights(Protocol):
 
 
 class StoredWeights:
-    """The safetensors files of a directory; nothing is kept in memory.
+    """The safetensors files of a directory, by the names of the model with its head; nothing is kept in memory.
 
     Raises:
         UserError: if a file is missing, cut short or no safetensors file.
     """
 
     def __init__(self, directory: Path) -> None:
-        self._tensors = stored_tensors(directory)
+        tensors = stored_tensors(directory)
+        bare = EMBEDDINGS not in tensors and EMBEDDINGS.removeprefix(BASE) in tensors  # saved without the head
+        self._tensors = {BASE * (bare and name != HEAD) + name: tensor for name, tensor in tensors.items()}
         if EMBEDDINGS not in self._tensors and HEAD in self._tensors:  # one tensor, under its other name
             self._tensors[EMBEDDINGS] = self._tensors.pop(HEAD)
         self.shapes = {name: tensor.shape for name, tensor in self._tensors.items()}
@@ -50,7 +52,8 @@ class StoredWeights:
         """The tensor, float32."""
         from safetensors import safe_open
 
-        opened: Any = safe_open(str(self._tensors[name].file), framework="pt")
+        stored = self._tensors[name]
+        opened: Any = safe_open(str(stored.file), framework="pt")
         with opened as file:
-            array: Array = file.get_tensor(name).float().numpy()
+            array: Array = file.get_tensor(stored.name).float().numpy()
         return array

@@ -41,8 +41,8 @@ def check_checkpoint(path: Path) -> None:
 
 
 def _expected_shapes(config: Mapping[str, Any]) -> tuple[dict[str, tuple[int, ...]], list[tuple[str, str]]]:
-    """Shapes of the tensors that must be there, none where the names in files may be others; and which of them
-    `(name, alias)` may stand in the files under the name of the tensor that is tied to it."""
+    """Shapes of the tensors that must be there, none where transformers renames; and `(name, alias)`: under which other
+    names they may stand in the files: of the tensor that is tied to it, or as the model without a head has it."""
     from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
     base = str(config.get("base_model_type") or config.get("model_type"))
@@ -58,5 +58,5 @@ def _expected_shapes(config: Mapping[str, Any]) -> tuple[dict[str, tuple[int, ..
         raise UserError(f"config.json: not a configuration of '{base}' that transformers accepts")
     ignored = causal._keys_to_ignore_on_load_missing or ()
     needed = {name: s for name, s in shapes.items() if not any(re.search(pattern, name) for pattern in ignored)}
-    tied = (causal._tied_weights_keys or {}).items()
-    return needed, [(source, target) for target, source in tied if target not in shapes]
+    tied = [(source, target) for target, source in (causal._tied_weights_keys or {}).items() if target not in shapes]
+    return needed, [*tied, *((name, name.removeprefix(f"{causal.base_model_prefix}.")) for name in needed)]

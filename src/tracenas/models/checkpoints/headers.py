@@ -64,7 +64,8 @@ def stored_tensors(directory: Path) -> dict[str, StoredTensor]:
     """Every tensor that transformers reads from a directory: of model.safetensors, else of the shards in its index.
 
     Raises:
-        UserError: if there is no such file, or one is missing, cut short or damaged.
+        UserError: if there is no such file, one is missing, cut short or damaged, or two hold tensors of the same name
+            that differ.
     """
     if (directory / SINGLE_FILE).is_file():
         return read_header(directory / SINGLE_FILE)
@@ -77,7 +78,13 @@ def stored_tensors(directory: Path) -> dict[str, StoredTensor]:
     stored = {file: read_header(directory / file) for file in files}
     if lost := [name for name, file in places.items() if name not in stored[file]]:
         raise UserError(f"model {directory}: {counted(lost, 'is not in its shard', 'are not in their shards')}")
-    return {name: tensor for tensors in stored.values() for name, tensor in tensors.items()}
+    tensors: dict[str, StoredTensor] = {}
+    for name, tensor in (entry for shard in stored.values() for entry in shard.items()):
+        other = tensors.setdefault(name, tensor)
+        if other is not tensor and not equal_tensors(other, tensor):
+            shards = f"{other.file.name} and {tensor.file.name}"
+            raise UserError(f"model {directory}: tensor {name} is in {shards}, and not the same there")
+    return tensors
 
 
 def indexed_tensors(directory: Path) -> dict[str, str]:
