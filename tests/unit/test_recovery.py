@@ -176,6 +176,27 @@ def test_labels_by_a_chat_template(tokenizer: Any) -> None:
     assert own.decode([i for i, learn in zip(ids, learned, strict=True) if learn]) == "two</s>four</s>"
 
 
+def test_an_answer_that_runs_into_the_end_of_its_prompt() -> None:
+    """Two line breaks are one token of Qwen's and SmolLM's: the template's, and that of an answer that begins so."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: i for i, token in enumerate(["</s>", *letters, "ĊĊ"])}
+    tokens = Tokenizer(models.BPE(vocab=vocabulary, merges=[("Ċ", "Ċ")]))
+    tokens.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokens.decoder = decoders.ByteLevel()
+    own = PreTrainedTokenizerFast(tokenizer_object=tokens, eos_token="</s>")
+    own.chat_template = (
+        "{% for m in messages %}{{ m['role'][0] + '\n' + m['content'] + '</s>' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'a\n' }}{% endif %}"
+    )
+    chat = [("user", "Q"), ("assistant", "\nA"), ("user", "\nR"), ("assistant", "B")]
+    ids, learned = encode_chat(chat, own, eos=0)
+    assert own.decode(ids) == "u\nQ</s>a\n\nA</s>u\n\nR</s>a\nB</s>"
+    assert own.decode([i for i, learn in zip(ids, learned, strict=True) if learn]) == "A</s>B</s>"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -168,26 +168,24 @@ def _example(chat: Sequence[Message], where: str, *, encoding: TextEncoding, seq
 
 def _templated(messages: Sequence[Message], tokenizer: Any, eos: int) -> tuple[list[int], list[bool]]:
     chat = [{"role": role, "content": text} for role, text in messages]
+    text = ""
     ids: list[int] = []
     learned: list[bool] = []
     for end, (role, _) in enumerate(messages, start=1):
         if role != "assistant":
             continue
-        before = _ids(tokenizer.apply_chat_template(chat[: end - 1], add_generation_prompt=True))
-        after = _ids(tokenizer.apply_chat_template(chat[:end]))
-        if before[: len(ids)] != ids or after[: len(before)] != before:
-            raise ValueError("it rewrites earlier turns, and labels cannot be told from it")
-        learned += [False] * (len(before) - len(ids)) + [True] * (len(after) - len(before))
-        ids = after
+        for turns, answered in ((chat[: end - 1], False), (chat[:end], True)):
+            longer = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=not answered)
+            new = [int(token) for token in tokenizer(longer, add_special_tokens=False, verbose=False)["input_ids"]]
+            same = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(ids, new, strict=False)))
+            if same < len(ids) and not longer.startswith(text):
+                raise ValueError("it rewrites earlier turns, and labels cannot be told from it")
+            # a line break at the end of the prompt and one at the beginning of the answer may be one token: not learned
+            kept = learned[:same] + [False] * (len(ids) - same)
+            text, ids, learned = longer, new, (kept + [answered] * (len(new) - len(ids)))[: len(new)]
     if ids and eos not in ids[-3:]:
         ids, learned = [*ids, eos], [*learned, True]
     return ids, learned
-
-
-def _ids(encoded: Any) -> list[int]:
-    """`apply_chat_template` gives ids or, in newer versions, an encoding."""
-    ids = encoded["input_ids"] if hasattr(encoded, "keys") else encoded
-    return [int(token) for token in ids]
 
 
 def _chat(turns: Any, role_field: str, text_field: str, where: str) -> list[Message]:
