@@ -269,8 +269,10 @@ def check_free(directory: Path, *, what: str = "output directory") -> None:
     """`require_free` before work whose result comes there at its end: nothing is left of what was made to see.
 
     Raises:
-        UserError: as `require_free`.
+        UserError: as `require_free`, and for a mount point, which no directory can take the place of.
     """
+    if directory.is_mount():
+        raise UserError(f"{what} {directory}: is a mount point; name a directory in it")
     missing = [folder for folder in (directory, *directory.parents) if not folder.exists()]
     try:
         require_free(directory, what=what)

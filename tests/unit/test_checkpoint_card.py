@@ -91,8 +91,10 @@ def test_license_of_the_base(tmp_path: Path) -> None:
         "# Model\n---\nlicense: mit\n---\n": None,
         "---\nlicense: [mit\n---\n": None,
         "---\nlicense: mit\n": None,
+        "---\nlicense: mit\ndate: 2024-13-45\n---\n": None,
+        "\ufeff---\r\nlicense: mit\r\n---\r\n# Model\r\n": "mit",
     }.items():
-        readme.write_text(text)
+        readme.write_text(text, encoding="utf-8")
         assert read_front_matter(tmp_path).get("license") == expected
 
 

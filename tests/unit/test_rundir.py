@@ -10,9 +10,11 @@ import pytest
 from tracenas import rundir
 from tracenas.errors import UserError
 from tracenas.journal import Journal
+from tracenas.models.checkpoints.shards import atomic_directory
 from tracenas.rundir import (
     atomic_path,
     cache_directory,
+    check_free,
     default_mode,
     provenance,
     read_json,
@@ -151,6 +153,22 @@ def test_require_free(tmp_path: Path) -> None:
     require_free(tmp_path / "a" / "b")
     with pytest.raises(UserError, match="exists and is not empty"):
         require_free(tmp_path / "a", what="run directory")
+
+
+def test_a_result_cannot_take_the_place_of_a_mount_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a container's volume is, which would be told only after the work."""
+    monkeypatch.setattr(Path, "is_mount", lambda path: path == tmp_path)
+    with pytest.raises(UserError, match="checkpoint directory .*: is a mount point; name a directory in it"):
+        check_free(tmp_path, what="checkpoint directory")
+    check_free(tmp_path / "a")
+
+
+def test_a_link_to_an_empty_directory_can_be_written_to(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "disk")
+    with atomic_directory(tmp_path / "out") as directory:
+        (directory / "a").write_text("x")
+    assert (tmp_path / "out").is_symlink() and (tmp_path / "disk" / "a").read_text() == "x"
 
 
 # ---- journal ---------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ __all__ = ["front_matter", "read_front_matter", "readme_text", "table", "yaml_bl
 def readme_text(model: Path | None) -> str:
     """A model directory's README.md; '' where there is none."""
     path = None if model is None else model / "README.md"
-    return path.read_text(encoding="utf-8", errors="replace") if path is not None and path.is_file() else ""
+    return path.read_text(encoding="utf-8-sig", errors="replace") if path is not None and path.is_file() else ""
 
 
 def read_front_matter(model: Path | None) -> dict[str, str]:
@@ -22,7 +22,7 @@ def read_front_matter(model: Path | None) -> dict[str, str]:
         return {}
     try:
         front = yaml.safe_load(parts[1])
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):  # a date or a number that is none
         return {}
     return {k: v for k, v in front.items() if isinstance(v, str)} if isinstance(front, dict) else {}
 

@@ -97,12 +97,15 @@ def write_tensors(path: Path, entries: Sequence[Entry]) -> None:
 def atomic_directory(out: Path) -> Iterator[Path]:
     """A temporary directory beside `out` that takes its place when the block ends without an error.
 
+    Where `out` is a link to an empty directory, that is the place.
+
     Every file is on disk before the rename. After an error nothing is left.
 
     Raises:
         UserError: if `out` holds something already, cannot be written, or the disk is full.
     """
     check_free(out)
+    out = out.resolve() if out.is_symlink() else out
     temporary: Path | None = None
     done = False
     try:
