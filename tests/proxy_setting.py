@@ -1,6 +1,7 @@
 """A tiny model as super-network beside an untouched float64 copy, for tests of the proxies."""
 
 import json
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -56,7 +57,12 @@ class ProxySetting:
             costs[i, name] = WidthCosts(rng.random(spec.units), widths, np.append(rng.random(len(widths) - 1), 0.0))
         self.table = SensitivityTable(costs)
         self.tokens = draw(sequences, length, 0)
-        self.how = CompensatedRealisation(self.net, gram_matrices(model, self.blocks, draw(6, length, 1), 2), 0.01)
+        self._text = draw(6, length, 1)
+
+    @cached_property
+    def how(self) -> CompensatedRealisation:
+        """Refits."""
+        return CompensatedRealisation(self.net, gram_matrices(self.net.model, self.blocks, self._text, 2), 0.01)
 
     def architectures(self, count: int) -> list[Architecture]:
         """One with a skipped block, one without its first attention and last MLP, and random ones."""

@@ -15,30 +15,31 @@ LENGTH = 4096
 RIDGE = 0.01
 
 
-def planned(large: Large, samples: int, rank: int | None, *, refitted: bool = False) -> int:
+def planned(large: Large, samples: int, rank: int | None, *, refitted: bool = False, recomputed: bool = False) -> int:
     """Bytes on the device at the peak, as `plan` counts them."""
     space, uniform = large.space, large.space.uniform()
     assert uniform is not None
-    shape = Shape(samples, LENGTH, 1, rank, 2, "cuda")
+    shape = Shape(samples, LENGTH, 1, rank, 2, "cuda", recomputed)
     counted = large.parameters, large.vocabulary, large.hidden, shape
     return memory(large.blocks, space.base, uniform, *counted, refitted=refitted).total
 
 
 @pytest.mark.parametrize(
-    ("shape", "proxy", "rank"),
+    ("shape", "proxy", "rank", "recompute"),
     [
-        (LLAMA_8B, "loss", None),
-        pytest.param(LLAMA_8B, "phi", 64, marks=pytest.mark.slow),
-        pytest.param(LLAMA_70B, "loss", None, marks=pytest.mark.slow),
+        (LLAMA_8B, "loss", None, False),
+        pytest.param(LLAMA_8B, "phi", 64, False, marks=pytest.mark.slow),
+        pytest.param(LLAMA_8B, "phi", 64, True, marks=pytest.mark.slow),
+        pytest.param(LLAMA_70B, "loss", None, False, marks=pytest.mark.slow),
     ],
-    ids=["8b-loss", "8b-phi", "70b-loss"],
+    ids=["8b-loss", "8b-phi", "8b-phi-recomputed", "70b-loss"],
 )
-def test_a_candidate_takes_what_plan_says(shape: dict[str, int], proxy: str, rank: int | None) -> None:
+def test_a_candidate_takes_what_plan_says(shape: dict[str, int], proxy: str, rank: int | None, recompute: bool) -> None:
     large, samples = Large(shape), 2
     arch = large.space.uniform()
     assert arch is not None
     with fake_device() as alive:
-        settings = ScoringSettings(rank or 0, 0, 1)
+        settings = ScoringSettings(rank or 0, 0, 1, recompute=recompute)
         net, tokens = large.supernet(), large.tokens(samples, LENGTH)
         scorer = Evaluator(net, large.space, tokens, PROXIES.get(proxy), settings)
         anchor = alive.peak
@@ -48,8 +49,10 @@ def test_a_candidate_takes_what_plan_says(shape: dict[str, int], proxy: str, ran
         alive.begin()
         assert scorer.score(arch).ok
         waits = dict(alive.waits)
-    figure = planned(large, samples, rank)
+    figure = planned(large, samples, rank, recomputed=recompute)
     assert 0.9 * figure < max(anchor, candidate) < 1.01 * figure
+    if recompute:
+        assert max(anchor, candidate) <= 24 * 2**30  # 36 GiB otherwise
     # Every micro-batch's loss, all losses, their mean, and a proxy's sums: nothing per layer.
     assert sum(waits.values()) <= samples + 4, waits
 

@@ -263,3 +263,15 @@ def test_timing_is_measured_here_and_said_to_be_an_estimate(capsys: pytest.Captu
     assert 6 * found.seconds_per_evaluation < found.seconds["search"] < 60
     found.show()
     assert "estimate" in capsys.readouterr().out
+
+
+def test_activations_that_do_not_fit_are_counted_as_recomputed(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = planned(params="60%").to_json()
+    assert not kept["calibration"]["recomputed"]
+    monkeypatch.setattr("tracenas.commands.plan.command.host_memory", lambda: kept["memory_bytes"]["total"])
+    short = planned(params="60%")
+    found = short.to_json()
+    assert found["calibration"]["recomputed"]
+    assert found["memory_bytes"]["activations"] < 0.5 * kept["memory_bytes"]["activations"]
+    assert any("run again in the backward pass" in note for table in short.tables() for note in table.notes)
+    assert not planned(params="60%", proxy="loss").to_json()["calibration"]["recomputed"]  # no backward pass

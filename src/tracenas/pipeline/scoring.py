@@ -1,6 +1,7 @@
 """What candidates are scored by: one proxy or a combination of them, and panels of many."""
 
 import json
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,11 @@ from torch import Tensor
 from tracenas.errors import UserError
 from tracenas.formats import plural
 from tracenas.journal import Journal
+from tracenas.models.functionals.memory import free_memory
 from tracenas.models.surgery.supernet import Realisation
+from tracenas.paging import in_memory
+from tracenas.pipeline.estimate import trace_rank
+from tracenas.pipeline.recomputation import as_it_fits
 from tracenas.pipeline.reference import REFERENCE, reference_pool, stored_pool
 from tracenas.pipeline.refit.fitting import compensated_realisation
 from tracenas.pipeline.sensitivity import session_table
@@ -27,9 +32,12 @@ from tracenas.scoring.measuring import ScoringSettings
 from tracenas.scoring.panel import Panel
 from tracenas.scoring.raced import RacingEvaluator
 from tracenas.scoring.travelling import CandidateScorer
+from tracenas.scoring.workload import Shape
 from tracenas.space.architecture import Architecture
 
 __all__ = ["by_blocks", "make_evaluator", "make_panel", "make_racing", "on_other_text"]
+
+_log = logging.getLogger("tracenas")
 
 
 def make_evaluator(
@@ -51,7 +59,13 @@ def make_evaluator(
     if choice.single:
         with phase("base pass"):
             return Evaluator(
-                net, session.space, session.tokens, choice.proxies[0], _measuring(session, rank), how, table
+                net,
+                session.space,
+                session.tokens,
+                choice.proxies[0],
+                _measuring(session, choice.needs, rank),
+                how,
+                table,
             )
     if reference is None and session.run is None:
         raise ValueError("a combination's ranks need a run's reference pool")
@@ -117,12 +131,21 @@ def make_panel(session: Session, names: Sequence[str], rank: int, compensated: R
     if compensated is None and any("compensated" in p.needs for p in proxies):
         compensated = compensated_realisation(session)
     net = session.supernet()
+    measuring = _measuring(session, frozenset[str]().union(*(p.needs for p in proxies)), rank)
     with phase("base pass"):
-        return Panel(net, session.space, session.tokens, proxies, _measuring(session, rank), compensated, table)
+        return Panel(net, session.space, session.tokens, proxies, measuring, compensated, table)
 
 
-def _measuring(session: Session, rank: int) -> ScoringSettings:
-    return ScoringSettings(rank, session.seed, session.micro_batch)
+def _measuring(session: Session, needs: frozenset[str], rank: int) -> ScoringSettings:
+    """How candidates are measured by proxies with these needs; activations are kept where there is room for them."""
+    device, (samples, length) = session.loaded.device, session.tokens.shape
+    element, traced = session.loaded.dtype.itemsize, trace_rank(needs, rank)
+    shape = Shape(samples, length, session.micro_batch, traced, element, "cuda" if device.type == "cuda" else "cpu")
+    room = free_memory(device) if session.loaded.keep is in_memory else 0
+    recompute = as_it_fits(shape, session.target, room, loaded=True).recomputed
+    if recompute:
+        _log.info("too little memory to keep a pass's activations: blocks run again in the backward pass")
+    return ScoringSettings(rank, session.seed, session.micro_batch, recompute=recompute)
 
 
 def _scored_pool(session: Session, panel: Panel) -> list[dict[str, Any]]:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from tracenas.families import active
 from tracenas.models.functionals.loss import gradient_scale, next_token_nll
-from tracenas.models.surgery.recomputed import recomputed
+from tracenas.models.surgery.recomputed import recomputed_blocks
 from tracenas.models.surgery.supernet import Realisation, Supernet
 from tracenas.space.architecture import Architecture
 
@@ -96,10 +96,7 @@ def train_factors(
     batch = max(1, training.tokens // windows.shape[1])
     factors = torch.ones(len(places), device=net.device, requires_grad=True)
     optimizer = torch.optim.Adam([factors], lr=training.rate)
-    with net.realise(arch, how) as model, ExitStack() as undo, torch.enable_grad():
-        for block, layer in zip(net.blocks, arch.layers, strict=True):
-            if not layer.skip:
-                undo.enter_context(recomputed(model.get_submodule(block.path)))
+    with net.realise(arch, how) as model, recomputed_blocks(model, net.blocks, arch), torch.enable_grad():
         unit = gradient_scale(model, windows.shape[1])
         for step in range(training.steps):
             rows = windows[[(step * batch + place) % len(windows) for place in range(batch)]]

@@ -18,9 +18,8 @@ from typing import Any
 
 import torch
 
-from tracenas.models.functionals.memory import attempt
+from tracenas.models.functionals.memory import attempt, free_memory
 from tracenas.paging import Keep, in_memory
-from tracenas.resident import available_memory
 from tracenas.scoring.block_pass import BlockPass, shared_passes
 from tracenas.scoring.evaluator import Evaluator, Total
 from tracenas.scoring.measuring import BatchReading
@@ -187,8 +186,6 @@ class _Cohort:
 
 def _room(device: torch.device, *, paged: bool) -> int:
     """Bytes of hidden states that may wait on a device, in memory or in files."""
-    if device.type == "cuda":
-        free: int | None = torch.cuda.mem_get_info(device)[0]
-    else:
-        free = shutil.disk_usage(tempfile.gettempdir()).free if paged else available_memory()
+    in_files = paged and device.type == "cpu"
+    free = shutil.disk_usage(tempfile.gettempdir()).free if in_files else free_memory(device)
     return _WAITING if free is None else min(_WAITING, free // 4)

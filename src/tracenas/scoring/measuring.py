@@ -12,6 +12,7 @@ from torch import Tensor
 from tracenas.errors import UserError
 from tracenas.models.functionals.loss import LogitsWatch, gradient_scale, next_token_nll, predicted_tokens
 from tracenas.models.functionals.memory import failure, within_memory
+from tracenas.models.surgery.recomputed import recomputed_blocks
 from tracenas.models.surgery.supernet import Realisation, Supernet
 from tracenas.proxies import Measurement, Proxy
 from tracenas.saliency.sensitivity.table import SensitivityTable
@@ -32,12 +33,15 @@ class ScoringSettings:
         seed: of the projections A.
         micro_batch: sequences per forward pass.
         few_steps: of recovery, for the proxy of that name.
+        recompute: whether blocks keep their inputs only, and compute their activations again in the backward pass: the
+            same gradients with the memory of one block.
     """
 
     rank: int = 64
     seed: int = 0
     micro_batch: int = 1
     few_steps: FewSteps = field(default_factory=FewSteps)
+    recompute: bool = False
 
 
 @dataclass(frozen=True)
@@ -187,6 +191,8 @@ class Measurer:
         with self.net.realise(arch, how) as model, ExitStack() as watching:
             for observer in observers:
                 watching.enter_context(observer.watch(arch))
+            if self.settings.recompute and any(o.backward for o in observers):
+                watching.enter_context(recomputed_blocks(model, self.net.blocks, arch))
             yield model
 
     def _losses(self, model: Any, observers: Sequence[Observer], tokens: Tensor) -> tuple[tuple[float, ...], float]:

@@ -4,6 +4,7 @@ An evaluation is a forward pass, a backward pass for the inputs' gradients alone
 gradient traces (TraceNAS §3.4): no weight gradient of the base is formed.
 """
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -37,6 +38,7 @@ class Shape:
         rank: of the traces, 0 for full; None where no trace is taken.
         element: bytes of a number in the model's dtype.
         device: `cpu` or `cuda`.
+        recomputed: whether blocks keep their inputs only, and run again in the backward pass.
     """
 
     samples: int
@@ -45,6 +47,7 @@ class Shape:
     rank: int | None
     element: int
     device: str
+    recomputed: bool = False
 
     @property
     def tokens(self) -> int:
@@ -138,14 +141,16 @@ def workload(blocks: tuple[Block, ...], arch: Architecture, head: int, hidden: i
     """
     shape = per_stack(blocks, shape)
     backward = shape.rank is not None
+    passes = 1 if not backward else 3 if shape.recomputed else 2
+    again = _FORWARD_SHARE if passes == 3 else 0.0
     products = 2.0 * head * (2 if backward else 1)
     trace = pairs = 0.0
     elements = _VOCABULARY * head / hidden
     for _, sub, kept in active(blocks, arch):
         spec = sub.spec
-        products += 2.0 * (spec.fixed_weights + kept * spec.weights_per_unit) * (2 if backward else 1)
+        products += 2.0 * (spec.fixed_weights + kept * spec.weights_per_unit) * passes
         pairs += spec.heads_per_unit * kept * shape.seq_len if spec.score_width else 0.0
-        elements += _elementwise(sub, kept, hidden) * (1.0 if backward else _FORWARD_SHARE)
+        elements += _elementwise(sub, kept, hidden) * ((1.0 if backward else _FORWARD_SHARE) + again)
         if shape.rank is not None:
             trace += _trace_flops(sub, kept, shape.rank)
     n = shape.tokens
@@ -197,9 +202,7 @@ def memory(
         traces = _trace_bytes(blocks, base, shape) + _trace_bytes(blocks, arch, shape)
         traces += shape.rank * _subspace_columns(blocks, base) * shape.element
     # The base itself is evaluated once, as the anchor: its activations are the largest.
-    kept_per_token = sum(_activations(s, k, hidden, shape.rank) for _, s, k in active(blocks, base))
-    if shape.rank is None:
-        kept_per_token = max((_activations(s, k, hidden, None) for _, s, k in active(blocks, base)), default=0)
+    kept_per_token = _kept_per_token(blocks, base, hidden, shape)
     chunk = min(_CHUNK_ELEMENTS[shape.device], tokens * vocabulary)
     return Memory(
         weights=parameters * shape.element,
@@ -209,6 +212,20 @@ def memory(
         head=3 * chunk * 4 + 2 * tokens * hidden * shape.element,
         libraries=_LIBRARIES if shape.device == "cpu" else 0,
     )
+
+
+def _kept_per_token(blocks: tuple[Block, ...], base: Architecture, hidden: int, shape: Shape) -> int:
+    """Numbers that a pass keeps per token: a sub-block's, those of all, or all inputs of blocks and those of one."""
+    subs = [(index, sub, kept) for index, sub, kept in active(blocks, base)]
+    if shape.rank is None:
+        return max((_activations(sub, kept, hidden, None) for _, sub, kept in subs), default=0)
+    of_block = Counter[int]()
+    for index, sub, kept in subs:
+        of_block[index] += _activations(sub, kept, hidden, shape.rank)
+    if not shape.recomputed:
+        return of_block.total()
+    traced = sum(_activations(s, k, hidden, shape.rank) - _activations(s, k, hidden, None) for _, s, k in subs)
+    return hidden * len(of_block) + traced + max(of_block.values(), default=0)
 
 
 def _copied(sub: SubBlock, kept: int, refitted: bool) -> int:

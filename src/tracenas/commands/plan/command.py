@@ -21,10 +21,12 @@ from tracenas.pipeline.estimate import (
     trace_rank,
 )
 from tracenas.pipeline.minutes import spend
+from tracenas.pipeline.recomputation import as_it_fits
 from tracenas.pipeline.refit import STATISTICS_TOKENS
 from tracenas.pipeline.target import PruningTarget, resolve_proxy
 from tracenas.proxies.combination import Choice, choose
 from tracenas.refits.costs import least_memory
+from tracenas.resident import host_memory
 from tracenas.scoring.workload import Shape, memory, per_stack
 from tracenas.space import costs
 from tracenas.space.architecture import Architecture
@@ -121,8 +123,9 @@ def _sized(config: PlanConfig, target: PruningTarget, arch: Architecture, choice
     traced = trace_rank(choice.needs, rank)
     shape = in_passes(search_shape(source, config.samples or size.samples, length, traced, **where), target)
     if config.no_timing:
-        return _Sized(shape, _planned(config, size))
+        return _Sized(as_it_fits(shape, target, _room(shape, None)), _planned(config, size))
     estimate, shape = measured_estimate(target, arch, choice, rank, shape, table=table, threads=config.threads, **where)
+    shape = as_it_fits(shape, target, _room(shape, estimate.rates))
     statistics = None
     if config.minutes is not None:
         spending = spend(config.minutes, estimate, shape, samples=config.samples, statistics=None)
@@ -135,6 +138,13 @@ def _sized(config: PlanConfig, target: PruningTarget, arch: Architecture, choice
         stages["prune"] = estimate.prune(shape, statistics, steps=steps, scales=_of_prune(config, "scales"))
     further, unknown = stage_seconds(config, estimate, arch, shape, time, stages.get("prune"))
     return _Sized(shape, planned, estimate.rates, time.each, {**stages, **further}, unknown)
+
+
+def _room(shape: Shape, rates: "Rates | None") -> int | None:
+    """Bytes of memory where candidates run; None where that is not known."""
+    if shape.device == "cpu":
+        return host_memory()
+    return None if rates is None else rates.device_memory
 
 
 def _of_prune(config: PlanConfig, name: str) -> Any:

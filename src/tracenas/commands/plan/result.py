@@ -124,6 +124,8 @@ class SearchPlan(Outcome):
         """Everything, and what the estimates are from."""
         notes = [self.origin] if self.origin is not None else []
         notes.append("memory: " + ", ".join(f"{name} {data_size(count)}" for name, count in vars(self.memory).items()))
+        if self.shape.recomputed:
+            notes.append("memory: blocks run again in the backward pass, as all activations at once would not fit")
         if self.predicted is not None:
             notes.append(UNCHECKED)
         if self.rates is not None:

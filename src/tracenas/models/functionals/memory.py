@@ -8,13 +8,19 @@ import torch
 
 from tracenas.error_log import log_failure
 from tracenas.errors import UserError, first_line
+from tracenas.resident import available_memory
 
-__all__ = ["FAILURES", "attempt", "failure", "within_memory"]
+__all__ = ["FAILURES", "attempt", "failure", "free_memory", "within_memory"]
 
 FAILURES = (RuntimeError, ValueError, IndexError)
 """What costs a candidate, not the run: out of memory and shape errors of torch, and undefined proxies."""
 
 T = TypeVar("T")
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that a process could take on a device; None where the system does not say."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory()
 
 
 def failure(error: BaseException) -> str:

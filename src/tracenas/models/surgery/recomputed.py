@@ -1,12 +1,15 @@
 """Blocks that keep their inputs only: activations are computed again when the backward pass reaches them."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from torch.utils.checkpoint import checkpoint
 
-__all__ = ["recomputed"]
+from tracenas.families import Block
+from tracenas.space.architecture import Architecture
+
+__all__ = ["recomputed", "recomputed_blocks"]
 
 
 @contextmanager
@@ -26,3 +29,13 @@ def recomputed(module: Any) -> Iterator[None]:
             del module.forward
         else:
             module.forward = replaced
+
+
+@contextmanager
+def recomputed_blocks(model: Any, blocks: Sequence[Block], arch: Architecture) -> Iterator[None]:
+    """All blocks of a realised candidate but those that are gone."""
+    with ExitStack() as undo:
+        for block, layer in zip(blocks, arch.layers, strict=True):
+            if not layer.skip:
+                undo.enter_context(recomputed(model.get_submodule(block.path)))
+        yield
