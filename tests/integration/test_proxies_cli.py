@@ -8,6 +8,7 @@ import pytest
 
 from tracenas.cli import invoke
 from tracenas.demo import calibration_path, model_path
+from tracenas.models.surgery.recomputed import recomputed_blocks
 
 pytestmark = pytest.mark.integration
 
@@ -45,16 +46,21 @@ def test_any_proxy_drives_a_search(proxy: str, run: Path, tmp_path: Path, capsys
     assert best["provenance"]["realisation"] == ("ridge" if "compensated" in proxy else "plain")
 
 
-def test_a_search_whose_activations_do_not_fit_is_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_search_whose_activations_do_not_fit_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    passes = []
+
+    def counted(*given: Any) -> Any:
+        passes.append(given)
+        return recomputed_blocks(*given)
+
+    monkeypatch.setattr("tracenas.scoring.measuring.recomputed_blocks", counted)
     kept, again = tmp_path / "kept", tmp_path / "again"
     assert invoke([*SEARCH, *RANK, "--out", str(kept), "--proxy", "phi"]) == 0
-    assert "backward pass" not in capsys.readouterr().err
+    assert not passes
     monkeypatch.setattr("tracenas.pipeline.scoring.free_memory", lambda device: 1 << 10)
     assert invoke([*SEARCH, *RANK, "--out", str(again), "--proxy", "phi"]) == 0
-    assert "blocks run again in the backward pass" in capsys.readouterr().err
-    assert undisturbed(again / "journal.jsonl") == undisturbed(kept / "journal.jsonl")
+    found = undisturbed(again / "journal.jsonl")
+    assert len(passes) >= len(found) > 1 and found == undisturbed(kept / "journal.jsonl")
 
 
 def test_a_search_by_predicted_rises_runs_no_candidate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
