@@ -153,6 +153,17 @@ def test_shards_that_are_missing_are_named(absent: int, folder: Path) -> None:
         open_source(str(folder))
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e5])
+def test_a_weight_that_is_no_finite_number(folder: Path, value: float) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.layers.1.mlp.down_proj.weight"][3, 4] = value
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"tensor model.layers.1.mlp.down_proj.weight holds NaN or infinities in fp16"):
+        load(str(folder), device="cpu", dtype="fp16")
+    if value == 1e5:
+        assert load(str(folder), device="cpu", dtype="fp32").model is not None
+
+
 @pytest.mark.parametrize("same", [True, False])
 def test_a_tensor_in_two_shards(folder: Path, same: bool) -> None:
     """transformers takes the last one, whatever the index says."""

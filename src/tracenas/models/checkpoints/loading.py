@@ -161,7 +161,8 @@ def load(
             and cast one by one.
 
     Raises:
-        UserError: for a model that is not there, is damaged or has no safetensors.
+        UserError: for a model that is not there, is damaged or has no safetensors, or has a weight that is no finite
+            number, which nothing could be computed from.
     """
     source = name if isinstance(name, ModelSource) else open_source(name)
     target = pick_device(device)
@@ -182,6 +183,7 @@ def load(
         model.config.dtype = picked
         for parameter in model.parameters():
             parameter.data = keep(parameter.data, picked)
+    _check_finite(source, model)
     tokenizer, trouble = load_tokenizer(source, trust_remote_code)
     shipped = tokenizer is not None and type(tokenizer).__module__.startswith("transformers.")
     files = BaseFiles(source.path, type(tokenizer).__name__ if shipped else "")
@@ -248,6 +250,19 @@ def _check_tying(source: ModelSource, model: Any) -> None:
             f"model {source.name}: by config.json the head is a tensor of its own, in the files it is the embeddings; "
             "correct tie_word_embeddings"
         )
+
+
+def _check_finite(source: ModelSource, model: Any) -> None:
+    """Refuse weights that are NaN or infinite, as diverged trainings leave them, or a type of too small a range.
+
+    Raises:
+        UserError: naming the first such tensor, and the type that it was read in.
+    """
+    for name, parameter in model.named_parameters():
+        if parameter.numel() and not all(bool(bound.isfinite()) for bound in torch.aminmax(parameter.data)):
+            raise UserError(
+                f"model {source.name}: tensor {name} holds NaN or infinities in {short_name(str(parameter.dtype))}"
+            )
 
 
 def stored_entries(source: ModelSource, model: Any) -> dict[str, Entry]:
