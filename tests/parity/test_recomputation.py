@@ -15,7 +15,10 @@ UNMEASURED = ("mixtral",)
 KEPT = ScoringSettings(8, 0, 2)
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma2", "mixtral", "phi3", "gpt_neox", "t5"])
+MORE = [pytest.param(family, marks=pytest.mark.slow) for family in ("gemma2", "mixtral", "phi3", "gpt_neox")]
+
+
+@pytest.mark.parametrize("family", ["llama", "t5", *MORE])
 @pytest.mark.parametrize("proxy", ["phi", "pruner_zero"])
 def test_scores_are_the_same(family: str, proxy: str) -> None:
     setting = ProxySetting(family)
