@@ -176,6 +176,21 @@ def test_labels_by_a_chat_template(tokenizer: Any) -> None:
     assert own.decode([i for i, learn in zip(ids, learned, strict=True) if learn]) == "two</s>four</s>"
 
 
+def test_answers_that_a_template_rewrites_are_read_and_the_last_one_is_learned(tokenizer: Any) -> None:
+    """As Qwen 3's: only the last answer stands behind what was thought."""
+    import copy
+
+    own = copy.deepcopy(tokenizer)
+    own.chat_template = (
+        "{% for m in messages %}<{{ m['role'] }}>{% if m['role'] == 'assistant' and loop.last %}(think){% endif %}"
+        "{{ m['content'] }}</s>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    chat = [("user", "one"), ("assistant", "two"), ("user", "three"), ("assistant", "four")]
+    ids, learned = encode_chat(chat, own, eos=0)
+    assert own.decode(ids) == "<user>one</s><assistant>two</s><user>three</s><assistant>(think)four</s>"
+    assert own.decode([i for i, learn in zip(ids, learned, strict=True) if learn]) == "(think)four</s>"
+
+
 def test_an_answer_that_runs_into_the_end_of_its_prompt() -> None:
     """Two line breaks are one token of Qwen's and SmolLM's: the template's, and that of an answer that begins so."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -358,7 +373,7 @@ TURNS = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
         (TURNS + "{{ messages[0]['content'] + 1 }}", CHAT, "can only concatenate str"),
         (TURNS + "{{ missing.field }}", CHAT, "'missing' is undefined"),
         (TURNS + "{% if %}", CHAT, "Expected an expression"),
-        ("{% if messages | length > 3 %}x{% endif %}" + TURNS, [*CHAT, *CHAT], "it rewrites earlier turns"),
+        ("{% if messages | length > 3 %}x{% endif %}" + TURNS, [*CHAT, *CHAT], "it rewrites the prompt of an answer"),
     ],
 )  # fmt: skip
 def test_a_chat_template_that_refuses_is_told_with_the_row(

@@ -71,6 +71,7 @@ def encode_chat(
     """Token ids, and which of them the model is to learn: what the assistant says and the token that ends it.
 
     The tokenizer's chat template is used where it has one, else Alpaca's headings behind `bos` (None: behind nothing).
+    Answers that the template writes otherwise once the chat goes on (Qwen 3 drops what was thought) are read only.
     """
     if getattr(tokenizer, "chat_template", None):
         return _templated(messages, tokenizer, eos)
@@ -179,7 +180,9 @@ def _templated(messages: Sequence[Message], tokenizer: Any, eos: int) -> tuple[l
             new = [int(token) for token in tokenizer(longer, add_special_tokens=False, verbose=False)["input_ids"]]
             same = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(ids, new, strict=False)))
             if same < len(ids) and not longer.startswith(text):
-                raise ValueError("it rewrites earlier turns, and labels cannot be told from it")
+                if answered:
+                    raise ValueError("it rewrites the prompt of an answer, and labels cannot be told from it")
+                ids, same = [], 0  # the answers so far are not as they would be said: read, not learned
             # a line break at the end of the prompt and one at the beginning of the answer may be one token: not learned
             kept = learned[:same] + [False] * (len(ids) - same)
             text, ids, learned = longer, new, (kept + [answered] * (len(new) - len(ids)))[: len(new)]
