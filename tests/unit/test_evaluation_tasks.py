@@ -164,6 +164,25 @@ def test_rows_of_the_evaluated_split_hold_text_and_one_of_the_answers(
     return None
 
 
+@pytest.mark.parametrize(
+    ("task", "row"),
+    [
+        ("piqa", {**PIQA, "sol2": ""}),
+        ("arc_easy", {**ARC, "choices": {"text": ["", "y"], "label": ["A", "B"]}}),
+        ("hellaswag", {**HELLASWAG, "choices": ["x", ""]}),
+        ("logiqa", {**LOGIQA, "options": ["w", "", "y", "z"]}),
+    ],
+)
+def test_an_empty_answer_in_the_first_question_is_refused(tmp_path: Path, task: str, row: dict[str, Any]) -> None:
+    """lm-eval looks at its first letter; in later questions it takes an empty answer as it is."""
+    good = {"piqa": PIQA, "arc_easy": ARC, "hellaswag": HELLASWAG, "logiqa": LOGIQA}[task]
+    write(tmp_path, task, "test", [good, row])
+    check_values(local_task(tmp_path, task), ["test"])
+    write(tmp_path, task, "test", [row, good, good])
+    with pytest.raises(UserError, match="test.jsonl', line 1: an answer is empty"):
+        check_values(local_task(tmp_path, task), ["test"])
+
+
 def test_compressed_and_parquet_files_are_read(tmp_path: Path) -> None:
     text = write(tmp_path, "piqa", "validation_1000", [PIQA, PIQA]).read_bytes()
     (tmp_path / "piqa" / "validation_1000.jsonl").unlink()

@@ -55,6 +55,17 @@ _ANSWERS: dict[str, tuple[str, Callable[[Row], Collection[Any]]]] = {
 }
 """Per task, the column of the answer and what may stand in it; lm-eval takes anything else for a wrong answer."""
 
+_TEXTS: dict[str, Callable[[Row], Collection[Any]]] = {
+    "arc_challenge": lambda row: row["choices"].get("text", ()),
+    "arc_easy": lambda row: row["choices"].get("text", ()),
+    "hellaswag": lambda row: row.get("choices") or row["endings"],
+    "logiqa": lambda row: row["options"],
+    "openbookqa": lambda row: row["choices"].get("text", ()),
+    "piqa": lambda row: (row["sol1"], row["sol2"]),
+    "sciq": lambda row: [row[name] for name in _COLUMNS["sciq"][1:5]],
+}
+"""Per task, the texts that are chosen from; lm-eval asks those of a split's first row for their first letter."""
+
 
 @dataclass(frozen=True)
 class LocalTask:
@@ -113,6 +124,9 @@ def check_values(task: LocalTask, splits: Iterable[str]) -> None:
             require_text(row[column], f"{where}: '{column}'")
         if task.name in _ANSWERS:
             _check_answer(row, *_ANSWERS[task.name], where)
+    for where, row in (_rows(task.files[split], task.name)[0] for split in sorted(set(splits))):
+        if task.name in _TEXTS and "" in _TEXTS[task.name](row):
+            raise UserError(f"{where}: an answer is empty, which lm-eval does not take in a split's first question")
 
 
 def _check_answer(row: Row, column: str, answers: Callable[[Row], Collection[Any]], where: str) -> None:
