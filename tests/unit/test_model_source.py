@@ -153,6 +153,17 @@ def test_shards_that_are_missing_are_named(absent: int, folder: Path) -> None:
         open_source(str(folder))
 
 
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [({"rms_norm_eps": "1e-05"}, "rms_norm_eps"), ({"layer_types": ["full_attention"] * 3}, "layer_types")],
+)
+def test_what_transformers_does_not_accept_is_told_in_its_words(
+    folder: Path, changes: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(UserError, match=f"model .*transformers does not accept its config.json: .*{told}"):
+        load(edited(folder, **changes), device="cpu")
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e5])
 def test_a_weight_that_is_no_finite_number(folder: Path, value: float) -> None:
     tensors = load_file(folder / "model.safetensors")
