@@ -14,9 +14,9 @@ import click
 
 from tracenas.commands import COMMANDS, Command
 from tracenas.error_log import ERROR_LOG, error_log, log_beside, traceback_place
-from tracenas.errors import CheckFailed, UserError, catchable, first_line
+from tracenas.errors import CheckFailed, UserError, catchable, disk_failures, first_line
 from tracenas.messages import LEVELS, chosen_level, on_stderr
-from tracenas.process import discard_output, disk_failures, is_first, terminable
+from tracenas.process import discard_output, is_first, terminable
 from tracenas.registry import did_you_mean
 
 __all__ = ["COMMANDS", "main"]

@@ -6,9 +6,24 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["CheckFailed", "UserError", "catchable", "disk_trouble", "first_line", "one_line", "system_error"]
+__all__ = [
+    "CheckFailed",
+    "UserError",
+    "catchable",
+    "disk_failures",
+    "disk_trouble",
+    "first_line",
+    "one_line",
+    "system_error",
+]
 
 _SYSTEM_ERROR = re.compile(r"\(os error (\d+)\)")
+_REFUSED = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG),
+    *(errno.ENAMETOOLONG, errno.ELOOP),  # a text, say, in the place of a file's name
+)
+_LONGEST_NAME = 200
+"""Characters of a name in a message."""
 _SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")
 
 
@@ -43,6 +58,25 @@ def catchable() -> Iterator[None]:
         if type(error).__name__ != "PanicException":  # pyo3 has no name for it that could be imported
             raise
         raise RuntimeError(str(error)) from error
+
+
+@contextmanager
+def disk_failures() -> Iterator[None]:
+    """What no reader or writer has told in its own words: one line all the same.
+
+    Raises:
+        UserError: for a full or read-only disk, a quota, a missing permission, a name that no file can have.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        if isinstance(error, UserError) or system_error(error) not in _REFUSED:
+            raise
+        name = str(getattr(error, "filename", None) or "a file")
+        shown = name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…"
+        raise UserError(f"cannot write or read {shown}: {disk_trouble(error)}") from error
 
 
 def first_line(error: BaseException) -> str:

@@ -1,6 +1,5 @@
 """The process that runs a command: what started it, what ends it, and what the system refuses it."""
 
-import errno
 import os
 import signal
 import sys
@@ -8,12 +7,10 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from tracenas.errors import UserError, disk_trouble, system_error
+from tracenas.errors import UserError
 from tracenas.world import World
 
-__all__ = ["discard_output", "disk_failures", "is_first", "terminable"]
-
-_REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG)
+__all__ = ["discard_output", "is_first", "terminable"]
 
 
 def is_first(command: str, parallel: Sequence[str]) -> bool:
@@ -38,24 +35,6 @@ def is_first(command: str, parallel: Sequence[str]) -> bool:
             f"WORLD_SIZE={size} says that there are several processes: start them with torchrun, or unset it"
         )
     return World.from_environment().is_main
-
-
-@contextmanager
-def disk_failures() -> Iterator[None]:
-    """What no writer has told in its own words: one line all the same.
-
-    Raises:
-        UserError: for a full or read-only disk, a quota, a missing permission.
-    """
-    try:
-        yield
-    except BrokenPipeError:
-        raise
-    except Exception as error:
-        if isinstance(error, UserError) or system_error(error) not in _REFUSED:
-            raise
-        name = getattr(error, "filename", None) or "a file"
-        raise UserError(f"cannot write or read {name}: {disk_trouble(error)}") from error
 
 
 @contextmanager

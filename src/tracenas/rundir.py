@@ -8,7 +8,7 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from importlib.metadata import PackageNotFoundError, version
@@ -26,7 +26,9 @@ __all__ = [
     "UNFINISHED",
     "atomic_path",
     "cache_directory",
+    "check_file",
     "check_free",
+    "check_own_json",
     "default_mode",
     "free_of_ours",
     "fsync",
@@ -280,3 +282,41 @@ def check_free(directory: Path, *, what: str = "output directory") -> None:
         for folder in missing:
             with suppress(OSError):
                 folder.rmdir()
+
+
+def check_file(file: Path, *, what: str = "out") -> None:
+    """Refuse a file that cannot be written before the work whose result it holds; nothing is made.
+
+    Raises:
+        UserError: for a directory or a device in its place, and a directory that cannot be made or written.
+    """
+    if file.exists() and not file.is_file():
+        raise UserError(f"{what} {file}: {'is a directory' if file.is_dir() else 'is a device'}; expected a file")
+    missing = [folder for folder in file.parents if not folder.exists()]
+    try:
+        make_directory(file.parent)
+        with tempfile.TemporaryFile(dir=file.parent):
+            pass
+    except OSError as error:
+        raise UserError(f"{what} {file}: {error.strerror or error}") from error
+    finally:
+        for folder in missing:
+            with suppress(OSError):
+                folder.rmdir()
+
+
+def check_own_json(file: Path, command: str, keys: Collection[str]) -> None:
+    """Refuse to replace a file that a command has not written.
+
+    Args:
+        keys: what its files have, of which some other ones have not all.
+
+    Raises:
+        UserError: naming what is there.
+    """
+    stored: object = None
+    if file.exists():
+        with suppress(UserError):
+            stored = read_json(file)
+        if not isinstance(stored, dict) or not stored.keys() >= set(keys):
+            raise UserError(f"out {file}: exists, and is not of `tracenas {command}`; choose another name or remove it")

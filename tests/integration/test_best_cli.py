@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from command_lines import printed, refused
+from command_lines import printed, refused, refused_at_last
 from tiny import save_tiny, save_words
 
 from tracenas.cli import invoke
@@ -150,6 +150,9 @@ def test_what_cannot_be_answered_is_refused(
     )
     assert "exists" in refused(capsys, [*argv, "--params", "85%", "--out", str(run / "best.json")])
     assert "holds no run" in refused(capsys, ["best", str(home / "model"), "--params", "85%"])
+    (nameless := dict(Journal(run / "journal.jsonl").read()[0])).pop("id")
+    (run / "journal.jsonl").write_text(json.dumps(nameless) + "\n")
+    assert "journal.jsonl: line 1: no candidate with its score" in refused(capsys, [*argv, "--params", "100%"])
     (run / "journal.jsonl").write_text("")
     assert "no candidate is measured yet" in refused(capsys, [*argv, "--params", "85%"])
 
@@ -196,4 +199,7 @@ def test_a_search_without_a_table_is_gone_on_with_by_a_regression(
 def test_evaluations_without_a_budget_are_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "evaluations needs a budget" in refused(capsys, ["best", str(run), "--evaluations", "3"])
     assert "feasible" in refused(capsys, ["best", str(run), "--params", "1%", "--evaluations", "3"])
+    (run / "start.json").write_text("[]")
+    argv = ["best", str(run), "--params", "75%", "--evaluations", "3"]
+    assert "start.json: expected an object of architectures by name" in refused_at_last(capsys, argv)
     assert not (run / "proposals.jsonl").exists()

@@ -115,6 +115,8 @@ def test_settings_that_no_budget_reads_and_files_that_do_not_add_up_are_refused(
     )
     assert "context needs a budget of decode_ms, flops, memory" in refused(capsys, [*argv, "--context", "4"])
     assert "no layout of blocks that differ for gemma2" in refused(capsys, planned(home, "file=80%", model="gemma"))
+    message = refused(capsys, planned(home, "file=80%"))  # a byte-level tokenizer that llama.cpp does not know by name
+    assert "budget file: as of `tracenas export`: " in message and "accepted here: memory, params" in message
     sublayer = [*planned(home, "file=80%"), "--depth-granularity", "sublayer"]
     assert "budget file goes with --depth-granularity block" in refused(capsys, sublayer)
     search = ["search", str(home / "model"), "--data", "x", "--out", "y"]

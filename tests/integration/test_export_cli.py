@@ -30,7 +30,7 @@ def wrong_llama(tmp_path: Path) -> Path:
     program.write_text(
         f"#!{sys.executable}\n"
         "import json, sys, numpy\n"
-        "if sys.argv[1] == '-c': sys.exit(0)\n"
+        "if sys.argv[1] == '-c': sys.exit(print('llama_cpp is here'))\n"
         "asked = json.loads(sys.argv[2])\n"
         "numpy.zeros((len(asked['ids']), 257), numpy.float32).tofile(asked['logits'])\n"
         "print(json.dumps({'shape': [len(asked['ids']), 257], 'tokens': []}))\n"

@@ -407,6 +407,19 @@ def test_wrong_input_is_told_before_anything_is_written(toys: Toys, tmp_path: Pa
         assert not out.exists() or not any(out.iterdir())
 
 
+@pytest.mark.parametrize("name", ["text", "validation"])
+def test_text_that_is_trained_on_is_told(
+    name: str, toys: Toys, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = tmp_path / "other.txt"
+    other.symlink_to(toys.text)
+    recover(settings(toys.pruned, toys.text, tmp_path / "out", max_steps=1, **{name: str(other)}))
+    assert f"{name} {other} is what is trained on: its losses say nothing of other text" in caplog.messages
+    caplog.clear()
+    recover(settings(toys.pruned, toys.text, tmp_path / "apart", max_steps=1, **{name: str(toys.held_out)}))
+    assert "trained on" not in caplog.text
+
+
 @pytest.mark.parametrize("prefetch", [False, True])
 def test_a_row_that_is_wrong_ends_training_in_one_line(prefetch: bool, toys: Toys, tmp_path: Path) -> None:
     """The file is shuffled through a buffer of two rows, so that the third from the end is read while training."""

@@ -16,12 +16,12 @@ import pytest
 from tracenas import error_log as logs
 from tracenas import rundir
 from tracenas.error_log import error_log, is_error_log, log_failure, log_trace, traceback_place
-from tracenas.errors import CheckFailed, UserError, disk_trouble
+from tracenas.errors import CheckFailed, UserError, disk_failures, disk_trouble
 from tracenas.journal import Journal
 from tracenas.locks import locked
 from tracenas.pipeline.resume import CONFIG, as_started, resolve_settings
 from tracenas.pipeline.run_directory import run_directory, starting
-from tracenas.process import disk_failures, is_first, terminable
+from tracenas.process import is_first, terminable
 from tracenas.rundir import atomic_path, holding, require_free, sweep, temporary_prefix, write_json
 from tracenas.settings import read_settings
 from tracenas.world import World, without_leftovers

@@ -97,6 +97,27 @@ def test_every_run_is_listed_with_its_state(tmp_path: Path, capsys: pytest.Captu
     assert "go on with: tracenas resume DIRECTORY" in shown and "org/name" in shown and "/no/model" not in shown
 
 
+def test_one_odd_directory_does_not_hide_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    leave(tmp_path / "whole", SEARCH, [CANDIDATE])
+    leave(tmp_path / "no_steps", {"kind": "recover", "model": "m"}, [{"step": 1}])
+    leave(tmp_path / "no_step", {"kind": "recover", "model": "m", "max_steps": 5}, [{"loss": 1.0}])
+    leave(tmp_path / "no_generation", SEARCH, [{"id": "a"}])
+    leave(tmp_path / "no_summary", SEARCH, [CANDIDATE], best={}, summary=[])
+    (tmp_path / "users").mkdir()
+    (tmp_path / "users" / "config.yaml").write_text("kind: Pod\n")
+    assert invoke(["runs", str(tmp_path), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["runs"]
+    rows = {Path(row["path"]).name: row["state"] for row in found}
+    odd = "cannot be read: {} holds what `tracenas {}` does not write ({})"
+    assert rows == {
+        "whole": "interrupted",
+        "no_steps": odd.format(tmp_path / "no_steps", "recover", "TypeError"),
+        "no_step": odd.format(tmp_path / "no_step", "recover", "KeyError"),
+        "no_generation": odd.format(tmp_path / "no_generation", "search", "KeyError"),
+        "no_summary": "interrupted",
+    }
+
+
 def test_here_is_where_runs_are_looked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

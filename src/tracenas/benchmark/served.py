@@ -25,7 +25,7 @@ class Served:
         environment: that it has; None: this process's.
 
     Raises:
-        UserError: if it does not start.
+        UserError: if it does not start, or prints something before the script does.
     """
 
     def __init__(self, name: str, command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
@@ -42,7 +42,11 @@ class Served:
             )
         except OSError as error:
             raise UserError(f"{command[0]}: {error.strerror or error}; expected a Python interpreter") from error
-        self.facts: dict[str, Any] = self._answer()
+        try:
+            self.facts: dict[str, Any] = self._answer()
+        except BaseException:
+            self.__exit__()
+            raise
 
     def __enter__(self) -> "Served":
         return self
@@ -59,7 +63,7 @@ class Served:
         """The answer to a request.
 
         Raises:
-            UserError: with the last line that the program wrote, if it ended.
+            UserError: with the last line that the program wrote, if it ended, and for an answer that is none.
         """
         assert self._process.stdin is not None
         try:
@@ -74,8 +78,17 @@ class Served:
         line = self._process.stdout.readline()
         if not line:
             self._ended()
-        answer: dict[str, Any] = json.loads(line)
+        try:
+            answer = json.loads(line)
+        except ValueError as error:
+            raise self._strange(line) from error
+        if not isinstance(answer, dict):
+            raise self._strange(line)
         return answer
+
+    def _strange(self, line: str) -> UserError:
+        said = line.strip()[:80]
+        return UserError(f"{self.name} said '{said}', which is no answer: expected a Python that prints nothing itself")
 
     def _ended(self) -> None:
         status = self._process.wait()

@@ -130,7 +130,10 @@ def _metadata(model: Counted) -> dict[str, Any]:
     elsewhere = source.commit or source.packed is not None
     if elsewhere and not (source.path / "tokenizer.json").is_file():
         raise UserError(f"budget file: the tokenizer of {source.name}, which is part of the file, is not here yet")
-    vocabulary = gguf_vocabulary(source.path, int(source.config["vocab_size"]), source.config)
+    try:
+        vocabulary = gguf_vocabulary(source.path, int(source.config["vocab_size"]), source.config)
+    except UserError as error:  # what it names are options of the export
+        raise UserError(f"budget file: as of `tracenas export`: {error}; accepted here: memory, params") from error
     return {"general.name": Path(source.repo or source.name).resolve().name, **vocabulary.metadata}
 
 

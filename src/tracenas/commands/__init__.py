@@ -6,6 +6,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from tracenas.errors import catchable, disk_failures
 from tracenas.hub.commits import pinning
 
 __all__ = ["COMMANDS", "Command", "call"]
@@ -41,16 +42,23 @@ class Command:
 
         Args:
             callbacks: what it tells while it works, by the names of its parameters.
+
+        Raises:
+            UserError: for an `out` that cannot be written, before any work; what the disk refuses; and as the function.
         """
         from tracenas.pipeline.resume import recorded_commits
         from tracenas.reporting.progress import START, phase  # rich is not needed for --help
+        from tracenas.rundir import check_file
 
         module, _, function = self.stage.partition(":")
-        known = {name: commit for run in _runs(settings) for name, commit in recorded_commits(run).items()}
-        with phase(START):
-            stage = getattr(import_module(f"tracenas.commands.{module}"), function)
-        with pinning(known):
-            return stage(settings, **callbacks)
+        with disk_failures(), catchable():
+            if self.file and settings.out is not None:
+                check_file(settings.out)
+            known = {name: commit for run in _runs(settings) for name, commit in recorded_commits(run).items()}
+            with phase(START):
+                stage = getattr(import_module(f"tracenas.commands.{module}"), function)
+            with pinning(known):
+                return stage(settings, **callbacks)
 
 
 def _runs(settings: Any) -> list[Path]:

@@ -13,7 +13,7 @@ from tracenas.data.tokens import default_micro_batch
 from tracenas.data.windows import WindowStart
 from tracenas.errors import UserError
 from tracenas.evaluation.harness import Harness
-from tracenas.evaluation.suites import TaskResult, paper_average, requests
+from tracenas.evaluation.suites import Request, TaskResult, paper_average, requests
 from tracenas.models.checkpoints.loading import LoadedModel, load
 from tracenas.models.checkpoints.source import ModelSource, open_source
 from tracenas.models.functionals.perplexity import Perplexity, perplexity
@@ -22,7 +22,7 @@ from tracenas.pipeline.host_memory import keeping
 from tracenas.pipeline.loading import loading
 from tracenas.reporting.progress import phase
 from tracenas.reporting.terminal import Outcome, Table, to_plain
-from tracenas.rundir import provenance, write_json
+from tracenas.rundir import check_own_json, provenance, write_json
 from tracenas.threads import set_threads
 from tracenas.world import World
 
@@ -155,11 +155,7 @@ def evaluate(config: EvalConfig) -> Evaluation:
     Raises:
         UserError: for models, text or tasks that cannot be read, before any model is loaded where possible.
     """
-    wanted = requests(config.tasks, config.suite, config.shots)
-    if config.text is None and not wanted:
-        raise UserError("nothing to measure: give text (for a perplexity), tasks or suite")
-    if config.task_data is not None and not wanted:
-        raise UserError("task-data without tasks: name them with tasks or suite")
+    wanted = _requested(config)
     sources = [open_source(name, decoder_only="eval --tasks" if wanted else "") for name in config.models]
     length = _window(config, sources)
     harness = Harness(wanted, config.task_data) if wanted else None
@@ -205,6 +201,22 @@ def evaluate(config: EvalConfig) -> Evaluation:
     if config.out is not None and world.is_main:
         write_json(config.out, _record(config, evaluation))
     return evaluation
+
+
+def _requested(config: EvalConfig) -> tuple[Request, ...]:
+    """The tasks that are asked for.
+
+    Raises:
+        UserError: if nothing is, and for an `out` that holds something else.
+    """
+    wanted = requests(config.tasks, config.suite, config.shots)
+    if config.text is None and not wanted:
+        raise UserError("nothing to measure: give text (for a perplexity), tasks or suite")
+    if config.task_data is not None and not wanted:
+        raise UserError("task-data without tasks: name them with tasks or suite")
+    if config.out is not None:
+        check_own_json(config.out, "eval", ("results", "settings", "provenance"))
+    return wanted
 
 
 def _join_processes(world: World, device: str) -> str:

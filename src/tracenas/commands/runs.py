@@ -7,6 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from tracenas.commands import COMMANDS
 from tracenas.commands.recover.checks import SPARSITY
 from tracenas.commands.recover.result import LOG, RESULT
 from tracenas.commands.run.sections import stage_steps
@@ -111,6 +112,8 @@ def _state(path: Path) -> RunState | None:
             return None
         try:
             run = StoredRun.read(path)
+            if run.command not in COMMANDS and not _is_ours(path):  # settings of something else that have a kind
+                return None
             done, progress = _progress(run)
         except UserError as error:
             return RunState(path, "", "", f"cannot be read: {error}", "", _changed(path)) if _is_ours(path) else None
@@ -141,8 +144,16 @@ def _changed(path: Path) -> datetime:
 
 
 def _progress(run: StoredRun) -> tuple[bool, str]:
-    """Whether nothing is left to do, and how far it is."""
-    return _PROGRESS.get(run.command, _searched)(run)
+    """Whether nothing is left to do, and how far it is.
+
+    Raises:
+        UserError: for files that are not what the command writes.
+    """
+    try:
+        return _PROGRESS.get(run.command, _searched)(run)
+    except (KeyError, TypeError, ValueError) as error:
+        what = f"holds what `tracenas {run.command}` does not write ({type(error).__name__})"
+        raise UserError(f"{run.path} {what}") from error
 
 
 def _searched(run: StoredRun) -> tuple[bool, str]:

@@ -13,6 +13,7 @@ from tracenas.pipeline.refit import STATISTICS_TOKENS
 from tracenas.pipeline.target import resolve_target
 from tracenas.reporting.progress import START, phase
 from tracenas.reporting.terminal import Outcome, Table
+from tracenas.saliency.sensitivity.table import SensitivityTable
 
 __all__ = ["Sensitivities", "sensitivity"]
 
@@ -63,6 +64,8 @@ def sensitivity(config: SensitivityConfig) -> Sensitivities:
     """
     if config.out.suffix != ".safetensors":
         raise UserError(f"out {config.out}: expected a file name that ends in .safetensors")
+    if config.out.exists() and not SensitivityTable.wrote(config.out):
+        raise UserError(f"out {config.out}: exists, and is no sensitivity table; choose another name or remove it")
     target = resolve_target(open_source(config.model), config)
     with phase(START):
         from tracenas.pipeline.calibration import calibration_tokens

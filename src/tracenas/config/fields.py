@@ -1,5 +1,6 @@
 """Types of settings that several commands have, with their descriptions."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -38,6 +39,12 @@ __all__ = [
 def _amount(text: str) -> str:
     if text != "auto" and not parse_bytes(text):
         raise ValueError("expected auto, or an amount of memory such as 3.5GB or 12GiB")
+    return text
+
+
+def _shard(text: str) -> str:
+    if not re.fullmatch(r"[0-9.]+ *[KMGT]B", text.strip(), re.ASCII | re.IGNORECASE) or not parse_bytes(text):
+        raise ValueError("expected a size with its unit, KB, MB, GB or TB, such as 5GB")
     return text
 
 
@@ -108,7 +115,10 @@ Tolerance = Annotated[
     float, Field(gt=0, lt=1, description="How far below the budget the result may be, as a share of the budget.")
 ]
 ShardSize = Annotated[
-    str, Accepts(metavar="SIZE"), Field(description="Largest size of one weights file, with its unit.")
+    str,
+    Accepts(metavar="SIZE"),
+    AfterValidator(_shard),
+    Field(description="Largest size of one weights file, with its unit: KB, MB, GB or TB."),
 ]
 SaveDtype = Annotated[
     Dtype, Field(description="Number format of the written weights; auto: of each as it is stored in the input.")

@@ -1,5 +1,6 @@
 """What every command takes, and how settings are built and refused."""
 
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_origin
@@ -31,12 +32,15 @@ __all__ = [
 ]
 
 C = TypeVar("C", bound="StageConfig")
+_DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]+)?", re.ASCII)
 
 
 class StageConfig(BaseModel):
     """Machine and randomness."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), coerce_numbers_to_str=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", protected_namespaces=(), coerce_numbers_to_str=True, allow_inf_nan=False
+    )
 
     sections: ClassVar[Mapping[str, type["StageConfig"]]] = {}
     """Fields that hold another stage's settings: `recover.max_steps=100`, or a mapping in YAML."""
@@ -79,7 +83,14 @@ class StageConfig(BaseModel):
         """Whether the user gave this setting, and so expects it to be used."""
         return name in self._asked_for
 
-    seed: int = Field(0, ge=0, description="Number that everything random in this command follows from.")
+    @field_validator("device")
+    @classmethod
+    def _check_device(cls, name: str) -> str:
+        if not _DEVICE.fullmatch(name):
+            raise UserError(f"device '{name}': accepted: auto, cpu, cuda, cuda:N")
+        return name
+
+    seed: int = Field(0, ge=0, le=2**32 - 1, description="Number that everything random in this command follows from.")
     device: Annotated[str, Accepts(("auto", "cpu", "cuda", "cuda:N"), metavar="DEVICE")] = Field(
         "auto", description="Where to compute; auto: on the first GPU, where there is one."
     )

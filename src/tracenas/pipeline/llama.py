@@ -1,5 +1,6 @@
 """llama.cpp as the settings name it: the Python that has it, the threads, and where it computes."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,18 +34,20 @@ class LlamaCpp:
         served: is asked.
         threads: of the CPU.
         gpu: whether all layers lie on a GPU.
+        index: of that GPU.
         seed: of the tokens.
     """
 
     served: Served
     threads: int
     gpu: bool
+    index: int
     seed: int
 
     @property
     def machine(self) -> dict[str, Any]:
         """What it computes with."""
-        device = (graphics_processors() or ("GPU",))[0] if self.gpu else processor()
+        device = (graphics_processors()[self.index :] or ("GPU",))[0] if self.gpu else processor()
         return {"device": device, "threads": self.threads, "llama_cpp": self.served.facts["llama_cpp"]}
 
     @contextmanager
@@ -62,11 +65,14 @@ def llama_cpp(config: Settings) -> Iterator[LlamaCpp]:
         UserError: if llama-cpp-python is not installed, or has no GPU where one is asked for.
     """
     python = find_llama(config.llama_python, "--backend llama.cpp")
-    with Served("llama.cpp", [str(python), str(script.__file__)]) as served:
+    _, colon, gpu = config.device.partition(":")
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": gpu} if colon else None
+    with Served("llama.cpp", [str(python), str(script.__file__)], environment) as served:
         there = bool(served.facts["gpu"])
         if config.device.startswith("cuda") and not there:
             raise UserError(
                 f"device {config.device}: this llama-cpp-python was built without a GPU "
                 '(CMAKE_ARGS="-DGGML_CUDA=on" pip install llama-cpp-python); accepted: auto, cpu'
             )
-        yield LlamaCpp(served, config.threads or available_cores(), there and config.device != "cpu", config.seed)
+        on_gpu = there and config.device != "cpu"
+        yield LlamaCpp(served, config.threads or available_cores(), on_gpu, int(gpu or 0), config.seed)

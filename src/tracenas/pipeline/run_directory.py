@@ -120,7 +120,8 @@ def holds_result(out: Path) -> bool:
     if not all((out / name).is_file() for name in (BEST, SUMMARY)):
         return False
     evaluated = sum(record.get("status") != "infeasible" for record in Journal(out / JOURNAL).read())
-    return bool(read_json(out / SUMMARY).get("evaluations") == evaluated)
+    summary = read_json(out / SUMMARY)
+    return isinstance(summary, dict) and summary.get("evaluations") == evaluated
 
 
 def run_of(arch: Path, record: object) -> Path | None:

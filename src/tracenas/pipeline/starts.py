@@ -78,7 +78,10 @@ def stored_starts(target: PruningTarget, run: Path) -> Starts:
 
 
 def _stored_architectures(target: PruningTarget, path: Path) -> dict[str, Architecture]:
-    stored = {name: Architecture.from_json(one, where=f"{path}: {name}") for name, one in read_json(path).items()}
+    known = read_json(path)
+    if not isinstance(known, dict):
+        raise UserError(f"{path}: expected an object of architectures by name")
+    stored = {name: Architecture.from_json(one, where=f"{path}: {name}") for name, one in known.items()}
     return {name: target.space.validate(arch, where=str(path)) for name, arch in stored.items()}
 
 

@@ -4,7 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -106,8 +106,10 @@ def open_vllm(config: VllmSettings) -> Vllm:
         environment["CUDA_VISIBLE_DEVICES"] = config.device.removeprefix("cuda:")
     python, done = ask_interpreter(config.vllm_python or Path(sys.executable), _LOOK, "vllm-python", environment)
     said = done.stdout.strip().splitlines()
-    found = json.loads(said[-1]) if said and not done.returncode else {"vllm": False}
-    if not found["vllm"]:
+    found: object = None
+    with suppress(ValueError):  # a program that is no Python
+        found = json.loads(said[-1]) if said and not done.returncode else None
+    if not isinstance(found, dict) or not found.get("vllm"):
         raise UserError(f"backend vllm needs vLLM, which {python} has not: {_HOW}")
     return Vllm(python, found["plugin"], config, environment)
 

@@ -11,7 +11,7 @@ from tracenas.config import BenchConfig
 from tracenas.models.checkpoints.source import ModelSource, open_source
 from tracenas.reporting.progress import phase
 from tracenas.reporting.terminal import to_plain
-from tracenas.rundir import provenance, write_json
+from tracenas.rundir import check_own_json, provenance, write_json
 from tracenas.space import costs
 
 __all__ = ["bench", "prefill_flops"]
@@ -23,6 +23,8 @@ def bench(config: BenchConfig) -> Bench:
     Raises:
         UserError: for models that cannot be loaded, a prompt beyond their positions, a backend that is not installed.
     """
+    if config.out is not None:
+        check_own_json(config.out, "bench", ("setting", "models", "provenance"))
     sources = [open_source(name, decoder_only="bench") for name in config.models]
     batches = trial_settings(config, sources)
     with opened(config, sources) as models:

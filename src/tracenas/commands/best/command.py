@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from tracenas.budgets import BUDGETS
@@ -10,7 +9,6 @@ from tracenas.budgets.sizes import parse_limit
 from tracenas.commands.best.result import BestFound
 from tracenas.commands.stored import StoredRun
 from tracenas.config import BestConfig, SearchConfig
-from tracenas.config.local_paths import absolute_path
 from tracenas.dtypes import TORCH_NAMES
 from tracenas.errors import UserError
 from tracenas.journal import Journal
@@ -20,7 +18,7 @@ from tracenas.pipeline.refit.record import realisation_facts
 from tracenas.pipeline.run_directory import JOURNAL, PROPOSALS, SELECTION
 from tracenas.pipeline.target import PruningTarget, resolve_target
 from tracenas.reporting.progress import START, phase
-from tracenas.rundir import make_directory, provenance, read_json, write_json
+from tracenas.rundir import check_own_json, provenance, read_json, write_json
 from tracenas.space.architecture import Architecture
 from tracenas.strategies.score import is_number
 from tracenas.strategies.selection import trials_from_json
@@ -40,30 +38,15 @@ def best(config: BestConfig) -> BestFound:
     """
     run = StoredRun.read(config.run)
     if config.out is not None:
-        _check_out(config.out)
+        check_own_json(config.out, "best", ("architecture", "costs", "provenance"))
     journal = _Journal.of(run, config)
     if config.evaluations:
         journal.extend(config.budgets, config.evaluations)
     record, arch = journal.best(config.budgets)
     found = BestFound(run.path, arch, float(record["score"]), record.get("loss"), journal.costs.all(arch), config.out)
     if config.out is not None:
-        make_directory(absolute_path(config.out).parent)
         write_json(config.out, {**found.facts(), "provenance": journal.provenance(record)})
     return found
-
-
-def _check_out(out: Path) -> None:
-    """Refuse to overwrite what this command has not written.
-
-    Raises:
-        UserError: naming what is there.
-    """
-    if not out.exists():
-        return
-    stored = read_json(out) if out.is_file() else None
-    facts = stored.get("provenance") if isinstance(stored, dict) else None
-    if not isinstance(facts, dict) or "run" not in facts:
-        raise UserError(f"out {out}: exists, and is not of `tracenas best`; choose another name or remove it")
 
 
 @dataclass(frozen=True)
@@ -133,7 +116,9 @@ class _Journal:
         """Candidates with a score on all of the run's text: what racing stopped has an estimate of a part only."""
         for file in (self.run.path / JOURNAL, self.run.path / PROPOSALS):
             for number, record in enumerate(Journal(file).read(), start=1):
-                if "arch" not in record or not (record.get("score") is None or is_number(record["score"])):
+                if not record.keys() >= {"arch", "id"} or not (
+                    record.get("score") is None or is_number(record["score"])
+                ):
                     raise UserError(f"{file}: line {number}: no candidate with its score")
                 if record.get("score") is not None and "stopped" not in record:
                     yield record

@@ -1,6 +1,7 @@
 """What `tracenas recover` is asked for, checked without torch, so that wrong input is told at once."""
 
 import importlib.util
+import logging
 import os
 from pathlib import Path
 from typing import Literal
@@ -30,6 +31,7 @@ __all__ = [
     "teacher_name",
 ]
 
+_log = logging.getLogger("tracenas")
 SETTINGS = RECOVERY_CONFIG
 SPARSITY = "sparsity.json"
 FREE = ("resume", "out", "report_to", "run_name", "keep_checkpoints", "keep_last", "prefetch", "shard_size")
@@ -47,6 +49,7 @@ def check_input(config: RecoverConfig, source: ModelSource, world: World) -> Non
         raise UserError(f"data '{config.data}' holds token ids; lora needs prompts and responses")
     probe(config.text_field, config.text)
     _check_splits(config)
+    _say_if_trained_on(config)
     if config.seq_len is not None and config.seq_len > source.positions:
         raise UserError(f"seq-len {config.seq_len}: the model has {source.positions} positions")
     if config.global_batch is not None:
@@ -153,6 +156,14 @@ def _check_splits(config: RecoverConfig) -> None:
             f"validation and text are both {names[1]}: what chooses the checkpoint must not be what is reported; "
             "leave validation out to have it split off the data"
         )
+
+
+def _say_if_trained_on(config: RecoverConfig) -> None:
+    """Warn of a file that is trained on and measured on."""
+    data = Path(config.data)
+    for name, measured in (("validation", config.validation), ("text", config.text)):
+        if measured is not None and data.exists() and Path(measured).exists() and data.samefile(measured):
+            _log.warning("%s %s is what is trained on: its losses say nothing of other text", name, measured)
 
 
 def keeps_zeros(config: RecoverConfig, source: ModelSource) -> bool:

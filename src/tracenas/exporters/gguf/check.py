@@ -110,6 +110,10 @@ def agreement(
     )
 
 
+_HERE = "llama_cpp is here"
+"""What a Python that has it says."""
+
+
 def find_llama(python: Path | None, what: str = "--check") -> Path:
     """The Python that has llama-cpp-python: the one that was named, or this one.
 
@@ -124,8 +128,8 @@ def find_llama(python: Path | None, what: str = "--check") -> Path:
         if importlib.util.find_spec("llama_cpp") is None:
             raise UserError(f"{what} needs llama-cpp-python, which is not installed: {how} with --llama-python")
         return Path(sys.executable)
-    python, done = ask_interpreter(python, "import llama_cpp", "llama-python")
-    if done.returncode:
+    python, done = ask_interpreter(python, f"import llama_cpp; print({_HERE!r})", "llama-python")
+    if done.returncode or _last_line(done.stdout) != _HERE:  # the latter of a program that is no Python
         raise UserError(f"llama-python {python}: cannot import llama_cpp ({_last_line(done.stderr)}); {how}")
     return python
 

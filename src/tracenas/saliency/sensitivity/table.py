@@ -81,6 +81,15 @@ class SensitivityTable:
         with atomic_path(path) as temporary:
             save_file(tensors, temporary, {"sensitivity": json.dumps({"format": FORMAT, **self.origin})})
 
+    @staticmethod
+    def wrote(path: Path) -> bool:
+        """Whether a file is a table of `save`, if of another version."""
+        try:
+            with safe_open(str(path), "numpy") as file:
+                return "sensitivity" in (file.metadata() or {})
+        except (OSError, SafetensorError):
+            return False
+
     @classmethod
     def read(cls, path: Path) -> "SensitivityTable":
         """Read what `save` wrote, whatever model it is of.
