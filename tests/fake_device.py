@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from tracenas.families import Block, Options, config_family, present
-from tracenas.models.functionals import loss
+from tracenas.models.functionals.chunk_sizes import CHUNK_ELEMENTS
 from tracenas.models.surgery.ordering import Ordering
 from tracenas.models.surgery.supernet import Supernet
 from tracenas.space.constraints import Budget
@@ -130,7 +130,7 @@ def fake_device() -> Iterator[Alive]:
         return rows
 
     with ExitStack() as stack:
-        stack.enter_context(patch.dict(loss._CHUNK_ELEMENTS, cpu=loss._CHUNK_ELEMENTS["cuda"]))
+        stack.enter_context(patch.dict(CHUNK_ELEMENTS, cpu=CHUNK_ELEMENTS["cuda"]))
         stack.enter_context(patch.object(Tensor, "cpu", cpu))
         stack.enter_context(patch.object(FakeTensor, "tolist", tolist))
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))

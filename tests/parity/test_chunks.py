@@ -10,7 +10,7 @@ from tiny import tiny_model
 from torch import Tensor
 
 from tracenas.families import Options, config_family
-from tracenas.models.functionals import loss
+from tracenas.models.functionals import chunk_sizes, loss
 from tracenas.models.surgery.supernet import Realisation
 from tracenas.saliency import sinks
 from tracenas.saliency.nirvana import sequence_loss
@@ -44,7 +44,7 @@ class Watched:
 @pytest.mark.parametrize("chunk", CHUNKS)
 @pytest.mark.parametrize("softcap", [None, 3.0])
 def test_the_loss_of_every_token(monkeypatch: pytest.MonkeyPatch, chunk: int, softcap: float | None) -> None:
-    monkeypatch.setattr(loss, "_CHUNK_ELEMENTS", {"cpu": chunk})
+    monkeypatch.setattr(chunk_sizes, "CHUNK_ELEMENTS", {"cpu": chunk})
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(23, 32, generator=generator).requires_grad_(True)
     weight = torch.randn(VOCABULARY, 32, generator=generator)
@@ -68,7 +68,7 @@ def test_the_loss_of_every_token(monkeypatch: pytest.MonkeyPatch, chunk: int, so
 @pytest.mark.parametrize("family", ["llama", "gemma2"])
 def test_the_divergence_of_every_sequence(monkeypatch: pytest.MonkeyPatch, family: str, room: int, chunk: int) -> None:
     """Gemma 2 caps its logits; without room for probabilities the base's logits are computed again."""
-    monkeypatch.setattr(loss, "_CHUNK_ELEMENTS", {"cpu": chunk})
+    monkeypatch.setattr(chunk_sizes, "CHUNK_ELEMENTS", {"cpu": chunk})
     monkeypatch.setattr(divergence, "PROBABILITY_BYTES", room)
     setting = ProxySetting(family)
     evaluator = setting.evaluator("kl", ScoringSettings(rank=4, micro_batch=2))
@@ -105,3 +105,10 @@ def test_gradients_end_the_same_in_few_rows_and_in_many(
     for key, values in few.items():
         torch.testing.assert_close(values, many[key], rtol=1e-3, atol=1e-7)
         assert values.abs().min() > 0
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "tokens"), [(512, 8192), (49_152, 85), (65_536, 64), (151_936, 55), (262_144, 32), (1 << 24, 1)]
+)
+def test_chunks_hold_four_million_logits_or_64_tokens_of_up_to_eight(vocabulary: int, tokens: int) -> None:
+    assert chunk_sizes.logit_tokens(vocabulary, "cpu") == tokens

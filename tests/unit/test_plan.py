@@ -238,7 +238,7 @@ def test_memory_of_a_pass_goes_by_the_widths(rank: int | None, attention: int, m
     assert found.weights == 4000 and found.libraries == 350 << 20
     assert found.total == found.weights + found.traces + found.activations + found.head + found.libraries
     more = memory(blocks, base, base, 1000, 2048, 160, Shape(8, 64, 64, rank, 4, "cpu"))
-    assert more.head == 3 * (1 << 23) * 4 + 2 * 4096 * 160 * 4
+    assert more.head == 3 * (1 << 22) * 4 + 2 * 4096 * 160 * 4
     assert memory(blocks, base, base, 1000, 2048, 160, Shape(8, 64, 64, rank, 4, "cuda")).libraries == 0
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from math import prod
 
 from tracenas.families import Block, Projection, SubBlock, active
+from tracenas.models.functionals.chunk_sizes import logit_tokens
 from tracenas.space.architecture import Architecture
 
 __all__ = ["Memory", "Shape", "Workload", "default_micro_batch", "memory", "per_stack", "workload"]
@@ -24,7 +25,6 @@ _FORWARD_SHARE = 0.4
 _VOCABULARY = 12.0
 # torch and transformers in memory before there is a model; temporary buffers beside what is kept.
 _LIBRARIES = 350 * 2**20
-_CHUNK_ELEMENTS = {"cpu": 1 << 23, "cuda": 1 << 27}
 _SLACK = 1.15
 
 
@@ -203,7 +203,7 @@ def memory(
         traces += shape.rank * _subspace_columns(blocks, base) * shape.element
     # The base itself is evaluated once, as the anchor: its activations are the largest.
     kept_per_token = _kept_per_token(blocks, base, hidden, shape)
-    chunk = min(_CHUNK_ELEMENTS[shape.device], tokens * vocabulary)
+    chunk = min(logit_tokens(vocabulary, shape.device), tokens) * vocabulary
     return Memory(
         weights=parameters * shape.element,
         copies=shape.element * sum(_copied(s, k, refitted) for _, s, k in active(blocks, arch)),

@@ -10,6 +10,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from tracenas.models.functionals.chunk_sizes import logit_tokens
+
 __all__ = [
     "LogitsWatch",
     "chunk_tokens",
@@ -26,12 +28,10 @@ __all__ = [
     "tokens_of_stack",
 ]
 
-_CHUNK_ELEMENTS = {"cpu": 1 << 23, "cuda": 1 << 27}
-
 
 def chunk_tokens(head: Tensor) -> int:
     """Tokens whose logits exist at a time, of a head [V, D]."""
-    return max(1, _CHUNK_ELEMENTS[head.device.type] // head.shape[0])
+    return logit_tokens(head.shape[0], head.device.type)
 
 
 class LogitsWatch(Protocol):
