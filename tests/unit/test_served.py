@@ -10,6 +10,7 @@ from tracenas.benchmark.served import Served
 from tracenas.cli import invoke
 from tracenas.errors import UserError
 from tracenas.exporters.gguf.check import find_llama
+from tracenas.pipeline.served_settings import visible_gpu
 
 ANSWERS = """#!/bin/sh
 echo $$ > "{pid}"
@@ -80,3 +81,12 @@ def test_a_vllm_python_that_is_none(
 def _ended(directory: Path) -> None:
     with pytest.raises(ProcessLookupError):
         os.kill(int((directory / "pid").read_text()), 0)
+
+
+def test_a_gpu_is_counted_among_those_that_are_visible(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert visible_gpu("cuda:3") == "3"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4, GPU-5a")
+    assert [visible_gpu(f"cuda:{index}") for index in (0, 1)] == ["4", "GPU-5a"]
+    with pytest.raises(UserError, match="device cuda:2: CUDA_VISIBLE_DEVICES=4, GPU-5a leaves 2 GPUs"):
+        visible_gpu("cuda:2")

@@ -13,7 +13,7 @@ from tracenas.benchmark.served import Served
 from tracenas.benchmark.served_model import ServedModel
 from tracenas.errors import UserError
 from tracenas.exporters.gguf.check import find_llama
-from tracenas.pipeline.served_settings import ServedSettings
+from tracenas.pipeline.served_settings import ServedSettings, visible_gpu
 from tracenas.worker_pool import available_cores
 
 __all__ = ["LlamaCpp", "llama_cpp"]
@@ -66,7 +66,7 @@ def llama_cpp(config: Settings) -> Iterator[LlamaCpp]:
     """
     python = find_llama(config.llama_python, "--backend llama.cpp")
     _, colon, gpu = config.device.partition(":")
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": gpu} if colon else None
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": visible_gpu(config.device)} if colon else None
     with Served("llama.cpp", [str(python), str(script.__file__)], environment) as served:
         there = bool(served.facts["gpu"])
         if config.device.startswith("cuda") and not there:

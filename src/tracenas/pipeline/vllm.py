@@ -16,7 +16,7 @@ from tracenas.benchmark.served_model import ServedModel
 from tracenas.errors import UserError
 from tracenas.interpreters import ask_interpreter
 from tracenas.models.checkpoints.source import ModelSource
-from tracenas.pipeline.served_settings import ServedSettings
+from tracenas.pipeline.served_settings import ServedSettings, visible_gpu
 from tracenas.space.costs import kv_cache_per_token
 
 __all__ = ["Vllm", "open_vllm", "room"]
@@ -103,7 +103,7 @@ def open_vllm(config: VllmSettings) -> Vllm:
     if config.device == "cpu":
         environment["CUDA_VISIBLE_DEVICES"] = ""
     elif config.device.startswith("cuda:"):
-        environment["CUDA_VISIBLE_DEVICES"] = config.device.removeprefix("cuda:")
+        environment["CUDA_VISIBLE_DEVICES"] = visible_gpu(config.device)
     python, done = ask_interpreter(config.vllm_python or Path(sys.executable), _LOOK, "vllm-python", environment)
     said = done.stdout.strip().splitlines()
     found: object = None
