@@ -33,7 +33,10 @@ SEQUENCES, LENGTH, MICRO_BATCH = 7, 24, 2
 SETTINGS = ScoringSettings(micro_batch=MICRO_BATCH)
 
 
-@pytest.fixture(scope="module", params=["llama", "gemma2", "mixtral", "gpt_neox", "qwen3"])
+MORE = [pytest.param(family, marks=pytest.mark.slow) for family in ("gemma2", "gpt_neox", "qwen3")]
+
+
+@pytest.fixture(scope="module", params=["llama", "mixtral", *MORE])
 def setting(request: pytest.FixtureRequest) -> ProxySetting:
     return ProxySetting(request.param, sequences=SEQUENCES, length=LENGTH)
 

@@ -49,6 +49,8 @@ CASES: dict[str, tuple[str, dict[str, Any], Options]] = {
     "llama_kv_groups": ("llama", {}, Options(kv_groups=True)),
     "gpt_neox_serial": ("gpt_neox", {"use_parallel_residual": False}, Options()),
 }
+QUICK = ("llama", "llama_kv_groups", "gemma2", "olmo2", "phi3", "gpt_neox")
+"""One of every kind of block; the others go with the slow tests."""
 POST_NORM = ("gemma2", "gemma3_text", "olmo2")
 Key = tuple[int, str]
 
@@ -146,7 +148,7 @@ def close(found: Tensor, expected: Tensor, tolerance: float) -> None:
     assert float((found - expected).norm() / expected.norm()) < tolerance
 
 
-@pytest.fixture(params=CASES)
+@pytest.fixture(params=[case if case in QUICK else pytest.param(case, marks=pytest.mark.slow) for case in CASES])
 def setting(request: pytest.FixtureRequest) -> Setting:
     return Setting(request.param)
 
