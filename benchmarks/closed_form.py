@@ -37,7 +37,7 @@ from tracenas.pipeline.target import resolve_target
 from tracenas.refits.aim import Aim
 from tracenas.refits.penalty import PENALTIES
 from tracenas.refits.ridge import FittedRealisation
-from tracenas.refits.sequential import sequential_outputs
+from tracenas.refits.sequential import SequentialFit
 from tracenas.saliency.allocation.solver import predicted_rise
 from tracenas.space.architecture import Architecture
 
@@ -132,7 +132,8 @@ def refitted(session: Session, arch: Architecture, tokens: torch.Tensor, aim: Ai
     """The sequential refit of an architecture, in the weights' dtype."""
     net = session.supernet()
     penalty = PENALTIES["channel"]
-    return FittedRealisation(sequential_outputs(net, arch, tokens, session.micro_batch, [aim], penalty=penalty)[aim])
+    fit = SequentialFit(net, arch, tokens, session.micro_batch, [aim], penalty=penalty)
+    return FittedRealisation(fit.advance()[aim])
 
 
 def compared(lines: list[dict[str, Any]]) -> dict[str, Any]:

@@ -34,7 +34,7 @@ from tracenas.refits.costs import refit_costs
 from tracenas.refits.gram import gram_matrices
 from tracenas.refits.realisation import CompensatedRealisation
 from tracenas.refits.ridge import FittedRealisation, ridge_outputs
-from tracenas.refits.sequential import sequential_outputs
+from tracenas.refits.sequential import SequentialFit
 from tracenas.saliency.wanda import saliency
 from tracenas.scoring.evaluator import Evaluator, ScoringSettings
 from tracenas.space.constraints import Budget, parse_size
@@ -123,10 +123,10 @@ def gain(bench: Bench, sequences: list[int]) -> dict[str, Any]:
         started = time.perf_counter()
         ridge = ridge_outputs(bench.net, arch, bench.grams(tokens), [strength])[strength]
         middle = time.perf_counter()
-        stream = sequential_outputs(bench.net, arch, tokens, bench.batch, [Aim(strength)])[Aim(strength)]
+        stream = SequentialFit(bench.net, arch, tokens, bench.batch, [Aim(strength)]).advance()[Aim(strength)]
         ended = time.perf_counter()
         local = Aim(strength, drift=0.0)
-        output = sequential_outputs(bench.net, arch, tokens, bench.batch, [local])[local]
+        output = SequentialFit(bench.net, arch, tokens, bench.batch, [local]).advance()[local]
         losses = {"ridge": ridge, "sequential": stream, "sequential, sub-block target": output}
         row: dict[str, Any] = {"sequences": count, "tokens": tokens.numel(), "ridge_strength": strength}
         row |= {k: round(bench.loss(arch, FittedRealisation(v)), 4) for k, v in losses.items()}

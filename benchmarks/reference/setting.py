@@ -28,7 +28,7 @@ from tracenas.pipeline.session import Calibrated
 from tracenas.pipeline.target import PruningTarget, resolve_target
 from tracenas.refits.aim import Aim
 from tracenas.refits.penalty import PENALTIES
-from tracenas.refits.sequential import sequential_outputs
+from tracenas.refits.sequential import SequentialFit
 from tracenas.space.architecture import Architecture
 from tracenas.threads import set_threads
 
@@ -128,7 +128,7 @@ class Setting:
 
     def refitted(self, net: Supernet, arch: Architecture) -> dict[tuple[int, str], torch.Tensor]:
         """Output projections of a candidate, refitted as those of every row."""
-        fitted = sequential_outputs(net, arch, self.statistics, self.batch, [AIM], penalty=PENALTIES["channel"])
+        fitted = SequentialFit(net, arch, self.statistics, self.batch, [AIM], penalty=PENALTIES["channel"]).advance()
         return fitted[AIM]
 
     def losses(self, model: Any, text: str, report: Callable[[int], None] = lambda done: None) -> list[float]:

@@ -275,9 +275,16 @@ def check_free(directory: Path, *, what: str = "output directory") -> None:
     """
     if directory.is_mount():
         raise UserError(f"{what} {directory}: is a mount point; name a directory in it")
+    with _leaving_nothing(directory):
+        require_free(directory, what=what)
+
+
+@contextmanager
+def _leaving_nothing(directory: Path) -> Iterator[None]:
+    """What is made of a directory and those above it in the block is gone in the end."""
     missing = [folder for folder in (directory, *directory.parents) if not folder.exists()]
     try:
-        require_free(directory, what=what)
+        yield
     finally:
         for folder in missing:
             with suppress(OSError):
@@ -292,17 +299,13 @@ def check_file(file: Path, *, what: str = "out") -> None:
     """
     if file.exists() and not file.is_file():
         raise UserError(f"{what} {file}: {'is a directory' if file.is_dir() else 'is a device'}; expected a file")
-    missing = [folder for folder in file.parents if not folder.exists()]
-    try:
-        make_directory(file.parent)
-        with tempfile.TemporaryFile(dir=file.parent):
-            pass
-    except OSError as error:
-        raise UserError(f"{what} {file}: {error.strerror or error}") from error
-    finally:
-        for folder in missing:
-            with suppress(OSError):
-                folder.rmdir()
+    with _leaving_nothing(file.parent):
+        try:
+            make_directory(file.parent)
+            with tempfile.TemporaryFile(dir=file.parent):
+                pass
+        except OSError as error:
+            raise UserError(f"{what} {file}: {error.strerror or error}") from error
 
 
 def check_own_json(file: Path, command: str, keys: Collection[str]) -> None:

@@ -78,7 +78,7 @@ def test_sequential_by_hand_equals_the_checkpoint(
     from tracenas.models.surgery.supernet import Supernet
     from tracenas.refits.aim import Aim
     from tracenas.refits.ridge import in_base_order
-    from tracenas.refits.sequential import sequential_outputs
+    from tracenas.refits.sequential import SequentialFit
     from tracenas.space.architecture import Architecture
 
     data = tmp_path / "other.safetensors"
@@ -92,7 +92,7 @@ def test_sequential_by_hand_equals_the_checkpoint(
     net = Supernet(loaded.model, loaded.blocks(), ordering)
     arch = Architecture.from_json(best(home / "plain"), where="best.json")
     aim = Aim(0.02, made["compensation"]["drift"])
-    expected = in_base_order(net, arch, sequential_outputs(net, arch, other, 16, [aim])[aim])
+    expected = in_base_order(net, arch, SequentialFit(net, arch, other, 16, [aim]).advance()[aim])
     written = load_file(tmp_path / "out" / "model.safetensors")
     place = 0
     for index, layer in enumerate(arch.layers):

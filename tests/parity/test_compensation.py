@@ -26,7 +26,7 @@ from tracenas.refits.gram import gram_matrices
 from tracenas.refits.gram_sum import GramSum
 from tracenas.refits.realisation import CompensatedRealisation, _factorised, _fit, prefix_order
 from tracenas.refits.ridge import FittedRealisation, fit_removed, in_base_order, ridge_outputs, strength
-from tracenas.refits.sequential import SequentialFit, sequential_outputs
+from tracenas.refits.sequential import SequentialFit
 from tracenas.saliency.wanda import saliency
 from tracenas.scoring.evaluator import Evaluator, ScoringSettings
 from tracenas.space.architecture import Architecture
@@ -233,7 +233,7 @@ def test_limits_and_untouched_base_weights(setting: Setting) -> None:
 
 def sequential(net: Supernet, arch: Architecture, tokens: Tensor, micro_batch: int, aim: Aim) -> dict[Key, Tensor]:
     """The refit of one aim."""
-    return sequential_outputs(net, arch, tokens, micro_batch, [aim])[aim]
+    return SequentialFit(net, arch, tokens, micro_batch, [aim]).advance()[aim]
 
 
 def masked_copy(setting: Setting, arch: Architecture) -> Any:
@@ -306,7 +306,7 @@ def test_sequential_is_the_direct_solution_layer_by_layer(setting: Setting, drif
 def test_aims_are_refitted_side_by_side(setting: Setting) -> None:
     """Every aim is as it is alone, the first blocks are those of a refit of all, and one aim alone can go on."""
     arch, aims = setting.arch(0.5), [Aim(RIDGE), Aim(RIDGE, 0.5), Aim(0.1, 0.0)]
-    together = sequential_outputs(setting.net, arch, setting.tokens, 3, aims)
+    together = SequentialFit(setting.net, arch, setting.tokens, 3, aims).advance()
     told: list[tuple[int, int]] = []
     begun = SequentialFit(setting.net, arch, setting.tokens, 3, aims)
     begun.advance(2, lambda *steps: told.append(steps))

@@ -1,5 +1,6 @@
 """Arithmetic of recovery: schedule, batches, distillation loss, instruction labels, data order."""
 
+import copy
 import itertools
 import json
 import math
@@ -162,13 +163,17 @@ def test_labels_are_the_responses_and_their_end(tokenizer: Any) -> None:
     assert tokenizer.decode(ids).startswith("### Instruction:\none\n\n### Response:\ntwo</s>### Instruction:\nthree")
 
 
-def test_labels_by_a_chat_template(tokenizer: Any) -> None:
-    import copy
-
+def with_template(tokenizer: Any, template: str) -> Any:
     own = copy.deepcopy(tokenizer)
-    own.chat_template = (
+    own.chat_template = template
+    return own
+
+
+def test_labels_by_a_chat_template(tokenizer: Any) -> None:
+    own = with_template(
+        tokenizer,
         "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% if m['role'] == 'assistant' %}</s>{% endif %}"
-        "{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+        "{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}",
     )
     chat = [("user", "one"), ("assistant", "two"), ("user", "three"), ("assistant", "four")]
     ids, learned = encode_chat(chat, own, eos=0)
@@ -178,12 +183,10 @@ def test_labels_by_a_chat_template(tokenizer: Any) -> None:
 
 def test_answers_that_a_template_rewrites_are_read_and_the_last_one_is_learned(tokenizer: Any) -> None:
     """As Qwen 3's: only the last answer stands behind what was thought."""
-    import copy
-
-    own = copy.deepcopy(tokenizer)
-    own.chat_template = (
+    own = with_template(
+        tokenizer,
         "{% for m in messages %}<{{ m['role'] }}>{% if m['role'] == 'assistant' and loop.last %}(think){% endif %}"
-        "{{ m['content'] }}</s>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+        "{{ m['content'] }}</s>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}",
     )
     chat = [("user", "one"), ("assistant", "two"), ("user", "three"), ("assistant", "four")]
     ids, learned = encode_chat(chat, own, eos=0)
@@ -379,10 +382,7 @@ TURNS = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
 def test_a_chat_template_that_refuses_is_told_with_the_row(
     template: str, messages: list[dict[str, str]], message: str, tmp_path: Path, tokenizer: Any
 ) -> None:
-    import copy
-
-    own = copy.deepcopy(tokenizer)
-    own.chat_template = template
+    own = with_template(tokenizer, template)
     path = tmp_path / "chats.jsonl"
     simple = "" if template.endswith(("1 }}", "field }}", "if %}")) else json.dumps({"messages": CHAT})
     path.write_text(f"{simple}\n" + json.dumps({"messages": messages}) + "\n")

@@ -85,11 +85,11 @@ def noted_source(path: str | Path) -> str | None:
 def _opened(path: str | Path) -> Iterator[Any]:
     if not Path(path).is_file():
         raise UserError(f"token file '{path}' does not exist")
-    refuse_pointer(Path(path))
     try:
         with safe_open(path, framework="pt") as file:
             yield file
     except (SafetensorError, OSError) as error:
+        refuse_pointer(Path(path))
         raise UserError(f"'{path}' is no readable safetensors file: {first_line(error)}") from error
 
 

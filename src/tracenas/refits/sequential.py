@@ -41,26 +41,10 @@ from tracenas.refits.ridge import FittedRealisation, Penalty, solve, strength
 from tracenas.resident import give_back
 from tracenas.space.architecture import Architecture, Layer
 
-__all__ = ["SequentialFit", "sequential_outputs"]
+__all__ = ["SequentialFit"]
 
 _DAMPING = 0.01
 """Of gains behind a norm, relative to their mean square."""
-
-
-def sequential_outputs(
-    net: Supernet,
-    arch: Architecture,
-    tokens: Tensor,
-    micro_batch: int,
-    aims: Sequence[Aim],
-    *,
-    penalty: Penalty = strength,
-    keep: Keep = in_memory,
-) -> dict[Aim, dict[Key, Tensor]]:
-    """A `SequentialFit` over all blocks: output projections by (block, sub-block), per aim; arguments as its."""
-    fit = SequentialFit(net, arch, tokens, micro_batch, aims, penalty=penalty, keep=keep)
-    fit.advance()
-    return fit.outputs
 
 
 class SequentialFit:
@@ -99,8 +83,10 @@ class SequentialFit:
         self._streams = {aim: list(self._dense) for aim in aims}
         self._done = 0
 
-    def advance(self, until: int | None = None, report: Callable[[int, int], None] = lambda done, total: None) -> None:
-        """Refit the blocks that are not refitted yet.
+    def advance(
+        self, until: int | None = None, report: Callable[[int, int], None] = lambda done, total: None
+    ) -> dict[Aim, dict[Key, Tensor]]:
+        """Refit the blocks that are not refitted yet; the `outputs` that there are then.
 
         Args:
             until: those before it; None: all.
@@ -117,6 +103,7 @@ class SequentialFit:
             self._done += 1
             give_back()
         report(len(layers), len(layers))
+        return self.outputs
 
     def only(self, aim: Aim) -> None:
         """Go on with one of the aims alone."""

@@ -49,15 +49,13 @@ def runs_by_blocks(scorer: Scorer[Any]) -> bool:
     return evaluator.proxy.additive and evaluator.proxy.needs <= _READ and single_chain
 
 
-Pass = Callable[[Sequence[Architecture], Sequence[slice]], list[list[BatchReading] | None]]
-"""Of candidates over micro-batches: `BlockPass`."""
-
-Shown = Callable[[int], AbstractContextManager[Callable[[int, int], None]]]
+Report = Callable[[int, int], None]
+Shown = Callable[[int], AbstractContextManager[Report]]
 """Shows how far so many candidates are while they go together: is told how many blocks of how many are done."""
 
 
 @contextmanager
-def _unseen(_: int) -> Iterator[Callable[[int, int], None]]:
+def _unseen(_: int) -> Iterator[Report]:
     yield lambda done, total: None
 
 
@@ -127,7 +125,7 @@ class BlockMajorScorer(Scorer[Architecture]):
                 count = max(1, self._room() // (len(running) * each))
                 parts, left = left[:count], left[count:]
                 with self._shown(len(running)) as report:
-                    cohort.run(running, partial(self._pass, report=report), parts)
+                    cohort.run(running, self._pass, parts, report)
         for place, candidate in enumerate(candidates):
             score, seconds = cohort.score(place), cohort.seconds[place]
             if score is None:
@@ -164,10 +162,11 @@ class _Cohort:
         """Places of those who are neither stopped nor failed."""
         return [p for p, tally in enumerate(self._tallies) if not tally.stopped and p not in self._failed]
 
-    def run(self, places: Sequence[int], over: Pass, parts: Sequence[slice]) -> None:
+    def run(self, places: Sequence[int], over: BlockPass, parts: Sequence[slice], report: Report) -> None:
         """Take some candidates over a few micro-batches of one piece."""
         started = time.perf_counter()
-        for place, readings in zip(places, over([self._candidates[p] for p in places], parts), strict=True):
+        read = over([self._candidates[p] for p in places], parts, report)
+        for place, readings in zip(places, read, strict=True):
             if readings is None or attempt(partial(self._add, place, readings), self._device)[1] is not None:
                 self._failed.add(place)
         for place in places:

@@ -142,7 +142,7 @@ def workload(blocks: tuple[Block, ...], arch: Architecture, head: int, hidden: i
     shape = per_stack(blocks, shape)
     backward = shape.rank is not None
     passes = 1 if not backward else 3 if shape.recomputed else 2
-    again = _FORWARD_SHARE if passes == 3 else 0.0
+    elementwise = {1: _FORWARD_SHARE, 2: 1.0, 3: 1.0 + _FORWARD_SHARE}[passes]
     products = 2.0 * head * (2 if backward else 1)
     trace = pairs = 0.0
     elements = _VOCABULARY * head / hidden
@@ -150,7 +150,7 @@ def workload(blocks: tuple[Block, ...], arch: Architecture, head: int, hidden: i
         spec = sub.spec
         products += 2.0 * (spec.fixed_weights + kept * spec.weights_per_unit) * passes
         pairs += spec.heads_per_unit * kept * shape.seq_len if spec.score_width else 0.0
-        elements += _elementwise(sub, kept, hidden) * ((1.0 if backward else _FORWARD_SHARE) + again)
+        elements += _elementwise(sub, kept, hidden) * elementwise
         if shape.rank is not None:
             trace += _trace_flops(sub, kept, shape.rank)
     n = shape.tokens

@@ -198,8 +198,8 @@ def read_gguf(path: Path) -> GgufFile:
     """
     try:
         with path.open("rb") as file:
-            refuse_pointer(path)
             if file.read(4) != b"GGUF":
+                refuse_pointer(path)
                 raise UserError(f"model {path}: not a GGUF file (it does not begin with the letters GGUF)")
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 return _Reader(path, data).read()

@@ -101,17 +101,16 @@ class _Contest:
     def enter(self, aims: tuple[Aim, ...]) -> None:
         """Fit these and compare them with those before; of the best one the refit can go on."""
         refit = self._fit.begin(self._tokens, aims)
-        self._fit.advance(refit, self._until)
+        fitted = self._fit.advance(refit, self._until)
         with phase("compare refits", len(aims)) as steps:
             for aim in steps.over(aims):
-                how = FittedRealisation(refit.outputs[aim])
+                how = FittedRealisation(fitted[aim])
                 self.losses[aim] = held_out_loss(self._fit.session, self._begun, self._held_out, how)
-        if self.best in refit.outputs:
+        if self.best in fitted:
             refit.only(self.best)
             self._leader = refit
 
     def outputs(self) -> Outputs:
         """The whole refit of the best aim."""
         assert self._leader is not None
-        self._fit.advance(self._leader)
-        return self._leader.outputs[self.best]
+        return self._fit.advance(self._leader)[self.best]

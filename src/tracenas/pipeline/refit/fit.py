@@ -59,10 +59,10 @@ class Fit:
         """Drop what is kept of the last fit in this super-network."""
         _LAST.pop(self.session.supernet(), None)
 
-    def advance(self, begun: SequentialFit, until: int | None = None) -> None:
-        """Let a sequential refit go on, visibly, to block `until` or to the end."""
+    def advance(self, begun: SequentialFit, until: int | None = None) -> Mapping[Aim, Outputs]:
+        """Let a sequential refit go on, visibly, to block `until` or to the end; what it has by then."""
         with phase("refit (sequential)") as steps:
-            begun.advance(until, steps.report)
+            return begun.advance(until, steps.report)
 
     def losses(self, aims: tuple[Aim, ...], tokens: torch.Tensor, held_out: torch.Tensor) -> dict[Aim, float]:
         """Losses on held-out text by aim, infinite where they overflow."""
@@ -83,9 +83,7 @@ class Fit:
 
     def _fitted(self, tokens: torch.Tensor, aims: tuple[Aim, ...]) -> Mapping[Aim, Outputs]:
         if self.method == "sequential":
-            begun = self.begin(tokens, aims)
-            self.advance(begun)
-            return begun.outputs
+            return self.advance(self.begin(tokens, aims))
         net, penalty, keep = self.session.supernet(), PENALTIES[self.scale], self.session.loaded.keep
         give_back()
         with phase("refit (ridge)", refittable(net)) as steps:
