@@ -15,6 +15,8 @@ import sys
 import time
 from pathlib import Path
 
+from processes import own_memory
+
 from tracenas.formats import parse_bytes
 
 _EVERY = 0.1
@@ -66,15 +68,6 @@ def session_members(leader: int) -> list[int]:
             if int(behind_name[3]) == leader:
                 members.append(int(entry.name))
     return members
-
-
-def own_memory(pid: int) -> int:
-    """RssAnon + RssShmem of a process, bytes; 0 once it has ended."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:
-        return 0
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(("RssAnon:", "RssShmem:")))
 
 
 if __name__ == "__main__":

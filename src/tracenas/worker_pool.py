@@ -9,21 +9,26 @@ import logging
 import multiprocessing
 import os
 import signal
+import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from pkgutil import resolve_name
 from types import TracebackType
 from typing import Any, Protocol, Self
 
 from tracenas.error_log import log_trace
-from tracenas.errors import first_line
+from tracenas.errors import UserError, first_line, one_line
 
-__all__ = ["TRIES", "TaskPool", "WorkerPool", "answered", "available_cores"]
+__all__ = ["TRIES", "TaskPool", "WorkerPool", "answered", "available_cores", "prepare"]
 
 TRIES = 3
-"""How many fresh workers a task may end, each alone, before it counts as failed."""
+"""How many fresh workers a task may end, each alone, before it counts as failed; how many may end one after the other
+before they have begun, where none works."""
+_BEGUN = b"begun"
+"""What a worker says before its answers."""
 _FROM_OUTSIDE = frozenset({-signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP})
 """Exit codes of workers that were told to end: no task's doing."""
 
@@ -33,6 +38,16 @@ def available_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def prepare(target: str) -> None:
+    """Have the server begin that worker processes are forked from, with the module of what builds them imported.
+
+    Importing takes seconds: once for all workers, those in place of dead ones among them, and beside other work where
+    this is called early. A server that runs already stays as it is.
+    """
+    forkserver.set_forkserver_preload(["__main__", target.partition(":")[0]])
+    forkserver.ensure_running()
 
 
 class TaskPool(Protocol):
@@ -56,21 +71,38 @@ def answered(evaluate: Callable[[Any], Any], task: Any) -> dict[str, Any]:
     try:
         return {"result": evaluate(task)}
     except Exception as error:
-        trace = "".join(traceback.format_exception(error))
-        return {"error": f"{type(error).__name__}: {first_line(error)[:200]}", "trace": trace}
+        return {"error": f"{type(error).__name__}: {first_line(error)[:200]}", "trace": _trace(error)}
+
+
+def _trace(error: Exception) -> str:
+    return "".join(traceback.format_exception(error))
 
 
 def _serve(connection: Connection, target: str, spec: Any) -> None:
-    """A worker's life: build, then answer task by task until the pipe closes."""
+    """A worker's life: build, say so, then answer task by task until the pipe closes or the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
     logging.getLogger("tracenas").setLevel(logging.ERROR)  # and shows the progress
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        evaluate = resolve_name(target)(spec)
+        try:
+            evaluate = resolve_name(target)(spec)
+        except Exception as error:
+            connection.send_bytes(json.dumps({"refused": one_line(error), "trace": _trace(error)}).encode())
+            return
+        connection.send_bytes(_BEGUN)
         while True:
             task = json.loads(connection.recv_bytes())
             connection.send_bytes(json.dumps(answered(evaluate, task)).encode())
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
+
+
+def _end_with_parent() -> None:
+    """In the middle of a task, too, which may take minutes and the memory that whoever goes on needs."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 class _Worker:
@@ -80,7 +112,14 @@ class _Worker:
         self.process.start()
         theirs.close()
         self.task: int | None = None
+        self.begun = False
         self.fresh = True
+
+    @property
+    def ending(self) -> str:
+        """How its process ended."""
+        code = self.process.exitcode
+        return signal.Signals(-code).name if code is not None and code < 0 else f"exit status {code}"
 
     def close(self) -> None:
         self.connection.close()
@@ -98,12 +137,17 @@ class WorkerPool:
         spec: what it is given, by pickle from process to process; of torch's tensors only where they lie.
         workers: processes.
         start: start method; forkserver for the CPU, spawn for CUDA.
+
+    `map` raises UserError if a worker cannot be built, or one after the other ends before it has begun.
     """
 
     def __init__(self, target: str, spec: Any, workers: int, *, start: str = "forkserver") -> None:
+        if start == "forkserver":
+            prepare(target)
         self._context = multiprocessing.get_context(start)
         self._target, self._spec = target, spec
         self._workers = [_Worker(self._context, self._target, self._spec) for _ in range(workers)]
+        self._vain = 0
 
     def __enter__(self) -> "WorkerPool":
         return self
@@ -154,24 +198,40 @@ class WorkerPool:
         busy = {w.connection: (place, w) for place, w in enumerate(self._workers) if w.task is not None}
         for ready in wait(list(busy)):
             place, worker = busy[ready]
-            task, worker.task = worker.task, None
-            assert task is not None
             try:
-                answers[task] = json.loads(worker.connection.recv_bytes())
-                worker.fresh = False
-                if trace := answers[task].pop("trace", None):
-                    log_trace(trace)
+                said = worker.connection.recv_bytes()
             except (EOFError, ConnectionResetError):
-                worker.process.join()
-                deaths[task] += worker.fresh and worker.process.exitcode not in _FROM_OUTSIDE
-                self._renew(place)
-                if deaths[task] < TRIES:
-                    waiting.appendleft(task)
-                else:
-                    answers[task] = {"error": f"its process died {TRIES} times ({_ending(worker)})"}
+                self._bury(place, waiting, answers, deaths)
+                continue
+            if said == _BEGUN:
+                worker.begun, self._vain = True, 0
+                continue
+            assert worker.task is not None
+            answer = answers[worker.task] = json.loads(said)
+            worker.task, worker.fresh = None, False
+            if trace := answer.pop("trace", None):
+                log_trace(trace)
+            if "refused" in answer:
+                raise UserError(f"a worker process cannot begin: {answer['refused']}")
 
+    def _bury(self, place: int, waiting: deque[int], answers: dict[int, dict[str, Any]], deaths: list[int]) -> None:
+        """Put a fresh worker in a dead one's place, and its task back; an end before it has begun is no task's doing.
 
-def _ending(worker: _Worker) -> str:
-    """How a process ended."""
-    code = worker.process.exitcode
-    return signal.Signals(-code).name if code is not None and code < 0 else f"exit status {code}"
+        Raises:
+            UserError: if one after the other does, and none works.
+        """
+        worker = self._workers[place]
+        task = worker.task
+        assert task is not None
+        worker.process.join()
+        self._renew(place)
+        if worker.begun:
+            deaths[task] += worker.fresh and worker.process.exitcode not in _FROM_OUTSIDE
+        else:
+            self._vain += 1
+            if self._vain >= TRIES * len(self._workers) and not any(w.begun for w in self._workers):
+                raise UserError(f"no worker process can begin: each ends at its start ({worker.ending})")
+        if deaths[task] < TRIES:
+            waiting.appendleft(task)
+        else:
+            answers[task] = {"error": f"its process died {TRIES} times ({worker.ending})"}

@@ -1,6 +1,8 @@
 """What the processes of the pool's test run; imports nothing heavy."""
 
 import os
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,5 +18,25 @@ def build(spec: Any) -> Callable[[Any], Any]:
             Path(spec).touch()
             os._exit(1)
         return task if task == "die once" else task * task
+
+    return evaluate
+
+
+def build_at_last(spec: Any) -> Callable[[Any], Any]:
+    """Its process is killed at the start, as where memory is short, so many times as the name of the file says."""
+    path = Path(spec)
+    with path.open("a") as file:
+        file.write(".")
+    if len(path.read_text()) <= int(path.name):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return build(spec)
+
+
+def build_sleeper(spec: Any) -> Callable[[Any], Any]:
+    """It says who it is, and sleeps."""
+
+    def evaluate(task: float) -> None:
+        Path(spec).write_text(str(os.getpid()))
+        time.sleep(task)
 
     return evaluate

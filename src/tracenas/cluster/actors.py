@@ -193,14 +193,14 @@ class ActorPool:
         """Put a fresh actor in a dead one's place, and its task back.
 
         Raises:
-            UserError: if one after the other ends before it has begun.
+            UserError: if one after the other ends before it has begun, and none works.
         """
         node = place.begun["node"] if place.begun is not None else None
         by_task = place.fresh and node is not None and self._cluster.has_node(node)
         self._start(place)
         if task is None:
             self._vain += 1
-            if self._vain >= TRIES * len(self._places):
+            if self._vain >= TRIES * len(self._places) and not any(place.begun for place in self._places):
                 raise UserError(f"ray {self._cluster.address}: no worker can begin: {_last_line(error)}")
             return
         deaths[task] += by_task

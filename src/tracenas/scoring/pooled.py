@@ -17,9 +17,11 @@ from tracenas.strategies.score import Score
 from tracenas.threads import set_threads
 from tracenas.worker_pool import TaskPool, WorkerPool
 
-__all__ = ["PooledScorer", "build", "local_pool", "serving"]
+__all__ = ["BUILD", "PooledScorer", "build", "local_pool", "serving"]
 
 C = TypeVar("C", bound=Candidate)
+BUILD = f"{__name__}:build"
+"""What the processes of a `local_pool` are built by."""
 
 
 class PooledScorer(Generic[C]):
@@ -60,7 +62,7 @@ def local_pool(scorer: Scorer[Any], workers: int, threads: int) -> WorkerPool:
         UserError: if the system's shared memory is too small for the tensors.
     """
     require_shared_memory(scorer, workers)
-    return WorkerPool(f"{__name__}:build", (scorer, threads, workers), workers)
+    return WorkerPool(BUILD, (scorer, threads, workers), workers)
 
 
 def build(spec: tuple[Scorer[Any], int, int]) -> Callable[[dict[str, Any]], dict[str, Any]]:

@@ -13,7 +13,7 @@ from tracenas.commands.search.result import SearchOutcome
 from tracenas.commands.search.selection import decide, require_held_out, reserved
 from tracenas.commands.search.settings import strategy_settings
 from tracenas.commands.search.tracking import report_generations, report_result
-from tracenas.commands.search.workers import scored_by
+from tracenas.commands.search.workers import prepare_workers, scored_by
 from tracenas.config import SearchConfig
 from tracenas.config.usage import refits
 from tracenas.journal import Journal
@@ -87,6 +87,7 @@ def _search(
     record = {**config.model_dump(), **run}
     with starting(config.out, run[KIND], record, begun), closing(StoredGrams(target.blocks)) as grams:
         keep_latency(config, config.out)
+        prepare_workers(config)
         hold_out = not target.source.is_encoder_decoder
         session = open_session(
             target,

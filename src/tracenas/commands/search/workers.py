@@ -8,13 +8,21 @@ from tracenas.config import SearchConfig
 from tracenas.pipeline.distributed import actor_pool
 from tracenas.pipeline.scoring import by_blocks
 from tracenas.pipeline.session import Session
+from tracenas.pipeline.workers import local_workers
 from tracenas.reporting.progress import phase
 from tracenas.scoring.block_major import BlockMajorScorer
-from tracenas.scoring.pooled import PooledScorer, local_pool, serving
+from tracenas.scoring.pooled import BUILD, PooledScorer, local_pool, serving
 from tracenas.scoring.travelling import CandidateScorer
 from tracenas.space.architecture import Architecture
+from tracenas.worker_pool import prepare
 
-__all__ = ["scored_by"]
+__all__ = ["prepare_workers", "scored_by"]
+
+
+def prepare_workers(config: SearchConfig) -> None:
+    """Have what processes of this machine are forked from begin while the statistics are made."""
+    if local_workers(config) > 1:
+        prepare(BUILD)
 
 
 @contextmanager

@@ -1,0 +1,39 @@
+"""Workers that sleep instead of scoring: what a task says of the seconds and the score is what comes of it."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+from tracenas.space.architecture import Architecture
+from tracenas.strategies.score import Score
+from tracenas.worker_pool import TaskPool
+
+__all__ = ["TARGET", "build", "scored", "tasks_of"]
+
+TARGET = "sleeping:build"
+"""What a pool's workers are built by."""
+
+
+def build(_: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """What a worker does with a task; it imports no torch."""
+
+    def evaluate(task: dict[str, Any]) -> dict[str, Any]:
+        time.sleep(task["seconds"])
+        score = task["score"]
+        return {"score": score, "loss": -score, "seconds": task["seconds"], "extra": {"terms": []}, "reason": None}
+
+    return evaluate
+
+
+def tasks_of(
+    candidates: Iterable[Architecture], seconds: Iterable[float], scores: Iterable[float], sequences: int = 8
+) -> list[dict[str, Any]]:
+    """As large as those of a search that races on so many sequences."""
+    bar = [[3.0 + i / 7 for i in range(sequences)], 1 / 3]
+    rows = zip(candidates, seconds, scores, strict=True)
+    return [{"candidate": c.to_json(), "bar": bar, "seconds": taken, "score": score} for c, taken, score in rows]
+
+
+def scored(pool: TaskPool, tasks: Sequence[dict[str, Any]]) -> Iterator[Score]:
+    """What becomes of the tasks, in order."""
+    return (Score(**answer["result"]) for answer in pool.map(tasks))

@@ -1,0 +1,65 @@
+"""Pools of processes: who is to blame for a worker that ends, and what becomes of the workers of a driver that does."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tracenas.errors import UserError
+from tracenas.worker_pool import TRIES, WorkerPool
+
+_DRIVER = """
+from tracenas.worker_pool import WorkerPool
+if __name__ == "__main__":
+    with WorkerPool("pool_worker:build_sleeper", {mark!r}, 1, start="spawn") as pool:
+        list(pool.map([600.0]))
+"""
+
+
+def test_a_worker_that_ends_at_its_start_is_no_tasks_doing(tmp_path: Path) -> None:
+    often = 2 * TRIES - 1  # some task has waited for three of them
+    with WorkerPool("pool_worker:build_at_last", str(tmp_path / str(often)), 2, start="spawn") as pool:
+        assert list(pool.map([3, 4])) == [{"result": 9}, {"result": 16}]
+
+
+def test_workers_that_all_end_at_their_start_are_told(tmp_path: Path) -> None:
+    with (
+        WorkerPool("pool_worker:build_at_last", str(tmp_path / "1000"), 1, start="spawn") as pool,
+        pytest.raises(UserError, match=r"no worker process can begin: each ends at its start \(SIGKILL\)"),
+    ):
+        list(pool.map([3]))
+
+
+def test_a_worker_that_cannot_be_built_is_told_in_a_line() -> None:
+    with (
+        WorkerPool("not_here:build", None, 1, start="spawn") as pool,
+        pytest.raises(UserError, match="a worker process cannot begin: No module named 'not_here'"),
+    ):
+        list(pool.map([3]))
+
+
+def test_a_killed_driver_takes_its_workers_with_it_in_the_middle_of_a_task(tmp_path: Path) -> None:
+    script, mark = tmp_path / "driver.py", tmp_path / "mark"
+    script.write_text(_DRIVER.format(mark=str(mark)))
+    here = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    driver = subprocess.Popen([sys.executable, str(script)], env=here)
+    while not (mark.is_file() and mark.read_text()):
+        assert driver.poll() is None
+        time.sleep(0.05)
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    worker, deadline = int(mark.read_text()), time.monotonic() + 30
+    while _runs(worker):
+        assert time.monotonic() < deadline, "the worker outlives its driver"
+        time.sleep(0.05)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
