@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from machine import facts, publish
-from sleeping import TARGET, scored, tasks_of
+from sleeping import TARGET, scored, task_of
 
 from tracenas.cluster.actors import ActorPool
 from tracenas.cluster.joining import joined
@@ -53,7 +53,7 @@ def architectures(count: int, layers: int) -> list[Architecture]:
 
 def milliseconds(pool: TaskPool, candidates: list[Architecture], sleep: float, journal: Journal | None) -> float:
     """Of a candidate, beside its sleep."""
-    tasks = tasks_of(candidates, [sleep] * len(candidates), [-3.0] * len(candidates))
+    tasks = [task_of(candidate, sleep, -3.0) for candidate in candidates]
     started = time.perf_counter()
     for candidate, score in zip(candidates, scored(pool, tasks), strict=True):
         if journal is not None:

@@ -11,8 +11,7 @@ import os
 import signal
 import threading
 import traceback
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from pkgutil import resolve_name
@@ -21,12 +20,10 @@ from typing import Any, Protocol, Self
 
 from tracenas.error_log import log_trace
 from tracenas.errors import UserError, first_line, one_line
+from tracenas.task_line import TRIES, TaskLine
 
-__all__ = ["TRIES", "TaskPool", "WorkerPool", "answered", "available_cores", "prepare"]
+__all__ = ["TaskPool", "WorkerPool", "answered", "available_cores", "prepare"]
 
-TRIES = 3
-"""How many fresh workers a task may end, each alone, before it counts as failed; how many may end one after the other
-before they have begun, where none works."""
 _BEGUN = b"begun"
 """What a worker says before its answers."""
 _FROM_OUTSIDE = frozenset({-signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP})
@@ -46,7 +43,7 @@ def prepare(target: str) -> None:
     Importing takes seconds: once for all workers, those in place of dead ones among them, and beside other work where
     this is called early. A server that runs already stays as it is.
     """
-    forkserver.set_forkserver_preload(["__main__", target.partition(":")[0]])
+    forkserver.set_forkserver_preload([target.partition(":")[0]])
     forkserver.ensure_running()
 
 
@@ -59,10 +56,10 @@ class TaskPool(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
 
-    def map(self, tasks: Sequence[Any]) -> Iterator[dict[str, Any]]:
+    def map(self, tasks: Iterable[Any]) -> Iterator[dict[str, Any]]:
         """Per task, in order: `{"result": …}`, or `{"error": …}` if it raised or ended its worker again and again.
 
-        What is under way when the iterator is closed is given up.
+        Tasks are made while workers work on those before. What is under way when the iterator is closed is given up.
         """
 
 
@@ -158,21 +155,20 @@ class WorkerPool:
         for worker in self._workers:
             worker.close()
 
-    def map(self, tasks: Sequence[Any]) -> Iterator[dict[str, Any]]:
+    def map(self, tasks: Iterable[Any]) -> Iterator[dict[str, Any]]:
         """As `TaskPool`'s."""
-        waiting = deque(range(len(tasks)))
-        answers: dict[int, dict[str, Any]] = {}
-        deaths = [0] * len(tasks)
+        line, place = TaskLine(tasks), 0
         try:
-            for place in range(len(tasks)):
-                while place not in answers:
-                    self._give(waiting, tasks)
-                    self._collect(waiting, answers, deaths)
-                yield answers.pop(place)
+            while line.has(place):
+                while place not in line.answers:
+                    self._give(line)
+                    self._collect(line)
+                yield line.answers.pop(place)
+                place += 1
         finally:
-            for place, worker in enumerate(self._workers):
+            for at, worker in enumerate(self._workers):
                 if worker.task is not None:
-                    self._renew(place)
+                    self._renew(at)
 
     def _renew(self, place: int) -> _Worker:
         """A fresh worker in place of one that is dead, or busy with what nobody waits for."""
@@ -183,55 +179,55 @@ class WorkerPool:
         self._workers[place] = _Worker(self._context, self._target, self._spec)
         return self._workers[place]
 
-    def _give(self, waiting: deque[int], tasks: Sequence[Any]) -> None:
+    def _give(self, line: TaskLine) -> None:
         for place, worker in enumerate(self._workers):
-            if worker.task is None and waiting:
+            if worker.task is None and line.waits():
                 if not worker.process.is_alive():
                     worker = self._renew(place)
-                worker.task = waiting.popleft()
+                worker.task = line.take()
                 try:
-                    worker.connection.send_bytes(json.dumps(tasks[worker.task]).encode())
+                    worker.connection.send_bytes(line.text(worker.task).encode())
                 except (BrokenPipeError, ConnectionResetError):
                     continue  # found dead by `_collect`
 
-    def _collect(self, waiting: deque[int], answers: dict[int, dict[str, Any]], deaths: list[int]) -> None:
+    def _collect(self, line: TaskLine) -> None:
+        """Wait until a worker has begun, answered or died; the next tasks are made meanwhile."""
         busy = {w.connection: (place, w) for place, w in enumerate(self._workers) if w.task is not None}
-        for ready in wait(list(busy)):
+        while not (readable := wait(list(busy), 0 if (ahead := line.runs_short(len(self._workers))) else None)):
+            if ahead:
+                line.make()
+        for ready in readable:
             place, worker = busy[ready]
+            assert worker.task is not None
             try:
                 said = worker.connection.recv_bytes()
             except (EOFError, ConnectionResetError):
-                self._bury(place, waiting, answers, deaths)
+                self._bury(place, line)
                 continue
             if said == _BEGUN:
                 worker.begun, self._vain = True, 0
                 continue
-            assert worker.task is not None
-            answer = answers[worker.task] = json.loads(said)
-            worker.task, worker.fresh = None, False
+            answer = json.loads(said)
             if trace := answer.pop("trace", None):
                 log_trace(trace)
             if "refused" in answer:
                 raise UserError(f"a worker process cannot begin: {answer['refused']}")
+            line.answer(worker.task, answer)
+            worker.task, worker.fresh = None, False
 
-    def _bury(self, place: int, waiting: deque[int], answers: dict[int, dict[str, Any]], deaths: list[int]) -> None:
+    def _bury(self, place: int, line: TaskLine) -> None:
         """Put a fresh worker in a dead one's place, and its task back; an end before it has begun is no task's doing.
 
         Raises:
             UserError: if one after the other does, and none works.
         """
         worker = self._workers[place]
-        task = worker.task
-        assert task is not None
+        assert worker.task is not None
         worker.process.join()
         self._renew(place)
-        if worker.begun:
-            deaths[task] += worker.fresh and worker.process.exitcode not in _FROM_OUTSIDE
-        else:
+        if not worker.begun:
             self._vain += 1
             if self._vain >= TRIES * len(self._workers) and not any(w.begun for w in self._workers):
                 raise UserError(f"no worker process can begin: each ends at its start ({worker.ending})")
-        if deaths[task] < TRIES:
-            waiting.appendleft(task)
-        else:
-            answers[task] = {"error": f"its process died {TRIES} times ({worker.ending})"}
+        blame = worker.begun and worker.fresh and worker.process.exitcode not in _FROM_OUTSIDE
+        line.lost(worker.task, worker.ending, blame=blame)

@@ -1,6 +1,6 @@
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -412,3 +412,24 @@ def test_enough_ends_a_search_and_its_length_replays_it() -> None:
 def test_a_search_never_ends_before_a_candidate_has_a_score() -> None:
     found = run_search(STRATEGIES.get("evolution")(SPACE, SMALL), Toy(SPACE), Memory(), enough=lambda: True)
     assert found.evaluated == 1
+
+
+def test_a_candidate_is_scored_before_the_next_one_is_drawn() -> None:
+    class Counting(Evolution[Architecture]):
+        drawn = 0
+
+        def _child(self, rng: np.random.Generator) -> Any:
+            self.drawn += 1
+            return super()._child(rng)
+
+    strategy, drawn, toy = Counting(SPACE, SMALL), list[int](), Toy(SPACE)
+
+    def evaluate(candidates: Sequence[Architecture]) -> Iterator[Score]:
+        for candidate in candidates:
+            drawn.append(strategy.drawn)
+            yield from toy([candidate])
+
+    result = run_search(strategy, evaluate, Memory())
+    second = [n for n, record in zip(drawn, result.records, strict=True) if record["generation"] == 1]
+    assert second == sorted(set(second)) and second[0] == 1
+    assert result.evaluated == run(Memory()).evaluated

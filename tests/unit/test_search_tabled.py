@@ -171,6 +171,17 @@ def test_the_price_leads_to_nearly_the_optimum(share: float) -> None:
     assert best.cost <= problem.cost(levels) <= 1.05 * best.cost
 
 
+def test_what_was_only_drawn_is_forgotten() -> None:
+    """A search draws seventy candidates for one that it measures."""
+    space = toys.space(0.6)
+    tabled, rng = Tabled(space, table(space)), np.random.default_rng(0)
+    drawn = [arch for _ in range(30) if (arch := space.sample(rng)) is not None]
+    expected = [tabled.expected(arch) for arch in drawn]
+    assert len(set(expected)) > 1
+    tabled.learn([(score, arch) for score, arch in zip(expected[:4], drawn, strict=False)])
+    assert set(tabled._known) == {arch.id for arch in drawn[:4]}
+
+
 def search(space: SearchSpace, rises: Rises | None, truth: Rises, seed: int) -> tuple[float, list[Architecture]]:
     """The best score of a whole search from the uniform architecture, and its candidates."""
     settings_ = SearchSettings(population=10, elites=3, iterations=5, init="uniform", seed=seed)

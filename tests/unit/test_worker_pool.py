@@ -5,12 +5,16 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from tracenas.errors import UserError
-from tracenas.worker_pool import TRIES, WorkerPool
+from tracenas.task_line import TRIES
+from tracenas.worker_pool import WorkerPool
 
 _DRIVER = """
 from tracenas.worker_pool import WorkerPool
@@ -40,6 +44,37 @@ def test_a_worker_that_cannot_be_built_is_told_in_a_line() -> None:
         pytest.raises(UserError, match="a worker process cannot begin: No module named 'not_here'"),
     ):
         list(pool.map([3]))
+
+
+def test_the_next_task_is_made_while_workers_work(tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+
+    def tasks() -> Iterator[float]:
+        yield 0.0
+        deadline = time.monotonic() + 60
+        while not mark.is_file():
+            assert time.monotonic() < deadline, "no worker has begun the first task"
+            time.sleep(0.05)
+        yield 0.0
+
+    with WorkerPool("pool_worker:build_sleeper", str(mark), 1, start="spawn") as pool:
+        assert list(pool.map(tasks())) == [{"result": None}, {"result": None}]
+
+
+def test_tasks_are_not_made_far_ahead() -> None:
+    made = list[int]()
+
+    def tasks() -> Iterator[int]:
+        for number in range(100):
+            made.append(number)
+            yield number
+
+    with (
+        WorkerPool("pool_worker:build", None, 2, start="spawn") as pool,
+        closing(cast(Any, pool.map(tasks()))) as answers,
+    ):
+        assert next(answers) == {"result": 0}
+        assert len(made) < 20
 
 
 def test_a_killed_driver_takes_its_workers_with_it_in_the_middle_of_a_task(tmp_path: Path) -> None:

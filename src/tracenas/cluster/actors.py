@@ -4,8 +4,7 @@ import json
 import logging
 import os
 import re
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pkgutil import resolve_name
 from types import TracebackType
@@ -15,7 +14,8 @@ from tracenas.cluster.joining import Cluster
 from tracenas.cluster.versions import difference, versions
 from tracenas.error_log import log_trace
 from tracenas.errors import UserError, one_line
-from tracenas.worker_pool import TRIES, answered
+from tracenas.task_line import TRIES, TaskLine
+from tracenas.worker_pool import answered
 
 __all__ = ["ActorPool", "RemoteWorker"]
 
@@ -98,7 +98,7 @@ class ActorPool:
         for place in self._places:
             self._start(place)
         while not any(place.begun for place in self._places):
-            self._collect(deque(), {}, [])
+            self._collect(TaskLine(()))
 
     def __enter__(self) -> "ActorPool":
         return self
@@ -114,17 +114,16 @@ class ActorPool:
         """Of the actors that have begun."""
         return [place.begun["pid"] for place in self._places if place.begun is not None]
 
-    def map(self, tasks: Sequence[Any]) -> Iterator[dict[str, Any]]:
+    def map(self, tasks: Iterable[Any]) -> Iterator[dict[str, Any]]:
         """As `TaskPool`'s."""
-        waiting = deque(range(len(tasks)))
-        answers: dict[int, dict[str, Any]] = {}
-        deaths = [0] * len(tasks)
+        line, wanted = TaskLine(tasks), 0
         try:
-            for wanted in range(len(tasks)):
-                while wanted not in answers:
-                    self._give(waiting, tasks)
-                    self._collect(waiting, answers, deaths)
-                yield answers.pop(wanted)
+            while line.has(wanted):
+                while wanted not in line.answers:
+                    self._give(line)
+                    self._collect(line)
+                yield line.answers.pop(wanted)
+                wanted += 1
         finally:
             for place in self._places:
                 if place.task is not None:
@@ -139,18 +138,21 @@ class ActorPool:
             self._ray.kill(place.actor)
         place.actor = place.pending = place.task = place.begun = None
 
-    def _give(self, waiting: deque[int], tasks: Sequence[Any]) -> None:
+    def _give(self, line: TaskLine) -> None:
         for place in self._places:
-            if waiting and place.actor is None:
+            if place.actor is None and line.waits():
                 self._start(place)
-            if waiting and place.begun is not None and place.task is None:
-                place.task = waiting.popleft()
-                place.pending = place.actor.answer.remote(json.dumps(tasks[place.task]))
+            if place.begun is not None and place.task is None and line.waits():
+                place.task = line.take()
+                place.pending = place.actor.answer.remote(line.text(place.task))
 
-    def _collect(self, waiting: deque[int], answers: dict[int, dict[str, Any]], deaths: list[int]) -> None:
-        """Wait until an actor has begun, answered or died."""
+    def _collect(self, line: TaskLine) -> None:
+        """Wait until an actor has begun, answered or died; the next tasks are made meanwhile."""
         pending = {place.pending: place for place in self._places if place.pending is not None}
-        ready, _ = self._ray.wait(list(pending), timeout=_PATIENCE)
+        while not (ready := self._ready(pending, 0 if (ahead := line.runs_short(len(self._places))) else _PATIENCE)):
+            if not ahead:
+                break
+            line.make()
         if not ready and not any(place.begun for place in self._places):
             _log.info("ray: no worker has begun yet: the cluster has %s", self._free())
         for done in ready:
@@ -159,17 +161,23 @@ class ActorPool:
             try:
                 said = self._ray.get(done)
             except self._ray.exceptions.RayActorError as error:
-                self._bury(place, task, error, waiting, answers, deaths)
+                self._bury(place, task, error, line)
                 continue
             except self._ray.exceptions.RayError as error:  # as where a node does not have the package
                 raise UserError(f"ray {self._cluster.address}: no worker can begin: {_last_line(error)}") from error
             if task is None:
                 self._welcome(place, said)
                 continue
-            answers[task] = json.loads(said)
+            answer = json.loads(said)
             place.fresh = False
-            if trace := answers[task].pop("trace", None):
+            if trace := answer.pop("trace", None):
                 log_trace(trace)
+            line.answer(task, answer)
+
+    def _ready(self, pending: Mapping[Any, _Place], seconds: float) -> list[Any]:
+        """What is done of that, at once or within so many seconds."""
+        ready: list[Any] = self._ray.wait(list(pending), timeout=seconds)[0]
+        return ready
 
     def _welcome(self, place: _Place, said: dict[str, Any]) -> None:
         """An actor has begun, or says why it does not.
@@ -181,33 +189,21 @@ class ActorPool:
             raise UserError(f"ray {self._cluster.address}: node {said['host']}: {said['refused']}")
         place.begun, self._vain = said, 0
 
-    def _bury(
-        self,
-        place: _Place,
-        task: int | None,
-        error: Exception,
-        waiting: deque[int],
-        answers: dict[int, dict[str, Any]],
-        deaths: list[int],
-    ) -> None:
+    def _bury(self, place: _Place, task: int | None, error: Exception, line: TaskLine) -> None:
         """Put a fresh actor in a dead one's place, and its task back.
 
         Raises:
             UserError: if one after the other ends before it has begun, and none works.
         """
         node = place.begun["node"] if place.begun is not None else None
-        by_task = place.fresh and node is not None and self._cluster.has_node(node)
+        blame = place.fresh and node is not None and self._cluster.has_node(node)
         self._start(place)
-        if task is None:
-            self._vain += 1
-            if self._vain >= TRIES * len(self._places) and not any(place.begun for place in self._places):
-                raise UserError(f"ray {self._cluster.address}: no worker can begin: {_last_line(error)}")
+        if task is not None:
+            line.lost(task, _ending(error), blame=blame)
             return
-        deaths[task] += by_task
-        if deaths[task] < TRIES:
-            waiting.appendleft(task)
-        else:
-            answers[task] = {"error": f"its process died {TRIES} times ({_ending(error)})"}
+        self._vain += 1
+        if self._vain >= TRIES * len(self._places) and not any(place.begun for place in self._places):
+            raise UserError(f"ray {self._cluster.address}: no worker can begin: {_last_line(error)}")
 
     def _free(self) -> str:
         """What the cluster has left."""

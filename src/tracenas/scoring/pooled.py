@@ -41,7 +41,7 @@ class PooledScorer(Generic[C]):
 
     def __call__(self, candidates: Sequence[C]) -> Iterator[Score]:
         """One score per candidate, in order."""
-        tasks = [{"candidate": candidate.to_json(), **self._raced(candidate)} for candidate in candidates]
+        tasks = ({"candidate": candidate.to_json(), **self._raced(candidate)} for candidate in candidates)
         for answer in self._pool.map(tasks):
             yield Score(**answer["result"]) if "result" in answer else Score.failed(answer["error"])
 

@@ -79,6 +79,11 @@ class Problem:
         return {**limits, "*": len(present) - self.min_depth}
 
     @cached_property
+    def stacked(self) -> "_Stacked":
+        """All items side by side."""
+        return _Stacked.of(self)
+
+    @cached_property
     def spread(self) -> float:
         """What all costs can differ by, together."""
         return sum(float(np.ptp(item.costs)) for item in self.items)
@@ -89,15 +94,66 @@ class Problem:
 
     def weight(self, levels: Sequence[int]) -> Floats:
         """Of a choice, [budgets]."""
-        total = np.zeros(len(self.upper))
-        for item, level in zip(self.items, levels, strict=True):
-            total += item.weights[level]
+        if not self.items:
+            return np.zeros(len(self.upper))
+        chosen: Floats = self.stacked.weights[self.stacked.rows, levels]
+        total: Floats = np.cumsum(chosen, axis=0)[-1]  # one after the other: sums of any length round alike
         return total
 
     def within(self, levels: Sequence[int]) -> bool:
         """Whether a choice meets the budgets."""
         weight = self.weight(levels)
         return bool((weight <= self.upper).all() and (weight >= self.lower).all())
+
+
+@dataclass(frozen=True)
+class _Stacked:
+    """The items of a problem as arrays of equal length: a price is tried on all of them at once.
+
+    Args:
+        costs: float64 [items, levels], infinite behind an item's last level.
+        weights: float64 [items, levels, budgets].
+        rows: 0 … items - 1.
+        block: of every item, the place of its block among `members`.
+        stays: whether the item is not bypassed while its block is there.
+        free: per block with items, whether it may be skipped.
+    """
+
+    costs: Floats
+    weights: Floats
+    rows: npt.NDArray[np.intp]
+    block: npt.NDArray[np.intp]
+    stays: npt.NDArray[np.bool_]
+    free: npt.NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, problem: Problem) -> "_Stacked":
+        """Those of a problem."""
+        count, levels = len(problem.items), max(len(item.costs) for item in problem.items)
+        costs, weights = np.full((count, levels), np.inf), np.zeros((count, levels, len(problem.upper)))
+        for i, item in enumerate(problem.items):
+            costs[i, : len(item.costs)], weights[i, : len(item.costs)] = item.costs, item.weights
+        places = {block: place for place, block in enumerate(problem.members)}
+        return cls(
+            costs,
+            weights,
+            np.arange(count),
+            np.array([places[item.block] for item in problem.items]),
+            np.array([problem.together or item.remains for item in problem.items]),
+            np.array([block not in problem.protected for block in problem.members]),
+        )
+
+    def by_block(self, values: Floats) -> Floats:
+        """Sums over the items of every block."""
+        sums: Floats = np.bincount(self.block, values, minlength=len(self.free)).astype(np.float64)
+        return sums
+
+    def priced(self, multipliers: Floats) -> Floats:
+        """c + μ · w of every level."""
+        price: Floats = self.weights[:, :, 0] * multipliers[0]
+        for budget in range(1, len(multipliers)):
+            price = price + self.weights[:, :, budget] * multipliers[budget]
+        return self.costs + price
 
 
 @dataclass(frozen=True)
@@ -178,36 +234,37 @@ def _smallest(fits: Callable[[float], bool], guess: float, halvings: int) -> flo
 
 def _relaxed(problem: Problem, multipliers: Floats) -> tuple[list[int], float]:
     """The best levels under a price of every budget, whatever they weigh, and what they come to, priced."""
-    priced = [item.costs + item.weights @ multipliers for item in problem.items]
-    levels = [0] * len(problem.items)
-    total, regrets = 0.0, {}
-    for block, members in problem.members.items():
-        active = _active(problem, priced, members)
-        value = sum(priced[i][level] for i, level in zip(members, active, strict=True))
-        skipped = sum(priced[i][0] for i in members)
-        if block not in problem.protected and skipped < value:
-            regrets[block] = (value - skipped, active)
-            value = skipped
-        else:
-            for i, level in zip(members, active, strict=True):
-                levels[i] = level
-        total += value
-    _restore_depth(problem, regrets, levels)
-    return levels, float(total)
+    all_items = problem.stacked
+    priced = all_items.priced(multipliers)
+    active = _active(problem, priced)
+    values = all_items.by_block(priced[all_items.rows, active])
+    skipped = all_items.by_block(priced[:, 0])
+    gone = all_items.free & (skipped < values)
+    levels: list[int] = np.where(gone[all_items.block], 0, active).tolist()
+    if gone.any():
+        members = list(problem.members.items())
+        regrets = {
+            members[b][0]: (float(values[b] - skipped[b]), active[members[b][1]].tolist()) for b in np.flatnonzero(gone)
+        }
+        _restore_depth(problem, regrets, levels)
+    return levels, float(np.cumsum(np.where(gone, skipped, values))[-1])
 
 
-def _active(problem: Problem, priced: Sequence[Floats], members: Sequence[int]) -> list[int]:
-    """The cheapest levels of a block that is not skipped."""
-    chosen = []
-    for i in members:
-        first = 1 if problem.together or problem.items[i].remains else 0
-        chosen.append(first + int(priced[i][first:].argmin()))
-    if not any(chosen):
-        best = [1 + int(priced[i][1:].argmin()) for i in members]
-        extra = [priced[i][level] - priced[i][0] for i, level in zip(members, best, strict=True)]
+def _active(problem: Problem, priced: Floats) -> npt.NDArray[np.intp]:
+    """The cheapest levels of blocks that are not skipped, one per item."""
+    all_items = problem.stacked
+    allowed = priced.copy()
+    allowed[all_items.stays, 0] = np.inf
+    levels: npt.NDArray[np.intp] = allowed.argmin(axis=1)
+    if all_items.stays.all():
+        return levels
+    empty = all_items.by_block(levels.astype(np.float64)) == 0
+    for members in (m for m, is_empty in zip(problem.members.values(), empty, strict=True) if is_empty):
+        best = 1 + priced[members, 1:].argmin(axis=1)
+        extra = priced[members, best] - priced[members, 0]
         place = int(np.argmin(extra))
-        chosen[place] = best[place]
-    return chosen
+        levels[members[place]] = best[place]
+    return levels
 
 
 def _restore_depth(problem: Problem, regrets: dict[int, tuple[float, list[int]]], levels: list[int]) -> None:

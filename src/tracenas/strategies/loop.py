@@ -2,13 +2,15 @@
 
 import math
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any, Generic, TypeVar
 
 from tracenas.errors import UserError
 from tracenas.journal import Journal
+from tracenas.strategies.ahead import Ahead
 from tracenas.strategies.protocol import Batch, Candidate, Proposal
 from tracenas.strategies.result import Generation, Record, SearchResult, generations, journal_record
 from tracenas.strategies.score import Score, is_number
@@ -19,8 +21,12 @@ __all__ = ["Evaluate", "Progress", "replayed", "run_search"]
 
 C = TypeVar("C", bound=Candidate)
 _FOREIGN = "the journal is of another run"
-Evaluate = Callable[[list[C]], Iterable[Score]]
-"""Scores of the candidates, in order; a generator's are recorded one by one as they come."""
+Evaluate = Callable[[Sequence[C]], Iterable[Score]]
+"""Scores of the candidates, in order; a generator's are recorded one by one as they come.
+
+The candidates are drawn as they are asked for, all of them by `len`: what goes through them one by one works beside the
+strategy, where it is other processes that work.
+"""
 OnGeneration = Callable[[Sequence[Record], Sequence[Record]], None]
 """Told the elites' records and all records so far."""
 
@@ -109,7 +115,7 @@ def replayed(
         UserError: as `run_search`.
     """
 
-    def evaluate(_: list[C]) -> Iterable[Score]:
+    def evaluate(_: Sequence[C]) -> Iterable[Score]:
         raise _Unscored
 
     try:
@@ -136,17 +142,18 @@ class _Run(Generic[C]):
     """Per generation."""
     settled: Settled | None = None
     waited: float = 0.0
+    drawing: float = 0.0
     fresh: int = 0
 
     def run(self) -> SearchResult[C]:
         started = time.perf_counter()
         self.journalled = self.journal.read()
         while not self._settle() and not self._over() and (batch := self.strategy.ask()) is not None:
-            self.duplicates.append(batch.duplicates)
             first = len(self.records)
             if self.on_generation is not None:
                 self.on_generation(tuple(self.top), tuple(self.records))
             self._score(batch)
+            self.duplicates.append(batch.duplicates)
             self._report(batch.generation, None)
             if not self.top:
                 raise UserError(self._nothing_scored())
@@ -201,19 +208,19 @@ class _Run(Generic[C]):
 
     def _score(self, batch: Batch[C]) -> None:
         """Records for every proposal, in order: from the journal, from `evaluate`, or -inf if infeasible."""
-        for proposal in batch.proposals:
-            self.candidates[proposal.candidate.id] = proposal.candidate
-        unknown = batch.proposals[max(0, len(self.journalled) - len(self.records)) :]
-        for proposal in batch.proposals[: len(batch.proposals) - len(unknown)]:
+        proposals = self._drawn(batch)
+        for proposal in islice(proposals, max(0, len(self.journalled) - len(self.records))):
             if self._over():
                 return
+            self.candidates[proposal.candidate.id] = proposal.candidate
             self._keep(self._replayed(proposal, batch.generation))
         limit = self.strategy.settings.evaluations
-        wanted = unknown if limit is None else unknown[: limit - len(self.records)]
-        with closing(self._awaited([p.candidate for p in wanted if p.feasible])) as scores:
-            for proposal in unknown:
+        wanted = Ahead(proposals if limit is None else islice(proposals, max(0, limit - len(self.records))))
+        with closing(self._awaited(Ahead(p.candidate for p in wanted if p.feasible))) as scores:
+            for proposal in wanted:
                 if self._over():
                     return
+                self.candidates[proposal.candidate.id] = proposal.candidate
                 score = next(scores) if proposal.feasible else None
                 record = self._record(proposal, score, batch.generation)
                 self.journal.append(record)
@@ -222,19 +229,30 @@ class _Run(Generic[C]):
             if next(scores, None) is not None:
                 raise RuntimeError("evaluate returned more scores than it was given candidates")
 
-    def _awaited(self, candidates: list[C]) -> Generator[Score]:
-        """`evaluate`'s scores, with the time spent on each."""
+    def _drawn(self, batch: Batch[C]) -> Iterator[Proposal[C]]:
+        """The proposals, with the time that drawing them takes, which may be while scores are awaited."""
+        proposals = iter(batch.proposals)
+        while True:
+            clock = time.perf_counter()
+            proposal = next(proposals, None)
+            self.drawing += time.perf_counter() - clock
+            if proposal is None:
+                return
+            yield proposal
+
+    def _awaited(self, candidates: Sequence[C]) -> Generator[Score]:
+        """`evaluate`'s scores, with the time spent on each, but for that of drawing."""
         if not candidates:
             return
-        clock = time.perf_counter()
+        clock = time.perf_counter() - self.drawing
         count = 0
         for score in self.evaluate(candidates):
-            elapsed = time.perf_counter() - clock
+            elapsed = time.perf_counter() - self.drawing - clock
             self.waited += elapsed
             self.fresh += 1
             count += 1
             yield score if score.seconds is not None else replace(score, seconds=elapsed)
-            clock = time.perf_counter()
+            clock = time.perf_counter() - self.drawing
         if count < len(candidates):
             raise RuntimeError(f"evaluate returned {count} scores for {len(candidates)} candidates")
 

@@ -1,6 +1,6 @@
 """What a search needs of a space, and what a strategy and the search loop hand each other."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -75,9 +75,17 @@ class Proposal(Generic[C]):
 class Batch(Generic[C]):
     """One generation's new candidates, none of which was proposed before.
 
-    `duplicates` counts the places that stayed empty because no redraw gave a candidate that is new.
+    Args:
+        proposals: they may be drawn as they are asked for; `len` has all of them drawn.
+        duplicated: says how many duplicates there were, once all are drawn.
     """
 
     generation: int
-    proposals: tuple[Proposal[C], ...]
-    duplicates: int = 0
+    proposals: Sequence[Proposal[C]]
+    duplicated: Callable[[], int] = lambda: 0
+
+    @property
+    def duplicates(self) -> int:
+        """Places that stayed empty because no redraw gave a candidate that is new."""
+        _ = len(self.proposals)
+        return self.duplicated()

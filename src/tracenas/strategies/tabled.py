@@ -11,6 +11,7 @@ No torch.
 """
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -61,10 +62,10 @@ class Tabled:
         rises = np.array([item.costs[level] for item, level in zip(self.problem.items, levels, strict=True)])
         rises = -np.expm1(-np.maximum(rises, 0.0))
         gone = np.bincount(self._kind, rises * (np.array(levels) == 0), minlength=self._kind.max() + 1)
-        of_block = [rises[members] for members in self.problem.members.values()]
-        within = sum(_both(a, b) for row in of_block for place, a in enumerate(row) for b in row[:place])
-        sums = [float(row.sum()) for row in of_block]
-        beside = sum(_both(a, b) for a, b in itertools.pairwise(sums))
+        plain: list[float] = rises.tolist()
+        of_block = [[plain[member] for member in members] for members in self.problem.members.values()]
+        within = sum(math.sqrt(a * b) for row in of_block for place, a in enumerate(row) for b in row[:place])
+        beside = sum(math.sqrt(a * b) for a, b in itertools.pairwise([sum(row) for row in of_block]))
         return -np.concatenate([rises, gone, [within, beside]])
 
     def learn(self, scored: Sequence[tuple[float, Architecture]]) -> None:
@@ -72,7 +73,8 @@ class Tabled:
 
         The further a score is from the best, the more loosely it is fitted: v = 1 + (gap / median gap)².
         """
-        x, scores = np.stack([self.features(arch) for _, arch in scored]), np.array([score for score, _ in scored])
+        self._known = {arch.id: self.features(arch) for _, arch in scored}  # without those that were only drawn
+        x, scores = np.stack([self._known[arch.id] for _, arch in scored]), np.array([score for score, _ in scored])
         gaps = scores.max() - scores
         self.posterior = fit(x, scores, self._expected, 1 + (gaps / (np.median(gaps) or 1.0)) ** 2)
         self._best = x[int(np.argmax(x @ self.posterior.mean))]  # the best score alone is partly luck
@@ -116,10 +118,6 @@ class Tabled:
         for (i, j, places), level in zip(self._slots, levels, strict=True):
             counts[i][j] = list(places)[level]
         return self.space.build(counts)
-
-
-def _both(a: float, b: float) -> float:
-    return float(np.sqrt(a * b))
 
 
 def _scaled(item: Item, multiplier: float, gone: float) -> Item:

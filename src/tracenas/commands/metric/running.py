@@ -212,7 +212,7 @@ def _published_metrics(path: Path, evaluate: Evaluate, *, gradients: bool) -> li
 def _run(
     config: MetricSearchConfig, strategy: Any, evaluate: Evaluate, stack: ExitStack, trackers: Trackers
 ) -> SearchResult[Program]:
-    def score(programs: list[Program]) -> Iterator[Score]:
+    def score(programs: Sequence[Program]) -> Iterator[Score]:
         for answer in evaluate([{"metric": p.expression.infix} for p in programs]):
             if "failed" in answer:
                 yield Score.failed(answer["failed"])
