@@ -18,7 +18,7 @@ from torch import Tensor
 
 from tracenas.errors import UserError
 
-__all__ = ["LEAST", "Keep", "in_memory", "paged"]
+__all__ = ["LEAST", "Keep", "in_memory", "on_disk", "paged"]
 
 LEAST = 1 << 16
 """Bytes that are worth their while."""
@@ -83,7 +83,7 @@ _SMALL = _SharedFile()
 def _mapped(size: int) -> torch.UntypedStorage:
     """A file of so many bytes, mapped and without a name."""
     directory = Path(tempfile.gettempdir())
-    if _file_system(directory) in _IN_MEMORY:
+    if not on_disk(directory):
         raise UserError(f"{directory}: its files are memory, not disk; point TMPDIR at a directory on a disk")
     number, name = tempfile.mkstemp(prefix="tracenas-", dir=directory)
     try:
@@ -107,6 +107,11 @@ def _reserve(number: int, size: int, directory: Path) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     else:
         os.ftruncate(number, size)
+
+
+def on_disk(directory: Path) -> bool:
+    """Whether the files of a directory are on a disk, and not in memory."""
+    return _file_system(directory) not in _IN_MEMORY
 
 
 @cache

@@ -25,7 +25,7 @@ def test_they_are_those_of_the_permuted_model(family: str, kv_groups: bool) -> N
     blocks = config_family(config).blocks(config, Options(channel_quantum=8, kv_groups=kv_groups))
     tokens = torch.randint(1, 257, (12, 24), generator=torch.Generator().manual_seed(1))
     stored = StoredGrams(blocks)
-    stored.begin(tokens)
+    stored.begin(model, tokens)
     drawn = torch.Generator().manual_seed(2)
     table = measure_sensitivity(model, blocks, tokens, 4, drawn, put=stored.put)
     net = Supernet(model, blocks, Ordering.from_saliency(blocks, as_saliency(table)[0]))
@@ -38,7 +38,7 @@ def test_they_are_those_of_the_permuted_model(family: str, kv_groups: bool) -> N
         scale = float(gram.diagonal().mean()) / tokens.numel()
         torch.testing.assert_close(matrices[key], gram / tokens.numel(), rtol=2e-5, atol=2e-6 * scale)
     assert stored.of(tokens + 1, net.ordering) is None
-    stored.begin(tokens, in_order=True)
+    stored.begin(net.model, tokens, in_order=True)
     assert stored.of(tokens, net.ordering) is None
     for key, gram in expected.items():
         stored.put(key, gram)
@@ -56,7 +56,7 @@ def test_what_is_too_large_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = config_family(config).blocks(config, Options())
     stored = StoredGrams(blocks)
     tokens = torch.zeros(1, 2, dtype=torch.int64)
-    stored.begin(tokens)
+    stored.begin(model, tokens)
     for index, block in enumerate(blocks):
         for sub in block.sub_blocks:
             stored.put((index, sub.spec.name), torch.eye(sub.output_projection.columns))

@@ -77,8 +77,7 @@ def measured_table(
     labels = label_generator(tokens)
 
     def measure(count: int) -> SensitivityTable:
-        if grams is not None:
-            grams.begin(tokens)
+        stream = None if grams is None else grams.begin(loaded.model, tokens)
         put = None if grams is None else grams.put
         drawn = labels.manual_seed(labels.initial_seed())
         return measure_sensitivity(
@@ -88,6 +87,7 @@ def measured_table(
             count,
             drawn,
             put=put,
+            stream=stream,
             keep=loaded.keep,
             sweepers=sweepers,
             report=steps.report,

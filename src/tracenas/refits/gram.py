@@ -16,13 +16,14 @@ from tracenas.errors import UserError
 from tracenas.families import Block, present
 from tracenas.models.surgery.ordering import Key
 from tracenas.models.surgery.stepping import BlockRunner, watch
+from tracenas.refits.dense_stream import StreamRecorder
 from tracenas.refits.gram_sum import GramSum
 
 __all__ = ["gram_matrices"]
 
 
 def gram_matrices(
-    model: Any, blocks: Sequence[Block], tokens: Tensor, micro_batch: int
+    model: Any, blocks: Sequence[Block], tokens: Tensor, micro_batch: int, stream: StreamRecorder | None = None
 ) -> Iterator[tuple[Key, Tensor]]:
     """XᵀX of every sub-block's output projection (not of fused experts), in forward order.
 
@@ -35,6 +36,7 @@ def gram_matrices(
         blocks: where its units live.
         tokens: int64 [N, L].
         micro_batch: sequences per forward pass.
+        stream: records the hidden states.
 
     Raises:
         UserError: if an activation is not finite.
@@ -48,7 +50,11 @@ def gram_matrices(
                 if key[0] == index and not sub.stacked:
                     sums[key] = total = GramSum(sub.output_projection.columns, hidden[0].device)
                     watching.enter_context(watch(model.get_submodule(f"{block.path}.{sub.output}"), _adder(total)))
+            if stream is not None:
+                watching.enter_context(stream.recording(model, index))
             runner.advance(index, hidden)
+        if stream is not None:
+            stream.left(index, hidden)
         for key in list(sums):
             gram = sums.pop(key).total()
             if not torch.isfinite(gram.diagonal().sum()):

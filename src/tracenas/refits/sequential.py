@@ -36,6 +36,7 @@ from tracenas.models.surgery.stepping import BlockRunner, Stop, watch
 from tracenas.models.surgery.supernet import Supernet
 from tracenas.paging import Keep, in_memory
 from tracenas.refits.aim import Aim
+from tracenas.refits.dense_stream import ComputedStream, DenseStream, norm_behind, watching_contributions
 from tracenas.refits.gram_sum import GramSum
 from tracenas.refits.ridge import FittedRealisation, Penalty, solve, strength
 from tracenas.resident import give_back
@@ -62,6 +63,7 @@ class SequentialFit:
         aims: each is a refit of its own.
         penalty: λ of a Gram matrix and a ridge.
         keep: where the refitted projections and all that is of all tokens lie.
+        stream: makes the dense model's of what enters the first block; None: it is computed on the way.
     """
 
     def __init__(
@@ -74,13 +76,15 @@ class SequentialFit:
         *,
         penalty: Penalty = strength,
         keep: Keep = in_memory,
+        stream: Callable[[Sequence[Tensor]], DenseStream] | None = None,
     ) -> None:
         self.outputs: dict[Aim, dict[Key, Tensor]] = {aim: {} for aim in aims}
         """[rows, kept columns] per (block, sub-block), columns in the super-network's order, in the weights' dtype."""
         self._net, self._layers, self._penalty = net, arch.layers, penalty
         self._runner = BlockRunner(net.model, net.blocks, keep)
-        self._dense = self._runner.embed(tokens, micro_batch)
-        self._streams = {aim: list(self._dense) for aim in aims}
+        embedded = self._runner.embed(tokens, micro_batch)
+        self._streams = {aim: list(embedded) for aim in aims}
+        self._dense = stream(embedded) if stream is not None else ComputedStream(self._runner, embedded)
         self._done = 0
 
     def advance(
@@ -111,16 +115,16 @@ class SequentialFit:
         self._streams = {aim: self._streams[aim]}
 
     def _fit_block(self, index: int, layer: Layer) -> dict[Aim, dict[Key, Tensor]]:
-        """Refit a block for every aim, and move the dense stream and those of the aims over it."""
+        """Refit a block for every aim, and move their streams over it."""
         net, runner = self._net, self._runner
-        before = list(self._dense)
-        outputs, contributions = _advance_dense(net, runner, index, self._dense)
+        dense = self._dense.over(index)
         fitted: dict[Aim, dict[Key, Tensor]] = {}
         if layer.skip:
             return fitted
         for aim, pruned in self._streams.items():
-            ahead = before if aim.drift else None
-            block = _BlockFit(net, runner, layer, _BlockTargets(index, list(pruned), ahead, outputs, contributions))
+            ahead = dense.entering if aim.drift else None
+            targets = _BlockTargets(index, list(pruned), ahead, dense.outputs, dense.contributions)
+            block = _BlockFit(net, runner, layer, targets)
             fitted[aim] = {
                 (index, sub.spec.name): block.fit(sub, aim, self._penalty)
                 for sub, kept in within(net.blocks[index], layer)
@@ -144,48 +148,9 @@ class _BlockTargets:
 
     index: int
     inputs: list[Tensor]
-    dense: list[Tensor] | None
+    dense: Sequence[Tensor] | None
     outputs: dict[str, list[Tensor]]
     contributions: dict[str, list[Tensor]]
-
-
-def _advance_dense(
-    net: Supernet, runner: BlockRunner, index: int, dense: list[Tensor]
-) -> tuple[dict[str, list[Tensor]], dict[str, list[Tensor]]]:
-    """Move the dense stream over block `index`; `outputs` and `contributions` of its sub-blocks."""
-    subs = [sub for sub in net.blocks[index].sub_blocks if sub.spec.units and not sub.stacked]
-    contributions: dict[str, list[Tensor]] = {sub.spec.name: [] for sub in subs}
-    outputs = {sub.spec.name: [] if sub.post_norm else contributions[sub.spec.name] for sub in subs}
-    keep = runner.keep
-    with ExitStack() as watching:
-        watching.enter_context(
-            _watching_contributions(net, index, subs, lambda name, value: contributions[name].append(keep(value)))
-        )
-        for sub in subs:
-            if sub.post_norm:
-                module, values = net.linear((index, sub.spec.name), sub.output_projection), outputs[sub.spec.name]
-                watching.enter_context(watch(module, lambda _, output, values=values: values.append(keep(output))))  # type: ignore[misc]
-        runner.advance(index, dense)
-    return outputs, contributions
-
-
-@contextmanager
-def _watching_contributions(
-    net: Supernet, index: int, subs: list[SubBlock], see: Callable[[str, Tensor], None]
-) -> Iterator[None]:
-    """Call `see(sub-block, what it adds to the stream)` for every one of `subs` whose last module runs."""
-    with ExitStack() as watching:
-        for sub in subs:
-            module = _norm_behind(net, index, sub) or net.linear((index, sub.spec.name), sub.output_projection)
-            watching.enter_context(watch(module, lambda _, value, name=sub.spec.name: see(name, value)))  # type: ignore[misc]
-        yield
-
-
-def _norm_behind(net: Supernet, index: int, sub: SubBlock) -> nn.Module | None:
-    """The norm behind a sub-block, if there is one."""
-    path = f"{net.blocks[index].path}.{sub.post_norm}"
-    norm: nn.Module | None = net.model.get_submodule(path) if sub.post_norm else None
-    return norm
 
 
 class _PostNorm:
@@ -235,7 +200,7 @@ class _BlockFit:
         inputs: list[Tensor] = []
         with self._running():
             module = self.net.linear(key, sub.output_projection)
-            problem = _Problem(module.weight.detach(), _norm_behind(self.net, index, sub))
+            problem = _Problem(module.weight.detach(), norm_behind(self.net.model, self.net.blocks[index], sub))
             subs = [s for s in self.net.blocks[index].sub_blocks if s.spec.name in self.targets.contributions]
             earlier = subs[: subs.index(sub)]
             normed = [s for s in earlier if s.post_norm]
@@ -253,7 +218,10 @@ class _BlockFit:
                 )
                 raise Stop
 
-            with _watching_contributions(self.net, index, normed, seen.__setitem__), watch(module, see):
+            with (
+                watching_contributions(self.net.model, self.net.blocks[index], normed, seen.__setitem__),
+                watch(module, see),
+            ):
                 for place, states in enumerate(self.targets.inputs):
                     self._place = place
                     seen.clear()

@@ -18,6 +18,7 @@ from tracenas.pipeline.refit.fitting import scored_loss
 from tracenas.pipeline.refit.losses import candidate_loss, candidate_losses, measured_rise
 from tracenas.pipeline.refit.record import ScoredRealisation
 from tracenas.pipeline.refit.statistics import StoredGrams
+from tracenas.pipeline.refit.stream import StoredStream
 from tracenas.pipeline.resume import recorded_base_loss
 from tracenas.pipeline.session import Session
 from tracenas.pipeline.target import PruningTarget
@@ -50,14 +51,15 @@ def prune_to(
         scored: what the architecture was scored with.
         expected: the loss that it had then, nats per token.
     """
-    with closing(StoredGrams(target.blocks)) as grams:
+    stream = StoredStream(target.blocks) if config.compensate == "best" else None
+    with closing(StoredGrams(target.blocks, stream)) as grams:
         session = open_session(target, config, data=data, run=run, grams=grams)
         return _write(config, session, arch, _realise(config, session, arch, scored, expected))
 
 
 def prune_by_method(target: PruningTarget, config: PruneConfig) -> Pruned:
     """The checkpoint of what a one-shot method makes of the budget."""
-    with closing(StoredGrams(target.blocks)) as grams:
+    with closing(StoredGrams(target.blocks, StoredStream(target.blocks))) as grams:
         kept = grams if config.compensate == "best" else None
         half = config.saliency in PREDICTED_RISES
         session = open_session(target, config, data=config.data, sensitivity=config.sensitivity, grams=kept, half=half)

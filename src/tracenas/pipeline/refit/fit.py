@@ -77,9 +77,9 @@ class Fit:
         """A sequential refit that goes forward as it is told to."""
         give_back()
         keep, penalty = self.session.loaded.keep, PENALTIES[self.scale]
-        return SequentialFit(
-            self.session.supernet(), self.arch, tokens, self.session.micro_batch, aims, penalty=penalty, keep=keep
-        )
+        net, batch, grams = self.session.supernet(), self.session.micro_batch, self.session.grams
+        stored = None if grams is None or grams.stream is None else grams.stream.of(tokens, keep)
+        return SequentialFit(net, self.arch, tokens, batch, aims, penalty=penalty, keep=keep, stream=stored)
 
     def _fitted(self, tokens: torch.Tensor, aims: tuple[Aim, ...]) -> Mapping[Aim, Outputs]:
         if self.method == "sequential":
@@ -96,9 +96,9 @@ class Fit:
         """Gram matrices of the text: those put aside, which they are first where others are."""
         net, grams, batch = self.session.supernet(), self.session.grams, self.session.micro_batch
         if grams is not None and grams.kept and not grams.has(tokens):
-            grams.begin(tokens, in_order=True)
+            stream = grams.begin(net.model, tokens, in_order=True)
             with phase("statistics for refits", refittable(net)) as steps:
-                for key, gram in steps.over(gram_matrices(net.model, net.blocks, tokens, batch)):
+                for key, gram in steps.over(gram_matrices(net.model, net.blocks, tokens, batch, stream)):
                     grams.put(key, gram)
         stored = None if grams is None else grams.of(tokens, net.ordering)
         return stored or gram_matrices(net.model, net.blocks, tokens, batch)

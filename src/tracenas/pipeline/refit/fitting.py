@@ -137,9 +137,9 @@ def compensated_realisation(session: Session) -> CompensatedRealisation:
 def _put_aside(session: Session, grams: StoredGrams, tokens: torch.Tensor) -> None:
     """Make the matrices as a sensitivity table's pass does, so that a search gone on with has the same ones."""
     model, rows, keep = session.loaded.model, tokens.to(session.loaded.device), session.loaded.keep
-    grams.begin(tokens)
+    stream = grams.begin(model, tokens)
     with phase("statistics for refits", sum(bool(s.spec.units) for b in session.blocks for s in b.sub_blocks)) as steps:
-        for key, moments in steps.over(input_moments(model, session.blocks, rows, session.micro_batch, keep)):
+        for key, moments in steps.over(input_moments(model, session.blocks, rows, session.micro_batch, keep, stream)):
             grams.put(key, moments[0].second)
 
 

@@ -1,12 +1,14 @@
 """Gram matrices of the dense model that a pass over the text has made, put aside for the refits that come later."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from tracenas.families import Block, Key, present
 from tracenas.models.surgery.ordering import Ordering, permutation
+from tracenas.pipeline.refit.stream import StoredStream
 from tracenas.saliency.backwards import Shelf
 
 __all__ = ["StoredGrams"]
@@ -20,29 +22,35 @@ class StoredGrams:
 
     Args:
         blocks: the model's.
+        stream: what the same pass records hidden states in, if they are wanted; closed with this.
     """
 
-    def __init__(self, blocks: Sequence[Block]) -> None:
+    def __init__(self, blocks: Sequence[Block], stream: StoredStream | None = None) -> None:
         self._subs = [(key, sub.output_projection) for key, sub in present(blocks) if not sub.stacked]
         one_stack = not blocks[0].stack
         self.kept = one_stack and 4 * sum(p.columns**2 for _, p in self._subs) <= _LARGEST
         """Whether anything is put aside: not what is too large, nor of encoder–decoders, which are not refitted so."""
+        self.stream = stream if one_stack else None
         self._wanted = {key for key, _ in self._subs}
         self._shelf: Shelf | None = None
         self._places: dict[Key, int] = {}
         self._tokens: Tensor | None = None
         self._in_order = False
 
-    def begin(self, tokens: Tensor, *, in_order: bool = False) -> None:
-        """A pass over tokens, int64 [N, L], begins; what another one has left is forgotten.
+    def begin(self, model: Any, tokens: Tensor, *, in_order: bool = False) -> StoredStream | None:
+        """A pass over tokens, int64 [N, L], begins; what another one has left is forgotten. What it records into.
 
         Args:
+            model: the dense one.
             in_order: whether the columns come in the super-network's order; else in the base's.
         """
         if self._shelf is not None:
             self._shelf.clear()
         self._places.clear()
         self._tokens, self._in_order = tokens, in_order
+        if self.stream is not None:
+            self.stream.begin(model, tokens)
+        return self.stream
 
     def put(self, key: Key, moment: Tensor) -> None:
         """Put a sub-block's matrix aside.
@@ -82,3 +90,5 @@ class StoredGrams:
         self._places.clear()
         if self._shelf is not None:
             self._shelf.close()
+        if self.stream is not None:
+            self.stream.close()

@@ -20,6 +20,7 @@ from tracenas.families import Block, SubBlock
 from tracenas.models.functionals.loss import predicted_tokens
 from tracenas.models.surgery.ordering import Key, weight_holder
 from tracenas.paging import Keep, in_memory
+from tracenas.refits.dense_stream import StreamRecorder
 from tracenas.saliency.backwards import Shelf
 from tracenas.saliency.elimination import Sweep
 from tracenas.saliency.sensitivity import FISHER_TOKENS
@@ -42,6 +43,7 @@ def measure_sensitivity(
     ridge: float = RIDGE,
     fisher_tokens: int = FISHER_TOKENS,
     put: Callable[[Key, Tensor], None] | None = None,
+    stream: StreamRecorder | None = None,
     keep: Keep = in_memory,
     sweepers: int = 1,
     report: Callable[[int, int], None] = lambda done, total: None,
@@ -56,6 +58,7 @@ def measure_sensitivity(
         generator: what labels are drawn by.
         ridge: λ of every channel, relative to its second moment.
         put: is given G of every sub-block that is not of experts, float64 [n, n].
+        stream: records the hidden states of the pass, of a decoder.
         keep: where the matrices of a block and the hidden states lie.
         sweepers: sub-blocks that are swept at a time; what is found does not depend on it.
         fisher_tokens: as many tokens as the windows for the Fisher matrices have at least.
@@ -76,7 +79,7 @@ def measure_sensitivity(
             report(done := done + 1, total)
 
         def sweeps() -> Iterator[tuple[Key, Callable[[], WidthCosts]]]:
-            for key, moments in input_moments(model, blocks, tokens, micro_batch, keep):
+            for key, moments in input_moments(model, blocks, tokens, micro_batch, keep, stream):
                 sub = next(s for s in blocks[key[0]].sub_blocks if s.spec.name == key[1])
                 if put is not None and not sub.stacked:
                     put(key, moments[0].second)

@@ -20,6 +20,7 @@ from tracenas.models.surgery.experts import watch_experts
 from tracenas.models.surgery.ordering import Key
 from tracenas.models.surgery.stepping import BlockRunner, watch
 from tracenas.paging import Keep, in_memory
+from tracenas.refits.dense_stream import StreamRecorder
 from tracenas.refits.gram_sum import GramSum
 from tracenas.saliency.statistics import run_hooked
 
@@ -75,7 +76,12 @@ class _Sums:
 
 
 def input_moments(
-    model: Any, blocks: Sequence[Block], tokens: Tensor, micro_batch: int, keep: Keep = in_memory
+    model: Any,
+    blocks: Sequence[Block],
+    tokens: Tensor,
+    micro_batch: int,
+    keep: Keep = in_memory,
+    stream: StreamRecorder | None = None,
 ) -> Iterator[tuple[Key, list[Moments]]]:
     """The moments of every sub-block that has units, in forward order: one entry, or one for every fused expert.
 
@@ -85,6 +91,7 @@ def input_moments(
         tokens: int64 [N, L] on the model's device.
         micro_batch: sequences per forward pass, of one half.
         keep: where the matrices and the hidden states lie.
+        stream: records the hidden states, of a decoder.
 
     Raises:
         UserError: if an activation is not finite.
@@ -104,9 +111,13 @@ def input_moments(
     for index in range(len(blocks)):
         with ExitStack() as undo:
             of_block = _watched(model, blocks, index, undo)
+            if stream is not None:
+                undo.enter_context(stream.recording(model, index))
             for half, states in enumerate(hidden):
                 _begin(_all(of_block), half)
                 runner.advance(index, states)
+        if stream is not None:
+            stream.left(index, [*hidden[0], *hidden[1]])
         yield from _means(of_block, keep)
 
 
