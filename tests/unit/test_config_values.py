@@ -67,6 +67,24 @@ def test_a_seed_is_one_for_every_library() -> None:
         configs.build(BenchConfig, {"models": ["m"], "seed": 2**32})
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"batch": 10**20}, "batch '100000000000000000000': expected a number of at most 2,147,483,647"),
+        ({"population": 10**23}, f"population '{10**23}': expected a number of at most 2,147,483,647"),
+        ({"threads": 2**31 - 1}, "threads '2147483647': input should be less than or equal to 4096"),
+    ],
+)
+def test_counts_are_what_a_machine_counts_to(settings: dict[str, int], said: str) -> None:
+    with pytest.raises(UserError, match=re.escape(said)):
+        configs.build(SearchConfig, {**SEARCH, **settings})
+
+
+def test_a_learning_rate_is_one_that_a_step_can_take() -> None:
+    with pytest.raises(UserError, match=re.escape("learning-rate '1e+300': input should be less than or equal to 10")):
+        configs.build(RecoverConfig, {**RECOVER, "learning_rate": 1e300})
+
+
 def test_llama_cpp_computes_on_the_gpu_that_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = tmp_path / "trials.py"
     facts = '{"gpu": True, "llama_cpp": os.environ.get("CUDA_VISIBLE_DEVICES")}'

@@ -30,6 +30,7 @@ __all__ = [
     "Switch",
     "Text",
     "TextField",
+    "Threads",
     "Tolerance",
     "VllmPython",
     "Workers",
@@ -74,6 +75,9 @@ Text = Annotated[str, Accepts(file=True, metavar="TEXT")]
 
 Ray = Annotated[str, Accepts(("auto",))]
 """HOST:PORT of a cluster, or the one at hand."""
+
+Threads = Annotated[int, Field(ge=1, le=4096)]
+"""CPU threads; more than that no machine has, and libraries end the process."""
 
 Workers = Annotated[int, Field(ge=1)] | Literal["auto"]
 """A number of processes."""

@@ -18,7 +18,10 @@ class ResumeConfig(StageConfig):
 
     run: Path = Field(description="The run directory to go on with.")
     threads: int | None = Field(
-        None, ge=1, description="CPU threads of torch, where the run's results do not depend on them: on a GPU."
+        None,
+        ge=1,
+        le=4096,
+        description="CPU threads of torch, where the run's results do not depend on them: on a GPU.",
     )
 
 

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, ValidationInfo, field_validator
 
 from tracenas.config import fields
 from tracenas.config.accepted import Accepts, choices
@@ -32,6 +32,8 @@ __all__ = [
 ]
 
 C = TypeVar("C", bound="StageConfig")
+_LARGEST = 2**31 - 1
+"""That torch and the system count threads and rows up to."""
 _DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]+)?", re.ASCII)
 
 
@@ -77,6 +79,14 @@ class StageConfig(BaseModel):
             return [cls._path_text(one) for one in value]
         return str(value) if isinstance(value, Path) else value
 
+    @field_validator("*")
+    @classmethod
+    def _check_whole(cls, value: Any, info: ValidationInfo) -> Any:
+        """What nothing can be so many of is refused before anything counts up to it."""
+        if info.field_name != "seed" and isinstance(value, int) and value > _LARGEST:
+            raise ValueError(f"expected a number of at most {_LARGEST:,}")
+        return value
+
     _asked_for: frozenset[str] = PrivateAttr(frozenset())
 
     def asks_for(self, name: str) -> bool:
@@ -99,7 +109,9 @@ class StageConfig(BaseModel):
         description="Number format of the computation, torch's names included; auto: bf16 on a GPU, fp32 on a CPU "
         "(search, sparsify, prune by fisher and mlp: bf16 where it is faster there and the loss stays).",
     )
-    threads: int | None = Field(None, ge=1, description="CPU threads that torch uses; default: torch's own choice.")
+    threads: int | None = Field(
+        None, ge=1, le=4096, description="CPU threads that torch uses; default: torch's own choice."
+    )
     trust_remote_code: bool = Field(False, description="Run Python code that the model's repository ships.")
 
 
