@@ -233,6 +233,18 @@ def test_links_as_in_the_hubs_cache_become_files(base: Path, tmp_path: Path) -> 
     assert not (tmp_path / "copy" / "tokenizer.json").is_symlink()
 
 
+def test_the_licence_goes_with_what_is_made_of_the_weights(base: Path, tmp_path: Path) -> None:
+    byte_level(base)
+    for name in ("LICENSE", "NOTICE.txt", "USE_POLICY.md"):
+        (base / name).write_text(f"the {name} of the base")
+    (base / "paper.pdf").write_text("another file")
+    (tmp_path / "copy").mkdir()
+    BaseFiles(base).copy(tmp_path / "copy", stock=True)
+    for name in ("LICENSE", "NOTICE.txt", "USE_POLICY.md"):
+        assert (tmp_path / "copy" / name).read_text() == f"the {name} of the base"
+    assert not (tmp_path / "copy" / "paper.pdf").exists()
+
+
 def test_files_of_other_checkpoints_below_are_not_copied(base: Path) -> None:
     byte_level(base)
     for name in ("original/tokenizer.model", "checkpoint-500/tokenizer.json", "runs/own.tiktoken"):

@@ -1,4 +1,4 @@
-"""What a checkpoint takes over from its base beside weights: the files of the tokenizer and of generation.
+"""What a checkpoint takes over from its base beside weights: the files of the tokenizer and of generation, its licence.
 
 They are copied byte for byte. Saved again through transformers they may lose spaces (byte-level files under the name
 of a SentencePiece class), gain a token that the embeddings have not, and no longer load under transformers 4.
@@ -15,7 +15,7 @@ from typing import Any
 
 from tracenas.rundir import read_json
 
-__all__ = ["GENERATION", "TOKENIZER", "BaseFiles", "copied_files", "has_vocabulary"]
+__all__ = ["GENERATION", "TAKEN_OVER", "BaseFiles", "copied_files", "has_vocabulary"]
 
 GENERATION = "generation_config.json"
 _SETTINGS = "tokenizer_config.json"
@@ -40,7 +40,9 @@ _OTHERS = (
     "processor_config.json",
     GENERATION,
 )
-TOKENIZER = (*_VOCABULARIES, *_OTHERS)
+_LICENCE = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
+"""What may have to go wherever the weights or what is made of them go."""
+TAKEN_OVER = (*_VOCABULARIES, *_OTHERS, *_LICENCE)
 """Patterns of the files that are taken over."""
 _GENERIC = ("PreTrainedTokenizer", "TokenizersBackend")
 """transformers 4's and 5's name (without `Fast`) of the class that is what tokenizer.json says."""
@@ -86,7 +88,7 @@ class BaseFiles:
 
 def copied_files(directory: Path) -> list[Path]:
     """The files of a directory that are copied, its tokenizer's code included."""
-    paths = {path for name in TOKENIZER for path in directory.glob(name) if path.is_file()}
+    paths = {path for name in TAKEN_OVER for path in directory.glob(name) if path.is_file()}
     return sorted(paths) + list(_code(directory))
 
 

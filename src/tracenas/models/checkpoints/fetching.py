@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tracenas.errors import UserError
 from tracenas.hub.failures import check_room, refusal
-from tracenas.models.checkpoints.base_files import TOKENIZER
+from tracenas.models.checkpoints.base_files import TAKEN_OVER
 from tracenas.models.checkpoints.directory import BESIDE
 from tracenas.models.checkpoints.headers import INDEX_FILE, SINGLE_FILE, indexed_tensors
 from tracenas.models.checkpoints.source import ModelSource
@@ -29,7 +29,7 @@ def fetch(source: ModelSource) -> None:
 @lru_cache(maxsize=32)
 def _fetch(what: str, repo: str, commit: str, path: Path) -> None:
     """Once in a process, whatever loads the model again."""
-    _download(what, repo, commit, ["config.json", "*.py", INDEX_FILE, *BESIDE, *TOKENIZER])
+    _download(what, repo, commit, ["config.json", "*.py", INDEX_FILE, *BESIDE, *TAKEN_OVER])
     weights = {SINGLE_FILE}
     if (path / INDEX_FILE).is_file():
         weights = set(indexed_tensors(path).values())

@@ -14,7 +14,7 @@ from tracenas.models.checkpoints.loading import LoadedModel, load
 __all__ = ["check_loads", "check_names", "published_files"]
 
 _CARD, _ARCHITECTURE = "README.md", "architecture.json"
-_NAMED = ("config.json", _ARCHITECTURE, *BESIDE, "LICENSE*", "NOTICE*", "*.py")
+_NAMED = ("config.json", _ARCHITECTURE, *BESIDE, "*.py")
 _WRITTEN = (_CARD, "config.json", "generation_config.json", SPARSITY, _ARCHITECTURE)
 """Files that tell of how a checkpoint was made; a tokenizer's are its maker's."""
 
