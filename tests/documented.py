@@ -18,6 +18,8 @@ _COMMAND = re.compile(
     rf"^(?: {{4,}}|# *)(?:\$ )?(?:[A-Z_]+=\S+ )*(?:\S*/)?(?:tracenas +|({_LAUNCHER}))([a-z].*)$", re.MULTILINE
 )
 
+_YAML = re.compile(r"^```yaml\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
 
 def documented() -> list[tuple[str, str]]:
     """(page, command line without `tracenas`): indented blocks of the pages, comments of the recipes.
@@ -29,6 +31,13 @@ def documented() -> list[tuple[str, str]]:
         text = re.sub(r"\\\n[ #]*", " ", page.read_text(encoding="utf-8"))
         lines += [(page.name, start + line) for start, line in _COMMAND.findall(text)]
     return lines
+
+
+def settings_file(name: str) -> str:
+    """The text of a settings file that a page shows, in a block that begins with its name: `# run.yaml`."""
+    blocks = [block for page in PAGES for block in _YAML.findall(page.read_text(encoding="utf-8"))]
+    (text,) = (block for block in blocks if block.startswith(f"# {name}\n"))
+    return str(text)
 
 
 def variants(line: str) -> list[list[str]]:

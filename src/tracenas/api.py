@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from tracenas.commands.push import Pushed
     from tracenas.commands.recover.command import Recovered
     from tracenas.commands.report import Reported
-    from tracenas.commands.run.front import FrontOutcome
-    from tracenas.commands.run.result import RunOutcome
+    from tracenas.commands.run.result import FrontOutcome, RunOutcome
     from tracenas.commands.runs import Runs
     from tracenas.commands.score import Scored
     from tracenas.commands.search.result import SearchOutcome

@@ -5,10 +5,11 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
-from documented import command_name, documented, variants
+from documented import command_name, documented, settings_file, variants
 from fake_hub import FakeHub, fake_hub, use_hub
 from latency_tables import made_table, written
 
@@ -127,6 +128,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shelf]:
     settings |= {**REFITTED, **WINDOWS, "evaluations": "6", "random_architectures": "1"}
     recovery = {"method": "pretrain", "tokens": "1K", **WINDOWS}
     (home / "run.yaml").write_text(yaml.safe_dump({**settings, "recover": recovery, "bench": {}}))
+    (home / "front.yaml").write_text(yaml.safe_dump(smaller_settings(yaml.safe_load(settings_file("front.yaml")))))
     with pytest.MonkeyPatch.context() as patch, fake_hub() as hub:
         patch.chdir(home)
         run(["search", "MODEL", "--data", "TEXT", "--params", "75%", "--out", "RUN"])
@@ -190,6 +192,13 @@ def smaller(words: list[str]) -> list[str]:
         for word in lowered
     ]
     return lowered + [part for name, value in given.items() if name not in words for part in (name, value)]
+
+
+def smaller_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """Those of a page's run, with lower counts and less text."""
+    training = {**settings["recover"], "tokens": "1K", **WINDOWS}
+    bench = {**settings["bench"], "prompt": 32, "new_tokens": 8, "trials": 1, "no_memory": True}
+    return {**settings, **REFITTED, **WINDOWS, "evaluations": "6", "recover": training, "bench": bench}
 
 
 def set_aside(words: list[str]) -> None:

@@ -45,7 +45,7 @@ def test_every_size_is_the_best_of_the_front_there_and_further_ones_are_added(
         assert row["params"] == row["costs"]["params"] <= int(share * base["params"])
         assert Path(row["path"]).is_dir() and row["perplexity"] > 0 and row["tokens"] == base["tokens"]
     assert json.loads((out / "summary.json").read_text())["checkpoints"] == made["checkpoints"]
-    assert rows[0]["path"] in (out / "report.html").read_text()
+    assert "<code>params-70/pruned</code>" in (out / "report.html").read_text()
     written = [(Path(row["path"]) / "model.safetensors").stat().st_mtime_ns for row in rows]
     again = printed(capsys, run(home, out, "--checkpoints", "70%,85%,80%", "--resume"))
     assert [row["size"] for row in again["checkpoints"]] == ["base", "70%", "85%", "80%"]
@@ -64,10 +64,10 @@ def test_every_size_is_the_best_of_the_front_there_and_further_ones_are_added(
         (["--checkpoints", "40%"], "are below the front's lower end"),
         (["--checkpoints", "70%,70%"], "a size is named twice"),
         (["--checkpoints", "70x"], "expected a share such as 60%"),
-        (
-            ["--checkpoints", "70%", "recover.method=pretrain", "recover.max_steps=2"],
-            "front goes without the section recover",
-        ),
+        (["--checkpoints", "70%", "recover.method=lora", "recover.max_steps=2"], "recover.data is required for lora"),
+        (["--checkpoints", "70%", "bench.prompt=64"], "64 positions"),
+        (["--checkpoints", "70%", "eval.suite=papers"], "did you mean 'paper'"),
+        (["--checkpoints", "70%", "recover_rivals=true"], "recover_rivals needs the section recover"),
         (["--checkpoints", "70%", "--random-architectures", "2"], "without front"),
         (["--checkpoints", "70%", "--no-front", "--params", "80%"], "checkpoints needs front"),
     ],

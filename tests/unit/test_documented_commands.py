@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from documented import PAGES, command_name, documented, variants
+from documented import PAGES, command_name, documented, settings_file, variants
 
 from tracenas import cli, commands
 from tracenas import config as configs
@@ -28,6 +28,7 @@ def test_the_command_is_accepted(page: str, line: str, tmp_path: Path, monkeypat
         "model: m\ndata: text\nparams: 60%\ntext: t\nout: run\n"
         "recover: {method: pretrain, data: t, tokens: 1M}\nbench: {}\n"
     )
+    (tmp_path / "front.yaml").write_text(settings_file("front.yaml"))
     for words in variants(line):
         assert cli.invoke(words) == 0, words
     assert len(called) == len(variants(line))

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from tracenas.cli import invoke
 from tracenas.commands.plan.evaluation import reading
@@ -127,3 +128,55 @@ def test_settings_of_eval_are_checked(capsys: pytest.CaptureFixture[str]) -> Non
         build(PlanConfig, {"model": "m", "eval": {"task": "piqa"}})
     assert invoke(["plan", str(model_path()), "--params", "60%", "eval.suite=papers"]) == 2
     assert "unknown suite 'papers'" in capsys.readouterr().err
+
+
+def test_every_size_of_a_front_goes_through_all_stages(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    train = {"method": "pretrain", "max_steps": 1, "global_batch": 1, "seq_len": 64}
+    settings = {"model": str(model_path()), "data": "text.txt", "text": str(heldout_path()), "windows": 8, "out": "o"}
+    sections = {"recover": train, "eval": {"seq_len": 64}, "bench": {"prompt": 32, "new_tokens": 4, "trials": 3}}
+    shared = {**settings, **sections, "seq_len": 64, "threads": 1}
+
+    def planned(**further: Any) -> Any:
+        file = tmp_path / "run.yaml"
+        file.write_text(yaml.safe_dump({**shared, **further}))
+        assert invoke(["plan", "--config", str(file), "--json"]) == 0, capsys.readouterr().err
+        return json.loads(capsys.readouterr().out)
+
+    one = {size: planned(params=size) for size in ("60%", "80%")}
+    both = planned(front=True, checkpoints="60%,80%")
+    assert both["checkpoints"] == {size: found["budget"]["limit"] for size, found in one.items()}
+    whole, parts = both["time"]["stages"], [found["time"]["stages"] for found in one.values()]
+    assert list(whole) == ["search", "checkpoints", "recover", "eval", "bench"]
+    assert whole["recover"] == pytest.approx(sum(part["recover"] for part in parts), rel=1e-3)
+    base = {"eval": 0.0, "bench": 0.0}
+    for name in base:  # the base once
+        base[name] = sum(part[name] for part in parts) - whole[name]
+        assert 0 < base[name] < whole[name] / 2
+    assert sum(part["prune"] for part in parts) < whole["checkpoints"] < sum(part["comparison"] for part in parts)
+    (disk,) = (need["needed"] for need in both["fits"] if need["name"] == "disk")
+    each = [next(need["needed"] for need in found["fits"] if need["name"] == "disk") for found in one.values()]
+    states = 3 * 16 * one["80%"]["uniform"]["params"]  # of one recovery at a time
+    assert disk == pytest.approx(each[1] + 2 * 4 * one["60%"]["uniform"]["params"], rel=1e-3) and disk < sum(each)
+    kept = planned(front=True, checkpoints="60%,80%", recover={**train, "keep_checkpoints": True})
+    assert next(need["needed"] for need in kept["fits"] if need["name"] == "disk") == disk + states
+
+
+def test_the_time_of_bench_is_told_for_torch(capsys: pytest.CaptureFixture[str]) -> None:
+    few, many = (stages(capsys, f"bench.trials={n}", "bench.warmup=0", "bench.no_memory=true") for n in (2, 6))
+    assert many["stages"]["bench"] == pytest.approx(3 * few["stages"]["bench"])
+    found = stages(capsys, "bench.backend=llama.cpp")
+    assert "bench" not in found["stages"] and found["without"] == ["bench in llama.cpp"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--front", "eval.seq_len=64"], "'checkpoints' is required with front"),
+        (["--front", "--checkpoints", "40%"], "are below the front's lower end"),
+        (["--params", "60%", "--checkpoints", "40%"], "checkpoints needs front"),
+        (["--params", "60%", "--smallest", "40%"], "costs and smallest need front"),
+    ],
+)
+def test_what_is_no_front_is_refused(capsys: pytest.CaptureFixture[str], options: list[str], message: str) -> None:
+    assert invoke(["plan", str(model_path()), *options, "--no-timing"]) == 2
+    assert message in capsys.readouterr().err

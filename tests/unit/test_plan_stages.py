@@ -104,23 +104,23 @@ def test_operations_of_a_recovery(section: dict[str, Any], tokens: int, per_toke
 
 def test_what_is_needed_where(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tracenas.commands.plan.needs.host_memory", lambda: 1000)
-    host, disk = needs(MEMORY, 50, 2, device="cpu", gpu=None, least=1 << 60)
+    host, disk = needs(MEMORY, 100, device="cpu", gpu=None, least=1 << 60)
     assert (host.name, host.needed, host.available, host.fits) == ("host memory", 200, 1000, True)
     assert disk.needed == 100 and disk.fits
-    host, disk = needs(MEMORY, 50, 2, device="cpu", gpu=None, least=1 << 60, download=7, trained=100)
+    host, disk = needs(MEMORY, 100, device="cpu", gpu=None, least=1 << 60, download=7, trained=100)
     assert (host.needed, host.fits, disk.needed) == (1600, False, 7 + 100 + 3 * 1600)
-    gpu, host, disk = needs(MEMORY, 50, 2, device="cuda", gpu=300, least=1 << 60, trained=50, adapters=True)
+    gpu, host, disk = needs(MEMORY, 100, device="cuda", gpu=300, least=1 << 60, trained=50, adapters=True)
     assert (gpu.needed, gpu.available, gpu.fits, host.needed, disk.needed) == (200, 300, True, 140, 100)
     assert Need("GPU memory", 1 << 30, None).describe() == "1 GiB (what this machine has is not known)"
     assert Need("disk", 3 << 30, 1 << 30).describe() == "3 GiB of 1 GiB: does not fit"
 
 
 def test_less_host_memory_is_named_where_it_would_do() -> None:
-    host, _ = needs(MEMORY, 50, 2, device="cpu", gpu=None, least=150)
+    host, _ = needs(MEMORY, 100, device="cpu", gpu=None, least=150)
     files = MEMORY.weights + MEMORY.compensation
     assert (host.least, host.files) == (150, files)
     assert host.describe().endswith(f", 150 B with --host-memory and {files} B of temporary files")
-    host, _ = needs(MEMORY, 50, 2, device="cpu", gpu=None, least=200)
+    host, _ = needs(MEMORY, 100, device="cpu", gpu=None, least=200)
     assert host.least is host.files is None
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from report_run import make_run
-from test_report_front import make_front
+from test_report_checkpoints import make_written
 from test_report_verdict import make_searched
 
 from tracenas.reporting import write_report
@@ -111,7 +111,7 @@ def test_a_page_that_is_clicked(tmp_path: Path, width: int) -> None:
 
 @pytest.mark.parametrize(("width", "flags"), [(420, ("--force-dark-mode",)), (1400, ())])
 def test_a_page_of_a_front_that_is_clicked(tmp_path: Path, width: int, flags: tuple[str, ...]) -> None:
-    found = clicked(write_report(make_front(tmp_path / "run")), width, *flags)
+    found = clicked(write_report(make_written(tmp_path / "run")), width, *flags)
     assert found["errors"] == [] and found["outside"] == [] and found["page"] <= width
     assert re.fullmatch(r"[0-9a-f]{16}: loss [\d.]+, perplexity [\d.]+, .* parameters, .* ms", found["hovered"])
     assert found["inside"] and found["focused"] and found["arrow"] != found["focused"]

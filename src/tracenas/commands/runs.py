@@ -10,7 +10,7 @@ from typing import Any
 from tracenas.commands import COMMANDS
 from tracenas.commands.recover.checks import SPARSITY
 from tracenas.commands.recover.result import LOG, RESULT
-from tracenas.commands.run.sections import stage_steps
+from tracenas.commands.run.steps import stage_steps
 from tracenas.commands.stored import StoredRun
 from tracenas.commands.study.ablation import ABLATION
 from tracenas.commands.study.results import STUDY
@@ -177,9 +177,13 @@ def _piped(run: StoredRun) -> tuple[bool, str]:
     if not done:
         return False, progress
     steps = stage_steps(run.build(RunConfig, out=run.path))
-    left = [step.name for step in steps if not (run.path / step.result).is_file()]
+    left = [step for step in steps if not (run.path / step.result).is_file()]
     count = len(steps) + 1
-    return not left, f"stage {count - len(left) + 1} of {count}: {left[0]}" if left else f"{count} stages"
+    if not left:
+        return True, f"{count} stages"
+    parts = left[0].parts
+    of_them = f", {sum((run.path / part).is_file() for part in parts)} of {len(parts)}" if parts else ""
+    return False, f"stage {count - len(left) + 1} of {count}: {left[0].name}{of_them}"
 
 
 def _demonstrated(run: StoredRun) -> tuple[bool, str]:

@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
 from tracenas.config import fields
-from tracenas.config.budgets import BudgetConfig
 from tracenas.config.effort import EffortConfig
+from tracenas.config.front import SizesConfig
 from tracenas.config.run import RunConfig, checked_section
 from tracenas.config.shared import StageConfig, TracedConfig
 from tracenas.config.usage import TRACED, Use
@@ -16,15 +16,13 @@ from tracenas.config.usage import TRACED, Use
 __all__ = ["PlanConfig"]
 
 
-class PlanConfig(EffortConfig, BudgetConfig, TracedConfig):
+class PlanConfig(EffortConfig, SizesConfig, TracedConfig):
     """Feasible budgets, memory and time, before any work."""
 
     needed = ("params", "budget")
     wanted = ("effort", "minutes", "deploy", "sensitivity", "no_timing", "device")
     without = ("seed", "trust_remote_code")
-    sections: ClassVar[Mapping[str, type[StageConfig]]] = {
-        n: RunConfig.sections[n] for n in ("prune", "recover", "eval")
-    }
+    sections: ClassVar[Mapping[str, type[StageConfig]]] = RunConfig.sections
     reads = ("run", "search", "recover")
     uses = (
         TRACED,
@@ -66,6 +64,9 @@ class PlanConfig(EffortConfig, BudgetConfig, TracedConfig):
     eval: dict[str, Any] | None = Field(
         None, description="Settings of eval, whose time is told, too, such as tasks or suite."
     )
+    bench: dict[str, Any] | None = Field(
+        None, description="Settings of bench, whose time is told, too, for backend torch."
+    )
     no_timing: bool = Field(
         False, description="Leave out the estimate of time, for which the speed of this machine is measured."
     )
@@ -75,3 +76,9 @@ class PlanConfig(EffortConfig, BudgetConfig, TracedConfig):
     def _check_sections(cls, values: Any) -> Any:
         given = {name: values[name] for name in cls.sections if values.get(name) is not None}
         return {**values, **{name: checked_section(name, section, "best") for name, section in given.items()}}
+
+    @model_validator(mode="after")
+    def _check_front(self) -> Self:
+        if any(getattr(self, name) is not None for name in self.sections):
+            self.require_sizes()
+        return self

@@ -1,18 +1,16 @@
 """Settings of search, score and prune."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from tracenas.budgets import BUDGETS
 from tracenas.config import fields
 from tracenas.config.accepted import Accepts
-from tracenas.config.budgets import BudgetConfig
 from tracenas.config.effort import SIZES, EffortConfig
+from tracenas.config.front import FrontConfig
 from tracenas.config.one_shot import OneShotSettings
-from tracenas.config.shared import CalibrationConfig, StageConfig, TracedConfig
+from tracenas.config.shared import CalibrationConfig, TracedConfig
 from tracenas.config.tracking import TrackedConfig
 from tracenas.config.usage import TRACED, Use, additive, reads_widths, refits
 from tracenas.errors import UserError
@@ -36,22 +34,16 @@ def _evolves(config: Any) -> bool:
     return bool(_strategies(config) & {"evolution", "guided"})
 
 
-_MOST_COSTS = 3
-"""Of a front."""
-
-
-class SearchConfig(EffortConfig, BudgetConfig, CalibrationConfig, TracedConfig, TrackedConfig):
+class SearchConfig(EffortConfig, FrontConfig, CalibrationConfig, TracedConfig, TrackedConfig):
     """Find an architecture."""
 
     needed: ClassVar[tuple[str, ...]] = ("params", "budget")
     wanted: ClassVar[tuple[str, ...]] = ("effort", "minutes", "deploy", "resume")
-    former: ClassVar[Mapping[str, str]] = {**StageConfig.former, "from": "smallest"}
     holds_out = True
     keeps_latency = True
 
     uses: ClassVar[tuple[Use, ...]] = (
         TRACED,
-        Use(("costs", "smallest"), "front", lambda c: c.front),
         Use(("mutation_width",), "strategy evolution", lambda c: "evolution" in _strategies(c)),
         Use(("crossover", "mutation_depth", "sigma"), "strategy evolution or guided", _evolves),
         Use(("init",), "strategy evolution or guided", lambda c: _evolves(c) or c.init == "nirvana"),
@@ -143,45 +135,7 @@ class SearchConfig(EffortConfig, BudgetConfig, CalibrationConfig, TracedConfig, 
         "each: auto (the one that runs here or that RAY_ADDRESS names, else one of this machine while it is needed), "
         "or HOST:PORT.",
     )
-    front: bool = Field(
-        False,
-        description="Search all sizes at once, from smallest to the budget: every size's best is in the journal, and "
-        "`tracenas best` says which.",
-    )
-    costs: Annotated[fields.CommaList, Accepts(registered=BUDGETS.names, several=True)] = Field(
-        "params",
-        description="What the front is of beside the score: one to three costs; the upper end of each is its budget, "
-        "or 95%.",
-    )
-    smallest: fields.Size = Field("50%", description="Lower end of the front's first cost, as a budget is given.")
     resume: bool = Field(False, description="Go on with an interrupted run in the directory.")
-
-    @property
-    def budgets(self) -> dict[str, str]:
-        """By name; with `front` its costs come first, and are 95% where nothing is said."""
-        found = super().budgets
-        return {**{name: found.get(name, "95%") for name in self.front_costs}, **found}
-
-    @property
-    def front_costs(self) -> tuple[str, ...]:
-        """What the front is of beside the score; nothing without one.
-
-        Raises:
-            UserError: for unknown costs, more than three, and one that is named twice.
-        """
-        if not self.front:
-            return ()
-        names = tuple(name.strip() for name in self.costs.split(",") if name.strip())
-        if not 1 <= len(set(names)) == len(names) <= _MOST_COSTS:
-            raise UserError(f"costs '{self.costs}': expected one to three different budgets, such as params,decode_ms")
-        for name in names:
-            BUDGETS.check(name)
-        return names
-
-    @property
-    def leading(self) -> str | None:
-        """What the lower end of a front is of."""
-        return next(iter(self.front_costs), None)
 
     @model_validator(mode="after")
     def _check_budgets(self) -> Self:

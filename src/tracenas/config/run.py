@@ -1,17 +1,16 @@
 """Settings of run: those of a search, and a section for every further stage that is asked for."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
 from tracenas.config import fields
-from tracenas.config.accepted import Accepts
+from tracenas.config.front import SizesConfig
 from tracenas.config.measuring import BenchConfig, EvalConfig
 from tracenas.config.pruning import PruneConfig, SearchConfig
 from tracenas.config.recovery import RecoverConfig
 from tracenas.config.shared import StageConfig, build, current_names, setting_names
-from tracenas.config.usage import Use
 from tracenas.errors import UserError
 from tracenas.registry import did_you_mean
 
@@ -46,26 +45,16 @@ _STAND_INS: dict[str, dict[str, Any]] = {
 }
 
 
-class RunConfig(SearchConfig):
+class RunConfig(SearchConfig, SizesConfig):
     """Search, prune, compare and report, then recover, evaluate and time where a section asks for it."""
 
     wanted = ("effort", "minutes", "deploy", "compensate", "windows", "resume")
     sections: ClassVar[Mapping[str, type[StageConfig]]] = _KINDS
 
-    uses: ClassVar[tuple[Use, ...]] = (
-        Use(("checkpoints",), "front", lambda c: c.front),
-        Use(("random_architectures", "recover_rivals"), "a run of one size, without front", lambda c: not c.front),
-    )
-
     text: fields.Text = Field(description="Held-out text that perplexities are measured on.")
     windows: int | None = Field(None, ge=1, description="Number of held-out windows at most; default: all.")
     random_architectures: int = Field(
         3, ge=0, description="Number of random architectures of the same budget to compare with."
-    )
-    checkpoints: Annotated[fields.CommaList | None, Accepts(metavar="SIZE", several=True)] = Field(
-        None,
-        description="With front: the sizes that checkpoints are written and measured at, in its first cost, such as "
-        "60%,75%.",
     )
     compensate: fields.Compensate = Field(
         "best",
@@ -88,21 +77,9 @@ class RunConfig(SearchConfig):
         None, description="Time base and checkpoints, with these settings of `tracenas bench`."
     )
 
-    @property
-    def sizes_of_checkpoints(self) -> tuple[str, ...]:
-        """`checkpoints`, one by one."""
-        return tuple(size.strip() for size in (self.checkpoints or "").split(",") if size.strip())
-
     @model_validator(mode="after")
     def _check_front(self) -> Self:
-        if self.front and not self.sizes_of_checkpoints:
-            raise UserError("'checkpoints' is required with front: the sizes that are written, such as 60%,75%")
-        if self.front and (asked := [name for name in ("recover", "eval", "bench") if getattr(self, name) is not None]):
-            raise UserError(
-                f"front goes without the section {asked[0]}: tracenas {asked[0]} takes any of its checkpoints"
-            )
-        if len(set(self.sizes_of_checkpoints)) < len(self.sizes_of_checkpoints):
-            raise UserError(f"checkpoints '{self.checkpoints}': a size is named twice")
+        self.require_sizes()
         return self
 
     @model_validator(mode="before")

@@ -49,6 +49,10 @@ class PlanOptions(TypedDict, total=False):
     latency_anyway: bool
     prompt: int | None
     outtype: str
+    front: bool
+    costs: str | Sequence[str]
+    smallest: str | float
+    checkpoints: str | Sequence[str] | float | None
     effort: Literal["quick", "normal", "thorough"] | None
     minutes: float | None
     evaluations: int | None
@@ -67,6 +71,7 @@ class PlanOptions(TypedDict, total=False):
     random_architectures: int
     recover_rivals: bool
     eval: Mapping[str, Any] | None
+    bench: Mapping[str, Any] | None
     no_timing: bool
 
 
@@ -81,6 +86,9 @@ class SearchOptions(TracedKeywords, TrackedKeywords, EffortKeywords, Calibration
     latency_anyway: bool
     prompt: int | None
     outtype: str
+    front: bool
+    costs: str | Sequence[str]
+    smallest: str | float
     proxy: str
     strategy: str
     start: str | Sequence[str]
@@ -96,19 +104,16 @@ class SearchOptions(TracedKeywords, TrackedKeywords, EffortKeywords, Calibration
     race: Literal["auto", "on", "off"] | bool
     workers: int | Literal["auto"]
     ray: str | None
-    front: bool
-    costs: str | Sequence[str]
-    smallest: str | float
     resume: bool
 
 
 class RunOptions(SearchOptions, total=False):
     """Of `tracenas.run`: `tracenas run`."""
 
+    checkpoints: str | Sequence[str] | float | None
     text: str | Path
     windows: int | None
     random_architectures: int
-    checkpoints: str | Sequence[str] | float | None
     compensate: Literal["best", "auto", "none", "ridge", "sequential"]
     recover_rivals: bool
     prune: Mapping[str, Any] | None

@@ -2,17 +2,19 @@
 
 from pathlib import Path
 
-from tracenas.formats import counted, data_size, short_count
+from tracenas.formats import MISSING, data_size, decimal, short_count
 
 __all__ = [
     "NAMES",
     "UNIT_NAMES",
+    "capitalised",
     "cost_amount",
     "cost_axis",
     "cost_name",
     "model_kind",
     "proxy_label",
     "source_label",
+    "spent",
     "start_label",
 ]
 
@@ -69,8 +71,18 @@ def cost_name(name: str) -> str:
 def cost_amount(name: str, value: float) -> str:
     """A cost with its unit, short: `2.1M parameters`, `1.4 GiB memory to serve with`, `decoding a token 5.21 ms`."""
     if name.endswith("_ms"):
-        return f"{cost_name(name)} {counted(value)} ms"
+        return f"{cost_name(name)} {decimal(value, 3)} ms"
     return f"{data_size(value) if name in _BYTES else short_count(value)} {cost_name(name)}"
+
+
+def spent(name: str, value: float | None) -> str:
+    """A cost with its unit and without its name: `2.1M`, `1.4 GiB`, `5.21 ms`."""
+    return MISSING if value is None else cost_amount(name, value).replace(cost_name(name), "").strip()
+
+
+def capitalised(words: str) -> str:
+    """The words with a capital letter first; the others stay."""
+    return words[:1].upper() + words[1:]
 
 
 def cost_axis(name: str, base: float) -> tuple[str, float]:

@@ -1,23 +1,74 @@
 """Tables of the stages after the search, for the page and for a terminal alike."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from tracenas.formats import MISSING, decimal, fixed, plural
-from tracenas.reporting.data.stages import Measured, Recovery, Stages
-from tracenas.reporting.labels import source_label
+from tracenas.reporting.data.reading import Fields
+from tracenas.reporting.data.stages import Checkpoint, Measured, Recovery, Stages
+from tracenas.reporting.labels import capitalised, cost_name, source_label, spent
 from tracenas.tables import Table
 
-__all__ = ["bench_table", "evaluation_table", "recovery_table", "stage_tables"]
+__all__ = ["bench_table", "checkpoints_table", "evaluation_table", "recovery_table", "stage_tables"]
+
+_FEW = 3
+"""Tasks that a front's checkpoints are shown with, each; of more, their average alone."""
 
 
 def stage_tables(stages: Stages) -> list[Table]:
     """Everything there is, in the stages' order."""
-    tables = []
+    tables = [checkpoints_table(stages)] if stages.checkpoints else []
     if stages.recoveries:
         tables.append(recovery_table(stages.recoveries))
     tables += [evaluation_table(e) for e in stages.evaluations]
     return [*tables, *(bench_table(b) for b in stages.benches)]
+
+
+def checkpoints_table(stages: Stages) -> Table:
+    """A row for the base and one per size of a front: cost, losses, and what further stages came to; where it is."""
+    rows = stages.checkpoints
+    columns: list[tuple[str, Callable[[Checkpoint], str]]] = [
+        ("Size", lambda c: c.size),
+        (capitalised(cost_name(stages.cost)), lambda c: spent(stages.cost, c.cost)),
+        ("Calibration loss", lambda c: decimal(c.row.number("loss"))),
+        ("Perplexity", lambda c: decimal(c.perplexity)),
+    ]
+    if any("recovered" in one.row.values for one in rows):
+        columns.append(("Recovered", lambda c: decimal(c.recovered)))
+    columns += _accuracies(rows)
+    if any("bench" in one.row.values for one in rows):
+        columns += [
+            ("TPOT, ms", lambda c: _spread(c.timed.get("tpot_ms"), 2)),
+            ("Decode ×", lambda c: _spread(c.timed.get("decode_speedup"), 2)),
+        ]
+    columns += [
+        ("Realisation", lambda c: c.row.text("written") or MISSING),
+        ("In checkpoints/", lambda c: c.place or MISSING),
+    ]
+    return Table(
+        "checkpoints of the front", [name for name, _ in columns], [[get(one) for _, get in columns] for one in rows]
+    )
+
+
+def _accuracies(rows: Sequence[Checkpoint]) -> Iterator[tuple[str, Callable[[Checkpoint], str]]]:
+    """Columns of a few tasks, or of the average of many."""
+    tasks = list(dict.fromkeys(name for one in rows for name in one.row.fields("eval").fields("tasks").values))
+    if any(one.row.fields("eval").fields("average").values for one in rows):
+        yield "Average, %", lambda c: _average(c.row.fields("eval").fields("average"))
+    elif len(tasks) <= _FEW:
+        for name in tasks:
+            yield f"{name}, %", partial(_first_metric, name)
+
+
+def _average(average: Fields) -> str:
+    value = average.number("value")
+    return MISSING if value is None else _plus_minus(value, average.number("stderr"))
+
+
+def _first_metric(task: str, one: Checkpoint) -> str:
+    result = one.row.fields("eval").fields("tasks").fields(task).values
+    return _accuracy(result, next(iter(_metrics(result)), ""))
 
 
 def recovery_table(recoveries: Sequence[Recovery]) -> Table:

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from tracenas.commands.demo.estimate import ANSWER_TOKENS
-from tracenas.commands.run.sections import CHECKPOINT, RECOVERED_CHECKPOINT
+from tracenas.commands.run.written import CHECKPOINT, RECOVERED_CHECKPOINT
 from tracenas.config import RunConfig
 from tracenas.data.packing import refusals
 from tracenas.models.checkpoints.loading import load

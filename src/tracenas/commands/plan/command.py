@@ -5,12 +5,14 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from tracenas.budgets import LATENCIES
-from tracenas.commands.plan.evaluation import recovered_models, stage_seconds
-from tracenas.commands.plan.needs import needs
+from tracenas.commands.plan.models import PlannedModels, uniform_at
+from tracenas.commands.plan.needs import Need, needs
 from tracenas.commands.plan.predicted import predicted_rises
 from tracenas.commands.plan.result import PlannedBudget, SearchPlan
+from tracenas.commands.plan.stages import STAGES, Stages
 from tracenas.commands.plan.training import Training, training
-from tracenas.config import Effort, PlanConfig, PruneConfig, check_used, parse_rank
+from tracenas.commands.search.settings import checkpoint_limits, front_end
+from tracenas.config import Effort, PlanConfig, check_used, parse_rank
 from tracenas.models.checkpoints.source import open_source
 from tracenas.pipeline.budgets import Costs, resolve_budgets
 from tracenas.pipeline.estimate import (
@@ -27,7 +29,7 @@ from tracenas.pipeline.target import PruningTarget, resolve_proxy
 from tracenas.proxies.combination import Choice, choose
 from tracenas.refits.costs import least_memory
 from tracenas.resident import host_memory
-from tracenas.scoring.workload import Shape, memory, per_stack
+from tracenas.scoring.workload import Memory, Shape, memory, per_stack
 from tracenas.space import costs
 from tracenas.space.architecture import Architecture
 from tracenas.space.search_space import SearchSpace
@@ -55,7 +57,9 @@ def plan(config: PlanConfig) -> SearchPlan:
     choice = choose(proxy)
     arch = space.uniform() if config.budgets else space.base
     assert arch is not None  # `resolve_budgets` has refused such a budget
-    sized = _sized(config, target, arch, choice)
+    limits = checkpoint_limits(config, space)
+    models = PlannedModels.of(config, space, arch, limits)
+    sized = _sized(config, target, arch, choice, models)
     shape, rates, base = sized.shape, sized.rates, space.parameters(space.base)
     figures = _figures(space, arch, source.family.head_weights(source.config), per_stack(blocks, shape).seq_len)
     figures |= {} if config.latency is None else Costs.of(target, config).all(arch, LATENCIES)
@@ -80,22 +84,33 @@ def plan(config: PlanConfig) -> SearchPlan:
         used,
         rates,
         sized.each,
-        _stages(config, sized, trained, figures),
-        needs(
-            used,
-            figures["params"],
-            shape.element,
-            device=shape.device,
-            gpu=None if rates is None else rates.device_memory,
-            least=least_memory(blocks, STATISTICS_TOKENS),
-            download=base * shape.element if source.commit else 0,
-            trained=None if trained is None else figures["params"] // (trained.processes if trained.sharded else 1),
-            adapters=trained is not None and trained.adapters,
-            taught=trained is not None and trained.taught,
-        ),
+        {name: sized.seconds[name] for name in STAGES if name in sized.seconds},
+        _needs(target, models, used, sized, trained),
         source.origin,
         None if config.sensitivity is None else predicted_rises(config.sensitivity, target),
         sized.unknown,
+        sized.untimed,
+        {size: space.measures[0].plain(limit) for size, limit in limits.items()},
+    )
+
+
+def _needs(
+    target: PruningTarget, models: PlannedModels, used: Memory, sized: "_Sized", trained: Training | None
+) -> tuple[Need, ...]:
+    """What the stages take of memory and disk."""
+    parameters, element = target.space.parameters, sized.shape.element
+    largest = max(map(parameters, models.recovered or models.pruned))
+    return needs(
+        used,
+        sum(map(parameters, models.written)) * element,
+        device=sized.shape.device,
+        gpu=None if sized.rates is None else sized.rates.device_memory,
+        least=least_memory(target.blocks, STATISTICS_TOKENS),
+        download=parameters(target.space.base) * element if target.source.commit else 0,
+        trained=None if trained is None else largest // (trained.processes if trained.sharded else 1),
+        adapters=trained is not None and trained.adapters,
+        taught=trained is not None and trained.taught,
+        kept=len(models.recovered) if trained is not None and trained.kept else 1,
     )
 
 
@@ -103,7 +118,8 @@ def plan(config: PlanConfig) -> SearchPlan:
 class _Sized:
     """A search's calibration and candidates; seconds of one and of the stages, empty where nothing is timed.
 
-    `unknown` names texts and tasks whose size is not known, so that no time of theirs is in the stages.
+    `unknown` names texts and tasks whose size is not known, so that no time of theirs is in the stages; `untimed`
+    names stages.
     """
 
     shape: Shape
@@ -112,9 +128,12 @@ class _Sized:
     each: float | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
     unknown: tuple[str, ...] = ()
+    untimed: tuple[str, ...] = ()
 
 
-def _sized(config: PlanConfig, target: PruningTarget, arch: Architecture, choice: Choice) -> _Sized:
+def _sized(
+    config: PlanConfig, target: PruningTarget, arch: Architecture, choice: Choice, models: PlannedModels
+) -> _Sized:
     """What the settings come to, with the rates of this machine unless they are not to be measured."""
     source, size, rank = target.source, config.size, parse_rank(config.rank)
     table = choice.text != "phi" and not source.is_encoder_decoder
@@ -124,7 +143,9 @@ def _sized(config: PlanConfig, target: PruningTarget, arch: Architecture, choice
     shape = in_passes(search_shape(source, config.samples or size.samples, length, traced, **where), target)
     if config.no_timing:
         return _Sized(as_it_fits(shape, target, _room(shape, None)), _planned(config, size))
-    estimate, shape = measured_estimate(target, arch, choice, rank, shape, table=table, threads=config.threads, **where)
+    estimate, shape = measured_estimate(
+        target, _typical(config, target, arch), choice, rank, shape, table=table, threads=config.threads, **where
+    )
     shape = as_it_fits(shape, target, _room(shape, estimate.rates))
     statistics = None
     if config.minutes is not None:
@@ -132,12 +153,18 @@ def _sized(config: PlanConfig, target: PruningTarget, arch: Architecture, choice
         size, statistics = spending.size(length), spending.statistics
         shape = in_passes(replace(shape, samples=spending.samples), target)
     time, planned = estimate.search(shape, statistics), _planned(config, size)
-    stages = {"search": 60 * config.minutes if config.minutes else time.once + planned * time.each}
-    if config.budgets and not source.is_encoder_decoder:
-        steps = _of_prune(config, "reconstruct_steps") if _of_prune(config, "reconstruct") == "blocks" else 0
-        stages["prune"] = estimate.prune(shape, statistics, steps=steps, scales=_of_prune(config, "scales"))
-    further, unknown = stage_seconds(config, estimate, arch, shape, time, stages.get("prune"))
-    return _Sized(shape, planned, estimate.rates, time.each, {**stages, **further}, unknown)
+    search = 60 * config.minutes if config.minutes else time.once + planned * time.each
+    stages = Stages(config, estimate, models, shape, time, statistics)
+    seconds = {"search": search, **stages.seconds()}
+    return _Sized(shape, planned, estimate.rates, time.each, seconds, stages.unknown, stages.untimed)
+
+
+def _typical(config: PlanConfig, target: PruningTarget, arch: Architecture) -> Architecture:
+    """What candidates are like: between the ends of a front."""
+    if not config.front:
+        return arch
+    space = target.space
+    return uniform_at(space, (front_end(config, space) + space.window[1]) // 2)
 
 
 def _room(shape: Shape, rates: "Rates | None") -> int | None:
@@ -145,24 +172,6 @@ def _room(shape: Shape, rates: "Rates | None") -> int | None:
     if shape.device == "cpu":
         return host_memory()
     return None if rates is None else rates.device_memory
-
-
-def _of_prune(config: PlanConfig, name: str) -> Any:
-    """A setting of `prune`, as it is given or by default."""
-    return (config.prune or {}).get(name, PruneConfig.model_fields[name].default)
-
-
-def _stages(
-    config: PlanConfig, sized: _Sized, trained: Training | None, figures: Mapping[str, Any]
-) -> dict[str, float]:
-    """Seconds of every stage, in the order of a run."""
-    stages = dict(sized.seconds)
-    if trained is not None and sized.rates is not None:
-        flops = figures["flops_per_token"], figures["base_flops_per_token"]
-        stages["recover"] = recovered_models(config) * trained.seconds(
-            *flops, sized.rates.flops, half=sized.shape.element == 2
-        )
-    return {name: stages[name] for name in ("search", "prune", "comparison", "recover", "eval") if name in stages}
 
 
 def _budgets(config: PlanConfig, target: PruningTarget, uniform: Architecture) -> dict[str, PlannedBudget]:

@@ -1,11 +1,10 @@
-"""What a run's comparison and its evaluation read, and how long that takes, before there is a checkpoint."""
+"""What a run's comparison and its evaluation read of every model, and how long that takes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tracenas.config import PlanConfig
 from tracenas.data import hub
 from tracenas.data.decoding import compression, format_name
 from tracenas.data.rows import ROW_FORMATS
@@ -13,11 +12,11 @@ from tracenas.data.sources import documents, is_tokens, parse_source
 from tracenas.evaluation.suites import Request, requests
 from tracenas.evaluation.task_data import local_task
 from tracenas.evaluation.task_sizes import TASK_SIZES
-from tracenas.pipeline.estimate import SearchEstimate, SearchTime
+from tracenas.pipeline.estimate import SearchEstimate
 from tracenas.scoring.workload import Shape
 from tracenas.space.architecture import Architecture
 
-__all__ = ["Reading", "reading", "recovered_models", "stage_seconds"]
+__all__ = ["Reading", "reading"]
 
 _BYTES_PER_TOKEN = 4.1
 """Of English text: SmolLM2's and Qwen2.5's tokenizers make 4.0 to 4.3 of WikiText-2 and TinyStories."""
@@ -116,42 +115,3 @@ def _characters(text: str, text_field: str | None) -> int:
         if read > _SAMPLE:
             return max(size, read)
     return read
-
-
-def stage_seconds(
-    config: PlanConfig,
-    estimate: SearchEstimate,
-    arch: Architecture,
-    shape: Shape,
-    time: SearchTime,
-    prune: float | None,
-) -> tuple[dict[str, float], tuple[str, ...]]:
-    """Seconds of `comparison` and `eval`, where they are asked for, and what of them is not known.
-
-    Args:
-        arch: of the budget.
-        shape, time: of the search.
-        prune: seconds of writing the checkpoint; None where there is none.
-    """
-    base, stages = estimate.target.space.base, dict[str, float]()
-    unknown: list[str] = []
-    if config.text is not None and prune is not None:
-        read = reading(config.text, config.windows, shape.seq_len, text_field=config.text_field)
-        unknown += read.unknown
-        rivals = config.random_architectures + 1
-        of_each = read.seconds(estimate, arch, shape)
-        written = prune + 2 * of_each  # found and uniform as checkpoints; the found one is written already
-        stages["comparison"] = read.seconds(estimate, base, shape) + (rivals + 1) * (of_each + time.each) + written
-    if config.eval is not None:
-        read = reading(config.text, config.windows, shape.seq_len, config.eval, text_field=config.text_field)
-        unknown += read.unknown
-        cut = 1 + recovered_models(config)
-        stages["eval"] = read.seconds(estimate, base, shape) + cut * read.seconds(estimate, arch, shape)
-    return stages, tuple(dict.fromkeys(unknown))
-
-
-def recovered_models(config: PlanConfig) -> int:
-    """Models that a run recovers: the found one and, if they are asked for, two rivals."""
-    if config.recover is None:
-        return 0
-    return 3 if config.recover_rivals else 1

@@ -56,8 +56,7 @@ class Need:
 
 def needs(
     memory: Memory,
-    parameters: int,
-    element: int,
+    written: int,
     *,
     device: str,
     gpu: int | None,
@@ -66,30 +65,32 @@ def needs(
     trained: int | None = None,
     adapters: bool = False,
     taught: bool = False,
+    kept: int = 1,
 ) -> tuple[Need, ...]:
-    """What a search, the checkpoint and a recovery take.
+    """What a search, the checkpoints and recoveries take.
 
     Args:
         memory: of the search.
-        parameters, element: of the checkpoint, and bytes per entry.
+        written: bytes of the checkpoints.
         device: `cpu` or `cuda`.
         gpu: bytes of one GPU, if there is one.
         least: bytes of host memory that search and checkpoint take with `--host-memory`.
         download: bytes of a model that is not here yet.
-        trained: parameters that a recovery trains, on one device; None: there is no recovery.
+        trained: parameters that the largest recovery trains, on one device; None: there is no recovery.
+        kept: recoveries whose training states stay.
         adapters: whether it trains adapters alone.
         taught: whether the dense model runs beside it.
     """
     on_gpu = device == "cuda"
     search = memory.total - memory.compensation if on_gpu else memory.total
     training = 0 if trained is None else trained * (4 if adapters else _TRAINING) + taught * memory.weights
-    states = 0 if trained is None or adapters else _CHECKPOINTS * _TRAINING * trained
+    states = 0 if trained is None or adapters else kept * _CHECKPOINTS * _TRAINING * trained
     host = memory.compensation + memory.weights if on_gpu else max(search, training)
     disk = shutil.disk_usage(Path.cwd()).free
     machine = host_memory()
     files = memory.compensation + (0 if on_gpu else memory.weights)
     found = [
         Need("host memory", host, machine, *((least, files) if least < host else ())),
-        Need("disk", download + parameters * element + states, disk),
+        Need("disk", download + written + states, disk),
     ]
     return (Need("GPU memory", max(search, training), gpu), *found) if on_gpu else tuple(found)

@@ -1,7 +1,7 @@
 """What `tracenas plan` says."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tracenas.budgets import LATENCIES
@@ -64,6 +64,8 @@ class SearchPlan(Outcome):
         origin: where the weights come from, where that needs to be said (GGUF).
         predicted: what a sensitivity table says of the budget (`predicted_rises`); None without one.
         unknown: texts and tasks whose size is not known before they are fetched: their time is in no stage.
+        untimed: stages whose time is not told.
+        sizes: of a front's checkpoints, and what their first cost is at most.
     """
 
     model: str
@@ -84,6 +86,8 @@ class SearchPlan(Outcome):
     origin: str | None = None
     predicted: dict[str, Any] | None = None
     unknown: tuple[str, ...] = ()
+    untimed: tuple[str, ...] = ()
+    sizes: Mapping[str, int | float] = field(default_factory=dict)
 
     def to_json(self) -> Any:
         """For `--json`."""
@@ -95,7 +99,7 @@ class SearchPlan(Outcome):
                 "seconds_per_evaluation": self.seconds_per_evaluation,
                 "seconds": self.seconds["search"],
                 "stages": dict(self.seconds),
-                "without": list(self.unknown),
+                "without": [*self.unknown, *self.untimed],
                 "measured": vars(self.rates),
             }
         return to_plain(
@@ -112,6 +116,7 @@ class SearchPlan(Outcome):
                 "budgets": {name: budget.to_json() for name, budget in self.budgets.items()},
                 "uniform": self.uniform,
                 **({"predicted": self.predicted} if self.predicted else {}),
+                **({"checkpoints": dict(self.sizes)} if self.sizes else {}),
                 "evaluations": self.evaluations,
                 "calibration": {**vars(self.shape), "tokens": self.shape.tokens},
                 "memory_bytes": {"estimate": True, **vars(self.memory), "total": self.memory.total},
@@ -135,6 +140,8 @@ class SearchPlan(Outcome):
             )
         if self.unknown:
             notes.append(f"time: without {', '.join(self.unknown)}, whose size is not known before it is fetched")
+        if self.untimed:
+            notes.append(f"time: without {', '.join(self.untimed)}; bench is told for backend torch")
         return [Table(f"plan for {self.model} ({self.family})", ("", "value"), self._rows(), notes)]
 
     def _rows(self) -> list[tuple[str, str]]:
@@ -157,6 +164,8 @@ class SearchPlan(Outcome):
             figures = {name: self.predicted.get(f"predicted_rise{suffix}") for suffix, name in names.items()}
             rises = ", ".join(f"{name} {rise:.4g}" for name, rise in figures.items() if rise is not None)
             rows.append(("predicted rise of the loss, nats per token", rises))
+        if self.sizes:
+            rows.append(("checkpoints, at most", ", ".join(f"{n}: {counted(v)}" for n, v in self.sizes.items())))
         of_base = f" ({100 * u['flops_ratio']:.1f}% of the base)" if self.budgets else ""
         rows += [
             ("forward FLOPs per token", f"{u['flops_per_token']:.4g}{of_base}"),

@@ -21,6 +21,7 @@ class Training:
         adapters: whether adapters alone are trained.
         taught: whether the dense base runs, too.
         sharded: whether model and optimizer are shared out over the devices.
+        kept: whether training states stay when it is done.
     """
 
     tokens: int
@@ -29,6 +30,7 @@ class Training:
     adapters: bool
     taught: bool
     sharded: bool
+    kept: bool = False
 
     def seconds(self, forward: float, of_base: float, flops: float, *, half: bool) -> float:
         """An estimate: three forward passes' operations (adapters: two), and the base's where it teaches.
@@ -61,5 +63,12 @@ def training(section: Mapping[str, Any], positions: int) -> Training:
         at_once=section.get("batch"),
         lora=method == "lora",
     )
-    sharded = bool(section.get("fsdp"))
-    return Training(steps * batch * length, length, processes, method == "lora", method == "distill", sharded)
+    kinds = method == "lora", method == "distill"
+    return Training(
+        steps * batch * length,
+        length,
+        processes,
+        *kinds,
+        bool(section.get("fsdp")),
+        bool(section.get("keep_checkpoints")),
+    )

@@ -1,33 +1,22 @@
 """`tracenas run`: search → prune → compare → recover → eval → bench → report, each stage skipped where it is done."""
 
-import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from tracenas.commands.prune.result import Pruned
 from tracenas.commands.report import report
-from tracenas.commands.run.front import FrontOutcome, run_front
-from tracenas.commands.run.result import RunOutcome
-from tracenas.commands.run.sections import (
-    BENCH,
-    CHECKPOINT,
-    COMPARISON,
-    EVALUATION,
-    RECOVERED_CHECKPOINT,
-    begin,
-    bench_config,
-    check_run,
-    eval_config,
-    prune_config,
-    rival_directory,
-)
-from tracenas.commands.search.command import search
+from tracenas.commands.run.front import run_front
+from tracenas.commands.run.measuring import bench_all, evaluate_all
+from tracenas.commands.run.result import FrontOutcome, RunOutcome
+from tracenas.commands.run.searching import search_of, warn_as_scored
+from tracenas.commands.run.sections import check_run
+from tracenas.commands.run.steps import COMPARISON, begin
+from tracenas.commands.run.written import Written, models, rival_directory
 from tracenas.commands.search.settings import resolve_search
-from tracenas.config import ReportConfig, RunConfig, SearchConfig, check_used
+from tracenas.config import ReportConfig, RunConfig, check_used
 from tracenas.config.local_paths import with_absolute_paths
 from tracenas.models.checkpoints.source import ModelSource, open_source
-from tracenas.pipeline.refit import HELD_OUT
-from tracenas.pipeline.resume import KIND
 from tracenas.pipeline.run_directory import SUMMARY, in_use
 from tracenas.reporting.progress import START, phase
 from tracenas.rundir import read_json, write_json
@@ -35,7 +24,8 @@ from tracenas.strategies import Progress
 
 __all__ = ["run"]
 
-_log = logging.getLogger("tracenas")
+_REPEATED = ("uniform", "random 1")
+"""Rivals that are recovered, too, where that is asked for."""
 
 
 def run(config: RunConfig, *, on_generation: Callable[[Progress], None] | None = None) -> RunOutcome | FrontOutcome:
@@ -52,23 +42,19 @@ def run(config: RunConfig, *, on_generation: Callable[[Progress], None] | None =
     config = resolve_search(config, source)
     check_used(config)
     with in_use(config.out):
-        if config.front:
-            return run_front(config, source, on_generation)
-        return _stages(config, source, on_generation)
+        return (run_front if config.front else _one_size)(config, source, on_generation)
 
 
-def _stages(config: RunConfig, source: ModelSource, on_generation: Callable[[Progress], None] | None) -> RunOutcome:
+def _one_size(config: RunConfig, source: ModelSource, on_generation: Callable[[Progress], None] | None) -> RunOutcome:
     check_run(config, source)
     with phase(START):
         from tracenas.commands.run.recovery import prune_once, recover_all
 
-    settings = SearchConfig(**{key: getattr(config, key) for key in SearchConfig.model_fields})
-    further = {key: value for key, value in config.model_dump().items() if key not in SearchConfig.model_fields}
-    searched = search(settings, source, {KIND: "run", **further}, on_generation=on_generation)
-    if config.compensate == "best" and prune_config(config, searched.best, config.out).compensate == "auto":
-        _log.warning("no %s: nothing to compare refits on, checkpoints are written as scored", HELD_OUT)
+    searched = search_of(config, source, on_generation)
+    warn_as_scored(config, searched)
+    found = Written("found", config.out, searched.best)
     begin(config, "prune")
-    pruned = prune_once(config, source, searched.best, config.out)
+    pruned = prune_once(config, source, found)
     if begin(config, "comparison"):
         from tracenas.commands.run.comparison import compare
 
@@ -76,12 +62,27 @@ def _stages(config: RunConfig, source: ModelSource, on_generation: Callable[[Pro
     else:
         comparison = read_json(config.out / COMPARISON)
     _summarise(config, pruned, comparison)
-    recovered = recover_all(config, source, comparison, searched.best) if config.recover is not None else []
+    written = [found, *_rivals(config, comparison, searched.best)]
+    recovered = [] if config.recover is None else recover_all(config, source, written)
     comparison = _with_recovery(comparison, recovered)
-    _evaluate(config, recovered)
-    _bench(config, recovered)
+    evaluate_all(config, models(config, written, pruned=("found",)))
+    bench_all(config, models(config, written))  # recovery changes no shape: a recovered one for the pruned one
     _summarise(config, pruned, comparison)
     return RunOutcome(searched, pruned, comparison, report(ReportConfig(run=config.out)).path, recovered)
+
+
+def _rivals(config: RunConfig, comparison: list[dict[str, Any]], best: Path) -> list[Written]:
+    """Those that are recovered, in files of the form of best.json: pruned like the found one, and checked likewise."""
+    written = []
+    for row in comparison if config.recover_rivals else []:
+        if row["name"] in _REPEATED:
+            path = config.out / f"{row['name'].replace(' ', '-')}.json"
+            record = {"architecture": row["arch"], "score": row["score"], "loss": row["loss"]}
+            record["provenance"] = read_json(best)["provenance"]
+            if not path.is_file() or read_json(path) != record:
+                write_json(path, record)
+            written.append(Written(row["name"], rival_directory(config.out, row["name"]), path))
+    return written
 
 
 def _summarise(config: RunConfig, pruned: Pruned, comparison: list[dict[str, Any]]) -> None:
@@ -102,29 +103,3 @@ def _with_recovery(comparison: list[dict[str, Any]], recovered: list[dict[str, A
                 row["checkpoint"] = {"realisation": realisation, **recovery["pruned"]}
         rows.append(row)
     return rows
-
-
-def _checkpoints(config: RunConfig, recovered: list[dict[str, Any]], *, pruned: bool) -> tuple[str, ...]:
-    """The base and the run's checkpoints; the pruned one also where it was recovered, if asked for."""
-    paths = [config.model]
-    if pruned or not recovered:
-        paths.append(str(config.out / CHECKPOINT))
-    paths += [str(rival_directory(config.out, row["name"]) / RECOVERED_CHECKPOINT) for row in recovered]
-    return tuple(paths)
-
-
-def _evaluate(config: RunConfig, recovered: list[dict[str, Any]]) -> None:
-    if config.eval is not None and begin(config, "eval"):
-        from tracenas.commands.evaluate import evaluate
-
-        models = _checkpoints(config, recovered, pruned=True)
-        evaluate(eval_config(config, models, out=config.out / EVALUATION))
-
-
-def _bench(config: RunConfig, recovered: list[dict[str, Any]]) -> None:
-    """Recovery changes no shape, so a recovered checkpoint is timed in place of the pruned one."""
-    if config.bench is not None and begin(config, "bench"):
-        from tracenas.commands.bench.command import bench
-
-        models = _checkpoints(config, recovered, pruned=False)
-        bench(bench_config(config, models, out=config.out / BENCH))

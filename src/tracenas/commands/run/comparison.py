@@ -10,7 +10,8 @@ import torch
 from tracenas.commands.prune.realising import written_candidate
 from tracenas.commands.prune.result import Pruned
 from tracenas.commands.prune.settings import as_searched, reconstruction_work
-from tracenas.commands.run.sections import COMPARISON, prune_config
+from tracenas.commands.run.sections import prune_config
+from tracenas.commands.run.steps import COMPARISON
 from tracenas.config import PruneConfig, RunConfig
 from tracenas.models.checkpoints.loading import load
 from tracenas.models.checkpoints.source import ModelSource

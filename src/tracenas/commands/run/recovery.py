@@ -1,8 +1,9 @@
-"""The recovery of a run: the found architecture, and rivals with exactly the same settings."""
+"""The checkpoints of a run: pruned once, and recovered, all with exactly the same settings."""
 
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,18 +14,9 @@ from tracenas.commands.recover.command import recover
 from tracenas.commands.recover.result import RESULT as RECOVERY
 from tracenas.commands.recover.result import Recovered
 from tracenas.commands.recover.setup import as_started, resolved
-from tracenas.commands.run.sections import (
-    CHECKPOINT,
-    PRUNED,
-    RECOVERED,
-    RECOVERED_CHECKPOINT,
-    begin,
-    eval_config,
-    prune_config,
-    recover_config,
-    recovery_processes,
-    rival_directory,
-)
+from tracenas.commands.run.sections import eval_config, prune_config, recover_config, recovery_processes
+from tracenas.commands.run.steps import RECOVERED, begin
+from tracenas.commands.run.written import CHECKPOINT, PRUNED, Written
 from tracenas.config import RecoverConfig, RunConfig
 from tracenas.errors import UserError
 from tracenas.messages import inherited
@@ -40,12 +32,11 @@ _PRUNING = "pruning.json"
 """There while this run writes the checkpoint: one that is there without it is somebody else's."""
 _PATIENCE = 30
 """Seconds that processes have to end after an interrupt."""
-_REPEATED = ("uniform", "random 1")
 
 
-def prune_once(config: RunConfig, source: ModelSource, arch: Path, home: Path) -> Pruned:
+def prune_once(config: RunConfig, source: ModelSource, one: Written) -> Pruned:
     """The checkpoint of an architecture in HOME/pruned, recorded in HOME/pruned.json; written if it is not there."""
-    record, target, claim = home / PRUNED, home / CHECKPOINT, home / _PRUNING
+    record, target, claim = one.home / PRUNED, one.pruned, one.home / _PRUNING
     if record.is_file() and target.is_dir():
         stored = read_json(record)
         return Pruned(**{**stored, "path": target})
@@ -53,50 +44,39 @@ def prune_once(config: RunConfig, source: ModelSource, arch: Path, home: Path) -
         shutil.rmtree(target)
     require_free(target, what="checkpoint directory")
     write_json(claim, {"checkpoint": CHECKPOINT})
-    result = prune(prune_config(config, arch, target), source)
+    result = prune(prune_config(config, one.arch, target), source)
     write_json(record, result.to_json())
     claim.unlink()
     return result
 
 
-def recover_all(
-    config: RunConfig, source: ModelSource, comparison: list[dict[str, Any]], best: Path
-) -> list[dict[str, Any]]:
-    """Recover what the run asks for; a row per architecture, with its perplexity before and after."""
-    if not begin(config, "recover"):
-        stored: list[dict[str, Any]] = read_json(config.out / RECOVERED)
-        return stored
-    rows = [_recovered(config, "found")]
-    for row in comparison if config.recover_rivals else []:
-        if row["name"] in _REPEATED:
-            arch = _arch_file(config.out, row, best)
-            prune_once(config, source, arch, rival_directory(config.out, row["name"]))
-            rows.append(_recovered(config, row["name"]))
-    write_json(config.out / RECOVERED, to_plain(rows))
+def recover_all(config: RunConfig, source: ModelSource, written: Sequence[Written]) -> list[dict[str, Any]]:
+    """Recover every architecture; a row of each with its perplexity before and after. Rows that are there stay."""
+    path = config.out / RECOVERED
+    stored: list[dict[str, Any]] = [] if begin(config, "recover") else read_json(path)
+    known = {row["name"]: row for row in stored}
+    rows = [
+        {**known[one.name], "path": str(one.recovered)} if one.name in known else _recovered(config, source, one)
+        for one in written
+    ]
+    if rows != stored:
+        write_json(path, to_plain(rows))
     return rows
 
 
-def _arch_file(out: Path, row: dict[str, Any], best: Path) -> Path:
-    """A rival in the form of best.json, beside it: pruned like the found architecture, and checked likewise."""
-    path = out / f"{row['name'].replace(' ', '-')}.json"
-    record = {"architecture": row["arch"], "score": row["score"], "loss": row["loss"]}
-    write_json(path, {**record, "provenance": read_json(best)["provenance"]})
-    return path
-
-
-def _recovered(config: RunConfig, name: str) -> dict[str, Any]:
+def _recovered(config: RunConfig, source: ModelSource, one: Written) -> dict[str, Any]:
     from tracenas.commands.evaluate import evaluate
 
-    home = rival_directory(config.out, name)
-    pruned, target = home / CHECKPOINT, home / RECOVERED_CHECKPOINT
-    settings, processes = recover_config(config, pruned, target), recovery_processes(config)
-    if (target / RECOVERY).is_file():
+    prune_once(config, source, one)
+    settings, processes = recover_config(config, one.pruned, one.recovered), recovery_processes(config)
+    if (one.recovered / RECOVERY).is_file():
         _check_settings(settings, processes)
-    result = _recover(settings, processes, home)
-    written = Pruned(**read_json(home / PRUNED)).written
-    before, after = evaluate(eval_config(config, (str(pruned), str(target)), section={})).to_json()
+    result = _recover(settings, processes, one.home)
+    written = Pruned(**read_json(one.home / PRUNED)).written
+    models = str(one.pruned), str(one.recovered)
+    before, after = evaluate(eval_config(config, models, section={})).to_json()
     return {
-        "name": name,
+        "name": one.name,
         "params": after["params"],
         "pruned": {"perplexity": before["perplexity"], "nll": before["nll"], "written": written},
         "recovered": {"perplexity": after["perplexity"], "nll": after["nll"]},

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tracenas.commands.prune.result import Pruned
-from tracenas.commands.run.sections import BENCH, EVALUATION
+from tracenas.commands.run.steps import BENCH, EVALUATION
 from tracenas.commands.search.result import SearchOutcome
 from tracenas.reporting.data.run import RunData
 from tracenas.reporting.data.stages import Stages
@@ -14,7 +14,7 @@ from tracenas.reporting.terminal import Outcome, Table, print_table
 from tracenas.reporting.verdict import run_verdict
 from tracenas.rundir import read_json
 
-__all__ = ["RunOutcome"]
+__all__ = ["FrontOutcome", "RunOutcome"]
 
 
 @dataclass(frozen=True)
@@ -34,19 +34,13 @@ class RunOutcome(Outcome):
 
     def to_json(self) -> dict[str, Any]:
         """For `--json`."""
-        out: Path = self.search.path
         result = {
             "search": self.search.to_json(),
             "pruned": self.pruned.to_json(),
             "comparison": self.comparison,
             "report": str(self.report),
         }
-        if self.recovered:
-            result["recovered"] = self.recovered
-        for key, name in (("evaluation", EVALUATION), ("bench", BENCH)):
-            if (out / name).is_file():
-                result[key] = read_json(out / name)
-        return result
+        return {**result, **_of_later_stages(self.search.path, self.recovered)}
 
     def records(self) -> list[dict[str, Any]]:
         """The comparison."""
@@ -94,6 +88,47 @@ class RunOutcome(Outcome):
     def _realisation(self) -> str:
         realisation = next((row["checkpoint"]["realisation"] for row in self.comparison if "checkpoint" in row), "")
         return f"compensated ({realisation})" if realisation != "plain" else "not compensated"
+
+
+@dataclass(frozen=True)
+class FrontOutcome(Outcome):
+    """A front and its checkpoints.
+
+    Args:
+        checkpoints: a row for the base and one per size: costs, losses, perplexity, where it is, and what the stages
+            after it came to.
+        recovered: what was recovered and how; empty without the section `recover`.
+    """
+
+    search: SearchOutcome
+    checkpoints: list[dict[str, Any]]
+    report: Path
+    recovered: list[dict[str, Any]]
+
+    def to_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        result = {"search": self.search.to_json(), "checkpoints": self.checkpoints, "report": str(self.report)}
+        return {**result, **_of_later_stages(self.search.path, self.recovered)}
+
+    def records(self) -> list[dict[str, Any]]:
+        """The checkpoints."""
+        return self.checkpoints
+
+    def tables(self) -> list[Table]:
+        """The search, the checkpoints and what the further stages measured."""
+        return [*self.search.tables(), *stage_tables(Stages.read(self.search.path))]
+
+    def show(self) -> None:
+        """The tables and where the report is, on stdout."""
+        super().show()
+        print(f"report      {self.report}")
+
+
+def _of_later_stages(run: Path, recovered: list[dict[str, Any]]) -> dict[str, Any]:
+    """What came after the checkpoints, as far as the run has it."""
+    found: dict[str, Any] = {"recovered": recovered} if recovered else {}
+    files = {"evaluation": run / EVALUATION, "bench": run / BENCH}
+    return found | {name: read_json(file) for name, file in files.items() if file.is_file()}
 
 
 def _perplexity(figures: dict[str, Any]) -> str:

@@ -1,104 +1,21 @@
-"""The stages that a run is made of: their settings, what is checked before any work, and which are done."""
+"""The sections of a run: what is checked of them before any work, and what every stage is told."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tracenas.config import BenchConfig, EvalConfig, PruneConfig, RecoverConfig, RunConfig, construct, current_names
+from tracenas.commands.run.steps import BENCH, EVALUATION, FIT, RECOVERED, check_finished, fit
+from tracenas.config import BenchConfig, EvalConfig, PruneConfig, RecoverConfig, RunConfig, construct
 from tracenas.data.sources import probe
 from tracenas.errors import UserError
 from tracenas.hub.commits import pinned
 from tracenas.models.checkpoints.source import ModelSource
 from tracenas.pipeline.refit import HELD_OUT
-from tracenas.pipeline.resume import CONFIG, check_same
-from tracenas.reporting.terminal import to_plain
-from tracenas.rundir import read_json, write_json
+from tracenas.pipeline.resume import CONFIG
 from tracenas.settings import read_settings
 from tracenas.world import World
 
-__all__ = [
-    "BENCH",
-    "CHECKPOINT",
-    "CHECKPOINTS",
-    "COMPARISON",
-    "EVALUATION",
-    "PRUNED",
-    "RECOVERED",
-    "RECOVERED_CHECKPOINT",
-    "Step",
-    "begin",
-    "bench_config",
-    "check_run",
-    "eval_config",
-    "prune_config",
-    "recover_config",
-    "recovery_processes",
-    "rival_directory",
-    "stage_steps",
-]
-
-PRUNED, COMPARISON, RECOVERED = "pruned.json", "comparison.json", "recovered.json"
-EVALUATION, BENCH = "evaluation.json", "bench.json"
-CHECKPOINT, RECOVERED_CHECKPOINT = "pruned", "recovered"
-CHECKPOINTS = "checkpoints.json"
-STEPS = "stages.json"
-_FIT = ("compensate_samples", "ridge")
-
-
-@dataclass(frozen=True)
-class Step:
-    """One stage of a run.
-
-    Args:
-        name: as its section is called.
-        result: the file in the run directory that is there when it is done.
-        settings: what its result depends on, beside the search.
-    """
-
-    name: str
-    result: str
-    settings: Mapping[str, Any]
-
-
-def rival_directory(out: Path, name: str) -> Path:
-    """Where an architecture of the comparison is pruned and recovered: in the run's directory if it was found."""
-    return out if name == "found" else out / "rivals" / name.replace(" ", "-")
-
-
-def stage_steps(config: RunConfig) -> tuple[Step, ...]:
-    """The stages after the search that the settings ask for, in their order."""
-    pruning = {"compensate": config.compensate, **_fit(config), **(config.prune or {})}
-    measured = {"text": config.text, "windows": config.windows, **pruning}
-    if config.front:
-        return (Step("checkpoints", CHECKPOINTS, to_plain(measured)),)
-    compared = {
-        "text": config.text,
-        "windows": config.windows,
-        "random_architectures": config.random_architectures,
-        **pruning,
-    }
-    steps = [Step("prune", PRUNED, pruning), Step("comparison", COMPARISON, compared)]
-    models = {"recovered": config.recover is not None, "rivals": config.recover_rivals}
-    if config.recover is not None:
-        rivals = {"recover_rivals": config.recover_rivals, "text": config.text}
-        steps.append(Step("recover", RECOVERED, {**rivals, **config.recover}))
-    if config.eval is not None:
-        steps.append(Step("eval", EVALUATION, {**models, "text": config.text, **config.eval}))
-    if config.bench is not None:
-        steps.append(Step("bench", BENCH, {**models, **config.bench}))
-    return tuple(Step(s.name, s.result, to_plain(dict(s.settings))) for s in steps)
-
-
-def begin(config: RunConfig, name: str) -> bool:
-    """Whether the stage called `name`, one of those asked for, is still to be run: its settings are recorded then."""
-    step = next(step for step in stage_steps(config) if step.name == name)
-    if (config.out / step.result).is_file():
-        return False
-    path = config.out / STEPS
-    recorded = read_json(path) if path.is_file() else {}
-    write_json(path, {**recorded, step.name: dict(step.settings)})
-    return True
+__all__ = ["bench_config", "check_run", "eval_config", "prune_config", "recover_config", "recovery_processes"]
 
 
 def check_run(config: RunConfig, source: ModelSource) -> None:
@@ -113,7 +30,7 @@ def check_run(config: RunConfig, source: ModelSource) -> None:
             "run is one process, which starts those that train: recover.processes=N, without torchrun in front"
         )
     if config.resume:
-        _check_finished(config)
+        check_finished(config)
     else:
         probe(config.text_field, config.data, config.text)
     if feature := _decoder_only(config):
@@ -139,31 +56,6 @@ def _decoder_only(config: RunConfig) -> str:
     return next((name for name in ("recover", "bench") if getattr(config, name) is not None), "")
 
 
-def _check_finished(config: RunConfig) -> None:
-    out, missing = config.out, ""
-    path = out / STEPS
-    recorded = read_json(path) if path.is_file() else {}
-    for step in stage_steps(config):
-        result = out / step.result
-        if not result.is_file():
-            missing = missing or step.name
-            continue
-        directory = f" and {out / 'recovered'}" if step.name == "recover" else ""
-        again = f"remove {result}{directory} to run that stage again"
-        if missing:
-            raise UserError(f"{result} is there, but the stage {missing} before it has to be run: {again}")
-        if step.name not in recorded:
-            raise UserError(f"{result} is not recorded in {path.name} as this run's: {again}")
-        kind = RunConfig.sections.get(step.name, RunConfig)
-        _check_settings(step, current_names(kind, recorded[step.name]), again)
-
-
-def _check_settings(step: Step, recorded: Mapping[str, Any], again: str) -> None:
-    for key in dict.fromkeys([*step.settings, *recorded]):
-        name = f"{step.name}.{key}".replace("comparison.", "")
-        check_same(name, recorded.get(key), step.settings.get(key), "the finished stage", f"; {again}")
-
-
 def _check_evaluation(config: EvalConfig, source: ModelSource) -> None:
     from tracenas.evaluation.suites import requests
 
@@ -185,18 +77,11 @@ def _check_evaluation(config: EvalConfig, source: ModelSource) -> None:
 def prune_config(config: RunConfig, arch: Path, out: Path) -> PruneConfig:
     """Settings of pruning one architecture of the run; as scored where the run has no text to compare refits on."""
     section = config.prune or {}
-    settings = {"compensate": config.compensate, **_fit(config), **section}
+    settings = {"compensate": config.compensate, **fit(config), **section}
     if config.compensate == "best" and not (config.out / HELD_OUT).is_file() and "data" not in section:
-        settings = {key: value for key, value in section.items() if key not in _FIT} | {"compensate": "auto"}
+        settings = {key: value for key, value in section.items() if key not in FIT} | {"compensate": "auto"}
     machine = {**_machine(config), "batch": config.batch}
     return PruneConfig(**{"model": config.model, "arch": arch, "out": out, "resume": True, **machine, **settings})
-
-
-def _fit(config: RunConfig) -> dict[str, Any]:
-    """What compensation is fitted with, where it is not as scored."""
-    if config.compensate in ("auto", "none"):
-        return {}
-    return {key: getattr(config, key) for key in _FIT}
 
 
 def recover_config(config: RunConfig, model: str | Path, out: Path) -> RecoverConfig:

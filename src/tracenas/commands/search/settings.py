@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 from tracenas.budgets import BUDGETS
 from tracenas.budgets.sizes import parse_limit
 from tracenas.config import Effort, SearchConfig, parse_rank
+from tracenas.config.front import FrontConfig, SizesConfig
 from tracenas.data.sources import is_tokens
 from tracenas.errors import UserError
 from tracenas.models.checkpoints.source import ModelSource
@@ -19,6 +20,7 @@ from tracenas.strategies import SearchSettings
 
 __all__ = [
     "check_starts",
+    "checkpoint_limits",
     "front_end",
     "resolve_search",
     "sized",
@@ -73,7 +75,7 @@ def _of_a_front(config: SearchConfig) -> dict[str, Any]:
     return {"strategy": "guided"}
 
 
-def front_end(config: SearchConfig, space: SearchSpace) -> int:
+def front_end(config: FrontConfig, space: SearchSpace) -> int:
     """The lower end of a front, in what its first cost counts.
 
     Raises:
@@ -87,6 +89,24 @@ def front_end(config: SearchConfig, space: SearchSpace) -> int:
         raise UserError(f"smallest '{config.smallest}': {end}")
     space.at(smallest).check_budget()
     return smallest
+
+
+def checkpoint_limits(config: SizesConfig, space: SearchSpace) -> dict[str, int]:
+    """Every size that a front's checkpoints are written at, in what its first cost counts.
+
+    Raises:
+        UserError: as `front_end`, and for sizes that are none, or lie below the front.
+    """
+    if not config.front:
+        return {}
+    name, lower, number = config.front_costs[0], front_end(config, space), space.measures[0].number
+    limits = {}
+    for size in config.sizes_of_checkpoints:
+        limits[size] = parse_limit(name, BUDGETS.get(name), size, space.cost(space.base))
+        if limits[size] < lower:
+            below = f"{number(limits[size])} {name} are below the front's lower end, {number(lower)}"
+            raise UserError(f"checkpoints {size}: {below}")
+    return limits
 
 
 def sized(config: C, size: Effort | None = None) -> C:

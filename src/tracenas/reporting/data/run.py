@@ -154,12 +154,6 @@ class RunData:
         return [(name, one.number("cost"), one.number("limit")) for name, one in named.items()]
 
     @property
-    def checkpoints(self) -> list[Fields]:
-        """Of a run of a front: the base and what was written at the chosen sizes."""
-        rows = self._summary.items("checkpoints")
-        return [Fields(mapping(row, self._summary.place("checkpoints")), "checkpoints") for row in rows]
-
-    @property
     def base_loss(self) -> float | None:
         """The base model's loss on the calibration text, where the search measured it."""
         return self._summary.fields("base").number("loss")

@@ -1,8 +1,8 @@
 """What the stages after a search left in a run directory: compensation, recoveries, evaluations, benchmarks, answers.
 
-Files by name: RUN/pruned.json or the summary's `checkpoint` (prune --json), RUN/recovered*/ and
-RUN/rivals/*/recovered*/ (recover --out), RUN/evaluation*.json (eval --out), RUN/bench*.json (bench --out),
-RUN/published-model.json (demo).
+Files by name: RUN/pruned.json or the summary's `checkpoint` (prune --json), RUN/recovered*/, RUN/rivals/*/recovered*/
+and RUN/checkpoints/*/recovered*/ (recover --out), RUN/evaluation*.json (eval --out), RUN/bench*.json (bench --out),
+RUN/published-model.json (demo); the summary's `checkpoints` are those of a front.
 """
 
 import math
@@ -13,11 +13,11 @@ from typing import Any
 
 from tracenas.errors import UserError
 from tracenas.journal import Journal
-from tracenas.reporting.data.reading import mapping, read_object
+from tracenas.reporting.data.reading import Fields, mapping, read_object
 from tracenas.reporting.labels import model_kind
 from tracenas.settings import read_settings
 
-__all__ = ["PUBLISHED_MODEL", "Measured", "Recovery", "Stages"]
+__all__ = ["PUBLISHED_MODEL", "Checkpoint", "Measured", "Recovery", "Stages"]
 
 Object = Mapping[str, Any]
 
@@ -35,7 +35,7 @@ class Recovery:
     """A finished or running recovery.
 
     Args:
-        name: `found`, or the rival's name; with the directory's, where there are several of one architecture.
+        name: `found`, the rival's name or a front's size; with the directory's, where there are several of one.
         result: recovery.json; empty while it is running.
         records: log.jsonl.
         settings: recover.yaml.
@@ -66,6 +66,43 @@ class Measured:
 
 
 @dataclass(frozen=True)
+class Checkpoint:
+    """A row of a front's checkpoints, or of the base beside them.
+
+    Args:
+        size: as it was asked for, or `base`.
+        cost: of the front's first cost.
+        place: in the run's directory of checkpoints, `SIZE/pruned` or `SIZE/recovered`; empty of the base.
+        row: what is known of it beside that.
+    """
+
+    size: str
+    cost: float | None
+    place: str
+    row: Fields
+
+    @property
+    def perplexity(self) -> float | None:
+        """As it was written."""
+        return self.row.number("perplexity")
+
+    @property
+    def recovered(self) -> float | None:
+        """Perplexity after recovery."""
+        return self.row.fields("recovered").number("perplexity")
+
+    @property
+    def timed(self) -> Object:
+        """What bench says of it at the first batch size."""
+        return mapping(next(iter(self.row.items("bench")), None), self.row.place("bench"))
+
+    @property
+    def decoding(self) -> float | None:
+        """Milliseconds per token, the median at the first batch size."""
+        return Fields(self.timed, self.row.place("bench")).fields("tpot_ms").number("median")
+
+
+@dataclass(frozen=True)
 class Stages:
     """Everything that the stages after the search left.
 
@@ -73,6 +110,7 @@ class Stages:
         choice: which realisation was written (`written`), and the held-out `losses` of those that were compared.
         scored: how the found candidate was realised when it was scored, `realisation` and `ridge` among others.
         published: what a demo on a published model wrote, `answers`, `perplexity` and `plan`; or nothing.
+        checkpoints: of a front, the base first; `cost` is the name of what sizes are of.
     """
 
     compensation: Object
@@ -82,6 +120,8 @@ class Stages:
     evaluations: tuple[Measured, ...] = ()
     benches: tuple[Measured, ...] = ()
     published: Object = field(default_factory=dict)
+    checkpoints: tuple[Checkpoint, ...] = ()
+    cost: str = ""
 
     @classmethod
     def read(cls, run: Path) -> "Stages":
@@ -94,14 +134,18 @@ class Stages:
         checkpoint = _optional(read_object(run / "pruned.json") or summary.get("checkpoint"))
         best = run / "best.json"
         base = str(summary.get("model") or "")
+        cost, checkpoints = _checkpoints(Fields(summary, str(run / "summary.json")))
+        sizes = {one.place.partition("/")[0]: one.size for one in checkpoints if one.place}
         return cls(
             compensation=_optional(checkpoint.get("compensation")),
             choice=_optional(checkpoint.get("choice")),
             scored=mapping(read_object(best).get("provenance"), f"{best}: provenance"),
-            recoveries=_recoveries(run),
-            evaluations=_all_measured(run, "evaluation*.json", "results", "settings", base),
-            benches=_all_measured(run, "bench*.json", "models", "setting", base),
+            recoveries=_recoveries(run, sizes),
+            evaluations=_all_measured(run, "evaluation*.json", "results", "settings", base, sizes),
+            benches=_all_measured(run, "bench*.json", "models", "setting", base, sizes),
             published=_published(run / PUBLISHED_MODEL),
+            checkpoints=checkpoints,
+            cost=cost,
         )
 
 
@@ -110,8 +154,27 @@ def _optional(value: object) -> Object:
     return value if isinstance(value, Mapping) else {}
 
 
-def _recoveries(run: Path) -> tuple[Recovery, ...]:
+def _checkpoints(summary: Fields) -> tuple[str, tuple[Checkpoint, ...]]:
+    """The name of a front's first cost, and what the run has written of it."""
+    rows = [Fields(mapping(row, summary.place("checkpoints")), "checkpoints") for row in summary.items("checkpoints")]
+    if not rows:
+        return "", ()
+    cost = str(next(iter(summary.fields("front").items("costs")), ""))
+    return cost, tuple(
+        Checkpoint(row.text("size") or "", row.fields("costs").number(cost), _place(row), row) for row in rows
+    )
+
+
+def _place(row: Fields) -> str:
+    """Where a checkpoint is, whether the run has been moved or not; the recovered one if there is one."""
+    path = row.fields("recovered").text("path") or row.text("path")
+    return "" if path is None else "/".join(Path(path).parts[-2:])
+
+
+def _recoveries(run: Path, sizes: Mapping[str, str]) -> tuple[Recovery, ...]:
+    """Of the found architecture and its rivals, or of the sizes of a front, in their order."""
     homes = [("found", run), *((p.name.replace("-", " "), p) for p in sorted((run / "rivals").glob("*")))]
+    homes += [(size, run / "checkpoints" / folder) for folder, size in sizes.items()]
     recoveries = []
     for architecture, home in homes:
         directories = sorted(d for d in home.glob("recovered*") if (d / "log.jsonl").is_file())
@@ -123,16 +186,18 @@ def _recoveries(run: Path) -> tuple[Recovery, ...]:
     return tuple(sorted(recoveries, key=lambda r: (model_kind(r.name) != "found", model_kind(r.name) != "uniform")))
 
 
-def _all_measured(run: Path, files: str, key: str, common: str, base: str) -> tuple[Measured, ...]:
-    return tuple(_measured(path, key, common, run, base) for path in sorted(run.glob(files)))
+def _all_measured(
+    run: Path, files: str, key: str, common: str, base: str, sizes: Mapping[str, str]
+) -> tuple[Measured, ...]:
+    return tuple(_measured(path, key, common, base, sizes) for path in sorted(run.glob(files)))
 
 
-def _measured(path: Path, key: str, common: str, run: Path, base: str) -> Measured:
+def _measured(path: Path, key: str, common: str, base: str, sizes: Mapping[str, str]) -> Measured:
     data = read_object(path)
     rows = data.get(key)
     if not isinstance(rows, list) or not rows or not all(isinstance(r, Mapping) and "model" in r for r in rows):
         raise UserError(f"{path}: no results of models under '{key}'")
-    names = _short_names([str(row["model"]) for row in rows], run, base)
+    names = _short_names([str(row["model"]) for row in rows], path.parent, base, sizes)
     return Measured(path.name, names, tuple(rows), _optional(data.get(common)))
 
 
@@ -152,13 +217,19 @@ def _published(path: Path) -> Object:
     return published
 
 
-def _short_names(models: Sequence[str], run: Path, base: str) -> tuple[str, ...]:
-    """`base`, `pruned`, `recovered`, `uniform recovered`; other models by the last part of their path."""
+def _short_names(models: Sequence[str], run: Path, base: str, sizes: Mapping[str, str]) -> tuple[str, ...]:
+    """`base`, `pruned`, `recovered`, `uniform recovered`, `60% recovered`; other models by the last part of their path.
+
+    Args:
+        sizes: of a front's checkpoints, by their directories.
+    """
     names = []
     for model in models:
         parts = Path(model).parts
         if model == base:
             names.append("base")
+        elif len(parts) > 3 and parts[-3] == "checkpoints" and parts[-2] in sizes:
+            names.append(f"{sizes[parts[-2]]} {parts[-1]}")
         elif run.name in parts[:-1]:
             inside = parts[len(parts) - 1 - parts[::-1].index(run.name) + 1 :]
             names.append(" ".join(p.replace("-", " ") for p in inside if p != "rivals"))

@@ -16,22 +16,23 @@ from tracenas.reporting.charts.dynamics import GenerationFigures, generations
 from tracenas.reporting.charts.front import front_pictures, hypervolume_chart
 from tracenas.reporting.charts.heat import heat_scale
 from tracenas.reporting.charts.quality import quality_chart
-from tracenas.reporting.charts.stages import progress_chart, training_charts
+from tracenas.reporting.charts.stages import checkpoint_charts, progress_chart, training_charts
 from tracenas.reporting.data.front import FrontData, Member
 from tracenas.reporting.data.run import Compared, JournalCandidate, RunData
 from tracenas.reporting.data.stages import Stages
 from tracenas.reporting.labels import (
     NAMES,
     UNIT_NAMES,
-    cost_amount,
+    capitalised,
     cost_name,
     model_kind,
     proxy_label,
     source_label,
+    spent,
     start_label,
 )
 from tracenas.reporting.pages.page import render
-from tracenas.reporting.stage_tables import bench_table, evaluation_table, recovery_table
+from tracenas.reporting.stage_tables import bench_table, checkpoints_table, evaluation_table, recovery_table
 from tracenas.reporting.verdict import Verdict, random_label, random_rows, run_verdict, spread
 
 __all__ = ["run_page"]
@@ -60,6 +61,9 @@ def run_page(run: RunData) -> str:
         drawing=architecture_drawing(run, run.best) if run.best else None,
         sensitivity=_sensitivity(run),
         front=_front(run),
+        checkpoints=checkpoints_table(stages) if stages.checkpoints else None,
+        checkpoint_charts=checkpoint_charts(stages),
+        smallest=min(stages.checkpoints[1:], key=lambda c: c.cost or 0.0, default=None),
         generations=len(history),
         charts=_search_charts(run, history),
         quality=quality_chart(run, history, compared) if history else None,
@@ -203,43 +207,13 @@ def _front(run: RunData) -> dict[str, Any] | None:
         "costs": " and ".join(cost_name(name) for name in front.names),
         "pictures": list(front_pictures(run, front)),
         "hypervolume": hypervolume_chart(front) if len(front.hypervolume) > 1 else None,
-        "columns": ["Point", *(name for name, _ in figures), *(_capital(cost_name(name)) for name in names)],
+        "columns": ["Point", *(name for name, _ in figures), *(capitalised(cost_name(name)) for name in names)],
         "rows": [
-            [str(n), *(get(one) for _, get in figures), *(_spent(name, one.costs.get(name)) for name in names)]
+            [str(n), *(get(one) for _, get in figures), *(spent(name, one.costs.get(name)) for name in names)]
             for n, one in enumerate(shown, start=1)
         ],
-        "checkpoints": _checkpoints(run, front),
         "commands": [[str(n), _command(run, front, one, n)] for n, one in enumerate(shown, start=1)],
     }
-
-
-def _checkpoints(run: RunData, front: FrontData) -> dict[str, Any] | None:
-    """What a run has written of its front."""
-    rows = run.checkpoints
-    if not rows:
-        return None
-    name = front.names[0]
-    cells = [
-        [
-            row.text("size") or MISSING,
-            _spent(name, row.fields("costs").number(name)),
-            decimal(row.number("loss")),
-            decimal(row.number("perplexity")),
-            row.text("written") or MISSING,
-            row.text("path") or MISSING,
-        ]
-        for row in rows
-    ]
-    columns = ["Size", _capital(cost_name(name)), "Calibration loss", "Perplexity", "Realisation", "Checkpoint"]
-    return {"columns": columns, "rows": cells}
-
-
-def _capital(words: str) -> str:
-    return words[:1].upper() + words[1:]
-
-
-def _spent(name: str, value: float | None) -> str:
-    return MISSING if value is None else cost_amount(name, value).replace(cost_name(name), "").strip()
 
 
 def _command(run: RunData, front: FrontData, member: Member, number: int) -> str:
