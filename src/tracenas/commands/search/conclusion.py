@@ -1,7 +1,7 @@
 """What a search comes to: best.json and summary.json, from its journal and what its run keeps, without the model."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,7 @@ class Searched(RankedTarget):
     base_loss: float
     first: Sequence[Architecture]
     ranked: Ranked | None
+    _front: FrontFile | None = field(default=None, init=False, repr=False)
 
     @classmethod
     def of(cls, session: Session, starts: Starts, anchor: Sequence[Architecture], loss: float) -> "Searched":
@@ -101,6 +102,12 @@ class Searched(RankedTarget):
             first=(*([stored_anchor(target, out)] if anchored else ()), *starts.architectures.values()),
             ranked=starts.ranked,
         )
+
+    def front_file(self, config: SearchConfig) -> FrontFile:
+        """RUN/front.json, in which every cost is counted once, while the search runs and when it ends."""
+        if self._front is None:
+            self._front = FrontFile(self, config)
+        return self._front
 
     def strategy(self, config: SearchConfig) -> Strategy[Architecture]:
         """The run's strategy at its beginning; without a start it proposes as it did before there was a table."""
@@ -237,7 +244,7 @@ def _summary(config: SearchConfig, searched: Searched, result: SearchResult[Arch
 
 def _front(searched: Searched, config: SearchConfig, result: SearchResult[Architecture]) -> dict[str, Any]:
     """The front as it is in the end."""
-    return FrontFile(searched, config).write(result.records, [g.generation for g in result.generations])
+    return searched.front_file(config).write(result.records, [g.generation for g in result.generations])
 
 
 def _budgets(space: SearchSpace, best: Architecture) -> dict[str, Any]:

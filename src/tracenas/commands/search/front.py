@@ -56,11 +56,12 @@ class FrontFile:
     def __init__(self, searched: Known, config: SearchConfig) -> None:
         self._searched, self._config = searched, config
         self._costs = Costs.of(searched.target, config, config.out)
-        self._whole: dict[str, dict[str, int | float]] = {}
-        self._drawn: dict[str, dict[str, int | float]] = {}
-        base = self._costs.all(searched.target.space.base)
-        self._shown = [name for name in dict.fromkeys((*config.front_costs, *_PICTURED)) if name in base]
-        self._base = {name: base[name] for name in self._shown}
+        base = searched.target.space.base
+        self._known: dict[str, dict[str, int | float]] = {base.id: self._costs.all(base)}
+        self._names = tuple(self._known[base.id])
+        shown = dict.fromkeys((*config.front_costs, *_PICTURED))
+        self._shown = tuple(name for name in shown if name in self._names)
+        self._base = self._spent(base, self._shown)
         self._curves = self._predicted()
 
     def write(self, records: Sequence[Mapping[str, Any]], generations: Sequence[int] | None = None) -> dict[str, Any]:
@@ -82,7 +83,7 @@ class FrontFile:
         }
         pictured = {
             "base": {"loss": self._searched.base_loss, "costs": self._base},
-            "candidates": {name: self._pictured(arch) for name, arch in archs.items()},
+            "candidates": {name: self._spent(arch, self._shown) for name, arch in archs.items()},
             "curves": curves,
         }
         write_json(self._config.out / FRONT, {**facts, **pictured})
@@ -108,33 +109,28 @@ class FrontFile:
         ends = [space.limits[name] / base[name] for name in names]
         floor = min((points[name][-1] for name in points if not scored[name]["generation"]), default=0.0)
         members = [
-            {**{key: scored[name][key] for key in _OF_A_MEMBER}, "costs": self._all(archs[name])}
+            {**{key: scored[name][key] for key in _OF_A_MEMBER}, "costs": self._spent(archs[name], self._names)}
             for name in non_dominated(points)
         ]
         volumes = list(_volumes(points, scored, generations, ends, floor))
         return {"costs": list(names), "members": members, "hypervolume": volumes}
 
-    def _all(self, arch: Architecture) -> dict[str, int | float]:
-        """Every cost of a member, counted once; some take a tenth of a second."""
-        if arch.id not in self._whole:
-            self._whole[arch.id] = self._costs.all(arch)
-        return self._whole[arch.id]
-
-    def _pictured(self, arch: Architecture) -> dict[str, int | float]:
-        """What a candidate is shown with, counted once."""
-        if arch.id not in self._drawn:
-            self._drawn[arch.id] = self._costs.all(arch, self._shown)
-        return self._drawn[arch.id]
+    def _spent(self, arch: Architecture, names: Sequence[str]) -> dict[str, int | float]:
+        """What an architecture costs; every cost is counted once, as some take a tenth of a second."""
+        known = self._known.setdefault(arch.id, {})
+        known |= self._costs.all(arch, [name for name in names if name not in known])
+        return {name: known[name] for name in names}
 
     def _predicted(self) -> dict[str, list[tuple[Architecture, dict[str, Any]]]]:
         """Of what needs no search, by method: architectures with their costs and predicted losses."""
         ranked = self._searched.ranked
         if ranked is None or self._config.proxy not in _LOSSES:
             return {}
+        base = self._searched.base_loss
         found = _curves(ranked, front_end(self._config, self._costs.space))
         return {
             name: [
-                (arch, {"costs": self._pictured(arch), "loss": self._searched.base_loss + predicted_rise(ranked, arch)})
+                (arch, {"costs": self._spent(arch, self._shown), "loss": base + predicted_rise(ranked, arch)})
                 for arch in line
             ]
             for name, line in found.items()

@@ -8,7 +8,6 @@ from typing import Any
 from tracenas.cluster.joining import Cluster
 from tracenas.commands.search.clock import SearchClock
 from tracenas.commands.search.conclusion import Searched, concluded
-from tracenas.commands.search.front import FrontFile
 from tracenas.commands.search.result import SearchOutcome
 from tracenas.commands.search.selection import decide, require_held_out, reserved
 from tracenas.commands.search.settings import strategy_settings
@@ -164,7 +163,7 @@ def _drawn(searched: Searched, config: SearchConfig, journal: Journal) -> Callab
     """What keeps RUN/front.json current after every generation; what is known before the first is there at once."""
     if not config.front:
         return None
-    front = FrontFile(searched, config)
+    front = searched.front_file(config)
     front.write(journal.read())
     if front.predicted:
         _log.info("%s", front.predicted)
