@@ -201,7 +201,7 @@ def run(
 ) -> "RunOutcome | FrontOutcome":
     """Search, prune, compare on the held-out `text="…"` and report, resumable; with `front` checkpoints of many sizes.
 
-    `recover={…}`, `eval={…}` and `bench={…}` add these stages.
+    `recover={…}`, `eval={…}` and `bench={…}` add these stages, of every size.
     """
     values = {"model": model, "data": data, "params": params, "out": out, **settings}
     return call("run", values, on_generation=on_generation)

@@ -14,6 +14,7 @@ from recovery_toys import log_of, write_text
 from test_recover import Interrupted
 from tiny import save_tiny
 
+import tracenas
 from tracenas.cli import invoke
 from tracenas.commands.recover.training import RunLog
 
@@ -109,6 +110,20 @@ def test_terminal_page_and_json_show_all_sizes(home: Path, finished: Path, capsy
     assert [row["name"] for row in told["recovered"]] == list(SIZES)
     (run,) = printed(capsys, ["runs", str(finished)])["runs"]
     assert (run["state"], run["progress"]) == ("finished", "5 stages")
+
+
+def test_a_notebook_has_a_row_per_size(finished: Path) -> None:
+    pytest.importorskip("pandas")
+    outcome = tracenas.resume(finished)
+    frame = outcome.to_frame()
+    assert frame["size"].tolist() == ["base", *SIZES] and frame["recovered.perplexity"].notna().tolist() == [
+        False,
+        True,
+        True,
+    ]
+    assert {"costs.params", "eval.nll", "perplexity"} <= set(frame.columns)
+    shown = outcome._repr_html_()
+    assert "<caption>checkpoints of the front</caption>" in shown and "<td>60%</td>" in shown
 
 
 def test_interrupted_between_sizes_and_resumed_to_the_same(
