@@ -54,6 +54,10 @@ def test_every_size_is_the_best_of_the_front_there_and_further_ones_are_added(
     (Path(rows[1]["path"]).parent / "pruned.json").unlink()  # as a killed process may leave it
     (Path(rows[1]["path"]).parent / "pruning.json").write_text("{}")
     (out / "checkpoints.json").unlink()
+    told = refused(capsys, run(home, out, "--checkpoints", "70%,85%,80%", "--compensate", "none", "--resume"))
+    assert (
+        f"another compensate: the finished part has 'auto', not 'none'; remove {out}/checkpoints/params-70 and " in told
+    )
     assert printed(capsys, ["resume", str(out)])["checkpoints"] == again["checkpoints"]
 
 

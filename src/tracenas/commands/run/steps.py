@@ -100,7 +100,7 @@ def begin(config: RunConfig, name: str) -> bool:
 
 
 def check_finished(config: RunConfig) -> None:
-    """Refuse finished stages that other settings than the run's were for, or that would be older than what they need.
+    """Refuse stages that other settings than the run's were for, or that would be older than what they need.
 
     Raises:
         UserError: naming what to remove.
@@ -109,31 +109,41 @@ def check_finished(config: RunConfig) -> None:
     path = out / STEPS
     recorded = read_json(path) if path.is_file() else {}
     for step in stage_steps(config):
-        result = out / step.result
+        result, settings = out / step.result, recorded.get(step.name)
         if not result.is_file():
             missing = missing or step.name
+            if settings is not None and any((out / part).is_file() for part in step.parts):
+                _check_settings(config, step, settings, "finished part")
             continue
         if missing:
             told = f"{result} is there, but the stage {missing} before it has to be run: {_again(config, step)}"
             raise UserError(told)
-        if step.name not in recorded:
+        if settings is None:
             raise UserError(f"{result} is not recorded in {path.name} as this run's: {_again(config, step)}")
-        kind = RunConfig.sections.get(step.name, RunConfig)
-        _check_settings(config, step, current_names(kind, recorded[step.name]))
+        _check_settings(config, step, settings, "finished stage")
 
 
 def _again(config: RunConfig, step: Step, setting: str = "") -> str:
     """What has to be removed for a stage to be run again, with another value of a setting."""
     paths = [config.out / step.result]
-    if setting not in _MEASURED or step.name != "checkpoints":
+    if not _measures(step, setting):
         paths += [(config.out / part).parent for part in step.parts]
     if step.name == "recover" and not step.parts:
         paths.append(config.out / RECOVERED_CHECKPOINT)
-    return f"remove {' and '.join(map(str, paths))} to run that stage again"
+    return f"remove {' and '.join(str(path) for path in paths if path.exists())} to run that stage again"
 
 
-def _check_settings(config: RunConfig, step: Step, recorded: Mapping[str, Any]) -> None:
-    for key in dict.fromkeys([*step.settings, *recorded]):
+def _measures(step: Step, setting: str) -> bool:
+    """Whether a setting is of a front's perplexities alone, not of its checkpoints."""
+    return step.name == "checkpoints" and setting in _MEASURED
+
+
+def _check_settings(config: RunConfig, step: Step, recorded: Mapping[str, Any], what: str) -> None:
+    kind = RunConfig.sections.get(step.name, RunConfig)
+    theirs = current_names(kind, recorded)
+    for key in dict.fromkeys([*step.settings, *theirs]):
+        if what == "finished part" and _measures(step, key):
+            continue
         name = f"{step.name}.{key}" if step.name not in ("comparison", "checkpoints") else key
-        ours = step.settings.get(key)
-        check_same(name, recorded.get(key), ours, "the finished stage", f"; {_again(config, step, key)}")
+        again = f"; {_again(config, step, key)}"
+        check_same(name, theirs.get(key), step.settings.get(key), f"the {what}", again)
