@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from tracenas.commands.recover.checks import parse_tokens
 from tracenas.data.encoding import TextEncoding
 from tracenas.errors import UserError
+from tracenas.journal import Journal
+from tracenas.recovery.callbacks import cut_log
 from tracenas.recovery.datasets import Rows, Windows, collate_padded, collate_windows
 from tracenas.recovery.instructions import encode_chat, instruction_examples, row_messages
 from tracenas.recovery.settings import (
@@ -48,6 +50,15 @@ def test_decay_ends_at_the_least_rate() -> None:
     assert schedule(100, min_lr_ratio=0.1)[-1] == pytest.approx(0.1 + 0.9 / 31)
     cosine = schedule(100, decay_form="cosine")
     assert cosine[-1] == pytest.approx(0.5 * (1 - math.cos(math.pi / 31)))
+
+
+@pytest.mark.parametrize(("step", "left"), [(4, [0, 2, 4]), (2, [0, 2]), (0, [])])
+def test_a_log_has_no_step_twice_when_a_run_goes_on(tmp_path: Path, step: int, left: list[int]) -> None:
+    """From a checkpoint what comes behind it; without one everything, the measurement before training included."""
+    log = tmp_path / "log.jsonl"
+    log.write_text("".join(json.dumps({"step": n}) + "\n" for n in (0, 2, 4)))
+    cut_log(log, step)
+    assert [record["step"] for record in Journal(log).read()] == left
 
 
 def test_global_batch() -> None:

@@ -63,7 +63,6 @@ def test_every_size_is_a_row_with_what_every_stage_came_to(tmp_path: Path) -> No
         "55.56",
         "33.33",
         "30.0 ± 1.2",
-        "540.0",
         "18.00 (0.50)",
         "1.67",
         "ridge",

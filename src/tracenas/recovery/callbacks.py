@@ -64,9 +64,9 @@ class RunLog(TrainerCallback):  # type: ignore[misc, unused-ignore]
 
 
 def cut_log(path: Path, step: int) -> None:
-    """Drop records behind `step`: they come again when the run goes on from the checkpoint of that step."""
+    """Drop records behind `step`, from whose checkpoint the run goes on; all at step 0, where it begins again."""
     records = Journal(path).read()
-    earlier = [record for record in records if record.get("step", 0) <= step]
+    earlier = [record for record in records if step > 0 and record.get("step", 0) <= step]
     if len(earlier) < len(records):
         text = "".join(json.dumps(record) + "\n" for record in earlier)
         with atomic_path(path) as temporary:

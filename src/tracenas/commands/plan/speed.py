@@ -15,6 +15,11 @@ if TYPE_CHECKING:
 
 __all__ = ["bench_seconds"]
 
+_CALLS = 0.001
+"""Seconds of a block's calls in transformers, whatever its width: 8 blocks of the demo's model take 8 ms per token."""
+_PROCESS = 5.0
+"""Seconds in which a process imports torch and transformers: on a CPU peak memory is of one per model."""
+
 
 def bench_seconds(
     config: BenchConfig,
@@ -23,13 +28,14 @@ def bench_seconds(
     archs: Sequence[Architecture],
     shape: Shape,
 ) -> float:
-    """Of all models in turns, at every batch size; peak memory takes another trial of each.
+    """Of all models in turns, at every batch size; on a CPU peak memory takes another trial of each.
 
     Args:
         archs: the base among them.
     """
-    turns = config.warmup + config.trials + (not config.no_memory)
-    return sum(turns * _trial(settings, estimate, arch, shape) for settings in batches for arch in archs)
+    turns, measured = config.warmup + config.trials, not config.no_memory and shape.device == "cpu"
+    trials = [_trial(settings, estimate, arch, shape) for settings in batches for arch in archs]
+    return turns * sum(trials) + (sum(trials) + _PROCESS * len(trials) if measured else 0.0)
 
 
 def _trial(settings: "TrialSettings", estimate: SearchEstimate, arch: Architecture, shape: Shape) -> float:
@@ -41,5 +47,6 @@ def _trial(settings: "TrialSettings", estimate: SearchEstimate, arch: Architectu
     cached = settings.prompt + settings.new_tokens // 2
     numbers = space.parameters(arch) + sequences * cached * costs.kv_cache_per_token(space.layers, arch)
     flops = sequences * costs.flops_per_token(space.layers, head, arch, cached)
-    token = max(numbers * shape.element / rates.bytes, flops / rates.flops)
-    return estimate.forward(arch, prompt, head=False) + (settings.new_tokens - 1) * token
+    calls = _CALLS * sum(not layer.skip for layer in arch.layers)
+    token = calls + max(numbers * shape.element / rates.bytes, flops / rates.flops)
+    return calls + estimate.forward(arch, prompt, head=False) + (settings.new_tokens - 1) * token
