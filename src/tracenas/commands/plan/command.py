@@ -9,7 +9,7 @@ from tracenas.commands.plan.models import PlannedModels, uniform_at
 from tracenas.commands.plan.needs import Need, needs
 from tracenas.commands.plan.predicted import predicted_rises
 from tracenas.commands.plan.result import PlannedBudget, SearchPlan
-from tracenas.commands.plan.stages import STAGES, Stages
+from tracenas.commands.plan.stages import STAGES, StageTimes
 from tracenas.commands.plan.training import Training, training
 from tracenas.commands.search.settings import checkpoint_limits, front_end
 from tracenas.config import Effort, PlanConfig, check_used, parse_rank
@@ -154,7 +154,7 @@ def _sized(
         shape = in_passes(replace(shape, samples=spending.samples), target)
     time, planned = estimate.search(shape, statistics), _planned(config, size)
     search = 60 * config.minutes if config.minutes else time.once + planned * time.each
-    stages = Stages(config, estimate, models, shape, time, statistics)
+    stages = StageTimes(config, estimate, models, shape, time, statistics)
     seconds = {"search": search, **stages.seconds()}
     return _Sized(shape, planned, estimate.rates, time.each, seconds, stages.unknown, stages.untimed)
 

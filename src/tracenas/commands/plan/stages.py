@@ -13,7 +13,7 @@ from tracenas.scoring.workload import Shape, per_stack
 from tracenas.space import costs
 from tracenas.space.architecture import Architecture
 
-__all__ = ["STAGES", "Stages"]
+__all__ = ["STAGES", "StageTimes"]
 
 STAGES = ("search", "prune", "checkpoints", "comparison", "recover", "eval", "bench")
 """In the order of a run."""
@@ -22,7 +22,7 @@ _TIMED = "torch"
 
 
 @dataclass(frozen=True)
-class Stages:
+class StageTimes:
     """What is known of a run's stages when its search has been estimated.
 
     Args:
@@ -61,7 +61,7 @@ class Stages:
 
     @property
     def untimed(self) -> tuple[str, ...]:
-        """Stages that are asked for and whose time is not told."""
+        """StageTimes that are asked for and whose time is not told."""
         backend = self._bench.backend if self.config.bench is not None else _TIMED
         return () if backend == _TIMED else (f"bench in {backend}",)
 
