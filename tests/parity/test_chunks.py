@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from proxy_setting import ProxySetting
 from tiny import tiny_model
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tracenas.families import Options, config_family
-from tracenas.models.functionals import chunk_sizes, loss
+from tracenas.models.functionals import chunk_sizes, loss, tiles
 from tracenas.models.surgery.supernet import Realisation
 from tracenas.saliency import sinks
 from tracenas.saliency.nirvana import sequence_loss
@@ -61,6 +62,45 @@ def test_the_loss_of_every_token(monkeypatch: pytest.MonkeyPatch, chunk: int, so
     torch.testing.assert_close(slope, reference, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(torch.cat(watched.logits_), logits, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(torch.cat(watched.normalisers), logits.logsumexp(-1), rtol=1e-5, atol=1e-5)
+
+
+class Largest(TorchDispatchMode):
+    """The most numbers that a matrix product has had."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten.mm.default:
+            self.numbers = max(self.numbers, out.numel())
+        return out
+
+
+@pytest.mark.parametrize("words", [1, 64, 256, VOCABULARY, 4096])
+@pytest.mark.parametrize("softcap", [None, 3.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_tiles_of_logits_make_the_loss_of_whole_rows(
+    monkeypatch: pytest.MonkeyPatch, words: int, softcap: float | None, dtype: torch.dtype
+) -> None:
+    monkeypatch.setattr(tiles, "WORDS", words)
+    monkeypatch.setattr(tiles, "ELEMENTS", 7 * words)
+    generator = torch.Generator().manual_seed(0)
+    hidden = (3 * torch.randn(23, 32, generator=generator)).to(dtype)
+    weight = torch.randn(VOCABULARY, 32, generator=generator).to(dtype)
+    labels = torch.randint(0, VOCABULARY, (23,), generator=generator)
+    with Largest() as largest:
+        values = loss.token_nll(hidden, weight, labels, softcap)
+    assert largest.numbers <= 7 * max(words, words * words // VOCABULARY)
+    rows = loss.token_nll(hidden.requires_grad_(True), weight, labels, softcap)
+    assert rows.requires_grad and not values.requires_grad and values.std() > 1
+    # in bf16 a logit here and there is on the other side of a tie, by the order of its sum
+    torch.testing.assert_close(values, rows.detach(), rtol=1e-6, atol=2e-6 if dtype == torch.float32 else 1e-2)
+
+
+@pytest.mark.parametrize("word", [-1, VOCABULARY])
+def test_a_label_that_is_no_word_is_refused(word: int) -> None:
+    with pytest.raises(IndexError):
+        loss.token_nll(torch.ones(1, 32), torch.ones(VOCABULARY, 32), torch.tensor([word]))
 
 
 @pytest.mark.parametrize("chunk", CHUNKS)

@@ -75,12 +75,13 @@ def test_a_panel_gives_what_the_search_scores_by(
     evaluator = setting.evaluator(name, SETTINGS)
     for arch, result in results.items():
         score = evaluator.score(arch)
-        assert result.scores[name].value == score.score
+        # a pass with a gradient or a watch takes whole rows of logits, others take tiles
+        assert result.scores[name].value == pytest.approx(score.score, rel=1e-6)
         if not PROXIES.get(name).runs:
             assert score.loss is None
             continue
         measured = result.compensated if "compensated" in PROXIES.get(name).needs else result.plain
-        assert measured is not None and measured.loss == score.loss
+        assert measured is not None and measured.loss == pytest.approx(score.loss, rel=1e-6)
 
 
 @pytest.mark.parametrize("name", FREE)
@@ -167,7 +168,7 @@ def test_a_failing_pass_is_run_again_for_each_proxy(setting: ProxySetting, monke
     monkeypatch.setattr(panel.measurer, "measure", no_memory)
     scores = panel.measure(arch)
     assert scores["phi"].value is None and scores["phi"].reason == "RuntimeError: out of memory"
-    assert all(scores[name].value == expected[name].value for name in ("loss", "kl"))
+    assert all(scores[name].value == pytest.approx(expected[name].value, rel=1e-6) for name in ("loss", "kl"))
 
 
 def test_what_a_family_cannot_give_is_said() -> None:

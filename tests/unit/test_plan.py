@@ -199,7 +199,7 @@ def test_elementwise_work_goes_by_the_widths() -> None:
     assert work.elements == pytest.approx(128 * (12 * 2048 + of_blocks))
     assert work.score_pairs == 128 * 64 * (3 + 10)
     forward = workload(blocks, arch, head, 160, replace(shape, rank=None))
-    assert forward.elements == pytest.approx(128 * (12 * 2048 + 0.4 * of_blocks))
+    assert forward.elements == pytest.approx(128 * 0.4 * (12 * 2048 + of_blocks))
     assert (forward.flops, forward.trace_flops) == (work.flops / 2, 0)
 
 

@@ -145,7 +145,7 @@ def workload(blocks: tuple[Block, ...], arch: Architecture, head: int, hidden: i
     elementwise = {1: _FORWARD_SHARE, 2: 1.0, 3: 1.0 + _FORWARD_SHARE}[passes]
     products = 2.0 * head * (2 if backward else 1)
     trace = pairs = 0.0
-    elements = _VOCABULARY * head / hidden
+    elements = _VOCABULARY * head / hidden * (1.0 if backward else _FORWARD_SHARE)
     for _, sub, kept in active(blocks, arch):
         spec = sub.spec
         products += 2.0 * (spec.fixed_weights + kept * spec.weights_per_unit) * passes

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tracenas.models.functionals.chunk_sizes import logit_tokens
+from tracenas.models.functionals.tiles import tiled_nll
 
 __all__ = [
     "LogitsWatch",
@@ -103,6 +104,8 @@ def token_nll(
 ) -> Tensor:
     """Negative log-likelihood of every label, in nats, float32.
 
+    On a CPU, where nothing is differentiated or watched, no row of logits is made (`tiles`).
+
     Args:
         hidden: final (normed) hidden states, [tokens, D], fp32 or bf16; differentiable.
         weight: the head's matrix, [V, D]; gets no gradient.
@@ -110,6 +113,8 @@ def token_nll(
         softcap: c where logits pass c·tanh(x/c) (Gemma 2).
         watch: is shown the logits, chunk by chunk.
     """
+    if watch is None and hidden.device.type == "cpu" and not (hidden.requires_grad and torch.is_grad_enabled()):
+        return tiled_nll(hidden, weight, labels, softcap)
     result: Tensor = _TokenNLL.apply(hidden, weight, labels, softcap, watch)  # type: ignore[no-untyped-call]
     return result
 
