@@ -58,12 +58,12 @@ def test_every_size_is_a_row_with_what_every_stage_came_to(tmp_path: Path) -> No
         *("TPOT, ms", "Decode ×", "Realisation", "In checkpoints/"),
     ]
     base, first, *_ = table.rows
-    assert base == ["base", "135M", "3.000", "20.00", "–", "50.0 ± 1.2", "30.00 (0.50)", "1.00", "–", "–"]
+    assert base == ["base", "135M", "3.000", "20.00", "–", "50.0 ± 1.2", "30.00", "1.00", "–", "–"]
     assert first[3:] == [
         "55.56",
         "33.33",
         "30.0 ± 1.2",
-        "18.00 (0.50)",
+        "18.00",
         "1.67",
         "ridge",
         "params-60/recovered",

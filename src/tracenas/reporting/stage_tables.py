@@ -39,8 +39,8 @@ def checkpoints_table(stages: Stages) -> Table:
     columns += _accuracies(rows)
     if any("bench" in one.row.values for one in rows):
         columns += [
-            ("TPOT, ms", lambda c: _spread(c.timed.get("tpot_ms"), 2)),
-            ("Decode ×", lambda c: _spread(c.timed.get("decode_speedup"), 2)),
+            ("TPOT, ms", lambda c: fixed(c.decoding)),
+            ("Decode ×", lambda c: fixed(c.speedup)),
         ]
     columns += [
         ("Realisation", lambda c: c.row.text("written") or MISSING),

@@ -7,7 +7,7 @@ from markupsafe import Markup
 
 from tracenas.formats import decimal
 from tracenas.reporting.charts.named import NamedChart
-from tracenas.reporting.charts.svg import WIDE, Frame, log_ticks, padded, text, tick_label, ticks
+from tracenas.reporting.charts.svg import WIDE, Frame, label_margin, log_ticks, padded, text, tick_label, ticks
 from tracenas.reporting.data.run import Compared
 from tracenas.reporting.data.stages import Checkpoint, Recovery, Stages
 from tracenas.reporting.labels import cost_axis, model_kind
@@ -138,10 +138,11 @@ def _steps_chart(series: Sequence[Series], styles: Mapping[str, str], title: str
     else:
         low, high = padded(low, high, 0.06, 0.05 * abs(high) or 1.0)
         at = ticks(low, high)
-    frame = Frame((0, last), (low, high), log_y=log)
+    names = [decimal(v, 2) for v in at] if log else [tick_label(v, at) for v in at]
+    frame = Frame((0, last), (low, high), left=label_margin(names), log_y=log)
     steps = ticks(0, last, integer=True)
     parts = [
-        frame.y_axis(f"{label}{' (log scale)' if log else ''}", at, [decimal(v, 2) for v in at] if log else None),
+        frame.y_axis(f"{label}{' (log scale)' if log else ''}", at, names),
         frame.x_axis("step", steps, [tick_label(v, steps) for v in steps]),
     ]
     for name, points in series:

@@ -15,6 +15,7 @@ __all__ = [
     "el",
     "hatch",
     "join",
+    "label_margin",
     "left_margin",
     "line",
     "log_ticks",
@@ -141,7 +142,12 @@ def tick_label(value: float, values: Sequence[float]) -> str:
 
 def left_margin(values: Sequence[float]) -> float:
     """Room left of a plot for the vertical axis' name and its tick labels, also at a narrow screen's larger type."""
-    return 32 + 8.2 * max(len(tick_label(value, values)) for value in values)
+    return label_margin([tick_label(value, values) for value in values])
+
+
+def label_margin(labels: Sequence[str]) -> float:
+    """As `left_margin`, for labels of their own."""
+    return 32 + 8.2 * max(map(len, labels))
 
 
 def log_ticks(low: float, high: float) -> tuple[list[float], list[str]]:

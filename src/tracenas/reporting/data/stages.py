@@ -92,14 +92,19 @@ class Checkpoint:
         return self.row.fields("recovered").number("perplexity")
 
     @property
-    def timed(self) -> Object:
-        """What bench says of it at the first batch size."""
-        return mapping(next(iter(self.row.items("bench")), None), self.row.place("bench"))
-
-    @property
     def decoding(self) -> float | None:
         """Milliseconds per token, the median at the first batch size."""
-        return Fields(self.timed, self.row.place("bench")).fields("tpot_ms").number("median")
+        return self._timed.fields("tpot_ms").number("median")
+
+    @property
+    def speedup(self) -> float | None:
+        """Of decoding over the base, likewise."""
+        return self._timed.fields("decode_speedup").number("median")
+
+    @property
+    def _timed(self) -> Fields:
+        where = self.row.place("bench")
+        return Fields(mapping(next(iter(self.row.items("bench")), None), where), where)
 
 
 @dataclass(frozen=True)
