@@ -54,7 +54,7 @@ def test_every_size_is_a_row_with_what_every_stage_came_to(tmp_path: Path) -> No
     stages = Stages.read(make_written(tmp_path / "run"))
     table = checkpoints_table(stages)
     assert table.columns == [
-        *("Size", "Parameters", "Calibration loss", "Perplexity", "Recovered", "piqa, %"),
+        *("Size", "Parameters", "Loss", "Perplexity", "Recovered", "piqa, %"),
         *("TPOT, ms", "Decode ×", "Realisation", "In checkpoints/"),
     ]
     base, first, *_ = table.rows

@@ -31,7 +31,7 @@ def checkpoints_table(stages: Stages) -> Table:
     columns: list[tuple[str, Callable[[Checkpoint], str]]] = [
         ("Size", lambda c: c.size),
         (capitalised(cost_name(stages.cost)), lambda c: spent(stages.cost, c.cost)),
-        ("Calibration loss", lambda c: decimal(c.row.number("loss"))),
+        ("Loss", lambda c: decimal(c.row.number("loss"))),
         ("Perplexity", lambda c: decimal(c.perplexity)),
     ]
     if any("recovered" in one.row.values for one in rows):
@@ -46,9 +46,9 @@ def checkpoints_table(stages: Stages) -> Table:
         ("Realisation", lambda c: c.row.text("written") or MISSING),
         ("In checkpoints/", lambda c: c.place or MISSING),
     ]
-    return Table(
-        "checkpoints of the front", [name for name, _ in columns], [[get(one) for _, get in columns] for one in rows]
-    )
+    cells = [[get(one) for _, get in columns] for one in rows]
+    notes = ["losses are on the calibration text, as scored"]
+    return Table("checkpoints of the front", [name for name, _ in columns], cells, notes)
 
 
 def _accuracies(rows: Sequence[Checkpoint]) -> Iterator[tuple[str, Callable[[Checkpoint], str]]]:
