@@ -3,26 +3,27 @@
     python benchmarks/kills.py MODEL --data TEXT [--kills 30] [--seed 0] [--out FILE] [-- OPTIONS]
     python benchmarks/kills.py MODEL --data TEXT --every 10 [--out FILE] [-- OPTIONS]
 
-OPTIONS are the search's; it has two workers, with `--ray` two actors. The undisturbed search runs first, in one process
-and with workers. Then there is a search per kill: at a moment between its start and the time that the undisturbed one
-takes, SIGKILL goes to the driver, to all workers, to everything below the driver (fork server, Ray's daemons), or to
-driver and all that is below it; where the driver is gone, `--resume` goes on. With `--every` there is one search, and
-one of its workers in turn is killed every so many seconds. Compared are the journal, but for times, `best.json` and
-`selection.json`; counted is what outlives a killed driver by more than `--grace` seconds.
+OPTIONS are the search's; it has two workers, with `--ray` two actors. An undisturbed one in one process runs first.
+Then SIGKILL goes at random moments, in turn, to the driver, to all workers, to all below the driver (fork server,
+Ray's daemons), and to driver and all that is below it; where the driver is gone, `--resume` goes on; where the search
+has ended, another begins, until there were so many kills. With `--every` one of the workers in turn is killed every so
+many seconds of one search. Compared are the journals, but for times, `best.json` and `selection.json`; counted is what
+outlives a killed driver by more than `--grace` seconds.
 """
 
 import argparse
 import json
 import random
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from cells import model_name
 from machine import facts, publish
 from processes import below, command_of, end, ended, workers_of
 
@@ -81,58 +82,68 @@ class Search:
         return ((self.home / f"{name}.log").read_text().strip().splitlines() or [""])[-1]
 
 
-def killed_once(search: Search, name: str, whom: str, moment: float, grace: float) -> dict[str, Any]:
-    """A search, a kill, and what comes of it."""
-    process = search.begun(name, search.workers)
-    started = time.monotonic()
-    while process.poll() is None and time.monotonic() - started < moment:
-        time.sleep(_EVERY)
-    everything = below(process.pid)
-    hit = _WHOM[whom](process.pid) if process.poll() is None else set()
-    record = {"whom": whom, "second": round(moment, 2), "candidates": search.lines(name), "killed": len(hit)}
+def killed_at_random(search: Search, args: argparse.Namespace, undisturbed: dict[str, Any]) -> dict[str, Any]:
+    """Searches that are killed until there were so many kills; what ends before is followed by another."""
+    rng, records, same = random.Random(args.seed), list[dict[str, Any]](), list[bool]()
+    while len(records) < args.kills or not same:
+        name = f"search-{len(same)}"
+        process = search.begun(name, search.workers)
+        while process.poll() is None or process.returncode == -signal.SIGKILL:
+            if process.poll() is not None:
+                process = search.begun(name, [*search.workers, "--resume"])
+            moment = time.monotonic() + rng.uniform(0, args.within)
+            while process.poll() is None and (time.monotonic() < moment or len(records) == args.kills):
+                time.sleep(_EVERY)
+            if process.poll() is None:
+                whom = list(_WHOM)[len(records) % len(_WHOM)]
+                record = {"search": len(same), "candidates": search.lines(name), **killed(process, whom, args.grace)}
+                records.append(record)
+                print(json.dumps(record), file=sys.stderr, flush=True)
+        same.append(search.found(name) == undisturbed)
+        print(json.dumps({"search": name, "same": same[-1], "said": search.said(name)}), file=sys.stderr, flush=True)
+    return {
+        "kills": len(records),
+        "that hit a process": sum(r["killed"] > 0 for r in records),
+        "after the first candidate": sum(r["candidates"] > 0 for r in records),
+        "outlived a driver": sum(len(r.get("outlived", ())) for r in records),
+        "searches": len(same),
+        "same": sum(same),
+        "records": records,
+    }
+
+
+def killed(process: "subprocess.Popen[bytes]", whom: str, grace: float) -> dict[str, Any]:
+    """SIGKILL to a search's driver, or to what is below it."""
+    everything, hit = below(process.pid), _WHOM[whom](process.pid)
     end(hit)
-    resumed = 0
-    if process.pid in hit:
-        process.wait()
-        left = ended(everything, grace)
-        record["outlived the driver"] = sorted({command_of(pid).decode(errors="replace")[:60] for pid in left})
-        process, resumed = search.begun(name, [*search.workers, "--resume"]), 1
-    record["status"] = process.wait()
-    record["resumed"] = resumed
-    return record
+    if process.pid not in hit:
+        return {"whom": whom, "killed": len(hit)}
+    process.wait()
+    left = ended(everything, grace)
+    return {
+        "whom": whom,
+        "killed": len(hit),
+        "outlived": sorted(command_of(pid).decode(errors="replace")[:60] for pid in left),
+    }
 
 
 def killed_again_and_again(search: Search, name: str, every: float) -> dict[str, Any]:
     """A search of whose workers one is killed every so many seconds, in turn."""
     process, moments, turn = search.begun(name, search.workers), list[int](), 0
-    due = time.monotonic() + every
+    started = time.monotonic()
+    due = started + every
     while process.poll() is None:
         time.sleep(_EVERY)
         if time.monotonic() >= due and (workers := sorted(workers_of(process.pid))):
             end([workers[turn % len(workers)]])
             moments.append(search.lines(name))
             turn, due = turn + 1, time.monotonic() + every
-    return {"every, seconds": every, "killed": len(moments), "candidates": moments, "status": process.returncode}
-
-
-def at_random(search: Search, args: argparse.Namespace, undisturbed: dict[str, Any], seconds: float) -> dict[str, Any]:
-    """Kills at random moments of as many searches."""
-    rng, records = random.Random(args.seed), list[dict[str, Any]]()
-    for number in range(args.kills):
-        whom = list(_WHOM)[number % len(_WHOM)]
-        name = f"kill-{number}"
-        record = killed_once(search, name, whom, rng.uniform(0, seconds), args.grace)
-        record["same"] = search.found(name) == undisturbed
-        if not record["same"]:
-            record["said"] = search.said(name)
-        records.append(record)
-        print(json.dumps(record), file=sys.stderr, flush=True)
     return {
-        "kills": len(records),
-        "that hit a process": sum(r["killed"] > 0 for r in records),
-        "whom": dict(Counter(r["whom"] for r in records)),
-        "same": sum(r["same"] for r in records),
-        "records": records,
+        "every, seconds": every,
+        "took, seconds": round(time.monotonic() - started, 1),
+        "killed": len(moments),
+        "candidates at the kills": moments,
+        "status": process.returncode,
     }
 
 
@@ -144,6 +155,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--every", type=float)
+    parser.add_argument("--within", type=float, default=15.0, help="seconds from a start or a kill to the next")
     parser.add_argument("--grace", type=float, default=10.0)
     parser.add_argument("--keep", type=Path, help="directory for the runs; default: one that is removed")
     parser.add_argument("--out")
@@ -157,20 +169,15 @@ def main() -> None:
         home = args.keep or Path(directory)
         home.mkdir(parents=True, exist_ok=True)
         search = Search(home, ["search", args.model, "--data", args.data, *options], workers)
-        alone = search.whole("alone", [])
-        seconds = search.whole("undisturbed", workers)
+        seconds = None if search.found("alone") else round(search.whole("alone", []), 1)
         undisturbed = search.found("alone")
-        result = {
-            "candidates": search.lines("alone"),
-            "seconds": {"one process": round(alone, 1), "undisturbed": round(seconds, 1)},
-            "undisturbed is the same": search.found("undisturbed") == undisturbed,
-        }
         if args.every is None:
-            result["at random moments"] = at_random(search, args, undisturbed, seconds)
+            kills = killed_at_random(search, args, undisturbed)
         else:
-            again = killed_again_and_again(search, "again", args.every)
-            result["again and again"] = {**again, "same": search.found("again") == undisturbed}
-    shown = {"model": Path(args.model).name, "options": " ".join(options + workers), "seed": args.seed}
+            kills = killed_again_and_again(search, "again", args.every)
+            kills["same"] = search.found("again") == undisturbed
+        result = {"candidates": search.lines("alone"), "one process, seconds": seconds, **kills}
+    shown = {"model": model_name(args.model), "options": " ".join(options + workers), "seed": args.seed}
     publish({"benchmark": "kills", **shown, "machine": facts(), **result}, args.out)
 
 

@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from cells import model_name
 from machine import facts, publish
 from processes import below, own_memory, workers_of
 
@@ -89,7 +90,7 @@ def main() -> None:
         lines = [f"{n} {' '.join(f'{v / 2**20:.1f}' for v in taken.values())}\n" for n, taken in readings]
         args.trace.write_text("".join(lines))
     result = {"candidates": candidates, "from": args.first, **grown(readings, args.first, candidates)}
-    shown = {"model": Path(args.model).name, "options": " ".join(options)}
+    shown = {"model": model_name(args.model), "options": " ".join(options)}
     publish({"benchmark": "soak", **shown, "machine": facts(), **result}, args.out)
 
 

@@ -70,14 +70,16 @@ class Reopened:
         scorer = make_racing(evaluator, config.race, strategy_settings(config).elites) or evaluator
         return cls(config, session, scorer, Searched.of(session, starts, (), evaluator.base_loss))
 
-    def seconds(self, scorer: Any) -> tuple[float, list[dict[str, Any]]]:
-        """What the search takes by a scorer, and its journal, but for times."""
+    def searched_by(self, scorer: Any) -> dict[str, Any]:
+        """What the search takes by a scorer, what evaluations took in it, and its journal, but for times."""
         with tempfile.TemporaryDirectory() as directory:
             journal, told = Journal(Path(directory) / JOURNAL), scorer.on_generation
             strategy, facts_ = self.searched.strategy(self.config), {"bos": self.searched.bos}
             started = time.perf_counter()
             run_search(strategy, scorer, journal, on_generation=told, facts=facts_)
-            return time.perf_counter() - started, without_times(journal.read())
+            seconds, records = time.perf_counter() - started, journal.read()
+            evaluated = sum(record["seconds"] for record in records)
+            return {"seconds": seconds, "evaluations": evaluated, "journal": without_times(records)}
 
 
 def without_times(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -92,8 +94,7 @@ def alone(run: Path) -> None:
     scorer.score(again.session.space.base)
     print("ready", flush=True)
     sys.stdin.readline()
-    seconds, journal = again.seconds(scorer)
-    print(json.dumps({"seconds": seconds, "journal": journal}), flush=True)
+    print(json.dumps(again.searched_by(scorer)), flush=True)
 
 
 def independent(run: Path) -> list[dict[str, Any]]:
@@ -132,8 +133,8 @@ def by_workers(again: Reopened, opened: Any) -> dict[str, Any]:
         base = again.session.space.base
         list(scorer([base] * _WORKERS))
         start = time.perf_counter() - started
-        seconds, journal = again.seconds(scorer)
-    return {"seconds": seconds, "start": start, "journal": journal}
+        found = again.searched_by(scorer)
+    return {**found, "start": start}
 
 
 def compared(found: Mapping[str, Any], ceiling: float, journal: list[dict[str, Any]]) -> dict[str, Any]:
@@ -142,6 +143,8 @@ def compared(found: Mapping[str, Any], ceiling: float, journal: list[dict[str, A
         "seconds": round(found["seconds"], 2),
         "start, seconds": round(found["start"], 2),
         "share of the ceiling": round(ceiling / found["seconds"], 3),
+        "workers evaluate, share of the time": round(found["evaluations"] / found["seconds"] / _WORKERS, 3),
+        "evaluations, seconds": round(found["evaluations"], 2),
         "same journal": found["journal"] == journal,
     }
 
@@ -168,6 +171,7 @@ def main() -> None:
         "settings": {key: getattr(again.config, key) for key in settings},
         "candidates": len(journal),
         "two independent processes, seconds": [round(one["seconds"], 2) for one in both],
+        "evaluations, seconds": [round(one["evaluations"], 2) for one in both],
         "the same journal": [one["journal"] == journal for one in both],
         "ceiling, seconds": round(ceiling, 2),
         "workers": compared(by_workers(again, processes), ceiling, journal),
