@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_leaves
 
 from tracenas.families import Block, Options, config_family, present
 from tracenas.models.functionals.chunk_sizes import CHUNK_ELEMENTS
+from tracenas.models.functionals.tiles import TILED
 from tracenas.models.surgery.ordering import Ordering
 from tracenas.models.surgery.supernet import Supernet
 from tracenas.space.constraints import Budget
@@ -131,6 +132,7 @@ def fake_device() -> Iterator[Alive]:
 
     with ExitStack() as stack:
         stack.enter_context(patch.dict(CHUNK_ELEMENTS, cpu=CHUNK_ELEMENTS["cuda"]))
+        stack.enter_context(patch("tracenas.models.functionals.loss.TILED", {"cpu"} if "cuda" in TILED else set()))
         stack.enter_context(patch.object(Tensor, "cpu", cpu))
         stack.enter_context(patch.object(FakeTensor, "tolist", tolist))
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tracenas.models.functionals.chunk_sizes import logit_tokens
-from tracenas.models.functionals.tiles import tiled_nll
+from tracenas.models.functionals.tiles import TILED, tiled_nll
 
 __all__ = [
     "LogitsWatch",
@@ -113,7 +113,8 @@ def token_nll(
         softcap: c where logits pass c·tanh(x/c) (Gemma 2).
         watch: is shown the logits, chunk by chunk.
     """
-    if watch is None and hidden.device.type == "cpu" and not (hidden.requires_grad and torch.is_grad_enabled()):
+    differentiated = hidden.requires_grad and torch.is_grad_enabled()
+    if hidden.device.type in TILED and watch is None and not differentiated:
         return tiled_nll(hidden, weight, labels, softcap)
     result: Tensor = _TokenNLL.apply(hidden, weight, labels, softcap, watch)  # type: ignore[no-untyped-call]
     return result

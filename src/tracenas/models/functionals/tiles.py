@@ -10,8 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["tiled_nll"]
+__all__ = ["TILED", "tiled_nll"]
 
+TILED = {"cpu"}
+"""Kinds of devices whose losses are made so; on a GPU it is not measured."""
 WORDS = 2048
 ELEMENTS = 1 << 19
 """Logits of a tile: 2 MiB."""
