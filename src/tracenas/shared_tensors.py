@@ -6,19 +6,24 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor, multiprocessing, nn
 
 from tracenas.errors import UserError
 
 __all__ = ["in_files", "require_shared_memory"]
 
 _SHARED = Path("/dev/shm")
+_DESCRIPTORS = 200
+"""Tensors that are shared as open files, at most."""
 _LEFT = 1.1
 """Of shared memory, this times what the tensors take must be free."""
 
 
 def require_shared_memory(spec: Any, workers: int) -> None:
-    """Refuse before a process is ended by a bus error.
+    """Refuse before a process is ended by a bus error; many tensors are shared by name from here on.
+
+    A process is started with 256 open files of another at most, and shared tensors are one each unless they have names.
+    What has a name is removed once the processes that share it have ended, by a process of torch's that watches them.
 
     Raises:
         UserError: if the system's shared memory is too small for the tensors of `spec`, or these wait in files.
@@ -27,6 +32,8 @@ def require_shared_memory(spec: Any, workers: int) -> None:
     found.dump(spec)
     if found.paged:
         raise in_files(workers)
+    if len(found.storages) > _DESCRIPTORS:
+        multiprocessing.set_sharing_strategy("file_system")
     if not _SHARED.is_dir():
         return
     needed, free = sum(found.storages.values()), shutil.disk_usage(_SHARED).free

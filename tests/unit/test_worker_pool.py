@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+import torch
 
 from tracenas.errors import UserError
+from tracenas.pipeline.workers import answering
 from tracenas.task_line import TRIES
 from tracenas.worker_pool import WorkerPool
 
@@ -91,6 +93,13 @@ def test_a_killed_driver_takes_its_workers_with_it_in_the_middle_of_a_task(tmp_p
     while _runs(worker):
         assert time.monotonic() < deadline, "the worker outlives its driver"
         time.sleep(0.05)
+
+
+def test_workers_share_as_many_tensors_as_a_model_has() -> None:
+    """Those of 30 blocks and of their refits are more than the open files that a process can be started with."""
+    spec = [torch.full((2,), float(i)) for i in range(600)]
+    with answering("pool_worker:build_sum", spec, 2, 1) as answers:
+        assert list(answers([0, 1])) == [2 * sum(range(600)) + task for task in (0, 1)]
 
 
 def _runs(pid: int) -> bool:
