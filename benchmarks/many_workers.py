@@ -10,7 +10,6 @@ first ask to the last line of the journal. Workers import this file: torch is le
 """
 
 import argparse
-import os
 import random
 import tempfile
 import time
@@ -39,14 +38,14 @@ _NOISE = 0.01
 class Simulated:
     """`evaluate(candidates)` by sleeping workers."""
 
-    def __init__(self, run: Path, searched: "Searched", pool: WorkerPool) -> None:
+    def __init__(self, run: Path, searched: "Searched", pool: WorkerPool, longer: float) -> None:
         from tracenas.saliency.allocation.solver import predicted_rises
 
         records = Journal(run / "journal.jsonl").read()
         assert searched.ranked is not None, f"{run}: a search without a sensitivity table"
         self.pool = pool
-        self.first = [r["seconds"] for r in records if r["generation"] == 0]
-        self.later = [r["seconds"] for r in records if r["generation"] > 0]
+        self.first = [longer * r["seconds"] for r in records if r["generation"] == 0]
+        self.later = [longer * r["seconds"] for r in records if r["generation"] > 0]
         self.table = Tabled(searched.space, predicted_rises(searched.ranked))
         self.slept = 0.0
         self._lengths = self.first
@@ -87,7 +86,7 @@ def simulated(args: argparse.Namespace, population: int) -> dict[str, Any]:
     config, searched = reopened(args, population)
     strategy = searched.strategy(config)
     with tempfile.TemporaryDirectory() as directory, WorkerPool(TARGET, None, args.workers) as pool:
-        evaluate = Simulated(args.run, searched, pool)
+        evaluate = Simulated(args.run, searched, pool, args.longer)
         list(scored(pool, [{"seconds": 2.0, "score": 0.0}] * args.workers))  # until all have begun
         started = time.perf_counter()
         journal = Journal(Path(directory) / "journal.jsonl")
@@ -111,10 +110,11 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=64)
     parser.add_argument("--populations", default="64,128,256")
     parser.add_argument("--evaluations", type=int, default=768)
+    parser.add_argument("--longer", type=float, default=1.0, help="times RUN's seconds: as with so many times its text")
     parser.add_argument("--out")
     args = parser.parse_args()
     found = {number: simulated(args, int(number)) for number in args.populations.split(",")}
-    shown = {"workers": args.workers, "cores": os.cpu_count(), "machine": facts()}
+    shown = {"workers": args.workers, "times RUN's seconds": args.longer, "machine": facts()}
     publish({"benchmark": "many_workers", **shown, "by population": found}, args.out)
 
 
