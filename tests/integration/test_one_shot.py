@@ -87,7 +87,9 @@ def test_parts_can_be_exchanged(home: Path, tmp_path: Path, capsys: pytest.Captu
     assert all("heads" in layer for layer in stored["architecture"]["layers"])
 
 
-@pytest.mark.parametrize("method", ["wanda", "magnitude", "taylor"])
+@pytest.mark.parametrize(
+    "method", ["wanda", *(pytest.param(m, marks=pytest.mark.slow) for m in ("magnitude", "taylor"))]
+)
 def test_budgets_are_shared_out_within_layers(
     method: str, home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

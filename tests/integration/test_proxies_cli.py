@@ -34,7 +34,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.mark.parametrize("proxy", ["naswot", "zico", "kl_compensated"])
+@pytest.mark.parametrize(
+    "proxy", ["naswot", *(pytest.param(p, marks=pytest.mark.slow) for p in ("zico", "kl_compensated"))]
+)
 def test_any_proxy_drives_a_search(proxy: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """And what it finds is scored the same by `score`."""
     out = tmp_path / "run"

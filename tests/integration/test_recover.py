@@ -122,9 +122,10 @@ CASES: dict[str, dict[str, Any]] = {
     "lora": {"method": "lora", "data": "instructions", "lora_dropout": 0.1, "seq_len": 96},
     "distill": {"method": "distill", "temperature": 2.0, "top_k": 9, "ce_weight": 0.25},
 }
+QUICK = ("mixture", "lora")
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [c if c in QUICK else pytest.param(c, marks=pytest.mark.slow) for c in CASES])
 def test_resumed_run_equals_the_undisturbed_one(
     case: str, toys: Toys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

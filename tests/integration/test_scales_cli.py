@@ -17,6 +17,8 @@ pytestmark = pytest.mark.integration
 
 NORM = "model.norm.weight"
 SETTINGS = ["--method", "uniform", "--params", "50%", "--samples", "8", "--channel-quantum", "8", "--threads", "1"]
+FURTHER = (["--reconstruct", "blocks", "--reconstruct-steps", "5"], ["--dtype", "bf16"])
+OPTIONS: list[Any] = [[], *(pytest.param(options, marks=pytest.mark.slow) for options in FURTHER)]
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +41,7 @@ def gains(path: Path) -> torch.Tensor:
     return load_file(path / "model.safetensors")[NORM]
 
 
-@pytest.mark.parametrize("options", [[], ["--reconstruct", "blocks", "--reconstruct-steps", "5"], ["--dtype", "bf16"]])
+@pytest.mark.parametrize("options", OPTIONS)
 def test_the_logits_factor_is_in_the_norm(
     options: list[str], home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -60,7 +62,7 @@ def test_the_logits_factor_is_in_the_norm(
     assert f"| scales | the logits by {factor:.4f}," in (tmp_path / "scaled" / "README.md").read_text()
 
 
-@pytest.mark.parametrize("options", [[], ["--reconstruct", "blocks", "--reconstruct-steps", "5"], ["--dtype", "bf16"]])
+@pytest.mark.parametrize("options", OPTIONS)
 def test_every_factor_is_in_its_tensor(
     options: list[str], home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -107,6 +107,7 @@ def test_a_search_for_ratios_is_the_same_with_workers(home: Path, tmp_path: Path
     assert len(journal(tmp_path / "one.search")) > 4
 
 
+@pytest.mark.slow
 def test_a_chosen_calibration_set_is_the_same_with_workers(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -131,6 +132,7 @@ def test_a_set_that_cannot_be_used_is_refused_by_a_worker_in_a_line(
     assert "this allocation keeps every block" in capsys.readouterr().err.strip().splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_a_study_is_the_same_with_workers(home: Path, tmp_path: Path) -> None:
     argv = ["study", str(home / "llama"), "--data", str(home / "text.txt"), "--text", str(home / "text.txt")]
     argv += ["--params", "80%", "--samples", "4", "--seq-len", "32", "--proxies", "phi,loss_compensated"]

@@ -78,7 +78,7 @@ def test_saliency_equals_autograd(kind: str, saliency: str, what: str, of: Any) 
     assert_equal_units(per_unit, expected, of)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["t5", pytest.param("flan", marks=pytest.mark.slow)])
 def test_the_memory_allowed_does_not_change_it(kind: str) -> None:
     """With little memory every matrix of encoder and decoder has passes of its own."""
     model = tiny_model("t5", **KINDS[kind])
