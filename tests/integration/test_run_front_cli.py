@@ -66,6 +66,7 @@ def test_every_size_is_the_best_of_the_front_there_and_further_ones_are_added(
     [
         ([], "'checkpoints' is required with front"),
         (["--checkpoints", "40%"], "are below the front's lower end"),
+        (["--checkpoints", "70%,70.0%"], "params, as 70%; name every size once"),
         (["--checkpoints", "70%,70%"], "a size is named twice"),
         (["--checkpoints", "70x"], "expected a share such as 60%"),
         (["--checkpoints", "70%", "recover.method=lora", "recover.max_steps=2"], "recover.data is required for lora"),

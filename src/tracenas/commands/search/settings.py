@@ -95,17 +95,20 @@ def checkpoint_limits(config: SizesConfig, space: SearchSpace) -> dict[str, int]
     """Every size that a front's checkpoints are written at, in what its first cost counts.
 
     Raises:
-        UserError: as `front_end`, and for sizes that are none, or lie below the front.
+        UserError: as `front_end`, for sizes that are none, or lie below the front, and for one in two forms.
     """
     if not config.front:
         return {}
     name, lower, number = config.front_costs[0], front_end(config, space), space.measures[0].number
-    limits = {}
+    limits: dict[str, int] = {}
     for size in config.sizes_of_checkpoints:
-        limits[size] = parse_limit(name, BUDGETS.get(name), size, space.cost(space.base))
-        if limits[size] < lower:
-            below = f"{number(limits[size])} {name} are below the front's lower end, {number(lower)}"
+        limit = parse_limit(name, BUDGETS.get(name), size, space.cost(space.base))
+        if limit < lower:
+            below = f"{number(limit)} {name} are below the front's lower end, {number(lower)}"
             raise UserError(f"checkpoints {size}: {below}")
+        if same := [other for other, known in limits.items() if known == limit]:
+            raise UserError(f"checkpoints {size}: {number(limit)} {name}, as {same[0]}; name every size once")
+        limits[size] = limit
     return limits
 
 
