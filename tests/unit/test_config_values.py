@@ -81,7 +81,9 @@ def test_counts_are_what_a_machine_counts_to(settings: dict[str, int], said: str
 
 
 def test_a_learning_rate_is_one_that_a_step_can_take() -> None:
-    with pytest.raises(UserError, match=re.escape("learning-rate '1e+300': input should be less than or equal to 10")):
+    with pytest.raises(
+        UserError, match=re.escape("learning-rate '1e+300': input should be less than or equal to 1000")
+    ):
         configs.build(RecoverConfig, {**RECOVER, "learning_rate": 1e300})
 
 

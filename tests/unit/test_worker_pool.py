@@ -64,6 +64,7 @@ def test_the_next_task_is_made_while_workers_work(tmp_path: Path) -> None:
 
 
 def test_tasks_are_not_made_far_ahead() -> None:
+    """Of one worker: with two, one may answer many while the other begins."""
     made = list[int]()
 
     def tasks() -> Iterator[int]:
@@ -72,11 +73,11 @@ def test_tasks_are_not_made_far_ahead() -> None:
             yield number
 
     with (
-        WorkerPool("pool_worker:build", None, 2, start="spawn") as pool,
+        WorkerPool("pool_worker:build", None, 1, start="spawn") as pool,
         closing(cast(Any, pool.map(tasks()))) as answers,
     ):
         assert next(answers) == {"result": 0}
-        assert len(made) < 20
+        assert len(made) <= 3  # what is answered, what is worked on, what waits
 
 
 def test_a_killed_driver_takes_its_workers_with_it_in_the_middle_of_a_task(tmp_path: Path) -> None:

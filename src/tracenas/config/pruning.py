@@ -237,7 +237,9 @@ class PruneConfig(OneShotSettings):
         "dense ones give; kept where held-out text says so.",
     )
     reconstruct_steps: int = Field(200, ge=1, description="Number of optimizer steps that each block is trained for.")
-    reconstruct_rate: float = Field(1e-3, gt=0, le=10, description="Highest learning rate of blocks that are trained.")
+    reconstruct_rate: float = Field(
+        1e-3, gt=0, le=1000, description="Highest learning rate of blocks that are trained."
+    )
     resume: bool = Field(False, description="Go on with an interrupted training of blocks, in OUT.reconstruction.")
     scales: Literal["fit", "logits", "none"] = Field(
         "fit",

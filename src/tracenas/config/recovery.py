@@ -81,7 +81,7 @@ class RecoverConfig(WindowsConfig, TrackedConfig):
     batch: int | None = Field(
         None, ge=1, description="Sequences per forward pass and process; default: what is likely to fit."
     )
-    learning_rate: float | None = Field(None, gt=0, le=10, description="Highest learning rate; default: 1e-4.")
+    learning_rate: float | None = Field(None, gt=0, le=1000, description="Highest learning rate; default: 1e-4.")
     warmup: float = Field(0.05, ge=0, le=1, description="Share of the steps in which the learning rate rises.")
     decay: float = Field(
         0.30, ge=0, le=1, description="Share of the steps in which it falls; in those between it is constant."

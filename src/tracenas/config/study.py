@@ -131,11 +131,13 @@ class StudyConfig(PoolConfig, TrackedConfig):
     recover_seq_len: int | None = Field(
         None, ge=2, description="Tokens per training sequence; default: 128, or as many as in calibration if fewer."
     )
-    learning_rate: float = Field(3e-4, gt=0, le=10, description="Learning rate of recovery, constant after the warmup.")
+    learning_rate: float = Field(
+        3e-4, gt=0, le=1000, description="Learning rate of recovery, constant after the warmup."
+    )
     lora_rank: int = Field(8, ge=1, description="Rank of the adapters of target supernet_lora.")
     lora_alpha: float = Field(16, gt=0, description="Scale of these adapters, which count alpha / rank.")
     lora_steps: int = Field(200, ge=1, description="Number of steps in which these adapters are tuned, once for all.")
-    lora_learning_rate: float = Field(1e-3, gt=0, le=10, description="Learning rate of these adapters.")
+    lora_learning_rate: float = Field(1e-3, gt=0, le=1000, description="Learning rate of these adapters.")
     tasks: Annotated[fields.CommaList | None, Accepts(metavar="TASK", several=True)] = Field(
         None, description="Tasks of lm-eval, such as piqa, whose accuracy is measured after the last recovery, too."
     )
