@@ -2,7 +2,7 @@
 
 import json
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 __all__ = ["TRIES", "TaskLine"]
@@ -26,12 +26,17 @@ class TaskLine:
         self._waiting: deque[int] = deque()
         self._deaths: dict[int, int] = {}
         self._ended = False
-        self.answers: dict[int, dict[str, Any]] = {}
+        self._answers: dict[int, dict[str, Any]] = {}
         """What nobody has taken yet, by place."""
 
-    def has(self, place: int) -> bool:
-        """Whether there is a task of this place, the next one at most."""
-        return place < self._made or self.make()
+    def answered(self, work: Callable[[], None]) -> Iterator[dict[str, Any]]:
+        """The answers in the order of the tasks; `work` is called until the next one is here."""
+        place = 0
+        while place < self._made or self.make():
+            while place not in self._answers:
+                work()
+            yield self._answers.pop(place)
+            place += 1
 
     def make(self) -> bool:
         """Have the next task made; False if there is none."""
@@ -62,7 +67,7 @@ class TaskLine:
     def answer(self, place: int, said: dict[str, Any]) -> None:
         """A worker's answer."""
         del self._open[place]
-        self.answers[place] = said
+        self._answers[place] = said
 
     def lost(self, place: int, ending: str, *, blame: bool) -> None:
         """Its worker has ended: it waits again, unless it has ended `TRIES` fresh ones.

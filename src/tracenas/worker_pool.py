@@ -12,6 +12,7 @@ import signal
 import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from pkgutil import resolve_name
@@ -157,18 +158,17 @@ class WorkerPool:
 
     def map(self, tasks: Iterable[Any]) -> Iterator[dict[str, Any]]:
         """As `TaskPool`'s."""
-        line, place = TaskLine(tasks), 0
+        line = TaskLine(tasks)
         try:
-            while line.has(place):
-                while place not in line.answers:
-                    self._give(line)
-                    self._collect(line)
-                yield line.answers.pop(place)
-                place += 1
+            yield from line.answered(partial(self._work, line))
         finally:
-            for at, worker in enumerate(self._workers):
+            for place, worker in enumerate(self._workers):
                 if worker.task is not None:
-                    self._renew(at)
+                    self._renew(place)
+
+    def _work(self, line: TaskLine) -> None:
+        self._give(line)
+        self._collect(line)
 
     def _renew(self, place: int) -> _Worker:
         """A fresh worker in place of one that is dead, or busy with what nobody waits for."""

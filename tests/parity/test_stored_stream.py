@@ -58,8 +58,7 @@ class Setting:
         """Of all aims, from the stream that was put aside or from one made on the way."""
         stream = None
         if stored:
-            assert self.stored.stream is not None
-            stream = self.stored.stream.of(self.tokens, in_memory)
+            stream = self.stored.stream(self.tokens, in_memory)
             assert stream is not None
         return SequentialFit(self.net, self.arch, self.tokens, micro_batch, AIMS, stream=stream).advance()
 
@@ -94,18 +93,17 @@ def test_of_a_pass_over_the_same_units_they_are_the_same_in_every_bit(family: st
 def test_nothing_is_read_of_another_text_or_of_half_a_pass() -> None:
     setting = Setting("llama", torch.float32)
     stream = setting.stored.stream
-    assert stream is not None
-    assert stream.of(setting.tokens, in_memory) is not None
-    assert stream.of(setting.tokens + 1, in_memory) is None
+    assert stream(setting.tokens, in_memory) is not None
+    assert stream(setting.tokens + 1, in_memory) is None
     passing = gram_matrices(
         setting.model, setting.blocks, setting.tokens, 5, setting.stored.begin(setting.model, setting.tokens)
     )
     next(passing)
-    assert stream.of(setting.tokens, in_memory) is None
+    assert stream(setting.tokens, in_memory) is None
     list(passing)
-    assert stream.of(setting.tokens, in_memory) is not None
+    assert stream(setting.tokens, in_memory) is not None
     setting.stored.close()
-    assert stream.of(setting.tokens, in_memory) is None
+    assert stream(setting.tokens, in_memory) is None
 
 
 @pytest.mark.parametrize("lacking", ["disk", "room"])
@@ -116,5 +114,5 @@ def test_without_a_disk_that_has_room_nothing_is_put_aside(lacking: str, monkeyp
         monkeypatch.setattr(module, "_SPARE", 1 << 60)
     setting = Setting("llama", torch.float32)
     stream = setting.stored.stream
-    assert stream is not None and stream.of(setting.tokens, in_memory) is None
+    assert stream(setting.tokens, in_memory) is None
     setting.stored.close()

@@ -70,6 +70,16 @@ def test_weights_are_the_scaled_ones(block: tuple[int, int] | None, dtype: str |
     assert loaded.tokenizer.encode("ab") == load(str(folder), device="cpu").tokenizer.encode("ab")
 
 
+def test_the_licence_goes_with_the_weights(folder: Path, cache: Path) -> None:
+    quantise(folder, None)
+    for name in ("LICENSE", "NOTICE"):
+        (folder / name).write_text(f"the {name} of the base")
+    load(str(folder), device="cpu")
+    for name in ("LICENSE", "NOTICE"):
+        (copy,) = cache.rglob(name)
+        assert copy.read_text() == f"the {name} of the base"
+
+
 def test_it_is_what_transformers_reads(folder: Path) -> None:
     from transformers import AutoModelForCausalLM, FineGrainedFP8Config
 

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pkgutil import resolve_name
 from types import TracebackType
 from typing import Any
@@ -116,14 +117,9 @@ class ActorPool:
 
     def map(self, tasks: Iterable[Any]) -> Iterator[dict[str, Any]]:
         """As `TaskPool`'s."""
-        line, wanted = TaskLine(tasks), 0
+        line = TaskLine(tasks)
         try:
-            while line.has(wanted):
-                while wanted not in line.answers:
-                    self._give(line)
-                    self._collect(line)
-                yield line.answers.pop(wanted)
-                wanted += 1
+            yield from line.answered(partial(self._work, line))
         finally:
             for place in self._places:
                 if place.task is not None:
@@ -137,6 +133,10 @@ class ActorPool:
         if place.actor is not None:
             self._ray.kill(place.actor)
         place.actor = place.pending = place.task = place.begun = None
+
+    def _work(self, line: TaskLine) -> None:
+        self._give(line)
+        self._collect(line)
 
     def _give(self, line: TaskLine) -> None:
         for place in self._places:

@@ -36,7 +36,7 @@ from tracenas.models.surgery.stepping import BlockRunner, Stop, watch
 from tracenas.models.surgery.supernet import Supernet
 from tracenas.paging import Keep, in_memory
 from tracenas.refits.aim import Aim
-from tracenas.refits.dense_stream import ComputedStream, DenseStream, norm_behind, watching_contributions
+from tracenas.refits.dense_stream import ComputedStream, DenseBlock, DenseStream, norm_behind, watching_contributions
 from tracenas.refits.gram_sum import GramSum
 from tracenas.refits.ridge import FittedRealisation, Penalty, solve, strength
 from tracenas.resident import give_back
@@ -122,9 +122,7 @@ class SequentialFit:
         if layer.skip:
             return fitted
         for aim, pruned in self._streams.items():
-            ahead = dense.entering if aim.drift else None
-            targets = _BlockTargets(index, list(pruned), ahead, dense.outputs, dense.contributions)
-            block = _BlockFit(net, runner, layer, targets)
+            block = _BlockFit(net, runner, layer, _BlockTargets(index, list(pruned), dense))
             fitted[aim] = {
                 (index, sub.spec.name): block.fit(sub, aim, self._penalty)
                 for sub, kept in within(net.blocks[index], layer)
@@ -136,21 +134,17 @@ class SequentialFit:
 
 @dataclass(frozen=True)
 class _BlockTargets:
-    """One block's part of the problem; lists have an entry per micro-batch.
+    """One block's part of the problem.
 
     Args:
         index: of the block.
-        inputs: the pruned stream in front of the block, [B, T, D].
-        dense: the dense stream in front of the block, [B, T, D]; None if d is 0.
-        outputs: of every sub-block's output projection in the dense model, [B · T, D].
-        contributions: what these add to the dense stream: the same, or what the norm behind them makes of it.
+        inputs: the pruned stream in front of the block, [B, T, D] per micro-batch.
+        dense: the dense stream over it.
     """
 
     index: int
     inputs: list[Tensor]
-    dense: Sequence[Tensor] | None
-    outputs: dict[str, list[Tensor]]
-    contributions: dict[str, list[Tensor]]
+    dense: DenseBlock
 
 
 class _PostNorm:
@@ -201,7 +195,7 @@ class _BlockFit:
         with self._running():
             module = self.net.linear(key, sub.output_projection)
             problem = _Problem(module.weight.detach(), norm_behind(self.net.model, self.net.blocks[index], sub))
-            subs = [s for s in self.net.blocks[index].sub_blocks if s.spec.name in self.targets.contributions]
+            subs = [s for s in self.net.blocks[index].sub_blocks if s.spec.name in self.targets.dense.contributions]
             earlier = subs[: subs.index(sub)]
             normed = [s for s in earlier if s.post_norm]
             seen: dict[str, Tensor] = {}
@@ -212,8 +206,8 @@ class _BlockFit:
                 problem.add(
                     x,
                     output,
-                    self.targets.outputs[name][place],
-                    self.targets.contributions[name][place],
+                    self.targets.dense.outputs[name][place],
+                    self.targets.dense.contributions[name][place],
                     self._lacking(earlier, seen, aim),
                 )
                 raise Stop
@@ -258,14 +252,14 @@ class _BlockFit:
 
     def _lacking(self, earlier: list[SubBlock], seen: dict[str, Tensor], aim: Aim) -> Tensor | None:
         """d times what the pruned stream lacks in front of a sub-block, [B · T, D]; None if d is 0."""
-        if self.targets.dense is None:
+        if not aim.drift:
             return None
-        gap = (self.targets.dense[self._place] - self.targets.inputs[self._place]).flatten(0, -2)
+        gap = (self.targets.dense.entering[self._place] - self.targets.inputs[self._place]).flatten(0, -2)
         gap = gap.to(torch.promote_types(gap.dtype, torch.float32))
         for sub in earlier:
             name = sub.spec.name
             before = self._known[name][self._place].flatten(0, -2) if name in self._known else 0
-            gap = gap + self.targets.contributions[name][self._place] - seen.get(name, before)
+            gap = gap + self.targets.dense.contributions[name][self._place] - seen.get(name, before)
         return aim.drift * gap
 
 

@@ -61,7 +61,7 @@ class StageTimes:
 
     @property
     def untimed(self) -> tuple[str, ...]:
-        """StageTimes that are asked for and whose time is not told."""
+        """Stages that are asked for and whose time is not told."""
         backend = self._bench.backend if self.config.bench is not None else _TIMED
         return () if backend == _TIMED else (f"bench in {backend}",)
 

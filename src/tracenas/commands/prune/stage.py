@@ -51,19 +51,23 @@ def prune_to(
         scored: what the architecture was scored with.
         expected: the loss that it had then, nats per token.
     """
-    stream = StoredStream(target.blocks) if config.compensate == "best" else None
-    with closing(StoredGrams(target.blocks, stream)) as grams:
+    with closing(_aside(target, config)) as grams:
         session = open_session(target, config, data=data, run=run, grams=grams)
         return _write(config, session, arch, _realise(config, session, arch, scored, expected))
 
 
 def prune_by_method(target: PruningTarget, config: PruneConfig) -> Pruned:
     """The checkpoint of what a one-shot method makes of the budget."""
-    with closing(StoredGrams(target.blocks, StoredStream(target.blocks))) as grams:
+    with closing(_aside(target, config)) as grams:
         kept = grams if config.compensate == "best" else None
         half = config.saliency in PREDICTED_RISES
         session = open_session(target, config, data=config.data, sensitivity=config.sensitivity, grams=kept, half=half)
         return _prune_session(session, config)
+
+
+def _aside(target: PruningTarget, config: PruneConfig) -> StoredGrams:
+    """Takes what a pass over the text of refits has made; hidden states where sequential refits may aim at them."""
+    return StoredGrams(target.blocks, StoredStream(target.blocks) if config.compensate == "best" else None)
 
 
 def _prune_session(session: Session, config: PruneConfig) -> Pruned:

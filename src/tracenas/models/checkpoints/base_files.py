@@ -15,7 +15,7 @@ from typing import Any
 
 from tracenas.rundir import read_json
 
-__all__ = ["GENERATION", "TAKEN_OVER", "BaseFiles", "copied_files", "has_vocabulary"]
+__all__ = ["GENERATION", "LICENCE", "TAKEN_OVER", "BaseFiles", "copied_files", "has_vocabulary"]
 
 GENERATION = "generation_config.json"
 _SETTINGS = "tokenizer_config.json"
@@ -40,9 +40,9 @@ _OTHERS = (
     "processor_config.json",
     GENERATION,
 )
-_LICENCE = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
+LICENCE = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
 """What may have to go wherever the weights or what is made of them go."""
-TAKEN_OVER = (*_VOCABULARIES, *_OTHERS, *_LICENCE)
+TAKEN_OVER = (*_VOCABULARIES, *_OTHERS, *LICENCE)
 """Patterns of the files that are taken over."""
 _GENERIC = ("PreTrainedTokenizer", "TokenizersBackend")
 """transformers 4's and 5's name (without `Fast`) of the class that is what tokenizer.json says."""

@@ -9,11 +9,13 @@ import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tracenas.errors import UserError
+from tracenas.models.checkpoints.base_files import LICENCE
 from tracenas.models.checkpoints.headers import FLOATS, StoredTensor, stored_tensors
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ _QUANTISED = "F8_E4M3"
 _SCALE = "_scale_inv"
 _OF_ACTIVATIONS = ("activation_scale", "input_scale", "k_scale", "v_scale")
 _CARRIED = (".json", ".jinja", ".md", ".model", ".tiktoken", ".txt")
-"""Endings of the files that go on with the weights: tokenizer, chat template, generation config, license."""
+"""Endings of the files that go on with the weights, beside the licence: tokenizer, chat template, generation config."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ class Fp8Checkpoint:
         text = json.dumps({**self.config, "dtype": self.dtype}, indent=2, sort_keys=True) + "\n"
         (directory / "config.json").write_text(text, encoding="utf-8")
         for path in self.path.iterdir():
-            carried = path.name.startswith("LICENSE") or path.name.endswith(_CARRIED)
+            carried = any(fnmatch(path.name, one) for one in LICENCE) or path.name.endswith(_CARRIED)
             if carried and path.is_file() and path.name != "config.json" and not path.name.endswith(".index.json"):
                 shutil.copyfile(path, directory / path.name)
 

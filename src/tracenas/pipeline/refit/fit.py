@@ -78,7 +78,7 @@ class Fit:
         give_back()
         keep, penalty = self.session.loaded.keep, PENALTIES[self.scale]
         net, batch, grams = self.session.supernet(), self.session.micro_batch, self.session.grams
-        stored = None if grams is None or grams.stream is None else grams.stream.of(tokens, keep)
+        stored = None if grams is None else grams.stream(tokens, keep)
         return SequentialFit(net, self.arch, tokens, batch, aims, penalty=penalty, keep=keep, stream=stored)
 
     def _fitted(self, tokens: torch.Tensor, aims: tuple[Aim, ...]) -> Mapping[Aim, Outputs]:

@@ -1,6 +1,6 @@
 """Gram matrices of the dense model that a pass over the text has made, put aside for the refits that come later."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -8,7 +8,9 @@ from torch import Tensor
 
 from tracenas.families import Block, Key, present
 from tracenas.models.surgery.ordering import Ordering, permutation
+from tracenas.paging import Keep
 from tracenas.pipeline.refit.stream import StoredStream
+from tracenas.refits.dense_stream import DenseStream
 from tracenas.saliency.backwards import Shelf
 
 __all__ = ["StoredGrams"]
@@ -30,7 +32,7 @@ class StoredGrams:
         one_stack = not blocks[0].stack
         self.kept = one_stack and 4 * sum(p.columns**2 for _, p in self._subs) <= _LARGEST
         """Whether anything is put aside: not what is too large, nor of encoder–decoders, which are not refitted so."""
-        self.stream = stream if one_stack else None
+        self._stream = stream if one_stack else None
         self._wanted = {key for key, _ in self._subs}
         self._shelf: Shelf | None = None
         self._places: dict[Key, int] = {}
@@ -48,9 +50,9 @@ class StoredGrams:
             self._shelf.clear()
         self._places.clear()
         self._tokens, self._in_order = tokens, in_order
-        if self.stream is not None:
-            self.stream.begin(model, tokens)
-        return self.stream
+        if self._stream is not None:
+            self._stream.begin(model, tokens)
+        return self._stream
 
     def put(self, key: Key, moment: Tensor) -> None:
         """Put a sub-block's matrix aside.
@@ -72,8 +74,19 @@ class StoredGrams:
 
     def has(self, tokens: Tensor) -> bool:
         """Whether the matrices of a pass over these tokens are all here."""
-        here = self._tokens is not None and torch.equal(self._tokens, tokens)
-        return here and self._wanted <= self._places.keys()
+        return self._passed(tokens) and self._wanted <= self._places.keys()
+
+    def stream(self, tokens: Tensor, keep: Keep) -> Callable[[Sequence[Tensor]], DenseStream] | None:
+        """Makes the hidden states of a pass over these tokens of what enters the first block; None: not here.
+
+        Args:
+            keep: where they lie.
+        """
+        return self._stream.reading(keep) if self._stream is not None and self._passed(tokens) else None
+
+    def _passed(self, tokens: Tensor) -> bool:
+        """Whether the last pass is over these tokens."""
+        return self._tokens is not None and torch.equal(self._tokens, tokens)
 
     def _ordered(self, ordering: Ordering) -> Iterator[tuple[Key, Tensor]]:
         for key, projection in self._subs:
@@ -87,8 +100,9 @@ class StoredGrams:
 
     def close(self) -> None:
         """Give everything up."""
+        self._tokens = None
         self._places.clear()
         if self._shelf is not None:
             self._shelf.close()
-        if self.stream is not None:
-            self.stream.close()
+        if self._stream is not None:
+            self._stream.close()

@@ -40,13 +40,12 @@ class StoredStream:
         self._shelf: Shelf | None = None
         self._places: list[dict[tuple[str, str], list[int]]] = []
         """Of every block by (what, sub-block): numbers of the parts, in the order of the tokens."""
-        self._tokens: Tensor | None = None
         self._recorded = 0
 
     def begin(self, model: Any, tokens: Tensor) -> None:
         """A pass over tokens, int64 [N, L], begins; what another one has left is forgotten."""
         self.close()
-        self._places, self._tokens = [{} for _ in self.blocks], tokens
+        self._places = [{} for _ in self.blocks]
         weight = next(iter(model.parameters()))
         row = model.get_input_embeddings().weight.shape[1] * weight.element_size()
         rows = sum(1 + sum(1 + bool(sub.post_norm) for sub in refitted(block)) for block in self.blocks)
@@ -70,15 +69,14 @@ class StoredStream:
                 self._put(index + 1, _ENTERING, "", state)
         self._recorded = index + 1
 
-    def of(self, tokens: Tensor, keep: Keep) -> Callable[[Sequence[Tensor]], DenseStream] | None:
-        """Makes the stream of a pass over these tokens from what enters the first block; None where it is not here.
+    def reading(self, keep: Keep) -> Callable[[Sequence[Tensor]], DenseStream] | None:
+        """Makes the stream of what enters the first block; None where it is not here, or not all of it.
 
         Args:
             keep: where its tensors lie.
         """
         whole = self._shelf is not None and self._recorded == len(self.blocks)
-        here = whole and self._tokens is not None and torch.equal(self._tokens, tokens)
-        return partial(_Reading, self, keep) if here else None
+        return partial(_Reading, self, keep) if whole else None
 
     def read(self, index: int, what: str, name: str = "") -> Tensor:
         """What the pass has seen of block `index`, [all tokens, D]."""
@@ -87,7 +85,7 @@ class StoredStream:
 
     def close(self) -> None:
         """Give everything up."""
-        self._places, self._tokens, self._recorded = [], None, 0
+        self._places, self._recorded = [], 0
         if self._shelf is not None:
             self._shelf.close()
             self._shelf = None
