@@ -338,4 +338,4 @@ def test_too_few_tokens_are_refused() -> None:
     with pytest.raises(UserError, match=r"69 tokens are too few for the second moments .*: 5 sequences of 24"):
         measure_sensitivity(model, blocks, tokens[:3], 4, torch.Generator().manual_seed(2))
     with pytest.raises(UserError, match=r"23 tokens are too few for the Fisher matrices .*: 2 sequences of 24"):
-        measure_sensitivity(model, blocks, tokens, 4, torch.Generator().manual_seed(2), fisher_tokens=24)
+        measure_sensitivity(model, blocks, tokens, 4, torch.Generator().manual_seed(2), gradients=24)

@@ -19,17 +19,17 @@ from tracenas.pipeline.refit import (
     DRIFT_TOKENS,
     HELD_OUT_SAMPLES,
     RIDGES,
-    SCALE_STEPS,
     SCALE_TOKENS,
     STEP_TOKENS,
     compared_windows,
+    scale_steps,
 )
 from tracenas.pipeline.target import PruningTarget
 from tracenas.proxies.combination import Choice
 from tracenas.recovery.settings import SUSTAINED
 from tracenas.refits.aim import DRIFTS
 from tracenas.refits.costs import reconstruction_costs, refit_costs, refit_memory
-from tracenas.saliency.sensitivity import FISHER_TOKENS, trial_operations
+from tracenas.saliency.sensitivity import fisher_tokens, trial_operations
 from tracenas.scoring.workload import Shape, Workload, default_micro_batch, workload
 from tracenas.space.architecture import Architecture
 from tracenas.strategies.selection import CONTENDERS, WINDOWS
@@ -165,15 +165,15 @@ class SearchEstimate:
         held_out = (strengths + 3) * min(HELD_OUT_SAMPLES, whole) + aims * min(HELD_OUT_SAMPLES, begun)
         runs = (self.target.space.base, shape.samples), (self.arch, 3 * shape.samples + held_out)
         losses = sum(self.forward(of, replace(shape, samples=samples, rank=None)) for of, samples in runs)
-        losses += self._scales(shape, scales)
+        losses += self._scales(shape, statistics or DEFAULT_SAMPLES, scales)
         return passes + 2 * (costs.gram / rates.single_flops + costs.candidate / rates.double_flops) + losses + trained
 
-    def _scales(self, shape: Shape, scales: str) -> float:
+    def _scales(self, shape: Shape, statistics: int, scales: str) -> float:
         """Seconds of fitting scales, and of the losses that decide on them."""
         if scales == "none" or self.target.source.is_encoder_decoder:
             return 0.0
         # A step goes forward twice and back once; Newton's passes over the head are worth another pass.
-        steps = SCALE_STEPS * max(1, SCALE_TOKENS // shape.seq_len)
+        steps = scale_steps(statistics * shape.seq_len) * max(1, SCALE_TOKENS // shape.seq_len)
         sequences = shape.samples + (4 * steps if scales == "fit" else 2 * HELD_OUT_SAMPLES)
         return self.forward(self.arch, replace(shape, samples=sequences, rank=None))
 
@@ -275,7 +275,8 @@ def _table_seconds(
     timed: Callable[[Architecture, Shape], float],
 ) -> float:
     """A forward pass over all tokens, one of the gradients with the blocks run twice, products, sweeps, trials."""
-    windows = -(-FISHER_TOKENS // shape.seq_len)
+    hidden = max(sub.output_projection.rows for _, sub in present(blocks))
+    windows = -(-fisher_tokens(tokens, hidden) // shape.seq_len)
     passes = timed(base, replace(shape, samples=max(1, tokens // shape.seq_len), rank=None))
     gradients = replace(shape, samples=windows)
     passes += timed(base, replace(gradients, rank=None)) + timed(base, replace(gradients, rank=1))

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from tracenas.errors import UserError
-from tracenas.families import Block
+from tracenas.families import Block, present
 from tracenas.models.checkpoints.loading import load
 from tracenas.models.checkpoints.source import ModelSource
 from tracenas.models.functionals.perplexity import perplexity
@@ -23,7 +23,7 @@ from tracenas.models.surgery.private import private_weights
 from tracenas.models.surgery.supernet import Supernet
 from tracenas.refits.gram import gram_matrices
 from tracenas.refits.realisation import CompensatedRealisation
-from tracenas.saliency.sensitivity import FISHER_TOKENS
+from tracenas.saliency.sensitivity import fisher_tokens
 from tracenas.saliency.sensitivity.held_out import held_out_rises
 from tracenas.saliency.sensitivity.moments import Moments
 from tracenas.saliency.sensitivity.rises import predicted_rises
@@ -172,7 +172,9 @@ def measure(source: ModelSource, params: str, seq_len: int, batch: int, threads:
         step = _step(model, weights, ids.expand(batch, -1))
     candidate = min(seconds[1:])
     swept, _ = _timed(partial(_sweep, blocks[0]))
-    table = -(-FISHER_TOKENS // seq_len) * step / batch + len(blocks) * swept
+    rows = max(sub.output_projection.rows for _, sub in present(blocks))
+    gradients = fisher_tokens(Amounts().compensate_samples * seq_len, rows)
+    table = -(-gradients // seq_len) * step / batch + len(blocks) * swept
     pieces = Pieces(loading, forward, candidate, refit, statistics, factor, step, token, table)
     return pieces, count
 

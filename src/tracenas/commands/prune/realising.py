@@ -9,6 +9,7 @@ from torch import Tensor
 from tracenas.config import PruneConfig
 from tracenas.models.checkpoints.shards import Entry
 from tracenas.models.surgery.supernet import Realisation
+from tracenas.pipeline.refit import SCALE_TOKENS, STATISTICS_TOKENS, scale_steps
 from tracenas.pipeline.refit.block_files import BlockFiles
 from tracenas.pipeline.refit.choice import WrittenRealisation, choose
 from tracenas.pipeline.refit.entries import replaced_entries
@@ -19,6 +20,7 @@ from tracenas.pipeline.refit.scales import Scales, fit_scales
 from tracenas.pipeline.refit.work import work_directory
 from tracenas.pipeline.session import Session
 from tracenas.pipeline.verification import stored_dtypes
+from tracenas.refits.factors import FactorTraining
 from tracenas.refits.reconstruction import BlockTraining
 from tracenas.refits.replaced import ReplacedRealisation
 from tracenas.refits.ridge import FittedRealisation
@@ -123,8 +125,10 @@ def written_candidate(
     held_out = choice.held_out if trained is None else trained.held_out
     if config.scales == "none" or config.compensate != "best" or held_out is None:
         return candidate
-    before, factors = candidate.loss, config.scales == "fit"
+    before, refit = candidate.loss, choice.compensation
     if before is None:
         before = candidate_loss(session, arch)
-    scales = fit_scales(session, arch, candidate.how, before, held_out.tokens, stored, factors=factors)
+    steps = scale_steps(STATISTICS_TOKENS if refit is None else refit.text.tokens.numel())
+    factors = FactorTraining(steps, SCALE_TOKENS) if config.scales == "fit" else None
+    scales = fit_scales(session, arch, candidate.how, before, held_out.tokens, stored, training=factors)
     return replace(candidate, scales=scales)

@@ -8,14 +8,15 @@ __all__ = [
     "COMPENSATION",
     "DEFAULT_SAMPLES",
     "DRIFT_TOKENS",
+    "FIRST_TOKENS",
     "HELD_OUT",
     "HELD_OUT_SAMPLES",
     "RIDGES",
-    "SCALE_STEPS",
     "SCALE_TOKENS",
     "STATISTICS_TOKENS",
     "STEP_TOKENS",
     "compared_windows",
+    "scale_steps",
 ]
 
 COMPENSATION, HELD_OUT = "compensation.safetensors", "held_out.safetensors"
@@ -33,8 +34,12 @@ RIDGES: Mapping[str, tuple[float, ...]] = {"mean": (1e-4, 1e-3, 1e-2, 1e-1), "ch
 COMPARED_SHARE = 5
 """Aims of sequential refits are compared on a fifth of the blocks."""
 
-COMPARED_TOKENS, DRIFT_TOKENS = 4096, 2048
-"""Realisations of a candidate, and shares of the drift, are compared on so many tokens of held-out text."""
+COMPARED_TOKENS, FIRST_TOKENS, DRIFT_TOKENS = 4096, 1024, 2048
+"""Realisations of a candidate are compared on so many tokens of held-out text, on the second number where that decides,
+and shares of the drift on the third."""
+
+_SCALE_STEPS = 8, 16
+"""Steps that scales are trained for at least and at most; the most on `STATISTICS_TOKENS`."""
 
 _LEAST_WINDOWS = 2
 """Windows that anything is compared on at least, where there are so many."""
@@ -45,8 +50,14 @@ def compared_windows(tokens: int, length: int) -> int:
     return max(_LEAST_WINDOWS, -(-tokens // length))
 
 
-SCALE_STEPS, SCALE_TOKENS = 16, 512
-"""Steps that scales are trained for, and tokens of a step, at least one sequence."""
+SCALE_TOKENS = 512
+"""Tokens of a step that scales are trained for, at least one sequence."""
 
 STEP_TOKENS = 1024
 """What blocks are trained on in a step, at least one sequence."""
+
+
+def scale_steps(tokens: int) -> int:
+    """Steps that scales are trained for behind a refit on `tokens`: less is done where less text was asked for."""
+    least, most = _SCALE_STEPS
+    return max(least, min(most, most * tokens // STATISTICS_TOKENS))

@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 import torch
 
 from tracenas.models.surgery.ordering import Key
-from tracenas.pipeline.refit.aims import choose_aim, strengths
-from tracenas.pipeline.refit.fit import Fit
+from tracenas.pipeline.refit.aims import ChosenAim, choose_aim, strengths
+from tracenas.pipeline.refit.fit import Fit, Outputs
 from tracenas.pipeline.refit.fitting import Compensation, compensate, compensation, rounded
-from tracenas.pipeline.refit.losses import candidate_loss, held_out_loss
+from tracenas.pipeline.refit.losses import candidate_loss
+from tracenas.pipeline.refit.race import RealisationRace
 from tracenas.pipeline.refit.record import ScoredRealisation
 from tracenas.pipeline.refit.text import (
     HeldOut,
@@ -42,18 +43,20 @@ class WrittenRealisation:
         written: `plain`, `ridge` or `sequential`; `scored`: the candidate's own refit.
         compensation: the refit; None: the plain cut.
         losses: on held-out text by realisation, nats per token, each with its best aim; empty: not compared.
-        held_out: that text.
+        held_out: that text, and more of its kind.
+        compared: tokens of it that the losses are of.
     """
 
     written: str
     compensation: Compensation | None = None
     losses: Mapping[str, float] = field(default_factory=dict)
     held_out: HeldOut | None = None
+    compared: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """For `--json`."""
         losses = {name: loss if math.isfinite(loss) else None for name, loss in self.losses.items()}
-        text = {} if self.held_out is None else {"tokens": self.held_out.compared.numel(), "text": self.held_out.where}
+        text = {} if self.held_out is None else {"tokens": self.compared, "text": self.held_out.where}
         return {"written": self.written, "losses": losses, **text}
 
     def facts(self) -> dict[str, str]:
@@ -110,7 +113,7 @@ def choose(
             loss,
             plain,
         )
-    return WrittenRealisation(method, refit, {"plain": plain, method: loss}, held_out)
+    return WrittenRealisation(method, refit, {"plain": plain, method: loss}, held_out, held_out.compared.numel())
 
 
 def _text(session: Session, data: bool) -> Text:
@@ -141,17 +144,19 @@ def _best(
             or not torch.equal(as_scored.tokens, text.tokens)
         ):
             refits.insert(0, _Trial("scored", Fit(session, arch, "ridge"), as_scored, scored.ridge))
-    losses = {"plain": held_out_loss(session, arch, held_out.compared)}
-    best = None
+    race = RealisationRace(session, arch, held_out.compared)
+    race.enter("plain", None)
+    fitted: dict[str, tuple[_Trial, ChosenAim, Outputs]] = {}
     for refit in refits:
         chosen = choose_aim(refit.fit, refit.ridge, refit.text.tokens, held_out.compared)
         outputs = rounded(chosen.outputs(), stored, session.loaded.keep)
         refit.fit.forget()
-        loss = held_out_loss(session, arch, held_out.compared, FittedRealisation(outputs))
-        if loss < min(losses.values()):
-            best = refit, chosen, outputs
-        losses[refit.name] = loss
-    if best is None:
-        return WrittenRealisation("plain", None, losses, held_out)
-    refit, chosen, outputs = best
-    return WrittenRealisation(refit.name, compensation(refit.fit, chosen, refit.text, outputs), losses, held_out)
+        race.enter(refit.name, FittedRealisation(outputs))
+        fitted[refit.name] = refit, chosen, outputs
+    race.finish()
+    losses = race.losses()
+    if (best := min(losses, key=lambda name: losses[name])) not in fitted:
+        return WrittenRealisation("plain", None, losses, held_out, race.tokens)
+    refit, chosen, outputs = fitted[best]
+    how = compensation(refit.fit, chosen, refit.text, outputs)
+    return WrittenRealisation(best, how, losses, held_out, race.tokens)

@@ -7,6 +7,7 @@ import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +15,6 @@ from torch import Tensor
 
 from tracenas.models.functionals.loss import predicted_tokens, predicting_states
 from tracenas.models.surgery.supernet import Realisation
-from tracenas.pipeline.refit import SCALE_STEPS, SCALE_TOKENS
 from tracenas.pipeline.refit.entries import in_blocks
 from tracenas.pipeline.refit.losses import candidate_loss
 from tracenas.pipeline.session import Session
@@ -76,7 +76,7 @@ def fit_scales(
     held_out: Tensor,
     stored: Mapping[str, torch.dtype],
     *,
-    factors: bool,
+    training: FactorTraining | None,
 ) -> Scales:
     """The scales of least loss, where they are worth anything on text that they are not fitted on.
 
@@ -85,10 +85,12 @@ def fit_scales(
         before: its loss on the calibration, nats per token.
         held_out: int64 [N, L], what they are fitted on.
         stored: dtypes of the checkpoint's tensors, by the model's names.
-        factors: of norms and output projections, too; the logits' alone where these gain nothing.
+        training: of factors of norms and output projections, too; the logits' alone where these gain nothing.
+            None: the logits' alone.
     """
-    asked, net = "fit" if factors else "logits", session.supernet()
-    for fit in (_factors, _logits) if factors else (_logits,):
+    asked, net = "logits" if training is None else "fit", session.supernet()
+    fits = (_logits,) if training is None else (partial(_factors, training), _logits)
+    for fit in fits:
         found = fit(session, arch, how, held_out)
         if not all(map(math.isfinite, found.values())):
             _log.warning("scales: the training diverged, and is not kept")
@@ -104,9 +106,11 @@ def fit_scales(
     return Scales(asked, before, before)
 
 
-def _factors(session: Session, arch: Architecture, how: Realisation | None, windows: Tensor) -> dict[str, float]:
+def _factors(
+    training: FactorTraining, session: Session, arch: Architecture, how: Realisation | None, windows: Tensor
+) -> dict[str, float]:
     """Trained factors by module."""
-    net, training = session.supernet(), FactorTraining(SCALE_STEPS, SCALE_TOKENS)
+    net = session.supernet()
     places = factor_places(net, arch, session.loaded.source.family.final_norm)
     give_back()
     with phase("train scales", training.steps) as steps:

@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 
 from tracenas.errors import UserError
-from tracenas.families import Block, SubBlock
+from tracenas.families import Block, SubBlock, present
 from tracenas.models.functionals.loss import predicted_tokens
 from tracenas.models.surgery.ordering import Key, weight_holder
 from tracenas.paging import Keep, in_memory
 from tracenas.refits.dense_stream import StreamRecorder
 from tracenas.saliency.backwards import Shelf
 from tracenas.saliency.elimination import Sweep
-from tracenas.saliency.sensitivity import FISHER_TOKENS
+from tracenas.saliency.sensitivity import fisher_tokens
 from tracenas.saliency.sensitivity.fisher import fisher_matrices
 from tracenas.saliency.sensitivity.held_out import held_out_rises
 from tracenas.saliency.sensitivity.moments import Moments, input_moments
@@ -41,7 +41,7 @@ def measure_sensitivity(
     generator: torch.Generator,
     *,
     ridge: float = RIDGE,
-    fisher_tokens: int = FISHER_TOKENS,
+    gradients: int | None = None,
     put: Callable[[Key, Tensor], None] | None = None,
     stream: StreamRecorder | None = None,
     keep: Keep = in_memory,
@@ -61,13 +61,13 @@ def measure_sensitivity(
         stream: records the hidden states of the pass, of a decoder.
         keep: where the matrices of a block and the hidden states lie.
         sweepers: sub-blocks that are swept at a time; what is found does not depend on it.
-        fisher_tokens: as many tokens as the windows for the Fisher matrices have at least.
+        gradients: as many tokens as the windows for the Fisher matrices have at least; None: `fisher_tokens`.
         report: told how many steps of how many are done: of every sub-block the Fisher matrix, then the sweep.
 
     Raises:
         UserError: for too few tokens, and if an activation or a gradient is not finite.
     """
-    windows = min(len(tokens), -(-fisher_tokens // tokens.shape[1]))
+    windows = _gradient_windows(blocks, tokens, gradients)
     _check_tokens(model, blocks, tokens, windows)
     shelf = Shelf(tokens.device)
     total = 2 * sum(bool(sub.spec.units) for block in blocks for sub in block.sub_blocks)
@@ -114,6 +114,12 @@ def _collected(
                 yield first, found.result()
         for first, found in begun:
             yield first, found.result()
+
+
+def _gradient_windows(blocks: Sequence[Block], tokens: Tensor, gradients: int | None) -> int:
+    """Windows that hold the tokens which the Fisher matrices are taken on."""
+    hidden = max(s.output_projection.rows for _, s in present(blocks))
+    return min(len(tokens), -(-(gradients or fisher_tokens(tokens.numel(), hidden)) // tokens.shape[1]))
 
 
 def _check_tokens(model: Any, blocks: Sequence[Block], tokens: Tensor, windows: int) -> None:
