@@ -108,7 +108,7 @@ def test_little_time_is_not_spent_on_statistics() -> None:
 def test_beside_other_work_text_is_saved_and_candidates_are_left_to_the_clock() -> None:
     alone, busy, busier = (spent(1, replace(RATES, load=load)) for load in (1.0, 3.0, 50.0))
     assert (alone.samples, alone.statistics) == (8, 48)
-    assert (busy.samples, busy.statistics) == (2, 24) and 3 * busy.once <= 60 / 2
+    assert (busy.samples, busy.statistics) == (4, 24) and 3 * busy.once <= 60 / 2
     assert (busier.samples, busier.statistics) == (2, 12)  # not refused: the other work may end
     for f in (alone, busy, busier):
         assert f.seconds == pytest.approx(60, rel=0.05)
@@ -154,3 +154,16 @@ def test_the_clock_ends_half_a_candidate_early(monkeypatch: pytest.MonkeyPatch) 
     now[0] += 0.1
     assert clock.enough()
     assert not SearchClock(minutes=None).enough()
+
+
+def test_time_is_kept_for_what_follows_as_many_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one candidate there is nothing to decide, so that a short search does not end for want of time for it."""
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    clock = SearchClock(minutes=0.5)
+    clock.go_on([], lambda count: 0.0 if count < 2 else 4.0 * count)
+    for number, ended in ((1, False), (2, False), (3, True)):
+        now[0] += 2
+        clock.count()
+        assert clock.enough() is ended, number
+    assert clock.expected(3) == 3 and clock.left == pytest.approx(24)

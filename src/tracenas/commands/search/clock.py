@@ -1,7 +1,7 @@
 """The time that a search may take, and what of it is left."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tracenas.strategies.score import is_number
@@ -21,17 +21,18 @@ class SearchClock:
         self.minutes = minutes
         self.started = time.monotonic() if started is None else started
         self._before = 0.0
-        self._reserved = 0.0
+        self._reserved: Callable[[int], float] = lambda count: 0.0
+        self._done = 0
         self._first = 0.0
         self._count = 0
 
-    def go_on(self, records: Sequence[dict[str, Any]], reserved: float = 0.0) -> None:
+    def go_on(self, records: Sequence[dict[str, Any]], reserved: Callable[[int], float] = lambda count: 0.0) -> None:
         """Candidates begin now; those of a run's journal count.
 
         Args:
-            reserved: what follows the last one takes as long as so many.
+            reserved: how many candidates take as long as what follows the last one of so many.
         """
-        self._reserved = reserved
+        self._reserved, self._done = reserved, len(records)
         self._before = sum(float(r["seconds"]) for r in records if is_number(r.get("seconds")))
         self._first = time.monotonic()
 
@@ -41,7 +42,8 @@ class SearchClock:
 
     def enough(self) -> bool:
         """Whether half of another candidate would be beyond the time, or would leave none for what follows."""
-        return self.minutes is not None and self.left < self._each * (0.5 + self._reserved)
+        following = self._reserved(self._done + self._count + 1)
+        return self.minutes is not None and self.left < self._each * (0.5 + following)
 
     @property
     def left(self) -> float:
@@ -58,4 +60,4 @@ class SearchClock:
         """Candidates in all that the time is enough for, once some were measured here."""
         if self.minutes is None or not self._each:
             return None
-        return done + max(0, round(self.left / self._each - self._reserved))
+        return done + max(0, round(self.left / self._each - self._reserved(done + 1)))

@@ -44,11 +44,14 @@ def require_held_out(session: Session, config: SearchConfig) -> None:
         )
 
 
-def reserved(session: Session, config: SearchConfig) -> float:
-    """What `decide` takes at most, in candidates on all of the calibration: the base and the contenders."""
-    if stored_held_out(session) is None or not choose(config.proxy).additive:
+def reserved(session: Session, config: SearchConfig, count: int) -> float:
+    """What `decide` takes at most after `count` candidates, in candidates on all of the calibration.
+
+    It measures the base and the contenders; of one candidate there is nothing to decide.
+    """
+    if stored_held_out(session) is None or not choose(config.proxy).additive or count < 2:
         return 0.0
-    return (1 + CONTENDERS) * WINDOWS / len(session.tokens)
+    return (1 + min(count, CONTENDERS)) * WINDOWS / len(session.tokens)
 
 
 def decide(

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from functools import partial
 from typing import Any
 
 from tracenas.cluster.joining import Cluster
@@ -111,7 +112,7 @@ def _search(
     searched = Searched.of(session, starts, anchor, evaluator.base_loss)
     strategy = searched.strategy(config)
     journal = Journal(config.out / JOURNAL)
-    clock.go_on(journal.read(), reserved(session, config))
+    clock.go_on(journal.read(), partial(reserved, session, config))
     _log.info("%s", _announced(config, strategy.planned, session))
     trackers.begin(resolved_settings(config.out, SearchConfig))
     told = [
