@@ -114,6 +114,28 @@ def test_a_sub_block_that_the_table_underrates_is_learnt() -> None:
     )
 
 
+def test_near_a_score_the_model_is_right_where_units_are_worth_something_else() -> None:
+    """What is learnt at one size says the opposite of another: two halves of the blocks change places."""
+    large, small = toys.space(0.8, layers=6), toys.space(0.5, layers=6)
+    rises = table(large)
+
+    def score(space: SearchSpace, arch: Architecture) -> float:
+        dear = (lambda i: i < 3) if space is large else (lambda i: i >= 3)
+        truth = {key: [(1.5 if dear(key[0]) else 0.5) * r for r in row] for key, row in rises.items()}
+        return -total(space, truth, arch) - (0.0 if space is large else 3.0)
+
+    rng = np.random.default_rng(0)
+    pool = [(space, a) for space in (large, small) for _ in range(30) if (a := space.sample(rng)) is not None]
+    scored = [(score(space, arch), arch) for space, arch in pool]
+    further = [arch for _ in range(40) if (arch := small.sample(rng)) is not None]
+    truth = [score(small, arch) for arch in further]
+    model = Tabled(large, rises)
+    model.learn(scored)
+    near = model.near(scored, max(s for (space, _), (s, _) in zip(pool, scored, strict=True) if space is small))
+    right, mixed = (np.corrcoef([m.expected(arch) for arch in further], truth)[0, 1] for m in (near, model))
+    assert right > 0.8 and right > mixed + 0.1
+
+
 def test_bypasses_and_neighbours_have_features_of_their_own() -> None:
     space = toys.space(0.5, layers=3, granularity="sublayer")
     rises = table(space)

@@ -5,25 +5,26 @@ is known of one serves all others: there is one journal and one model of the sco
 scores so far correct it; without a table a regression on the widths).
 
 Generation 0 has the table's own answer at every target (uniform ones without a table) and the starts. Later every child
-is made for one target, drawn in proportion to the hypervolume that a new candidate there is expected to gain: where the
-front is thin. Of the solver's answers under sampled corrections and of local moves of the best candidates there and of
-the elites nearby it is the one of most expected gain,
+is made for a target, of one cost a limit between those, too, drawn in proportion to the hypervolume that a new
+candidate there is expected to gain: where the front is thin. Of the solver's answers under sampled corrections and of
+local moves of the best candidates there and of the elites nearby it is the one of most expected gain,
 
     Σ over the elites m of V_m · E[max(0, score - score of m)],
 
 V_m the volume of limits that the candidate meets and among which m is the best of the elites (`dominance.py`). Elites
-are chosen front by front, and by what they add to the hypervolume. Costs are known exactly, only the score is a guess.
+are chosen front by front, and by what they add to the hypervolume; of one cost they are the whole front at least. Costs
+are known exactly, only the score is a guess.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
 
 from tracenas.space.architecture import Architecture
 from tracenas.space.search_space import SearchSpace
-from tracenas.strategies.dominance import Point, Terrain, elites
+from tracenas.strategies.dominance import Point, Terrain, elites, non_dominated
 from tracenas.strategies.draw import Draws
 from tracenas.strategies.protocol import Proposal
 from tracenas.strategies.settings import Prior, SearchSettings
@@ -34,8 +35,12 @@ from tracenas.strategies.targets import targets
 
 __all__ = ["TARGETS", "Front"]
 
-TARGETS = 16
-"""Limits of a front of one cost; of several twice as many."""
+TARGETS = 20
+"""Limits of a front of one cost."""
+TOGETHER = 32
+"""Limits of a front of several costs."""
+FINER = 3
+"""Times as many limits of one cost that later children are made for."""
 ANSWERS, MOVES = 6, 32
 """Solver's answers and local moves among which a child is chosen."""
 _LEAST = 0.1
@@ -71,6 +76,7 @@ class Front(Strategy[Architecture]):
         self.costs, self._smallest = tuple(costs or (space.measures[0].name,)), smallest
         self._ends = [float(space.limits[name]) for name in self.costs]
         self._tabled = None if prior is None or prior.rises is None else Tabled(space, prior.rises)
+        self._local: dict[int, Tabled] = {}
         self._surrogate: Surrogate | None = None
         self._measured: list[Scored] = []
         self._elites: list[Scored] = []
@@ -80,8 +86,15 @@ class Front(Strategy[Architecture]):
     @cached_property
     def targets(self) -> list[SearchSpace]:
         """What candidates are made for."""
-        count = min(TARGETS if len(self.costs) == 1 else 2 * TARGETS, self.settings.population)
+        count = min(TARGETS if len(self.costs) == 1 else TOGETHER, self.settings.population)
         return targets(self.space, self.costs, self._smallest, count, self._plain)
+
+    @cached_property
+    def _later(self) -> list[SearchSpace]:
+        """What children of later generations are made for: of one cost also sizes between the targets."""
+        if len(self.costs) > 1:
+            return self.targets
+        return targets(self.space, self.costs, self._smallest, FINER * TARGETS, self._plain)
 
     def spent(self, arch: Architecture) -> tuple[float, ...]:
         """What an architecture has of the front's costs."""
@@ -98,9 +111,10 @@ class Front(Strategy[Architecture]):
                 draws.offer(Proposal(start))
         draws.fill(self.settings.population, lambda: self._drawn(rng))
 
-    def _plain(self, space: SearchSpace) -> Architecture | None:
-        """What the table makes of a target, or equal ratios."""
-        answer = None if self._tabled is None else self._tabled.answer(None, space)
+    def _plain(self, space: SearchSpace, model: Tabled | None = None) -> Architecture | None:
+        """What a model, or the table, makes of a target; equal ratios without one."""
+        model = model or self._tabled
+        answer = None if model is None else model.answer(None, space)
         return answer if answer is not None and not space.place(space.counts(answer)) else space.uniform()
 
     def _drawn(self, rng: np.random.Generator) -> Proposal[Architecture] | None:
@@ -115,32 +129,44 @@ class Front(Strategy[Architecture]):
 
     def _chances(self, rng: np.random.Generator) -> np.ndarray:
         """Of every target, in proportion to what is expected to be gained there."""
-        gains = np.zeros(len(self.targets))
-        for place, space in enumerate(self.targets):
-            for arch in (self._plain(space), self._answer(space, rng)):
+        gains = np.zeros(len(self._later))
+        for place, space in enumerate(self._later):
+            model = self._model(place)
+            for arch in (self._plain(space, model), self._answer(space, model, rng)):
                 if arch is not None and arch.id not in self._seen:
-                    gains[place] = max(gains[place], self._gain(arch))
+                    gains[place] = max(gains[place], self._gain(arch, model))
         gains = np.maximum(gains, _LEAST * (gains.max(initial=0.0) or 1.0))
         chances: np.ndarray = gains / gains.sum()
         return chances
+
+    def _model(self, place: int) -> Tabled | None:
+        """What is thought of candidates for a target: by what scored as the best there, as a unit's worth varies."""
+        if self._tabled is None or not self._measured:
+            return self._tabled
+        if place not in self._local:
+            space = self._later[place]
+            best = next((score for score, arch in self._measured if space.fits(arch)), self._measured[-1][0])
+            self._local[place] = self._tabled.near(self._measured, best)
+        return self._local[place]
 
     def _child(self, place: int, rng: np.random.Generator) -> Proposal[Architecture] | None:
         """The most promising candidate for a target."""
         if not self._measured:
             return self._drawn(rng)
-        pool = [arch for arch in self._pool(self.targets[place], rng) if arch.id not in self._seen]
+        model = self._model(place)
+        pool = [arch for arch in self._pool(self._later[place], model, rng) if arch.id not in self._seen]
         if not pool:
             return None
-        chosen = max(pool, key=self._gain)
-        if self._tabled is not None:
-            self._tabled.proposed(chosen)
+        chosen = max(pool, key=lambda arch: self._gain(arch, model))
+        for other in self._local.values():
+            other.proposed(chosen)
         return Proposal(chosen)
 
-    def _pool(self, space: SearchSpace, rng: np.random.Generator) -> Iterator[Architecture]:
+    def _pool(self, space: SearchSpace, model: Tabled | None, rng: np.random.Generator) -> Iterator[Architecture]:
         """Answers and moves within limits."""
         parents = self._parents(space)
         for _ in range(ANSWERS):
-            answer = self._answer(space, rng)
+            answer = self._answer(space, model, rng)
             if answer is not None and not space.place(space.counts(answer)):
                 yield answer
         for _ in range(MOVES):
@@ -165,8 +191,8 @@ class Front(Strategy[Architecture]):
             return space.trade(parent, rng, sigma=sigma, depth=depth)
         return space.neighbour(parent, rng, sigma=sigma)
 
-    def _answer(self, space: SearchSpace, rng: np.random.Generator) -> Architecture | None:
-        return None if self._tabled is None else self._tabled.answer(rng, space)
+    def _answer(self, space: SearchSpace, model: Tabled | None, rng: np.random.Generator) -> Architecture | None:
+        return None if model is None else model.answer(rng, space)
 
     def _learn(self, scored: list[Scored]) -> None:
         self._measured += [(score, arch) for score, arch in scored if math.isfinite(score)]
@@ -176,13 +202,19 @@ class Front(Strategy[Architecture]):
         self._worst = self._worst or self._measured[-1]
         if self._tabled is not None:
             self._tabled.learn(self._measured)
+            self._local.clear()
         else:
             ratios = np.stack([features(self.space.ratios(arch)) for _, arch in self._measured])
             self._surrogate = fit(ratios, np.array([score for score, _ in self._measured]))
         points: dict[int, Point] = {n: (*self.spent(arch), score) for n, (score, arch) in enumerate(self._measured)}
-        chosen = elites(points, len(self.costs) * self.settings.elites, self._ends, self._worst[0])
+        chosen = elites(points, self._count(points), self._ends, self._worst[0])
         self._elites = [self._measured[place] for place in chosen]
         self.__dict__.pop("_terrain", None)
+
+    def _count(self, points: Mapping[int, Point]) -> int:
+        """Of elites: of one cost the whole front at least, as sizes without one would look unknown."""
+        asked = len(self.costs) * self.settings.elites
+        return asked if len(self.costs) > 1 else max(asked, len(non_dominated(points)))
 
     @cached_property
     def _terrain(self) -> Terrain:
@@ -191,20 +223,22 @@ class Front(Strategy[Architecture]):
         points = [(*self.spent(arch), score) for score, arch in self._elites]
         return Terrain.of(points, self._ends, self._worst[0])
 
-    def _gain(self, arch: Architecture) -> float:
+    def _gain(self, arch: Architecture, model: Tabled | None) -> float:
         """The hypervolume that a candidate is expected to add."""
         assert self._worst is not None
         first, *others = self.spent(arch)
         shares = self._terrain.shares([max(first, self._smallest), *others])
         rivals = [*(other for _, other in self._elites), self._worst[1]]
         return sum(
-            float(share) * self._better(arch, rival) for share, rival in zip(shares, rivals, strict=True) if share > 0
+            float(share) * self._better(arch, rival, model)
+            for share, rival in zip(shares, rivals, strict=True)
+            if share > 0
         )
 
-    def _better(self, arch: Architecture, other: Architecture) -> float:
+    def _better(self, arch: Architecture, other: Architecture, model: Tabled | None) -> float:
         """What a candidate's score is expected to gain on another's."""
-        if self._tabled is not None:
-            return self._tabled.gain(arch, other)
+        if model is not None:
+            return model.gain(arch, other)
         assert self._surrogate is not None
         one, rival = (self._surrogate(features(self.space.ratios(a))) for a in (arch, other))
         return max(one - rival, 0.0)

@@ -92,8 +92,11 @@ class Guided(Evolution[C]):
             within: whether a candidate meets the budget.
         """
         self._seen |= {candidate.id for _, candidate in scored}
-        super()._learn([(score, candidate) for score, candidate in scored if within(candidate)])
+        mine = [(score, candidate) for score, candidate in scored if within(candidate)]
+        super()._learn(mine)
         self._fit(scored)
+        if self._tabled is not None and self._elites:  # of all sizes: it is to be right at this one
+            self._tabled = self._tabled.near(cast(Any, self._measured), self._elites[0][0])
 
     def is_new(self, candidate: C) -> bool:
         """Whether a candidate is not known yet."""

@@ -13,6 +13,7 @@ No torch.
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 
 import numpy as np
@@ -25,8 +26,13 @@ from tracenas.strategies.solver import bounds, problem_in_space
 
 __all__ = ["Tabled"]
 
+_NEAREST, _ENOUGH = 6, 128
+"""Of the scores around which a model is to be right: how many count nearly in full, and how many are looked at."""
 _LEAST = 0.05
 """A sub-block's sampled multiplier at least, in the common factor: units are worth something everywhere."""
+
+
+Scored = tuple[float, Architecture]
 
 
 class Tabled:
@@ -68,16 +74,33 @@ class Tabled:
         beside = sum(math.sqrt(a * b) for a, b in itertools.pairwise([sum(row) for row in of_block]))
         return -np.concatenate([rises, gone, [within, beside]])
 
-    def learn(self, scored: Sequence[tuple[float, Architecture]]) -> None:
+    def learn(self, scored: Sequence[Scored]) -> None:
         """Take these scores for all that is known.
 
         The further a score is from the best, the more loosely it is fitted: v = 1 + (gap / median gap)².
         """
         self._known = {arch.id: self.features(arch) for _, arch in scored}  # without those that were only drawn
-        x, scores = np.stack([self._known[arch.id] for _, arch in scored]), np.array([score for score, _ in scored])
+        scores = np.array([score for score, _ in scored])
         gaps = scores.max() - scores
-        self.posterior = fit(x, scores, self._expected, 1 + (gaps / (np.median(gaps) or 1.0)) ** 2)
-        self._best = x[int(np.argmax(x @ self.posterior.mean))]  # the best score alone is partly luck
+        self._fit(scored, 1 + (gaps / (np.median(gaps) or 1.0)) ** 2, np.inf)
+
+    def near(self, scored: Sequence[Scored], score: float) -> "Tabled":
+        """A model that is right around a score, of candidates that differ in size, too.
+
+        What a unit is worth depends on what else is left: v = 1 + (gap / gap of the sixth nearest)⁴.
+        """
+        found = copy(self)
+        nearest = sorted(scored, key=lambda pair: abs(pair[0] - score))[:_ENOUGH]
+        gaps = np.array([abs(other - score) for other, _ in nearest])
+        found._fit(nearest, 1 + (gaps / (gaps[min(_NEAREST, len(gaps)) - 1] or 1.0)) ** 4)
+        return found
+
+    def _fit(self, scored: Sequence[Scored], looseness: Floats, most: float = 2.0) -> None:
+        """Fits, and takes the most promising of those that are no looser than `most`."""
+        x, scores = np.stack([self.features(arch) for _, arch in scored]), np.array([score for score, _ in scored])
+        self.posterior = fit(x, scores, self._expected, looseness)
+        known = np.where(looseness <= most, x @ self.posterior.mean, -np.inf)
+        self._best = x[int(np.argmax(known))]  # the best score alone is partly luck
 
     def expected(self, arch: Architecture) -> float:
         """The expected score."""

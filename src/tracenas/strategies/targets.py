@@ -1,7 +1,8 @@
 """Limits that a front's candidates are made for: of every cost alone, and of several where these pull apart.
 
-Under a limit on one cost alone the best architecture has what it has of the others. Let c_j(i, x) be the cost j of the
-best whose cost i is at most x. Where a limit x of cost i comes with one of cost j, the latter lies half-way between
+A front of one cost has them at round shares of the base's, as these are what is asked for. Of several costs: under a
+limit on one of them alone the best architecture has what it has of the others. Let c_j(i, x) be the cost j of the best
+whose cost i is at most x. Where a limit x of cost i comes with one of cost j, the latter lies half-way between
 c_j(i, x) and the least that makes sense beside it: the limit of j alone under which the best has x of cost i.
 """
 
@@ -15,9 +16,11 @@ import numpy.typing as npt
 from tracenas.space.architecture import Architecture
 from tracenas.space.search_space import SearchSpace
 
-__all__ = ["targets"]
+__all__ = ["round_limits", "targets"]
 
 Floats = npt.NDArray[np.float64]
+_STEPS = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2)
+"""Shares of the base's cost that limits may be multiples of."""
 _APART = 0.01
 """Half the way, as a share of the cost, below which two costs are as good as one."""
 
@@ -28,6 +31,19 @@ class _Curve:
 
     limits: list[int]
     costs: Floats
+
+
+def round_limits(smallest: int, largest: int, base: int, count: int) -> list[int]:
+    """Both ends and between them the multiples of one share of the base's cost, the finest that makes at most `count`.
+
+    Evenly spread ones where no share does.
+    """
+    for step in _STEPS:
+        multiples = [int(step * n * base + 1e-6) for n in range(1, round(1 / step))]  # rounded as budgets are
+        found = [smallest, *(limit for limit in multiples if smallest < limit < largest), largest]
+        if len(found) <= count:
+            return found
+    return [round(limit) for limit in np.linspace(smallest, largest, max(count, 2)).tolist()]
 
 
 def targets(
@@ -46,7 +62,11 @@ def targets(
         best: architecture of a space, as far as it can be said beforehand.
     """
     ends = space.limits
-    each = count if len(costs) == 1 else max(2, count // (2 ** len(costs) - 1))
+    if len(costs) == 1:
+        (name,) = costs
+        limits = round_limits(smallest, ends[name], space.costs(space.base)[name], count)
+        return [space.within({name: limit}) for limit in limits]
+    each = max(2, count // (2 ** len(costs) - 1))
     curves: list[_Curve] = []
     low: float = smallest
     for name in costs:
@@ -57,8 +77,7 @@ def targets(
     for size in range(2, len(costs) + 1):
         for places in combinations(range(len(costs)), size):
             found += _between(costs, curves, places)
-    spaces = [space.within(limits) for limits in found]
-    return [one for one in spaces if len(costs) == 1 or best(one) is not None]
+    return [one for one in map(space.within, found) if best(one) is not None]
 
 
 def _curve(
@@ -69,8 +88,6 @@ def _curve(
     best: Callable[[SearchSpace], Architecture | None],
 ) -> _Curve:
     rounded = [round(limit) for limit in limits.tolist()]
-    if len(costs) == 1:
-        return _Curve(rounded, np.array([[limit] for limit in rounded]))
     answers = [(limit, best(space.within({name: limit}))) for limit in rounded]
     there = [(limit, space.costs(arch)) for limit, arch in answers if arch is not None]
     return _Curve(

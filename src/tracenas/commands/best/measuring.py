@@ -82,11 +82,11 @@ def _guided(session: Session, config: SearchConfig, starts: Starts, known: Known
 def _proposals(
     session: Session, guided: Guided[Architecture], starts: Starts, count: int, rng: np.random.Generator
 ) -> Iterator[Architecture]:
-    """The table's own answer and the uniform architecture where they are new, then what is most promising."""
-    for arch in (_solved(session, starts), session.space.uniform()):
-        if arch is not None and count and guided.is_new(arch):
-            count -= 1
-            yield arch
+    """The table's own answer, without a table the uniform architecture, if it is new; then what is most promising."""
+    arch = _solved(session, starts) if starts.ranked is not None else session.space.uniform()
+    if arch is not None and guided.is_new(arch):
+        count -= 1
+        yield arch
     for _ in range(count):
         proposed = guided.propose(rng)
         if proposed is None:
