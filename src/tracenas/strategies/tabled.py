@@ -26,7 +26,7 @@ from tracenas.strategies.solver import bounds, problem_in_space
 
 __all__ = ["Tabled"]
 
-_NEAREST, _ENOUGH = 6, 128
+_NEAREST, _ENOUGH = 12, 128
 """Of the scores around which a model is to be right: how many count nearly in full, and how many are looked at."""
 _LEAST = 0.05
 """A sub-block's sampled multiplier at least, in the common factor: units are worth something everywhere."""
@@ -87,7 +87,7 @@ class Tabled:
     def near(self, scored: Sequence[Scored], score: float) -> "Tabled":
         """A model that is right around a score, of candidates that differ in size, too.
 
-        What a unit is worth depends on what else is left: v = 1 + (gap / gap of the sixth nearest)⁴.
+        What a unit is worth depends on what else is left: v = 1 + (gap / gap of the twelfth nearest)⁴.
         """
         found = copy(self)
         nearest = sorted(scored, key=lambda pair: abs(pair[0] - score))[:_ENOUGH]
