@@ -63,12 +63,13 @@ class Planned:
 
     def __init__(self, args: argparse.Namespace, table: Path) -> None:
         self.args, self.source = args, open_source(args.model)
+        self._timed = {"latency": args.latency, "outtype": OUTTYPE, "latency_anyway": args.latency_anyway}
         self._table = SensitivityTable.read(table)
         self._costs = Costs.of(resolve_budgets(self.source, self._config({})), self._config({}))
 
     def settings(self) -> dict[str, dict[str, Any]]:
         """By row: what `tracenas.prune` is told of its budget."""
-        timed = {"latency": self.args.latency, "outtype": OUTTYPE}
+        timed = self._timed
         given: dict[str, dict[str, Any]] = {"latency": {"budget": {"decode_ms": self.args.share}, **timed}}
         arch = self.architecture(given["latency"])
         reached, parameters = self._costs.exactly("decode_ms", arch), self._costs.exactly("params", arch)
@@ -103,10 +104,9 @@ class Planned:
         return ranked_by_table(resolve_budgets(self.source, self._config(given)), self._table)
 
     def _config(self, given: Mapping[str, Any]) -> PruneConfig:
-        timed = {"latency": self.args.latency, "outtype": OUTTYPE}
         chosen = given or {"params": "90%"}
         config = PruneConfig(
-            model=self.args.model, data=self.args.data, out=Path("unused"), method="fisher", **{**timed, **chosen}
+            model=self.args.model, data=self.args.data, out=Path("unused"), method="fisher", **{**self._timed, **chosen}
         )
         return resolve_method(config)
 
@@ -234,6 +234,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("model")
     parser.add_argument("--data", required=True, help="calibration text")
     parser.add_argument("--latency", type=Path, required=True, help="latency table of llama.cpp in q8_0")
+    parser.add_argument("--latency-anyway", action="store_true", help="take the table of another machine")
     parser.add_argument("--eval", action="append", required=True, metavar="NAME=TEXT", help="held-out text")
     parser.add_argument("--work", type=Path, required=True, help="directory for tables and checkpoints")
     parser.add_argument("--journal", type=Path, required=True)
