@@ -128,5 +128,5 @@ def test_the_command_has_every_setting_that_decides_the_checkpoint(
 
 def test_every_setting_of_prune_is_in_the_command_or_changes_nothing() -> None:
     elsewhere = {"model", "data", "arch", "out", "stub_removed_attention", "resume"}
-    of_the_machine = {"device", "threads", "batch", "host_memory", "trust_remote_code"}
+    of_the_machine = {"device", "threads", "batch", "host_memory", "device_memory", "trust_remote_code"}
     assert {*_UNITS, *_REALISATION} | elsewhere | of_the_machine == set(PruneConfig.model_fields)

@@ -124,6 +124,13 @@ def test_less_host_memory_is_named_where_it_would_do() -> None:
     assert host.least is host.files is None
 
 
+def test_less_of_a_gpu_is_named_where_it_would_do() -> None:
+    gpu, *_ = needs(MEMORY, 100, device="cuda", gpu=300, least=1 << 60, streamed=90)
+    assert gpu.describe() == f"{gpu.needed} B of 300 B: fits, 90 B with --device-memory"
+    gpu, *_ = needs(MEMORY, 100, device="cuda", gpu=300, least=1 << 60, streamed=90, trained=50, adapters=True)
+    assert gpu.least is None  # the training is not streamed
+
+
 def test_host_memory_is_the_control_groups_where_that_is_less(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = resident.host_memory()
     assert whole is not None and whole > 1 << 28

@@ -18,6 +18,7 @@ from tracenas.models.checkpoints.loading import LoadedModel, load
 from tracenas.models.checkpoints.source import ModelSource, open_source
 from tracenas.models.functionals.perplexity import Perplexity, perplexity
 from tracenas.pipeline.calibration import held_out, window_start
+from tracenas.pipeline.device_memory import streaming
 from tracenas.pipeline.host_memory import keeping
 from tracenas.pipeline.loading import loading
 from tracenas.reporting.progress import phase
@@ -171,6 +172,7 @@ def evaluate(config: EvalConfig) -> Evaluation:
                 dtype=config.dtype,
                 trust_remote_code=config.trust_remote_code,
                 keep=keeping(source, config),
+                streamed=streaming(source, config.model_copy(update={"device": device})),
             )
         parameters.append(sum(p.numel() for p in loaded.model.parameters()))
         if config.text is not None:

@@ -8,6 +8,7 @@ from tracenas.config import SensitivityConfig
 from tracenas.data.sources import is_tokens
 from tracenas.errors import UserError
 from tracenas.models.checkpoints.source import open_source
+from tracenas.pipeline.device_memory import streaming
 from tracenas.pipeline.host_memory import keeping
 from tracenas.pipeline.refit import STATISTICS_TOKENS
 from tracenas.pipeline.target import resolve_target
@@ -75,7 +76,8 @@ def sensitivity(config: SensitivityConfig) -> Sensitivities:
         from tracenas.threads import set_threads
 
     set_threads(config.threads)
-    loaded = load_model(target.source, config, keeping(target.source, config))
+    source, keep = target.source, keeping(target.source, config)
+    loaded = load_model(source, config, keep, streamed=streaming(source, config))
     length = config.seq_len or min(config.longest, target.source.positions)
     tokens = calibration_tokens(
         loaded,

@@ -14,6 +14,7 @@ from tracenas.proxies import PROXIES
 __all__ = [
     "CommaList",
     "Compensate",
+    "DeviceMemory",
     "Dtype",
     "EnforceEager",
     "HostMemory",
@@ -102,6 +103,15 @@ HostMemory = Annotated[
     Field(
         description="Memory that this command may take beside mapped files, such as 3.5GB; weights and factors that do "
         "not fit wait in temporary files. auto: what this machine has."
+    ),
+]
+DeviceMemory = Annotated[
+    str,
+    Accepts(("auto",), metavar="SIZE"),
+    AfterValidator(_amount),
+    Field(
+        description="Memory of a GPU that this command may take, such as 20GiB; where the model does not fit, its "
+        "blocks wait in host memory and are copied to the GPU one after the other. auto: what is free there."
     ),
 ]
 LlamaPython = Annotated[

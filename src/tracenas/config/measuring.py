@@ -61,6 +61,7 @@ class EvalConfig(WindowsConfig):
     task_batch: int = Field(8, ge=1, description="Answers per forward pass in tasks.")
     out: Path | None = Field(None, description="JSON file to write the results to, too.")
     host_memory: fields.HostMemory = "auto"
+    device_memory: fields.DeviceMemory = "auto"
 
 
 class BenchConfig(StageConfig):

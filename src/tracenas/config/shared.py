@@ -192,6 +192,7 @@ class CalibrationConfig(SpaceConfig, WindowsConfig):
         description="Sequences per forward pass; default: up to 4,096 tokens, on a CPU up to 1 GiB of activations.",
     )
     host_memory: fields.HostMemory = "auto"
+    device_memory: fields.DeviceMemory = "auto"
     saliency: Annotated[str, Accepts(registered=SALIENCIES.names)] = Field(
         "wanda", description="What heads and channels are ranked by; the lowest are removed first."
     )

@@ -66,6 +66,7 @@ class EvaluateOptions(TypedDict, total=False):
     task_batch: int
     out: str | Path | None
     host_memory: str | float
+    device_memory: str | float
 
 
 class ReportOptions(TypedDict, total=False):

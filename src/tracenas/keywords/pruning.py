@@ -149,6 +149,7 @@ class ScoreOptions(WindowsKeywords, TracedKeywords, total=False):
     text_field: str | None
     batch: int | None
     host_memory: str | float
+    device_memory: str | float
     saliency: str
     compensate_samples: int | None
     ridge: float | None
@@ -167,6 +168,7 @@ class SensitivityOptions(WindowsKeywords, total=False):
     text_field: str | None
     batch: int | None
     host_memory: str | float
+    device_memory: str | float
 
 
 class PruneOptions(CalibrationKeywords, total=False):
@@ -205,6 +207,7 @@ class SelectCalibrationOptions(SpaceKeywords, WindowsKeywords, total=False):
     text_field: str | None
     batch: int | None
     host_memory: str | float
+    device_memory: str | float
     saliency: str
     budget: str | Sequence[str] | Mapping[str, str]
     tolerance: float

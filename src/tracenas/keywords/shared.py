@@ -77,6 +77,7 @@ class CalibrationKeywords(SpaceKeywords, WindowsKeywords, total=False):
     text_field: str | None
     batch: int | None
     host_memory: str | float
+    device_memory: str | float
     saliency: str
     compensate_samples: int | None
     ridge: float | None

@@ -12,18 +12,26 @@ from tracenas.reporting.progress import Phase, phase
 __all__ = ["load_model", "loading"]
 
 
-def load_model(source: ModelSource, config: StageConfig, keep: Keep = in_memory) -> LoadedModel:
+def load_model(
+    source: ModelSource, config: StageConfig, keep: Keep = in_memory, *, streamed: bool = False
+) -> LoadedModel:
     """The model on the device and in the dtype of the settings.
 
     Args:
         keep: where its weights lie.
+        streamed: whether blocks wait on the CPU while others work on the device.
 
     Raises:
         UserError: if it cannot be loaded.
     """
     with loading(source):
         return load(
-            source, device=config.device, dtype=config.dtype, trust_remote_code=config.trust_remote_code, keep=keep
+            source,
+            device=config.device,
+            dtype=config.dtype,
+            trust_remote_code=config.trust_remote_code,
+            keep=keep,
+            streamed=streamed,
         )
 
 

@@ -16,6 +16,7 @@ from tracenas.models.functionals.memory import within_memory
 from tracenas.models.surgery.ordering import Ordering
 from tracenas.paging import in_memory
 from tracenas.pipeline.calibration import calibration_tokens, window_start
+from tracenas.pipeline.device_memory import streaming
 from tracenas.pipeline.host_memory import FEWER_TOKENS, keeping
 from tracenas.pipeline.loading import load_model
 from tracenas.pipeline.precision import in_half_precision
@@ -61,12 +62,13 @@ def open_session(
     threads = set_threads(config.threads)
     if data is None and (run is None or not (run / CALIBRATION).is_file()):
         raise UserError("'data' is required: calibration text or tokens (the architecture is not a run's best.json)")
-    loaded = load_model(target.source, config, keeping(target.source, config))
+    source, keep = target.source, keeping(target.source, config)
+    loaded = load_model(source, config, keep, streamed=streaming(source, config))
     with phase("read text"):
         tokens, start = _tokens(loaded, config, data, run)
     if half:
         parameters = target.space.parameters(target.space.base)
-        loaded = in_half_precision(target.source, config, loaded, parameters, tokens)
+        loaded = in_half_precision(source, config, loaded, parameters, tokens)
     micro_batch = config.batch or _micro_batch(target, loaded, tokens.shape[1])
     settings = refit_settings(config, data)
     calibrated = Calibrated(target, loaded, tokens, start, run, config.seed, settings, grams=grams, sweepers=workers)

@@ -12,11 +12,13 @@ from tracenas.errors import UserError
 from tracenas.families import Block
 from tracenas.models.checkpoints.loading import LoadedModel
 from tracenas.models.functionals.memory import within_memory
+from tracenas.paging import in_memory
 from tracenas.pipeline.refit.statistics import StoredGrams
 from tracenas.pipeline.refit.text import compensation_text
 from tracenas.pipeline.run_directory import SENSITIVITY
 from tracenas.pipeline.session import Calibrated, Session
 from tracenas.reporting.progress import phase
+from tracenas.resident import give_back
 from tracenas.rundir import provenance
 from tracenas.saliency.fisher import label_generator
 from tracenas.saliency.sensitivity.measuring import measure_sensitivity
@@ -101,6 +103,8 @@ def measured_table(
             micro_batch=min(micro_batch, len(tokens)),
             device=loaded.device,
         )
+    if loaded.keep is not in_memory:
+        give_back()
     origin = {**model_identity(loaded), "tokens": list(tokens.shape), "provenance": provenance(seed=seed)}
     return SensitivityTable(table.costs, origin)
 

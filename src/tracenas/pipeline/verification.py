@@ -51,9 +51,10 @@ def verified_loss(
     net = session.supernet()
     with phase("verify the checkpoint") as steps:
         check_written(net, arch, how, draft, dtype)
+        streamed = loaded.streamed
         loaded.release()
         give_back()
-        again = load(str(draft.path), device=device, dtype=loaded.dtype_name, keep=loaded.keep)
+        again = load(str(draft.path), device=device, dtype=loaded.dtype_name, keep=loaded.keep, streamed=streamed)
         loss = perplexity(again.model, session.tokens, session.micro_batch, report=steps.report).nll
     candidate = "the scored candidate's" if how is None else "the compensated candidate's"
     compare_losses("the checkpoint's calibration loss", loss, candidate, expected, session.dtype)

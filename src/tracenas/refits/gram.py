@@ -43,12 +43,13 @@ def gram_matrices(
     """
     runner = BlockRunner(model, blocks)
     hidden = runner.embed(tokens, micro_batch)
+    device = next(iter(model.parameters())).device
     for index, block in enumerate(blocks):
         sums: dict[Key, GramSum] = {}
         with ExitStack() as watching:
             for key, sub in present(blocks):
                 if key[0] == index and not sub.stacked:
-                    sums[key] = total = GramSum(sub.output_projection.columns, hidden[0].device)
+                    sums[key] = total = GramSum(sub.output_projection.columns, device)
                     watching.enter_context(watch(model.get_submodule(f"{block.path}.{sub.output}"), _adder(total)))
             if stream is not None:
                 watching.enter_context(stream.recording(model, index))

@@ -32,6 +32,7 @@ from tracenas.models.surgery.supernet import Realisation, Supernet
 from tracenas.paging import Keep, in_memory
 from tracenas.refits.costs import MEMO_BYTES
 from tracenas.refits.ridge import strength
+from tracenas.resident import give_back
 
 __all__ = ["CompensatedRealisation", "prefix_order"]
 
@@ -99,6 +100,8 @@ class CompensatedRealisation(Realisation):
         subs = {key: sub for key, sub in present(net.blocks) if not sub.stacked}
         for key, gram in grams:
             self._factors[key] = _factor(net, key, subs[key], gram, ridge, keep)
+            if keep is not in_memory:
+                give_back()
         if missing := [key for key in subs if key not in self._factors]:
             raise ValueError(f"no Gram matrix of block {missing[0][0]}, {missing[0][1]}")
 

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from tracenas.errors import UserError
 from tracenas.models.surgery.replacing import replace_parameters
 from tracenas.models.surgery.stepping import BlockRunner
+from tracenas.models.surgery.streaming import on_device
 from tracenas.models.surgery.supernet import Realisation, Supernet
 from tracenas.refits.replaced import ReplacedRealisation
 from tracenas.space.architecture import Architecture
@@ -170,7 +171,7 @@ def reconstruct_blocks(
         out[index] = block
         with net.realise_block(index, layer, ReplacedRealisation(start, {index: block.tensors})):
             for stream in streams:
-                runner.advance(index, stream.pruned)
+                stream.pruned = [runner(index, hidden) for hidden in stream.pruned]
     report(total, total)
     return out
 
@@ -197,7 +198,7 @@ class _Streams:
     @classmethod
     def of(cls, runner: BlockRunner, tokens: Tensor, batch: int) -> "_Streams":
         """In front of the first block."""
-        dense = runner.embed(tokens, batch)
+        dense = [on_device(runner.model, hidden) for hidden in runner.embed(tokens, batch)]
         return cls(dense, dense, list(dense))
 
     def advance_dense(self, runner: BlockRunner, index: int) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from tracenas.families import Projection, SubBlock, placed
 from tracenas.models.surgery.ordering import Key
+from tracenas.models.surgery.streaming import on_device, waiting
 from tracenas.models.surgery.supernet import Realisation, Supernet
 from tracenas.paging import Keep, in_memory
 from tracenas.space.architecture import Architecture
@@ -41,7 +42,7 @@ class FittedRealisation(Realisation):
     def weight(self, net: Supernet, key: Key, sub: SubBlock, projection: Projection, kept: int) -> Tensor:
         """The given output projection, if there is one, else the plain cut."""
         fitted = self.outputs.get(key) if projection.path == sub.output else None
-        return super().weight(net, key, sub, projection, kept) if fitted is None else fitted
+        return super().weight(net, key, sub, projection, kept) if fitted is None else fitted.to(net.device)
 
 
 def strength(gram: Tensor, ridge: float) -> float:
@@ -102,12 +103,13 @@ def ridge_outputs(
         ridge → (block, sub-block) → [rows, kept columns], in the weights' dtype.
     """
     out: dict[float, dict[Key, Tensor]] = {ridge: {} for ridge in ridges}
+    keep = waiting(net.model, keep)
     for key, gram in grams:
         sub, kept = _place(net, arch, key)
         if kept in (0, sub.spec.units):
             continue
         projection = sub.output_projection
-        weight = net.linear(key, projection).weight
+        weight = on_device(net.model, net.linear(key, projection).weight)
         columns = torch.arange(projection.columns, device=weight.device)
         kept_columns = net.cut(sub, projection, 1, kept).take(columns, 0)
         for ridge in ridges:

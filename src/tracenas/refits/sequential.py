@@ -33,6 +33,7 @@ from tracenas.families import SubBlock, within
 from tracenas.models.surgery.ordering import Key
 from tracenas.models.surgery.replacing import Given, replace_module
 from tracenas.models.surgery.stepping import BlockRunner, Stop, watch
+from tracenas.models.surgery.streaming import on_device
 from tracenas.models.surgery.supernet import Supernet
 from tracenas.paging import Keep, in_memory
 from tracenas.refits.aim import Aim
@@ -206,8 +207,8 @@ class _BlockFit:
                 problem.add(
                     x,
                     output,
-                    self.targets.dense.outputs[name][place],
-                    self.targets.dense.contributions[name][place],
+                    self._here(self.targets.dense.outputs[name][place]),
+                    self._here(self.targets.dense.contributions[name][place]),
                     self._lacking(earlier, seen, aim),
                 )
                 raise Stop
@@ -227,10 +228,16 @@ class _BlockFit:
         fitted = problem.start.double() + solve(products, cross, penalty(products, aim.ridge)).T
         self._fitted[key] = weight = fitted.to(problem.start.dtype)
         bias = getattr(module, "bias", None)
+        bias = None if bias is None else self._here(bias)
         shapes = [(*states.shape[:-1], -1) for states in self.targets.inputs]
         keep = self.runner.keep
-        self._known[name] = [keep(linear(x.view(shape), weight, bias)) for x, shape in zip(inputs, shapes, strict=True)]
+        of_places = zip(inputs, shapes, strict=True)
+        self._known[name] = [keep(linear(self._here(x).view(shape), weight, bias)) for x, shape in of_places]
         return weight
+
+    def _here(self, tensor: Tensor) -> Tensor:
+        """What may wait on the CPU, where the model computes."""
+        return on_device(self.net.model, tensor)
 
     def advance(self, states: list[Tensor]) -> None:
         """Every micro-batch of the stream to the end of the block, in place."""
@@ -246,7 +253,7 @@ class _BlockFit:
         with net.realise_block(index, self.layer, FittedRealisation(self._fitted)), ExitStack() as undo:
             for sub in net.blocks[index].sub_blocks:
                 if sub.spec.name in self._known:
-                    stub = Given(sub.outputs, lambda _, name=sub.spec.name: self._known[name][self._place])  # type: ignore[misc]
+                    stub = Given(sub.outputs, lambda _, name=sub.spec.name: self._here(self._known[name][self._place]))  # type: ignore[misc]
                     replace_module(net.model, f"{net.blocks[index].path}.{sub.module}", stub, undo)
             yield
 
@@ -254,12 +261,13 @@ class _BlockFit:
         """d times what the pruned stream lacks in front of a sub-block, [B · T, D]; None if d is 0."""
         if not aim.drift:
             return None
-        gap = (self.targets.dense.entering[self._place] - self.targets.inputs[self._place]).flatten(0, -2)
+        here, place = self._here, self._place
+        gap = (here(self.targets.dense.entering[place]) - here(self.targets.inputs[place])).flatten(0, -2)
         gap = gap.to(torch.promote_types(gap.dtype, torch.float32))
         for sub in earlier:
             name = sub.spec.name
-            before = self._known[name][self._place].flatten(0, -2) if name in self._known else 0
-            gap = gap + self.targets.dense.contributions[name][self._place] - seen.get(name, before)
+            before = here(self._known[name][place]).flatten(0, -2) if name in self._known else 0
+            gap = gap + here(self.targets.dense.contributions[name][place]) - seen.get(name, before)
         return aim.drift * gap
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from tracenas.errors import UserError
 from tracenas.families import Block
 from tracenas.models.surgery.stepping import BlockRunner
+from tracenas.models.surgery.streaming import on_device, resident
 from tracenas.models.surgery.supernet import bypass
 
 __all__ = ["Functional", "Shelf", "block_by_block"]
@@ -120,6 +121,7 @@ def block_by_block(
         del batches, states
         for index in reversed(range(len(blocks))):
             with ExitStack() as undo:
+                undo.enter_context(resident(model, blocks[index].path))
                 seen = watch(index, undo)
                 for place, slope in enumerate(slopes):
                     entering = shelf.get(numbers[index][place]).requires_grad_()
@@ -134,7 +136,7 @@ def block_by_block(
 
 def _of_last(model: Any, blocks: Sequence[Block], ids: Tensor, hidden: Tensor, functional: Functional) -> Tensor:
     """∂f/∂h, h [B, T, D] what leaves the last block: norm and head alone are run with gradients."""
-    leaving = hidden.detach().requires_grad_()
+    leaving = on_device(model, hidden).detach().requires_grad_()
     with ExitStack() as undo:
         for block in blocks[:-1]:
             bypass(model, block, None, undo)

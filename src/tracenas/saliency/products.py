@@ -26,6 +26,7 @@ from tracenas.families import Block, Projection, SubBlock, present
 from tracenas.models.functionals.loss import gradient_scale
 from tracenas.models.surgery.ordering import Key
 from tracenas.models.surgery.recomputed import recomputed
+from tracenas.models.surgery.streaming import streamed_blocks
 from tracenas.saliency.backwards import Functional, block_by_block
 from tracenas.saliency.sinks import CHUNK_ELEMENTS, Sink
 
@@ -154,7 +155,7 @@ def _plan(
     matrices = tuple(
         (key[0], sub, p) for key, sub in present(blocks) for p in sub.projections if p.row_units or p.column_units
     )
-    if fitting == count or not absolute:
+    if (fitting == count or not absolute) and streamed_blocks(model) is None:
         return _Plan(fitting, (matrices,), accumulate=False)
     if not blocks[0].stack:
         by_block = tuple(tuple(group) for _, group in groupby(matrices, key=lambda matrix: matrix[0]))

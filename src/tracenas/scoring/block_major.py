@@ -1,8 +1,8 @@
 """Scoring a generation block by block where that saves work: the same scores as candidate by candidate, in every bit.
 
-Where weights wait in files, each of a candidate's passes reads all of them; here a block is read once for as many
-candidates and sequences as their hidden states have room. Where the model is in memory, only equal prefixes of
-layers are saved.
+Where weights wait in files, or off the device, each of a candidate's passes reads all of them; here a block is read
+once for as many candidates and sequences as their hidden states have room. Where the model is in memory, only equal
+prefixes of layers are saved.
 """
 
 import logging
@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from tracenas.models.functionals.memory import attempt, free_memory
+from tracenas.models.surgery.streaming import streamed_blocks
 from tracenas.paging import Keep, in_memory
 from tracenas.scoring.block_pass import BlockPass, shared_passes
 from tracenas.scoring.evaluator import Evaluator, Total
@@ -83,8 +84,10 @@ class BlockMajorScorer(Scorer[Architecture]):
         shown: Shown = _unseen,
     ) -> None:
         self._shown = shown
-        self.scorer, self._paged, self._at_once, self._waiting = scorer, keep is not in_memory, at_once, waiting
+        self.scorer, self._at_once, self._waiting = scorer, at_once, waiting
         self._evaluator = scorer.evaluator if isinstance(scorer, RacingEvaluator) else scorer
+        self._paged = keep is not in_memory
+        self._streamed = self._paged or streamed_blocks(self._evaluator.net.model) is not None
         self._pass = BlockPass(self._evaluator, keep)
 
     def on_generation(self, elites: Sequence[Mapping[str, Any]], records: Sequence[Mapping[str, Any]]) -> None:
@@ -109,7 +112,7 @@ class BlockMajorScorer(Scorer[Architecture]):
     def _worth(self, candidates: Sequence[Architecture]) -> bool:
         """Whether these go block by block."""
         runs, alone = shared_passes(candidates)
-        worth = self._paged or runs <= (1 - _WORTH) * alone
+        worth = self._streamed or runs <= (1 - _WORTH) * alone
         how = "block by block" if worth else "one by one"
         _log.debug("%d candidates %s: %d of %d passes of blocks differ", len(candidates), how, runs, alone)
         return worth
@@ -140,7 +143,10 @@ class BlockMajorScorer(Scorer[Architecture]):
 
     def _room(self) -> int:
         """Bytes of hidden states that may wait."""
-        return _room(self._evaluator.net.device, paged=self._paged) if self._waiting is None else self._waiting
+        if self._waiting is not None:
+            return self._waiting
+        device = torch.device("cpu") if self._streamed else self._evaluator.net.device
+        return _room(device, paged=self._paged)
 
 
 class _Cohort:

@@ -13,6 +13,7 @@ from tracenas.errors import UserError
 from tracenas.models.functionals.loss import LogitsWatch, gradient_scale, next_token_nll, predicted_tokens
 from tracenas.models.functionals.memory import failure, within_memory
 from tracenas.models.surgery.recomputed import recomputed_blocks
+from tracenas.models.surgery.streaming import streamed_blocks
 from tracenas.models.surgery.supernet import Realisation, Supernet
 from tracenas.proxies import Measurement, Proxy
 from tracenas.saliency.sensitivity.table import SensitivityTable
@@ -91,7 +92,9 @@ class Measurer:
             if name in needs
         }
         self.unsupported = {name: why for name, o in observers.items() if (why := o.unsupported()) is not None}
-        """Needs that this model's family cannot meet, and why."""
+        """Needs that this model cannot meet, and why."""
+        if "steps" in needs and streamed_blocks(net.model) is not None:
+            self.unsupported["steps"] = "steps of recovery want all weights on the device (device-memory)"
         self.observers: dict[str, Observer] = {n: o for n, o in observers.items() if n not in self.unsupported}
         self.base_loss = self._anchor()
 
@@ -136,7 +139,9 @@ class Measurer:
         return self.recovered(measured, arch, how) if "steps" in needs else measured
 
     def recovered(self, measured: Measurement, arch: Architecture, how: Realisation) -> Measurement:
-        """The measurement with the losses after a few steps of recovery."""
+        """The measurement with the losses after a few steps of recovery, where they can be made."""
+        if "steps" in self.unsupported:
+            return measured
         settings = self.settings
         losses = recovered_losses(self.net, arch, how, self.tokens, settings.few_steps, settings.micro_batch)
         return replace(measured, recovered=losses)

@@ -29,6 +29,7 @@ from tracenas.pipeline.target import PruningTarget, resolve_proxy
 from tracenas.proxies.combination import Choice, choose
 from tracenas.refits.costs import least_memory
 from tracenas.resident import host_memory
+from tracenas.scoring.device_peaks import peaks
 from tracenas.scoring.workload import Memory, Shape, memory, per_stack
 from tracenas.space import costs
 from tracenas.space.architecture import Architecture
@@ -85,7 +86,7 @@ def plan(config: PlanConfig) -> SearchPlan:
         rates,
         sized.each,
         {name: sized.seconds[name] for name in STAGES if name in sized.seconds},
-        _needs(target, models, used, sized, trained),
+        _needs(target, models, used, sized, trained, choice),
         source.origin,
         None if config.sensitivity is None else predicted_rises(config.sensitivity, target),
         sized.unknown,
@@ -95,10 +96,19 @@ def plan(config: PlanConfig) -> SearchPlan:
 
 
 def _needs(
-    target: PruningTarget, models: PlannedModels, used: Memory, sized: "_Sized", trained: Training | None
+    target: PruningTarget,
+    models: PlannedModels,
+    used: Memory,
+    sized: "_Sized",
+    trained: Training | None,
+    choice: Choice,
 ) -> tuple[Need, ...]:
     """What the stages take of memory and disk."""
     parameters, element = target.space.parameters, sized.shape.element
+    source, blocks = target.source, target.blocks
+    counted = int(source.config["vocab_size"]), target.hidden, sized.shape
+    measured = choice.compensated or "sensitivity" in choice.needs
+    streamed = peaks(blocks, target.space, *counted, cuts=True, measured=measured)[1]
     largest = max(map(parameters, models.recovered or models.pruned))
     return needs(
         used,
@@ -106,6 +116,7 @@ def _needs(
         device=sized.shape.device,
         gpu=None if sized.rates is None else sized.rates.device_memory,
         least=least_memory(target.blocks, STATISTICS_TOKENS),
+        streamed=None if source.is_encoder_decoder else streamed,
         download=parameters(target.space.base) * element if target.source.commit else 0,
         trained=None if trained is None else largest // (trained.processes if trained.sharded else 1),
         adapters=trained is not None and trained.adapters,

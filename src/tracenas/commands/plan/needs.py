@@ -13,6 +13,7 @@ __all__ = ["Need", "needs"]
 
 _TRAINING = 16
 """Bytes per trained parameter: weights, gradients and two moments of AdamW in float32."""
+_OPTIONS = {"host memory": "--host-memory", "GPU memory": "--device-memory"}
 _CHECKPOINTS = 3
 """Training states on disk at a time, at most: the newest two and the best."""
 
@@ -25,7 +26,7 @@ class Need:
         name: of what: `GPU memory`, `host memory`, `disk`.
         needed: at the peak; an estimate.
         available: on this machine; None where that is not known.
-        least: at the peak with `--host-memory`; None where that is no less.
+        least: at the peak with `--host-memory`, of a GPU `--device-memory`; None where that is no less.
         files: bytes of temporary files then.
     """
 
@@ -43,7 +44,7 @@ class Need:
     def describe(self) -> str:
         """`1.9 GiB of 24.0 GiB: fits`."""
         beside = "" if self.files is None else f" and {data_size(self.files)} of temporary files"
-        less = "" if self.least is None else f", {data_size(self.least)} with --host-memory{beside}"
+        less = "" if self.least is None else f", {data_size(self.least)} with {_OPTIONS[self.name]}{beside}"
         if self.available is None:
             return f"{data_size(self.needed)}{less} (what this machine has is not known)"
         verdict = "fits" if self.fits else "does not fit"
@@ -61,6 +62,7 @@ def needs(
     device: str,
     gpu: int | None,
     least: int,
+    streamed: int | None = None,
     download: int = 0,
     trained: int | None = None,
     adapters: bool = False,
@@ -75,6 +77,7 @@ def needs(
         device: `cpu` or `cuda`.
         gpu: bytes of one GPU, if there is one.
         least: bytes of host memory that search and checkpoint take with `--host-memory`.
+        streamed: bytes of a GPU that they take with `--device-memory`; None: no less.
         download: bytes of a model that is not here yet.
         trained: parameters that the largest recovery trains, on one device; None: there is no recovery.
         kept: recoveries whose training states stay.
@@ -93,4 +96,8 @@ def needs(
         Need("host memory", host, machine, *((least, files) if least < host else ())),
         Need("disk", download + written + states, disk),
     ]
-    return (Need("GPU memory", max(search, training), gpu), *found) if on_gpu else tuple(found)
+    if not on_gpu:
+        return tuple(found)
+    whole = max(search, training)
+    less = streamed if trained is None and streamed is not None and streamed < whole else None
+    return Need("GPU memory", whole, gpu, less), *found

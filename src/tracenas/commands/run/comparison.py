@@ -101,7 +101,13 @@ def _candidate_perplexity(
 def _checkpoint_perplexity(session: Session, pruned: Pruned, windows: torch.Tensor) -> Perplexity:
     loaded = session.loaded
     with phase("load the checkpoint"):
-        again = load(str(pruned.path), device=str(loaded.device), dtype=loaded.dtype_name)
+        again = load(
+            str(pruned.path),
+            device=str(loaded.device),
+            dtype=loaded.dtype_name,
+            keep=loaded.keep,
+            streamed=loaded.streamed,
+        )
     return _perplexity(session, again.model, windows)
 
 

@@ -80,7 +80,7 @@ def prune_config(config: RunConfig, arch: Path, out: Path) -> PruneConfig:
     settings = {"compensate": config.compensate, **fit(config), **section}
     if config.compensate == "best" and not (config.out / HELD_OUT).is_file() and "data" not in section:
         settings = {key: value for key, value in section.items() if key not in FIT} | {"compensate": "auto"}
-    machine = {**_machine(config), "batch": config.batch}
+    machine = {**_machine(config), **_memory(config), "batch": config.batch}
     return PruneConfig(**{"model": config.model, "arch": arch, "out": out, "resume": True, **machine, **settings})
 
 
@@ -119,6 +119,7 @@ def eval_config(
     """
     settings = {
         **_machine(config),
+        **_memory(config),
         "text": config.text,
         "windows": config.windows,
         "seed": config.seed,
@@ -140,6 +141,10 @@ def bench_config(config: RunConfig, models: tuple[str, ...], out: Path | None = 
 def _machine(config: RunConfig) -> dict[str, Any]:
     names = ("device", "dtype", "threads", "trust_remote_code")
     return {name: getattr(config, name) for name in names}
+
+
+def _memory(config: RunConfig) -> dict[str, Any]:
+    return {name: getattr(config, name) for name in ("host_memory", "device_memory")}
 
 
 def _as_searched(config: RunConfig) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from tracenas.models.checkpoints.source import open_source
 from tracenas.models.functionals.loss import predicting_states
 from tracenas.pipeline.budgets import resolve_budgets
 from tracenas.pipeline.calibration import calibration_tokens, held_out, window_start
+from tracenas.pipeline.device_memory import streaming
 from tracenas.pipeline.host_memory import keeping
 from tracenas.pipeline.loading import load_model
 from tracenas.pipeline.method import resolve_method
@@ -146,7 +147,7 @@ def select_calibration(config: SelectCalibrationConfig) -> Selected:
 def _select(config: SelectCalibrationConfig, target: PruningTarget) -> Selected:
     threads = set_threads(config.threads)
     source = target.source
-    loaded = load_model(source, config, keeping(source, config))
+    loaded = load_model(source, config, keeping(source, config), streamed=streaming(source, config))
     with phase("read text"):
         sets, texts = _texts(config, loaded)
     measured = _measure(config, target, loaded, sets, texts, threads)

@@ -22,6 +22,7 @@ from tracenas.models.checkpoints.source import ModelSource, as_stored_config, op
 from tracenas.models.checkpoints.stored import as_loaded
 from tracenas.models.checkpoints.tokenizer import load_tokenizer
 from tracenas.models.shipped.heterogeneous import register
+from tracenas.models.surgery.streaming import stream_blocks, streamed_blocks
 from tracenas.paging import Keep, in_memory
 from tracenas.rundir import read_json
 
@@ -84,8 +85,15 @@ class LoadedModel:
         """The weights by the model's names as its files hold them, in the types they are stored in."""
         return stored_entries(self.source, self.model)
 
+    @property
+    def streamed(self) -> bool:
+        """Whether its blocks wait on the CPU while others work."""
+        return streamed_blocks(self.model) is not None
+
     def release(self) -> None:
         """Free the weights' memory; the model is of no use afterwards."""
+        if (streamed := streamed_blocks(self.model)) is not None:
+            streamed.give_up()
         self.model.to("meta")
 
     @property
@@ -151,6 +159,7 @@ def load(
     dtype: str = "auto",
     trust_remote_code: bool = False,
     keep: Keep = in_memory,
+    streamed: bool = False,
 ) -> LoadedModel:
     """Load model and tokenizer, frozen and in eval mode.
 
@@ -159,6 +168,7 @@ def load(
     Args:
         keep: where the weights lie, on a CPU. Paged, they are read in the type that the files have, which is mapped,
             and cast one by one.
+        streamed: whether blocks wait on the CPU, as `keep` says, while others work on the device.
 
     Raises:
         UserError: for a model that is not there, is damaged or has no safetensors, or has a weight that is no finite
@@ -174,16 +184,20 @@ def load(
         source = replace(source, config=config)
     fetch(source)
     picked = pick_dtype(dtype, target)
-    paging = keep is not in_memory and target.type == "cpu"
+    paging = keep is not in_memory and (target.type == "cpu" or streamed)
     model: Any = _load_model(source, _mapped_dtype(source, picked) if paging else picked, trust_remote_code)
     if getattr(model.config, "attn_logit_softcapping", None) and model.config._attn_implementation == "sdpa":
         model.set_attn_implementation("eager")  # transformers 5.17 chooses torch's attention, which caps no scores
-    model.to(target).eval().requires_grad_(False)
+    model.eval().requires_grad_(False)
+    if not streamed:
+        model.to(target)
     if paging:
         model.config.dtype = picked
         for parameter in model.parameters():
             parameter.data = keep(parameter.data, picked)
     _check_finite(source, model)
+    if streamed:
+        stream_blocks(model, [block.path for block in source.blocks()], target, keep)
     tokenizer, trouble = load_tokenizer(source, trust_remote_code)
     shipped = tokenizer is not None and type(tokenizer).__module__.startswith("transformers.")
     files = BaseFiles(source.path, type(tokenizer).__name__ if shipped else "")

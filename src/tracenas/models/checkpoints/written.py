@@ -63,13 +63,20 @@ def _realised(net: Supernet, arch: Architecture, how: Realisation | None) -> Ite
     biases = (s.position_bias for block in net.blocks for s in block.sub_blocks if s.position_bias is not None)
     tables = {f"{bias.table}.weight": net.model.get_submodule(bias.table).weight for bias in biases if bias.table}
     yield from tables.items()  # whole in the first block, also where that has no attention left
-    with net.realise(arch, how) as model:
+    how = how or Realisation()
+    of_blocks = tuple(f"{block.path}." for block in net.blocks)
+    with net.realise_outside(how) as model:
         for name, tensor in named_tensors(model):
-            if name in tables:
-                continue
-            path = next((path for path in places if name.startswith(path)), None)
-            renamed = name if path is None else f"{places[path]}.{name.removeprefix(path)}"
-            yield renamed, _in_base_order(net, arch, tensor, *parts[name]) if name in parts else tensor
+            if not name.startswith(of_blocks) and name not in tables:
+                yield name, tensor
+    for index, path in enumerate(of_blocks):
+        if path not in places:
+            continue
+        with net.realise_block(index, arch.layers[index], how):
+            for name, tensor in named_tensors(net.model):
+                if name.startswith(path) and name not in tables:
+                    whole = _in_base_order(net, arch, tensor, *parts[name]) if name in parts else tensor
+                    yield f"{places[path]}.{name.removeprefix(path)}", whole
 
 
 def _in_base_order(

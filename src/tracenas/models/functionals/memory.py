@@ -20,7 +20,11 @@ T = TypeVar("T")
 
 def free_memory(device: torch.device) -> int | None:
     """Bytes that a process could take on a device; None where the system does not say."""
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory()
+    if device.type != "cuda":
+        return available_memory()
+    free, whole = torch.cuda.mem_get_info(device)
+    allowed = int(torch.cuda.get_per_process_memory_fraction(device) * whole)  # what `--device-memory` leaves
+    return max(0, min(free, allowed - torch.cuda.memory_allocated(device)))
 
 
 def failure(error: BaseException) -> str:

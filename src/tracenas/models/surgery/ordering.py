@@ -15,6 +15,7 @@ from tracenas.errors import UserError
 from tracenas.families import Block, Key, Projection, SubBlock, kept_in_order, placed, present
 from tracenas.families.description import IntArray, PositionBias
 from tracenas.models.shipped.encoder_decoder import SelectedHeads, select_heads
+from tracenas.models.surgery.streaming import on_device
 from tracenas.rundir import atomic_path
 from tracenas.space.architecture import Architecture
 
@@ -109,10 +110,10 @@ def weight_holder(model: nn.Module, block: Block, projection: Projection) -> tup
 
 
 def dense_weight(model: nn.Module, block: Block, projection: Projection) -> Tensor:
-    """The weight of a projection, [rows, columns] or [stack, rows, columns]."""
+    """The weight of a projection where the model computes, [rows, columns] or [stack, rows, columns]."""
     module, name = weight_holder(model, block, projection)
     weight: Tensor = getattr(module, name).detach()
-    return weight
+    return on_device(model, weight)
 
 
 def take(tensor: Tensor, axis: int, index: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 from torch.utils.checkpoint import checkpoint
 
 from tracenas.families import Block
+from tracenas.models.surgery.streaming import streams
 from tracenas.space.architecture import Architecture
 
 __all__ = ["recomputed", "recomputed_blocks"]
@@ -15,6 +16,9 @@ __all__ = ["recomputed", "recomputed_blocks"]
 @contextmanager
 def recomputed(module: Any) -> Iterator[None]:
     """A block that keeps its inputs only, until the context ends."""
+    if streams(module):  # which keeps no more in any pass with gradients
+        yield
+        return
     replaced = module.__dict__.get("forward")
     forward = module.forward
 

@@ -18,6 +18,7 @@ from tracenas.errors import UserError
 from tracenas.families import Block
 from tracenas.models.functionals.loss import hidden_states
 from tracenas.models.surgery.replacing import StandIn, replace_module
+from tracenas.models.surgery.streaming import on_device, waiting
 from tracenas.paging import Keep, in_memory
 
 __all__ = ["BlockRunner", "Stop", "watch"]
@@ -35,7 +36,7 @@ class BlockRunner:
     Args:
         model: a causal language model whose blocks take the hidden states as their first argument.
         blocks: where they are, in forward order.
-        keep: where the hidden states lie.
+        keep: where the hidden states lie; of a model whose blocks are streamed they wait on the CPU, as this says.
 
     Raises:
         UserError: for an encoder–decoder model, whose blocks are no single chain.
@@ -44,7 +45,7 @@ class BlockRunner:
     def __init__(self, model: Any, blocks: Sequence[Block], keep: Keep = in_memory) -> None:
         if blocks and blocks[0].stack:
             raise UserError("blocks run one at a time (refits, layer-wise statistics): not in an encoder–decoder model")
-        self.model, self.blocks, self.keep = model, tuple(blocks), keep
+        self.model, self.blocks, self.keep = model, tuple(blocks), waiting(model, keep)
         self._calls: dict[tuple[int, ...], list[Call]] = {}
 
     def embed(self, tokens: Tensor, micro_batch: int) -> list[Tensor]:
@@ -77,13 +78,14 @@ class BlockRunner:
     def differentiable(self, index: int, hidden: Tensor) -> Tensor:
         """The same, in whatever mode of autograd is on."""
         args, kwargs = self._calls[tuple(hidden.shape[:2])][index]
-        out = self.model.get_submodule(self.blocks[index].path)(hidden, *args, **kwargs)
+        out = self.model.get_submodule(self.blocks[index].path)(on_device(self.model, hidden), *args, **kwargs)
         result: Tensor = out[0] if isinstance(out, tuple) else out
         return result
 
     @contextmanager
     def behind(self, hidden: Tensor) -> Iterator[Any]:
         """The model with hidden states [B, T, D] that have left its last block: its forward runs what is behind it."""
+        hidden = on_device(self.model, hidden)
         with ExitStack() as undo:
             for block in self.blocks:
                 replace_module(self.model, block.path, _Passed(self.model.get_submodule(block.path), hidden), undo)

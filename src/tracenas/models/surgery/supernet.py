@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 from weakref import WeakSet
 
@@ -24,6 +25,7 @@ from tracenas.models.surgery.replacing import (
     replace_parameters,
     set_attribute,
 )
+from tracenas.models.surgery.streaming import resident, streamed_blocks
 from tracenas.space.architecture import Architecture, Layer
 
 __all__ = ["Cut", "Realisation", "Supernet", "bypass"]
@@ -159,12 +161,16 @@ class Supernet:
         """The model as `arch`, until the block ends (also by an exception); base tensors are never written.
 
         Yields the transformers model itself: its own forward runs, with sliced weights, stubs for bypassed
-        sub-blocks and pass-through modules for skipped blocks.
+        sub-blocks and pass-through modules for skipped blocks. Of a model whose blocks are streamed every block is the
+        base's but while it runs: what is asked of its weights is asked within `realise_block`.
         """
-        how = realisation or Realisation()
+        how, streamed = realisation or Realisation(), streamed_blocks(self.model)
         with ExitStack() as undo:
             for index, layer in enumerate(arch.layers):
-                self._realise_block(index, layer, how, undo)
+                if streamed is None or layer.skip:
+                    self._realise_block(index, layer, how, undo)
+                else:
+                    undo.enter_context(streamed.running_in(index, partial(self.realise_block, index, layer, how)))
             yield undo.enter_context(self.realise_outside(how))
 
     @contextmanager
@@ -186,6 +192,7 @@ class Supernet:
         if layer.skip:
             bypass(self.model, block, None, undo)
             return
+        undo.enter_context(resident(self.model, block.path))
         for sub, kept in within(block, layer):
             if not sub.spec.units:
                 continue

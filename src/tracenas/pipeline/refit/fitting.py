@@ -130,7 +130,8 @@ def compensated_realisation(session: Session) -> CompensatedRealisation:
         with phase("factors of refits" if grams.has(tokens) else "statistics for refits", refittable(net)) as steps:
             found = grams.of(tokens, net.ordering) or gram_matrices(net.model, net.blocks, tokens, session.micro_batch)
             ridge, keep = session.refit.ridge or DEFAULT_RIDGE, session.loaded.keep
-            memo = MEMO_BYTES if keep is in_memory else MEMO_BYTES // _LESS
+            scarce = keep is not in_memory or session.loaded.streamed
+            memo = MEMO_BYTES // _LESS if scarce else MEMO_BYTES
             return CompensatedRealisation(net, steps.over(found), ridge, memo_bytes=memo, keep=keep)
 
 

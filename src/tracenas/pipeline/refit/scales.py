@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from tracenas.models.functionals.loss import predicted_tokens, predicting_states
-from tracenas.models.surgery.supernet import Realisation
+from tracenas.models.surgery.supernet import Realisation, Supernet
 from tracenas.pipeline.refit.entries import in_blocks
 from tracenas.pipeline.refit.losses import candidate_loss
 from tracenas.pipeline.session import Session
@@ -95,8 +95,7 @@ def fit_scales(
         if not all(map(math.isfinite, found.values())):
             _log.warning("scales: the training diverged, and is not kept")
             continue
-        with net.realise(arch, how) as model:
-            tensors = folded(model, list(found), list(found.values()))
+        tensors = _folded(net, arch, how or Realisation(), found)
         rounded = {name: value.to(stored[name]).to(value.dtype) for name, value in tensors.items()}
         blocks, around = in_blocks(session.blocks, rounded)
         after = candidate_loss(session, arch, ReplacedRealisation(how or Realisation(), blocks, around))
@@ -104,6 +103,20 @@ def fit_scales(
             return Scales(asked, before, after, found, blocks, around)
         _log.info("scales: %.4f nats per token with %d factors, %.4f without: not kept", after, len(found), before)
     return Scales(asked, before, before)
+
+
+def _folded(net: Supernet, arch: Architecture, how: Realisation, factors: Mapping[str, float]) -> dict[str, Tensor]:
+    """A candidate's tensors with their factors, by the model's names."""
+    tensors: dict[str, Tensor] = {}
+    inside: set[str] = set()
+    for index, (block, layer) in enumerate(zip(net.blocks, arch.layers, strict=True)):
+        of_block = [path for path in factors if path.startswith(f"{block.path}.")]
+        inside |= set(of_block)
+        with net.realise_block(index, layer, how):
+            tensors |= folded(net.model, of_block, [factors[path] for path in of_block])
+    outside = [path for path in factors if path not in inside]
+    with net.realise_outside(how) as model:
+        return tensors | folded(model, outside, [factors[path] for path in outside])
 
 
 def _factors(

@@ -102,7 +102,7 @@ def _watched(model: Any, blocks: Sequence[Block], index: int, undo: ExitStack) -
             continue
         projection = sub.output_projection
         module, _ = weight_holder(model, block, projection)
-        device = next(iter(module.parameters())).device
+        device = next(iter(model.parameters())).device
         totals = [GramSum(projection.rows, device) for _ in range(projection.stack or 1)]
         hook = _experts_hook(totals) if sub.stacked else _linear_hook(totals[0])
         undo.callback(module.register_forward_hook(hook, with_kwargs=True).remove)

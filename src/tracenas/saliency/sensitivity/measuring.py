@@ -18,7 +18,8 @@ from torch import Tensor
 from tracenas.errors import UserError
 from tracenas.families import Block, SubBlock, present
 from tracenas.models.functionals.loss import predicted_tokens
-from tracenas.models.surgery.ordering import Key, weight_holder
+from tracenas.models.surgery.ordering import Key, dense_weight, weight_holder
+from tracenas.models.surgery.streaming import on_device
 from tracenas.paging import Keep, in_memory
 from tracenas.refits.dense_stream import StreamRecorder
 from tracenas.saliency.backwards import Shelf
@@ -146,8 +147,8 @@ def _costs(
 ) -> WidthCosts:
     """One sub-block, from its sweep, or the sweeps of its experts, which lose as many channels each."""
     projection = sub.output_projection
-    module, name = weight_holder(model, block, projection)
-    weight = getattr(module, name).detach()
+    module, _ = weight_holder(model, block, projection)
+    weight = dense_weight(model, block, projection)
     parts = len(moments)
     units, widths = sub.spec.units // parts, [w // parts for w in sub.spec.choices()]
     owner = torch.from_numpy(projection.matrix_unit_ids(1, units))
@@ -159,7 +160,8 @@ def _costs(
         sweeps.append(held_out_rises(swept, one, *own, owner, widths, ridge=ridge))
     bypass = sum(s.bypass for s in sweeps)
     if projection.bias:
-        bypass += _constant(weight, module.get_parameter("bias").detach(), moments[0], metric)
+        bias = on_device(model, module.get_parameter("bias").detach())
+        bypass += _constant(weight, bias, moments[0], metric)
     return _joined(sweeps, sub.spec.choices(), bypass)
 
 

@@ -6,7 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
+from tracenas.families import present
 from tracenas.models.surgery.ordering import Key
+from tracenas.models.surgery.streaming import streamed_blocks
 from tracenas.models.surgery.supernet import Supernet
 from tracenas.proxies.trace import Trace, TraceRecorder, correlation_sums
 from tracenas.scoring.observers.observer import AnchoredObserver
@@ -25,6 +27,13 @@ class TraceObserver(AnchoredObserver):
         self.recorder = TraceRecorder(net, rank, seed)
         self._trace = self._base = Trace()
         self._base_sums: dict[Key, Any] = {}
+
+    def unsupported(self) -> str | None:
+        """Traces of fused experts are read off their weights' gradients."""
+        stacked = any(sub.stacked for _, sub in present(self.net.blocks))
+        if stacked and streamed_blocks(self.net.model) is not None:
+            return "gradient traces of fused experts want all weights on the device (device-memory)"
+        return None
 
     @contextmanager
     def watch(self, arch: Architecture) -> Iterator[None]:

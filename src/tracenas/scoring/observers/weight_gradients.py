@@ -19,6 +19,7 @@ from torch.utils.hooks import RemovableHandle
 
 from tracenas.families import active, present
 from tracenas.models.surgery.gradients import watch_output_gradient
+from tracenas.models.surgery.streaming import streamed_blocks
 from tracenas.proxies import WeightSums
 from tracenas.scoring.observers.observer import Observer
 from tracenas.space.architecture import Architecture
@@ -54,6 +55,8 @@ class WeightGradientObserver(Observer):
         """The fused matrices of experts multiply inside one module, all sequences together."""
         if any(sub.stacked for _, sub in present(self.net.blocks)):
             return "weight gradients per sequence are not taken of fused experts"
+        if streamed_blocks(self.net.model) is not None:
+            return "weight gradients per sequence want all weights on the device (device-memory)"
         return None
 
     def hooks(self, arch: Architecture) -> Iterator[RemovableHandle]:
