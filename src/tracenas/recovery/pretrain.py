@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,10 @@ import torch
 from torch import Tensor
 
 from tracenas.families import Family
-from tracenas.models.checkpoints.base_files import GENERATION, BaseFiles
-from tracenas.models.checkpoints.configuration import named_tensors
+from tracenas.models.checkpoints.base_files import BaseFiles
 from tracenas.models.checkpoints.headers import FLOATS, prevailing, stored_tensors
+from tracenas.models.checkpoints.shards import Entry, write_shards
+from tracenas.models.checkpoints.stored import as_stored, in_memory
 from tracenas.models.checkpoints.written_config import for_both_versions, is_stock, write_config
 from tracenas.recovery.checkpoints import publish
 from tracenas.recovery.trainer import Saver
@@ -47,7 +49,7 @@ def write_final(
     copied: Mapping[str, Path],
     max_shard_size: str,
 ) -> None:
-    """Write the recovered model into `out`, beside the run's own files; config.json comes last.
+    """Write the recovered model into `out`, beside the run's own files, a tensor at a time; config.json comes last.
 
     Args:
         model: a plain causal language model on the CPU.
@@ -59,14 +61,12 @@ def write_final(
     Raises:
         OSError: if the disk is full; what was there is intact.
     """
-    for name, tensor in named_tensors(model):
-        if tensor.is_floating_point():
-            tensor.data = tensor.data.to(dtypes[name])
+    entries = [_cast(entry, dtypes[name]) for name, entry in in_memory(model).items()]
     temporary = out / ".final"
     shutil.rmtree(temporary, ignore_errors=True)
     try:
-        model.save_pretrained(temporary, max_shard_size=max_shard_size)
-        (temporary / GENERATION).unlink(missing_ok=True)  # transformers makes one where there was none
+        temporary.mkdir()
+        write_shards(temporary, as_stored(config, entries) if is_stock(config) else entries, max_shard_size)
         files.copy(temporary, stock=is_stock(config))
         (temporary / "README.md").write_text(readme, encoding="utf-8")
         for name, source in copied.items():
@@ -81,6 +81,13 @@ def write_final(
         complete.rmdir()
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _cast(entry: Entry, dtype: torch.dtype) -> Entry:
+    """A tensor of the model in another type, that it has once it is written; whole numbers keep theirs."""
+    if not entry.dtype.is_floating_point:
+        return entry
+    return replace(entry, dtype=dtype, make=lambda: entry.make().to(dtype))
 
 
 def _main_dtype(directory: Path) -> str:

@@ -1,7 +1,12 @@
 """A recovery from its settings to the written checkpoint."""
 
+import gc
 import logging
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
+
+import torch
 
 from tracenas.commands.recover.checks import SETTINGS, check_out
 from tracenas.commands.recover.data import recovery_data
@@ -12,14 +17,20 @@ from tracenas.config import RecoverConfig
 from tracenas.errors import UserError
 from tracenas.models.checkpoints.loading import LoadedModel, load
 from tracenas.models.checkpoints.source import ModelSource, open_source
+from tracenas.paging import Keep, in_memory, on_disk, paged
 from tracenas.pipeline.loading import loading
 from tracenas.reporting.progress import START, phase
+from tracenas.resident import give_back, host_memory
 from tracenas.threads import set_threads
 from tracenas.world import World
 
 __all__ = ["run"]
 
 _log = logging.getLogger("tracenas")
+_TRAINING = 16
+"""Bytes per trained parameter: weights, gradients and two moments of AdamW in float32."""
+_SHARE = 0.8
+"""Of this machine's memory."""
 
 
 def run(
@@ -54,6 +65,9 @@ def run(
         from tracenas.commands.recover.training import finish, train  # transformers' Trainer takes seconds to import
 
     train(config, settings, loaded, data, teacher, on_step)
+    del loaded, teacher  # before what is written is loaded
+    gc.collect()
+    give_back()
     return finish(config, source, world, data)
 
 
@@ -70,4 +84,20 @@ def _load_teacher(config: RecoverConfig, source: ModelSource) -> LoadedModel | N
     if (config.seq_len or 0) > teacher.positions:
         raise UserError(f"seq-len {config.seq_len}: the teacher has {teacher.positions} positions")
     with loading(teacher):
-        return load(teacher, device="cpu", dtype=config.dtype, trust_remote_code=config.trust_remote_code)
+        remote = config.trust_remote_code
+        return load(teacher, device="cpu", dtype=config.dtype, trust_remote_code=remote, keep=_keeping(source, teacher))
+
+
+def _keeping(source: ModelSource, teacher: ModelSource) -> Keep:
+    """Where a teacher's weights lie: in mapped files where there is no room for them beside the training."""
+    machine, each = host_memory(), 2 if torch.cuda.is_available() else 4
+    needed = sum(count * size for count, size in ((_parameters(source), _TRAINING), (_parameters(teacher), each)))
+    if machine is None or needed <= _SHARE * machine or not on_disk(Path(tempfile.gettempdir())):
+        return in_memory
+    _log.info("the teacher's weights wait in temporary files: there is no room for them beside the training")
+    return paged
+
+
+def _parameters(source: ModelSource) -> int:
+    space = source.space()
+    return space.parameters(space.base)
