@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
@@ -135,17 +135,25 @@ class WorkerPool:
         spec: what it is given, by pickle from process to process; of torch's tensors only where they lie.
         workers: processes.
         start: start method; forkserver for the CPU, spawn for CUDA.
+        places: what each worker is told for itself, such as its device, and whoever comes in its place: `target` is
+            given `(spec, place)` then.
 
     `map` raises UserError if a worker cannot be built, or one after the other ends before it has begun.
     """
 
-    def __init__(self, target: str, spec: Any, workers: int, *, start: str = "forkserver") -> None:
+    def __init__(
+        self, target: str, spec: Any, workers: int, *, start: str = "forkserver", places: Sequence[Any] = ()
+    ) -> None:
         if start == "forkserver":
             prepare(target)
         self._context = multiprocessing.get_context(start)
-        self._target, self._spec = target, spec
-        self._workers = [_Worker(self._context, self._target, self._spec) for _ in range(workers)]
+        self._target, self._spec, self._places = target, spec, places
+        self._workers = [self._made(place) for place in range(workers)]
         self._vain = 0
+
+    def _made(self, place: int) -> _Worker:
+        spec = (self._spec, self._places[place]) if self._places else self._spec
+        return _Worker(self._context, self._target, spec)
 
     def __enter__(self) -> "WorkerPool":
         return self
@@ -176,7 +184,7 @@ class WorkerPool:
         if old.process.is_alive():
             old.process.kill()
         old.close()
-        self._workers[place] = _Worker(self._context, self._target, self._spec)
+        self._workers[place] = self._made(place)
         return self._workers[place]
 
     def _give(self, line: TaskLine) -> None:

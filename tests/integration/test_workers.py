@@ -9,7 +9,8 @@ from run_journals import SCORED, journal, kill_workers, search, started
 from tiny import save_families
 
 from tracenas.cli import invoke
-from tracenas.pipeline import workers
+from tracenas.config import SearchConfig
+from tracenas.pipeline import distributed, workers
 
 pytestmark = pytest.mark.integration
 
@@ -46,6 +47,55 @@ def test_a_run_goes_on_with_another_number_of_workers(home: Path, tmp_path: Path
         (run / name).unlink(missing_ok=True)
     assert invoke([*search(home, run), "--resume"]) == 0
     assert journal(run) == journal(whole)
+
+
+@pytest.fixture
+def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CPU stands in for both."""
+    for user in ("pipeline.workers", "commands.search.workers", "commands.search.stage"):
+        monkeypatch.setattr(f"tracenas.{user}.gpus_of", lambda device: ("cpu", "cpu"))
+
+
+def test_a_worker_on_each_gpu_writes_the_same_journal(
+    home: Path, tmp_path: Path, two_gpus: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, two, placed = tmp_path / "one", tmp_path / "two", []
+    pool = distributed.WorkerPool
+
+    def recorded(*args: Any, places: Any, **kwargs: Any) -> Any:
+        placed.append(places)
+        return pool(*args, places=places, **kwargs)
+
+    monkeypatch.setattr(distributed, "WorkerPool", recorded)
+    assert invoke(search(home, one)) == 0
+    assert invoke(search(home, two, "--workers", "8")) == 0
+    assert placed == [("cpu", "cpu")] and journal(two) == journal(one)
+    assert "workers 8: one on each of cpu, cpu, so 2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("device", "asked", "there", "devices"),
+    [
+        ("auto", "auto", 3, ("cuda:0", "cuda:1", "cuda:2")),
+        ("cuda", 2, 3, ("cuda:0", "cuda:1")),
+        ("cuda", 8, 3, ("cuda:0", "cuda:1", "cuda:2")),
+        ("cuda:1", "auto", 3, ("cuda:1",)),
+        ("auto", "auto", 0, ()),
+        ("cpu", 2, 3, ()),
+    ],
+)
+def test_which_gpus_workers_have(
+    monkeypatch: pytest.MonkeyPatch, device: str, asked: Any, there: int, devices: tuple[str, ...]
+) -> None:
+    import torch
+
+    monkeypatch.setattr(workers, "_DRIVERS", ("/",))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: there)
+    config = SearchConfig(model="m", data="d", params="60%", out=Path("o"), device=device, workers=asked)
+    found = workers.gpus_of(device)
+    number = workers.with_workers(config, on_gpus=True).workers
+    assert found[:number] == devices
+    assert number == (len(devices) or 2)  # cores, of the CPU
 
 
 @pytest.mark.slow

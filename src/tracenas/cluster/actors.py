@@ -85,15 +85,18 @@ class ActorPool:
         spec: goes to every node once, by Ray's object store; arrays in it lie in memory that a node's actors share.
         cores: of each actor.
         memory: bytes that a node must have left for one.
+        gpus: of each, which sees no others.
 
     Raises:
         UserError: if a node has another version of what results depend on, or does not have what it needs.
     """
 
-    def __init__(self, cluster: Cluster, target: str, spec: Any, workers: int, *, cores: int, memory: int) -> None:
+    def __init__(
+        self, cluster: Cluster, target: str, spec: Any, workers: int, *, cores: int, memory: int, gpus: int = 0
+    ) -> None:
         self._cluster, self._ray, self._target = cluster, cluster.ray, target
         self._spec = self._ray.put(spec)
-        self._class = self._ray.remote(num_cpus=cores, memory=memory, max_restarts=0)(RemoteWorker)
+        self._class = self._ray.remote(num_cpus=cores, num_gpus=gpus, memory=memory, max_restarts=0)(RemoteWorker)
         self._places = [_Place() for _ in range(workers)]
         self._vain = 0
         for place in self._places:

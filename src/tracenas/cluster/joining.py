@@ -41,10 +41,11 @@ class Cluster:
     address: str
     started: bool
 
-    def room(self, cores: int, memory: int) -> int:
-        """How many actors of so many cores and bytes there is room for, were nothing else running."""
+    def room(self, cores: int, memory: int, gpus: int = 0) -> int:
+        """How many actors of so many cores, bytes and GPUs there is room for, were nothing else running."""
+        wanted = {"CPU": cores, "memory": memory, **({"GPU": gpus} if gpus else {})}
         alive = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
-        return sum(int(min(has.get("CPU", 0) // cores, has.get("memory", 0) // memory)) for has in alive)
+        return sum(int(min(has.get(name, 0) // each for name, each in wanted.items())) for has in alive)
 
     def has_node(self, name: str) -> bool:
         """Whether a node is still there."""

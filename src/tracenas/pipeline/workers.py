@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, TypeVar
 
@@ -11,14 +12,32 @@ from tracenas.config import StageConfig
 from tracenas.errors import UserError
 from tracenas.worker_pool import TaskPool, WorkerPool, available_cores
 
-__all__ = ["answering", "answers_of", "local_workers", "require_cpu", "with_threads", "with_workers"]
+__all__ = ["answering", "answers_of", "gpus_of", "local_workers", "require_cpu", "with_threads", "with_workers"]
 
 C = TypeVar("C", bound=StageConfig)
 _log = logging.getLogger("tracenas")
 
 
-def with_workers(config: C) -> C:
+_DRIVERS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
+"""Where one of them is, there may be a GPU; torch, which knows, takes seconds to import."""
+
+
+def gpus_of(device: str) -> tuple[str, ...]:
+    """The GPUs that a setting of `device` stands for: all of `auto` and `cuda`, one of `cuda:N`; empty: the CPU."""
+    if device == "cpu" or not any(Path(driver).exists() for driver in _DRIVERS):
+        return ()
+    import torch
+
+    if device in ("auto", "cuda"):
+        return tuple(f"cuda:{index}" for index in range(torch.cuda.device_count()))
+    return (device,)
+
+
+def with_workers(config: C, *, on_gpus: bool = False) -> C:
     """The settings with a number of workers, no more than there are cores; a cluster's room is seen once it is joined.
+
+    Args:
+        on_gpus: whether the command's workers may have a GPU each, and are no more than these where there are any.
 
     Raises:
         UserError: for what is no address of a cluster.
@@ -28,6 +47,11 @@ def with_workers(config: C) -> C:
         require_address(address)
         return config
     cores, workers = available_cores(), asked.workers
+    if on_gpus and workers != 1 and (found := gpus_of(config.device)):
+        if workers != "auto" and workers > len(found):
+            _log.warning("workers %d: one on each of %s, so %d", workers, ", ".join(found), len(found))
+        number = len(found) if workers == "auto" else min(workers, len(found))
+        return config.model_copy(update={"workers": number})
     if workers == "auto":
         workers = max(1, cores // (asked.threads or 1))
     elif workers > cores:

@@ -49,7 +49,7 @@ def search(
         UserError: for wrong input, before any work is done.
     """
     clock = SearchClock(config.minutes)
-    config = with_workers(with_absolute_paths(config))
+    config = with_workers(with_absolute_paths(config), on_gpus=True)
     source = source or open_source(config.model)
     if not config.resume:
         probe(config.text_field, config.data)

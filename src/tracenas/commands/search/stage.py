@@ -29,7 +29,7 @@ from tracenas.pipeline.scoring import make_evaluator, make_racing
 from tracenas.pipeline.session import Session
 from tracenas.pipeline.starts import run_starts
 from tracenas.pipeline.target import PruningTarget
-from tracenas.pipeline.workers import local_workers
+from tracenas.pipeline.workers import gpus_of, local_workers
 from tracenas.proxies.combination import choose
 from tracenas.reporting.progress import SearchProgress
 from tracenas.reporting.tracking.trackers import Trackers, tracked
@@ -65,7 +65,7 @@ def search_target(
     with tracked(config.out, config.trackers, config.run_name, begun=begun) as trackers:
         outcome = concluded(target, config) if begun else None
         if outcome is None:
-            with cluster_of(config) as cluster:
+            with cluster_of(config, on_gpus=True) as cluster:
                 outcome = _search(target, config, run, begun, clock, trackers, on_generation, cluster)
         else:
             trackers.begin(resolved_settings(config.out, SearchConfig))
@@ -98,7 +98,7 @@ def _search(
             sensitivity=config.sensitivity,
             grams=grams if refits(config) else None,
             half=forward_only(choose(config.proxy).needs),
-            workers=local_workers(config),
+            workers=1 if gpus_of(config.device) else local_workers(config),
         )
         anchor = [run_anchor(session, config.init)] if config.init == "nirvana" else []
         starts = run_starts(session, config)

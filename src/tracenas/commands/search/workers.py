@@ -5,10 +5,10 @@ from contextlib import ExitStack, contextmanager
 
 from tracenas.cluster.joining import Cluster
 from tracenas.config import SearchConfig
-from tracenas.pipeline.distributed import actor_pool
+from tracenas.pipeline.distributed import actor_pool, gpu_pool
 from tracenas.pipeline.scoring import by_blocks
 from tracenas.pipeline.session import Session
-from tracenas.pipeline.workers import local_workers
+from tracenas.pipeline.workers import gpus_of, local_workers
 from tracenas.reporting.progress import phase
 from tracenas.scoring.block_major import BlockMajorScorer
 from tracenas.scoring.pooled import BUILD, PooledScorer, local_pool, serving
@@ -21,8 +21,11 @@ __all__ = ["prepare_workers", "scored_by"]
 
 def prepare_workers(config: SearchConfig) -> None:
     """Have what processes of this machine are forked from begin while the statistics are made."""
-    if local_workers(config) > 1:
+    if local_workers(config) > 1 and not gpus_of(config.device):
         prepare(BUILD)
+
+
+_SERVING = f"{serving.__module__}:{serving.__name__}"
 
 
 @contextmanager
@@ -34,7 +37,7 @@ def scored_by(
     In this process candidates may go block by block, together; where time ends a search, each by itself.
     """
     if cluster is not None:
-        with actor_pool(cluster, session, scorer, f"{serving.__module__}:{serving.__name__}", config) as actors:
+        with actor_pool(cluster, session, scorer, _SERVING, config) as actors:
             yield PooledScorer(scorer, actors)
         return
     if config.workers == 1:
@@ -43,5 +46,8 @@ def scored_by(
     with ExitStack() as stack:
         assert config.workers != "auto"
         with phase("start workers"):
-            pool = stack.enter_context(local_pool(scorer, config.workers, session.threads))
+            if gpus := gpus_of(config.device):
+                pool = stack.enter_context(gpu_pool(session, scorer, _SERVING, gpus[: config.workers], config))
+            else:
+                pool = stack.enter_context(local_pool(scorer, config.workers, session.threads))
         yield PooledScorer(scorer, pool)
