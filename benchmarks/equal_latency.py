@@ -263,6 +263,7 @@ def main() -> None:
     if args.out:
         kept = (
             "share",
+            "latency_anyway",
             "compensate",
             "windows",
             "seq_len",
@@ -275,7 +276,7 @@ def main() -> None:
         settings = {name: getattr(args, name) for name in kept}
         record = {"benchmark": "equal_latency", "model": measurement.name, "machine": facts(), "settings": settings}
         found = measurement.cells.where(model=measurement.name)
-        publish({**record, "compared": compared(found), "cells": found}, args.out)
+        publish({**record, "compared": compared(found)}, args.out)
 
 
 if __name__ == "__main__":
