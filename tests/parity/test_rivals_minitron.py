@@ -29,7 +29,7 @@ def test_scores_are_the_papers_sums() -> None:
     found = load_benchmark("rivals.minitron").activations(model, tokens(), 2)
     model(tokens())
     neurons = sum(seen["neurons"][0][b].abs().mean(0) ** 2 for b in range(5)) ** 0.5
-    torch.testing.assert_close(found.neurons[2], neurons.double())
+    torch.testing.assert_close(found.neurons[2], neurons.double(), rtol=1e-6, atol=1e-6)
     norms = load_benchmark("rivals.plain_decoders").stream_norms(model)
     assert len(norms) == 2 * 4 + 1
     stream = torch.zeros(32, dtype=torch.float64)
@@ -39,7 +39,7 @@ def test_scores_are_the_papers_sums() -> None:
         model(tokens())
         handle.remove()
         stream += sum(outputs[0][b].abs().mean(0).double() ** 2 for b in range(5)) ** 0.5
-    torch.testing.assert_close(found.stream, stream)
+    torch.testing.assert_close(found.stream, stream, rtol=1e-6, atol=1e-6)
 
 
 class MaskedNorm(nn.Module):

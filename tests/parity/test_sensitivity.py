@@ -194,7 +194,8 @@ def setting(kind: str, **options: Any) -> tuple[Any, Any, Tensor]:
 def test_tables_of_every_family(kind: str, kv_groups: bool) -> None:
     """Widths are the space's, costs fall with width; a bypass costs ½ tr(Γ E[y yᵀ]), here with A for G."""
     model, blocks, tokens = setting(kind, kv_groups=kv_groups)
-    table = measure_sensitivity(model, blocks, tokens, 4, torch.Generator().manual_seed(2), ridge=1e-9)
+    every = {"ridge": 1e-9, "gradients": tokens.numel()}
+    table = measure_sensitivity(model, blocks, tokens, 4, torch.Generator().manual_seed(2), **every)
     metrics = dict(fisher_matrices(model, blocks, tokens, 4, torch.Generator().manual_seed(2)))
     moments = dict(input_moments(model, blocks, tokens, 5))
     for index, block in enumerate(blocks):

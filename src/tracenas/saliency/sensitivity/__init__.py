@@ -2,8 +2,8 @@
 
 __all__ = ["PROBES", "SHARES", "fisher_tokens", "trial_operations"]
 
-_FISHER_TOKENS = 4096
-"""Tokens that the gradients are taken on at most; more change next to nothing."""
+_FISHER_TOKENS = 1024, 4096
+"""Tokens that the gradients are taken on at least, and at most: more change next to nothing."""
 _FISHER_SHARE = 6
 """Of the text they are taken on a sixth, but on no less than twice as many tokens as their matrices have rows."""
 SHARES = (0.9, 0.75, 0.5, 0.25)
@@ -25,4 +25,5 @@ def fisher_tokens(tokens: int, hidden: int) -> int:
         tokens: of the second moments.
         hidden: rows of the widest output projection.
     """
-    return min(_FISHER_TOKENS, max(2 * hidden, -(-tokens // _FISHER_SHARE)))
+    least, most = _FISHER_TOKENS
+    return min(most, max(least, 2 * hidden, -(-tokens // _FISHER_SHARE)))
