@@ -96,6 +96,11 @@ def _measured(
     started = time.perf_counter()
     with starting(config.out, "study", config.model_dump(), begun):
         session = open_session(design.target, config, data=config.data, run=config.out, workers=local_workers(config))
+        if session.loaded.streamed:
+            raise UserError(
+                "study: candidates are trained, with all weights on the device, where they do not fit (device-memory); "
+                "use a larger GPU or --device cpu"
+            )
         samples, seq_len = session.tokens.shape
         machine = {**session.machine(), "samples": samples, "seq_len": seq_len}
         if is_tokens(config.text):  # its own note says how its windows begin

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from tracenas.models.surgery.streaming import streamed_blocks
+
 __all__ = ["private_weights"]
 
 
@@ -16,7 +18,12 @@ def private_weights(model: nn.Module, dtype: torch.dtype = torch.float32) -> Ite
 
     Entered inside `Supernet.realise`, it copies the candidate's slices only: modules that the realisation put aside
     are not reached. Tied parameters stay tied. Yields the copies, each once, in the model's order.
+
+    Raises:
+        ValueError: for a model whose blocks are streamed: weights that come and go cannot be trained.
     """
+    if streamed_blocks(model) is not None:
+        raise ValueError("the blocks of this model are streamed: their weights cannot be trained")
     copies: dict[int, nn.Parameter] = {}
     kept: list[Any] = []  # an id is unique only while its object lives
     with ExitStack() as undo:
