@@ -30,6 +30,8 @@ NOT_RUN = {
     "demo --model smollm2 [--minutes 30] [--out DIR] [--resume]": "fetches the model of 93 MB with pip",
     "run MODEL --data TEXT --text HELD_OUT --params 60% --out RUN --report-to tensorboard,wandb "
     "--run-name qwen-60": "needs an account of Weights & Biases: test_tracking.py has stand-ins",
+    "search MODEL --data TEXT --params 75% --device-memory 20GiB --out RUN": "needs a GPU; test_device_memory.py has a "
+    "stand-in",
     "watch RUN": "a server that does not end: test_watch.py asks it for pages",
     "plan --recipe llama-3.1-8b-4.6b --no-timing": "a gated model; test_recipes.py reads every recipe",
     "export PRUNED --format gguf --out model.gguf --outtype q8_0 --check --llama-python llama/bin/python": "needs "
