@@ -275,8 +275,7 @@ def _table_seconds(
     timed: Callable[[Architecture, Shape], float],
 ) -> float:
     """A forward pass over all tokens, one of the gradients with the blocks run twice, products, sweeps, trials."""
-    hidden = max(sub.output_projection.rows for _, sub in present(blocks))
-    windows = -(-fisher_tokens(tokens, hidden) // shape.seq_len)
+    windows = -(-fisher_tokens(tokens, blocks) // shape.seq_len)
     passes = timed(base, replace(shape, samples=max(1, tokens // shape.seq_len), rank=None))
     gradients = replace(shape, samples=windows)
     passes += timed(base, replace(gradients, rank=None)) + timed(base, replace(gradients, rank=1))

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from tracenas.errors import UserError
-from tracenas.families import Block, present
+from tracenas.families import Block
 from tracenas.models.checkpoints.loading import load
 from tracenas.models.checkpoints.source import ModelSource
 from tracenas.models.functionals.perplexity import perplexity
@@ -172,8 +172,7 @@ def measure(source: ModelSource, params: str, seq_len: int, batch: int, threads:
         step = _step(model, weights, ids.expand(batch, -1))
     candidate = min(seconds[1:])
     swept, _ = _timed(partial(_sweep, blocks[0]))
-    rows = max(sub.output_projection.rows for _, sub in present(blocks))
-    gradients = fisher_tokens(Amounts().compensate_samples * seq_len, rows)
+    gradients = fisher_tokens(Amounts().compensate_samples * seq_len, blocks)
     table = -(-gradients // seq_len) * step / batch + len(blocks) * swept
     pieces = Pieces(loading, forward, candidate, refit, statistics, factor, step, token, table)
     return pieces, count

@@ -1,5 +1,9 @@
 """The cost of every width of every sub-block, in closed form: statistics, elimination and the table."""
 
+from collections.abc import Sequence
+
+from tracenas.families import Block, present
+
 __all__ = ["PROBES", "SHARES", "fisher_tokens", "trial_operations"]
 
 _FISHER_TOKENS = 1024, 4096
@@ -18,12 +22,13 @@ def trial_operations(columns: int) -> float:
     return 2.0 * (SHARES[0] * columns) ** 3 + 2.0 * PROBES * products * columns**2
 
 
-def fisher_tokens(tokens: int, hidden: int) -> int:
+def fisher_tokens(tokens: int, blocks: Sequence[Block]) -> int:
     """Tokens that the gradients are taken on, by default.
 
     Args:
         tokens: of the second moments.
-        hidden: rows of the widest output projection.
+        blocks: whose output projections the matrices are of.
     """
     least, most = _FISHER_TOKENS
+    hidden = max(sub.output_projection.rows for _, sub in present(blocks))
     return min(most, max(least, 2 * hidden, -(-tokens // _FISHER_SHARE)))

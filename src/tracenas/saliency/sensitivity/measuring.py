@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from tracenas.errors import UserError
-from tracenas.families import Block, SubBlock, present
+from tracenas.families import Block, SubBlock
 from tracenas.models.functionals.loss import predicted_tokens
 from tracenas.models.surgery.ordering import Key, dense_weight, weight_holder
 from tracenas.models.surgery.streaming import on_device
@@ -119,8 +119,7 @@ def _collected(
 
 def _gradient_windows(blocks: Sequence[Block], tokens: Tensor, gradients: int | None) -> int:
     """Windows that hold the tokens which the Fisher matrices are taken on."""
-    hidden = max(s.output_projection.rows for _, s in present(blocks))
-    return min(len(tokens), -(-(gradients or fisher_tokens(tokens.numel(), hidden)) // tokens.shape[1]))
+    return min(len(tokens), -(-(gradients or fisher_tokens(tokens.numel(), blocks)) // tokens.shape[1]))
 
 
 def _check_tokens(model: Any, blocks: Sequence[Block], tokens: Tensor, windows: int) -> None:
