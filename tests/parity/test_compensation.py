@@ -269,12 +269,32 @@ def behind(setting: Setting, model: Any, key: Key, output: Tensor) -> tuple[Tens
     return (output.square().mean(1, keepdim=True) + eps).rsqrt(), gain
 
 
-@pytest.mark.parametrize("drift", [1.0, 0.5, 0.0])
-def test_sequential_is_the_direct_solution_layer_by_layer(setting: Setting, drift: float) -> None:
+def captured_twice(model: Any, modules: dict[str, Any], texts: tuple[Tensor, ...]) -> dict[str, tuple[Tensor, Tensor]]:
+    """Inputs and outputs of modules in whole forward passes over several texts, one behind the other."""
+    passes = []
+    for text in texts:
+        with captured(modules) as seen, torch.no_grad():
+            model(input_ids=text)
+        passes.append(seen)
+    return {
+        name: (torch.cat([seen[name][0] for seen in passes]), torch.cat([seen[name][1] for seen in passes]))
+        for name in modules
+    }
+
+
+@pytest.mark.parametrize(("drift", "relative"), [(1.0, False), (0.5, False), (0.0, False), (0.5, True)])
+def test_sequential_is_the_direct_solution_layer_by_layer(setting: Setting, drift: float, relative: bool) -> None:
     """Every refit from whole forward passes of a masked model; the target by its definition, on the stream itself."""
+    texts: tuple[Tensor, ...] = (setting.tokens,)
+    if relative:  # each of the drawn ones is a sequence of its own here
+        count = setting.tokens.numel() // 24
+        places = [number * setting.tokens.numel() // count for number in range(count)]
+        texts += (setting.tokens.flatten()[places][:, None],)
     arch = setting.arch(1.0 if setting.case == "olmo2" else 0.5)  # a mask is no cut where norms run over all heads
     pruned, widths = masked_copy(setting, arch), setting.widths(arch)
-    found = in_base_order(setting.net, arch, sequential(setting.net, arch, setting.tokens, 3, Aim(RIDGE, drift)))
+    found = in_base_order(
+        setting.net, arch, sequential(setting.net, arch, setting.tokens, 3, Aim(RIDGE, drift, relative))
+    )
     assert found.keys() == {key for key, (_, kept) in widths.items() if kept}
     for key in found:
         index, name = key
@@ -284,8 +304,7 @@ def test_sequential_is_the_direct_solution_layer_by_layer(setting: Setting, drif
         for model in (setting.dense, pruned):
             modules = {n: setting.linear(model, (index, n)) for n in (*earlier, name)}
             modules["block"] = model.get_submodule(setting.blocks[index].path)
-            with captured(modules) as seen, torch.no_grad():
-                model(input_ids=setting.tokens)
+            seen = captured_twice(model, modules, texts)
             shares = [share(setting, model, (index, n), seen[n][1]) for n in earlier]
             sides.append((seen[name], seen["block"][0] + sum(shares)))
         (_, y), reference = sides[0]
@@ -297,6 +316,9 @@ def test_sequential_is_the_direct_solution_layer_by_layer(setting: Setting, drif
         gap = (reference - reached) * gain / (gain.square() + damping)
         target = scale * (y - bias) + drift * gap
         x = scale * x[:, columns]
+        if relative:
+            weights = (reference + share(setting, setting.dense, key, y)).square().mean(1, keepdim=True).rsqrt()
+            x, target = weights * x, weights * target
         lam = RIDGE * float(x.square().sum() / x.shape[1])
         expected = direct(x, target, module.weight[:, columns], lam)
         close(found[key], expected, 1e-5)

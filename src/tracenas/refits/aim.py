@@ -1,9 +1,9 @@
-"""What a refit of output projections is told: how strongly it holds on to the dense weights, and what it aims at."""
+"""What a refit of output projections is told: how it holds on to the dense weights, what it aims at, in which norm."""
 
 import math
 from typing import NamedTuple
 
-__all__ = ["DRIFTS", "FIRST_DRIFTS", "Aim", "drifts_to_try"]
+__all__ = ["DRIFTS", "FIRST_DRIFTS", "WORTH", "Aim", "drifts_to_try"]
 
 FIRST_DRIFTS = (1.0, 0.5)
 """Shares of the drift that are compared first; the first one where nothing can be."""
@@ -11,8 +11,8 @@ FIRST_DRIFTS = (1.0, 0.5)
 DRIFTS = (*FIRST_DRIFTS, 0.75, 0.0)
 """All that are compared where that is worth it."""
 
-_WORTH = 1e-2
-"""Nats per token below which two shares are as good as each other."""
+WORTH = 1e-2
+"""Nats per token below which two aims are as good as each other."""
 
 
 class Aim(NamedTuple):
@@ -22,10 +22,13 @@ class Aim(NamedTuple):
         ridge: λ relative to the diagonal of the Gram matrix; positive.
         drift: of a sequential refit: d, the share of the drift that targets take up: 1 for the dense residual stream, 0
             for the sub-block's output alone.
+        relative: of a sequential refit: whether every token counts by its error relative to the size of the dense
+            stream, with more first tokens beside the text.
     """
 
     ridge: float
     drift: float = FIRST_DRIFTS[0]
+    relative: bool = False
 
 
 def drifts_to_try(whole: float, half: float) -> tuple[float, ...]:
@@ -39,6 +42,6 @@ def drifts_to_try(whole: float, half: float) -> tuple[float, ...]:
     """
     if not (math.isfinite(whole) or math.isfinite(half)):
         return DRIFTS[2:]
-    if abs(whole - half) <= _WORTH:
+    if abs(whole - half) <= WORTH:
         return ()
     return DRIFTS[2:3] if whole < half else DRIFTS[2:]

@@ -17,6 +17,7 @@ from tracenas.families import Block, present
 from tracenas.models.surgery.ordering import Key
 from tracenas.models.surgery.stepping import BlockRunner, watch
 from tracenas.refits.dense_stream import StreamRecorder
+from tracenas.refits.first_tokens import first_tokens
 from tracenas.refits.gram_sum import GramSum
 
 __all__ = ["gram_matrices"]
@@ -36,26 +37,29 @@ def gram_matrices(
         blocks: where its units live.
         tokens: int64 [N, L].
         micro_batch: sequences per forward pass.
-        stream: records the hidden states.
+        stream: records the hidden states, those of first tokens behind the others.
 
     Raises:
         UserError: if an activation is not finite.
     """
     runner = BlockRunner(model, blocks)
     hidden = runner.embed(tokens, micro_batch)
+    beside = [] if stream is None else runner.embed(first_tokens(tokens), micro_batch * tokens.shape[1])
     device = next(iter(model.parameters())).device
     for index, block in enumerate(blocks):
         sums: dict[Key, GramSum] = {}
-        with ExitStack() as watching:
-            for key, sub in present(blocks):
-                if key[0] == index and not sub.stacked:
-                    sums[key] = total = GramSum(sub.output_projection.columns, device)
-                    watching.enter_context(watch(model.get_submodule(f"{block.path}.{sub.output}"), _adder(total)))
+        with ExitStack() as recording:
             if stream is not None:
-                watching.enter_context(stream.recording(model, index))
-            runner.advance(index, hidden)
+                recording.enter_context(stream.recording(model, index))
+            with ExitStack() as watching:
+                for key, sub in present(blocks):
+                    if key[0] == index and not sub.stacked:
+                        sums[key] = total = GramSum(sub.output_projection.columns, device)
+                        watching.enter_context(watch(model.get_submodule(f"{block.path}.{sub.output}"), _adder(total)))
+                runner.advance(index, hidden)
+            runner.advance(index, beside)
         if stream is not None:
-            stream.left(index, hidden)
+            stream.left(index, [*hidden, *beside])
         for key in list(sums):
             gram = sums.pop(key).total()
             if not torch.isfinite(gram.diagonal().sum()):

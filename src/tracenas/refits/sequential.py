@@ -18,6 +18,11 @@ the norm: rows are weighted by s, X' → s X', and
 
 so that every token counts as it does in the stream, and a feature of next to no gain does not take up a gap that it
 cannot fill.
+
+Every token counts alike, and one with a massive activation therefore as many thousands of others: the fit follows the
+few sinks of attention that the text holds, and may give other ones no sink at all. A relative refit weights rows by
+w_t = 1/mean h_t², h_t the dense stream behind the sub-block, whose error the next norm divides by its size, and counts
+first tokens (`refits.first_tokens`) among its rows: X' → √w X', T → √w T.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -38,6 +43,7 @@ from tracenas.models.surgery.supernet import Supernet
 from tracenas.paging import Keep, in_memory
 from tracenas.refits.aim import Aim
 from tracenas.refits.dense_stream import ComputedStream, DenseBlock, DenseStream, norm_behind, watching_contributions
+from tracenas.refits.first_tokens import first_tokens
 from tracenas.refits.gram_sum import GramSum
 from tracenas.refits.ridge import FittedRealisation, Penalty, solve, strength
 from tracenas.resident import give_back
@@ -47,6 +53,8 @@ __all__ = ["SequentialFit"]
 
 _DAMPING = 0.01
 """Of gains behind a norm, relative to their mean square."""
+_NO_STREAM = 1e-12
+"""Added to a stream's mean square."""
 
 
 class SequentialFit:
@@ -84,6 +92,9 @@ class SequentialFit:
         self._net, self._layers, self._penalty = net, arch.layers, penalty
         self._runner = BlockRunner(net.model, net.blocks, keep)
         embedded = self._runner.embed(tokens, micro_batch)
+        self._windows = len(embedded)
+        if any(aim.relative for aim in aims):
+            embedded += self._runner.embed(first_tokens(tokens), micro_batch * tokens.shape[1])
         self._streams = {aim: list(embedded) for aim in aims}
         self._dense = stream(embedded) if stream is not None else ComputedStream(self._runner, embedded)
         self._done = 0
@@ -123,7 +134,7 @@ class SequentialFit:
         if layer.skip:
             return fitted
         for aim, pruned in self._streams.items():
-            block = _BlockFit(net, runner, layer, _BlockTargets(index, list(pruned), dense))
+            block = _BlockFit(net, runner, layer, _BlockTargets(index, list(pruned), dense, self._windows))
             fitted[aim] = {
                 (index, sub.spec.name): block.fit(sub, aim, self._penalty)
                 for sub, kept in within(net.blocks[index], layer)
@@ -141,11 +152,13 @@ class _BlockTargets:
         index: of the block.
         inputs: the pruned stream in front of the block, [B, T, D] per micro-batch.
         dense: the dense stream over it.
+        windows: micro-batches of the text; those behind them are first tokens.
     """
 
     index: int
     inputs: list[Tensor]
     dense: DenseBlock
+    windows: int
 
 
 class _PostNorm:
@@ -204,13 +217,15 @@ class _BlockFit:
             def see(x: Tensor, output: Tensor) -> None:
                 place = self._place
                 inputs.append(self.runner.keep(x))
-                problem.add(
-                    x,
-                    output,
-                    self._here(self.targets.dense.outputs[name][place]),
-                    self._here(self.targets.dense.contributions[name][place]),
-                    self._lacking(earlier, seen, aim),
-                )
+                if aim.relative or place < self.targets.windows:
+                    problem.add(
+                        x,
+                        output,
+                        self._here(self.targets.dense.outputs[name][place]),
+                        self._here(self.targets.dense.contributions[name][place]),
+                        self._lacking(earlier, seen, aim),
+                        self._root_weights([*earlier, sub]) if aim.relative else None,
+                    )
                 raise Stop
 
             with (
@@ -257,6 +272,15 @@ class _BlockFit:
                     replace_module(net.model, f"{net.blocks[index].path}.{sub.module}", stub, undo)
             yield
 
+    def _root_weights(self, subs: list[SubBlock]) -> Tensor:
+        """√w of every token behind the last of these sub-blocks, [B · T, 1]."""
+        here, place, dense = self._here, self._place, self.targets.dense
+        size = here(dense.entering[place]).flatten(0, -2)
+        size = size.to(torch.promote_types(size.dtype, torch.float32))
+        for sub in subs:
+            size = size + here(dense.contributions[sub.spec.name][place])
+        return (size.square().mean(1, keepdim=True) + _NO_STREAM).rsqrt()
+
     def _lacking(self, earlier: list[SubBlock], seen: dict[str, Tensor], aim: Aim) -> Tensor | None:
         """d times what the pruned stream lacks in front of a sub-block, [B · T, D]; None if d is 0."""
         if not aim.drift:
@@ -285,13 +309,24 @@ class _Problem:
         self.gram = GramSum(start.shape[1], start.device)
         self.cross = torch.zeros(start.shape[1], start.shape[0], dtype=torch.float64, device=start.device)
 
-    def add(self, x: Tensor, output: Tensor, target: Tensor, contribution: Tensor, gap: Tensor | None) -> None:
-        """Add a micro-batch: X', X' W⁰ᵀ, Y, what Y adds to the dense stream, and d (R - R')."""
+    def add(
+        self,
+        x: Tensor,
+        output: Tensor,
+        target: Tensor,
+        contribution: Tensor,
+        gap: Tensor | None,
+        weights: Tensor | None,
+    ) -> None:
+        """Add a micro-batch: X', X' W⁰ᵀ, Y, what Y adds to the dense stream, d (R - R'), and √w [B · T, 1]."""
         rows = x.to(torch.promote_types(x.dtype, torch.float32))
         target = target.to(rows.dtype)
         missing, gap = target - output, None if gap is None else gap.to(rows.dtype)
         if self.behind is not None:
             scale = self.behind.scale(target, contribution.to(rows.dtype))
             rows, missing, gap = scale * rows, scale * missing, None if gap is None else self.behind.inverse(gap)
+        right = missing if gap is None else missing + gap
+        if weights is not None:
+            rows, right = weights * rows, weights * right
         self.gram.add(rows)
-        self.cross += rows.T @ (missing if gap is None else missing + gap)
+        self.cross += rows.T @ right

@@ -17,6 +17,7 @@ from torch import Tensor
 from tracenas.families import Block
 from tracenas.paging import Keep, on_disk
 from tracenas.refits.dense_stream import DenseBlock, DenseStream, refitted, watching_contributions, watching_outputs
+from tracenas.refits.first_tokens import first_tokens
 from tracenas.saliency.backwards import Shelf
 
 __all__ = ["StoredStream"]
@@ -43,13 +44,14 @@ class StoredStream:
         self._recorded = 0
 
     def begin(self, model: Any, tokens: Tensor) -> None:
-        """A pass over tokens, int64 [N, L], begins; what another one has left is forgotten."""
+        """A pass over tokens, int64 [N, L], and first tokens begins; what another one has left is forgotten."""
         self.close()
         self._places = [{} for _ in self.blocks]
         weight = next(iter(model.parameters()))
         row = model.get_input_embeddings().weight.shape[1] * weight.element_size()
         rows = sum(1 + sum(1 + bool(sub.post_norm) for sub in refitted(block)) for block in self.blocks)
-        if weight.device.type == "cpu" and _has_room(tokens.numel() * rows * row):
+        count = tokens.numel() + len(first_tokens(tokens))
+        if weight.device.type == "cpu" and _has_room(count * rows * row):
             self._shelf = Shelf(weight.device)
 
     @contextmanager
@@ -120,8 +122,9 @@ class _Reading:
         return DenseBlock(entering, outputs, added)
 
     def _parts(self, rows: Tensor) -> list[Tensor]:
-        """Rows [all tokens, D] by micro-batch."""
-        return [self._keep(part) for part in rows.split([state[..., 0].numel() for state in self._embedded])]
+        """Rows [all tokens, D] by micro-batch, as far as these go: first tokens, the last ones, may not be wanted."""
+        sizes = [state[..., 0].numel() for state in self._embedded]
+        return [self._keep(part) for part in rows[: sum(sizes)].split(sizes)]
 
 
 def _has_room(size: int) -> bool:

@@ -21,6 +21,7 @@ from tracenas.models.surgery.ordering import Key
 from tracenas.models.surgery.stepping import BlockRunner, watch
 from tracenas.paging import Keep, in_memory
 from tracenas.refits.dense_stream import StreamRecorder
+from tracenas.refits.first_tokens import first_tokens
 from tracenas.refits.gram_sum import GramSum
 from tracenas.saliency.statistics import run_hooked
 
@@ -91,7 +92,7 @@ def input_moments(
         tokens: int64 [N, L] on the model's device.
         micro_batch: sequences per forward pass, of one half.
         keep: where the matrices and the hidden states lie.
-        stream: records the hidden states, of a decoder.
+        stream: records the hidden states, of a decoder, those of first tokens behind the others.
 
     Raises:
         UserError: if an activation is not finite.
@@ -108,16 +109,19 @@ def input_moments(
         return
     runner = BlockRunner(model, blocks, keep)
     hidden = [runner.embed(rows, micro_batch) if len(rows) else [] for rows in halves]
+    beside = [] if stream is None else runner.embed(first_tokens(tokens), micro_batch * tokens.shape[1])
     for index in range(len(blocks)):
-        with ExitStack() as undo:
-            of_block = _watched(model, blocks, index, undo)
+        with ExitStack() as recording:
             if stream is not None:
-                undo.enter_context(stream.recording(model, index))
-            for half, states in enumerate(hidden):
-                _begin(_all(of_block), half)
-                runner.advance(index, states)
+                recording.enter_context(stream.recording(model, index))
+            with ExitStack() as undo:
+                of_block = _watched(model, blocks, index, undo)
+                for half, states in enumerate(hidden):
+                    _begin(_all(of_block), half)
+                    runner.advance(index, states)
+            runner.advance(index, beside)
         if stream is not None:
-            stream.left(index, [*hidden[0], *hidden[1]])
+            stream.left(index, [*hidden[0], *hidden[1], *beside])
         yield from _means(of_block, keep)
 
 

@@ -1,0 +1,30 @@
+"""Tokens that a text may begin with, each as a sequence of its own: what a refit needs to see of attention's sinks.
+
+The first token of every sequence attends to itself alone. Many models turn it, whatever it is, into a state of some
+hundred times the others' size, which all later tokens attend to; windows of 512 tokens show a refit one such token
+among 512. A sequence of one token is exactly that.
+"""
+
+import torch
+from torch import Tensor
+
+__all__ = ["first_tokens"]
+
+_SHARE = 24
+"""There are as many as one in so many tokens of the text."""
+
+
+def first_tokens(tokens: Tensor) -> Tensor:
+    """A 24th of a text's tokens, evenly spaced, as sequences, int64 [M, 1]: of one text always the same.
+
+    Where all its windows begin alike (BOS), they are all this one token.
+
+    Args:
+        tokens: int64 [N, L].
+    """
+    count = max(1, tokens.numel() // _SHARE)
+    places = torch.arange(count, device=tokens.device) * tokens.numel() // count
+    drawn, begins = tokens.flatten()[places], tokens[:, 0]
+    if len(begins) > 1:
+        drawn = torch.where((begins == begins[0]).all(), begins[0], drawn)
+    return drawn[:, None]
