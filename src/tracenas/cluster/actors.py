@@ -23,6 +23,7 @@ __all__ = ["ActorPool", "RemoteWorker"]
 _log = logging.getLogger("tracenas")
 _PATIENCE = 15.0
 """Seconds without a worker after which it is said what is waited for."""
+_NEVER_RAN = "The actor never ran"
 
 
 class RemoteWorker:
@@ -215,8 +216,10 @@ class ActorPool:
 
 
 def _last_line(error: Exception) -> str:
-    """Of a message that begins with a traceback."""
+    """Of a message that begins with a traceback, or with facts of an actor and ends with whether it ever ran."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if len(lines) > 1 and lines[-1].startswith(_NEVER_RAN):
+        lines.pop()  # the line before says why
     return lines[-1][:400] if lines else type(error).__name__
 
 
