@@ -269,7 +269,7 @@ def behind(setting: Setting, model: Any, key: Key, output: Tensor) -> tuple[Tens
     return (output.square().mean(1, keepdim=True) + eps).rsqrt(), gain
 
 
-def captured_twice(model: Any, modules: dict[str, Any], texts: tuple[Tensor, ...]) -> dict[str, tuple[Tensor, Tensor]]:
+def captured_over(model: Any, modules: dict[str, Any], texts: tuple[Tensor, ...]) -> dict[str, tuple[Tensor, Tensor]]:
     """Inputs and outputs of modules in whole forward passes over several texts, one behind the other."""
     passes = []
     for text in texts:
@@ -304,7 +304,7 @@ def test_sequential_is_the_direct_solution_layer_by_layer(setting: Setting, drif
         for model in (setting.dense, pruned):
             modules = {n: setting.linear(model, (index, n)) for n in (*earlier, name)}
             modules["block"] = model.get_submodule(setting.blocks[index].path)
-            seen = captured_twice(model, modules, texts)
+            seen = captured_over(model, modules, texts)
             shares = [share(setting, model, (index, n), seen[n][1]) for n in earlier]
             sides.append((seen[name], seen["block"][0] + sum(shares)))
         (_, y), reference = sides[0]

@@ -8,7 +8,9 @@ among 512. A sequence of one token is exactly that.
 import torch
 from torch import Tensor
 
-__all__ = ["first_tokens"]
+from tracenas.models.surgery.stepping import BlockRunner
+
+__all__ = ["embedded_first_tokens", "first_tokens"]
 
 _SHARE = 24
 """There are as many as one in so many tokens of the text."""
@@ -28,3 +30,13 @@ def first_tokens(tokens: Tensor) -> Tensor:
     if len(begins) > 1:
         drawn = torch.where((begins == begins[0]).all(), begins[0], drawn)
     return drawn[:, None]
+
+
+def embedded_first_tokens(runner: BlockRunner, tokens: Tensor, micro_batch: int) -> list[Tensor]:
+    """What enters the first block of a text's first tokens, [B, 1, D] per as many tokens as a micro-batch of it has.
+
+    Args:
+        tokens: int64 [N, L].
+        micro_batch: sequences of the text per forward pass.
+    """
+    return runner.embed(first_tokens(tokens), micro_batch * tokens.shape[1])

@@ -17,7 +17,7 @@ from tracenas.families import Block, present
 from tracenas.models.surgery.ordering import Key
 from tracenas.models.surgery.stepping import BlockRunner, watch
 from tracenas.refits.dense_stream import StreamRecorder
-from tracenas.refits.first_tokens import first_tokens
+from tracenas.refits.first_tokens import embedded_first_tokens
 from tracenas.refits.gram_sum import GramSum
 
 __all__ = ["gram_matrices"]
@@ -44,7 +44,7 @@ def gram_matrices(
     """
     runner = BlockRunner(model, blocks)
     hidden = runner.embed(tokens, micro_batch)
-    beside = [] if stream is None else runner.embed(first_tokens(tokens), micro_batch * tokens.shape[1])
+    beside = [] if stream is None else embedded_first_tokens(runner, tokens, micro_batch)
     device = next(iter(model.parameters())).device
     for index, block in enumerate(blocks):
         sums: dict[Key, GramSum] = {}

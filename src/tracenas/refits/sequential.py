@@ -43,7 +43,7 @@ from tracenas.models.surgery.supernet import Supernet
 from tracenas.paging import Keep, in_memory
 from tracenas.refits.aim import Aim
 from tracenas.refits.dense_stream import ComputedStream, DenseBlock, DenseStream, norm_behind, watching_contributions
-from tracenas.refits.first_tokens import first_tokens
+from tracenas.refits.first_tokens import embedded_first_tokens
 from tracenas.refits.gram_sum import GramSum
 from tracenas.refits.ridge import FittedRealisation, Penalty, solve, strength
 from tracenas.resident import give_back
@@ -91,11 +91,10 @@ class SequentialFit:
         """[rows, kept columns] per (block, sub-block), columns in the super-network's order, in the weights' dtype."""
         self._net, self._layers, self._penalty = net, arch.layers, penalty
         self._runner = BlockRunner(net.model, net.blocks, keep)
-        embedded = self._runner.embed(tokens, micro_batch)
-        self._windows = len(embedded)
-        if any(aim.relative for aim in aims):
-            embedded += self._runner.embed(first_tokens(tokens), micro_batch * tokens.shape[1])
-        self._streams = {aim: list(embedded) for aim in aims}
+        windows = self._runner.embed(tokens, micro_batch)
+        firsts = embedded_first_tokens(self._runner, tokens, micro_batch) if any(aim.relative for aim in aims) else []
+        embedded = [*windows, *firsts]
+        self._streams = {aim: list(embedded if aim.relative else windows) for aim in aims}
         self._dense = stream(embedded) if stream is not None else ComputedStream(self._runner, embedded)
         self._done = 0
 
@@ -134,7 +133,7 @@ class SequentialFit:
         if layer.skip:
             return fitted
         for aim, pruned in self._streams.items():
-            block = _BlockFit(net, runner, layer, _BlockTargets(index, list(pruned), dense, self._windows))
+            block = _BlockFit(net, runner, layer, _BlockTargets(index, list(pruned), dense))
             fitted[aim] = {
                 (index, sub.spec.name): block.fit(sub, aim, self._penalty)
                 for sub, kept in within(net.blocks[index], layer)
@@ -150,15 +149,13 @@ class _BlockTargets:
 
     Args:
         index: of the block.
-        inputs: the pruned stream in front of the block, [B, T, D] per micro-batch.
-        dense: the dense stream over it.
-        windows: micro-batches of the text; those behind them are first tokens.
+        inputs: the pruned stream in front of the block, [B, T, D] per micro-batch; first tokens come last, if at all.
+        dense: the dense stream over it, of these micro-batches or more.
     """
 
     index: int
     inputs: list[Tensor]
     dense: DenseBlock
-    windows: int
 
 
 class _PostNorm:
@@ -217,15 +214,14 @@ class _BlockFit:
             def see(x: Tensor, output: Tensor) -> None:
                 place = self._place
                 inputs.append(self.runner.keep(x))
-                if aim.relative or place < self.targets.windows:
-                    problem.add(
-                        x,
-                        output,
-                        self._here(self.targets.dense.outputs[name][place]),
-                        self._here(self.targets.dense.contributions[name][place]),
-                        self._lacking(earlier, seen, aim),
-                        self._root_weights([*earlier, sub]) if aim.relative else None,
-                    )
+                problem.add(
+                    x,
+                    output,
+                    self._here(self.targets.dense.outputs[name][place]),
+                    self._here(self.targets.dense.contributions[name][place]),
+                    self._lacking(earlier, seen, aim),
+                    self._root_weights([*earlier, sub]) if aim.relative else None,
+                )
                 raise Stop
 
             with (

@@ -21,7 +21,7 @@ from tracenas.models.surgery.ordering import Key
 from tracenas.models.surgery.stepping import BlockRunner, watch
 from tracenas.paging import Keep, in_memory
 from tracenas.refits.dense_stream import StreamRecorder
-from tracenas.refits.first_tokens import first_tokens
+from tracenas.refits.first_tokens import embedded_first_tokens
 from tracenas.refits.gram_sum import GramSum
 from tracenas.saliency.statistics import run_hooked
 
@@ -109,7 +109,7 @@ def input_moments(
         return
     runner = BlockRunner(model, blocks, keep)
     hidden = [runner.embed(rows, micro_batch) if len(rows) else [] for rows in halves]
-    beside = [] if stream is None else runner.embed(first_tokens(tokens), micro_batch * tokens.shape[1])
+    beside = [] if stream is None else embedded_first_tokens(runner, tokens, micro_batch)
     for index in range(len(blocks)):
         with ExitStack() as recording:
             if stream is not None:
