@@ -145,6 +145,6 @@ CONTESTANTS: dict[str, Contestant] = {
     "osscar": Contestant(selected(by_osscar), "OSSCAR, arXiv:2403.12983", ("own", *UNITS), without_experts("osscar")),
     "tyr": Contestant(selected(by_tyr), "Týr-the-Pruner, arXiv:2503.09657", ("own", *UNITS), without_experts("tyr")),
     "slicegpt": Contestant(own(by_slicegpt), "SliceGPT, arXiv:2401.15024", ("own",), plain_decoder("slicegpt")),
-    OURS: Contestant(searched(saliency="fisher"), "guided search over the closed form, docs/search.md"),
+    OURS: Contestant(searched(), "guided search over the closed form, docs/search.md"),
     "phi": Contestant(searched(proxy="phi", evaluations=174), "TraceNAS as published: evolution of Φ"),
 }

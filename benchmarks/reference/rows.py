@@ -18,7 +18,7 @@ ONE_SHOT: dict[str, dict[str, str]] = {"shortgpt": {}, "nirvana": {}, "flap": {}
 SEARCHES = {"tracenas (recommended)": "auto", "tracenas (phi)": "phi", "tracenas (units by obs)": "auto"}
 """Proxies of the searches that are compared."""
 BY_OBS = ("tracenas (units by obs)", "uniform (units by obs)")
-"""Rows whose units OBS ranks; Wanda's saliency, the default, ranks those of the other searches, uniform and random."""
+"""Rows whose units OBS ranks; those of other searches are ranked as these do, uniform and random ones by Wanda's."""
 FEW = ("uniform", "tracenas (recommended)", "tracenas (phi)")
 """Rows of every budget; the others are made at the first budget alone."""
 STARTS = ("plain", "compensated", "recovered")

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,7 @@ def test_auto_is_what_was_scored(home: Path, tmp_path: Path, capsys: pytest.Capt
 
 
 def test_units_can_be_ranked_for_the_refit(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """`obs` on the compensation's text, Wanda's saliency on the calibration; `prune` keeps the order."""
+    """`obs` and the table's order on the compensation's text, Wanda's on the calibration; `prune` keeps the order."""
     from tracenas.models.checkpoints.loading import load
     from tracenas.models.surgery.ordering import Ordering
     from tracenas.saliency import SALIENCIES
@@ -134,14 +135,20 @@ def test_units_can_be_ranked_for_the_refit(home: Path, tmp_path: Path, capsys: p
     loaded = load(str(home / "model"), dtype="fp32")
     blocks = loaded.blocks()
     orders = {}
-    for where, name, text in ((home / "ridge", "wanda", "calibration"), (run, "obs", "compensation")):
+    measured = (
+        (home / "plain", "wanda", "calibration"),  # nothing is refitted there
+        (home / "ridge", "fisher", "compensation"),
+        (run, "obs", "compensation"),
+    )
+    for where, name, text in measured:
         found, metadata = Ordering.load(where / "ordering.safetensors", blocks)
         tokens = load_tokens(where / f"{text}.safetensors")
         expected = Ordering.from_saliency(blocks, SALIENCIES.get(name)(loaded.model, blocks, tokens, 4)[0])
         assert metadata["saliency"] == name
         assert all((found.ranking[key] == expected.ranking[key]).all() for key in expected.ranking)
         orders[name] = found.ranking
-    assert any((orders["wanda"][key] != orders["obs"][key]).any() for key in orders["obs"])
+    for one, other in combinations(orders.values(), 2):
+        assert any((one[key] != other[key]).any() for key in one)
     made = prune(tmp_path, "obs", tmp_path / "out", capsys, "--compensate", "auto", model=home / "model")
     assert made["loss"] == pytest.approx(best(run)["loss"], abs=1e-4)
 

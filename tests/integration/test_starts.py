@@ -12,8 +12,10 @@ from safetensors.numpy import load_file
 from tiny import save_families
 
 from tracenas.cli import invoke
+from tracenas.config import SearchConfig
 from tracenas.pipeline import sensitivity
 from tracenas.pipeline.refit import fitting
+from tracenas.pipeline.resume import resolved_settings
 
 pytestmark = pytest.mark.integration
 
@@ -199,13 +201,18 @@ def test_a_stored_table_is_taken_and_kept(
 
 
 def test_too_short_a_text_leaves_the_default_out_and_refuses_what_was_asked_for(
-    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    home: Path, searched: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     few = ("--compensate-samples", "2")
     made, err = printed(capsys, search(home, tmp_path / "run", *few))
     (line,) = [line for line in err.splitlines() if "left out" in line]
     assert line.startswith("warning: start fisher is left out: 62 tokens are too few") and "4 sequences of 32" in line
+    assert "warning: no sensitivity table, so units are ranked by wanda: 62 tokens are too few" in err
     assert list(starts(tmp_path / "run")) == ["mlp", "uniform"] and "predicted_rise" not in made
+    assert [resolved_settings(run, SearchConfig)["saliency"] for run in (tmp_path / "run", searched)] == [
+        "wanda",
+        "fisher",
+    ]
     assert not (tmp_path / "run" / "sensitivity.safetensors").exists()
     cut = interrupted(tmp_path / "run", tmp_path / "cut", 1)
     _, err = printed(capsys, search(home, cut, *few, "--resume"))

@@ -14,7 +14,7 @@ from tracenas.config.shared import CalibrationConfig, TracedConfig
 from tracenas.config.tracking import TrackedConfig
 from tracenas.config.usage import TRACED, Use, additive, reads_widths, refits
 from tracenas.errors import UserError
-from tracenas.saliency import PREDICTED_RISES
+from tracenas.saliency import PREDICTED_RISES, SALIENCIES
 from tracenas.saliency.methods import METHODS
 from tracenas.saliency.starts import DEFAULT_STARTS, PUBLISHED_STARTS, SOLVED, STARTS, start_names
 from tracenas.strategies import STRATEGIES
@@ -96,6 +96,11 @@ class SearchConfig(EffortConfig, FrontConfig, CalibrationConfig, TracedConfig, T
         description="Table that `tracenas sensitivity` wrote, for start, saliency and proxy fisher; default: it is "
         "measured.",
     )
+    saliency: Annotated[str, Accepts(("auto",), SALIENCIES.names)] = Field(
+        "auto",
+        description="What heads and channels are ranked by; the lowest are removed first. auto: fisher, the order of "
+        "the sensitivity table, where the search starts from one and candidates are refitted, else wanda.",
+    )
     init: Literal["auto", "start", "importance", "uniform", "random", "nirvana"] = Field(
         "auto",
         description="What the initial population is built around: the first start, the units' importance, …; auto: "
@@ -142,6 +147,11 @@ class SearchConfig(EffortConfig, FrontConfig, CalibrationConfig, TracedConfig, T
         if not self.budgets:
             raise UserError(f"'params' is required, or budget: {type(self).model_fields['params'].description}")
         return self
+
+    @property
+    def counts_refit_tokens(self) -> bool:
+        """It has sequences: their length follows from its effort."""
+        return False
 
     @property
     def longest(self) -> int:

@@ -12,7 +12,7 @@ from tracenas.config.accepted import Accepts, choices
 from tracenas.config.usage import ROWS, Use, applies, reads_widths, refits
 from tracenas.errors import UserError
 from tracenas.registry import did_you_mean
-from tracenas.saliency import SALIENCIES
+from tracenas.saliency import PLAIN, PREDICTED_RISES, SALIENCIES
 from tracenas.saliency.methods import LONGEST
 from tracenas.space.deploy import PRESETS
 
@@ -194,7 +194,7 @@ class CalibrationConfig(SpaceConfig, WindowsConfig):
     host_memory: fields.HostMemory = "auto"
     device_memory: fields.DeviceMemory = "auto"
     saliency: Annotated[str, Accepts(registered=SALIENCIES.names)] = Field(
-        "wanda", description="What heads and channels are ranked by; the lowest are removed first."
+        PLAIN, description="What heads and channels are ranked by; the lowest are removed first."
     )
     compensate_samples: int | None = Field(
         None,
@@ -213,6 +213,11 @@ class CalibrationConfig(SpaceConfig, WindowsConfig):
     def refit_scale(self) -> Literal["mean", "channel"]:
         """What the ridge is relative to: the mean diagonal of the Gram matrix, or every channel's own entry."""
         return "mean"
+
+    @property
+    def counts_refit_tokens(self) -> bool:
+        """Whether refits have a number of tokens, not of sequences, where `compensate_samples` says nothing."""
+        return self.saliency in PREDICTED_RISES
 
     @property
     def longest(self) -> int:

@@ -1,8 +1,10 @@
 """Opening a session: the model and its calibration are loaded, the units ranked, or read where a run holds them."""
 
 import json
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -28,12 +30,27 @@ from tracenas.pipeline.sensitivity import run_table
 from tracenas.pipeline.session import Calibrated, RefitSettings, Session
 from tracenas.pipeline.target import PruningTarget
 from tracenas.reporting.progress import phase
-from tracenas.saliency import FOR_REFITS, PREDICTED_RISES, SALIENCIES
+from tracenas.saliency import FOR_REFITS, OF_TABLES, PLAIN, PREDICTED_RISES, SALIENCIES
 from tracenas.saliency.fisher import as_saliency
 from tracenas.scoring.workload import default_micro_batch
 from tracenas.threads import set_threads
 
-__all__ = ["open_session", "refit_settings", "stored_ordering"]
+__all__ = ["RankedUnits", "open_session", "refit_settings", "stored_ordering"]
+
+_log = logging.getLogger("tracenas")
+
+
+class RankedUnits(NamedTuple):
+    """A model's units in an order.
+
+    Args:
+        importance: I_l per (block, sub-block) (TraceNAS A.1).
+        saliency: by what.
+    """
+
+    ordering: Ordering
+    importance: Mapping[Key, float]
+    saliency: str
 
 
 def open_session(
@@ -75,15 +92,8 @@ def open_session(
     if hold_out:
         with phase("hold out text"):
             reserve_held_out(calibrated)
-    ordering, importance = _ordering(calibrated, config.saliency, micro_batch, sensitivity)
-    return Session(
-        **vars(calibrated),
-        saliency=config.saliency,
-        ordering=ordering,
-        importance=importance,
-        micro_batch=micro_batch,
-        threads=threads,
-    )
+    ranked = _ranked_units(calibrated, config.saliency, micro_batch, sensitivity)
+    return Session(**vars(calibrated), **ranked._asdict(), micro_batch=micro_batch, threads=threads)
 
 
 def _micro_batch(target: PruningTarget, loaded: LoadedModel, length: int) -> int:
@@ -96,7 +106,7 @@ def _micro_batch(target: PruningTarget, loaded: LoadedModel, length: int) -> int
 
 def refit_settings(config: CalibrationConfig, data: str | None) -> RefitSettings:
     """What refits are told by these settings."""
-    tokens = STATISTICS_TOKENS if config.saliency in PREDICTED_RISES else None
+    tokens = STATISTICS_TOKENS if config.counts_refit_tokens else None
     return RefitSettings(
         data, config.text_field, config.bos, config.compensate_samples, config.ridge, config.refit_scale, tokens
     )
@@ -125,7 +135,7 @@ def _tokens(
     return tokens, start
 
 
-def stored_ordering(path: Path, blocks: Sequence[Block]) -> tuple[Ordering, dict[Key, float]]:
+def stored_ordering(path: Path, blocks: Sequence[Block]) -> RankedUnits:
     """The unit order and the importance of sub-blocks that a run keeps.
 
     Raises:
@@ -133,17 +143,35 @@ def stored_ordering(path: Path, blocks: Sequence[Block]) -> tuple[Ordering, dict
     """
     ordering, metadata = Ordering.load(path, blocks)
     raw = json.loads(metadata.get("importance", "{}"))
-    return ordering, {(int(k.split(".")[0]), k.split(".")[1]): float(v) for k, v in raw.items()}
+    importance = {(int(k.split(".")[0]), k.split(".")[1]): float(v) for k, v in raw.items()}
+    return RankedUnits(ordering, importance, metadata.get("saliency", PLAIN))
 
 
-def _ordering(
-    calibrated: Calibrated, saliency: str, micro_batch: int, sensitivity: Path | None
-) -> tuple[Ordering, dict[tuple[int, str], float]]:
-    """The run's, where it has one. What ranks units for a refit is measured on the text that is refitted on."""
-    loaded, blocks, run = calibrated.loaded, calibrated.blocks, calibrated.run
-    path = None if run is None else run / ORDERING
+def _ranked_units(calibrated: Calibrated, saliency: str, micro_batch: int, sensitivity: Path | None) -> RankedUnits:
+    """The run's, where it has them; `auto` is a table's order, or the plain one where no table can be measured.
+
+    What ranks units for a refit is measured on the text that is refitted on.
+    """
+    path = None if calibrated.run is None else calibrated.run / ORDERING
     if path is not None and path.is_file():
-        return stored_ordering(path, blocks)
+        return stored_ordering(path, calibrated.blocks)
+    try:
+        named = OF_TABLES if saliency == "auto" else saliency
+        ranked = _measured_units(calibrated, named, micro_batch, sensitivity)
+    except UserError as error:
+        if saliency != "auto" or sensitivity is not None:
+            raise
+        _log.warning("no sensitivity table, so units are ranked by %s: %s", PLAIN, error)
+        ranked = _measured_units(calibrated, PLAIN, micro_batch, None)
+    if path is not None:
+        written = {f"{i}.{name}": v for (i, name), v in ranked.importance.items()}
+        ranked.ordering.save(path, {"saliency": ranked.saliency, "importance": json.dumps(written)})
+    return ranked
+
+
+def _measured_units(calibrated: Calibrated, saliency: str, micro_batch: int, sensitivity: Path | None) -> RankedUnits:
+    """The order by a saliency, measured now or read from a table."""
+    loaded, blocks = calibrated.loaded, calibrated.blocks
     if saliency in PREDICTED_RISES:
         table = run_table(calibrated, micro_batch, compensated=saliency in FOR_REFITS, file=sensitivity)
         per_unit, importance = as_saliency(table)
@@ -158,8 +186,4 @@ def _ordering(
                 micro_batch=min(micro_batch, len(tokens)),
                 device=loaded.device,
             )
-    ordering = Ordering.from_saliency(blocks, per_unit)
-    if path is not None:
-        written = {f"{i}.{name}": v for (i, name), v in importance.items()}
-        ordering.save(path, {"saliency": saliency, "importance": json.dumps(written)})
-    return ordering, importance
+    return RankedUnits(Ordering.from_saliency(blocks, per_unit), importance, saliency)

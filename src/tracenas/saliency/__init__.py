@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from tracenas.families import Block
 
-__all__ = ["FOR_REFITS", "PREDICTED_RISES", "SALIENCIES", "Saliency"]
+__all__ = ["FOR_REFITS", "OF_TABLES", "PLAIN", "PREDICTED_RISES", "SALIENCIES", "Saliency"]
 
 Saliency = Callable[
     [Any, "Sequence[Block]", "Tensor", int],
@@ -36,6 +36,9 @@ SALIENCIES: Registry[Saliency] = Registry(
 
 FOR_REFITS = frozenset({"fisher", "obs"})
 """Those that rank units by what a refit of the output projection cannot make up for."""
+
+PLAIN, OF_TABLES = "wanda", "fisher"
+"""What units are ranked by where nothing is said: as they are, and with a sensitivity table for refits."""
 
 PREDICTED_RISES = frozenset({"fisher"})
 """Those that are predicted rises of the loss, which compare between sub-blocks."""

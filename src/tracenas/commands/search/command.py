@@ -57,7 +57,8 @@ def search(
     resolved = resolve_search(config, source)
     check_used(resolved)
     STRATEGIES.check(resolved.strategy)
-    SALIENCIES.check(config.saliency)
+    if resolved.saliency != "auto":  # which stays where a table may be measured
+        SALIENCIES.check(resolved.saliency)
     planned = with_threads(sized(resolved))
     strategy_settings(planned)
     check_starts(planned)

@@ -90,7 +90,7 @@ class Searched(RankedTarget):
         if loss is None or not all((out / name).is_file() for name in needed):
             return None
         starts, (count, length) = stored_starts(target, out), load_tokens(out / CALIBRATION).shape
-        ordering, importance = stored_ordering(out / ORDERING, target.blocks)
+        ordering, importance, _ = stored_ordering(out / ORDERING, target.blocks)
         return cls(
             target,
             ordering,

@@ -7,6 +7,7 @@ from tracenas.budgets import BUDGETS
 from tracenas.budgets.sizes import parse_limit
 from tracenas.config import Effort, SearchConfig, parse_rank
 from tracenas.config.front import FrontConfig, SizesConfig
+from tracenas.config.usage import needs
 from tracenas.data.sources import is_tokens
 from tracenas.errors import UserError
 from tracenas.models.checkpoints.source import ModelSource
@@ -14,6 +15,7 @@ from tracenas.pipeline.estimate import measured_estimate, search_shape, trace_ra
 from tracenas.pipeline.minutes import spend
 from tracenas.pipeline.target import PruningTarget, resolve_proxy
 from tracenas.proxies.combination import choose
+from tracenas.saliency import OF_TABLES, PLAIN
 from tracenas.saliency.starts import SOLVED
 from tracenas.space.search_space import SearchSpace
 from tracenas.strategies import SearchSettings
@@ -41,7 +43,8 @@ _SPARE = 4
 def resolve_search(config: C, source: ModelSource) -> C:
     """The settings with what `auto` stands for: Φ is searched as published, everything else by small guided moves.
 
-    `start` stays, so that a default one may be left out where it cannot be had. A guided search that has starts ends
+    `start` stays, so that a default one may be left out where it cannot be had; so does `saliency` where it is the
+    order of that start's table. A guided search that has starts ends
     once it finds nothing better; what is as published goes on.
 
     Raises:
@@ -58,6 +61,10 @@ def resolve_search(config: C, source: ModelSource) -> C:
     if init == "auto":
         guided = strategy == "guided" and config.model_copy(update={**update, "init": "start"}).starts
         init = "importance" if strategy == "evolution" else "start" if guided else "uniform"
+    if config.saliency == "auto" and not (SOLVED & set(config.starts) and needs(proxy, "compensated")):
+        update["saliency"] = PLAIN
+    elif config.saliency == "auto" and config.start != "auto":  # whose table is asked for
+        update["saliency"] = OF_TABLES
     if config.patience is None:
         goes_on = strategy != "guided" or not config.starts or config.front
         update["patience"] = 0 if goes_on else _PATIENCE

@@ -103,7 +103,8 @@ def _search(
         anchor = [run_anchor(session, config.init)] if config.init == "nirvana" else []
         starts = run_starts(session, config)
         samples, seq_len = session.tokens.shape
-        named = {"samples": samples, "seq_len": seq_len, "start": ",".join(starts.architectures) or "none"}
+        begun_from = ",".join(starts.architectures) or "none"
+        named = {"samples": samples, "seq_len": seq_len, "start": begun_from, "saliency": session.saliency}
         resolve_settings(config, config.out, {**session.machine(), **named})
         evaluator = make_evaluator(session, config.proxy, config.trace_rank)
         racing = make_racing(evaluator, config.race, strategy_settings(config).elites, config.front_costs)
