@@ -21,6 +21,7 @@ from tracenas.models.surgery.stepping import BlockRunner
 from tracenas.models.surgery.supernet import Supernet
 from tracenas.paging import in_memory
 from tracenas.proxies import PROXIES
+from tracenas.refits import sequential as sequential_module
 from tracenas.refits.aim import Aim
 from tracenas.refits.gram import gram_matrices
 from tracenas.refits.gram_sum import GramSum
@@ -282,19 +283,23 @@ def captured_over(model: Any, modules: dict[str, Any], texts: tuple[Tensor, ...]
     }
 
 
-@pytest.mark.parametrize(("drift", "relative"), [(1.0, False), (0.5, False), (0.0, False), (0.5, True)])
-def test_sequential_is_the_direct_solution_layer_by_layer(setting: Setting, drift: float, relative: bool) -> None:
-    """Every refit from whole forward passes of a masked model; the target by its definition, on the stream itself."""
-    texts: tuple[Tensor, ...] = (setting.tokens,)
-    if relative:  # each of the drawn ones is a sequence of its own here
-        count = setting.tokens.numel() // 24
-        places = [number * setting.tokens.numel() // count for number in range(count)]
-        texts += (setting.tokens.flatten()[places][:, None],)
+@pytest.mark.parametrize(("drift", "large"), [(1.0, None), (0.5, None), (0.0, None), (0.5, 0.5)])
+def test_sequential_is_the_direct_solution_layer_by_layer(
+    setting: Setting, drift: float, large: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every refit from whole forward passes of a masked model; the target by its definition, on the stream itself.
+
+    First tokens are sequences of their own. With `large`, more than half of all tokens are too large to count as one.
+    """
+    if large is not None:
+        monkeypatch.setattr(sequential_module, "_LARGE", large)
+    count = setting.tokens.numel() // 24
+    places = [number * setting.tokens.numel() // count for number in range(count)]
+    ids = [number * setting.dense.config.vocab_size // count for number in range(count)]
+    texts = (setting.tokens, setting.tokens.flatten()[places][:, None], torch.tensor(ids)[:, None])
     arch = setting.arch(1.0 if setting.case == "olmo2" else 0.5)  # a mask is no cut where norms run over all heads
     pruned, widths = masked_copy(setting, arch), setting.widths(arch)
-    found = in_base_order(
-        setting.net, arch, sequential(setting.net, arch, setting.tokens, 3, Aim(RIDGE, drift, relative))
-    )
+    found = in_base_order(setting.net, arch, sequential(setting.net, arch, setting.tokens, 3, Aim(RIDGE, drift)))
     assert found.keys() == {key for key, (_, kept) in widths.items() if kept}
     for key in found:
         index, name = key
@@ -316,9 +321,10 @@ def test_sequential_is_the_direct_solution_layer_by_layer(setting: Setting, drif
         gap = (reference - reached) * gain / (gain.square() + damping)
         target = scale * (y - bias) + drift * gap
         x = scale * x[:, columns]
-        if relative:
-            weights = (reference + share(setting, setting.dense, key, y)).square().mean(1, keepdim=True).rsqrt()
-            x, target = weights * x, weights * target
+        squares = (reference + share(setting, setting.dense, key, y)).square().sum(1, keepdim=True)
+        weights = (squares / ((large or 4) * squares.median())).clamp(min=1).rsqrt()
+        assert large is None or (weights < 1).float().mean() >= 0.5
+        x, target = weights * x, weights * target
         lam = RIDGE * float(x.square().sum() / x.shape[1])
         expected = direct(x, target, module.weight[:, columns], lam)
         close(found[key], expected, 1e-5)
@@ -516,4 +522,4 @@ def test_sequential_is_as_good_as_ridge_behind_norms(name: str, seed: int) -> No
             with net.realise(arch, FittedRealisation(outputs)) as candidate:
                 lost.append(perplexity(candidate, held_out, 64).nll - dense)
         gone = any(layer.skip for layer in arch.layers)
-        assert 0 < lost[1] < (0.55 if gone else 1) * lost[0]
+        assert 0 < lost[1] < (0.6 if gone else 1) * lost[0]

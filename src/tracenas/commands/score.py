@@ -7,11 +7,14 @@ from tracenas.config import ScoreConfig, check_used
 from tracenas.errors import UserError
 from tracenas.models.checkpoints.source import open_source
 from tracenas.pipeline.reference import REFERENCE, stored_pool
+from tracenas.pipeline.resume import CONFIG
 from tracenas.pipeline.target import resolve_proxy, resolve_target
 from tracenas.proxies.combination import choose
 from tracenas.reporting.progress import START, phase
 from tracenas.reporting.terminal import Outcome, Table
 from tracenas.rundir import read_json
+from tracenas.saliency import SALIENCIES
+from tracenas.settings import read_settings
 from tracenas.space.architecture import Architecture
 
 __all__ = ["Scored", "score"]
@@ -62,6 +65,7 @@ def score(config: ScoreConfig) -> Scored:
     Raises:
         UserError: for wrong input, or if the candidate could not be scored.
     """
+    config = _as_ranked(config)
     target, where = resolve_target(open_source(config.model), config), str(config.arch)
     arch = target.space.validate(Architecture.from_json(read_json(config.arch), where=where), where=where)
     proxy = resolve_proxy(config.proxy, target.source)
@@ -82,3 +86,12 @@ def score(config: ScoreConfig) -> Scored:
         raise UserError(f"{config.arch}: cannot be scored: {result.reason}")
     rho = result.extra.get("rho", {})
     return Scored(proxy, result.score, rho, result.loss, target.space.parameters(arch), session.kept_units(arch))
+
+
+def _as_ranked(config: ScoreConfig) -> ScoreConfig:
+    """The settings with the saliency of the run that the architecture is of, where they name none."""
+    file = config.arch.parent / CONFIG
+    if config.asks_for("saliency") or not file.is_file():
+        return config
+    saliency = str(read_settings(file).get("saliency"))
+    return config.model_copy(update={"saliency": saliency}) if saliency in SALIENCIES else config

@@ -186,12 +186,19 @@ class ScoreConfig(CalibrationConfig, TracedConfig):
     uses = (TRACED,)
 
     model: fields.ModelName
-    arch: Path = Field(description="The architecture: a JSON file, or a run's best.json.")
+    arch: Path = Field(
+        description="The architecture: a JSON file, or a run's best.json, whose units are ranked as the run's."
+    )
     data: fields.Text = Field(description="Calibration text, as for `tracenas search`, or a run's token file.")
     proxy: fields.Proxies = Field(
         "phi",
         description="What the candidate is scored by, or a weighted sum NAME=WEIGHT,…; auto: what a search takes.",
     )
+
+    @property
+    def counts_refit_tokens(self) -> bool:
+        """It has sequences, as a search has."""
+        return False
 
 
 def _reads_sensitivity(config: Any) -> bool:

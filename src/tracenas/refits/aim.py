@@ -1,4 +1,4 @@
-"""What a refit of output projections is told: how it holds on to the dense weights, what it aims at, in which norm."""
+"""What a refit of output projections is told: how it holds on to the dense weights, and what it aims at."""
 
 import math
 from typing import NamedTuple
@@ -22,13 +22,10 @@ class Aim(NamedTuple):
         ridge: λ relative to the diagonal of the Gram matrix; positive.
         drift: of a sequential refit: d, the share of the drift that targets take up: 1 for the dense residual stream, 0
             for the sub-block's output alone.
-        relative: of a sequential refit: whether every token counts by its error relative to the size of the dense
-            stream, with more first tokens beside the text.
     """
 
     ridge: float
     drift: float = FIRST_DRIFTS[0]
-    relative: bool = False
 
 
 def drifts_to_try(whole: float, half: float) -> tuple[float, ...]:

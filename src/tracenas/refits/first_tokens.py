@@ -2,7 +2,8 @@
 
 The first token of every sequence attends to itself alone. Many models turn it, whatever it is, into a state of some
 hundred times the others' size, which all later tokens attend to; windows of 512 tokens show a refit one such token
-among 512. A sequence of one token is exactly that.
+among 512. A sequence of one token is exactly that. What no window of the text begins with, a line break or the first
+mark of a chat, may be what all of a user's do: so there are as many of the vocabulary.
 """
 
 import torch
@@ -13,20 +14,22 @@ from tracenas.models.surgery.stepping import BlockRunner
 __all__ = ["embedded_first_tokens", "first_tokens"]
 
 _SHARE = 24
-"""There are as many as one in so many tokens of the text."""
+"""There are twice as many as one in so many tokens of the text."""
 
 
-def first_tokens(tokens: Tensor) -> Tensor:
-    """A 24th of a text's tokens, evenly spaced, as sequences, int64 [M, 1]: of one text always the same.
+def first_tokens(tokens: Tensor, vocabulary: int) -> Tensor:
+    """A 24th of a text's tokens, and as many of the vocabulary's, both evenly spaced, as sequences, int64 [M, 1].
 
-    Where all its windows begin alike (BOS), they are all this one token.
+    Of one text they are always the same. Where all its windows begin alike (BOS), they are all this one token.
 
     Args:
         tokens: int64 [N, L].
+        vocabulary: number of token ids.
     """
     count = max(1, tokens.numel() // _SHARE)
-    places = torch.arange(count, device=tokens.device) * tokens.numel() // count
-    drawn, begins = tokens.flatten()[places], tokens[:, 0]
+    places = torch.arange(count, device=tokens.device)
+    drawn = torch.cat([tokens.flatten()[places * tokens.numel() // count], places * vocabulary // count])
+    begins = tokens[:, 0]
     if len(begins) > 1:
         drawn = torch.where((begins == begins[0]).all(), begins[0], drawn)
     return drawn[:, None]
@@ -39,4 +42,5 @@ def embedded_first_tokens(runner: BlockRunner, tokens: Tensor, micro_batch: int)
         tokens: int64 [N, L].
         micro_batch: sequences of the text per forward pass.
     """
-    return runner.embed(first_tokens(tokens), micro_batch * tokens.shape[1])
+    vocabulary = int(runner.model.get_input_embeddings().weight.shape[0])
+    return runner.embed(first_tokens(tokens, vocabulary), micro_batch * tokens.shape[1])

@@ -19,10 +19,13 @@ the norm: rows are weighted by s, X' → s X', and
 so that every token counts as it does in the stream, and a feature of next to no gain does not take up a gap that it
 cannot fill.
 
-Every token counts alike, and one with a massive activation therefore as many thousands of others: the fit follows the
-few sinks of attention that the text holds, and may give other ones no sink at all. A relative refit weights rows by
-w_t = 1/mean h_t², h_t the dense stream behind the sub-block, whose error the next norm divides by its size, and counts
-first tokens (`refits.first_tokens`) among its rows: X' → √w X', T → √w T.
+Were all tokens to count alike, one with a massive activation would count as many thousands of others: the fit would
+follow the few sinks of attention that the text holds, and might give other ones no sink at all. So with h_t the dense
+stream behind the sub-block, whose error the next norm divides by its size, rows are weighted by
+
+    w_t = min(1, 4 median_s ‖h_s‖² / ‖h_t‖²),    X' → √w X', T → √w T,
+
+and first tokens (`refits.first_tokens`) are among the rows.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -53,7 +56,9 @@ __all__ = ["SequentialFit"]
 
 _DAMPING = 0.01
 """Of gains behind a norm, relative to their mean square."""
-_NO_STREAM = 1e-12
+_LARGE = 4.0
+"""Times the median of a stream's squares from which a token counts as if it were no larger."""
+_NO_STREAM = 1e-30
 """Added to a stream's mean square."""
 
 
@@ -91,10 +96,9 @@ class SequentialFit:
         """[rows, kept columns] per (block, sub-block), columns in the super-network's order, in the weights' dtype."""
         self._net, self._layers, self._penalty = net, arch.layers, penalty
         self._runner = BlockRunner(net.model, net.blocks, keep)
-        windows = self._runner.embed(tokens, micro_batch)
-        firsts = embedded_first_tokens(self._runner, tokens, micro_batch) if any(aim.relative for aim in aims) else []
-        embedded = [*windows, *firsts]
-        self._streams = {aim: list(embedded if aim.relative else windows) for aim in aims}
+        firsts = embedded_first_tokens(self._runner, tokens, micro_batch)
+        embedded = [*self._runner.embed(tokens, micro_batch), *firsts]
+        self._streams = {aim: list(embedded) for aim in aims}
         self._dense = stream(embedded) if stream is not None else ComputedStream(self._runner, embedded)
         self._done = 0
 
@@ -150,7 +154,7 @@ class _BlockTargets:
     Args:
         index: of the block.
         inputs: the pruned stream in front of the block, [B, T, D] per micro-batch; first tokens come last, if at all.
-        dense: the dense stream over it, of these micro-batches or more.
+        dense: the dense stream over it.
     """
 
     index: int
@@ -209,6 +213,7 @@ class _BlockFit:
             subs = [s for s in self.net.blocks[index].sub_blocks if s.spec.name in self.targets.dense.contributions]
             earlier = subs[: subs.index(sub)]
             normed = [s for s in earlier if s.post_norm]
+            weights = self._root_weights([*earlier, sub])
             seen: dict[str, Tensor] = {}
 
             def see(x: Tensor, output: Tensor) -> None:
@@ -220,7 +225,7 @@ class _BlockFit:
                     self._here(self.targets.dense.outputs[name][place]),
                     self._here(self.targets.dense.contributions[name][place]),
                     self._lacking(earlier, seen, aim),
-                    self._root_weights([*earlier, sub]) if aim.relative else None,
+                    self._here(weights[place]),
                 )
                 raise Stop
 
@@ -268,14 +273,18 @@ class _BlockFit:
                     replace_module(net.model, f"{net.blocks[index].path}.{sub.module}", stub, undo)
             yield
 
-    def _root_weights(self, subs: list[SubBlock]) -> Tensor:
-        """√w of every token behind the last of these sub-blocks, [B · T, 1]."""
-        here, place, dense = self._here, self._place, self.targets.dense
-        size = here(dense.entering[place]).flatten(0, -2)
-        size = size.to(torch.promote_types(size.dtype, torch.float32))
-        for sub in subs:
-            size = size + here(dense.contributions[sub.spec.name][place])
-        return (size.square().mean(1, keepdim=True) + _NO_STREAM).rsqrt()
+    def _root_weights(self, subs: list[SubBlock]) -> list[Tensor]:
+        """√w of every token behind the last of these sub-blocks, [B · T, 1] per micro-batch."""
+        here, dense = self._here, self.targets.dense
+        squares = []
+        for place, entering in enumerate(dense.entering):
+            stream = here(entering).flatten(0, -2)
+            stream = stream.to(torch.promote_types(stream.dtype, torch.float32))
+            for sub in subs:
+                stream = stream + here(dense.contributions[sub.spec.name][place])
+            squares.append(stream.square().mean(1, keepdim=True))
+        large = _LARGE * torch.cat(squares).median() + _NO_STREAM
+        return [(square / large).clamp_min(1).rsqrt() for square in squares]
 
     def _lacking(self, earlier: list[SubBlock], seen: dict[str, Tensor], aim: Aim) -> Tensor | None:
         """d times what the pruned stream lacks in front of a sub-block, [B · T, D]; None if d is 0."""
@@ -312,7 +321,7 @@ class _Problem:
         target: Tensor,
         contribution: Tensor,
         gap: Tensor | None,
-        weights: Tensor | None,
+        weights: Tensor,
     ) -> None:
         """Add a micro-batch: X', X' W⁰ᵀ, Y, what Y adds to the dense stream, d (R - R'), and √w [B · T, 1]."""
         rows = x.to(torch.promote_types(x.dtype, torch.float32))
@@ -322,7 +331,6 @@ class _Problem:
             scale = self.behind.scale(target, contribution.to(rows.dtype))
             rows, missing, gap = scale * rows, scale * missing, None if gap is None else self.behind.inverse(gap)
         right = missing if gap is None else missing + gap
-        if weights is not None:
-            rows, right = weights * rows, weights * right
+        rows, right = weights * rows, weights * right
         self.gram.add(rows)
         self.cross += rows.T @ right

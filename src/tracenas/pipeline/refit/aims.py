@@ -1,4 +1,4 @@
-"""The aim of a refit: its strength, share of the drift and weights of rows, of the lowest loss on held-out text."""
+"""The aim of a refit: its strength and its share of the drift, of the lowest loss on held-out text."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -9,7 +9,7 @@ from tracenas.pipeline.refit import COMPARED_SHARE, DRIFT_TOKENS, RIDGES, compar
 from tracenas.pipeline.refit.fit import Fit, Outputs
 from tracenas.pipeline.refit.losses import held_out_loss
 from tracenas.pipeline.refit.record import DEFAULT_RIDGE
-from tracenas.refits.aim import FIRST_DRIFTS, WORTH, Aim, drifts_to_try
+from tracenas.refits.aim import FIRST_DRIFTS, Aim, drifts_to_try
 from tracenas.refits.ridge import FittedRealisation
 from tracenas.refits.sequential import SequentialFit
 from tracenas.reporting.progress import phase
@@ -63,22 +63,15 @@ def strengths(scale: str, ridge: float | None) -> tuple[float, ...]:
 
 
 def _sequential(fit: Fit, ridges: tuple[float, ...], tokens: torch.Tensor, held_out: torch.Tensor) -> ChosenAim:
-    """The strength at the whole drift, then its share: the whole, half, and others where that may be worth it.
-
-    Relative rows are compared at the whole drift, and at the best share where they are worth it.
-    """
+    """The strength at the whole drift, then its share: the whole, half, and others where that may be worth it."""
     contest = _Contest(fit, tokens, held_out)
     if len(ridges) > 1:
         contest.enter(tuple(map(Aim, ridges)))
     (ridge,) = ridges if len(ridges) == 1 else (contest.best.ridge,)
     first = tuple(Aim(ridge, drift) for drift in FIRST_DRIFTS)
-    relative = Aim(ridge, relative=True)
-    contest.enter(tuple(aim for aim in (*first, relative) if aim not in contest.losses))
+    contest.enter(tuple(aim for aim in first if aim not in contest.losses))
     if more := drifts_to_try(*(contest.losses[aim] for aim in first)):
         contest.enter(tuple(Aim(ridge, drift) for drift in more))
-    drift = min((aim for aim in contest.losses if not aim.relative), key=contest.losses.__getitem__).drift
-    if drift != relative.drift and contest.losses[relative] + WORTH < contest.losses[first[0]]:
-        contest.enter((Aim(ridge, drift, relative=True),))
     return ChosenAim(contest.best, contest.losses, contest.outputs)
 
 
@@ -102,8 +95,8 @@ class _Contest:
 
     @property
     def best(self) -> Aim:
-        """The aim of the lowest loss so far; relative rows must be worth it."""
-        return min(self.losses, key=lambda aim: self.losses[aim] + WORTH * aim.relative)
+        """The aim of the lowest loss so far."""
+        return min(self.losses, key=self.losses.__getitem__)
 
     def enter(self, aims: tuple[Aim, ...]) -> None:
         """Fit these and compare them with those before; of the best one the refit can go on."""

@@ -49,7 +49,7 @@ class Compensation:
 
     Args:
         method: `ridge` or `sequential`.
-        aim: λ, the share of the drift, and whether rows are relative.
+        aim: λ and the share of the drift.
         trials: loss on held-out text by aim, if it was chosen among several (`choose_aim`).
         text: what it was fitted on.
         outputs: [rows, kept columns] per (block, sub-block), in the super-network's order, as they are stored.
@@ -80,7 +80,7 @@ class Compensation:
             "method": self.method,
             "ridge": self.aim.ridge,
             "ridge_scale": self.scale,
-            **({"drift": self.aim.drift, "relative": self.aim.relative} if self.method == "sequential" else {}),
+            **({"drift": self.aim.drift} if self.method == "sequential" else {}),
             "trials": {self._label(a): v if math.isfinite(v) else None for a, v in self.trials.items()},
             "sequences": self.text.tokens.shape[0],
             "tokens": self.text.tokens.numel(),
@@ -107,9 +107,9 @@ class Compensation:
         }
 
     def _label(self, aim: Aim) -> str:
-        """An aim in words: `0.1`, `0.1 drift 0.5`, `0.1 drift 0.5 relative`."""
+        """An aim in words: `0.1`, `0.1 drift 0.5`."""
         drift = f" drift {aim.drift:g}" if self.method == "sequential" else ""
-        return f"{aim.ridge:g}{drift}" + (" relative" if aim.relative else "")
+        return f"{aim.ridge:g}{drift}"
 
 
 def compensated_realisation(session: Session) -> CompensatedRealisation:

@@ -48,9 +48,10 @@ class StoredStream:
         self.close()
         self._places = [{} for _ in self.blocks]
         weight = next(iter(model.parameters()))
-        row = model.get_input_embeddings().weight.shape[1] * weight.element_size()
+        vocabulary, hidden = model.get_input_embeddings().weight.shape
+        row = hidden * weight.element_size()
         rows = sum(1 + sum(1 + bool(sub.post_norm) for sub in refitted(block)) for block in self.blocks)
-        count = tokens.numel() + len(first_tokens(tokens))
+        count = tokens.numel() + len(first_tokens(tokens, vocabulary))
         if weight.device.type == "cpu" and _has_room(count * rows * row):
             self._shelf = Shelf(weight.device)
 
