@@ -44,8 +44,8 @@ def resolve_search(config: C, source: ModelSource) -> C:
     """The settings with what `auto` stands for: Φ is searched as published, everything else by small guided moves.
 
     `start` stays, so that a default one may be left out where it cannot be had; so does `saliency` where it is the
-    order of that start's table. A guided search that has starts ends
-    once it finds nothing better; what is as published goes on.
+    order of that start's table. A guided search that has starts ends once it finds nothing better; what is as published
+    goes on.
 
     Raises:
         UserError: for an unknown proxy or start.
