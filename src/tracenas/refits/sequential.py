@@ -28,7 +28,7 @@ stream behind the sub-block, whose error the next norm divides by its size, rows
 and first tokens (`refits.first_tokens`) are among the rows.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
@@ -136,8 +136,9 @@ class SequentialFit:
         fitted: dict[Aim, dict[Key, Tensor]] = {}
         if layer.skip:
             return fitted
+        weights = _root_weights(net, index, dense)
         for aim, pruned in self._streams.items():
-            block = _BlockFit(net, runner, layer, _BlockTargets(index, list(pruned), dense))
+            block = _BlockFit(net, runner, layer, _BlockTargets(index, list(pruned), dense, weights))
             fitted[aim] = {
                 (index, sub.spec.name): block.fit(sub, aim, self._penalty)
                 for sub, kept in within(net.blocks[index], layer)
@@ -153,13 +154,32 @@ class _BlockTargets:
 
     Args:
         index: of the block.
-        inputs: the pruned stream in front of the block, [B, T, D] per micro-batch; first tokens come last, if at all.
+        inputs: the pruned stream in front of the block, [B, T, D] per micro-batch; first tokens come last.
         dense: the dense stream over it.
+        weights: √w of every token behind a sub-block, [B · T, 1] per micro-batch, by its name.
     """
 
     index: int
     inputs: list[Tensor]
     dense: DenseBlock
+    weights: Mapping[str, list[Tensor]]
+
+
+def _root_weights(net: Supernet, index: int, dense: DenseBlock) -> dict[str, list[Tensor]]:
+    """√w of every token behind each sub-block of the dense stream, [B · T, 1] per micro-batch, by its name."""
+    squares: dict[str, list[Tensor]] = {}
+    for place, entering in enumerate(dense.entering):
+        stream = on_device(net.model, entering).flatten(0, -2)
+        stream = stream.to(torch.promote_types(stream.dtype, torch.float32))
+        for sub in net.blocks[index].sub_blocks:
+            if (name := sub.spec.name) in dense.contributions:
+                stream = stream + on_device(net.model, dense.contributions[name][place])
+                squares.setdefault(name, []).append(stream.square().mean(1, keepdim=True))
+    weights = {}
+    for name, of_places in squares.items():
+        large = _LARGE * torch.cat(of_places).median() + _NO_STREAM
+        weights[name] = [(square / large).clamp_min(1).rsqrt() for square in of_places]
+    return weights
 
 
 class _PostNorm:
@@ -213,7 +233,6 @@ class _BlockFit:
             subs = [s for s in self.net.blocks[index].sub_blocks if s.spec.name in self.targets.dense.contributions]
             earlier = subs[: subs.index(sub)]
             normed = [s for s in earlier if s.post_norm]
-            weights = self._root_weights([*earlier, sub])
             seen: dict[str, Tensor] = {}
 
             def see(x: Tensor, output: Tensor) -> None:
@@ -225,7 +244,7 @@ class _BlockFit:
                     self._here(self.targets.dense.outputs[name][place]),
                     self._here(self.targets.dense.contributions[name][place]),
                     self._lacking(earlier, seen, aim),
-                    self._here(weights[place]),
+                    self.targets.weights[name][place],
                 )
                 raise Stop
 
@@ -272,19 +291,6 @@ class _BlockFit:
                     stub = Given(sub.outputs, lambda _, name=sub.spec.name: self._here(self._known[name][self._place]))  # type: ignore[misc]
                     replace_module(net.model, f"{net.blocks[index].path}.{sub.module}", stub, undo)
             yield
-
-    def _root_weights(self, subs: list[SubBlock]) -> list[Tensor]:
-        """√w of every token behind the last of these sub-blocks, [B · T, 1] per micro-batch."""
-        here, dense = self._here, self.targets.dense
-        squares = []
-        for place, entering in enumerate(dense.entering):
-            stream = here(entering).flatten(0, -2)
-            stream = stream.to(torch.promote_types(stream.dtype, torch.float32))
-            for sub in subs:
-                stream = stream + here(dense.contributions[sub.spec.name][place])
-            squares.append(stream.square().mean(1, keepdim=True))
-        large = _LARGE * torch.cat(squares).median() + _NO_STREAM
-        return [(square / large).clamp_min(1).rsqrt() for square in squares]
 
     def _lacking(self, earlier: list[SubBlock], seen: dict[str, Tensor], aim: Aim) -> Tensor | None:
         """d times what the pruned stream lacks in front of a sub-block, [B · T, D]; None if d is 0."""
